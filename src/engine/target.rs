@@ -1,0 +1,230 @@
+//! A target: one configured backend server and how it is checked.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+/// The protocol a target speaks; it chooses the default port and the dialogue of a deep check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    Imap,
+    Pop3,
+    Lmtp,
+    Smtp,
+    Sieve,
+    Http,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 6] = [
+        Self::Imap,
+        Self::Pop3,
+        Self::Lmtp,
+        Self::Smtp,
+        Self::Sieve,
+        Self::Http,
+    ];
+
+    /// The name used in configurations, server objects and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Imap => "imap",
+            Self::Pop3 => "pop3",
+            Self::Lmtp => "lmtp",
+            Self::Smtp => "smtp",
+            Self::Sieve => "sieve",
+            Self::Http => "http",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// The registered port (IANA service names): implicit TLS has its own where one exists.
+    pub fn default_port(self, tls_mode: TlsMode) -> u16 {
+        match (self, tls_mode) {
+            (Self::Imap, TlsMode::Implicit) => 993,
+            (Self::Imap, _) => 143,
+            (Self::Pop3, TlsMode::Implicit) => 995,
+            (Self::Pop3, _) => 110,
+            (Self::Lmtp, _) => 24,
+            (Self::Smtp, TlsMode::Implicit) => 465,
+            (Self::Smtp, _) => 25,
+            (Self::Sieve, _) => 4190,
+            (Self::Http, TlsMode::Implicit) => 443,
+            (Self::Http, _) => 80,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// When TLS starts on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsMode {
+    /// Never.
+    Plain,
+    /// With the first byte.
+    Implicit,
+    /// After the protocol's own command; required, never opportunistic.
+    StartTls,
+}
+
+impl TlsMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Implicit => "implicit",
+            Self::StartTls => "starttls",
+        }
+    }
+}
+
+/// How a deep check logs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthMechanism {
+    /// The best of what the server advertises.
+    Auto,
+    /// SASL PLAIN (RFC 4616).
+    Plain,
+    /// SASL LOGIN, or IMAP's LOGIN command.
+    Login,
+    /// POP3's USER and PASS (RFC 1939).
+    UserPass,
+    /// HTTP Basic (RFC 7617).
+    Basic,
+}
+
+impl AuthMechanism {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Plain => "PLAIN",
+            Self::Login => "LOGIN",
+            Self::UserPass => "USERPASS",
+            Self::Basic => "BASIC",
+        }
+    }
+}
+
+/// Where a target lives: a literal address or a name to resolve.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    Ip(IpAddr),
+    /// As configured, but without a trailing dot.
+    Name(String),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// Text that is wiped when dropped and never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The secret itself; for the bytes of a login and nothing else.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// One configured backend server. Validated: see `config` for the ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub protocol: Protocol,
+    pub host: Host,
+    /// 1..=65535.
+    pub port: u16,
+    pub tls_mode: TlsMode,
+    pub tls_skip_verify: bool,
+    /// The name to verify and send as SNI instead of `host`.
+    pub tls_server_name: Option<String>,
+    /// Trusted instead of the system's CAs.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Whether the listener expects a PROXY protocol v2 header.
+    pub haproxy_v2: bool,
+    pub deep_check: bool,
+    pub test_username: Option<String>,
+    pub test_password: Option<Secret>,
+    pub auth_mechanism: AuthMechanism,
+    /// Whether credentials may cross a connection without TLS (to loopback they always may).
+    pub allow_plaintext_auth: bool,
+    /// Origin-form request target of an HTTP check (RFC 9112 §3.2.1).
+    pub request_uri: String,
+    /// At most one minute: resolving, connecting and the PROXY header.
+    pub connect_timeout: Duration,
+    /// At most one minute: the TLS handshake.
+    pub tls_timeout: Duration,
+    /// At most five minutes: the dialogue.
+    pub deep_timeout: Duration,
+}
+
+impl Target {
+    /// `imap://10.0.0.1:993`, `lmtp://[2001:db8::1]:24`: how logs and `status()` name a target.
+    pub fn key(&self) -> String {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => format!("{}://[{ip}]:{}", self.protocol, self.port),
+            host => format!("{}://{host}:{}", self.protocol, self.port),
+        }
+    }
+
+    /// Everything that decides what a probe finds out, as text; two targets with the same
+    /// identity share a verdict. The password is left out: the identity's hash is stored.
+    pub fn identity(&self) -> String {
+        format!(
+            "{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}",
+            self.key(),
+            self.tls_mode.name(),
+            self.tls_skip_verify,
+            self.tls_server_name,
+            self.tls_ca_file,
+            self.haproxy_v2,
+            self.deep_check,
+            self.test_username,
+            self.auth_mechanism.name(),
+            self.allow_plaintext_auth,
+            self.request_uri,
+        )
+    }
+
+    /// Whether TLS starts with the first byte.
+    pub fn implicit_tls(&self) -> bool {
+        self.tls_mode == TlsMode::Implicit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let shown = format!("{:?}", Secret::new("hunter2".into()));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
