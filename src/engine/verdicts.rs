@@ -194,7 +194,7 @@ impl VerdictTable {
     fn repair(&self) {
         let even = |word: &AtomicU64| {
             let value = word.load(Acquire);
-            if value % 2 == 1 {
+            if !value.is_multiple_of(2) {
                 word.store(value.wrapping_add(1), Release);
             }
         };
@@ -440,7 +440,7 @@ impl VerdictTable {
     fn consistent<T>(&self, sequence: &AtomicU64, mut reading: impl FnMut() -> T) -> T {
         for tries in 0..READ_SPINS + READ_YIELDS {
             let before = sequence.load(Acquire);
-            if before % 2 == 0 {
+            if before.is_multiple_of(2) {
                 let seen = reading();
                 fence(Acquire);
                 if sequence.load(Relaxed) == before {
