@@ -121,7 +121,6 @@ struct Lead {
 struct Turn {
     turn: Arc<Mutex<()>>,
     resumption: Resumption,
-    reports_seen: u64,
 }
 
 struct Running {
@@ -257,13 +256,12 @@ impl Monitor {
     }
 
     /// Rings for targets that somebody reported since the last look.
-    fn heed_reports(&mut self) {
-        let Some(lead) = &mut self.lead else {
+    fn heed_reports(&self) {
+        let Some(lead) = &self.lead else {
             return;
         };
-        for (slot, turn) in &mut lead.turns {
-            let reports = lead.table.reports(*slot);
-            if std::mem::replace(&mut turn.reports_seen, reports) == reports {
+        for slot in lead.turns.keys() {
+            if !lead.table.take_reports(*slot) {
                 continue;
             }
             for timer in [Timer::Connect, Timer::Deep] {
@@ -310,7 +308,6 @@ impl Lead {
                     slot: Arc::default(),
                     full_every: service.config.tls_full_handshake_interval,
                 },
-                reports_seen: service.table.reports(slot),
             });
             let bell = Arc::new(Notify::new());
             let watch = Watch {

@@ -173,7 +173,12 @@ impl Watch {
         self.service.table.write(self.slot, &after, changes);
         self.log_change(&before, &after);
         self.log_certificate(&after);
-        good == (after.verdict() == Verdict::Alive) || !outcome.is_conclusive()
+        match after.verdict() {
+            _ if !outcome.is_conclusive() => true,
+            Verdict::Alive => good,
+            Verdict::Dead => !good,
+            Verdict::Unknown => false,
+        }
     }
 
     fn step_gates(&self, record: &mut Record, good: bool) {
