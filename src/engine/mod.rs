@@ -5,4 +5,6 @@ pub mod context;
 pub mod headers;
 pub mod probe;
 pub mod result;
+pub mod secret_names;
+pub mod server_address;
 pub mod target;
