@@ -11,6 +11,8 @@ mod panics;
 pub mod probe;
 pub mod process;
 pub mod result;
+pub mod secret_names;
+pub mod server_address;
 pub mod service;
 pub mod target;
 pub mod verdicts;
