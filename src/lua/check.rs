@@ -45,10 +45,8 @@ fn start(lua: &Lua, table: LuaTable) -> LuaResult<LuaMultiValue> {
     let _ = process.configure_from_environment();
     let service = process.service(Start::Forbidden);
     let configured = |host: &Host, port: u16| {
-        let target = service
-            .as_ref()?
-            .targets_at(&host.to_string(), port)
-            .next()?;
+        let host = host.to_string();
+        let target = service.as_ref()?.targets_at(&host, port).next()?;
         Some(target.clone())
     };
     let parsed = convert::to_config(&LuaValue::Table(table)).and_then(|value| {
@@ -71,7 +69,7 @@ fn defaults<'a>(
     configured: &'a dyn Fn(&Host, u16) -> Option<Arc<Target>>,
 ) -> CheckDefaults<'a> {
     CheckDefaults {
-        timeouts: service.map_or_else(Default::default, |s| s.config.timeouts),
+        timeouts: service.map(|s| s.config.timeouts).unwrap_or_default(),
         configured,
     }
 }

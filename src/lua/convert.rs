@@ -17,7 +17,7 @@ fn convert(value: &LuaValue, path: &str, depth: usize) -> Result<Value, String> 
     match value {
         LuaValue::Nil => Ok(Value::Nil),
         LuaValue::Boolean(value) => Ok(Value::Bool(*value)),
-        LuaValue::Integer(value) => Ok(Value::Int((*value).into())),
+        LuaValue::Integer(value) => Ok(Value::Int(*value)),
         LuaValue::Number(value) => Ok(number(*value)),
         LuaValue::String(text) => match text.to_str() {
             Ok(text) => Ok(Value::Str(text.to_owned())),

@@ -76,7 +76,7 @@ end
 -- them once. The anchor keeps the memory mapped for as long as the addresses are used.
 local new_table = parts.ffi.new_table
 local word = ffi.typeof("const volatile uint32_t *")
-local none = ffi.new("uint32_t[1]")
+local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
 local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
 local anchor
