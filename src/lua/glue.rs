@@ -11,6 +11,8 @@ const PARTS: &[(&str, &str)] = &[
     ("errors", include_str!("glue/errors.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("host", include_str!("glue/host.lua")),
+    ("result", include_str!("glue/result.lua")),
+    ("context", include_str!("glue/context.lua")),
     ("init", include_str!("glue/init.lua")),
     ("names", include_str!("glue/names.lua")),
 ];
