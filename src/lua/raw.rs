@@ -336,7 +336,7 @@ impl View<'_> {
     /// The value as an index of an array.
     fn index(self) -> Option<usize> {
         match self {
-            Self::Integer(number) => number.try_into().ok(),
+            Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
             // An index has few digits: a float holds it exactly.
             Self::Float(number) if number >= 1.0 && number < 1e15 && number.fract() == 0.0 => {
                 Some(number as usize)
