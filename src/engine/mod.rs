@@ -3,6 +3,8 @@
 pub mod config;
 pub mod context;
 pub mod headers;
+pub mod health;
 pub mod probe;
 pub mod result;
 pub mod target;
+pub mod verdicts;

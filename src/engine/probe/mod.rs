@@ -3,4 +3,5 @@
 pub mod dialogue;
 pub mod error;
 pub mod tls;
+pub mod tls_reason;
 pub mod transport;
