@@ -1,7 +1,7 @@
 //! The base of every dialogue: lines in, bytes out, under one deadline and one bound.
 //!
 //! A peer can be slow, endless, binary or gone; whatever it is, a [`Session`] ends by the
-//! target's `deep_timeout`, reads at most [`READ_MAX`] bytes and says in one line at which
+//! target's `deep_timeout`, reads at most [`READ_LIMIT`] bytes and says in one line at which
 //! stage it stopped and why. What the lines mean is the dialogues' business.
 
 use std::future::{Future, poll_fn};
@@ -18,11 +18,9 @@ use zeroize::Zeroize;
 use super::Conversation;
 use super::redact::redact;
 use crate::engine::probe::error::{ProbeError, Stage, quote};
-use crate::engine::probe::transport::Transport;
+use crate::engine::probe::tls_reason::io_text;
+use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
-
-/// Bytes read from a peer in one dialogue, at most.
-pub const READ_MAX: usize = 64 * 1024;
 
 /// Bytes of one line with its end, at most; RFC 9051 §4 advises no more than that either.
 pub const LINE_MAX: usize = 8 * 1024;
@@ -139,10 +137,10 @@ impl<'a> Session<'a> {
         count: u64,
         mut keep: Option<&mut Vec<u8>>,
     ) -> Result<(), ProbeError> {
-        let left = READ_MAX - self.total + self.unread.len();
+        let left = READ_LIMIT - self.total + self.unread.len();
         let Some(mut count) = usize::try_from(count).ok().filter(|&n| n <= left) else {
             return Err(self.fail(format!(
-                "literal of {count} bytes, more than the {READ_MAX} of a probe"
+                "literal of {count} bytes, past the {READ_LIMIT_TEXT} that are read"
             )));
         };
         self.line = 0..0;
@@ -170,11 +168,11 @@ impl<'a> Session<'a> {
         self.input.copy_within(self.unread.clone(), 0);
         self.unread = 0..self.unread.len();
 
-        if self.total >= READ_MAX {
-            return Err(self.fail(format!("more than {READ_MAX} bytes received")));
+        if self.total >= READ_LIMIT {
+            return Err(self.too_much());
         }
         let from = self.unread.end;
-        let to = LINE_MAX.min(from + READ_MAX - self.total);
+        let to = LINE_MAX.min(from + READ_LIMIT - self.total);
         let Some(transport) = self.transport.as_mut() else {
             return Err(self.fail("connection closed"));
         };
@@ -235,6 +233,8 @@ impl<'a> Session<'a> {
     /// Whatever the server sent behind its reply was not said under TLS, but would be read as
     /// if it were (response injection, CVE-2011-0411): any such byte fails the probe.
     pub async fn start_tls(&mut self) -> Result<(), ProbeError> {
+        // No goodbye to a server of which it is unclear whether it expects TLS.
+        self.settled = false;
         if self.unread.is_empty() {
             self.look().await?;
         }
@@ -247,7 +247,6 @@ impl<'a> Session<'a> {
         let Some(transport) = self.transport.take() else {
             return Err(self.fail("connection closed"));
         };
-        self.settled = false;
         self.stage = Stage::Tls;
         let mut handshake = (self.about.upgrade)(transport);
         let deadline = &mut self.deadline;
@@ -337,16 +336,18 @@ impl<'a> Session<'a> {
     }
 
     fn broken(&self, error: &io::Error) -> ProbeError {
-        use io::ErrorKind::{
-            BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof, WriteZero,
-        };
         match error.kind() {
-            ConnectionReset => self.fail("connection reset"),
-            BrokenPipe | ConnectionAborted | NotConnected | UnexpectedEof | WriteZero => {
+            // TLS records around few bytes each reach the transport's limit before ours.
+            io::ErrorKind::FileTooLarge => self.too_much(),
+            io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")
             }
-            _ => self.fail(quote(error.to_string().as_bytes())),
+            _ => self.fail(quote(io_text(error).as_bytes())),
         }
+    }
+
+    fn too_much(&self) -> ProbeError {
+        self.fail(format!("the server sent more than {READ_LIMIT_TEXT}"))
     }
 }
 
