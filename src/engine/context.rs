@@ -1,1 +1,470 @@
-//! context
+//! The request context: what scripts decide during one request.
+//!
+//! The final attributes are (base − removed) + applied, whatever the order of the calls: a name
+//! the base result has keeps its base value unless it was removed, and among applied values
+//! the later wins. Each final attribute becomes one response header; names are case-sensitive,
+//! but two that give the same header count as one header, and the later wins (base before
+//! applied, an earlier call before a later one, and within one result in order of names).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::headers::{self, Header, RefusedAttribute};
+use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
+use super::secret_names::{self, Exposed};
+
+/// The server selected for the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// An address literal without brackets, or a host name.
+    pub ip: Arc<str>,
+    /// 1..=65535.
+    pub port: u16,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct RequestContext {
+    base: BackendResult,
+    applied: Applied,
+    /// Groups of applied results, tidied.
+    applied_groups: Vec<Bytes>,
+    /// In order of the calls, each once.
+    removed: Vec<Bytes>,
+    removed_names: BTreeSet<Bytes>,
+    /// Attributes named as secrets by the fields of applied results. Those of the base result
+    /// are asked there.
+    secret_fields: Vec<Bytes>,
+    selection: Option<Selection>,
+    /// The headers of the final attributes, until something changes them.
+    headers: Option<AttributeHeaders>,
+    /// What [`RequestContext::take_changes`] reported last.
+    reported: Reported,
+}
+
+/// The attributes applied so far.
+#[derive(Debug, Default)]
+enum Applied {
+    #[default]
+    Nothing,
+    /// Of a single result, shared with it.
+    Once(Attributes),
+    /// Of several calls; with each name the number of the call that set it.
+    Merged {
+        calls: u64,
+        by_name: BTreeMap<Bytes, (u64, AttributeValue)>,
+    },
+}
+
+/// The headers of the final attributes, sorted by name, and the policy they were made under.
+#[derive(Clone, Debug)]
+struct AttributeHeaders {
+    list: Arc<[Header]>,
+    exposed: Arc<Exposed>,
+}
+
+#[derive(Debug, Default)]
+struct Reported {
+    headers: Arc<[Header]>,
+    selection: Option<Selection>,
+    /// How many of the removed names.
+    removed: usize,
+}
+
+impl RequestContext {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the result that scripts build on. A copy is taken.
+    ///
+    /// # Errors
+    ///
+    /// Where one of its attributes cannot become a header; nothing is changed then.
+    pub fn set_base(&mut self, base: BackendResult) -> Result<(), RefusedAttribute> {
+        check(&base.attributes)?;
+        self.base = base;
+        self.headers = None;
+        Ok(())
+    }
+
+    /// Merges a result's attributes and groups. A copy is taken; its other fields are not merged.
+    ///
+    /// # Errors
+    ///
+    /// Where one of its attributes cannot become a header; nothing is changed then.
+    pub fn apply(&mut self, result: &BackendResult) -> Result<(), RefusedAttribute> {
+        check(&result.attributes)?;
+        self.applied.add(&result.attributes);
+        for field in result.secret_fields() {
+            if !self.secret_fields.contains(field) {
+                self.secret_fields.push(field.clone());
+            }
+        }
+        if !result.groups.is_empty() {
+            let before = std::mem::take(&mut self.applied_groups);
+            self.applied_groups = tidy(before.iter().chain(&result.groups));
+        }
+        self.headers = None;
+        Ok(())
+    }
+
+    /// Removes attributes of the base result. Any bytes are allowed: what cannot be a name
+    /// matches nothing.
+    pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
+        for name in names {
+            let name: Bytes = name.as_ref().into();
+            if self.removed_names.insert(name.clone()) {
+                self.removed.push(name);
+            }
+        }
+        self.headers = None;
+    }
+
+    /// Selects the server; a later call replaces an earlier one. `ip` is what
+    /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
+    pub fn select(&mut self, ip: &str, port: u16) {
+        self.selection = Some(Selection {
+            ip: ip.into(),
+            port,
+        });
+    }
+
+    pub fn selected(&self) -> Option<&Selection> {
+        self.selection.as_ref()
+    }
+
+    /// The names removed so far, in order of the calls, each once.
+    pub fn removed(&self) -> &[Bytes] {
+        &self.removed
+    }
+
+    /// The final attributes.
+    pub fn attributes(&self) -> Attributes {
+        match &self.applied {
+            Applied::Nothing if self.removed.is_empty() => self.base.attributes.clone(),
+            Applied::Once(applied) if self.base.attributes.is_empty() => applied.clone(),
+            _ => Attributes::from_pairs(
+                self.final_attributes()
+                    .map(|(_, name, value)| (name.into(), value.clone()))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// The groups of the base result and of the applied ones: trimmed, sorted, unique.
+    pub fn groups(&self) -> Vec<Bytes> {
+        tidy(self.base.groups.iter().chain(&self.applied_groups))
+    }
+
+    /// The base result with the final attributes and groups: a copy.
+    pub fn current_result(&self) -> BackendResult {
+        BackendResult {
+            attributes: self.attributes(),
+            groups: self.groups(),
+            ..self.base.clone()
+        }
+    }
+
+    /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
+    /// one for each final attribute that is not withheld, sorted by name.
+    pub fn headers(&mut self) -> Headers {
+        Headers {
+            selection: self.selection.clone(),
+            attributes: self.attribute_headers(),
+        }
+    }
+
+    /// Forgets everything, the base result too.
+    pub fn reset(&mut self) {
+        let mut reported = std::mem::take(&mut self.reported);
+        reported.removed = 0;
+        *self = Self {
+            reported,
+            ..Self::default()
+        };
+    }
+
+    /// What became of the response headers since this was last asked: for hosts that set and
+    /// clear them at once.
+    ///
+    /// A removed name is reported as vanished also where this context never had its header:
+    /// someone else may have set it.
+    pub fn take_changes(&mut self) -> Changes {
+        let after = self.attribute_headers();
+        let newly_removed = self
+            .removed
+            .get(self.reported.removed..)
+            .unwrap_or_default();
+        let changes = Changes {
+            selection: (self.selection != self.reported.selection).then(|| self.selection.clone()),
+            removed: newly_removed
+                .iter()
+                .filter(|name| headers::is_name(name))
+                .map(|name| headers::name(name))
+                .filter(|name| find(&after, name).is_none())
+                .collect(),
+            before: std::mem::replace(&mut self.reported.headers, after.clone()),
+            after,
+        };
+        self.reported.removed = self.removed.len();
+        self.reported.selection.clone_from(&self.selection);
+        changes
+    }
+
+    fn attribute_headers(&mut self) -> Arc<[Header]> {
+        let exposed = secret_names::exposed();
+        match &self.headers {
+            Some(made) if Arc::ptr_eq(&made.exposed, &exposed) => made.list.clone(),
+            _ => {
+                let list = self.make_headers(&exposed);
+                self.headers = Some(AttributeHeaders {
+                    list: list.clone(),
+                    exposed,
+                });
+                list
+            }
+        }
+    }
+
+    fn make_headers(&self, exposed: &Exposed) -> Arc<[Header]> {
+        let mut made: Vec<(u64, Header)> = self
+            .final_attributes()
+            .filter(|(_, name, _)| exposed.contains(name) || !self.is_secret(name))
+            .map(|(call, name, value)| {
+                let header = Header {
+                    name: headers::name(name),
+                    value: headers::value(name, value),
+                };
+                (call, header)
+            })
+            .collect();
+        // Stable, and the attributes came in order of their names.
+        made.sort_by(|(a_call, a), (b_call, b)| a.name.cmp(&b.name).then(a_call.cmp(b_call)));
+        made.dedup_by(|later, kept| {
+            let same = later.1.name == kept.1.name;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+        made.into_iter().map(|(_, header)| header).collect()
+    }
+
+    /// Whether an attribute is a secret by its name, or because a result says so. A result
+    /// means the header: `totpSeed` and `totpseed` are one.
+    fn is_secret(&self, name: &[u8]) -> bool {
+        self.base
+            .secret_fields()
+            .chain(&self.secret_fields)
+            .any(|field| headers::same_name(field, name))
+            || secret_names::means_secret(name)
+    }
+
+    /// The number of the call (0 for the base), name and value of each final attribute: the
+    /// base's by name, then the applied ones by name.
+    fn final_attributes(&self) -> impl Iterator<Item = (u64, &[u8], &AttributeValue)> {
+        let base = self
+            .base
+            .attributes
+            .iter()
+            .filter(|(name, _)| !self.removed_names.contains(*name))
+            .map(|(name, value)| (0, name, value));
+        let applied = self.applied.iter().filter(|(_, name, _)| {
+            self.removed_names.contains(*name) || !self.base.attributes.contains(name)
+        });
+        base.chain(applied)
+    }
+}
+
+impl Applied {
+    fn add(&mut self, attributes: &Attributes) {
+        if attributes.is_empty() {
+            return;
+        }
+        if let Self::Nothing = self {
+            *self = Self::Once(attributes.clone());
+            return;
+        }
+        let (call, mut by_name) = match std::mem::take(self) {
+            Self::Merged { calls, by_name } => (calls.saturating_add(1), by_name),
+            before => {
+                let own = |(call, name, value): (u64, &[u8], &AttributeValue)| {
+                    (name.into(), (call, value.clone()))
+                };
+                (2, before.iter().map(own).collect())
+            }
+        };
+        for (name, value) in attributes.iter() {
+            by_name.insert(name.into(), (call, value.clone()));
+        }
+        *self = Self::Merged {
+            calls: call,
+            by_name,
+        };
+    }
+
+    /// Number of the call (from 1), name and value, sorted by name.
+    fn iter(&self) -> impl Iterator<Item = (u64, &[u8], &AttributeValue)> {
+        let (once, merged) = match self {
+            Self::Nothing => (None, None),
+            Self::Once(attributes) => (Some(attributes), None),
+            Self::Merged { by_name, .. } => (None, Some(by_name)),
+        };
+        let once = once
+            .into_iter()
+            .flat_map(|attributes| attributes.iter().map(|(name, value)| (1, name, value)));
+        let merged = merged.into_iter().flat_map(|by_name| {
+            by_name
+                .iter()
+                .map(|(name, (call, value))| (*call, &**name, value))
+        });
+        once.chain(merged)
+    }
+}
+
+fn check(attributes: &Attributes) -> Result<(), RefusedAttribute> {
+    attributes
+        .iter()
+        .try_for_each(|(name, value)| headers::check(name, value))
+}
+
+/// Trimmed of ASCII white space, sorted, each once, none empty.
+fn tidy<'a>(groups: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
+    let mut tidied: Vec<Bytes> = groups
+        .map(|group| group.trim_ascii())
+        .filter(|group| !group.is_empty())
+        .map(Bytes::from)
+        .collect();
+    tidied.sort_unstable();
+    tidied.dedup();
+    tidied
+}
+
+fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
+    let at = list
+        .binary_search_by(|header| (*header.name).cmp(name))
+        .ok()?;
+    list.get(at)
+}
+
+/// The response headers of a context at one moment.
+#[derive(Clone, Debug)]
+pub struct Headers {
+    selection: Option<Selection>,
+    attributes: Arc<[Header]>,
+}
+
+impl Headers {
+    /// Calls `each` with name and value of each header: `Auth-Server`, `Auth-Port`, then the
+    /// others sorted by name. Does not allocate.
+    pub fn for_each(&self, mut each: impl FnMut(&str, &[u8])) {
+        if let Some(selection) = &self.selection {
+            selection.for_each_header(&mut each);
+        }
+        for header in &*self.attributes {
+            each(&header.name, &header.value);
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.attributes.len() + if self.selection.is_some() { 2 } else { 0 }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Selection {
+    fn for_each_header(&self, each: &mut impl FnMut(&str, &[u8])) {
+        each(headers::AUTH_SERVER, self.ip.as_bytes());
+        let mut buffer = [0; 5];
+        each(headers::AUTH_PORT, decimal(self.port, &mut buffer));
+    }
+}
+
+/// `number` in digits, without an allocation.
+fn decimal(mut number: u16, buffer: &mut [u8; 5]) -> &[u8] {
+    let mut first = buffer.len();
+    for (at, slot) in buffer.iter_mut().enumerate().rev() {
+        // `number % 10` is below 10.
+        *slot = b'0' + (number % 10) as u8;
+        first = at;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    buffer.get(first..).unwrap_or_default()
+}
+
+/// What became of the response headers between two calls of [`RequestContext::take_changes`].
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// The new selection where it changed; `Some(None)` where it vanished.
+    selection: Option<Option<Selection>>,
+    removed: Vec<Box<str>>,
+    before: Arc<[Header]>,
+    after: Arc<[Header]>,
+}
+
+impl Changes {
+    /// Calls `each` with the name of each header that changed and its value, `None` where it
+    /// vanished. Does not allocate.
+    pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        match &self.selection {
+            None => {}
+            Some(None) => {
+                each(headers::AUTH_SERVER, None);
+                each(headers::AUTH_PORT, None);
+            }
+            Some(Some(selection)) => {
+                selection.for_each_header(&mut |name, value| each(name, Some(value)));
+            }
+        }
+        // A name removed that the list before had is reported with that list.
+        for name in &self.removed {
+            if find(&self.before, name).is_none() {
+                each(name, None);
+            }
+        }
+        if Arc::ptr_eq(&self.before, &self.after) {
+            return;
+        }
+        for header in &*self.before {
+            if find(&self.after, &header.name).is_none() {
+                each(&header.name, None);
+            }
+        }
+        for header in &*self.after {
+            if find(&self.before, &header.name) != Some(header) {
+                each(&header.name, Some(&header.value));
+            }
+        }
+    }
+}
+
+/// A context with several holders: Lua and C see the same data.
+#[derive(Clone, Debug, Default)]
+pub struct SharedContext(Arc<Mutex<RequestContext>>);
+
+impl SharedContext {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `work` under the context's own lock. It must not call out.
+    pub fn with<T>(&self, work: impl FnOnce(&mut RequestContext) -> T) -> T {
+        // A poisoned lock guards plain data that is never left half changed.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether both are handles of one context.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,308 @@
-//! headers
+//! Attributes as response headers: names, values, and what may not become one.
+//!
+//! Names and values are the same in every host. nginx turns `_` into `-` in header names, so
+//! it is done here, for all.
+
+use std::fmt;
+
+use super::result::{AttributeValue, Bytes, Scalar};
+
+/// The header that names the selected server's address.
+pub const AUTH_SERVER: &str = "Auth-Server";
+/// The header that names the selected server's port.
+pub const AUTH_PORT: &str = "Auth-Port";
+/// What every header made from an attribute begins with.
+const ATTRIBUTE_PREFIX: &str = "X-Nauthilus-";
+/// The longest attribute name, in bytes.
+pub const LONGEST_NAME: usize = 256;
+
+/// One response header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Canonical MIME case.
+    pub name: Box<str>,
+    /// Never contains CR, LF or NUL.
+    pub value: Bytes,
+}
+
+/// Why an attribute cannot become a header. The text names the attribute, never its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedAttribute {
+    name: Bytes,
+    why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    NameLength,
+    NameByte,
+    ValueByte,
+    NotFinite,
+}
+
+impl fmt::Display for RefusedAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.name.get(..64).unwrap_or(&self.name);
+        let cut = if shown.len() < self.name.len() {
+            "..."
+        } else {
+            ""
+        };
+        write!(f, "attribute \"{}{cut}\": ", shown.escape_ascii())?;
+        match self.why {
+            Why::NameLength => write!(
+                f,
+                "a name of 1..{LONGEST_NAME} bytes expected, got {}",
+                self.name.len()
+            ),
+            Why::NameByte => {
+                f.write_str("the name may only contain letters, digits and any of !#$%&'*+-.^_`|~")
+            }
+            Why::ValueByte => f.write_str("the value must not contain CR, LF or NUL"),
+            Why::NotFinite => f.write_str("a finite number expected"),
+        }
+    }
+}
+
+/// Whether `byte` may be in a header's name: `tchar` of RFC 9110 §5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether `name` can be the name of an attribute that becomes a header.
+pub fn is_name(name: &[u8]) -> bool {
+    (1..=LONGEST_NAME).contains(&name.len()) && name.iter().copied().all(is_token_byte)
+}
+
+/// Checks that an attribute can become a header.
+///
+/// # Errors
+///
+/// Where the name is not 1..=256 token characters, a text of the value has CR, LF or NUL, or a
+/// number of it is not finite.
+pub fn check(name: &[u8], value: &AttributeValue) -> Result<(), RefusedAttribute> {
+    let why = if name.is_empty() || name.len() > LONGEST_NAME {
+        Why::NameLength
+    } else if !name.iter().copied().all(is_token_byte) {
+        Why::NameByte
+    } else {
+        let refused = value.scalars().iter().find_map(|scalar| match scalar {
+            Scalar::Bytes(text) if text.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) => {
+                Some(Why::ValueByte)
+            }
+            Scalar::Float(number) if !number.is_finite() => Some(Why::NotFinite),
+            _ => None,
+        });
+        match refused {
+            None => return Ok(()),
+            Some(why) => why,
+        }
+    };
+    Err(RefusedAttribute {
+        name: name.into(),
+        why,
+    })
+}
+
+/// The header an attribute becomes: `hostip` gives `X-Nauthilus-Hostip`, `Proxy-Host` and
+/// `proxy_host` both give `X-Nauthilus-Proxy-Host`.
+pub fn name(attribute: &[u8]) -> Box<str> {
+    let mut header = String::with_capacity(ATTRIBUTE_PREFIX.len() + attribute.len());
+    header.push_str(ATTRIBUTE_PREFIX);
+    let mut word_starts = true;
+    for &byte in attribute {
+        let byte = fold(byte);
+        header.push(char::from(if word_starts {
+            byte.to_ascii_uppercase()
+        } else {
+            byte
+        }));
+        word_starts = byte == b'-';
+    }
+    header.into_boxed_str()
+}
+
+/// A byte of an attribute's name as far as it matters for the header's name.
+fn fold(byte: u8) -> u8 {
+    if byte == b'_' {
+        b'-'
+    } else {
+        byte.to_ascii_lowercase()
+    }
+}
+
+/// Whether two attributes become the same header.
+pub fn same_name(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
+}
+
+/// The header's value: an array's parts are joined with `,`, those of `dn` with `;` (a
+/// distinguished name is full of commas).
+pub fn value(attribute: &[u8], value: &AttributeValue) -> Bytes {
+    match value {
+        AttributeValue::One(Scalar::Bytes(text)) => text.clone(),
+        AttributeValue::One(scalar) => {
+            let mut text = Vec::new();
+            append(&mut text, scalar);
+            text.into()
+        }
+        AttributeValue::Many(scalars) => {
+            let separator = if same_name(attribute, b"dn") {
+                b';'
+            } else {
+                b','
+            };
+            let mut text = Vec::new();
+            for (i, scalar) in scalars.iter().enumerate() {
+                if i > 0 {
+                    text.push(separator);
+                }
+                append(&mut text, scalar);
+            }
+            text.into()
+        }
+    }
+}
+
+fn append(text: &mut Vec<u8>, scalar: &Scalar) {
+    match scalar {
+        Scalar::Bytes(bytes) => text.extend_from_slice(bytes),
+        Scalar::Bool(true) => text.extend_from_slice(b"true"),
+        Scalar::Bool(false) => text.extend_from_slice(b"false"),
+        Scalar::Integer(number) => text.extend_from_slice(number.to_string().as_bytes()),
+        // `+ 0.0` makes a negative zero positive. Rust prints the shortest digits that read
+        // back as the same number, without exponent and without ".0".
+        Scalar::Float(number) => text.extend_from_slice((number + 0.0).to_string().as_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(s: &[u8]) -> AttributeValue {
+        AttributeValue::One(Scalar::Bytes(s.into()))
+    }
+
+    fn rendered(attribute: &str, v: AttributeValue) -> String {
+        String::from_utf8(value(attribute.as_bytes(), &v).into()).unwrap()
+    }
+
+    #[test]
+    fn header_names_have_canonical_case() {
+        for (attribute, header) in [
+            ("hostip", "X-Nauthilus-Hostip"),
+            ("Proxy-Host", "X-Nauthilus-Proxy-Host"),
+            ("hostIP", "X-Nauthilus-Hostip"),
+            ("user_name", "X-Nauthilus-User-Name"),
+            ("--a", "X-Nauthilus---A"),
+            ("2fa-X", "X-Nauthilus-2fa-X"),
+        ] {
+            assert_eq!(&*name(attribute.as_bytes()), header);
+        }
+    }
+
+    #[test]
+    fn numbers_render_without_exponent_or_needless_fraction() {
+        for (number, shown) in [
+            (1e7, "10000000"),
+            (993.0, "993"),
+            (0.1, "0.1"),
+            (-0.0, "0"),
+            (1e21, "1000000000000000000000"),
+            (2f64.powi(53), "9007199254740992"),
+            (1.0 / 3.0, "0.3333333333333333"),
+        ] {
+            assert_eq!(
+                rendered("n", AttributeValue::One(Scalar::Float(number))),
+                shown
+            );
+        }
+        assert_eq!(
+            rendered("n", AttributeValue::One(Scalar::Integer(i64::MIN))),
+            i64::MIN.to_string()
+        );
+    }
+
+    #[test]
+    fn arrays_are_joined() {
+        let parts = || {
+            AttributeValue::Many(vec![
+                Scalar::Bytes(b"a"[..].into()),
+                Scalar::Integer(1),
+                Scalar::Bool(true),
+                Scalar::Bool(false),
+                Scalar::Float(1.5),
+            ])
+        };
+        assert_eq!(rendered("x", parts()), "a,1,true,false,1.5");
+        assert_eq!(rendered("dn", parts()), "a;1;true;false;1.5");
+        assert_eq!(rendered("x", AttributeValue::Many(vec![])), "");
+    }
+
+    #[test]
+    fn what_could_start_a_second_header_is_refused() {
+        for bad in [&b"a\rb"[..], b"a\nb", b"a\0b", b"\n"] {
+            assert!(check(b"x", &text(bad)).is_err());
+            let nested = AttributeValue::Many(vec![Scalar::Integer(1), Scalar::Bytes(bad.into())]);
+            assert!(check(b"x", &nested).is_err());
+            assert!(check(bad, &text(b"")).is_err());
+        }
+        for bad in [
+            &b""[..],
+            b"a b",
+            b"a:b",
+            b"\xc3\xa4",
+            &[b'a'; LONGEST_NAME + 1],
+        ] {
+            assert!(check(bad, &text(b"")).is_err());
+        }
+        assert_eq!(check(&[b'a'; LONGEST_NAME], &text(b"\xff\t ok")), Ok(()));
+        for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(check(b"x", &AttributeValue::One(Scalar::Float(bad))).is_err());
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_attribute_and_not_the_value() {
+        let refused = check(b"mail", &text(b"hunter2\n")).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "attribute \"mail\": the value must not contain CR, LF or NUL"
+        );
+        let long = check(&[b'\n'; 1000], &text(b"")).unwrap_err().to_string();
+        assert!(long.len() < 300 && !long.contains('\n'), "{long}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_checked_attribute_gives_a_single_header_line(
+            attribute in prop::collection::vec(any::<u8>(), 0..40),
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+            number in any::<f64>(),
+        ) {
+            let v = AttributeValue::Many(vec![Scalar::Bytes(bytes.into()), Scalar::Float(number)]);
+            if check(&attribute, &v).is_ok() {
+                let line = [name(&attribute).as_bytes(), b": ", &value(&attribute, &v)].concat();
+                prop_assert!(!line.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
+            }
+        }
+
+        #[test]
+        fn a_float_reads_back_as_the_same_number(number in any::<f64>()) {
+            prop_assume!(number.is_finite());
+            let shown = rendered("n", AttributeValue::One(Scalar::Float(number)));
+            prop_assert_eq!(shown.parse::<f64>().unwrap(), number);
+            prop_assert!(!shown.contains('e'));
+        }
+
+        #[test]
+        fn equal_header_names_are_what_same_name_says(a in "[a-zA-Z_-]{1,3}", b in "[a-zA-Z_-]{1,3}") {
+            prop_assert_eq!(
+                same_name(a.as_bytes(), b.as_bytes()),
+                name(a.as_bytes()) == name(b.as_bytes())
+            );
+        }
+    }
+}

@@ -58,8 +58,9 @@ const ADDRESS: usize = 13;
 const NOT_AFTER: usize = 15;
 const REPORTS: usize = 16;
 const REPORTED_AT: usize = 17;
-const ERROR_LENGTH: usize = 18;
-const ERROR: usize = 19;
+const HEEDED: usize = 18;
+const ERROR_LENGTH: usize = 19;
+const ERROR: usize = 20;
 const SLOT: usize = 64;
 const ERROR_WORDS: usize = SLOT - ERROR;
 
@@ -194,7 +195,7 @@ impl VerdictTable {
     fn repair(&self) {
         let even = |word: &AtomicU64| {
             let value = word.load(Acquire);
-            if value % 2 == 1 {
+            if !value.is_multiple_of(2) {
                 word.store(value.wrapping_add(1), Release);
             }
         };
@@ -319,9 +320,10 @@ impl VerdictTable {
         true
     }
 
-    /// Reports counted so far.
-    pub fn reports(&self, slot: Slot) -> u64 {
-        self.word(slot, REPORTS).load(Acquire)
+    /// Whether reports came that no prober has heeded yet; they are heeded now.
+    pub fn take_reports(&self, slot: Slot) -> bool {
+        let reports = self.word(slot, REPORTS).load(Acquire);
+        self.word(slot, HEEDED).swap(reports, AcqRel) != reports
     }
 
     fn read_words(&self, slot: Slot) -> Record {
@@ -440,7 +442,7 @@ impl VerdictTable {
     fn consistent<T>(&self, sequence: &AtomicU64, mut reading: impl FnMut() -> T) -> T {
         for tries in 0..READ_SPINS + READ_YIELDS {
             let before = sequence.load(Acquire);
-            if before % 2 == 0 {
+            if before.is_multiple_of(2) {
                 let seen = reading();
                 fence(Acquire);
                 if sequence.load(Relaxed) == before {
@@ -570,7 +572,8 @@ mod tests {
         assert!(table.report(slot, 1_000, gap));
         assert!(!table.report(slot, 99_000_000, gap));
         assert!(table.report(slot, 101_000_000, gap));
-        assert_eq!(table.reports(slot), 2);
+        assert!(table.take_reports(slot));
+        assert!(!table.take_reports(slot));
         assert_eq!(table.wakes(), 2);
     }
 

@@ -18,9 +18,7 @@ pub fn monotonic_ns() -> u64 {
 
 /// Milliseconds since 1970; 0 before that.
 pub fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| ms(since))
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ms)
 }
 
 /// Whole milliseconds, as many as fit.

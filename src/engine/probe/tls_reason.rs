@@ -7,7 +7,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::error::{ProbeError, Stage, quote};
+use super::error::{ProbeError, Stage, io_text, quote};
 use super::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 
@@ -89,20 +89,6 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             "handshake failed: {}",
             quote(first.reason().unwrap_or("unknown error").as_bytes())
         ),
-    }
-}
-
-/// An I/O error in the words every stage uses.
-pub fn io_text(error: &std::io::Error) -> String {
-    use std::io::ErrorKind;
-    match error.kind() {
-        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => "connection reset".to_owned(),
-        ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => "connection closed".to_owned(),
-        ErrorKind::HostUnreachable => "host unreachable".to_owned(),
-        ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
-        ErrorKind::TimedOut => "timed out (no answer from the host)".to_owned(),
-        _ => error.to_string().to_lowercase(),
     }
 }
 

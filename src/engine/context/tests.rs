@@ -1,0 +1,296 @@
+use super::*;
+use crate::engine::result::Scalar;
+
+fn text(s: &str) -> AttributeValue {
+    AttributeValue::One(Scalar::Bytes(s.as_bytes().into()))
+}
+
+fn result(pairs: &[(&str, &str)]) -> BackendResult {
+    let pairs = pairs
+        .iter()
+        .map(|(name, value)| (name.as_bytes().into(), text(value)))
+        .collect();
+    BackendResult {
+        attributes: Attributes::from_pairs(pairs),
+        ..Default::default()
+    }
+}
+
+fn with_groups(groups: &[&str]) -> BackendResult {
+    BackendResult {
+        groups: groups.iter().map(|g| g.as_bytes().into()).collect(),
+        ..Default::default()
+    }
+}
+
+/// `name=value` of each final attribute.
+fn attributes(context: &RequestContext) -> Vec<String> {
+    let show = |(name, value): (&[u8], &AttributeValue)| {
+        let value = headers::value(name, value);
+        format!(
+            "{}={}",
+            String::from_utf8_lossy(name),
+            String::from_utf8_lossy(&value)
+        )
+    };
+    context.attributes().iter().map(show).collect()
+}
+
+/// `Name: value` of each header.
+fn header_lines(context: &mut RequestContext) -> Vec<String> {
+    let mut lines = Vec::new();
+    context
+        .headers()
+        .for_each(|name, value| lines.push(format!("{name}: {}", String::from_utf8_lossy(value))));
+    assert_eq!(lines.len(), context.headers().len());
+    lines
+}
+
+/// `Name: value`, or `-Name` for one that vanished.
+fn changes(context: &mut RequestContext) -> Vec<String> {
+    let mut lines = Vec::new();
+    context.take_changes().for_each(|name, value| {
+        lines.push(match value {
+            Some(value) => format!("{name}: {}", String::from_utf8_lossy(value)),
+            None => format!("-{name}"),
+        });
+    });
+    lines
+}
+
+#[test]
+fn the_base_wins_unless_its_name_is_removed() {
+    let mut context = RequestContext::new();
+    context
+        .set_base(result(&[("a", "base"), ("b", "base")]))
+        .unwrap();
+    context
+        .apply(&result(&[("a", "applied"), ("c", "applied")]))
+        .unwrap();
+    assert_eq!(attributes(&context), ["a=base", "b=base", "c=applied"]);
+    context.remove(["a"]);
+    assert_eq!(attributes(&context), ["a=applied", "b=base", "c=applied"]);
+    context.remove(["b", "c"]);
+    assert_eq!(attributes(&context), ["a=applied", "c=applied"]);
+}
+
+#[test]
+fn removal_comes_first_whatever_the_order_of_calls() {
+    let mut before = RequestContext::new();
+    before.remove(["a"]);
+    before.apply(&result(&[("a", "1")])).unwrap();
+    before.set_base(result(&[("a", "base")])).unwrap();
+    let mut after = RequestContext::new();
+    after.set_base(result(&[("a", "base")])).unwrap();
+    after.apply(&result(&[("a", "1")])).unwrap();
+    after.remove(["a"]);
+    assert_eq!(attributes(&before), ["a=1"]);
+    assert_eq!(attributes(&after), ["a=1"]);
+}
+
+#[test]
+fn among_applied_the_later_wins() {
+    let mut context = RequestContext::new();
+    for value in ["1", "2", "3"] {
+        context
+            .apply(&result(&[("a", value), (value, value)]))
+            .unwrap();
+    }
+    assert_eq!(attributes(&context), ["1=1", "2=2", "3=3", "a=3"]);
+    context.apply(&result(&[])).unwrap();
+    assert_eq!(attributes(&context).len(), 4);
+}
+
+#[test]
+fn names_are_case_sensitive_and_one_header_has_the_later() {
+    let mut context = RequestContext::new();
+    context.set_base(result(&[("hostip", "base")])).unwrap();
+    context.apply(&result(&[("HostIP", "1")])).unwrap();
+    assert_eq!(attributes(&context), ["HostIP=1", "hostip=base"]);
+    assert_eq!(header_lines(&mut context), ["X-Nauthilus-Hostip: 1"]);
+    // "hostip" would sort behind "HOSTIP", but that call is the later one.
+    context.remove(["hostip"]);
+    context.apply(&result(&[("hostip", "2")])).unwrap();
+    context.apply(&result(&[("HOSTIP", "3")])).unwrap();
+    assert_eq!(header_lines(&mut context), ["X-Nauthilus-Hostip: 3"]);
+    context.remove(["Hostip"]);
+    assert_eq!(attributes(&context), ["HOSTIP=3", "HostIP=1", "hostip=2"]);
+    let mut one_result = RequestContext::new();
+    one_result
+        .apply(&result(&[("user-id", "dash"), ("user_id", "underscore")]))
+        .unwrap();
+    assert_eq!(
+        header_lines(&mut one_result),
+        ["X-Nauthilus-User-Id: underscore"]
+    );
+}
+
+#[test]
+fn groups_are_trimmed_sorted_and_unique() {
+    let mut context = RequestContext::new();
+    context
+        .set_base(with_groups(&[" staff ", "admins"]))
+        .unwrap();
+    context
+        .apply(&with_groups(&["\tstaff", "", "  ", "users"]))
+        .unwrap();
+    context.apply(&with_groups(&["users", "Users"])).unwrap();
+    let groups: Vec<_> = context
+        .groups()
+        .iter()
+        .map(|g| String::from_utf8_lossy(g).into_owned())
+        .collect();
+    assert_eq!(groups, ["Users", "admins", "staff", "users"]);
+}
+
+#[test]
+fn a_refused_attribute_changes_nothing() {
+    let mut context = RequestContext::new();
+    context.apply(&result(&[("a", "1")])).unwrap();
+    for bad in [
+        ("b", "x\r\nSet-Cookie: y"),
+        ("b\n", "x"),
+        ("b", "\0"),
+        ("b c", "x"),
+        ("", "x"),
+    ] {
+        let refused = result(&[("a", "2"), bad]);
+        assert!(context.apply(&refused).is_err());
+        assert!(context.set_base(refused).is_err());
+    }
+    assert_eq!(attributes(&context), ["a=1"]);
+}
+
+#[test]
+fn a_later_selection_replaces_an_earlier_one() {
+    let mut context = RequestContext::new();
+    assert_eq!(context.selected(), None);
+    context.select("10.0.0.1", 993);
+    context.select("::1", 65535);
+    assert_eq!(
+        header_lines(&mut context),
+        ["Auth-Server: ::1", "Auth-Port: 65535"]
+    );
+    context.select("::1", 7);
+    assert_eq!(header_lines(&mut context)[1], "Auth-Port: 7");
+}
+
+#[test]
+fn a_copy_is_taken() {
+    let mut source = result(&[("a", "1")]);
+    let mut context = RequestContext::new();
+    context.apply(&source).unwrap();
+    source.attributes = result(&[("a", "2")]).attributes;
+    assert_eq!(attributes(&context), ["a=1"]);
+}
+
+#[test]
+fn secrets_become_no_headers() {
+    let mut base = result(&[("otherseed", "s"), ("mail", "m"), ("userPassword", "s")]);
+    base.totp_secret_field = Some(b"OtherSeed"[..].into());
+    base.webauthn_credentials = vec![b"s"[..].into()];
+    let mut context = RequestContext::new();
+    context.set_base(base).unwrap();
+    let mut applied = result(&[("rescue", "s"), ("x", "1")]);
+    applied.totp_recovery_field = Some(b"rescue"[..].into());
+    context.apply(&applied).unwrap();
+    assert_eq!(
+        header_lines(&mut context),
+        ["X-Nauthilus-Mail: m", "X-Nauthilus-X: 1"]
+    );
+    assert!(
+        context.attributes().contains(b"userPassword"),
+        "still an attribute"
+    );
+    let exposed = Exposed::new(["rescue", "userPassword"]);
+    let names: Vec<_> = context
+        .make_headers(&exposed)
+        .iter()
+        .map(|h| h.name.clone())
+        .collect();
+    assert_eq!(
+        names.iter().map(|n| &**n).collect::<Vec<_>>(),
+        [
+            "X-Nauthilus-Mail",
+            "X-Nauthilus-Rescue",
+            "X-Nauthilus-Userpassword",
+            "X-Nauthilus-X"
+        ]
+    );
+}
+
+#[test]
+fn changes_are_what_differs_since_the_last_report() {
+    let mut context = RequestContext::new();
+    assert!(changes(&mut context).is_empty());
+    context.select("10.0.0.1", 993);
+    assert_eq!(
+        changes(&mut context),
+        ["Auth-Server: 10.0.0.1", "Auth-Port: 993"]
+    );
+    assert!(changes(&mut context).is_empty());
+    context.apply(&result(&[("a", "1"), ("b", "1")])).unwrap();
+    assert_eq!(
+        changes(&mut context),
+        ["X-Nauthilus-A: 1", "X-Nauthilus-B: 1"]
+    );
+    context.apply(&result(&[("A", "2"), ("b", "1")])).unwrap();
+    assert_eq!(changes(&mut context), ["X-Nauthilus-A: 2"]);
+    let mut secret = result(&[]);
+    secret.totp_secret_field = Some(b"b"[..].into());
+    context.apply(&secret).unwrap();
+    assert_eq!(changes(&mut context), ["-X-Nauthilus-B"]);
+    context.reset();
+    assert_eq!(
+        changes(&mut context),
+        ["-Auth-Server", "-Auth-Port", "-X-Nauthilus-A"]
+    );
+}
+
+#[test]
+fn a_removed_name_is_reported_also_where_its_header_was_not_ours() {
+    let mut context = RequestContext::new();
+    context
+        .set_base(result(&[("Proxy-Host", "1"), ("kept", "1")]))
+        .unwrap();
+    assert_eq!(changes(&mut context).len(), 2);
+    context.apply(&result(&[("kept", "2")])).unwrap();
+    context.remove(["Proxy-Host", "Other", "not a name", "kept"]);
+    assert_eq!(
+        changes(&mut context),
+        [
+            "-X-Nauthilus-Other",
+            "-X-Nauthilus-Proxy-Host",
+            "X-Nauthilus-Kept: 2"
+        ]
+    );
+    assert!(changes(&mut context).is_empty());
+    assert_eq!(context.removed().len(), 4);
+}
+
+#[test]
+fn the_current_result_is_the_base_with_the_final_attributes() {
+    let mut base = result(&[("a", "base")]);
+    base.authenticated = true;
+    base.account_field = Some(b"a"[..].into());
+    let mut context = RequestContext::new();
+    context.set_base(base).unwrap();
+    context.apply(&result(&[("b", "1")])).unwrap();
+    let current = context.current_result();
+    assert!(current.authenticated);
+    assert_eq!(current.account_field.as_deref(), Some(&b"a"[..]));
+    assert_eq!(current.attributes.len(), 2);
+}
+
+#[test]
+fn reset_forgets_everything() {
+    let mut context = RequestContext::new();
+    context.set_base(with_groups(&["g"])).unwrap();
+    context.apply(&result(&[("a", "1")])).unwrap();
+    context.remove(["b"]);
+    context.select("::1", 1);
+    context.reset();
+    assert!(context.headers().is_empty());
+    assert!(context.attributes().is_empty() && context.groups().is_empty());
+    assert!(context.removed().is_empty() && context.selected().is_none());
+}

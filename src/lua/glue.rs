@@ -1,0 +1,30 @@
+//! The embedded Lua of the module.
+//!
+//! Each part is a chunk called with two tables, `native` (the functions of Rust) and `parts`
+//! (what the parts before it returned, by name); what it returns becomes `parts[name]`. A part
+//! whose table has a field `api` adds those functions to the module.
+
+use mlua::prelude::*;
+
+/// The parts in the order they run: each may use the ones before it.
+const PARTS: &[(&str, &str)] = &[
+    ("errors", include_str!("glue/errors.lua")),
+    ("plain", include_str!("glue/hosts/plain.lua")),
+    ("host", include_str!("glue/host.lua")),
+    ("init", include_str!("glue/init.lua")),
+    ("names", include_str!("glue/names.lua")),
+];
+
+/// Runs all parts and returns what they returned, by name.
+pub(super) fn load(lua: &Lua, native: LuaTable) -> LuaResult<LuaTable> {
+    let parts = lua.create_table()?;
+    for (name, source) in PARTS {
+        let part: LuaValue = lua
+            .load(*source)
+            .set_name(format!("=nauthilus_backend.{name}"))
+            .set_mode(mlua::chunk::ChunkMode::Text)
+            .call((&native, &parts))?;
+        parts.raw_set(*name, part)?;
+    }
+    Ok(parts)
+}

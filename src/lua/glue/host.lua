@@ -1,0 +1,13 @@
+-- Which host runs this Lua state, and so which adapter is used.
+--
+-- A host adapter is a table with
+--   current_context()        the request context calls act on now; raises where there is none
+--   publish(changes, count)  or nil: writes and clears response headers at once; `changes` is
+--                            {name, value or false, name, value or false, …}, `count` its length
+--   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
+--   wait(check, timeout)     waits for a check the host's way
+--   may_probe()              whether calls may start the monitor in this process
+
+local _, parts = ...
+
+return parts.plain
