@@ -1,7 +1,11 @@
 //! Targets, and conversations written down line by line.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -10,7 +14,7 @@ use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::error::ProbeError;
 use nauthilus_backend::engine::probe::transport::Transport;
 use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::sync::Semaphore;
 
 pub(crate) const USER: &str = "probe";
@@ -47,7 +51,6 @@ pub(crate) trait With: Sized {
     }
     fn starttls(self) -> Self;
     fn mechanism(self, mechanism: AuthMechanism) -> Self;
-    fn within(self, deep_timeout: Duration) -> Self;
 }
 
 impl With for Target {
@@ -64,11 +67,6 @@ impl With for Target {
 
     fn mechanism(mut self, mechanism: AuthMechanism) -> Self {
         self.auth_mechanism = mechanism;
-        self
-    }
-
-    fn within(mut self, deep_timeout: Duration) -> Self {
-        self.deep_timeout = deep_timeout;
         self
     }
 }
@@ -204,4 +202,53 @@ async fn expect(stream: &mut (impl AsyncRead + Unpin), wanted: &[u8]) -> Result<
     }
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     Err(format!("expected {:?}, got {:?}", text(wanted), text(&got)))
+}
+
+/// A peer that always has more to say, and takes whatever it is sent.
+pub(crate) struct Endless {
+    pub(crate) text: &'static [u8],
+    /// Bytes taken from it.
+    pub(crate) taken: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let text = &self.text[self.taken.load(SeqCst) % self.text.len()..];
+        let count = text.len().min(buffer.remaining());
+        buffer.put_slice(&text[..count]);
+        self.taken.fetch_add(count, SeqCst);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Endless {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(b.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A dialogue with any stream, as if over loopback.
+pub(crate) async fn talk_to(
+    peer: impl Transport + 'static,
+    target: &Target,
+) -> Result<(), ProbeError> {
+    let about = Conversation {
+        target,
+        tls: false,
+        loopback: true,
+        upgrade: &|clear| async move { Ok(clear) }.boxed(),
+    };
+    dialogue::run(Box::new(peer), about).await
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroize;
 use super::Conversation;
 use super::redact::redact;
 use crate::engine::probe::error::{ProbeError, Stage, quote};
-use crate::engine::probe::tls_reason::io_text;
+use crate::engine::probe::tls_reason::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
 
@@ -342,7 +342,7 @@ impl<'a> Session<'a> {
             io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")
             }
-            _ => self.fail(quote(io_text(error).as_bytes())),
+            _ => self.fail(quote(stream_text(error).as_bytes())),
         }
     }
 
