@@ -14,6 +14,7 @@ Dovecot then runs everything as that user.
 """
 
 import ctypes
+import grp
 import os
 import pwd
 import shutil
@@ -126,7 +127,7 @@ class Dovecot:
             certificates=certificates,
             protocols=" ".join(sorted(PROTOCOLS[service] for service in services)),
             internal_user="dovecot" if root else me,
-            internal_group="dovecot" if root else str(mail.pw_gid),
+            internal_group="dovecot" if root else grp.getgrgid(mail.pw_gid).gr_name,
             login_user="dovenull" if root else me,
             mail_uid=mail.pw_uid,
             mail_gid=mail.pw_gid,
