@@ -69,7 +69,8 @@ describe("a real Dovecot", function()
   end)
 
   it("says what is wrong when the PROXY header is missing", function()
-    local reason = nb.check_backend_connection("127.0.0.1", dovecot.imaps_proxy, false, true, { tls_ca_file = dovecot.ca })
+    local options = { tls_ca_file = dovecot.ca }
+    local reason = nb.check_backend_connection("127.0.0.1", dovecot.imaps_proxy, false, true, options)
     assert.matches("^tls: .*haproxy_v2", reason)
   end)
 
