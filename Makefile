@@ -106,6 +106,11 @@ test-%:
 	@$(MAKE) --no-print-directory all-luas lib
 	@tests/run $*
 
+# Writes the README's tables of configuration keys; a test compares them.
+.PHONY: docs-keys
+docs-keys:
+	WRITE_DOCS=1 $(CARGO) test --locked --quiet --test readme
+
 .PHONY: soak
 soak:
 	@.ci/deps build test demo
