@@ -87,7 +87,10 @@ def run_for(default):
 
 
 class Backend:
-    """A listener that notes when each connection was accepted, and says a greeting."""
+    """An IMAP server for one purpose: it notes when each connection was accepted.
+
+    A plain connect probe never gets that far (the kernel answers it alone): count deep ones.
+    """
 
     def __init__(self, greeting=b"* OK ready\r\n", port=0):
         self.greeting = greeting
@@ -118,8 +121,11 @@ class Backend:
             with contextlib.suppress(OSError):
                 peer.settimeout(10)
                 peer.sendall(self.greeting)
-                while peer.recv(4096):
-                    peer.sendall(b"* BYE\r\n")
+                while command := peer.recv(4096):
+                    tag = command.split()[0]
+                    if b"CAPABILITY" in command:
+                        peer.sendall(b"* CAPABILITY IMAP4rev1\r\n")
+                    peer.sendall(tag + b" OK done\r\n")
 
     def down(self):
         self.socket.shutdown(socket.SHUT_RDWR)
@@ -145,7 +151,15 @@ class BlackHole:
             try:
                 filler.connect(("127.0.0.1", self.port))
             except OSError:
-                return
+                break
+        self.own = self._opening()
+
+    def _opening(self):
+        return sum(1 for row in tcp_rows() if row[1] == self.port and row[2] == "02")
+
+    def in_flight(self):
+        """How many connections of others are being opened to this port (SYN-SENT)."""
+        return self._opening() - self.own
 
 
 class Silent:

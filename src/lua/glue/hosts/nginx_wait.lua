@@ -117,8 +117,9 @@ local function take_semaphore()
   return semaphore or new_semaphore(0)
 end
 
--- nginx takes milliseconds as an int. Nothing is lost by looking once in an hour.
-local LONGEST = 3600
+-- nginx takes whole milliseconds, as an int: with none it would not yield, and the time that
+-- `now` shows would stand still. Nothing is lost by looking once in an hour.
+local SHORTEST, LONGEST = 0.001, 3600
 
 function wait.await(_, poll, _, timeout, handle, is_own)
   local semaphore = handle and take_semaphore()
@@ -132,7 +133,7 @@ function wait.await(_, poll, _, timeout, handle, is_own)
   local done
   repeat
     local left = timeout and timeout - (now() - start) or LONGEST
-    local posted, problem = semaphore:wait(max(min(left, LONGEST), 0))
+    local posted, problem = semaphore:wait(max(min(left, LONGEST), SHORTEST))
     done = poll()
     local over = not posted and (problem ~= "timeout" or (timeout and now() - start >= timeout))
   until done or over
