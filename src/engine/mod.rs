@@ -1,10 +1,19 @@
 //! The engine: everything the product does that has nothing to do with Lua or C.
 
+pub mod check;
 pub mod config;
 pub mod context;
 pub mod headers;
+pub mod health;
+pub mod log;
+pub mod monitor;
+mod panics;
 pub mod probe;
+pub mod process;
 pub mod result;
 pub mod secret_names;
 pub mod server_address;
+pub mod service;
 pub mod target;
+pub mod verdicts;
+mod watch;

@@ -1,1 +1,9 @@
-//! The process: what the engine needs from the operating system and cannot do safely itself.
+//! The process: what the engine needs from the operating system or from OpenSSL and that
+//! safe Rust cannot say. Each file offers a safe interface over one such thing.
+
+pub mod clock;
+pub mod event;
+pub mod fork_mark;
+pub mod shared;
+pub mod thread;
+pub mod tls_session;

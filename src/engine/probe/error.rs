@@ -101,6 +101,20 @@ pub fn quote(peer: &[u8]) -> String {
     text
 }
 
+/// An I/O error in the words every stage uses.
+pub fn io_text(error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => "connection reset".to_owned(),
+        ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof => "connection closed".to_owned(),
+        ErrorKind::HostUnreachable => "host unreachable".to_owned(),
+        ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
+        ErrorKind::TimedOut => "timed out (no answer from the host)".to_owned(),
+        _ => error.to_string().to_lowercase(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

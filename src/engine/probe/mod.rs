@@ -1,6 +1,212 @@
 //! One probe of one target: resolve, connect, PROXY header, TLS, dialogue.
+//!
+//! The monitor and `check_backend_connection` run the same code. Every stage has a
+//! deadline of its own, and what is read from the peer is bounded.
 
+mod connect;
 pub mod dialogue;
 pub mod error;
+mod proxy;
+pub mod resolve;
 pub mod tls;
+mod tls_reason;
 pub mod transport;
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use self::connect::Manner;
+use self::dialogue::Conversation;
+use self::error::{ProbeError, Stage};
+use self::resolve::Resolver;
+use self::tls::{SessionSlot, TlsClient, TlsFacts};
+use self::transport::Transport;
+use crate::engine::target::{Host, Target};
+
+/// How far a probe goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// TCP, then the PROXY header, then TLS where it starts with the first byte.
+    Connect,
+    /// The dialogue as well.
+    Deep,
+}
+
+/// What a probe found out.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub result: Result<(), ProbeError>,
+    /// The address that was connected to.
+    pub address: Option<IpAddr>,
+    pub elapsed: Duration,
+    /// Of the last handshake, where there was one.
+    pub tls: Option<TlsFacts>,
+}
+
+impl Outcome {
+    /// Whether it says anything of the target: a process without descriptors left learns
+    /// nothing of the server it could not connect to.
+    pub fn is_conclusive(&self) -> bool {
+        !matches!(&self.result, Err(e) if e.stage == Stage::Internal)
+    }
+}
+
+/// What probes share.
+#[derive(Default)]
+pub struct Prober {
+    tls: TlsClient,
+    resolver: Resolver,
+}
+
+/// Where and how long one target's TLS sessions are kept for resumption.
+#[derive(Clone)]
+pub struct Resumption {
+    pub slot: Arc<SessionSlot>,
+    /// A full handshake, with its certificate, at least so often.
+    pub full_every: Duration,
+}
+
+#[derive(Default)]
+struct Findings {
+    address: Option<IpAddr>,
+    tls: Option<TlsFacts>,
+}
+
+impl Prober {
+    /// Runs one probe. It ends within the sum of the target's timeouts.
+    pub async fn run(
+        &self,
+        target: &Target,
+        depth: Depth,
+        resumption: Option<&Resumption>,
+    ) -> Outcome {
+        let started = Instant::now();
+        let mut found = Findings::default();
+        let result = self.stages(target, depth, resumption, &mut found).await;
+        Outcome {
+            result,
+            address: found.address,
+            elapsed: started.elapsed(),
+            tls: found.tls,
+        }
+    }
+
+    /// Makes later handshakes read the CA files again.
+    pub fn forget_tls_contexts(&self) {
+        self.tls.forget();
+    }
+
+    async fn stages(
+        &self,
+        target: &Target,
+        depth: Depth,
+        resumption: Option<&Resumption>,
+        found: &mut Findings,
+    ) -> Result<(), ProbeError> {
+        let talks = depth == Depth::Deep || target.implicit_tls();
+        let manner = if talks { Manner::Talk } else { Manner::Knock };
+        let mut stage = Stage::Resolve;
+        let opening = self.open(target, manner, &mut stage);
+        let stream = match tokio::time::timeout(target.connect_timeout, opening).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(ProbeError::timeout(stage, target.connect_timeout)),
+        };
+        let (stream, address) = stream;
+        found.address = Some(address);
+        if depth == Depth::Connect {
+            connect::end_abruptly(&stream);
+            if target.implicit_tls() {
+                self.knock_tls(stream, target, resumption, found).await?;
+            }
+            return Ok(());
+        }
+        self.converse(stream, address, target, resumption, found)
+            .await
+    }
+
+    async fn open(
+        &self,
+        target: &Target,
+        manner: Manner,
+        stage: &mut Stage,
+    ) -> Result<(TcpStream, IpAddr), ProbeError> {
+        let addresses = match &target.host {
+            Host::Ip(ip) => Arc::from([*ip]),
+            Host::Name(name) => self.resolver.resolve(name).await?,
+        };
+        *stage = Stage::Connect;
+        let (mut stream, address) = connect::connect(&addresses, target.port, manner).await?;
+        if target.haproxy_v2 {
+            *stage = Stage::Proxy;
+            proxy::send(&mut stream).await?;
+        }
+        Ok((stream, address))
+    }
+
+    async fn knock_tls(
+        &self,
+        stream: TcpStream,
+        target: &Target,
+        resumption: Option<&Resumption>,
+        found: &mut Findings,
+    ) -> Result<(), ProbeError> {
+        let kept = resumption.map(|r| (&r.slot, r.full_every));
+        let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
+        found.tls = Some(facts);
+        if let Some(resumption) = resumption {
+            tls::await_ticket(&mut tls, &resumption.slot).await;
+        }
+        // One attempt to say goodbye; a peer that does not take it changes nothing.
+        let _ = tls.shutdown().now_or_never();
+        Ok(())
+    }
+
+    async fn converse(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        target: &Target,
+        resumption: Option<&Resumption>,
+        found: &mut Findings,
+    ) -> Result<(), ProbeError> {
+        let kept = resumption.map(|r| (&r.slot, r.full_every));
+        let seen: Mutex<Option<TlsFacts>> = Mutex::new(None);
+        let note = |facts: TlsFacts| {
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
+        };
+        let upgrade = |transport: Box<dyn Transport>| {
+            async move {
+                let (tls, facts) = self.tls.handshake(transport, target, kept).await?;
+                note(facts);
+                Ok(Box::new(tls) as Box<dyn Transport>)
+            }
+            .boxed()
+        };
+        let conversation = async {
+            let tls = target.implicit_tls();
+            let transport: Box<dyn Transport> = if tls {
+                upgrade(Box::new(stream)).await?
+            } else {
+                Box::new(stream)
+            };
+            dialogue::run(
+                transport,
+                Conversation {
+                    target,
+                    tls,
+                    loopback: address.is_loopback(),
+                    upgrade: &upgrade,
+                },
+            )
+            .await
+        };
+        let result = conversation.await;
+        found.tls = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result
+    }
+}

@@ -1,1 +1,297 @@
-//! TLS as a client of a target.
+//! TLS as a client of a target: contexts, verification, resumption.
+//!
+//! A context is built once per policy (loading the system's CAs takes some 20 ms), a
+//! connection from it costs about a microsecond. Resumption saves most of a handshake's
+//! price on both sides, but skips the certificate: hence a full handshake at least every
+//! `tls_full_handshake_interval`.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{
+    Ssl, SslContext, SslMethod, SslOptions, SslSession, SslSessionCacheMode, SslVerifyMode,
+    SslVersion,
+};
+use openssl::x509::verify::X509CheckFlags;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_openssl::SslStream;
+
+use super::error::{ProbeError, Stage};
+use super::tls_reason;
+use super::transport::{Limited, READ_LIMIT};
+use crate::engine::target::{Host, Target};
+use crate::sys::tls_session::Resumable;
+
+/// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
+/// (RFC 8446 §4.6.1). It is waited for only where none is stored yet.
+const TICKET_WAIT: Duration = Duration::from_millis(50);
+
+/// What a handshake showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// Seconds since 1970 at which the leaf certificate ends.
+    pub not_after: Option<i64>,
+    /// Whether an earlier session was resumed, its certificate not sent again.
+    pub resumed: bool,
+}
+
+/// Where one target's resumable session is kept between its probes.
+#[derive(Default)]
+pub struct SessionSlot(Mutex<Slot>);
+
+#[derive(Default)]
+struct Slot {
+    session: Option<Resumable>,
+    full_handshake_at: Option<Instant>,
+}
+
+impl SessionSlot {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_session(&self) -> bool {
+        self.lock().session.is_some()
+    }
+
+    /// Forgets the session, so that the next handshake is a full one.
+    pub fn clear(&self) {
+        *self.lock() = Slot::default();
+    }
+}
+
+/// What sets one context apart from another.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Policy {
+    skip_verify: bool,
+    ca_file: Option<PathBuf>,
+}
+
+/// The TLS side of the probe engine: one per engine, shared by all probes.
+#[derive(Default)]
+pub struct TlsClient {
+    contexts: Mutex<HashMap<Policy, SslContext>>,
+}
+
+/// The connection's slot and context, for OpenSSL's new-session callback.
+struct SessionSink {
+    slot: Arc<SessionSlot>,
+}
+
+fn sink_index() -> Result<Index<Ssl, SessionSink>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, SessionSink>> = OnceLock::new();
+    match INDEX.get() {
+        Some(index) => Ok(*index),
+        None => {
+            let made = Ssl::new_ex_index()?;
+            Ok(*INDEX.get_or_init(|| made))
+        }
+    }
+}
+
+impl TlsClient {
+    /// Performs the handshake within the target's `tls_timeout`.
+    ///
+    /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
+    /// the given interval, and a new one is stored there. Every failure is of stage `tls`.
+    pub async fn handshake<S>(
+        &self,
+        stream: S,
+        target: &Target,
+        slot: Option<(&Arc<SessionSlot>, Duration)>,
+    ) -> Result<(SslStream<Limited<S>>, TlsFacts), ProbeError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let ssl = self.connection(target, slot)?;
+        let stream = Limited::new(stream, READ_LIMIT);
+        let mut tls = SslStream::new(ssl, stream).map_err(|e| tls_reason::setup(&e))?;
+        let handshake = Pin::new(&mut tls).connect();
+        match tokio::time::timeout(target.tls_timeout, handshake).await {
+            Err(_) => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
+            Ok(Err(error)) => {
+                if let Some((slot, _)) = slot {
+                    slot.clear();
+                }
+                return Err(tls_reason::handshake(&error, tls.ssl(), target));
+            }
+            Ok(Ok(())) => {}
+        }
+        let facts = TlsFacts {
+            not_after: tls_reason::leaf_not_after(tls.ssl()),
+            resumed: tls.ssl().session_reused(),
+        };
+        if let Some((slot, _)) = slot
+            && !facts.resumed
+        {
+            slot.lock().full_handshake_at = Some(Instant::now());
+        }
+        // A resumed session's certificate was verified when it was new; time has passed.
+        if !target.tls_skip_verify
+            && facts
+                .not_after
+                .is_some_and(|at| at <= tls_reason::unix_now())
+        {
+            if let Some((slot, _)) = slot {
+                slot.clear();
+            }
+            return Err(tls_reason::expired(facts.not_after));
+        }
+        tls.get_mut().renew(READ_LIMIT);
+        Ok((tls, facts))
+    }
+
+    fn connection(
+        &self,
+        target: &Target,
+        slot: Option<(&Arc<SessionSlot>, Duration)>,
+    ) -> Result<Ssl, ProbeError> {
+        let context = self.context(target)?;
+        let build = || -> Result<Ssl, ErrorStack> {
+            let mut ssl = match slot {
+                Some((slot, full_every)) => {
+                    let mut kept = slot.lock();
+                    if kept
+                        .full_handshake_at
+                        .is_none_or(|at| at.elapsed() >= full_every)
+                    {
+                        kept.session = None;
+                    }
+                    match &kept.session {
+                        Some(resumable) => resumable.connection()?,
+                        None => Ssl::new(&context)?,
+                    }
+                }
+                None => Ssl::new(&context)?,
+            };
+            if let Some((slot, _)) = slot {
+                ssl.set_ex_data(sink_index()?, SessionSink { slot: slot.clone() });
+            }
+            let name = match (&target.tls_server_name, &target.host) {
+                (Some(name), _) => name.trim_end_matches('.').to_owned(),
+                (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
+                (None, Host::Ip(ip)) => ip.to_string(),
+            };
+            let param = ssl.param_mut();
+            // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
+            param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+            match name.parse::<IpAddr>() {
+                // A literal is matched against IP SANs and is no SNI (RFC 6066 §3).
+                Ok(ip) => param.set_ip(ip)?,
+                Err(_) => {
+                    param.set_host(&name)?;
+                    ssl.set_hostname(&name)?;
+                }
+            }
+            if target.tls_skip_verify {
+                ssl.set_verify(SslVerifyMode::NONE);
+            }
+            Ok(ssl)
+        };
+        build().map_err(|e| tls_reason::setup(&e))
+    }
+
+    fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {
+        let policy = Policy {
+            skip_verify: target.tls_skip_verify,
+            ca_file: target
+                .tls_ca_file
+                .clone()
+                .filter(|_| !target.tls_skip_verify),
+        };
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = contexts.get(&policy) {
+            return Ok(context.clone());
+        }
+        let context = build_context(&policy)?;
+        contexts.insert(policy, context.clone());
+        Ok(context)
+    }
+
+    /// Forgets the contexts, so that CA files are read again.
+    pub fn forget(&self) {
+        self.contexts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+}
+
+fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
+    let setup = |e: ErrorStack| tls_reason::setup(&e);
+    let mut builder = SslContext::builder(SslMethod::tls_client()).map_err(setup)?;
+    builder
+        .set_min_proto_version(Some(SslVersion::TLS1_2))
+        .map_err(setup)?;
+    builder.set_options(SslOptions::NO_COMPRESSION);
+    if policy.skip_verify {
+        builder.set_verify(SslVerifyMode::NONE);
+    } else {
+        builder.set_verify(SslVerifyMode::PEER);
+        match &policy.ca_file {
+            Some(file) => builder.set_ca_file(file).map_err(|e| {
+                ProbeError::new(
+                    Stage::Tls,
+                    format!(
+                        "tls_ca_file {}: {}",
+                        file.display(),
+                        tls_reason::first_line(&e)
+                    ),
+                )
+            })?,
+            None => trust_system_cas(&mut builder).map_err(setup)?,
+        }
+    }
+    builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    let index = sink_index().map_err(setup)?;
+    builder.set_new_session_callback(move |ssl, session: SslSession| {
+        let context = ssl.ssl_context().to_owned();
+        if let Some(sink) = ssl.ex_data(index) {
+            sink.slot.lock().session = Some(Resumable::new(&context, session));
+        }
+    });
+    Ok(builder.build())
+}
+
+/// OpenSSL's own default places, and where it has none (a vendored build looks in the
+/// prefix it was compiled for), those where the systems keep their CAs.
+fn trust_system_cas(builder: &mut openssl::ssl::SslContextBuilder) -> Result<(), ErrorStack> {
+    builder.set_default_verify_paths()?;
+    if cfg!(feature = "vendored-openssl") {
+        let found = openssl_probe::probe();
+        if let Some(file) = found.cert_file {
+            builder.set_ca_file(file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads until the ticket has come, [`TICKET_WAIT`] has passed, or data or the end came.
+/// For connections that are closed next: what was read is lost.
+pub async fn await_ticket<S>(tls: &mut SslStream<S>, slot: &SessionSlot)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if slot.has_session() {
+        return;
+    }
+    let mut scratch = [0_u8; 512];
+    let read = poll_fn(|cx| {
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let polled = Pin::new(&mut *tls).poll_read(cx, &mut buffer);
+        match polled {
+            Poll::Pending if !slot.has_session() => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    });
+    // No ticket is no failure: the next handshake is a full one.
+    let _ = tokio::time::timeout(TICKET_WAIT, read).await;
+}

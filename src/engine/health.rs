@@ -1,0 +1,193 @@
+//! The health gate: how outcomes of probes become a verdict. Pure.
+
+/// What is known of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// No verdict yet.
+    #[default]
+    Unknown,
+    Alive,
+    Dead,
+}
+
+impl Verdict {
+    /// The name in `status()` and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Alive => "alive",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// How many consecutive outcomes turn a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Failed probes that make a target dead.
+    pub failure: u32,
+    /// Good probes that make it alive again.
+    pub recovery: u32,
+    /// Whether a target without a verdict counts as alive: its first good probe is then a
+    /// verdict, else it has to recover like a dead one.
+    pub initially_alive: bool,
+}
+
+/// One target's verdict and the outcomes counted towards the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    pub verdict: Verdict,
+    /// Consecutive failed probes, at most 65535.
+    pub failures: u16,
+    /// Consecutive good probes, at most 65535.
+    pub successes: u16,
+}
+
+impl Gate {
+    /// The gate after one more outcome.
+    #[must_use]
+    pub fn step(self, good: bool, thresholds: Thresholds) -> Self {
+        let mut next = self;
+        if good {
+            next.failures = 0;
+            next.successes = self.successes.saturating_add(1);
+            let needed = match self.verdict {
+                Verdict::Unknown if thresholds.initially_alive => 1,
+                _ => thresholds.recovery,
+            };
+            if u32::from(next.successes) >= needed {
+                next.verdict = Verdict::Alive;
+            }
+        } else {
+            next.successes = 0;
+            next.failures = self.failures.saturating_add(1);
+            if u32::from(next.failures) >= thresholds.failure {
+                next.verdict = Verdict::Dead;
+            }
+        }
+        next
+    }
+
+    /// Whether the next probe should come soon: the target is dead, or its last probe
+    /// contradicts its verdict.
+    pub fn wants_fast_probe(self) -> bool {
+        self.verdict == Verdict::Dead || self.failures > 0
+    }
+
+    /// The gate as one word of shared memory.
+    pub fn pack(self) -> u64 {
+        let verdict = match self.verdict {
+            Verdict::Unknown => 0,
+            Verdict::Alive => 1,
+            Verdict::Dead => 2,
+        };
+        verdict | u64::from(self.failures) << 16 | u64::from(self.successes) << 32
+    }
+
+    /// The reverse of [`Gate::pack`]; a word that is none reads as a fresh gate.
+    pub fn unpack(word: u64) -> Self {
+        let verdict = match word & 0xffff {
+            1 => Verdict::Alive,
+            2 => Verdict::Dead,
+            _ => return Self::default().with_counts(word),
+        };
+        Self {
+            verdict,
+            ..Self::default()
+        }
+        .with_counts(word)
+    }
+
+    fn with_counts(self, word: u64) -> Self {
+        let part = |shift: u32| u16::try_from(word >> shift & 0xffff).unwrap_or_default();
+        Self {
+            failures: part(16),
+            successes: part(32),
+            ..self
+        }
+    }
+}
+
+/// The verdict of a target with two gates: dead where one is, alive where both are.
+pub fn both(connect: Verdict, deep: Verdict) -> Verdict {
+    match (connect, deep) {
+        (Verdict::Dead, _) | (_, Verdict::Dead) => Verdict::Dead,
+        (Verdict::Alive, Verdict::Alive) => Verdict::Alive,
+        _ => Verdict::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn thresholds(failure: u32, recovery: u32, initially_alive: bool) -> Thresholds {
+        Thresholds {
+            failure,
+            recovery,
+            initially_alive,
+        }
+    }
+
+    fn run(outcomes: &str, thresholds: Thresholds) -> Vec<Verdict> {
+        let mut gate = Gate::default();
+        outcomes
+            .chars()
+            .map(|c| {
+                gate = Gate::unpack(gate.step(c == '+', thresholds).pack());
+                gate.verdict
+            })
+            .collect()
+    }
+
+    #[test]
+    fn verdicts_turn_after_their_threshold() {
+        use Verdict::{Alive as A, Dead as D, Unknown as U};
+        assert_eq!(run("+-+-", thresholds(1, 1, true)), [A, D, A, D]);
+        assert_eq!(run("--+--", thresholds(2, 1, true)), [U, D, A, A, D]);
+        assert_eq!(
+            run("+--+-++", thresholds(2, 2, true)),
+            [A, A, D, D, D, D, A]
+        );
+        assert_eq!(run("-+-+", thresholds(3, 1, true)), [U, A, A, A]);
+        assert_eq!(run("++", thresholds(1, 2, false)), [U, A]);
+        assert_eq!(run("+-++", thresholds(1, 2, false)), [U, D, D, A]);
+    }
+
+    #[test]
+    fn a_fast_probe_follows_a_failure() {
+        let t = thresholds(2, 1, true);
+        assert!(!Gate::default().wants_fast_probe());
+        assert!(!Gate::default().step(true, t).wants_fast_probe());
+        let failed = Gate::default().step(true, t).step(false, t);
+        assert_eq!(failed.verdict, Verdict::Alive);
+        assert!(failed.wants_fast_probe());
+        assert!(failed.step(false, t).wants_fast_probe());
+        assert!(!failed.step(true, t).wants_fast_probe());
+    }
+
+    #[test]
+    fn counts_do_not_wrap() {
+        let mut gate = Gate {
+            failures: u16::MAX,
+            ..Gate::default()
+        };
+        gate = gate.step(false, thresholds(100, 1, true));
+        assert_eq!(gate.failures, u16::MAX);
+        assert_eq!(Gate::unpack(gate.pack()), gate);
+    }
+
+    #[test]
+    fn a_foreign_word_is_a_fresh_gate() {
+        assert_eq!(Gate::unpack(99).verdict, Verdict::Unknown);
+    }
+
+    #[test]
+    fn two_gates_make_one_verdict() {
+        use Verdict::{Alive, Dead, Unknown};
+        assert_eq!(both(Alive, Alive), Alive);
+        assert_eq!(both(Alive, Dead), Dead);
+        assert_eq!(both(Dead, Unknown), Dead);
+        assert_eq!(both(Alive, Unknown), Unknown);
+    }
+}

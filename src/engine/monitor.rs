@@ -1,0 +1,418 @@
+//! The engine's thread: it elects the prober, keeps a watch for each target while this
+//! process is the one that probes, and makes checks on demand.
+//!
+//! One process of a family probes: the one that holds the verdict table's lock, which the
+//! kernel releases when that process dies. The others look at the table and try for the
+//! lock from time to time.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Mutex, Notify, Semaphore};
+use tokio::task::AbortHandle;
+
+use super::check::{Checks, Request};
+use super::config::Config;
+use super::log::{Level, Line, Log};
+use super::probe::{Prober, Resumption};
+use super::service::Service;
+use super::target::Target;
+use super::verdicts::{Slot, VerdictTable};
+use super::watch::{Shared, Timer, Watch};
+use crate::sys::fork_mark::pid;
+use crate::sys::thread::{descriptor_limit, spawn_quiet};
+
+/// OpenSSL and a resolver's answer fit many times over.
+const STACK: usize = 1024 * 1024;
+const WAKER_STACK: usize = 64 * 1024;
+
+/// How often the prober makes sure that it still is the one, and that the host is not
+/// about to exit.
+const REASSURE: Duration = Duration::from_millis(100);
+
+/// How often the prober makes sure that all watches run.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Between two tries of a process in waiting for the prober's role.
+const STANDBY_MIN: Duration = Duration::from_millis(10);
+const STANDBY_MAX: Duration = Duration::from_millis(250);
+
+/// First probes are spread so that this many start in a second, at most over the interval.
+const FIRST_PROBES_PER_SECOND: u32 = 100;
+
+/// The share of the process's descriptors that probes may hold, and as many for checks: the
+/// host's own connections come first.
+const DESCRIPTOR_SHARE: u64 = 4;
+
+/// Checks on demand at the same time; more wait for their turn.
+const CHECKS_MAX: usize = 1024;
+
+/// After a panic of the engine's own.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
+
+pub(super) enum Command {
+    /// A configuration to serve from now on.
+    Serve(Arc<Service>, Arc<Log>),
+    Check(Request),
+    Stop,
+}
+
+/// What the host adapter tells the engine of its process.
+#[derive(Clone, Copy)]
+pub struct HostSigns {
+    /// Whether the process is about to exit and must leave probing to others.
+    pub exiting: fn() -> bool,
+}
+
+/// Starts the engine's thread. It ends after [`Command::Stop`], or with its sender.
+///
+/// # Errors
+/// Where the system allows no thread or descriptor.
+pub(super) fn spawn(
+    signs: HostSigns,
+    detach: fn(&Arc<Service>),
+) -> std::io::Result<UnboundedSender<Command>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (sender, mut commands) = unbounded_channel();
+    spawn_quiet("nb-engine", STACK, move || {
+        let mut serving = None;
+        loop {
+            let monitor = Monitor::new(signs, detach);
+            let run = monitor.run(&mut commands, &mut serving);
+            if catch_unwind(AssertUnwindSafe(|| runtime.block_on(run))).is_ok() {
+                break;
+            }
+            if let Some((_, log)) = &serving {
+                log.write(Line::new(Level::Error, "engine_panicked"));
+            }
+            std::thread::sleep(RESTART_AFTER);
+        }
+    })?;
+    Ok(sender)
+}
+
+type Serving = Option<(Arc<Service>, Arc<Log>)>;
+
+struct Monitor {
+    signs: HostSigns,
+    detach: fn(&Arc<Service>),
+    prober: Arc<Prober>,
+    checks: Checks,
+    lead: Option<Lead>,
+    lock_failed: bool,
+}
+
+/// The prober's role and what comes with it.
+struct Lead {
+    table: Arc<VerdictTable>,
+    watches: HashMap<(Slot, Timer), Running>,
+    turns: HashMap<Slot, Turn>,
+    waker: Waker,
+    /// The configuration that the watches were last fitted to, and when.
+    fitted: Option<(Arc<Service>, Instant)>,
+}
+
+/// What a target's timers share, and what is kept of it while it stays the same.
+struct Turn {
+    turn: Arc<Mutex<()>>,
+    resumption: Resumption,
+}
+
+struct Running {
+    target: Arc<Target>,
+    policy: Arc<Config>,
+    bell: Arc<Notify>,
+    task: AbortHandle,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Monitor {
+    fn new(signs: HostSigns, detach: fn(&Arc<Service>)) -> Self {
+        let prober = Arc::new(Prober::default());
+        Self {
+            signs,
+            detach,
+            checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
+            prober,
+            lead: None,
+            lock_failed: false,
+        }
+    }
+
+    async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
+        // Where a panic ended the last run, its configuration is served on.
+        self.elect(serving.as_ref());
+        loop {
+            let pause = self.pause(serving.as_ref());
+            let woken = async {
+                match &self.lead {
+                    Some(lead) => lead.waker.bell.notified().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Serve(service, log)) => {
+                        self.adopt(&service, serving.as_ref());
+                        *serving = Some((service, log));
+                    }
+                    Some(Command::Check(request)) => {
+                        self.checks.start(request);
+                        continue;
+                    }
+                    Some(Command::Stop) | None => break,
+                },
+                () = woken => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.elect(serving.as_ref());
+            self.heed_reports();
+        }
+        self.give_up();
+    }
+
+    fn pause(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Duration {
+        match (&self.lead, serving) {
+            (Some(_), _) => REASSURE,
+            (None, Some((service, _))) => {
+                (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
+            }
+            // Only checks on demand.
+            (None, None) => Duration::from_secs(3600),
+        }
+    }
+
+    /// A new configuration: files that it names may have changed with it.
+    fn adopt(&mut self, service: &Arc<Service>, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+        self.prober.forget_tls_contexts();
+        self.lock_failed = false;
+        if serving.is_some_and(|(before, _)| !Arc::ptr_eq(&before.table, &service.table)) {
+            self.give_up();
+        }
+    }
+
+    /// Takes the prober's role, keeps it, or gives it up.
+    fn elect(&mut self, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+        let Some((service, log)) = serving else {
+            return;
+        };
+        let may = !(self.signs.exiting)() && service.table.epoch() == service.epoch;
+        if !may {
+            self.give_up();
+            return;
+        }
+        match service.table.try_lead(pid()) {
+            Ok(true) => self.watch(service, log),
+            Ok(false) => self.give_up(),
+            Err(error) => {
+                if !self.lock_failed {
+                    self.lock_failed = true;
+                    log.write(
+                        Line::new(Level::Error, "prober_lock_lost")
+                            .quoted("reason", &error.to_string()),
+                    );
+                    self.give_up();
+                    (self.detach)(service);
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        if let Some(lead) = self.lead.take() {
+            lead.table.step_down(pid());
+        }
+    }
+
+    /// Starts the watches that are missing, ends those that are too many.
+    fn watch(&mut self, service: &Arc<Service>, log: &Arc<Log>) {
+        let lead = self.lead.get_or_insert_with(|| Lead {
+            table: service.table.clone(),
+            watches: HashMap::new(),
+            turns: HashMap::new(),
+            waker: Waker::start(service.table.clone()),
+            fitted: None,
+        });
+        if !lead.needs_a_look(service) {
+            return;
+        }
+        let limit = descriptors_for(service.config.max_concurrent_probes);
+        let shared = Arc::new(Shared {
+            prober: self.prober.clone(),
+            permits: Arc::new(Semaphore::new(limit)),
+            log: log.clone(),
+        });
+        lead.fit(service, &shared);
+    }
+
+    /// Rings for targets that somebody reported since the last look.
+    fn heed_reports(&self) {
+        let Some(lead) = &self.lead else {
+            return;
+        };
+        for slot in lead.turns.keys() {
+            if !lead.table.take_reports(*slot) {
+                continue;
+            }
+            for timer in [Timer::Connect, Timer::Deep] {
+                if let Some(running) = lead.watches.get(&(*slot, timer)) {
+                    running.bell.notify_one();
+                }
+            }
+        }
+    }
+}
+
+impl Lead {
+    /// Whether the configuration is another one than before, or a watch may have ended
+    /// (which only a panic of its own brings about).
+    fn needs_a_look(&self, service: &Arc<Service>) -> bool {
+        self.fitted
+            .as_ref()
+            .is_none_or(|(fitted, at)| !Arc::ptr_eq(fitted, service) || at.elapsed() > LOOK_AGAIN)
+    }
+
+    fn fit(&mut self, service: &Arc<Service>, shared: &Arc<Shared>) {
+        let wanted: HashMap<(Slot, Timer), Arc<Target>> = timers(service)
+            .map(|(slot, timer, target)| ((slot, timer), target.clone()))
+            .collect();
+        self.watches.retain(|key, running| {
+            wanted
+                .get(key)
+                .is_some_and(|target| running.still_does(target, &service.config))
+        });
+        self.turns
+            .retain(|slot, _| wanted.contains_key(&(*slot, Timer::Connect)));
+        let count = u32::try_from(wanted.len().max(1)).unwrap_or(u32::MAX);
+        let window = first_window(service, count);
+        let mut position = 0;
+        for (slot, timer, target) in timers(service) {
+            position += 1;
+            if self.watches.contains_key(&(slot, timer)) {
+                continue;
+            }
+            let offset = window.mul_f64((f64::from(position) - fastrand::f64()) / f64::from(count));
+            let turn = self.turns.entry(slot).or_insert_with(|| Turn {
+                turn: Arc::default(),
+                resumption: Resumption {
+                    slot: Arc::default(),
+                    full_every: service.config.tls_full_handshake_interval,
+                },
+            });
+            let bell = Arc::new(Notify::new());
+            let watch = Watch {
+                service: service.clone(),
+                target: target.clone(),
+                slot,
+                timer,
+                shared: shared.clone(),
+                turn: turn.turn.clone(),
+                bell: bell.clone(),
+                resumption: turn.resumption.clone(),
+                first_due: Instant::now() + offset,
+                reminded: None,
+            };
+            let running = Running {
+                target: target.clone(),
+                policy: service.config.clone(),
+                bell,
+                task: tokio::spawn(watch.run()).abort_handle(),
+            };
+            self.watches.insert((slot, timer), running);
+        }
+        self.fitted = Some((service.clone(), Instant::now()));
+    }
+}
+
+impl Running {
+    /// Whether this watch does what the configuration asks for the target.
+    fn still_does(&self, target: &Arc<Target>, config: &Arc<Config>) -> bool {
+        !self.task.is_finished()
+            && (Arc::ptr_eq(&self.policy, config)
+                || (self.target == *target && same_policy(&self.policy, config)))
+    }
+}
+
+/// Whether two configurations differ in nothing but their targets.
+fn same_policy(a: &Config, b: &Config) -> bool {
+    let policy = |config: &Config| Config {
+        targets: Vec::new(),
+        ..config.clone()
+    };
+    policy(a) == policy(b)
+}
+
+/// The timers that a configuration wants, one or two for each slot.
+fn timers(service: &Service) -> impl Iterator<Item = (Slot, Timer, &Arc<Target>)> {
+    let pairs = service.slots.iter().zip(&service.config.targets);
+    pairs.flat_map(|(slot, target)| {
+        let deep = service
+            .has_deep_timer(target)
+            .then_some((*slot, Timer::Deep, target));
+        std::iter::once((*slot, Timer::Connect, target)).chain(deep)
+    })
+}
+
+/// The time over which first probes are spread: short for a few targets, so that the first
+/// verdicts come soon, at most the interval.
+fn first_window(service: &Service, count: u32) -> Duration {
+    let paced = Duration::from_secs(1) * count / FIRST_PROBES_PER_SECOND;
+    paced
+        .max(service.config.fast_interval)
+        .min(service.config.connect_interval)
+}
+
+/// How many connections may be open at once for a purpose that wants `wanted`.
+fn descriptors_for(wanted: usize) -> usize {
+    let share = usize::try_from(descriptor_limit() / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
+    wanted.min(share).max(1)
+}
+
+/// A thread that sleeps on the table's wake word and rings a bell in the runtime.
+struct Waker {
+    bell: Arc<Notify>,
+    stop: Arc<AtomicBool>,
+    table: Arc<VerdictTable>,
+}
+
+impl Waker {
+    /// Without a thread to spare the bell stays silent: reports are then seen at the next
+    /// reassurance.
+    fn start(table: Arc<VerdictTable>) -> Self {
+        let waker = Self {
+            bell: Arc::new(Notify::new()),
+            stop: Arc::new(AtomicBool::new(false)),
+            table,
+        };
+        let (bell, stop, table) = (waker.bell.clone(), waker.stop.clone(), waker.table.clone());
+        let spawned = spawn_quiet("nb-wake", WAKER_STACK, move || {
+            loop {
+                let seen = table.wakes();
+                if stop.load(Ordering::Acquire) {
+                    break;
+                }
+                bell.notify_one();
+                table.wait_for_wake(seen, Duration::from_secs(60));
+            }
+        });
+        drop(spawned);
+        waker
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.table.wake_prober();
+    }
+}

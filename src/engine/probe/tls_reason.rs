@@ -1,0 +1,184 @@
+//! What a failed handshake means, in words an operator can act on.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use openssl::asn1::Asn1Time;
+use openssl::error::ErrorStack;
+use openssl::ssl::{self, SslRef};
+use openssl::x509::{X509Ref, X509VerifyResult};
+
+use super::error::{ProbeError, Stage, io_text, quote};
+use super::transport::READ_LIMIT_TEXT;
+use crate::engine::target::{Host, Target};
+
+/// Alternative names of a certificate that a reason lists.
+const NAMES_SHOWN: usize = 4;
+
+// OpenSSL's reason codes (`openssl/sslerr.h`), part of its stable ABI.
+const SSL_R_WRONG_VERSION_NUMBER: i32 = 267;
+const SSL_R_PACKET_LENGTH_TOO_LONG: i32 = 198;
+const SSL_R_HTTP_REQUEST: i32 = 156;
+const SSL_R_UNSUPPORTED_PROTOCOL: i32 = 258;
+const SSL_R_UNEXPECTED_EOF_WHILE_READING: i32 = 294;
+const SSL_R_ALERT_PROTOCOL_VERSION: i32 = 1070;
+
+/// Setting up a connection failed: our side's fault, not the peer's.
+pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
+    ProbeError::new(Stage::Tls, format!("cannot set up: {}", first_line(errors)))
+}
+
+/// The first error of a stack, without file names and thread ids.
+pub(super) fn first_line(errors: &ErrorStack) -> String {
+    errors
+        .errors()
+        .first()
+        .and_then(|e| e.reason().map(str::to_owned))
+        .unwrap_or_else(|| "unknown OpenSSL error".to_owned())
+}
+
+/// The certificate's end has passed.
+pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
+    let when = not_after
+        .and_then(|at| u64::try_from(at).ok())
+        .and_then(|at| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(at)))
+        .map(|at| format!(" (on {})", humantime::format_rfc3339_seconds(at)))
+        .unwrap_or_default();
+    ProbeError::new(Stage::Tls, format!("certificate has expired{when}"))
+}
+
+/// Names the reason of a failed handshake.
+pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> ProbeError {
+    ProbeError::new(Stage::Tls, handshake_text(error, ssl, target))
+}
+
+fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
+    let verdict = ssl.verify_result();
+    if verdict != X509VerifyResult::OK && !target.tls_skip_verify {
+        return certificate_text(verdict, ssl, target);
+    }
+    if let Some(io) = error.io_error() {
+        return match io.kind() {
+            std::io::ErrorKind::FileTooLarge => {
+                format!("the server sent more than {READ_LIMIT_TEXT} during the handshake")
+            }
+            _ => format!("{} during the handshake{}", io_text(io), proxy_hint(target)),
+        };
+    }
+    let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
+        // A clean end of the connection carries no OpenSSL error.
+        return format!(
+            "connection closed during the handshake{}",
+            proxy_hint(target)
+        );
+    };
+    match first.reason_code() {
+        SSL_R_WRONG_VERSION_NUMBER | SSL_R_PACKET_LENGTH_TOO_LONG | SSL_R_HTTP_REQUEST => {
+            format!(
+                "the server does not speak TLS here (it answered in clear text){}",
+                proxy_hint(target)
+            )
+        }
+        SSL_R_UNSUPPORTED_PROTOCOL | SSL_R_ALERT_PROTOCOL_VERSION => {
+            "the server offers no TLS version of 1.2 or newer".to_owned()
+        }
+        SSL_R_UNEXPECTED_EOF_WHILE_READING => format!(
+            "connection closed during the handshake{}",
+            proxy_hint(target)
+        ),
+        _ => format!(
+            "handshake failed: {}",
+            quote(first.reason().unwrap_or("unknown error").as_bytes())
+        ),
+    }
+}
+
+/// The commonest cause of a handshake that ends at once is the PROXY header.
+fn proxy_hint(target: &Target) -> &'static str {
+    if target.haproxy_v2 {
+        "; does the listener expect the PROXY header (haproxy_v2 is true)?"
+    } else {
+        "; if the listener expects the PROXY header, set haproxy_v2"
+    }
+}
+
+fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) -> String {
+    // X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (`openssl/x509_vfy.h`).
+    const HOSTNAME_MISMATCH: i32 = 62;
+    const IP_MISMATCH: i32 = 64;
+    const CERT_HAS_EXPIRED: i32 = 10;
+    let leaf = ssl.peer_certificate();
+    match verdict.as_raw() {
+        HOSTNAME_MISMATCH | IP_MISMATCH => {
+            let wanted = match (&target.tls_server_name, &target.host) {
+                (Some(name), _) => name.clone(),
+                (None, Host::Name(name)) => name.clone(),
+                (None, Host::Ip(ip)) => ip.to_string(),
+            };
+            let names = leaf.as_deref().map(names_text).unwrap_or_default();
+            format!("certificate is not valid for {wanted}{names}")
+        }
+        CERT_HAS_EXPIRED => {
+            expired(
+                leaf.as_deref()
+                    .and_then(not_after)
+                    .filter(|&at| at <= unix_now()),
+            )
+            .reason
+        }
+        _ => format!(
+            "certificate not trusted: {}",
+            verdict.error_string().to_lowercase()
+        ),
+    }
+}
+
+/// `; it names mail.example.org, 192.0.2.1 and 3 more`
+fn names_text(leaf: &X509Ref) -> String {
+    let mut names: Vec<String> = leaf
+        .subject_alt_names()
+        .iter()
+        .flatten()
+        .filter_map(|name| {
+            name.dnsname()
+                .map(|dns| quote(dns.as_bytes()))
+                .or_else(|| name.ipaddress().and_then(ip_text))
+        })
+        .collect();
+    if names.is_empty() {
+        return "; it names no host".to_owned();
+    }
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    names.truncate(NAMES_SHOWN);
+    let list = names.join(", ");
+    match more {
+        0 => format!("; it names {list}"),
+        more => format!("; it names {list} and {more} more"),
+    }
+}
+
+fn ip_text(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    let v6 = <[u8; 16]>::try_from(bytes).ok()?;
+    Some(std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// Seconds since 1970 at which the peer's certificate ends.
+pub(super) fn leaf_not_after(ssl: &SslRef) -> Option<i64> {
+    ssl.peer_certificate().as_deref().and_then(not_after)
+}
+
+fn not_after(leaf: &X509Ref) -> Option<i64> {
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let span = epoch.diff(leaf.not_after()).ok()?;
+    Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
+}
+
+pub(super) fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_secs()).ok())
+        .unwrap_or(0)
+}

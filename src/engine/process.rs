@@ -1,0 +1,389 @@
+//! The one engine of this process: what every Lua state and C caller of it shares.
+//!
+//! A fork copies all of this and none of its threads. The first call in a child notices by
+//! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
+//! does not exist here) and goes on with the parent's configuration and verdict table.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwapOption, Guard};
+use once_cell::race::OnceBox;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::check::{Check, Request};
+use super::config::{Config, LogSink};
+use super::log::Log;
+use super::monitor::{Command, HostSigns, spawn};
+use super::secret_names;
+use super::service::{Service, Snapshot};
+use super::target::Target;
+use crate::sys::fork_mark::{ForkMark, pid};
+
+/// The path of a YAML file, for hosts that call no `configure`.
+pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
+
+/// How long a file that was refused is not read again.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a blocking wait for first verdicts looks.
+const READY_POLL: Duration = Duration::from_millis(2);
+
+static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
+static SIGNS: OnceBox<HostSigns> = OnceBox::new();
+
+/// What a host adapter knows of its process; the first word counts.
+pub fn set_host_signs(signs: HostSigns) {
+    // Another state of the same host has said the same before.
+    let _ = SIGNS.set(Box::new(signs));
+}
+
+fn signs() -> HostSigns {
+    SIGNS
+        .get()
+        .copied()
+        .unwrap_or(HostSigns { exiting: || false })
+}
+
+/// Whether a call may start the monitor where it does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    Allowed,
+    /// nginx's master: it never probes and has no thread.
+    Forbidden,
+}
+
+/// The engine of one process.
+pub struct Process {
+    pid: u64,
+    /// Which state of things readers have cached: it changes with the configuration.
+    epoch: AtomicU64,
+    service: ArcSwapOption<Service>,
+    log: ArcSwapOption<Log>,
+    /// Whether the monitor runs or may be started by any call.
+    wanted: AtomicBool,
+    running: AtomicBool,
+    control: Mutex<Control>,
+}
+
+#[derive(Default)]
+struct Control {
+    commands: Option<UnboundedSender<Command>>,
+    /// Why the thread could not be started the last time it was tried.
+    start_error: Option<String>,
+    /// When the file that the environment names was last refused, and why.
+    refused: Option<(Instant, String)>,
+}
+
+/// The engine of the calling process.
+pub fn current() -> Arc<Process> {
+    let mark = ForkMark::of_process();
+    loop {
+        let seen = CURRENT.load();
+        if let Some(process) = &*seen {
+            if mark.get() != 0 {
+                return process.clone();
+            }
+            if process.pid == pid() {
+                mark.set(process.epoch.load(Ordering::Acquire));
+                return process.clone();
+            }
+        }
+        begin(&seen);
+    }
+}
+
+/// Puts a fresh engine in the place of none, or of one that a parent left.
+fn begin(seen: &Guard<Option<Arc<Process>>>) {
+    let fresh = Arc::new(Process::after(seen.as_ref()));
+    let before = CURRENT.compare_and_swap(seen, Some(fresh));
+    if let Some(inherited) = &*before {
+        // Dropping it would drop locks and channels of threads that are not here.
+        std::mem::forget(inherited.clone());
+    }
+}
+
+impl Process {
+    fn after(inherited: Option<&Arc<Self>>) -> Self {
+        let epoch = inherited.map_or(1, |p| p.epoch.load(Ordering::Acquire) + 1);
+        Self {
+            pid: pid(),
+            epoch: AtomicU64::new(epoch),
+            service: ArcSwapOption::new(inherited.and_then(|p| p.service.load_full())),
+            log: ArcSwapOption::new(inherited.and_then(|p| {
+                let log = p.log.load_full()?;
+                Some(Arc::new(log.after_fork()))
+            })),
+            wanted: AtomicBool::new(inherited.is_none_or(|p| p.wanted.load(Ordering::Acquire))),
+            running: AtomicBool::new(false),
+            control: Mutex::default(),
+        }
+    }
+
+    /// What readers compare to know that nothing but verdicts has changed.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Readers look again.
+    fn advance(&self) {
+        let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        ForkMark::of_process().set(epoch);
+    }
+
+    fn control(&self) -> MutexGuard<'_, Control> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the running configuration in one step; the verdicts of targets that did
+    /// not change are kept. `head`: see [`Service::succeed`].
+    ///
+    /// # Errors
+    /// One line that names the key. The old configuration then runs on.
+    pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
+        let control = self.control();
+        let before = self.service.load_full();
+        if before.as_ref().is_some_and(|b| *b.config == config) {
+            return Ok(());
+        }
+        let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
+        let log = match self.log.load_full() {
+            Some(log) if !sink_changed => log,
+            _ => Arc::new(open_log(&config.log)?),
+        };
+        let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head)
+            .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
+        let service = Arc::new(service);
+        self.log.store(Some(log.clone()));
+        self.service.store(Some(service.clone()));
+        secret_names::set_exposed(&service.config.expose_attributes);
+        self.wanted.store(true, Ordering::Release);
+        control.serve(service, log);
+        self.advance();
+        Ok(())
+    }
+
+    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
+    ///
+    /// # Errors
+    /// Why the file was refused. It is not read again within a second.
+    pub fn configure_from_environment(&self) -> Result<(), String> {
+        if self.is_configured() {
+            return Ok(());
+        }
+        let Some(path) = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        if let Some((at, reason)) = &self.control().refused
+            && at.elapsed() < REREAD_AFTER
+        {
+            return Err(reason.clone());
+        }
+        let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
+        let done = read
+            .map_err(|e| e.to_string())
+            .and_then(|config| self.configure(config, false));
+        done.map_err(|reason| {
+            let reason = format!("{CONFIG_VARIABLE}: {reason}");
+            self.control().refused = Some((Instant::now(), reason.clone()));
+            reason
+        })
+    }
+
+    /// The published generation; none before a configuration.
+    pub fn generation(&self) -> Option<u64> {
+        Some(self.service.load().as_ref()?.generation())
+    }
+
+    /// Why the monitor's thread could not be started when it was last needed.
+    pub fn last_start_error(&self) -> Option<String> {
+        self.control().start_error.clone()
+    }
+
+    /// Starts the monitor; nothing happens where it runs. Without a configuration only
+    /// checks on demand are made.
+    ///
+    /// # Errors
+    /// Where the system allows no thread or descriptor.
+    pub fn start(&self) -> Result<(), String> {
+        self.wanted.store(true, Ordering::Release);
+        self.ensure_running()
+    }
+
+    /// Ends the monitor in this process until [`Process::start`] or a new configuration.
+    pub fn stop(&self) {
+        let mut control = self.control();
+        self.wanted.store(false, Ordering::Release);
+        self.running.store(false, Ordering::Release);
+        if let Some(commands) = control.commands.take() {
+            // A thread that is gone has stopped.
+            let _ = commands.send(Command::Stop);
+        }
+        drop(control);
+        self.advance();
+    }
+
+    /// Whether the monitor's thread runs here.
+    pub fn is_running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Whether this process is the one that probes.
+    pub fn is_prober(&self) -> bool {
+        self.is_running()
+            && self
+                .service
+                .load()
+                .as_ref()
+                .is_some_and(|service| service.table.prober() == self.pid)
+    }
+
+    fn ensure_running(&self) -> Result<(), String> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let mut control = self.control();
+        let commands = match control.commands.take().filter(|c| !c.is_closed()) {
+            Some(commands) => commands,
+            None => control.start_thread()?,
+        };
+        control.commands = Some(commands);
+        if let (Some(service), Some(log)) = (self.service.load_full(), self.log.load_full()) {
+            // Taken here and now, the role is visible when this call returns.
+            if service.table.epoch() == service.epoch && !(signs().exiting)() {
+                let _ = service.table.try_lead(self.pid);
+            }
+            control.serve(service, log);
+            self.running.store(true, Ordering::Release);
+            drop(control);
+            self.advance();
+        }
+        Ok(())
+    }
+
+    /// Starts the monitor if it may and should run; a system that allows no thread now may
+    /// do so later, and until then the last verdicts stand.
+    fn start_if(&self, start: Start) {
+        if start == Start::Allowed && self.wanted.load(Ordering::Acquire) {
+            let _ = self.ensure_running();
+        }
+    }
+
+    /// The configuration in force, after starting the monitor where that is allowed.
+    pub fn service(&self, start: Start) -> Option<Arc<Service>> {
+        self.start_if(start);
+        self.service.load_full()
+    }
+
+    pub fn is_configured(&self) -> bool {
+        self.service.load().is_some()
+    }
+
+    /// The alive targets; none before a configuration.
+    pub fn snapshot(&self, start: Start) -> Snapshot {
+        self.service(start)
+            .map(|service| service.snapshot())
+            .unwrap_or_default()
+    }
+
+    /// Waits until every target has had a first verdict; false when the time is over.
+    /// Blocks the calling thread.
+    pub fn wait_ready(&self, at_most: Option<Duration>) -> bool {
+        let end = at_most.and_then(|time| Instant::now().checked_add(time));
+        loop {
+            let ready = self
+                .service(Start::Allowed)
+                .is_none_or(|service| service.is_ready());
+            if ready {
+                return true;
+            }
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return false;
+            }
+            std::thread::sleep(READY_POLL);
+        }
+    }
+
+    /// Starts a check on the engine's thread.
+    pub fn check(&self, target: Arc<Target>, coalesce: bool) -> Check {
+        let (check, ticket) = Check::new();
+        let request = Request {
+            target,
+            coalesce,
+            ticket: ticket.clone(),
+        };
+        if let Err(reason) = self.send(Command::Check(request)) {
+            ticket.finish(Err(format!("internal: {reason}")));
+        }
+        check
+    }
+
+    fn send(&self, command: Command) -> Result<(), String> {
+        let mut control = self.control();
+        let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
+        if !open {
+            control.commands = Some(control.start_thread()?);
+        }
+        match &control.commands {
+            Some(commands) => commands
+                .send(command)
+                .map_err(|_| "the monitor's thread has ended".to_owned()),
+            None => Err("the monitor's thread is missing".to_owned()),
+        }
+    }
+
+    /// The current address of a configured host name.
+    pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
+        self.service.load().as_ref()?.current_ip_of(name)
+    }
+}
+
+impl Control {
+    fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
+        let started =
+            spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"));
+        self.start_error = started.as_ref().err().cloned();
+        started
+    }
+
+    fn serve(&self, service: Arc<Service>, log: Arc<Log>) {
+        if let Some(commands) = &self.commands {
+            // A thread that is gone is replaced by the next call that needs it.
+            let _ = commands.send(Command::Serve(service, log));
+        }
+    }
+}
+
+fn open_log(sink: &LogSink) -> Result<Log, String> {
+    Log::open(sink).map_err(|e| match sink {
+        LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
+        _ => format!("log: {e}"),
+    })
+}
+
+/// The host closed what the processes of a family share: this one goes on by itself.
+fn detach(service: &Arc<Service>) {
+    let process = current();
+    let control = process.control();
+    let is_current = process
+        .service
+        .load()
+        .as_ref()
+        .is_some_and(|now| Arc::ptr_eq(now, service));
+    if !is_current {
+        return;
+    }
+    let Some(log) = process.log.load_full() else {
+        return;
+    };
+    if let Ok(own) = Service::detached(service, process.pid) {
+        let own = Arc::new(own);
+        process.service.store(Some(own.clone()));
+        control.serve(own, log);
+        drop(control);
+        process.advance();
+    }
+}

@@ -1,0 +1,354 @@
+//! The running configuration: its targets, and where their verdicts are.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::config::{Config, InitialState};
+use super::health::{Thresholds, Verdict};
+use super::target::{Host, Target};
+use super::verdicts::{IdentityHash, RETIRED, Record, Slot, VerdictTable, hash_identity};
+use crate::sys::clock;
+
+/// Reports of one target are taken at most this often.
+const REPORT_GAP: Duration = Duration::from_millis(100);
+
+/// Room that a new table has for targets of later configurations.
+const SPARE_SLOTS: usize = 256;
+
+/// A configuration in force.
+pub struct Service {
+    pub config: Arc<Config>,
+    pub table: Arc<VerdictTable>,
+    /// Of the configuration's targets, in their order. Equal targets share a slot.
+    pub slots: Vec<Slot>,
+    /// What the table's epoch is while this configuration is the one to be probed.
+    pub epoch: u64,
+    /// The process whose table this is: it alone gives out slots.
+    owner: u64,
+    /// The first target of each identity.
+    by_identity: HashMap<IdentityHash, usize>,
+}
+
+/// A server as one snapshot shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendServer {
+    pub target: Arc<Target>,
+    /// The address the last good probe used, or what is configured.
+    pub ip: String,
+}
+
+/// The alive targets at one generation, in configured order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub servers: Vec<BackendServer>,
+}
+
+/// One target as `status()` shows it.
+#[derive(Clone, Debug)]
+pub struct TargetStatus {
+    pub target: Arc<Target>,
+    pub record: Record,
+}
+
+impl TargetStatus {
+    /// What a server object of this target shows as `ip`.
+    pub fn ip(&self) -> String {
+        shown_ip(&self.target, self.record.address)
+    }
+}
+
+impl Service {
+    /// Puts `config` in force after `before`: targets that both have keep what is known of
+    /// them. `head`: this process is the one that the others are forked from, even where
+    /// the table was made by a process before it.
+    ///
+    /// # Errors
+    /// Where the system gives no shared memory.
+    pub fn succeed(
+        before: Option<&Self>,
+        config: Arc<Config>,
+        pid: u64,
+        head: bool,
+    ) -> std::io::Result<Self> {
+        let own = before.filter(|before| head || before.owner == pid);
+        let Some(own) = own else {
+            return Self::in_new_table(before, config, pid);
+        };
+        let identities = identities_of(&config);
+        if let Some(slots) = own.table.assign(&identities) {
+            let next = Self {
+                epoch: own.epoch + 1,
+                table: own.table.clone(),
+                owner: pid,
+                by_identity: positions(&identities),
+                slots,
+                config,
+            };
+            next.reset_newcomers(own);
+            next.fit_gates();
+            next.follow_list_of(own);
+            next.table.set_epoch(next.epoch);
+            return Ok(next);
+        }
+        let next = Self::in_new_table(Some(own), config, pid)?;
+        own.table.set_epoch(RETIRED);
+        Ok(next)
+    }
+
+    /// The same configuration in a table of this process's own.
+    ///
+    /// # Errors
+    /// Where the system gives no shared memory.
+    pub fn detached(&self, pid: u64) -> std::io::Result<Self> {
+        Self::in_new_table(Some(self), self.config.clone(), pid)
+    }
+
+    fn in_new_table(before: Option<&Self>, config: Arc<Config>, pid: u64) -> std::io::Result<Self> {
+        let identities = identities_of(&config);
+        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
+        let slots = table
+            .assign(&identities)
+            .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
+        let next = Self {
+            table: Arc::new(table),
+            epoch: 1,
+            owner: pid,
+            by_identity: positions(&identities),
+            slots,
+            config,
+        };
+        if let Some(before) = before {
+            next.inherit(before);
+        }
+        next.fit_gates();
+        if let Some(before) = before {
+            next.follow_list_of(before);
+        }
+        next.table.set_epoch(next.epoch);
+        Ok(next)
+    }
+
+    /// In a table used again, a slot may hold what was known of a target that was removed
+    /// in between, or that logs in with another password now.
+    fn reset_newcomers(&self, before: &Self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
+                self.table.write(*slot, &Record::default(), false);
+            }
+        }
+    }
+
+    fn inherit(&self, before: &Self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if let Some(known) = before.slot_of(&self.table.hash(*slot), target) {
+                self.table.write(*slot, &before.table.read(known), false);
+            }
+        }
+        self.table.set_generation(before.table.generation());
+    }
+
+    /// The generation moves where the list is another one.
+    fn follow_list_of(&self, before: &Self) {
+        if self.snapshot().servers != before.snapshot().servers {
+            self.table.bump_generation();
+        }
+    }
+
+    /// The slot of a target that is the same in everything, its password included.
+    fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
+        let at = *self.by_identity.get(identity)?;
+        let mine = self.config.targets.get(at)?;
+        (mine.test_password == target.test_password)
+            .then(|| self.slots.get(at).copied())
+            .flatten()
+    }
+
+    /// Whether deep probes of this target have a timer and a gate of their own.
+    pub fn has_deep_timer(&self, target: &Target) -> bool {
+        target.deep_check && self.config.deep_interval != self.config.connect_interval
+    }
+
+    /// A change of the intervals gives a target a second gate or takes it away; neither
+    /// changes its verdict.
+    fn fit_gates(&self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            let mut record = self.table.read(*slot);
+            match (self.has_deep_timer(target), record.deep) {
+                (true, None) => record.deep = Some(record.connect),
+                (false, Some(_)) => {
+                    record.connect.verdict = record.verdict();
+                    record.deep = None;
+                }
+                _ => continue,
+            }
+            self.table.write(*slot, &record, false);
+        }
+    }
+
+    pub fn thresholds(&self) -> Thresholds {
+        Thresholds {
+            failure: self.config.failure_threshold,
+            recovery: self.config.recovery_threshold,
+            initially_alive: self.config.initial_state == InitialState::Alive,
+        }
+    }
+
+    /// Whether a target with this verdict is in the list.
+    pub fn lists(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Alive => true,
+            Verdict::Dead => false,
+            Verdict::Unknown => self.config.initial_state == InitialState::Alive,
+        }
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.table.generation()
+    }
+
+    /// The list of alive targets as it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let (generation, servers) = self.table.view(|table| {
+            let pairs = self.config.targets.iter().zip(&self.slots);
+            pairs
+                .filter_map(|(target, slot)| {
+                    let (verdict, address) = table.read_brief(*slot);
+                    self.lists(verdict).then(|| BackendServer {
+                        target: target.clone(),
+                        ip: shown_ip(target, address),
+                    })
+                })
+                .collect()
+        });
+        Snapshot {
+            generation,
+            servers,
+        }
+    }
+
+    /// All targets with what is known of them, in configured order.
+    pub fn targets(&self) -> Vec<TargetStatus> {
+        let pairs = self.config.targets.iter().zip(&self.slots);
+        pairs
+            .map(|(target, slot)| TargetStatus {
+                target: target.clone(),
+                record: self.table.read(*slot),
+            })
+            .collect()
+    }
+
+    /// Whether every target has had a first verdict.
+    pub fn is_ready(&self) -> bool {
+        self.slots
+            .iter()
+            .all(|slot| self.table.read_brief(*slot).0 != Verdict::Unknown)
+    }
+
+    /// Asks for a probe of the target at this address now; false where there is none. A
+    /// report too soon after another one is counted as part of that.
+    pub fn report_failure(&self, host: &str, port: u16) -> bool {
+        let mut known = false;
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if target.port == port && self.is_at(target, *slot, host) {
+                known = true;
+                self.table.report(*slot, clock::monotonic_ns(), REPORT_GAP);
+            }
+        }
+        known
+    }
+
+    /// The targets at an address: by the configured host, or by the address in use.
+    pub fn targets_at<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> impl Iterator<Item = &'a Arc<Target>> + 'a {
+        self.config
+            .targets
+            .iter()
+            .zip(&self.slots)
+            .filter(move |(target, slot)| target.port == port && self.is_at(target, **slot, host))
+            .map(|(target, _)| target)
+    }
+
+    fn is_at(&self, target: &Target, slot: Slot, host: &str) -> bool {
+        match &target.host {
+            Host::Name(name) => {
+                name.eq_ignore_ascii_case(host.trim_end_matches('.'))
+                    || host.parse().is_ok_and(|ip: IpAddr| {
+                        self.table.read_brief(slot).1.is_some_and(|at| at == ip)
+                    })
+            }
+            Host::Ip(ip) => host.parse().is_ok_and(|wanted: IpAddr| wanted == *ip),
+        }
+    }
+
+    /// The current address of a configured host name; none where it is not configured, or
+    /// not resolved yet.
+    pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
+        let name = name.trim_end_matches('.');
+        self.config
+            .targets
+            .iter()
+            .zip(&self.slots)
+            .filter(|(target, _)| {
+                matches!(&target.host, Host::Name(mine) if mine.eq_ignore_ascii_case(name))
+            })
+            .find_map(|(_, slot)| self.table.read_brief(*slot).1)
+    }
+
+    /// Whether a target's check logs in as this user.
+    pub fn is_health_check(&self, username: &[u8]) -> bool {
+        self.config.targets.iter().any(|target| {
+            target
+                .test_username
+                .as_ref()
+                .is_some_and(|mine| mine.as_bytes() == username)
+        })
+    }
+}
+
+fn identities_of(config: &Config) -> Vec<IdentityHash> {
+    let targets = config.targets.iter();
+    targets
+        .map(|target| hash_identity(&target.identity()))
+        .collect()
+}
+
+fn positions(identities: &[IdentityHash]) -> HashMap<IdentityHash, usize> {
+    let mut positions = HashMap::with_capacity(identities.len());
+    for (at, identity) in identities.iter().enumerate() {
+        positions.entry(*identity).or_insert(at);
+    }
+    positions
+}
+
+/// What a server object shows as `ip`.
+pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
+    match (&target.host, address) {
+        (Host::Ip(ip), _) => ip.to_string(),
+        (Host::Name(_), Some(address)) => address.to_string(),
+        (Host::Name(name), None) => name.clone(),
+    }
+}
+
+/// How long a certificate lasts; zero once it has ended.
+pub fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
+    let now = i64::try_from(clock::unix_ms() / 1000).ok()?;
+    let left = not_after?.saturating_sub(now);
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificates_rest_is_never_negative() {
+        assert_eq!(certificate_left(None), None);
+        assert_eq!(certificate_left(Some(5)), Some(Duration::ZERO));
+    }
+}

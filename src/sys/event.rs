@@ -1,0 +1,33 @@
+//! A descriptor that becomes readable: what any poll loop can wait for.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// An eventfd, closed when dropped.
+pub struct Event(OwnedFd);
+
+impl Event {
+    /// # Errors
+    /// Where the process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: makes a new descriptor.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` is open, was just made, and nothing else owns it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    pub fn descriptor(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+
+    /// Makes the descriptor readable for good.
+    pub fn set(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: writes the eight bytes of `one` to a descriptor that `self` keeps open.
+        // The counter cannot overflow: it is written once.
+        unsafe { libc::write(self.descriptor(), one.as_ptr().cast(), one.len()) };
+    }
+}

@@ -1,0 +1,280 @@
+//! Memory shared with the processes that this one forks: words that all of them read and
+//! write atomically, a lock that the kernel releases when its holder dies, and a wake-up.
+//!
+//! The memory is a sealed memfd: nobody can shrink it under a reader. The lock is a POSIX
+//! record lock on it, which belongs to the process: a fork does not inherit it. A host may
+//! close descriptors it does not know, and the number may then mean a file of its own;
+//! each use of the descriptor first makes sure that it is still ours.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::time::Duration;
+
+/// A block of shared words. Unmapped when dropped; other processes keep theirs.
+pub struct SharedWords {
+    start: NonNull<AtomicU64>,
+    count: usize,
+    fd: RawFd,
+    identity: FileIdentity,
+}
+
+// SAFETY: the words are atomics, and the descriptor is only used through system calls.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    device: libc::dev_t,
+    inode: libc::ino_t,
+}
+
+impl SharedWords {
+    /// `count` zeroed words.
+    ///
+    /// # Errors
+    /// What the system says where it gives no memory or descriptor.
+    pub fn new(count: usize) -> io::Result<Self> {
+        let bytes = count
+            .checked_mul(size_of::<AtomicU64>())
+            .filter(|&bytes| bytes > 0)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
+        let fd = unsafe {
+            libc::memfd_create(
+                c"nauthilus_backend".as_ptr(),
+                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
+            )
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let made = Self::map(fd, count, bytes, length);
+        if made.is_err() {
+            // SAFETY: `fd` was made above and nothing else holds it.
+            unsafe { libc::close(fd) };
+        }
+        made
+    }
+
+    fn map(fd: RawFd, count: usize, bytes: usize, length: libc::off_t) -> io::Result<Self> {
+        // SAFETY: `fd` is a memfd of ours.
+        if unsafe { libc::ftruncate(fd, length) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let identity = identity_of(fd)?;
+        // SAFETY: a new mapping of `bytes` bytes of the memfd, which is that long and
+        // sealed, at an address of the kernel's choosing.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self {
+            start,
+            count,
+            fd,
+            identity,
+        })
+    }
+
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping holds `count` aligned words, lives as long as `self`, cannot
+        // shrink (sealed), and is only ever accessed atomically, in this process and others.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+
+    /// Takes the lock for this process, or makes sure that it still has it.
+    ///
+    /// `Ok(false)`: another process has it.
+    ///
+    /// # Errors
+    /// `NotConnected` where the host has closed the descriptor; else what the system says.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        match self.set_lock(libc::F_WRLCK) {
+            Ok(()) => Ok(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Gives the lock back, if this process has it.
+    pub fn unlock(&self) {
+        // Where the descriptor is gone the kernel has released the lock with it.
+        let _ = self.set_lock(libc::F_UNLCK);
+    }
+
+    fn set_lock(&self, kind: libc::c_int) -> io::Result<()> {
+        if !self.descriptor_is_ours() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        // SAFETY: all-zero is a valid flock: the whole file, from its start.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
+        lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+        // SAFETY: `lock` is a valid flock, the descriptor is our memfd.
+        match unsafe { libc::fcntl(self.fd, libc::F_SETLK, &raw const lock) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    fn descriptor_is_ours(&self) -> bool {
+        identity_of(self.fd).is_ok_and(|now| now == self.identity)
+    }
+
+    /// Wakes every process that waits for a change of the word at `index`.
+    pub fn wake(&self, index: usize) {
+        let Some(word) = self.futex_word(index) else {
+            return;
+        };
+        // SAFETY: `word` points to a live aligned 32-bit word of the mapping. FUTEX_WAKE
+        // (without the private flag: the waiters are other processes) reads no memory.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAKE,
+                libc::c_int::MAX,
+            )
+        };
+    }
+
+    /// Blocks until somebody wakes the word at `index`, its low 32 bits are not `seen`, or
+    /// the time is over. May return early.
+    pub fn wait(&self, index: usize, seen: u32, at_most: Duration) {
+        let Some(word) = self.futex_word(index) else {
+            return;
+        };
+        let timeout = libc::timespec {
+            tv_sec: libc::time_t::try_from(at_most.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: at_most.subsec_nanos().into(),
+        };
+        // SAFETY: `word` as in `wake`; `timeout` is valid and relative for FUTEX_WAIT.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                seen,
+                &raw const timeout,
+            )
+        };
+    }
+
+    /// The low half of a word: what a futex compares.
+    fn futex_word(&self, index: usize) -> Option<&AtomicU32> {
+        let word = self.words().get(index)?;
+        let low = if cfg!(target_endian = "little") { 0 } else { 1 };
+        // SAFETY: a 64-bit word holds two aligned 32-bit ones; both live as long as `self`.
+        Some(unsafe { AtomicU32::from_ptr(word.as_ptr().cast::<u32>().add(low)) })
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this length, and no reference into it
+        // can outlive `self`. The descriptor is closed only while it is still ours.
+        unsafe {
+            libc::munmap(
+                self.start.as_ptr().cast(),
+                self.count * size_of::<AtomicU64>(),
+            );
+            if self.descriptor_is_ours() {
+                libc::close(self.fd);
+            }
+        }
+    }
+}
+
+fn identity_of(fd: RawFd) -> io::Result<FileIdentity> {
+    // SAFETY: all-zero is a valid stat to be filled in.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is valid for the call to fill in; a bad descriptor is an error.
+    match unsafe { libc::fstat(fd, &raw mut stat) } {
+        0 => Ok(FileIdentity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn words_are_zero_and_kept() {
+        let shared = SharedWords::new(100).unwrap();
+        assert_eq!(shared.words().len(), 100);
+        assert!(
+            shared
+                .words()
+                .iter()
+                .all(|w| w.load(Ordering::Relaxed) == 0)
+        );
+        shared.words()[99].store(5, Ordering::Relaxed);
+        assert_eq!(shared.words()[99].load(Ordering::Relaxed), 5);
+    }
+
+    #[test]
+    fn a_lock_is_this_process_own_and_can_be_taken_again() {
+        let shared = SharedWords::new(1).unwrap();
+        assert!(shared.try_lock().unwrap());
+        assert!(shared.try_lock().unwrap());
+        shared.unlock();
+    }
+
+    #[test]
+    fn a_closed_descriptor_is_noticed_and_no_other_file_is_touched() {
+        let shared = SharedWords::new(1).unwrap();
+        let fd = shared.fd;
+        // SAFETY: plays a host that closes what it does not know.
+        unsafe { libc::close(fd) };
+        let error = shared.try_lock().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotConnected);
+        shared.words()[0].store(1, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn a_waiter_wakes() {
+        let shared = std::sync::Arc::new(SharedWords::new(4).unwrap());
+        let other = shared.clone();
+        let waiter = std::thread::spawn(move || {
+            while other.words()[2].load(Ordering::Acquire) == 0 {
+                other.wait(2, 0, Duration::from_secs(10));
+            }
+        });
+        shared.words()[2].store(1, Ordering::Release);
+        shared.wake(2);
+        waiter.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_ends_by_itself() {
+        let shared = SharedWords::new(1).unwrap();
+        shared.wait(0, 0, Duration::from_millis(5));
+        shared.wait(0, 1, Duration::from_secs(100));
+        shared.wait(7, 0, Duration::from_secs(100));
+    }
+}
