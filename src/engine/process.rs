@@ -157,9 +157,9 @@ impl Process {
         let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let service = Arc::new(service);
+        secret_names::set_exposed(&service.config.expose_attributes);
         self.log.store(Some(log.clone()));
         self.service.store(Some(service.clone()));
-        secret_names::set_exposed(&service.config.expose_attributes);
         self.wanted.store(true, Ordering::Release);
         control.serve(service, log);
         self.advance();
