@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn default_timeouts_are_those_of_an_empty_configuration() {
-        let empty = Config::from_value(&Value::Map(Vec::new()));
+        let servers = ("backend_servers".to_owned(), Value::List(Vec::new()));
+        let empty = Config::from_value(&Value::Map(vec![servers]));
         assert_eq!(empty.map(|config| config.timeouts), Ok(Timeouts::default()));
     }
 }
