@@ -12,11 +12,17 @@
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
+mod check;
+mod convert;
 mod glue;
+mod monitor;
+mod servers;
 
 use std::ffi::c_int;
 
 use mlua::prelude::*;
+
+use crate::engine::process::Start;
 
 /// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
 /// module table, so that results and contexts made through either are of one class.
@@ -102,9 +108,21 @@ fn parts(lua: &Lua) -> LuaResult<LuaTable> {
     Ok(parts)
 }
 
+/// Whether a call may start the monitor, as the host adapter says.
+fn start_if(allowed: bool) -> Start {
+    if allowed {
+        Start::Allowed
+    } else {
+        Start::Forbidden
+    }
+}
+
 /// The functions of Rust, as the glue sees them.
 fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     let native = lua.create_table()?;
     native.raw_set("version", VERSION)?;
+    servers::register(lua, &native)?;
+    monitor::register(lua, &native)?;
+    check::register(lua, &native)?;
     Ok(native)
 }

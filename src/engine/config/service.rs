@@ -22,6 +22,18 @@ pub struct Timeouts {
     pub deep: Duration,
 }
 
+impl Default for Timeouts {
+    /// Those of a configuration that says nothing of them.
+    fn default() -> Self {
+        const EACH: Duration = Duration::from_secs(5);
+        Self {
+            connect: EACH,
+            tls: EACH,
+            deep: EACH,
+        }
+    }
+}
+
 /// The configuration of one section.
 pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
     let reader = Reader::open(section, path, SERVICE_KEYS, &[])?;
@@ -104,4 +116,15 @@ fn targets(reader: &Reader<'_>, timeouts: &Timeouts) -> Result<Vec<Arc<Target>>,
         .into_iter()
         .map(|(path, item)| target::configured(item, path, timeouts).map(Arc::new))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_timeouts_are_those_of_an_empty_configuration() {
+        let empty = Config::from_value(&Value::Map(Vec::new()));
+        assert_eq!(empty.map(|config| config.timeouts), Ok(Timeouts::default()));
+    }
 }

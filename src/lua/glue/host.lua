@@ -5,7 +5,11 @@
 --   publish(changes, count)  or nil: writes and clears response headers at once; `changes` is
 --                            {name, value or false, name, value or false, …}, `count` its length
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
---   wait(check, timeout)     waits for a check the host's way
+--   await(name, poll, block, timeout)
+--                            waits the host's way until poll() is true, at most `timeout` seconds
+--                            (nil: for ever), for the API's function `name`; false when the time
+--                            is over. block(timeout) does so by blocking the thread
+--   is_head()                whether this is the process that the others are forked from
 --   may_probe()              whether calls may start the monitor in this process
 
 local _, parts = ...
