@@ -18,6 +18,7 @@ use super::check::{Check, Request};
 use super::config::{Config, LogSink};
 use super::log::Log;
 use super::monitor::{Command, HostSigns, spawn};
+use super::secret_names;
 use super::service::{Service, Snapshot};
 use super::target::Target;
 use crate::sys::fork_mark::{ForkMark, pid};
@@ -156,6 +157,7 @@ impl Process {
         let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let service = Arc::new(service);
+        secret_names::set_exposed(&service.config.expose_attributes);
         self.log.store(Some(log.clone()));
         self.service.store(Some(service.clone()));
         self.wanted.store(true, Ordering::Release);

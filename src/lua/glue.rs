@@ -15,6 +15,8 @@ const PARTS: &[(&str, &str)] = &[
     ("servers", include_str!("glue/servers.lua")),
     ("monitor", include_str!("glue/monitor.lua")),
     ("check", include_str!("glue/check.lua")),
+    ("result", include_str!("glue/result.lua")),
+    ("context", include_str!("glue/context.lua")),
     ("init", include_str!("glue/init.lua")),
     ("names", include_str!("glue/names.lua")),
 ];

@@ -92,6 +92,20 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
     }
 }
 
+/// What went wrong with a stream, under TLS or not, after any handshake.
+pub(super) fn stream_text(error: &std::io::Error) -> String {
+    let under_tls = error.get_ref().and_then(|e| e.downcast_ref::<ssl::Error>());
+    let Some(under_tls) = under_tls else {
+        return io_text(error);
+    };
+    let first = under_tls.ssl_error().and_then(|s| s.errors().first());
+    match first.map(|e| (e.reason_code(), e.reason())) {
+        // Many servers close without TLS's own goodbye.
+        None | Some((SSL_R_UNEXPECTED_EOF_WHILE_READING, _)) => "connection closed".to_owned(),
+        Some((_, reason)) => format!("TLS failed: {}", reason.unwrap_or("unknown error")),
+    }
+}
+
 /// The commonest cause of a handshake that ends at once is the PROXY header.
 fn proxy_hint(target: &Target) -> &'static str {
     if target.haproxy_v2 {

@@ -1,8 +1,28 @@
 //! Deep checks: what is said to a server after the connection stands.
+//!
+//! One file per protocol, each one a straight line of steps over [`session`]: greeting,
+//! capabilities, STARTTLS and capabilities again where the target asks for it, the login
+//! where it has credentials, a polite end. HTTP is one request and the head of its response.
+//!
+//! Peers are not trusted: see [`session`] for the bounds and [`redact`] for what of their
+//! words gets into a reason.
+
+mod http;
+mod imap;
+mod lmtp;
+mod pop3;
+mod redact;
+mod sasl;
+pub mod session;
+mod sieve;
+mod smtp;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use super::error::ProbeError;
 use super::transport::{Transport, Upgrade};
-use crate::engine::target::Target;
+use crate::engine::target::{Protocol, Target};
+use session::Session;
 
 /// What a dialogue knows of its connection.
 pub struct Conversation<'a> {
@@ -16,9 +36,18 @@ pub struct Conversation<'a> {
 }
 
 /// Speaks the target's protocol as far as its configuration allows, within `deep_timeout`.
-pub async fn run(
-    _transport: Box<dyn Transport>,
-    _about: Conversation<'_>,
-) -> Result<(), ProbeError> {
-    Ok(())
+/// The goodbye after the verdict takes at most a quarter of a second of what is left of it.
+pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
+    let protocol = about.target.protocol;
+    let mut session = Session::new(transport, about);
+    let (verdict, goodbye): (_, &[u8]) = match protocol {
+        Protocol::Imap => (imap::talk(&mut session).await, imap::GOODBYE),
+        Protocol::Pop3 => (pop3::talk(&mut session).await, pop3::GOODBYE),
+        Protocol::Smtp => (smtp::talk(&mut session).await, smtp::GOODBYE),
+        Protocol::Lmtp => (lmtp::talk(&mut session).await, smtp::GOODBYE),
+        Protocol::Sieve => (sieve::talk(&mut session).await, sieve::GOODBYE),
+        Protocol::Http => (http::talk(&mut session).await, http::GOODBYE),
+    };
+    session.finish(goodbye).await;
+    verdict
 }

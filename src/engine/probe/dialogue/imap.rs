@@ -1,0 +1,413 @@
+//! IMAP (RFC 9051; RFC 3501 for servers of rev1).
+//!
+//! ```text
+//! S: * OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] ready      RFC 9051 §7.1.1, §7.1.5
+//! C: a1 CAPABILITY                                                 §6.1.1, where not greeted with it
+//! S: * CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED                 §7.2.2
+//! S: a1 OK done
+//! C: a2 STARTTLS                                                   §6.2.1, tls_mode starttls
+//! S: a2 OK begin TLS
+//!    (TLS; what was learned so far is forgotten, §11.1)
+//! C: a3 CAPABILITY
+//! S: * CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN AUTH=LOGIN
+//! S: a3 OK done
+//! C: a4 AUTHENTICATE PLAIN AHByb2JlAHNlY3JldA==                    §6.2.2, with SASL-IR
+//! S: a4 OK [CAPABILITY IMAP4rev1 IDLE] logged in
+//! C: z LOGOUT                                                      §6.1.3
+//! S: * BYE
+//! S: z OK
+//! ```
+//!
+//! Without SASL-IR the message of PLAIN waits for `+` (§7.6). AUTH=LOGIN has its two prompts.
+//! The command of last resort:
+//!
+//! ```text
+//! C: a4 LOGIN "probe" {9}                                          §6.2.3
+//! S: + go on                                                       (not with LITERAL+, RFC 7888)
+//! C: pässwort
+//! S: a4 OK logged in
+//! ```
+
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::session::{Session, split_word, words};
+use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::target::{AuthMechanism, TlsMode};
+
+pub(super) const GOODBYE: &[u8] = b"z LOGOUT\r\n";
+
+/// What Dovecot's login process says while its authentication process is not there yet; the
+/// real greeting follows.
+const NOT_YET: &[u8] = b"Waiting for authentication process";
+
+/// LITERAL- (RFC 7888 §5) allows no longer ones.
+const LITERAL_MINUS_MAX: usize = 4096;
+
+pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+    let mut imap = Imap {
+        s,
+        tag: Vec::new(),
+        commands: 0,
+        capabilities: None,
+    };
+    let authenticated = imap.greeting().await?;
+
+    if imap.s.target().tls_mode == TlsMode::StartTls {
+        if authenticated {
+            // §7.1.4: STARTTLS is not possible any more.
+            imap.s.enter(Stage::StartTls);
+            return Err(imap
+                .s
+                .fail("server greets with PREAUTH, which rules STARTTLS out"));
+        }
+        imap.start_tls().await?;
+    }
+
+    imap.s.enter(Stage::Auth);
+    let login = match Credentials::of(imap.s)? {
+        // Somebody is logged in already, another login is not possible (§3.2).
+        _ if authenticated => None,
+        login => login,
+    };
+    // A list in the greeting saves a round trip; without a login after it, the server would
+    // not have been asked anything.
+    if imap.capabilities.is_none() || login.is_none() {
+        imap.ask_capabilities().await?;
+    }
+    match login {
+        Some(login) => imap.login(login).await,
+        None => Ok(()),
+    }
+}
+
+/// The capabilities that matter here.
+#[derive(Default)]
+struct Capabilities {
+    start_tls: bool,
+    sasl_ir: bool,
+    literal_plus: bool,
+    literal_minus: bool,
+    offer: Offer,
+}
+
+impl Capabilities {
+    /// The words after `CAPABILITY` (§7.2.2).
+    fn parse(list: &[u8]) -> Self {
+        let mut found = Self::default();
+        let mut login_disabled = false;
+        for word in words(list) {
+            let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
+            match word.split_at_checked(5) {
+                Some((prefix, mechanism)) if prefix.eq_ignore_ascii_case(b"AUTH=") => {
+                    found.offer.add(mechanism);
+                }
+                _ => {
+                    found.start_tls |= is("STARTTLS");
+                    found.sasl_ir |= is("SASL-IR");
+                    found.literal_plus |= is("LITERAL+");
+                    // IMAP4rev2 contains LITERAL- (RFC 9051 §4.3).
+                    found.literal_minus |= is("LITERAL-") || is("IMAP4REV2");
+                    login_disabled |= is("LOGINDISABLED");
+                }
+            }
+        }
+        if !login_disabled {
+            found.offer.add_native("LOGIN command");
+        }
+        found
+    }
+}
+
+struct Imap<'s, 'a> {
+    s: &'s mut Session<'a>,
+    /// Of the command last sent.
+    tag: Vec<u8>,
+    commands: u32,
+    /// None until learned, and again after STARTTLS.
+    capabilities: Option<Capabilities>,
+}
+
+impl Imap<'_, '_> {
+    /// Whether the session begins logged in (§7.1.4, PREAUTH).
+    async fn greeting(&mut self) -> Result<bool, ProbeError> {
+        loop {
+            self.s.read_line().await?;
+            let Some(greeting) = self.s.line().strip_prefix(b"* ") else {
+                return Err(self.s.unexpected());
+            };
+            let (status, text) = split_word(greeting);
+            let is = |name: &[u8]| status.eq_ignore_ascii_case(name);
+            if is(b"OK") && starts_with(text, NOT_YET) {
+                continue;
+            }
+            let authenticated = is(b"PREAUTH");
+            return if authenticated || is(b"OK") {
+                self.capabilities = code_list(text);
+                self.s.settle();
+                Ok(authenticated)
+            } else if is(b"BYE") {
+                Err(self.s.refused())
+            } else {
+                Err(self.s.unexpected())
+            };
+        }
+    }
+
+    /// §6.1.1. The untagged list is required.
+    async fn ask_capabilities(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Capability);
+        self.capabilities = None;
+        self.command(&[b"CAPABILITY"]).await?;
+        self.done().await?;
+        match self.capabilities {
+            Some(_) => Ok(()),
+            None => Err(self.s.fail("no list in the reply to CAPABILITY")),
+        }
+    }
+
+    /// §6.2.1.
+    async fn start_tls(&mut self) -> Result<(), ProbeError> {
+        if self.capabilities.is_none() {
+            self.ask_capabilities().await?;
+        }
+        self.s.enter(Stage::StartTls);
+        if !self.capabilities.as_ref().is_some_and(|c| c.start_tls) {
+            return Err(self.s.fail("server does not offer STARTTLS"));
+        }
+        self.command(&[b"STARTTLS"]).await?;
+        self.done().await?;
+        self.s.start_tls().await?;
+        self.capabilities = None;
+        // The server may now be spoken to.
+        self.s.settle();
+        Ok(())
+    }
+
+    async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Auth);
+        let mechanism = match &self.capabilities {
+            Some(c) => c.offer.choose(self.s, Some(AuthMechanism::Login))?,
+            None => return Err(self.s.fail("capabilities unknown")),
+        };
+        let credentials = credentials.permitted(self.s)?;
+        match mechanism {
+            Mechanism::Plain => sasl::login_plain(self, credentials).await,
+            Mechanism::Login => sasl::login_login(self, credentials).await,
+            Mechanism::Native => self.login_command(credentials).await,
+        }
+    }
+
+    /// §6.2.3: each argument as a quoted string or, where that cannot hold it, as a literal
+    /// for which the server's go-ahead is awaited (§4.3).
+    async fn login_command(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        self.next_tag();
+        let mut wire = concat(&[&self.tag, b" LOGIN"]);
+        for argument in [credentials.user, credentials.password] {
+            if let Some(quoted) = quoted(argument) {
+                wire = concat(&[&wire, b" ", &quoted]);
+                continue;
+            }
+            let (plus, minus) = self
+                .capabilities
+                .as_ref()
+                .map_or((false, false), |c| (c.literal_plus, c.literal_minus));
+            let length = argument.len();
+            if plus || (minus && length <= LITERAL_MINUS_MAX) {
+                let head = format!(" {{{length}+}}\r\n");
+                wire = concat(&[&wire, head.as_bytes(), argument.as_bytes()]);
+            } else {
+                let head = format!(" {{{length}}}\r\n");
+                self.s.send(&concat(&[&wire, head.as_bytes()])).await?;
+                if self.answer().await? != Answer::Challenge {
+                    return Err(self.s.unexpected());
+                }
+                wire = concat(&[argument.as_bytes()]);
+            }
+        }
+        self.s.send(&concat(&[&wire, b"\r\n"])).await?;
+        self.done().await
+    }
+
+    fn next_tag(&mut self) {
+        self.commands += 1;
+        self.tag = format!("a{}", self.commands).into_bytes();
+    }
+
+    async fn command(&mut self, parts: &[&[u8]]) -> Result<(), ProbeError> {
+        self.next_tag();
+        let wire = concat(&[&self.tag, b" ", &concat(parts), b"\r\n"]);
+        self.s.send(&wire).await
+    }
+
+    /// Waits for the tagged OK.
+    async fn done(&mut self) -> Result<(), ProbeError> {
+        match self.answer().await? {
+            Answer::Success => Ok(()),
+            Answer::Challenge => Err(self.s.unexpected()),
+        }
+    }
+
+    /// What is said without being asked (§7). A BYE ends everything.
+    async fn untagged(&mut self) -> Result<(), ProbeError> {
+        let data = self.s.line().get(2..).unwrap_or_default();
+        let (kind, rest) = split_word(data);
+        let is = |name: &[u8]| kind.eq_ignore_ascii_case(name);
+        if is(b"BYE") {
+            return Err(self.s.refused());
+        }
+        if is(b"CAPABILITY") {
+            self.capabilities = Some(Capabilities::parse(rest));
+        } else if is(b"OK") || is(b"NO") || is(b"BAD") {
+            if let Some(list) = code_list(rest) {
+                self.capabilities = Some(list);
+            }
+        } else {
+            // Other data may hold literals, which may hold what looks like lines (§4.3).
+            while let Some(length) = literal(self.s.line()) {
+                self.s.read_bytes(length, None).await?;
+                self.s.read_line().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Exchange for Imap<'_, '_> {
+    /// RFC 4959 §3.
+    fn takes_initial(&self, _: &str, _: &[u8]) -> bool {
+        self.capabilities.as_ref().is_some_and(|c| c.sasl_ir)
+    }
+
+    async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
+        let mechanism = mechanism.as_bytes();
+        match initial {
+            Some(m) => self.command(&[b"AUTHENTICATE ", mechanism, b" ", m]).await,
+            None => self.command(&[b"AUTHENTICATE ", mechanism]).await,
+        }
+    }
+
+    async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
+        self.s.send(&concat(&[message, b"\r\n"])).await
+    }
+
+    /// The reply with our tag (§7.1) or a continuation request (§7.6).
+    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+        loop {
+            self.s.read_line().await?;
+            let line = self.s.line();
+            if line.starts_with(b"* ") {
+                self.untagged().await?;
+                continue;
+            }
+            let (tag, reply) = split_word(line);
+            if tag == b"+" {
+                return Ok(Answer::Challenge);
+            }
+            let (status, text) = split_word(reply);
+            let is = |name: &[u8]| tag == self.tag && status.eq_ignore_ascii_case(name);
+            return if is(b"OK") {
+                if let Some(list) = code_list(text) {
+                    self.capabilities = Some(list);
+                }
+                self.s.settle();
+                Ok(Answer::Success)
+            } else if is(b"NO") || is(b"BAD") {
+                self.s.settle();
+                Err(self.s.refused())
+            } else {
+                Err(self.s.unexpected())
+            };
+        }
+    }
+
+    fn unexpected(&self) -> ProbeError {
+        self.s.unexpected()
+    }
+}
+
+/// The list of a response code `[CAPABILITY ...]` (§7.1).
+fn code_list(text: &[u8]) -> Option<Capabilities> {
+    let code = text.strip_prefix(b"[")?;
+    let code = &code[..code.iter().position(|&b| b == b']')?];
+    let (name, list) = split_word(code);
+    name.eq_ignore_ascii_case(b"CAPABILITY")
+        .then(|| Capabilities::parse(list))
+}
+
+/// The length of the literal that a line ends with: `{5}`, `{5+}`, `~{5}` (§4.3, §4.4).
+fn literal(line: &[u8]) -> Option<u64> {
+    let inner = line.strip_suffix(b"}")?;
+    let digits = &inner[inner.iter().rposition(|&b| b == b'{')? + 1..];
+    let digits = digits.strip_suffix(b"+").unwrap_or(digits);
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    // Digits that no number holds are still a length: one too great to be read.
+    Some(digits.iter().fold(0, |n: u64, d| {
+        n.saturating_mul(10).saturating_add(u64::from(d - b'0'))
+    }))
+}
+
+/// `text` as a quoted string (§4.3): printable ASCII, with `"` and `\` escaped.
+fn quoted(text: &str) -> Option<sasl::Wiped> {
+    if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return None;
+    }
+    // Room for an escape before each character: it must not grow, growing leaves a copy.
+    let mut quoted = sasl::Wiped::new(Vec::with_capacity(2 * text.len() + 2));
+    quoted.push(b'"');
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            quoted.push(b'\\');
+        }
+        quoted.push(byte);
+    }
+    quoted.push(b'"');
+    Some(quoted)
+}
+
+fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
+    text.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_are_seen_at_the_end_of_a_line_only() {
+        assert_eq!(literal(b"LIST () \"/\" {5}"), Some(5));
+        assert_eq!(literal(b"FETCH (BODY[] ~{12+}"), Some(12));
+        assert_eq!(literal(b"{99999999999999999999999}"), Some(u64::MAX));
+        for none in [
+            &b"{}"[..],
+            b"{5",
+            b"5}",
+            b"{5} ",
+            b"{a}",
+            b"{+}",
+            b"{-5}",
+            b"",
+        ] {
+            assert_eq!(literal(none), None);
+        }
+    }
+
+    #[test]
+    fn arguments_are_quoted_or_not_quotable() {
+        assert_eq!(quoted(r#"a"b\c d"#).unwrap().as_slice(), br#""a\"b\\c d""#);
+        assert_eq!(quoted("").unwrap().as_slice(), b"\"\"");
+        assert_eq!(quoted("p\u{e4}ss"), None);
+        assert_eq!(quoted("tab\t"), None);
+    }
+
+    #[test]
+    fn capabilities_are_case_insensitive_words() {
+        let found = Capabilities::parse(b"imap4REV1  auth=plain AUTH=X sasl-ir LoginDisabled");
+        assert!(found.sasl_ir && !found.start_tls && !found.literal_minus);
+        assert!(Capabilities::parse(b"IMAP4rev2").literal_minus);
+        assert!(code_list(b"[CAPABILITY STARTTLS] hi").unwrap().start_tls);
+        assert!(code_list(b"[CAPABILITY STARTTLS hi").is_none());
+        assert!(code_list(b"[ALERT] [CAPABILITY STARTTLS]").is_none());
+    }
+}

@@ -1,0 +1,195 @@
+//! POP3 (RFC 1939), with CAPA (RFC 2449), STLS (RFC 2595) and AUTH (RFC 5034).
+//!
+//! ```text
+//! S: +OK ready <1896.697170952@example.com>        RFC 1939 §4
+//! C: CAPA                                          RFC 2449 §5
+//! S: +OK
+//! S: STLS                                          RFC 2595 §4
+//! S: .
+//! C: STLS                                          tls_mode starttls
+//! S: +OK begin TLS
+//!    (TLS; what was learned so far is forgotten, RFC 2595 §4)
+//! C: CAPA
+//! S: +OK
+//! S: USER                                          RFC 2449 §6.2
+//! S: SASL PLAIN LOGIN                              RFC 2449 §6.3
+//! S: .
+//! C: AUTH PLAIN AHByb2JlAHNlY3JldA==               RFC 5034 §4
+//! S: +OK logged in
+//! C: QUIT                                          RFC 1939 §5
+//! S: +OK bye
+//! ```
+//!
+//! Where only USER is offered, or CAPA is unknown to the server (RFC 1939 alone):
+//!
+//! ```text
+//! C: USER probe                                    RFC 1939 §7
+//! S: +OK
+//! C: PASS secret
+//! S: +OK logged in
+//! ```
+
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::session::{Session, split_word, words};
+use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::target::{AuthMechanism, TlsMode};
+
+pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
+
+/// Longest command line with its end (RFC 2449 §4): a longer initial response waits for the
+/// server's go-ahead (RFC 5034 §4).
+const COMMAND_MAX: usize = 255;
+
+pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+    let mut pop3 = Pop3 {
+        s,
+        stls: false,
+        offer: Offer::default(),
+    };
+    pop3.ok().await?;
+    pop3.capabilities().await?;
+    if pop3.s.target().tls_mode == TlsMode::StartTls {
+        pop3.start_tls().await?;
+        pop3.capabilities().await?;
+    }
+    pop3.s.enter(Stage::Auth);
+    match Credentials::of(pop3.s)? {
+        Some(credentials) => pop3.login(credentials).await,
+        None => Ok(()),
+    }
+}
+
+struct Pop3<'s, 'a> {
+    s: &'s mut Session<'a>,
+    stls: bool,
+    offer: Offer,
+}
+
+/// What the first line of a reply says (RFC 1939 §3, RFC 5034 §4).
+#[derive(PartialEq, Eq)]
+enum Status {
+    Ok,
+    Err,
+    Continue,
+}
+
+impl Pop3<'_, '_> {
+    /// RFC 2449 §5. A server that refuses CAPA has what RFC 1939 has: USER and PASS.
+    async fn capabilities(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Capability);
+        self.stls = false;
+        self.offer = Offer::default();
+        self.s.send(b"CAPA\r\n").await?;
+        match self.status().await? {
+            Status::Ok => {}
+            Status::Err => {
+                self.offer.add_native("USER");
+                self.s.settle();
+                return Ok(());
+            }
+            Status::Continue => return Err(self.s.unexpected()),
+        }
+        loop {
+            self.s.read_line().await?;
+            // RFC 1939 §3: "." ends the list; a line that begins with one has another before it.
+            let line = match self.s.line() {
+                b"." => break,
+                [b'.', line @ ..] | line => line,
+            };
+            let (name, parameters) = split_word(line);
+            if name.eq_ignore_ascii_case(b"STLS") {
+                self.stls = true;
+            } else if name.eq_ignore_ascii_case(b"USER") {
+                self.offer.add_native("USER");
+            } else if name.eq_ignore_ascii_case(b"SASL") {
+                words(parameters).for_each(|m| self.offer.add(m));
+            }
+        }
+        self.s.settle();
+        Ok(())
+    }
+
+    /// RFC 2595 §4.
+    async fn start_tls(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::StartTls);
+        if !self.stls {
+            return Err(self.s.fail("server does not offer STLS"));
+        }
+        self.s.send(b"STLS\r\n").await?;
+        self.ok().await?;
+        self.s.start_tls().await
+    }
+
+    async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        let mechanism = self.offer.choose(self.s, Some(AuthMechanism::UserPass))?;
+        let credentials = credentials.permitted(self.s)?;
+        match mechanism {
+            Mechanism::Plain => sasl::login_plain(self, credentials).await,
+            Mechanism::Login => sasl::login_login(self, credentials).await,
+            Mechanism::Native => {
+                // RFC 1939 §7. PASS takes the rest of its line, spaces and all.
+                let user = concat(&[b"USER ", credentials.user.as_bytes(), b"\r\n"]);
+                self.s.send(&user).await?;
+                self.ok().await?;
+                let pass = concat(&[b"PASS ", credentials.password.as_bytes(), b"\r\n"]);
+                self.s.send(&pass).await?;
+                self.ok().await
+            }
+        }
+    }
+
+    /// Waits for `+OK`.
+    async fn ok(&mut self) -> Result<(), ProbeError> {
+        match self.answer().await? {
+            Answer::Success => Ok(()),
+            Answer::Challenge => Err(self.s.unexpected()),
+        }
+    }
+
+    async fn status(&mut self) -> Result<Status, ProbeError> {
+        self.s.read_line().await?;
+        match split_word(self.s.line()).0 {
+            b"+" => Ok(Status::Continue),
+            word if word.eq_ignore_ascii_case(b"+OK") => Ok(Status::Ok),
+            word if word.eq_ignore_ascii_case(b"-ERR") => Ok(Status::Err),
+            _ => Err(self.s.unexpected()),
+        }
+    }
+}
+
+impl Exchange for Pop3<'_, '_> {
+    fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool {
+        "AUTH ".len() + mechanism.len() + 1 + initial.len() + 2 <= COMMAND_MAX
+    }
+
+    async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
+        let mechanism = mechanism.as_bytes();
+        let wire = match initial {
+            Some(message) => concat(&[b"AUTH ", mechanism, b" ", message, b"\r\n"]),
+            None => concat(&[b"AUTH ", mechanism, b"\r\n"]),
+        };
+        self.s.send(&wire).await
+    }
+
+    async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
+        self.s.send(&concat(&[message, b"\r\n"])).await
+    }
+
+    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+        match self.status().await? {
+            Status::Continue => Ok(Answer::Challenge),
+            Status::Ok => {
+                self.s.settle();
+                Ok(Answer::Success)
+            }
+            Status::Err => {
+                self.s.settle();
+                Err(self.s.refused())
+            }
+        }
+    }
+
+    fn unexpected(&self) -> ProbeError {
+        self.s.unexpected()
+    }
+}

@@ -1,0 +1,377 @@
+//! The base of every dialogue: lines in, bytes out, under one deadline and one bound.
+//!
+//! A peer can be slow, endless, binary or gone; whatever it is, a [`Session`] ends by the
+//! target's `deep_timeout`, reads at most [`READ_LIMIT`] bytes and says in one line at which
+//! stage it stopped and why. What the lines mean is the dialogues' business.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use zeroize::Zeroize;
+
+use super::Conversation;
+use super::redact::redact;
+use crate::engine::probe::error::{ProbeError, Stage, quote};
+use crate::engine::probe::tls_reason::stream_text;
+use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
+use crate::engine::target::Target;
+
+/// Bytes of one line with its end, at most; RFC 9051 §4 advises no more than that either.
+pub const LINE_MAX: usize = 8 * 1024;
+
+/// How long the end of a conversation is waited for, at most.
+const END_MAX: Duration = Duration::from_millis(250);
+
+/// One conversation with one server.
+pub struct Session<'a> {
+    /// None only while, and after a failed, TLS handshake.
+    transport: Option<Box<dyn Transport>>,
+    about: Conversation<'a>,
+    /// Never grows, so that no copy of what a peer echoes is left behind by a reallocation.
+    input: Box<[u8]>,
+    /// The part of `input` that was read from the peer and not yet consumed.
+    unread: Range<usize>,
+    /// The part of `input` that is the line last read, without its end.
+    line: Range<usize>,
+    /// The part of `input` that was ever written is before this; it is wiped at the end.
+    touched: usize,
+    total: usize,
+    deadline: Pin<Box<Sleep>>,
+    stage: Stage,
+    /// Whether every command has had its whole reply, so that a goodbye would be understood.
+    settled: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Starts the clock of `deep_timeout`.
+    pub fn new(transport: Box<dyn Transport>, about: Conversation<'a>) -> Self {
+        let deadline = Instant::now() + about.target.deep_timeout;
+        Self {
+            transport: Some(transport),
+            about,
+            input: vec![0; LINE_MAX].into_boxed_slice(),
+            unread: 0..0,
+            line: 0..0,
+            touched: 0,
+            total: 0,
+            deadline: Box::pin(sleep_until(deadline)),
+            stage: Stage::Greeting,
+            settled: false,
+        }
+    }
+
+    pub fn target(&self) -> &'a Target {
+        self.about.target
+    }
+
+    /// Whether TLS runs, from the first byte or since [`Self::start_tls`].
+    pub fn tls(&self) -> bool {
+        self.about.tls
+    }
+
+    /// Whether a login may be sent as the connection is now.
+    pub fn may_send_credentials(&self) -> bool {
+        self.about.tls || self.about.loopback || self.about.target.allow_plaintext_auth
+    }
+
+    /// From here on failures are those of `stage`.
+    pub fn enter(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+
+    /// The reply is complete: what comes next is ours to say.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// The line last read, without its end.
+    pub fn line(&self) -> &[u8] {
+        self.input.get(self.line.clone()).unwrap_or_default()
+    }
+
+    // === Reading ===
+
+    /// Reads the next line, for [`Self::line`]. It ends in CRLF; a bare LF is accepted, as
+    /// real servers send it. A NUL is in no protocol's grammar and fails.
+    pub async fn read_line(&mut self) -> Result<(), ProbeError> {
+        let mut searched = 0;
+        loop {
+            let unread = &self.input[self.unread.clone()];
+            if let Some(at) = unread[searched..].iter().position(|&b| b == b'\n') {
+                let start = self.unread.start;
+                let mut end = start + searched + at;
+                self.unread.start = end + 1;
+                if end > start && self.input[end - 1] == b'\r' {
+                    end -= 1;
+                }
+                self.line = start..end;
+                return if self.line().contains(&0) {
+                    Err(self.fail(format!("NUL in {}", self.quote(self.line()))))
+                } else {
+                    Ok(())
+                };
+            }
+            searched = unread.len();
+            if searched == LINE_MAX {
+                let quoted = self.quote(&self.input[self.unread.clone()]);
+                return Err(self.fail(format!("line longer than {LINE_MAX} bytes: {quoted}")));
+            }
+            if self.fill().await? == 0 {
+                return Err(self.fail(match searched {
+                    0 => "connection closed",
+                    _ => "connection closed in the middle of a line",
+                }));
+            }
+        }
+    }
+
+    /// Reads `count` bytes that are not lines (a literal), into `keep` where given.
+    pub async fn read_bytes(
+        &mut self,
+        count: u64,
+        mut keep: Option<&mut Vec<u8>>,
+    ) -> Result<(), ProbeError> {
+        let left = READ_LIMIT - self.total + self.unread.len();
+        let Some(mut count) = usize::try_from(count).ok().filter(|&n| n <= left) else {
+            return Err(self.fail(format!(
+                "literal of {count} bytes, past the {READ_LIMIT_TEXT} that are read"
+            )));
+        };
+        self.line = 0..0;
+        loop {
+            let now = self.unread.len().min(count);
+            let taken = self.unread.start..self.unread.start + now;
+            if let Some(keep) = keep.as_deref_mut() {
+                keep.extend_from_slice(&self.input[taken]);
+            }
+            self.unread.start += now;
+            count -= now;
+            if count == 0 {
+                return Ok(());
+            }
+            if self.fill().await? == 0 {
+                return Err(self.fail("connection closed in the middle of a literal"));
+            }
+        }
+    }
+
+    /// Reads what there is behind the unread bytes, at least one; 0 is the end of the stream.
+    async fn fill(&mut self) -> Result<usize, ProbeError> {
+        // The line last read is given up: its bytes are where the next ones go.
+        self.line = 0..0;
+        self.input.copy_within(self.unread.clone(), 0);
+        self.unread = 0..self.unread.len();
+
+        if self.total >= READ_LIMIT {
+            return Err(self.too_much());
+        }
+        let from = self.unread.end;
+        let to = LINE_MAX.min(from + READ_LIMIT - self.total);
+        let Some(transport) = self.transport.as_mut() else {
+            return Err(self.fail("connection closed"));
+        };
+        let (input, deadline) = (&mut self.input[from..to], &mut self.deadline);
+        let read = poll_fn(|cx| {
+            let mut buffer = ReadBuf::new(input);
+            match Pin::new(&mut *transport).poll_read(cx, &mut buffer) {
+                Poll::Ready(done) => Poll::Ready(Some(done.map(|()| buffer.filled().len()))),
+                Poll::Pending => expired(deadline, cx),
+            }
+        });
+        let count = match read.await {
+            Some(done) => done.map_err(|e| self.broken(&e))?,
+            None => return Err(self.timed_out()),
+        };
+        self.unread.end += count;
+        self.touched = self.touched.max(self.unread.end);
+        self.total += count;
+        Ok(count)
+    }
+
+    // === Writing ===
+
+    /// Sends all of `bytes`, also to a peer that is slow to read.
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<(), ProbeError> {
+        self.settled = false;
+        let Some(transport) = self.transport.as_mut() else {
+            return Err(self.fail("connection closed"));
+        };
+        let deadline = &mut self.deadline;
+        let mut rest = bytes;
+        let sent = poll_fn(|cx| {
+            while !rest.is_empty() {
+                match Pin::new(&mut *transport).poll_write(cx, rest) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Some(Err(io::ErrorKind::WriteZero.into())));
+                    }
+                    Poll::Ready(Ok(count)) => rest = rest.get(count..).unwrap_or_default(),
+                    Poll::Ready(Err(e)) => return Poll::Ready(Some(Err(e))),
+                    Poll::Pending => return expired(deadline, cx),
+                }
+            }
+            match Pin::new(&mut *transport).poll_flush(cx) {
+                Poll::Ready(done) => Poll::Ready(Some(done)),
+                Poll::Pending => expired(deadline, cx),
+            }
+        });
+        match sent.await {
+            Some(done) => done.map_err(|e| self.broken(&e)),
+            None => Err(self.timed_out()),
+        }
+    }
+
+    // === TLS and the end ===
+
+    /// Puts TLS under the conversation, after the server agreed to it.
+    ///
+    /// Whatever the server sent behind its reply was not said under TLS, but would be read as
+    /// if it were (response injection, CVE-2011-0411): any such byte fails the probe.
+    pub async fn start_tls(&mut self) -> Result<(), ProbeError> {
+        // No goodbye to a server of which it is unclear whether it expects TLS.
+        self.settled = false;
+        if self.unread.is_empty() {
+            self.look().await?;
+        }
+        if !self.unread.is_empty() {
+            let count = self.unread.len();
+            return Err(self.fail(format!(
+                "{count} bytes in the clear between the reply and the TLS handshake"
+            )));
+        }
+        let Some(transport) = self.transport.take() else {
+            return Err(self.fail("connection closed"));
+        };
+        self.stage = Stage::Tls;
+        let mut handshake = (self.about.upgrade)(transport);
+        let deadline = &mut self.deadline;
+        let done = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => expired(deadline, cx),
+        });
+        match done.await {
+            Some(upgraded) => self.transport = Some(upgraded?),
+            None => return Err(self.timed_out()),
+        }
+        self.about.tls = true;
+        self.stage = Stage::Capability;
+        Ok(())
+    }
+
+    /// Takes in what has already arrived, without waiting for more.
+    async fn look(&mut self) -> Result<(), ProbeError> {
+        let Some(transport) = self.transport.as_mut() else {
+            return Ok(());
+        };
+        let mut bytes = [0; 64];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let seen = poll_fn(|cx| {
+            Poll::Ready(match Pin::new(&mut *transport).poll_read(cx, &mut buffer) {
+                Poll::Ready(done) => Some(done),
+                Poll::Pending => None,
+            })
+        });
+        match seen.await {
+            None => return Ok(()),
+            Some(done) => done.map_err(|e| self.broken(&e))?,
+        }
+        match buffer.filled().len() {
+            0 => Err(self.fail("connection closed")),
+            count => {
+                self.total += count;
+                self.unread = 0..count;
+                Ok(())
+            }
+        }
+    }
+
+    /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
+    /// for the server to close. It changes no verdict, and is left out in mid-command.
+    pub async fn finish(mut self, goodbye: &[u8]) {
+        if !self.settled || goodbye.is_empty() {
+            return;
+        }
+        let limit = Instant::now() + END_MAX;
+        if limit < self.deadline.deadline() {
+            self.deadline.as_mut().reset(limit);
+        }
+        if self.send(goodbye).await.is_ok() {
+            while let Ok(1..) = self.fill().await {
+                self.unread = 0..0;
+            }
+        }
+    }
+
+    // === Failures ===
+
+    pub fn fail(&self, reason: impl Into<String>) -> ProbeError {
+        ProbeError::new(self.stage, reason)
+    }
+
+    /// The server said no, with the line last read.
+    pub fn refused(&self) -> ProbeError {
+        self.fail(format!("refused: {}", self.quote(self.line())))
+    }
+
+    /// The line last read is not what the protocol has here.
+    pub fn unexpected(&self) -> ProbeError {
+        match self.line() {
+            [] => self.fail("unexpected empty line"),
+            line => self.fail(format!("unexpected reply: {}", self.quote(line))),
+        }
+    }
+
+    /// The peer's own words, without any secret of ours that it may have echoed.
+    pub fn quote(&self, peer: &[u8]) -> String {
+        quote(&redact(self.about.target, peer))
+    }
+
+    fn timed_out(&self) -> ProbeError {
+        ProbeError::timeout(self.stage, self.about.target.deep_timeout)
+    }
+
+    fn broken(&self, error: &io::Error) -> ProbeError {
+        match error.kind() {
+            // TLS records around few bytes each reach the transport's limit before ours.
+            io::ErrorKind::FileTooLarge => self.too_much(),
+            io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
+                self.fail("connection closed")
+            }
+            _ => self.fail(quote(stream_text(error).as_bytes())),
+        }
+    }
+
+    fn too_much(&self) -> ProbeError {
+        self.fail(format!("the server sent more than {READ_LIMIT_TEXT}"))
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        self.input[..self.touched].zeroize();
+    }
+}
+
+/// None once the deadline has passed.
+fn expired<T>(deadline: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    deadline.as_mut().poll(cx).map(|()| None)
+}
+
+/// The first word of `text` and what follows it, without the spaces between.
+pub fn split_word(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().position(|&b| b == b' ') {
+        Some(at) => (&text[..at], text[at..].trim_ascii_start()),
+        None => (text, &[]),
+    }
+}
+
+/// The words of `text`, however many spaces or tabs are between them.
+pub fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|b| matches!(b, b' ' | b'\t'))
+        .filter(|word| !word.is_empty())
+}

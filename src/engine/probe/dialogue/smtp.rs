@@ -1,0 +1,249 @@
+//! SMTP and submission (RFC 5321), with AUTH (RFC 4954) and STARTTLS (RFC 3207).
+//!
+//! ```text
+//! S: 220-mx.example.com ESMTP                      RFC 5321 §3.1, §4.2.1 (many lines)
+//! S: 220 ready
+//! C: EHLO localhost                                §4.1.1.1
+//! S: 250-mx.example.com
+//! S: 250-ENHANCEDSTATUSCODES
+//! S: 250 STARTTLS
+//! C: STARTTLS                                      RFC 3207 §4, tls_mode starttls
+//! S: 220 2.0.0 go ahead
+//!    (TLS; what was learned so far is forgotten, RFC 3207 §4.2)
+//! C: EHLO localhost
+//! S: 250-mx.example.com
+//! S: 250 AUTH PLAIN LOGIN                          RFC 4954 §3
+//! C: AUTH PLAIN AHByb2JlAHNlY3JldA==               RFC 4954 §4
+//! S: 235 2.7.0 logged in
+//! C: QUIT                                          RFC 5321 §4.1.1.10
+//! S: 221 2.0.0 bye
+//! ```
+//!
+//! A server from before RFC 1869 that does not know EHLO is asked HELO, if it is not
+//! expected to log us in or start TLS.
+
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::session::{Session, split_word, words};
+use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::target::TlsMode;
+
+pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
+
+/// Longest command line with its end (RFC 5321 §4.5.3.1.4), for AUTH too (RFC 4954 §4).
+const COMMAND_MAX: usize = 512;
+
+pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+    converse(s, Hello::Ehlo).await
+}
+
+/// How a client introduces itself; the only difference between SMTP and LMTP here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hello {
+    Ehlo,
+    /// RFC 2033 §4.1.
+    Lhlo,
+}
+
+impl Hello {
+    /// `localhost` is what health checks of these protocols are known by; a host's own name
+    /// would be no truer to a server behind another network.
+    fn command(self) -> &'static [u8] {
+        match self {
+            Self::Ehlo => b"EHLO localhost\r\n",
+            Self::Lhlo => b"LHLO localhost\r\n",
+        }
+    }
+}
+
+pub(super) async fn converse(s: &mut Session<'_>, hello: Hello) -> Result<(), ProbeError> {
+    let mut smtp = Smtp {
+        s,
+        start_tls: false,
+        offer: Offer::default(),
+    };
+    smtp.greeting().await?;
+    smtp.hello(hello).await?;
+    if smtp.s.target().tls_mode == TlsMode::StartTls {
+        smtp.start_tls().await?;
+        smtp.hello(hello).await?;
+    }
+    smtp.s.enter(Stage::Auth);
+    match Credentials::of(smtp.s)? {
+        Some(credentials) => smtp.login(credentials).await,
+        None => Ok(()),
+    }
+}
+
+struct Smtp<'s, 'a> {
+    s: &'s mut Session<'a>,
+    start_tls: bool,
+    offer: Offer,
+}
+
+impl Smtp<'_, '_> {
+    /// RFC 5321 §4.3.2: 220, or 554 where there is no service, 421 where there is none now.
+    async fn greeting(&mut self) -> Result<(), ProbeError> {
+        match self.reply().await? {
+            220 => Ok(()),
+            400..=599 => Err(self.s.refused()),
+            _ => Err(self.s.unexpected()),
+        }
+    }
+
+    /// EHLO or LHLO and the list of extensions in its reply (RFC 5321 §4.1.1.1).
+    async fn hello(&mut self, hello: Hello) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Capability);
+        self.start_tls = false;
+        self.offer = Offer::default();
+        self.s.send(hello.command()).await?;
+        let mut code = self.extensions().await?;
+        let target = self.s.target();
+        if matches!(code, 500 | 502)
+            && hello == Hello::Ehlo
+            && target.test_username.is_none()
+            && target.tls_mode != TlsMode::StartTls
+        {
+            // RFC 5321 §3.2.
+            self.s.send(b"HELO localhost\r\n").await?;
+            code = self.reply().await?;
+        }
+        match code {
+            250 => Ok(()),
+            400..=599 => Err(self.s.refused()),
+            _ => Err(self.s.unexpected()),
+        }
+    }
+
+    /// RFC 3207 §4.
+    async fn start_tls(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::StartTls);
+        if !self.start_tls {
+            return Err(self.s.fail("server does not offer STARTTLS"));
+        }
+        self.s.send(b"STARTTLS\r\n").await?;
+        match self.reply().await? {
+            220 => self.s.start_tls().await,
+            400..=599 => Err(self.s.refused()),
+            _ => Err(self.s.unexpected()),
+        }
+    }
+
+    async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        let mechanism = self.offer.choose(self.s, None)?;
+        let credentials = credentials.permitted(self.s)?;
+        match mechanism {
+            Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
+            Mechanism::Login => sasl::login_login(self, credentials).await,
+        }
+    }
+
+    /// A whole reply, for its code; the last of its lines stays to be quoted.
+    async fn reply(&mut self) -> Result<u16, ProbeError> {
+        let (code, mut more) = self.reply_line().await?;
+        while more {
+            more = self.next_reply_line(code).await?;
+        }
+        self.reply_ended(code);
+        Ok(code)
+    }
+
+    /// The same for EHLO: the first line has the server's name, each other an extension.
+    async fn extensions(&mut self) -> Result<u16, ProbeError> {
+        let (code, mut more) = self.reply_line().await?;
+        while more {
+            more = self.next_reply_line(code).await?;
+            if code == 250 {
+                self.extension();
+            }
+        }
+        self.reply_ended(code);
+        Ok(code)
+    }
+
+    fn extension(&mut self) {
+        let text = self.s.line().get(4..).unwrap_or_default();
+        let (keyword, parameters) = split_word(text);
+        if keyword.eq_ignore_ascii_case(b"STARTTLS") {
+            self.start_tls = true;
+        } else if keyword.eq_ignore_ascii_case(b"AUTH") {
+            words(parameters).for_each(|m| self.offer.add(m));
+        } else if let Some((name, first)) = keyword.split_at_checked(5)
+            && name.eq_ignore_ascii_case(b"AUTH=")
+        {
+            // From before RFC 2554; some send it beside the legal form.
+            words(first)
+                .chain(words(parameters))
+                .for_each(|m| self.offer.add(m));
+        }
+    }
+
+    async fn next_reply_line(&mut self, code: u16) -> Result<bool, ProbeError> {
+        let (next, more) = self.reply_line().await?;
+        if next == code {
+            return Ok(more);
+        }
+        // RFC 5321 §4.2.1: the code is the same in all lines.
+        let quoted = self.s.quote(self.s.line());
+        Err(self
+            .s
+            .fail(format!("code {code} changes within a reply: {quoted}")))
+    }
+
+    /// One line: its code, and whether another follows (RFC 5321 §4.2.1). A code without
+    /// text or even a space is accepted as §4.2 asks.
+    async fn reply_line(&mut self) -> Result<(u16, bool), ProbeError> {
+        self.s.read_line().await?;
+        let (code, rest) = match self.s.line() {
+            [a @ b'2'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] => {
+                let digit = |d: &u8| u16::from(d - b'0');
+                (digit(a) * 100 + digit(b) * 10 + digit(c), rest)
+            }
+            _ => return Err(self.s.unexpected()),
+        };
+        match rest.first() {
+            None | Some(b' ') => Ok((code, false)),
+            Some(b'-') => Ok((code, true)),
+            Some(_) => Err(self.s.unexpected()),
+        }
+    }
+
+    /// After 421 the server closes by itself (RFC 5321 §3.8); else it listens.
+    fn reply_ended(&mut self, code: u16) {
+        if code != 421 {
+            self.s.settle();
+        }
+    }
+}
+
+impl Exchange for Smtp<'_, '_> {
+    fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool {
+        "AUTH ".len() + mechanism.len() + 1 + initial.len() + 2 <= COMMAND_MAX
+    }
+
+    async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
+        let mechanism = mechanism.as_bytes();
+        let wire = match initial {
+            Some(message) => concat(&[b"AUTH ", mechanism, b" ", message, b"\r\n"]),
+            None => concat(&[b"AUTH ", mechanism, b"\r\n"]),
+        };
+        self.s.send(&wire).await
+    }
+
+    async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
+        self.s.send(&concat(&[message, b"\r\n"])).await
+    }
+
+    /// RFC 4954 §4, §6.
+    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+        match self.reply().await? {
+            235 => Ok(Answer::Success),
+            334 => Ok(Answer::Challenge),
+            400..=599 => Err(self.s.refused()),
+            _ => Err(self.s.unexpected()),
+        }
+    }
+
+    fn unexpected(&self) -> ProbeError {
+        self.s.unexpected()
+    }
+}

@@ -1,0 +1,195 @@
+//! A server that does what its script says, for one connection over TCP on loopback, and the
+//! probe of it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nauthilus_backend::engine::probe::{Depth, Prober};
+use nauthilus_backend::engine::target::{Host, Target};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// The deadline of probes that are to reach it.
+const SHORT: Duration = Duration::from_millis(400);
+/// The deadline of probes that are to end before it.
+const LONG: Duration = Duration::from_secs(20);
+/// What a goodbye and a busy machine may add.
+const SLACK: Duration = Duration::from_millis(1600);
+/// Servers at a time.
+const AT_ONCE: usize = 32;
+
+/// What a server does next.
+#[derive(Clone)]
+pub(crate) enum Do {
+    Say(Vec<u8>),
+    /// Reads one line.
+    Read,
+    /// Reads up to an empty line.
+    ReadHead,
+    /// Reads so many bytes.
+    ReadBytes(usize),
+    /// Reads until the client closes, and says nothing.
+    Hold,
+    /// Says these bytes one at a time, a while apart.
+    Drip(Vec<u8>),
+    /// Says these bytes again and again, until the client closes.
+    Flood(Vec<u8>),
+    Wait(Duration),
+    /// Ends its side of the connection.
+    Close,
+    Reset,
+    /// Takes no bytes at all, for longer than the probe may take.
+    Ignore,
+}
+
+pub(crate) fn say(text: impl AsRef<[u8]>) -> Do {
+    Do::Say(text.as_ref().to_vec())
+}
+
+/// When a probe must have ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Ends {
+    /// Before its deadline: the reason was there to be seen.
+    Early,
+    /// At its deadline.
+    Late,
+}
+
+pub(crate) struct Case {
+    pub(crate) name: String,
+    pub(crate) target: Target,
+    pub(crate) script: Vec<Do>,
+    pub(crate) ends: Ends,
+    /// The whole reason, or its beginning and `*`, or `*` and its end; empty for a good probe.
+    pub(crate) reason: String,
+}
+
+pub(crate) fn case(
+    name: &str,
+    target: Target,
+    script: impl Into<Vec<Do>>,
+    ends: Ends,
+    reason: &str,
+) -> Case {
+    Case {
+        name: format!("{}, {name}", target.protocol),
+        target,
+        script: script.into(),
+        ends,
+        reason: reason.to_owned(),
+    }
+}
+
+/// Runs all cases and reports every one that went wrong.
+pub(crate) async fn check(cases: Vec<Case>) {
+    let prober = Arc::new(Prober::default());
+    let places = Arc::new(Semaphore::new(AT_ONCE));
+    let mut running = JoinSet::new();
+    for case in cases {
+        let (prober, places) = (prober.clone(), places.clone());
+        running.spawn(async move {
+            let _place = places.acquire().await.expect("open");
+            run(case, &prober).await
+        });
+    }
+    let wrong: Vec<String> = running
+        .join_all()
+        .await
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+async fn run(mut case: Case, prober: &Prober) -> Result<(), String> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    case.target.host = Host::Ip(address.ip());
+    case.target.port = address.port();
+    let deadline = match case.ends {
+        Ends::Early => LONG,
+        Ends::Late => SHORT,
+    };
+    case.target.deep_timeout = deadline;
+    case.target.tls_timeout = deadline;
+
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        serve(stream, case.script).await
+    });
+    let started = Instant::now();
+    let outcome = prober.run(&case.target, Depth::Deep, None).await;
+    let took = started.elapsed();
+    server.abort();
+
+    let reason = outcome
+        .result
+        .map_or_else(|e| e.to_string(), |()| String::new());
+    let wanted = case.reason.as_str();
+    let as_wanted = match (wanted.strip_suffix('*'), wanted.strip_prefix('*')) {
+        (Some(beginning), _) => reason.starts_with(beginning),
+        (None, Some(end)) => reason.ends_with(end),
+        (None, None) => reason == wanted,
+    };
+    // One line, printable, and no more of the peer than may be quoted.
+    let in_form = reason.len() < 220 && reason.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
+    let in_time = match case.ends {
+        Ends::Early => took < LONG,
+        Ends::Late => took >= SHORT && took < SHORT + SLACK,
+    };
+    if as_wanted && in_form && in_time {
+        return Ok(());
+    }
+    let Case {
+        name,
+        reason: wanted,
+        ..
+    } = case;
+    Err(format!(
+        "{name}: {reason:?} after {took:?}, wanted {wanted:?}"
+    ))
+}
+
+async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = Vec::new();
+    for step in script {
+        match step {
+            Do::Say(bytes) => stream.write_all(&bytes).await?,
+            Do::Read => drop(stream.read_until(b'\n', &mut line).await?),
+            Do::ReadHead => {
+                line.clear();
+                while !line.ends_with(b"\r\n\r\n") && stream.read_until(b'\n', &mut line).await? > 0
+                {
+                }
+            }
+            Do::ReadBytes(count) => drop(stream.read_exact(&mut vec![0; count]).await?),
+            Do::Hold => drop(stream.read_to_end(&mut Vec::new()).await?),
+            Do::Drip(bytes) => {
+                for byte in bytes {
+                    stream.write_all(&[byte]).await?;
+                    tokio::time::sleep(SHORT / 8).await;
+                }
+            }
+            Do::Flood(bytes) => loop {
+                stream.write_all(&bytes).await?;
+            },
+            Do::Wait(time) => tokio::time::sleep(time).await,
+            Do::Close => {
+                // To close with unread input would be a reset.
+                stream.get_mut().shutdown().await?;
+                stream.read_to_end(&mut Vec::new()).await?;
+                return Ok(());
+            }
+            Do::Reset => {
+                socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO))?;
+                return Ok(());
+            }
+            Do::Ignore => tokio::time::sleep(SHORT + SLACK).await,
+        }
+    }
+    Ok(())
+}
