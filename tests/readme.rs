@@ -22,7 +22,10 @@ fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Err
     if std::env::var_os("WRITE_DOCS").is_some() {
         fs::write(path, after)?;
     } else {
-        assert!(after == before, "README.md is out of date: run `make docs-keys`");
+        assert!(
+            after == before,
+            "README.md is out of date: run `make docs-keys`"
+        );
     }
     Ok(())
 }
