@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nauthilus_backend::engine::config::{Config, InitialState, LogSink};
+use nauthilus_backend::engine::config::{Config, InitialState, LogSink, Timeouts};
 use nauthilus_backend::engine::process::{Start, current};
 use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Target, TlsMode};
 
@@ -37,6 +37,7 @@ fn target(port: u16) -> Arc<Target> {
 
 fn config(targets: Vec<Arc<Target>>) -> Config {
     Config {
+        timeouts: Timeouts::default(),
         connect_interval: INTERVAL,
         deep_interval: INTERVAL,
         fast_interval: FAST,

@@ -5,6 +5,7 @@
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +18,16 @@ use super::check::{Check, Request};
 use super::config::{Config, LogSink};
 use super::log::Log;
 use super::monitor::{Command, HostSigns, spawn};
+use super::secret_names;
 use super::service::{Service, Snapshot};
 use super::target::Target;
 use crate::sys::fork_mark::{ForkMark, pid};
+
+/// The path of a YAML file, for hosts that call no `configure`.
+pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
+
+/// How long a file that was refused is not read again.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a blocking wait for first verdicts looks.
 const READY_POLL: Duration = Duration::from_millis(2);
@@ -64,6 +72,10 @@ pub struct Process {
 #[derive(Default)]
 struct Control {
     commands: Option<UnboundedSender<Command>>,
+    /// Why the thread could not be started the last time it was tried.
+    start_error: Option<String>,
+    /// When the file that the environment names was last refused, and why.
+    refused: Option<(Instant, String)>,
 }
 
 /// The engine of the calling process.
@@ -145,12 +157,50 @@ impl Process {
         let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let service = Arc::new(service);
+        secret_names::set_exposed(&service.config.expose_attributes);
         self.log.store(Some(log.clone()));
         self.service.store(Some(service.clone()));
         self.wanted.store(true, Ordering::Release);
         control.serve(service, log);
         self.advance();
         Ok(())
+    }
+
+    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
+    ///
+    /// # Errors
+    /// Why the file was refused. It is not read again within a second.
+    pub fn configure_from_environment(&self) -> Result<(), String> {
+        if self.is_configured() {
+            return Ok(());
+        }
+        let Some(path) = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        if let Some((at, reason)) = &self.control().refused
+            && at.elapsed() < REREAD_AFTER
+        {
+            return Err(reason.clone());
+        }
+        let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
+        let done = read
+            .map_err(|e| e.to_string())
+            .and_then(|config| self.configure(config, false));
+        done.map_err(|reason| {
+            let reason = format!("{CONFIG_VARIABLE}: {reason}");
+            self.control().refused = Some((Instant::now(), reason.clone()));
+            reason
+        })
+    }
+
+    /// The published generation; none before a configuration.
+    pub fn generation(&self) -> Option<u64> {
+        Some(self.service.load().as_ref()?.generation())
+    }
+
+    /// Why the monitor's thread could not be started when it was last needed.
+    pub fn last_start_error(&self) -> Option<String> {
+        self.control().start_error.clone()
     }
 
     /// Starts the monitor; nothing happens where it runs. Without a configuration only
@@ -198,10 +248,14 @@ impl Process {
         let mut control = self.control();
         let commands = match control.commands.take().filter(|c| !c.is_closed()) {
             Some(commands) => commands,
-            None => start_thread()?,
+            None => control.start_thread()?,
         };
         control.commands = Some(commands);
         if let (Some(service), Some(log)) = (self.service.load_full(), self.log.load_full()) {
+            // Taken here and now, the role is visible when this call returns.
+            if service.table.epoch() == service.epoch && !(signs().exiting)() {
+                let _ = service.table.try_lead(self.pid);
+            }
             control.serve(service, log);
             self.running.store(true, Ordering::Release);
             drop(control);
@@ -271,7 +325,7 @@ impl Process {
         let mut control = self.control();
         let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
         if !open {
-            control.commands = Some(start_thread()?);
+            control.commands = Some(control.start_thread()?);
         }
         match &control.commands {
             Some(commands) => commands
@@ -288,16 +342,19 @@ impl Process {
 }
 
 impl Control {
+    fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
+        let started =
+            spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"));
+        self.start_error = started.as_ref().err().cloned();
+        started
+    }
+
     fn serve(&self, service: Arc<Service>, log: Arc<Log>) {
         if let Some(commands) = &self.commands {
             // A thread that is gone is replaced by the next call that needs it.
             let _ = commands.send(Command::Serve(service, log));
         }
     }
-}
-
-fn start_thread() -> Result<UnboundedSender<Command>, String> {
-    spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"))
 }
 
 fn open_log(sink: &LogSink) -> Result<Log, String> {

@@ -53,6 +53,13 @@ pub struct TargetStatus {
     pub record: Record,
 }
 
+impl TargetStatus {
+    /// What a server object of this target shows as `ip`.
+    pub fn ip(&self) -> String {
+        shown_ip(&self.target, self.record.address)
+    }
+}
+
 impl Service {
     /// Puts `config` in force after `before`: targets that both have keep what is known of
     /// them. `head`: this process is the one that the others are forked from, even where
@@ -325,5 +332,23 @@ pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
         (Host::Ip(ip), _) => ip.to_string(),
         (Host::Name(_), Some(address)) => address.to_string(),
         (Host::Name(name), None) => name.clone(),
+    }
+}
+
+/// How long a certificate lasts; zero once it has ended.
+pub fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
+    let now = i64::try_from(clock::unix_ms() / 1000).ok()?;
+    let left = not_after?.saturating_sub(now);
+    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificates_rest_is_never_negative() {
+        assert_eq!(certificate_left(None), None);
+        assert_eq!(certificate_left(Some(5)), Some(Duration::ZERO));
     }
 }

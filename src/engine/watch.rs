@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 use super::health::Verdict;
 use super::log::{Level, Line, Log};
 use super::probe::{Depth, Outcome, Prober, Resumption};
-use super::service::{Service, shown_ip};
+use super::service::{Service, certificate_left, shown_ip};
 use super::target::Target;
 use super::verdicts::{Record, Slot};
 use crate::sys::clock;
@@ -241,13 +241,6 @@ impl Watch {
     }
 }
 
-/// How long a certificate lasts; zero once it has ended.
-pub(super) fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
-    let now = i64::try_from(clock::unix_ms() / 1000).ok()?;
-    let left = not_after?.saturating_sub(now);
-    Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
-}
-
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64())
 }
@@ -263,11 +256,5 @@ mod tests {
             .collect();
         assert!(all.iter().all(|s| (95.0..=105.0).contains(s)));
         assert!(all.iter().any(|s| *s < 97.0) && all.iter().any(|s| *s > 103.0));
-    }
-
-    #[test]
-    fn a_certificates_rest_is_never_negative() {
-        assert_eq!(certificate_left(None), None);
-        assert_eq!(certificate_left(Some(5)), Some(Duration::ZERO));
     }
 }

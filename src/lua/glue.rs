@@ -9,8 +9,14 @@ use mlua::prelude::*;
 /// The parts in the order they run: each may use the ones before it.
 const PARTS: &[(&str, &str)] = &[
     ("errors", include_str!("glue/errors.lua")),
+    ("ffi", include_str!("glue/ffi.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("host", include_str!("glue/host.lua")),
+    ("servers", include_str!("glue/servers.lua")),
+    ("monitor", include_str!("glue/monitor.lua")),
+    ("check", include_str!("glue/check.lua")),
+    ("result", include_str!("glue/result.lua")),
+    ("context", include_str!("glue/context.lua")),
     ("init", include_str!("glue/init.lua")),
     ("names", include_str!("glue/names.lua")),
 ];

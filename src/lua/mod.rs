@@ -7,16 +7,29 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
+//! | `raw.rs` | natives on Lua's own C API: the request path |
+//! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua` | how misuse is reported |
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
+mod check;
+mod context;
+mod convert;
 mod glue;
+mod monitor;
+mod raw;
+mod result;
+mod servers;
 
 use std::ffi::c_int;
 
 use mlua::prelude::*;
+
+use crate::engine::process::Start;
+
+use raw::Natives;
 
 /// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
 /// module table, so that results and contexts made through either are of one class.
@@ -102,9 +115,39 @@ fn parts(lua: &Lua) -> LuaResult<LuaTable> {
     Ok(parts)
 }
 
+/// Whether a call may start the monitor, as the host adapter says.
+fn start_if(allowed: bool) -> Start {
+    if allowed {
+        Start::Allowed
+    } else {
+        Start::Forbidden
+    }
+}
+
 /// The functions of Rust, as the glue sees them.
 fn natives(lua: &Lua) -> LuaResult<LuaTable> {
-    let native = lua.create_table()?;
-    native.raw_set("version", VERSION)?;
-    Ok(native)
+    let natives = Natives::new(lua)?;
+    natives.table().raw_set("version", VERSION)?;
+    result::register(&natives)?;
+    context::register(&natives)?;
+    let table = natives.table();
+    table.raw_set("nearest", lua.create_function(nearest)?)?;
+    servers::register(lua, table)?;
+    monitor::register(lua, table)?;
+    check::register(lua, table)?;
+    Ok(table.clone())
+}
+
+/// `nearest(name, known)` → the known name a caller may have meant, or nil.
+fn nearest(_: &Lua, (name, known): (LuaString, Vec<String>)) -> LuaResult<Option<String>> {
+    /// Edits that still count as a slip of the pen.
+    const NEAR: usize = 3;
+    let name = name.to_string_lossy();
+    let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
+    Ok(known
+        .into_iter()
+        .map(|known| (distance(&known), known))
+        .filter(|(distance, known)| *distance <= NEAR.min(known.len() / 2))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, known)| known))
 }

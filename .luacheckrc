@@ -1,0 +1,18 @@
+-- The Lua of the module and of its tests runs in all five Luas.
+std = "min"
+max_line_length = 120
+
+-- What `require "nauthilus_backend"` defines, as scripts written for Nauthilus expect it.
+local module_globals = { "dynamic_loader", "nauthilus_backend_result" }
+
+files["src/lua"] = { std = "min", read_globals = { "jit", "ngx" } }
+files["src/lua/ngx.lua"] = { std = "ngx_lua" }
+files["spec"] = { std = "min+busted", read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
+files["examples"] = { read_globals = module_globals }
+files["examples/openresty"] = { std = "ngx_lua", read_globals = module_globals }
+files["benches"] = { read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
+files["tests"] = { read_globals = { "host", "jit", "dynamic_loader", "nauthilus_backend_result" } }
+files["library"] = { ignore = { "21.", "241", "131", "111", "112", "113" } }
+files["**/*.rockspec"] = { std = "rockspec" }
+files[".luacheckrc"] = { std = "luacheckrc", ignore = { "131" } }
+files[".busted"] = { std = "min" }

@@ -1,0 +1,141 @@
+# Builds nauthilus_backend.so for one Lua or for all, tests it, shows it, installs it.
+#
+#   make                    the module for the Lua found, into build/lua5.1 … build/lua5.4, build/luajit
+#   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 luajit, or the path of an interpreter)
+#   make all-luas           for all five
+#   make lib                the library for C hosts without Lua, into build/lib
+#   make demo               see it work against a real Dovecot (BACKEND=embedded: without one)
+#   make test               everything there is to check; make test-NAME runs one suite of tests/suites
+#   make bench              what a call costs, as ratios
+#   make soak               the long tests of tests/soak
+#   make deps               install what building and testing need (Debian, Ubuntu)
+#   make install            PREFIX=, DESTDIR=, LIBDIR= and LUADIR= say where; also uninstall
+#
+# What a packager may set:
+CARGO   ?= cargo
+INSTALL ?= install
+PREFIX  ?= /usr/local
+DESTDIR ?=
+LUA     ?= $(firstword $(foreach name,lua luajit lua5.4 lua5.3 lua5.2 lua5.1,$(shell command -v $(name))))
+# The Lua C modules and the Lua files of the Lua that is built for.
+LIBDIR  ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
+LUADIR  ?= $(PREFIX)/share/lua/$(LUA_VERSION)
+INCDIR  ?= $(PREFIX)/include
+# Passed to every cargo build, e.g. CARGO_FLAGS="--features vendored-openssl" or --offline.
+CARGO_FLAGS ?=
+
+.DEFAULT_GOAL := module
+# The five builds share one target directory and one output name: one after the other.
+.NOTPARALLEL:
+.SUFFIXES:
+
+# rustup puts cargo here; a shell that is not a login shell may not have it.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+LUAS := lua5.1 lua5.2 lua5.3 lua5.4 luajit
+BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
+
+# lua5.1 … lua5.4 or luajit. A version needs no interpreter; a path is asked what it is, since
+# 5.1 and LuaJIT give the same _VERSION.
+ifneq ($(filter $(LUA),5.1 5.2 5.3 5.4),)
+INTERPRETER := lua$(LUA)
+LUA_ABI := lua$(LUA)
+else ifneq ($(filter $(LUA),$(LUAS)),)
+INTERPRETER := $(LUA)
+LUA_ABI := $(LUA)
+else ifneq ($(LUA),)
+INTERPRETER := $(LUA)
+LUA_ABI := $(shell $(LUA) -e 'io.write(jit and "luajit" or "lua" .. _VERSION:match("%d%.%d"))' 2>/dev/null)
+endif
+# The version in the paths where that Lua looks for modules; LuaJIT looks where 5.1 does.
+LUA_VERSION = $(patsubst lua%,%,$(LUA_ABI:luajit=lua5.1))
+
+.PHONY: module
+module: module-$(LUA_ABI)
+
+.PHONY: module-
+module-:
+	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, luajit or the path of an interpreter" >&2
+	@exit 2
+
+.PHONY: all-luas
+all-luas: $(LUAS:%=module-%)
+
+# Cargo decides what is fresh. `install` replaces the file rather than writing into it: a
+# process that has the old one loaded keeps it.
+.PHONY: $(LUAS:%=module-%)
+$(LUAS:%=module-%): module-%: toolchain
+	$(CARGO) build --release --locked --features $(subst .,,$*) $(CARGO_FLAGS)
+	@$(INSTALL) -d build/$*
+	@$(INSTALL) -m 755 $(BUILT) build/$*/nauthilus_backend.so
+
+.PHONY: lib
+lib: toolchain
+	$(CARGO) build --release --locked $(CARGO_FLAGS)
+	@$(INSTALL) -d build/lib
+	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
+
+# Says what is missing before a build fails in the middle. Installs nothing.
+.PHONY: toolchain
+toolchain:
+	@CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" .ci/toolchain
+
+.PHONY: deps
+deps:
+	.ci/deps build test demo
+
+# A second make looks for the interpreters that the first one may have installed.
+.PHONY: demo
+demo:
+	@.ci/deps build demo$(if $(filter embedded,$(BACKEND)),-embedded)
+	@$(MAKE) --no-print-directory demo-run
+
+.PHONY: demo-run
+demo-run: module
+	@examples/demo $(INTERPRETER) build/$(LUA_ABI) $(or $(BACKEND),dovecot)
+
+.PHONY: test
+test:
+	@.ci/deps build test demo
+	@$(MAKE) --no-print-directory all-luas lib
+	@tests/run
+
+# One suite, or several: make test-specs, make test-openresty.
+test-%:
+	@.ci/deps build test demo
+	@$(MAKE) --no-print-directory all-luas lib
+	@tests/run $*
+
+# Writes the README's tables of configuration keys; a test compares them.
+.PHONY: docs-keys
+docs-keys:
+	WRITE_DOCS=1 $(CARGO) test --locked --quiet --test readme
+
+.PHONY: soak
+soak:
+	@.ci/deps build test demo
+	@$(MAKE) --no-print-directory all-luas lib
+	@SUITES=tests/soak tests/run
+
+.PHONY: bench
+bench:
+	@.ci/deps build test
+	@$(MAKE) --no-print-directory all-luas
+	@benches/run
+
+.PHONY: install
+install: install-module
+
+.PHONY: install-module
+install-module: module-$(LUA_ABI)
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)
+	$(INSTALL) -m 755 build/$(LUA_ABI)/nauthilus_backend.so $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
+
+.PHONY: clean
+clean:
+	rm -rf build
+	$(CARGO) clean

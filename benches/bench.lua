@@ -1,0 +1,166 @@
+-- What calls cost, beside plain Lua that does the same with tables of its own:
+--
+--   LUA_CPATH=build/luajit/?.so luajit benches/bench.lua [seconds per measurement, 0.2]
+--
+-- CPU time, best of five, measured in turn so that a slow moment of the machine meets both. For
+-- each row and number of servers: nanoseconds per operation, and the ratio to the baseline.
+
+local nb = require("nauthilus_backend")
+
+local SECONDS = tonumber(arg[1]) or 0.2
+local COUNTS = { 3, 10, 100 }
+local ROUNDS = 5
+
+local clock = os.clock
+
+-- CPU seconds of `count` calls.
+local function time(fn, count)
+  local started = clock()
+  for _ = 1, count do
+    fn()
+  end
+  return clock() - started
+end
+
+-- How many calls fill the time of one measurement; this is the warm-up as well.
+local function calibrate(fn)
+  local count = 1
+  while true do
+    local elapsed = time(fn, count)
+    if elapsed > SECONDS / 10 then
+      return math.ceil(count * (SECONDS / ROUNDS) / elapsed)
+    end
+    count = count * 2
+  end
+end
+
+-- Nanoseconds per call of each of two functions.
+local function compare(ours, theirs)
+  local counts = { calibrate(ours), calibrate(theirs) }
+  local best = { math.huge, math.huge }
+  for _ = 1, ROUNDS do
+    for index, fn in ipairs({ ours, theirs }) do
+      collectgarbage()
+      best[index] = math.min(best[index], time(fn, counts[index]) / counts[index])
+    end
+  end
+  return best[1] * 1e9, best[2] * 1e9
+end
+
+-- The same servers for both sides: every second one speaks IMAP. They are never probed, so all
+-- stay in the list.
+local function servers(count)
+  local list = {}
+  for index = 1, count do
+    list[index] = {
+      ip = "127.0.0.1", host = "127.0.0.1", port = 10000 + index, haproxy_v2 = false, tls = false,
+      protocol = index % 2 == 0 and "pop3" or "imap",
+    }
+  end
+  return list
+end
+
+local function configure(list)
+  local targets = {}
+  for index, server in ipairs(list) do
+    targets[index] = { protocol = server.protocol, host = server.host, port = server.port }
+  end
+  nb.configure({ log = "none", connect_interval = "24h", backend_servers = targets })
+  nb.stop()
+  assert(#nb.get_backend_servers() == #list)
+end
+
+-- What the optimizer must not take away.
+local sink = 0 -- luacheck: ignore
+
+-- One pair of functions for each row, given the list and a function that lists.
+local function reading(list_servers)
+  return function()
+    for _, server in ipairs(list_servers()) do
+      if server.protocol == "imap" and server.ip and not server.haproxy_v2 then
+        sink = sink + server.port
+      end
+    end
+  end
+end
+
+local turn = 0
+
+local function choose(list_servers)
+  local candidates = {}
+  for _, server in ipairs(list_servers()) do
+    if server.protocol == "imap" then
+      candidates[#candidates + 1] = server
+    end
+  end
+  turn = turn + 1
+  return candidates[turn % #candidates + 1]
+end
+
+local function sequence()
+  local server = choose(nb.get_backend_servers)
+  nb.select_backend_server(server.ip, server.port)
+  local result = nauthilus_backend_result.new()
+  result:attributes({ hostip = server.ip, account = "user@example.org" })
+  nb.apply_backend_result(result)
+  nb.remove_from_backend_result({ "Proxy-Host" })
+end
+
+-- A request's decisions in plain tables: no checks, no copies, no rules.
+local function plain_sequence(list_servers)
+  return function()
+    local server = choose(list_servers)
+    local attributes = { hostip = server.ip, account = "user@example.org" }
+    local headers = { ["Auth-Server"] = server.ip, ["Auth-Port"] = tostring(server.port) }
+    for name, value in pairs(attributes) do
+      headers["X-Nauthilus-" .. name:gsub("^%l", string.upper)] = value
+    end
+    headers["X-Nauthilus-Proxy-Host"] = nil
+    sink = sink + #headers
+  end
+end
+
+local ROWS = {
+  {
+    "get_backend_servers()",
+    function() return nb.get_backend_servers, function(copy) return copy end end,
+  },
+  {
+    "  and three fields of each",
+    function() return reading(nb.get_backend_servers), reading end,
+  },
+  {
+    "list, filter, pick, select, apply, remove",
+    function() return sequence, plain_sequence end,
+  },
+}
+
+print(string.format("%s\n%-44s%s", jit and jit.version or _VERSION, "", table.concat({
+  string.format("%18s", COUNTS[1] .. " servers"), string.format("%18s", COUNTS[2] .. " servers"),
+  string.format("%18s", COUNTS[3] .. " servers"),
+})))
+for _, row in ipairs(ROWS) do
+  local cells = {}
+  for index, count in ipairs(COUNTS) do
+    local list = servers(count)
+    configure(list)
+    local function copy()
+      local mine = {}
+      for at = 1, #list do
+        mine[at] = list[at]
+      end
+      return mine
+    end
+    local ours, theirs = row[2]()
+    local ns, baseline = compare(ours, theirs(copy))
+    cells[index] = string.format("%10.0f ns %4.1fx", ns, ns / baseline)
+  end
+  print(string.format("%-44s%s", row[1], table.concat(cells)))
+end
+
+local reason = nb.check_backend_connection("127.0.0.1", 1, false, false)
+assert(reason, "port 1 answers?")
+local checks = compare(function()
+  nb.check_backend_connection("127.0.0.1", 1, false, false)
+end, function() end)
+print(string.format("%-44s%10.0f ns of the caller's CPU\n", "check_backend_connection, refused", checks))

@@ -1,0 +1,295 @@
+---@meta nauthilus_backend
+
+-- Types for editors with a Lua language server. Nothing here runs: add this folder to
+-- `Lua.workspace.library`.
+
+---Makes a following `require(name)` of one of this module's names work; for any other name it
+---does nothing. Scripts written for Nauthilus call it before `require`.
+---@param name string
+function dynamic_loader(name) end
+
+---A server that is alive. Read-only.
+---@class nauthilus_backend.Server
+---@field ip string The address the last good probe used; the host while that is not known.
+---@field host string As configured.
+---@field port integer
+---@field protocol nauthilus_backend.Protocol
+---@field tls boolean Whether TLS starts with the first byte.
+---@field tls_mode nauthilus_backend.TlsMode
+---@field tls_skip_verify boolean
+---@field haproxy_v2 boolean Whether the listener expects a PROXY protocol v2 header.
+---@field deep_check boolean
+---@field request_uri string Of HTTP checks.
+
+---@alias nauthilus_backend.Protocol "imap"|"pop3"|"lmtp"|"smtp"|"sieve"|"http"
+---@alias nauthilus_backend.TlsMode "plain"|"implicit"|"starttls"
+---@alias nauthilus_backend.Mechanism "auto"|"PLAIN"|"LOGIN"|"USERPASS"|"BASIC"
+
+---Seconds, or a text such as "500ms", "10s", "1m30s", "14d".
+---@alias nauthilus_backend.Duration number|string
+
+---A value of an attribute.
+---@alias nauthilus_backend.Value string|number|boolean|(string|number|boolean)[]
+
+---One configured server; the README has the defaults and ranges.
+---@class nauthilus_backend.Target
+---@field protocol nauthilus_backend.Protocol
+---@field host string A name, an IPv4 or IPv6 address. Also `ip`, `ip_address`.
+---@field port? integer
+---@field tls? boolean
+---@field tls_mode? nauthilus_backend.TlsMode
+---@field tls_skip_verify? boolean
+---@field tls_server_name? string
+---@field tls_ca_file? string
+---@field haproxy_v2? boolean
+---@field deep_check? boolean
+---@field test_username? string
+---@field test_password? string
+---@field auth_mechanism? nauthilus_backend.Mechanism
+---@field allow_plaintext_auth? boolean
+---@field request_uri? string
+---@field connect_timeout? nauthilus_backend.Duration
+---@field tls_timeout? nauthilus_backend.Duration
+---@field deep_timeout? nauthilus_backend.Duration
+
+---@class nauthilus_backend.Config
+---@field backend_servers nauthilus_backend.Target[] Also `targets`.
+---@field connect_timeout? nauthilus_backend.Duration
+---@field tls_timeout? nauthilus_backend.Duration
+---@field deep_timeout? nauthilus_backend.Duration
+---@field connect_interval? nauthilus_backend.Duration
+---@field deep_interval? nauthilus_backend.Duration
+---@field fast_interval? nauthilus_backend.Duration
+---@field failure_threshold? integer
+---@field recovery_threshold? integer
+---@field initial_state? "alive"|"dead"
+---@field max_concurrent_probes? integer
+---@field expose_attributes? string[]
+---@field state_file? string
+---@field state_max_age? nauthilus_backend.Duration
+---@field tls_full_handshake_interval? nauthilus_backend.Duration
+---@field cert_warn? nauthilus_backend.Duration
+---@field log? string "stderr", "none", "syslog" or a path.
+
+---@class nauthilus_backend.TargetStatus
+---@field key string "imap://192.0.2.10:993"
+---@field verdict "alive"|"dead"|"unknown"
+---@field since? number Seconds since 1970.
+---@field probes integer
+---@field failures integer In a row.
+---@field last_error? string
+---@field last_latency? number Seconds.
+---@field certificate_expiry? integer Seconds since 1970.
+
+---@class nauthilus_backend.Status
+---@field generation integer Changes when the list of alive servers does.
+---@field probing boolean Whether this process is the one that probes.
+---@field targets nauthilus_backend.TargetStatus[]
+
+---A check that was started and not waited for.
+---@class nauthilus_backend.Check
+local Check = {}
+
+---Whether it has ended.
+---@return boolean
+function Check:done() end
+
+---Nil for a good check (and before the end: see `done`), else the reason.
+---@return string? reason
+function Check:result() end
+
+---A descriptor that is readable once the check is done, for a poll loop. It belongs to the check.
+---@return integer
+function Check:fd() end
+
+---Waits until it is done.
+---@param seconds? number
+---@return true? done
+---@return "timeout"? why
+function Check:wait(seconds) end
+
+---Calls it off.
+function Check:cancel() end
+
+---What scripts decide during one request.
+---@class nauthilus_backend.Context
+local Context = {}
+
+---What attributes and groups start from.
+---@param result nauthilus_backend_result
+function Context:set_base(result) end
+
+---(base − removed) + applied.
+---@return table<string, nauthilus_backend.Value>
+function Context:attributes() end
+
+---@return string[]
+function Context:groups() end
+
+---@return string? ip
+---@return integer? port
+function Context:selected() end
+
+---@return string[]
+function Context:removed() end
+
+---Response headers by name.
+---@return table<string, string>
+function Context:headers() end
+
+---Name and value of each response header, in a stable order.
+---@return fun(): string?, string?
+function Context:each_header() end
+
+---Forgets everything.
+function Context:reset() end
+
+---What a script says about a user. A method with an argument sets, without one gets; assigning
+---a field of the same name does what the setter does.
+---@class nauthilus_backend_result
+nauthilus_backend_result = {}
+
+---@return nauthilus_backend_result
+function nauthilus_backend_result.new() end
+
+---@param value? boolean
+---@return boolean
+function nauthilus_backend_result:authenticated(value) end
+
+---@param value? boolean
+---@return boolean
+function nauthilus_backend_result:user_found(value) end
+
+---@param name? string
+---@return string
+function nauthilus_backend_result:account_field(name) end
+
+---@param name? string The attribute of that name never becomes a header.
+---@return string
+function nauthilus_backend_result:totp_secret_field(name) end
+
+---@param name? string The attribute of that name never becomes a header.
+---@return string
+function nauthilus_backend_result:totp_recovery_field(name) end
+
+---@param name? string
+---@return string
+function nauthilus_backend_result:unique_user_id_field(name) end
+
+---@param name? string
+---@return string
+function nauthilus_backend_result:display_name_field(name) end
+
+---@param values? table<string, nauthilus_backend.Value>
+---@return table<string, nauthilus_backend.Value>
+function nauthilus_backend_result:attributes(values) end
+
+---@param values? string[]
+---@return string[]
+function nauthilus_backend_result:groups(values) end
+
+---@param values? string[]
+---@return string[]
+function nauthilus_backend_result:group_dns(values) end
+
+---@param values? string[]
+---@return string[]
+function nauthilus_backend_result:webauthn_credentials(values) end
+
+---@class nauthilus_backend
+---@field _VERSION string
+local nauthilus_backend = {}
+
+---The servers that are alive, in configured order. A new array; never waits.
+---@return nauthilus_backend.Server[]
+function nauthilus_backend.get_backend_servers() end
+
+---Records the server for this request: response headers `Auth-Server` and `Auth-Port`.
+---@param ip string An address, or a host name.
+---@param port integer
+function nauthilus_backend.select_backend_server(ip, port) end
+
+---Merges the result's attributes and groups into the request's.
+---@param result nauthilus_backend_result
+function nauthilus_backend.apply_backend_result(result) end
+
+---Takes attributes out of the base result.
+---@param names string[]
+function nauthilus_backend.remove_from_backend_result(names) end
+
+---Makes one connection. Nil when it worked, else the reason. Without arguments: `{ check = f }`.
+---@param ip string
+---@param port integer
+---@param haproxy_v2 boolean
+---@param tls boolean
+---@param options? nauthilus_backend.Target
+---@return string? reason
+---@overload fun(target: nauthilus_backend.Target|nauthilus_backend.Server): string?
+---@overload fun(): { check: fun(target: nauthilus_backend.Target): true?, string? }
+function nauthilus_backend.check_backend_connection(ip, port, haproxy_v2, tls, options) end
+
+---The same, not waited for.
+---@param ip string
+---@param port integer
+---@param haproxy_v2 boolean
+---@param tls boolean
+---@param options? nauthilus_backend.Target
+---@return nauthilus_backend.Check
+function nauthilus_backend.start_check(ip, port, haproxy_v2, tls, options) end
+
+---Replaces the running configuration. Raises for one that is wrong, and leaves the old one.
+---@param config nauthilus_backend.Config|string A table, or the path of a YAML file.
+function nauthilus_backend.configure(config) end
+
+---Starts probing in this process; a no-op where it does.
+function nauthilus_backend.start() end
+
+---Ends probing in this process.
+function nauthilus_backend.stop() end
+
+---Waits until every server has had a first verdict.
+---@param seconds? number
+---@return true? ready
+---@return "timeout"? why
+function nauthilus_backend.wait_ready(seconds) end
+
+---@return nauthilus_backend.Status
+function nauthilus_backend.status() end
+
+---The host's own traffic met a failure there: the server is probed now.
+---@param ip string
+---@param port integer
+---@param reason? string
+---@return boolean known False for an address that is not configured.
+function nauthilus_backend.report_failure(ip, port, reason) end
+
+---Whether a health check logs in as this user.
+---@param username string
+---@return boolean
+function nauthilus_backend.is_health_check(username) end
+
+---The current request context.
+---@return nauthilus_backend.Context
+function nauthilus_backend.context() end
+
+---@return nauthilus_backend.Context
+function nauthilus_backend.new_context() end
+
+---Calls `fn(...)` with `context` as the current one.
+---@param context nauthilus_backend.Context
+---@param fn function
+---@param ... any
+---@return any ...
+function nauthilus_backend.with_context(context, fn, ...) end
+
+---@return nauthilus_backend_result
+function nauthilus_backend.get_current_backend_result() end
+
+---@return string? ip
+---@return integer? port
+function nauthilus_backend.get_selected_backend_server() end
+
+---@return string[]
+function nauthilus_backend.get_removed_backend_attributes() end
+
+return nauthilus_backend

@@ -1,0 +1,27 @@
+rockspec_format = "3.0"
+package = "nauthilus_backend"
+version = "dev-1"
+source = {
+  -- `luarocks make` builds the tree it stands in and fetches nothing.
+  url = "file://.",
+}
+description = {
+  summary = "Tells any Lua host which mail and web backends are alive",
+  detailed = [[
+    A native module that probes mail and web servers from a background thread (TCP, PROXY
+    protocol, TLS, protocol dialogues) and lets scripts choose a living one for each login.
+    For OpenResty, plain Lua 5.1 to 5.4, LuaJIT and hosts that embed them.]],
+  license = "MIT OR Apache-2.0",
+  labels = { "imap", "health-check", "mail", "openresty", "proxy" },
+}
+supported_platforms = { "linux" }
+dependencies = { "lua >= 5.1, < 5.5" }
+build = {
+  type = "make",
+  build_target = "module",
+  install_target = "install-module",
+  -- The interpreter tells the Makefile which Lua it is; 5.1 and LuaJIT have the same version.
+  build_variables = { LUA = "$(LUA)" },
+  install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)" },
+}
+test = { type = "command", command = "make test" }

@@ -1,0 +1,69 @@
+"""The line protocol between a test and a helper process.
+
+A request is one line, `command key=value key=value`, values percent-encoded. The answer is one
+line, `ok key=value …` or `error text`. The helper ends when its input ends, so it cannot outlive
+the test that started it.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import urllib.parse
+
+
+def decode(line):
+    """`open name=a port=0` -> ("open", {"name": "a", "port": "0"})"""
+    command, *words = line.split()
+    pairs = (word.split("=", 1) for word in words)
+    return command, {key: urllib.parse.unquote(value) for key, value in pairs}
+
+
+def encode(status, fields):
+    quoted = (f"{key}={urllib.parse.quote(str(value), safe='/')}" for key, value in fields.items())
+    return " ".join([status, *quoted])
+
+
+def free_port(host="127.0.0.1", taken=()):
+    """A port on which nothing listens now, outside `taken`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+            port = probe.getsockname()[1]
+        if port not in taken:
+            return port
+
+
+def serve(make_handlers):
+    """Answers requests until the input ends: from the test's port named on the command line, or
+    from standard input. `make_handlers(folder)` gives a dict of functions that take the
+    request's values and return a dict; `folder` is theirs, and removed at the end."""
+    if len(sys.argv) > 1:
+        channel = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        reader, writer = channel.makefile("r"), channel.makefile("w")
+    else:
+        reader, writer = sys.stdin, sys.stdout
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    folder = tempfile.mkdtemp(prefix="nauthilus-backend-")
+    # Servers under test drop their privileges and still have to enter it.
+    os.chmod(folder, 0o755)
+    handlers = make_handlers(folder)
+    try:
+        for line in reader:
+            try:
+                command, values = decode(line)
+                answer = encode("ok", handlers[command](**values) or {})
+            except Exception as error:  # whatever went wrong is the test's to report
+                answer = encode("error", {"text": f"{type(error).__name__}: {error}"})
+            writer.write(answer + "\n")
+            writer.flush()
+    finally:
+        if "stop_all" in handlers:
+            handlers["stop_all"]()
+        shutil.rmtree(folder, ignore_errors=True)
+        # Threads of connections that hang on purpose are not waited for.
+        os._exit(0)

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""A real Dovecot on loopback ports of its own, from the configuration below.
+
+Requests (see control.py for their form):
+
+    start   -> port numbers by listener name, the folder and the certificate authority (ca=).
+               The ports are chosen at the first start and kept.
+    stop    Ends it, as a service manager would.
+    freeze | thaw   Stops and continues all its processes (SIGSTOP, SIGCONT).
+    log     -> text=. The end of its log.
+
+Any user may log in with the password "secret". Runs as root, or as an ordinary user whose
+Dovecot then runs everything as that user.
+"""
+
+import ctypes
+import grp
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import control
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PR_SET_PDEATHSIG = 1
+
+# listener name -> service, whether TLS starts with the first byte, whether it wants PROXY
+LISTENERS = {
+    "imap": ("imap-login", False, False),
+    "imaps": ("imap-login", True, False),
+    "imap_proxy": ("imap-login", False, True),
+    "imaps_proxy": ("imap-login", True, True),
+    "pop3": ("pop3-login", False, False),
+    "pop3s": ("pop3-login", True, False),
+    "lmtp": ("lmtp", False, False),
+    "sieve": ("managesieve-login", False, False),
+    "submission": ("submission-login", False, False),
+}
+
+# What each service needs to be installed for; a demo has IMAP only.
+PROTOCOLS = {
+    "imap-login": "imap",
+    "pop3-login": "pop3",
+    "lmtp": "lmtp",
+    "managesieve-login": "sieve",
+    "submission-login": "submission",
+}
+
+CONFIGURATION = """\
+base_dir = {folder}/run
+state_dir = {folder}/state
+log_path = {folder}/dovecot.log
+protocols = {protocols}
+listen = 127.0.0.1
+default_internal_user = {internal_user}
+default_internal_group = {internal_group}
+default_login_user = {login_user}
+ssl = yes
+ssl_cert = <{certificates}/good.pem
+ssl_key = <{certificates}/good.pem
+disable_plaintext_auth = no
+auth_mechanisms = plain login
+auth_failure_delay = 0
+haproxy_trusted_networks = 127.0.0.0/8
+haproxy_timeout = 3s
+mail_location = maildir:{folder}/mail/%u
+first_valid_uid = 1
+submission_relay_host = 127.0.0.1
+passdb {{
+  driver = static
+  args = password=secret
+}}
+userdb {{
+  driver = static
+  args = uid={mail_uid} gid={mail_gid} home={folder}/mail/%u
+}}
+"""
+
+
+def find(program):
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+    if not path:
+        raise FileNotFoundError(f"{program} is not installed")
+    return path
+
+
+def installed(service):
+    folders = ["/usr/lib/dovecot", "/usr/libexec/dovecot", "/usr/local/libexec/dovecot"]
+    return any(os.path.exists(os.path.join(folder, service)) for folder in folders)
+
+
+class Dovecot:
+    def __init__(self, folder):
+        self.folder = folder
+        self.process = None
+        self.ports = {}
+        self.listeners = {name: how for name, how in LISTENERS.items() if installed(how[0])}
+
+    def handlers(self):
+        return {
+            "start": self.start,
+            "stop": self.stop,
+            "stop_all": self.stop,
+            "freeze": lambda: self.signal_all(signal.SIGSTOP),
+            "thaw": lambda: self.signal_all(signal.SIGCONT),
+            "log": lambda: {"text": self.log()},
+        }
+
+    def configure(self):
+        for name in self.listeners:
+            self.ports[name] = control.free_port(taken=self.ports.values())
+        certificates = os.path.join(self.folder, "certificates")
+        subprocess.run([os.path.join(HERE, "certificates.sh"), certificates], check=True)
+        for name in ["run", "state", "mail"]:
+            os.makedirs(os.path.join(self.folder, name), exist_ok=True)
+        root = os.getuid() == 0
+        mail = pwd.getpwnam("mail") if root else pwd.getpwuid(os.getuid())
+        me = mail.pw_name
+        os.chown(os.path.join(self.folder, "mail"), mail.pw_uid, mail.pw_gid)
+        services = {how[0] for how in self.listeners.values()}
+        text = CONFIGURATION.format(
+            folder=self.folder,
+            certificates=certificates,
+            protocols=" ".join(sorted(PROTOCOLS[service] for service in services)),
+            internal_user="dovecot" if root else me,
+            internal_group="dovecot" if root else grp.getgrgid(mail.pw_gid).gr_name,
+            login_user="dovenull" if root else me,
+            mail_uid=mail.pw_uid,
+            mail_gid=mail.pw_gid,
+        )
+        for service in sorted(services):
+            text += f"service {service} {{\n"
+            # An ordinary user cannot change its root directory.
+            text += "" if root else "  chroot =\n"
+            for name, (owner, tls, proxy) in self.listeners.items():
+                if owner == service:
+                    text += f"  inet_listener {name} {{\n    address = 127.0.0.1\n"
+                    text += f"    port = {self.ports[name]}\n"
+                    text += f"    ssl = {'yes' if tls else 'no'}\n"
+                    text += "    haproxy = yes\n" if proxy else ""
+                    text += "  }\n"
+            text += "}\n"
+        if not root:
+            text += "service anvil {\n  chroot =\n}\nservice stats {\n  chroot =\n}\n"
+        with open(os.path.join(self.folder, "dovecot.conf"), "w") as file:
+            file.write(text)
+
+    def start(self):
+        if self.process:
+            raise RuntimeError("already running")
+        if not self.ports:
+            self.configure()
+        libc = ctypes.CDLL(None)
+        self.process = subprocess.Popen(
+            [find("dovecot"), "-F", "-c", os.path.join(self.folder, "dovecot.conf")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=open(os.path.join(self.folder, "dovecot.err"), "w"),
+            start_new_session=True,
+            # Should this helper be killed, Dovecot ends too.
+            preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+        )
+        deadline = time.monotonic() + 20
+        while not self.greets():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError("Dovecot did not start: " + self.log())
+            time.sleep(0.02)
+        return {**self.ports, "folder": self.folder, "ca": self.folder + "/certificates/ca.crt"}
+
+    def greets(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.ports["imap"]), 5) as sock:
+                greeting = sock.recv(256)
+                sock.sendall(b"a LOGOUT\r\n")
+                while sock.recv(256):
+                    pass
+                return greeting.startswith(b"* OK")
+        except OSError:
+            return False
+
+    def stop(self):
+        if not self.process:
+            return
+        self.signal_all(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        self.signal_all(signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
+    def signal_all(self, number):
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def log(self):
+        text = ""
+        for name in ["dovecot.err", "dovecot.log"]:
+            path = os.path.join(self.folder, name)
+            if os.path.exists(path):
+                with open(path, errors="replace") as file:
+                    text += file.read()
+        return text[-4000:]
+
+
+if __name__ == "__main__":
+    control.serve(lambda folder: Dovecot(folder).handlers())

@@ -1,0 +1,101 @@
+--- What specs do with the module again and again: quick configurations, waiting for verdicts.
+
+local socket = require("socket")
+
+local engine = {}
+
+engine.now = socket.gettime
+
+--- A configuration that probes every 50 ms and logs nothing, changed by `overrides`.
+function engine.config(servers, overrides)
+  local config = {
+    connect_interval = "50ms",
+    fast_interval = "50ms",
+    connect_timeout = "500ms",
+    tls_timeout = "500ms",
+    log = "none",
+    backend_servers = servers,
+  }
+  for key, value in pairs(overrides or {}) do
+    config[key] = value
+  end
+  return config
+end
+
+--- An IMAP target on loopback, changed by `overrides`.
+function engine.imap(port, overrides)
+  local target = { protocol = "imap", host = "127.0.0.1", port = port }
+  for key, value in pairs(overrides or {}) do
+    target[key] = value
+  end
+  return target
+end
+
+--- Looks until `condition` gives something true, and returns it; raises after `timeout` seconds
+-- (10), saying `what` never happened.
+function engine.eventually(what, condition, timeout)
+  local deadline = socket.gettime() + (timeout or 10)
+  while true do
+    local value = condition()
+    if value then
+      return value
+    end
+    if socket.gettime() > deadline then
+      error("never happened: " .. what, 2)
+    end
+    -- Between two looks; what is waited for is the condition.
+    socket.select(nil, nil, 0.002)
+  end
+end
+
+--- The entry of `status()` for the target on `port`.
+function engine.target(nb, port)
+  for _, target in ipairs(nb.status().targets) do
+    if target.key:match(":" .. port .. "$") then
+      return target
+    end
+  end
+  error("no target on port " .. port, 2)
+end
+
+--- Waits until the target on `port` has this verdict.
+function engine.await_verdict(nb, port, verdict, timeout)
+  engine.eventually("port " .. port .. " is " .. verdict, function()
+    return engine.target(nb, port).verdict == verdict
+  end, timeout)
+end
+
+--- Waits until the target on `port` was probed `count` more times.
+function engine.await_probes(nb, port, count)
+  local before = engine.target(nb, port).probes
+  engine.eventually(count .. " more probes of port " .. port, function()
+    return engine.target(nb, port).probes >= before + count
+  end)
+end
+
+--- The ports of the servers offered now, in their order.
+function engine.ports(nb)
+  local ports = {}
+  for index, server in ipairs(nb.get_backend_servers()) do
+    ports[index] = server.port
+  end
+  return ports
+end
+
+--- All the text in a value, however deep: to look for what must not be in it.
+function engine.all_text(value, seen)
+  seen = seen or {}
+  if type(value) ~= "table" then
+    return tostring(value) .. "\n"
+  elseif seen[value] then
+    return ""
+  end
+  seen[value] = true
+  local text = ""
+  for key, item in pairs(value) do
+    text = text .. engine.all_text(key, seen) .. engine.all_text(item, seen)
+  end
+  return text .. engine.all_text(getmetatable(value), seen)
+end
+
+return engine

@@ -1,0 +1,142 @@
+-- What can be wrong with a server, each with its own one-line reason, within its timeout; and
+-- the same reasons from the monitor.
+
+local engine = require("spec.support.engine")
+local peers = require("spec.support.peers")
+
+describe("a probe", function()
+  local nb, world, ca
+
+  lazy_setup(function()
+    nb = require("nauthilus_backend")
+    world = peers.new()
+    ca = world:certificate("ca.crt")
+  end)
+
+  lazy_teardown(function()
+    nb.stop()
+    world:stop()
+  end)
+
+  -- What is wrong, how to make it so, and the reason that is to be given. The timeouts are all
+  -- 700 ms, and each stage has its own.
+  local cases = {
+    {
+      "a certificate for another name",
+      function() return { port = world:open({ tls = "other" }).port, tls = true } end,
+      "^tls: .*127%.0%.0%.1",
+    },
+    {
+      "an expired certificate",
+      function() return { port = world:open({ tls = "expired" }).port, tls = true } end,
+      "^tls: .*expired",
+    },
+    {
+      "a certificate that is not valid yet",
+      function() return { port = world:open({ tls = "early" }).port, tls = true } end,
+      "^tls: .*not yet valid",
+    },
+    {
+      "a certificate signed by nobody we trust",
+      function() return { port = world:open({ tls = "selfsigned" }).port, tls = true } end,
+      "^tls: .*self.signed",
+    },
+    {
+      "a plain port spoken to with TLS",
+      function() return { port = world:open({ script = "send * OK ready\\r\\n" }).port, tls = true } end,
+      "^tls: .*not.*TLS",
+    },
+    {
+      "a PROXY listener spoken to without the header",
+      function() return { port = world:open({ proxy = "v2", tls = "good" }).port, tls = true } end,
+      "^tls: .*haproxy_v2",
+    },
+    {
+      "a server that accepts and stays silent under TLS",
+      function() return { port = world:open().port, tls = true } end,
+      "^tls: timed out after 700ms",
+    },
+    {
+      "a refused port",
+      function() return { port = world:closed_port() } end,
+      "^connect: .*refused",
+    },
+    {
+      "a black hole",
+      function() return { port = world:hole().port } end,
+      "^connect: timed out after 700ms",
+    },
+    {
+      "a name that does not exist",
+      function() return { host = "no-such-server.invalid", port = 143 } end,
+      "^resolve: .*no%-such%-server%.invalid",
+    },
+  }
+
+  local function target(make)
+    local settings = make()
+    settings.protocol = "imap"
+    settings.host = settings.host or "127.0.0.1"
+    settings.tls_ca_file = settings.tls and ca
+    settings.connect_timeout = "700ms"
+    settings.tls_timeout = "700ms"
+    return settings
+  end
+
+  local reasons = {}
+
+  for _, case in ipairs(cases) do
+    it("names " .. case[1], function()
+      nb.configure(engine.config({}))
+      local settings = target(case[2])
+      local started = engine.now()
+      local reason = nb.check_backend_connection(settings)
+      local elapsed = engine.now() - started
+      assert.are.equal("string", type(reason))
+      assert.matches(case[3], reason)
+      assert.is_nil(reason:find("%c"), "more than one line: " .. reason)
+      assert.is_true(#reason <= 300, "a long line: " .. reason)
+      assert.is_true(elapsed < 1.4 + 0.6, "took " .. elapsed .. " s")
+      reasons[case[1]] = reason
+    end)
+  end
+
+  it("has a reason of its own for each", function()
+    local by_reason = {}
+    for name, reason in pairs(reasons) do
+      -- The ports differ, the texts have to.
+      local text = reason:gsub("%d+", "#")
+      assert.is_nil(by_reason[text], name .. " and " .. tostring(by_reason[text]) .. ": " .. reason)
+      by_reason[text] = name
+    end
+    assert.is_not_nil(next(reasons))
+  end)
+
+  it("takes the verdict and the reason to the monitor", function()
+    local servers = { engine.imap(world:open().port) }
+    for index, case in ipairs(cases) do
+      servers[index + 1] = target(case[2])
+    end
+    nb.configure(engine.config(servers))
+    assert.is_true(nb.wait_ready(10))
+    assert.are.same({ servers[1].port }, engine.ports(nb))
+    local targets = nb.status().targets
+    assert.are.equal("alive", targets[1].verdict)
+    for index, case in ipairs(cases) do
+      assert.are.equal("dead", targets[index + 1].verdict, case[1])
+      assert.matches(case[3], targets[index + 1].last_error)
+    end
+  end)
+
+  it("lets no slow target delay another's verdict", function()
+    local port = world:open().port
+    local servers = { engine.imap(port) }
+    local silent = world:hole().port
+    for index, protocol in ipairs({ "imap", "pop3", "lmtp", "smtp", "sieve", "http" }) do
+      servers[index + 1] = engine.imap(silent, { protocol = protocol, connect_timeout = "20s" })
+    end
+    nb.configure(engine.config(servers))
+    engine.await_verdict(nb, port, "alive", 2)
+    assert.are.equal("unknown", nb.status().targets[2].verdict)
+  end)
+end)

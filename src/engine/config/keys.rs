@@ -1,0 +1,487 @@
+//! Every key a user may write, with its default, its range and its meaning, in one place: the
+//! readers take bounds and defaults from here, unknown keys are found against it, and the
+//! documentation's table is this table.
+
+use std::time::Duration;
+
+use super::duration;
+use super::host;
+
+/// What a key holds, with its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Boolean,
+    /// Both bounds are allowed values.
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    /// Both bounds are allowed values.
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    /// One of these words, in any case.
+    Choice(&'static [&'static str]),
+    /// Text that identifies a user; never repeated in an error.
+    User,
+    /// Text that is a secret; never repeated in an error.
+    Password,
+    Host,
+    Path,
+    /// Origin-form request target; never repeated in an error, since its query may be a secret.
+    RequestUri,
+    LogSink,
+    AttributeNames,
+    Targets,
+}
+
+impl Kind {
+    /// The range in words, as documented and as an error names what it expected.
+    pub fn expected(self) -> String {
+        match self {
+            Self::Boolean => "boolean".to_owned(),
+            Self::Integer { min, max } => format!("integer {min}..{max}"),
+            Self::Duration { min, max } => {
+                format!("duration {}..{}", duration::text(min), duration::text(max))
+            }
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::User | Self::Password => {
+                format!("string of 1..{MAX_CREDENTIAL} bytes without CR, LF and NUL")
+            }
+            Self::Host => host::EXPECTED.to_owned(),
+            Self::Path => "path of a file".to_owned(),
+            Self::RequestUri => {
+                format!(
+                    "string that starts with / , of 1..{MAX_REQUEST_URI} visible ASCII characters"
+                )
+            }
+            Self::LogSink => "stderr, none, syslog or the path of a file".to_owned(),
+            Self::AttributeNames => "list of attribute names".to_owned(),
+            Self::Targets => "list of tables".to_owned(),
+        }
+    }
+
+    /// Whether an error must not repeat the value.
+    pub(super) fn is_secret(self) -> bool {
+        matches!(self, Self::User | Self::Password | Self::RequestUri)
+    }
+}
+
+/// What a key means when it is not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// This text, read as a user's would be.
+    Value(&'static str),
+    /// Nothing, or what another key says; in words.
+    Words(&'static str),
+}
+
+/// One configuration key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    pub name: &'static str,
+    /// Other names for it; only one may be given.
+    pub aliases: &'static [&'static str],
+    pub kind: Kind,
+    pub default: Default,
+    /// One sentence for the documentation.
+    pub meaning: &'static str,
+}
+
+impl Key {
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.aliases.contains(&name)
+    }
+
+    /// The default as text; empty where it is not a value.
+    pub(super) const fn default_text(&self) -> &'static str {
+        match self.default {
+            Default::Value(text) => text,
+            Default::Words(_) => "",
+        }
+    }
+}
+
+/// The longest `test_username` and `test_password`, in bytes.
+pub(super) const MAX_CREDENTIAL: usize = 1_024;
+/// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
+pub(super) const MAX_REQUEST_URI: usize = 8_000;
+/// The longest attribute name, in bytes.
+pub(super) const MAX_ATTRIBUTE_NAME: usize = 256;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const fn key(name: &'static str, kind: Kind, default: Default, meaning: &'static str) -> Key {
+    Key {
+        name,
+        aliases: &[],
+        kind,
+        default,
+        meaning,
+    }
+}
+
+const TIMEOUT: Kind = Kind::Duration {
+    min: Duration::from_millis(1),
+    max: MINUTE,
+};
+const LONG_TIMEOUT: Kind = Kind::Duration {
+    min: Duration::from_millis(1),
+    max: Duration::from_secs(300),
+};
+const INTERVAL: Kind = Kind::Duration {
+    min: Duration::from_millis(10),
+    max: DAY,
+};
+const THRESHOLD: Kind = Kind::Integer { min: 1, max: 100 };
+const OFF: Default = Default::Value("false");
+const NONE: Default = Default::Words("none");
+const REQUIRED: Default = Default::Words("required");
+const SERVICE: Default = Default::Words("the service's");
+
+// The service section's keys.
+
+pub(super) const CONNECT_TIMEOUT: Key = key(
+    "connect_timeout",
+    TIMEOUT,
+    Default::Value("5s"),
+    "Resolving the name, connecting and sending the PROXY header, together.",
+);
+pub(super) const TLS_TIMEOUT: Key = key(
+    "tls_timeout",
+    TIMEOUT,
+    Default::Value("5s"),
+    "The TLS handshake.",
+);
+pub(super) const DEEP_TIMEOUT: Key = key(
+    "deep_timeout",
+    LONG_TIMEOUT,
+    Default::Value("5s"),
+    "The protocol dialogue of a deep check.",
+);
+pub(super) const CONNECT_INTERVAL: Key = key(
+    "connect_interval",
+    INTERVAL,
+    Default::Value("10s"),
+    "From the start of one probe of a target to the start of the next.",
+);
+pub(super) const DEEP_INTERVAL: Key = key(
+    "deep_interval",
+    INTERVAL,
+    Default::Words("connect_interval"),
+    "The same for deep checks; equal intervals make one combined probe.",
+);
+pub(super) const FAST_INTERVAL: Key = key(
+    "fast_interval",
+    INTERVAL,
+    Default::Words("min(1s, connect_interval)"),
+    "Interval between a first failure and the verdict, and while a target is dead.",
+);
+pub(super) const FAILURE_THRESHOLD: Key = key(
+    "failure_threshold",
+    THRESHOLD,
+    Default::Value("1"),
+    "Consecutive failed probes that make a target dead.",
+);
+pub(super) const RECOVERY_THRESHOLD: Key = key(
+    "recovery_threshold",
+    THRESHOLD,
+    Default::Value("1"),
+    "Consecutive good probes that make a dead target alive again.",
+);
+pub(super) const INITIAL_STATE: Key = key(
+    "initial_state",
+    Kind::Choice(&["alive", "dead"]),
+    Default::Value("alive"),
+    "What a target counts as before its first verdict.",
+);
+pub(super) const MAX_CONCURRENT_PROBES: Key = key(
+    "max_concurrent_probes",
+    Kind::Integer {
+        min: 1,
+        max: 65_536,
+    },
+    Default::Value("512"),
+    "Probes in flight at once; others wait, and their timeouts with them.",
+);
+pub(super) const EXPOSE_ATTRIBUTES: Key = key(
+    "expose_attributes",
+    Kind::AttributeNames,
+    NONE,
+    "Attributes that become response headers although their name means a secret.",
+);
+pub(super) const STATE_FILE: Key = key(
+    "state_file",
+    Kind::Path,
+    NONE,
+    "Verdicts are kept here over a restart, and shared by processes that did not fork from one.",
+);
+pub(super) const STATE_MAX_AGE: Key = key(
+    "state_max_age",
+    Kind::Duration {
+        min: Duration::from_secs(1),
+        max: DAY,
+    },
+    Default::Value("5m"),
+    "Verdicts in the state file that are older than this count as unknown.",
+);
+pub(super) const TLS_FULL_HANDSHAKE_INTERVAL: Key = key(
+    "tls_full_handshake_interval",
+    Kind::Duration {
+        min: Duration::ZERO,
+        max: DAY,
+    },
+    Default::Value("1h"),
+    "TLS sessions are resumed between full handshakes this far apart; 0 never resumes.",
+);
+pub(super) const CERT_WARN: Key = key(
+    "cert_warn",
+    Kind::Duration {
+        min: Duration::ZERO,
+        max: Duration::from_secs(365 * 86_400),
+    },
+    Default::Value("14d"),
+    "A certificate that expires within this time is logged once a day; 0 warns of none.",
+);
+pub(super) const LOG: Key = key(
+    "log",
+    Kind::LogSink,
+    Default::Value("stderr"),
+    "Where state changes are logged. A path has a slash or a dot in it.",
+);
+pub(super) const BACKEND_SERVERS: Key = Key {
+    name: "backend_servers",
+    aliases: &["targets"],
+    kind: Kind::Targets,
+    default: REQUIRED,
+    meaning: "The targets, in the order in which they are offered; may be empty.",
+};
+
+/// The keys of the service section.
+pub const SERVICE_KEYS: &[Key] = &[
+    CONNECT_TIMEOUT,
+    TLS_TIMEOUT,
+    DEEP_TIMEOUT,
+    CONNECT_INTERVAL,
+    DEEP_INTERVAL,
+    FAST_INTERVAL,
+    FAILURE_THRESHOLD,
+    RECOVERY_THRESHOLD,
+    INITIAL_STATE,
+    MAX_CONCURRENT_PROBES,
+    EXPOSE_ATTRIBUTES,
+    STATE_FILE,
+    STATE_MAX_AGE,
+    TLS_FULL_HANDSHAKE_INTERVAL,
+    CERT_WARN,
+    LOG,
+    BACKEND_SERVERS,
+];
+
+// A target's keys.
+
+pub(super) const PROTOCOL: Key = key(
+    "protocol",
+    Kind::Choice(&["imap", "pop3", "lmtp", "smtp", "sieve", "http"]),
+    REQUIRED,
+    "What the server speaks: chooses the default port and the dialogue of a deep check.",
+);
+pub(super) const HOST: Key = Key {
+    name: "host",
+    aliases: &["ip", "ip_address"],
+    kind: Kind::Host,
+    default: REQUIRED,
+    meaning: "Address or name; brackets and a trailing dot are taken off.",
+};
+pub(super) const PORT: Key = key(
+    "port",
+    Kind::Integer {
+        min: 1,
+        max: 65_535,
+    },
+    Default::Words("by protocol and TLS mode"),
+    "TCP port.",
+);
+pub(super) const TLS: Key = key(
+    "tls",
+    Kind::Boolean,
+    OFF,
+    "TLS with the first byte: true is `tls_mode: implicit`, false is `plain` or `starttls`.",
+);
+pub(super) const TLS_MODE: Key = key(
+    "tls_mode",
+    Kind::Choice(&["plain", "implicit", "starttls"]),
+    Default::Words("as `tls` says"),
+    "When TLS starts. With `starttls` it is required; http has none. Must not contradict `tls`.",
+);
+pub(super) const TLS_SKIP_VERIFY: Key = key(
+    "tls_skip_verify",
+    Kind::Boolean,
+    OFF,
+    "Accept any certificate.",
+);
+pub(super) const TLS_SERVER_NAME: Key = key(
+    "tls_server_name",
+    Kind::Host,
+    Default::Words("host"),
+    "The name to ask for (SNI) and to find in the certificate.",
+);
+pub(super) const TLS_CA_FILE: Key = key(
+    "tls_ca_file",
+    Kind::Path,
+    Default::Words("the system's CAs"),
+    "PEM file of the CAs to trust instead.",
+);
+pub(super) const HAPROXY_V2: Key = key(
+    "haproxy_v2",
+    Kind::Boolean,
+    OFF,
+    "The listener expects a PROXY protocol v2 header.",
+);
+pub(super) const DEEP_CHECK: Key = key(
+    "deep_check",
+    Kind::Boolean,
+    OFF,
+    "Speak the protocol, and log in where credentials are given.",
+);
+pub(super) const TEST_USERNAME: Key = key(
+    "test_username",
+    Kind::User,
+    NONE,
+    "Whom a deep check logs in as; only together with `test_password`. No colon for http.",
+);
+pub(super) const TEST_PASSWORD: Key = key(
+    "test_password",
+    Kind::Password,
+    NONE,
+    "That user's password.",
+);
+pub(super) const AUTH_MECHANISM: Key = key(
+    "auth_mechanism",
+    Kind::Choice(&["auto", "PLAIN", "LOGIN", "USERPASS", "BASIC"]),
+    Default::Value("auto"),
+    "How a deep check logs in. USERPASS is for pop3 only; http has BASIC only, others have not.",
+);
+pub(super) const ALLOW_PLAINTEXT_AUTH: Key = key(
+    "allow_plaintext_auth",
+    Kind::Boolean,
+    OFF,
+    "Send credentials over a connection without TLS; to loopback they always may be sent.",
+);
+pub(super) const REQUEST_URI: Key = key(
+    "request_uri",
+    Kind::RequestUri,
+    Default::Value("/"),
+    "What an http deep check asks for.",
+);
+
+const fn inherited(service: Key) -> Key {
+    Key {
+        default: SERVICE,
+        ..service
+    }
+}
+
+/// The keys of one target.
+pub const TARGET_KEYS: &[Key] = &[
+    PROTOCOL,
+    HOST,
+    PORT,
+    TLS,
+    TLS_MODE,
+    TLS_SKIP_VERIFY,
+    TLS_SERVER_NAME,
+    TLS_CA_FILE,
+    HAPROXY_V2,
+    DEEP_CHECK,
+    TEST_USERNAME,
+    TEST_PASSWORD,
+    AUTH_MECHANISM,
+    ALLOW_PLAINTEXT_AUTH,
+    REQUEST_URI,
+    inherited(CONNECT_TIMEOUT),
+    inherited(TLS_TIMEOUT),
+    inherited(DEEP_TIMEOUT),
+];
+
+/// The Markdown table of `keys` for the documentation.
+pub fn markdown(keys: &[Key]) -> String {
+    let mut out = String::from("| key | default | range | meaning |\n|---|---|---|---|\n");
+    for key in keys {
+        let mut names = format!("`{}`", key.name);
+        if !key.aliases.is_empty() {
+            names.push_str(&format!(" (also `{}`)", key.aliases.join("`, `")));
+        }
+        let default = match key.default {
+            Default::Value(text) => format!("`{text}`"),
+            Default::Words(words) => words.to_owned(),
+        };
+        let (range, meaning) = (key.kind.expected(), key.meaning);
+        out.push_str(&format!("| {names} | {default} | {range} | {meaning} |\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::target::{AuthMechanism, Protocol, TlsMode};
+    use super::*;
+
+    #[test]
+    fn no_name_is_given_twice() {
+        for keys in [SERVICE_KEYS, TARGET_KEYS] {
+            let mut names: Vec<&str> = keys
+                .iter()
+                .flat_map(|key| key.aliases.iter().copied().chain([key.name]))
+                .collect();
+            let count = names.len();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), count);
+        }
+    }
+
+    #[test]
+    fn choices_are_the_names_of_the_types_they_become() {
+        let names = |kind: Kind| match kind {
+            Kind::Choice(names) => names.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(names(PROTOCOL.kind), Protocol::ALL.map(Protocol::name));
+        assert_eq!(
+            names(TLS_MODE.kind),
+            [TlsMode::Plain, TlsMode::Implicit, TlsMode::StartTls].map(TlsMode::name)
+        );
+        assert_eq!(
+            names(AUTH_MECHANISM.kind),
+            [
+                AuthMechanism::Auto,
+                AuthMechanism::Plain,
+                AuthMechanism::Login,
+                AuthMechanism::UserPass,
+                AuthMechanism::Basic,
+            ]
+            .map(AuthMechanism::name)
+        );
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_key() {
+        for keys in [SERVICE_KEYS, TARGET_KEYS] {
+            let table = markdown(keys);
+            assert_eq!(table.lines().count(), keys.len() + 2);
+            for line in table.lines() {
+                assert_eq!(line.matches('|').count(), 5, "{line}");
+            }
+            for key in keys {
+                assert!(table.contains(&format!("| `{}`", key.name)), "{}", key.name);
+            }
+        }
+        assert!(
+            markdown(TARGET_KEYS)
+                .contains("| `port` | by protocol and TLS mode | integer 1..65535 | TCP port. |")
+        );
+    }
+}

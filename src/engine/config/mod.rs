@@ -1,0 +1,165 @@
+//! The configuration: what a user may write, its defaults and ranges.
+//!
+//! A Lua table arrives as a [`Value`], a YAML text becomes one; from there on both are read
+//! alike, by one set of readers over one table of keys.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
+//! | `value`, `issue` | what is read, and what is said when it is wrong |
+//! | `reader` | typed access to one table, unknown keys |
+//! | `service`, `target` | the section and its targets, with the rules between keys |
+//! | `duration`, `host` | the two notations of their own |
+//! | `section` | where in a file the section is |
+//! | `file`, `yaml`, `env` | from a path to a [`Value`] |
+
+mod duration;
+mod env;
+mod file;
+mod host;
+mod issue;
+mod keys;
+mod reader;
+mod section;
+mod service;
+mod target;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::file::MAX_BYTES;
+pub use self::host::parse_host;
+pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
+pub use self::service::Timeouts;
+pub use self::target::{CheckDefaults, target_from_value};
+pub use self::value::Value;
+
+use self::issue::Issue;
+use super::target::Target;
+
+/// What a target counts as before its first verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialState {
+    Alive,
+    Dead,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSink {
+    Stderr,
+    None,
+    Syslog,
+    File(PathBuf),
+}
+
+/// A validated configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What a target uses that has none of its own, and a check on demand.
+    pub timeouts: Timeouts,
+    /// Time between two probes of a target, from start to start. At most 24 h.
+    pub connect_interval: Duration,
+    pub deep_interval: Duration,
+    /// Between a first failure and the verdict, and while dead.
+    pub fast_interval: Duration,
+    /// Consecutive failed probes that make a target dead, 1..=100.
+    pub failure_threshold: u32,
+    /// Consecutive good probes that make it alive again, 1..=100.
+    pub recovery_threshold: u32,
+    pub initial_state: InitialState,
+    /// 1..=65536.
+    pub max_concurrent_probes: usize,
+    /// Attribute names that become headers although their name means a secret.
+    pub expose_attributes: Vec<String>,
+    pub state_file: Option<PathBuf>,
+    /// 1 s..=24 h.
+    pub state_max_age: Duration,
+    /// At most 24 h; zero never resumes a TLS session.
+    pub tls_full_handshake_interval: Duration,
+    /// At most 365 days; zero warns of no certificate.
+    pub cert_warn: Duration,
+    pub log: LogSink,
+    /// In configured order; may be empty, and may hold the same target twice.
+    pub targets: Vec<Arc<Target>>,
+}
+
+/// Why a configuration was refused, on one line and without a secret:
+/// `backend_servers[2].port: integer 1..65535 expected, got 70000`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// From a table of the host: the section's keys themselves, or the section within its
+    /// parents as a whole file has it. Nothing is taken from the environment.
+    ///
+    /// # Errors
+    /// The first key that is unknown, missing, of the wrong type or out of range, or that
+    /// contradicts another; its path begins at the table.
+    pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
+        section::in_table(root)
+            .and_then(|(path, section)| service::read(section, path))
+            .map_err(|issue| ConfigError(issue.to_string()))
+    }
+
+    /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the
+    /// variables of `${NAME}`.
+    ///
+    /// # Errors
+    /// As [`Config::from_value`], with the line: `line 7: backend_server_monitoring.log: …`;
+    /// text that is longer than [`MAX_BYTES`] or not well-formed; neither or both of the
+    /// sections; a variable that is not set.
+    pub fn from_yaml(
+        text: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        if text.len() > MAX_BYTES {
+            return Err(ConfigError(file::TOO_LONG.to_owned()));
+        }
+        let root = yaml::parse(text)
+            .map_err(|error| ConfigError(format!("line {}: {}", error.line, error.problem)))?;
+        let read = || {
+            let (path, section) = section::in_file(&*root)?;
+            let value = yaml::to_value(section, &path, env)?;
+            service::read(&value, path)
+        };
+        read().map_err(|issue: Issue| {
+            if issue.path.0.is_empty() {
+                ConfigError(issue.to_string())
+            } else {
+                ConfigError(format!("line {}: {issue}", root.line_at(&issue.path)))
+            }
+        })
+    }
+
+    /// From a YAML file. A regular file of at most [`MAX_BYTES`]; a link to one will do.
+    ///
+    /// # Errors
+    /// As [`Config::from_yaml`], and what keeps the file from being read; each begins with
+    /// the path.
+    pub fn from_file(
+        path: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let named = |problem: String| ConfigError(format!("{}: {problem}", path.display()));
+        let bytes = file::read(path).map_err(named)?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|error| named(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+        Self::from_yaml(text, env).map_err(|error| named(error.0))
+    }
+}

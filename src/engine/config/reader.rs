@@ -1,0 +1,385 @@
+//! Typed access to one table of a configuration: every error names the key's path, what was
+//! expected and what was found; unknown keys are found when the table is opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::target::Host;
+use super::duration;
+use super::host::parse_host;
+use super::issue::{Issue, Path};
+use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, SERVICE_KEYS, TARGET_KEYS};
+use super::value::Value;
+
+/// One table, its keys known to be ours.
+pub(super) struct Reader<'a> {
+    entries: &'a [(String, Value)],
+    path: Path,
+}
+
+/// A value and the name it was given under.
+pub(super) struct Given<'a> {
+    pub(super) name: &'a str,
+    pub(super) value: &'a Value,
+}
+
+impl<'a> Reader<'a> {
+    /// Opens a table whose keys are `keys`, plus names in `extra` that others read.
+    ///
+    /// # Errors
+    /// Something other than a table; a key that is unknown, or given twice.
+    pub(super) fn open(
+        value: &'a Value,
+        path: Path,
+        keys: &[Key],
+        extra: &[&str],
+    ) -> Result<Self, Issue> {
+        let entries: &[(String, Value)] = match value {
+            Value::Map(entries) => entries,
+            Value::List(items) if items.is_empty() => &[],
+            Value::List(_) => return Err(path.issue("table with named keys expected, got list")),
+            other => return Err(path.issue(format!("table expected, got {}", other.described()))),
+        };
+        for (at, (name, _)) in entries.iter().enumerate() {
+            if !keys.iter().any(|key| key.is_named(name)) && !extra.contains(&name.as_str()) {
+                return Err(path.key(name).issue(unknown(name, keys, extra)));
+            }
+            if entries.iter().take(at).any(|(earlier, _)| earlier == name) {
+                return Err(path.key(name).issue("given twice"));
+            }
+        }
+        Ok(Self { entries, path })
+    }
+
+    /// The value of a key under any of its names; nil counts as not given.
+    pub(super) fn given(&self, key: &Key) -> Result<Option<Given<'a>>, Issue> {
+        let mut found = self
+            .entries
+            .iter()
+            .filter(|(name, value)| key.is_named(name) && !matches!(value, Value::Nil))
+            .map(|(name, value)| Given { name, value });
+        let first = found.next();
+        if let (Some(first), Some(second)) = (&first, found.next()) {
+            let problem = format!("means the same as {}, which is also given", first.name);
+            return Err(self.path.key(second.name).issue(problem));
+        }
+        Ok(first)
+    }
+
+    /// A key that has to be there was not.
+    pub(super) fn missing(&self, key: &Key) -> Issue {
+        self.path
+            .key(key.name)
+            .issue(format!("{} expected, got nothing", key.kind.expected()))
+    }
+
+    /// A key whose value is right in itself but not beside the others.
+    pub(super) fn conflict(&self, key: &Key, problem: &str) -> Issue {
+        let name = match self.given(key) {
+            Ok(Some(given)) => given.name,
+            _ => key.name,
+        };
+        self.path.key(name).issue(problem)
+    }
+
+    /// Reads a key with `read`, which answers `None` for a value it cannot take.
+    fn read<T>(
+        &self,
+        key: &Key,
+        read: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<Option<T>, Issue> {
+        let Some(given) = self.given(key)? else {
+            return Ok(None);
+        };
+        match read(given.value) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self
+                .path
+                .key(given.name)
+                .issue(refusal(key.kind, given.value))),
+        }
+    }
+
+    pub(super) fn boolean(&self, key: &Key) -> Result<Option<bool>, Issue> {
+        self.read(key, as_boolean)
+    }
+
+    pub(super) fn boolean_or_default(&self, key: &Key) -> Result<bool, Issue> {
+        self.or_default(key, Self::boolean, as_boolean)
+    }
+
+    pub(super) fn integer(&self, key: &Key) -> Result<Option<i64>, Issue> {
+        self.read(key, |value| as_integer(value, key.kind))
+    }
+
+    pub(super) fn integer_or_default(&self, key: &Key) -> Result<i64, Issue> {
+        self.or_default(key, Self::integer, |value| as_integer(value, key.kind))
+    }
+
+    pub(super) fn duration(&self, key: &Key) -> Result<Option<Duration>, Issue> {
+        self.read(key, |value| as_duration(value, key.kind))
+    }
+
+    pub(super) fn duration_or_default(&self, key: &Key) -> Result<Duration, Issue> {
+        self.or_default(key, Self::duration, |value| as_duration(value, key.kind))
+    }
+
+    /// The word as the key's table spells it.
+    pub(super) fn choice(&self, key: &Key) -> Result<Option<&'static str>, Issue> {
+        self.read(key, |value| as_choice(value, key.kind))
+    }
+
+    pub(super) fn choice_or_default(&self, key: &Key) -> Result<&'static str, Issue> {
+        self.or_default(key, Self::choice, |value| as_choice(value, key.kind))
+    }
+
+    /// Text that `accepts`.
+    pub(super) fn text(
+        &self,
+        key: &Key,
+        accepts: impl FnOnce(&str) -> bool,
+    ) -> Result<Option<&'a str>, Issue> {
+        let Some(given) = self.given(key)? else {
+            return Ok(None);
+        };
+        match as_text(given.value) {
+            Some(text) if accepts(text) => Ok(Some(text)),
+            _ => Err(self
+                .path
+                .key(given.name)
+                .issue(refusal(key.kind, given.value))),
+        }
+    }
+
+    pub(super) fn file_path(&self, key: &Key) -> Result<Option<PathBuf>, Issue> {
+        Ok(self.text(key, is_file_path)?.map(PathBuf::from))
+    }
+
+    pub(super) fn host(&self, key: &Key) -> Result<Option<Host>, Issue> {
+        let Some(given) = self.given(key)? else {
+            return Ok(None);
+        };
+        let path = || self.path.key(given.name);
+        let Some(text) = as_text(given.value) else {
+            return Err(path().issue(refusal(key.kind, given.value)));
+        };
+        match (parse_host(text), given.value) {
+            (Ok(host), _) => Ok(Some(host)),
+            (Err(problem), Value::Str(_)) => Err(path().issue(problem)),
+            (Err(_), _) => Err(path().issue(refusal(key.kind, given.value))),
+        }
+    }
+
+    /// A list's items, each with its path. An empty table is an empty list.
+    pub(super) fn list(&self, key: &Key) -> Result<Option<Vec<(Path, &'a Value)>>, Issue> {
+        let Some(given) = self.given(key)? else {
+            return Ok(None);
+        };
+        let path = self.path.key(given.name);
+        match given.value {
+            Value::List(items) => Ok(Some(
+                items
+                    .iter()
+                    .enumerate()
+                    .map(|(at, item)| (path.index(at), item))
+                    .collect(),
+            )),
+            Value::Map(entries) if entries.is_empty() => Ok(Some(Vec::new())),
+            Value::Map(_) => {
+                let expected = key.kind.expected();
+                Err(path.issue(format!("{expected} expected, got table with named keys")))
+            }
+            other => Err(path.issue(refusal(key.kind, other))),
+        }
+    }
+
+    fn or_default<T>(
+        &self,
+        key: &Key,
+        user: impl FnOnce(&Self, &Key) -> Result<Option<T>, Issue>,
+        parse: impl FnOnce(&Value) -> Option<T>,
+    ) -> Result<T, Issue> {
+        if let Some(value) = user(self, key)? {
+            return Ok(value);
+        }
+        match key.default {
+            Default::Value(text) => parse(&default_value(text)),
+            Default::Words(_) => None,
+        }
+        .ok_or_else(|| self.missing(key))
+    }
+}
+
+/// A default's text as a value whose type the key decides.
+pub(super) fn default_value(text: &str) -> Value {
+    Value::Env {
+        text: text.to_owned(),
+        template: text.to_owned(),
+    }
+}
+
+fn as_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::Str(text) | Value::Env { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// Only what came from the environment may spell a boolean as text, in YAML's core schema.
+fn as_boolean(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(value) => Some(*value),
+        Value::Env { text, .. } => match text.as_str() {
+            "true" | "True" | "TRUE" => Some(true),
+            "false" | "False" | "FALSE" => Some(false),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// An integer within bounds; `993.0` and `"993"` count, as Lua coerces them.
+fn as_integer(value: &Value, kind: Kind) -> Option<i64> {
+    let Kind::Integer { min, max } = kind else {
+        return None;
+    };
+    let number = match value {
+        Value::Int(number) => *number,
+        Value::Float(number) => whole(*number)?,
+        Value::Str(text) | Value::Env { text, .. } => {
+            let text = text.trim_ascii();
+            match text.parse() {
+                Ok(number) => number,
+                Err(_) => whole(text.parse().ok()?)?,
+            }
+        }
+        _ => return None,
+    };
+    (min..=max).contains(&number).then_some(number)
+}
+
+fn whole(number: f64) -> Option<i64> {
+    // Beyond 2^53 a float names no single integer.
+    let exact = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "in range by the line above"
+    )]
+    exact.then_some(number as i64)
+}
+
+fn as_duration(value: &Value, kind: Kind) -> Option<Duration> {
+    let Kind::Duration { min, max } = kind else {
+        return None;
+    };
+    duration::from_value(value).filter(|duration| (min..=max).contains(duration))
+}
+
+fn as_choice(value: &Value, kind: Kind) -> Option<&'static str> {
+    let (Kind::Choice(words), Some(text)) = (kind, as_text(value)) else {
+        return None;
+    };
+    words
+        .iter()
+        .copied()
+        .find(|word| word.eq_ignore_ascii_case(text))
+}
+
+/// What a file's path may be: anything the system takes that names something.
+pub(super) fn is_file_path(text: &str) -> bool {
+    !text.is_empty() && !text.contains('\0') && !text.ends_with('/')
+}
+
+/// `X expected, got Y` for a value that is of the wrong type or out of range.
+fn refusal(kind: Kind, value: &Value) -> String {
+    let number = matches!(value, Value::Int(_) | Value::Float(_));
+    let right_type = match kind {
+        Kind::Integer { .. } => number,
+        Kind::Duration { .. } => number || as_text(value).is_some(),
+        Kind::Boolean | Kind::AttributeNames | Kind::Targets => false,
+        _ => as_text(value).is_some(),
+    };
+    let got = if kind.is_secret() {
+        secret_described(kind, value)
+    } else if right_type {
+        value.shown()
+    } else {
+        value.described()
+    };
+    let hint = match (kind, value) {
+        (Kind::Boolean, Value::Str(_)) => " (write true or false without quotes)",
+        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host, _) if number => {
+            " (put it in quotes)"
+        }
+        _ => "",
+    };
+    format!("{} expected, got {got}{hint}", kind.expected())
+}
+
+/// What is wrong with a secret, without the secret.
+fn secret_described(kind: Kind, value: &Value) -> String {
+    let Some(text) = as_text(value) else {
+        return value.type_name().to_owned();
+    };
+    let uri = kind == Kind::RequestUri;
+    let limit = if uri { MAX_REQUEST_URI } else { MAX_CREDENTIAL };
+    match text {
+        "" => "an empty string".to_owned(),
+        _ if text.contains(['\r', '\n']) => "a line break in it".to_owned(),
+        _ if text.contains('\0') => "NUL in it".to_owned(),
+        _ if text.len() > limit => format!("{} bytes", text.len()),
+        _ if uri && text.contains(' ') => "a space in it".to_owned(),
+        _ if uri && !text.starts_with('/') => "another start".to_owned(),
+        _ => "other characters".to_owned(),
+    }
+}
+
+/// The sentence for a key nobody knows, with the nearest one that is known.
+fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
+    let known = |keys: &[Key]| keys.iter().any(|key| key.is_named(name));
+    if known(SERVICE_KEYS) {
+        return "unknown key of a target; it belongs to the service section".to_owned();
+    }
+    if known(TARGET_KEYS) {
+        return "unknown key of the service section; it belongs to a target".to_owned();
+    }
+    let names = keys
+        .iter()
+        .flat_map(|key| key.aliases.iter().copied().chain([key.name]))
+        .chain(extra.iter().copied());
+    match nearest(name, names) {
+        Some(near) => format!("unknown key; did you mean {near}?"),
+        None => "unknown key".to_owned(),
+    }
+}
+
+/// The known name a user most likely meant: a third of it may differ, or one name may be a
+/// part of the other (`username`, `hostname`); case does not count.
+fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    // Longer than any key by far, and comparing costs time.
+    if name.len() > 64 {
+        return None;
+    }
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    known
+        .map(|candidate| (strsim::damerau_levenshtein(&name, candidate), candidate))
+        .filter(|(distance, candidate)| {
+            let part = name.len() > 2 && candidate.contains(&name) || name.contains(candidate);
+            part || *distance <= (candidate.len() / 3).max(1)
+        })
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// A list item of the wrong kind.
+pub(super) fn item_refusal(expected: &str, value: &Value) -> String {
+    match as_text(value) {
+        Some(_) => format!("{expected} expected, got {}", value.shown()),
+        None => format!("{expected} expected, got {}", value.described()),
+    }
+}
+
+/// The text of a list item.
+pub(super) fn item_text(value: &Value) -> Option<&str> {
+    as_text(value)
+}

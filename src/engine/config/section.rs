@@ -1,0 +1,92 @@
+//! Where in a file the service section is: a whole Nauthilus file holds it under one of two
+//! names, and much else that is not ours.
+
+use super::issue::{Issue, Path};
+use super::keys::SERVICE_KEYS;
+use super::value::Value;
+
+/// The documented name, and Nauthilus 3's.
+const NAMES: [&[&str]; 2] = [
+    &["backend_server_monitoring"],
+    &["auth", "services", "backend_health_checks"],
+];
+
+/// A tree with named members.
+pub(super) trait Tree {
+    /// The member of that name, if this is a table that has it and it is not null.
+    fn member(&self, name: &str) -> Option<&Self>;
+}
+
+impl Tree for Value {
+    fn member(&self, name: &str) -> Option<&Self> {
+        let Self::Map(entries) = self else {
+            return None;
+        };
+        let (_, value) = entries.iter().find(|(key, _)| key == name)?;
+        (*value != Self::Nil).then_some(value)
+    }
+}
+
+/// The section and its path; `None` when neither is there.
+///
+/// # Errors
+/// Both are there.
+fn find<T: Tree>(root: &T) -> Result<Option<(Path, &T)>, Issue> {
+    let mut found = None;
+    for name in NAMES {
+        let mut at = Some(root);
+        let mut path = Path::default();
+        for step in name {
+            at = at.and_then(|tree| tree.member(step));
+            path = path.key(step);
+        }
+        match (at, &found) {
+            (Some(_), Some((first, _))) => {
+                let problem = format!("{first} is there, too; keep one of the two");
+                return Err(path.issue(problem));
+            }
+            (Some(section), None) => found = Some((path, section)),
+            (None, _) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The section of a whole file.
+///
+/// # Errors
+/// Neither or both of the two are there.
+pub(super) fn in_file<T: Tree>(root: &T) -> Result<(Path, &T), Issue> {
+    if let Some(found) = find(root)? {
+        return Ok(found);
+    }
+    let [documented, nested] = NAMES.map(|name| name.join("."));
+    let mut problem = format!("section {documented} or {nested} expected, got neither");
+    if let Some(key) = SERVICE_KEYS
+        .iter()
+        .find(|key| root.member(key.name).is_some())
+    {
+        problem.push_str(&format!(" ({} belongs inside it)", key.name));
+    }
+    Err(Path::default().issue(problem))
+}
+
+/// The section of a table: the table itself, unless it holds the section as a file does.
+///
+/// # Errors
+/// Both sections are there, or keys of the section beside it.
+pub(super) fn in_table(root: &Value) -> Result<(Path, &Value), Issue> {
+    let Some((path, section)) = find(root)? else {
+        return Ok((Path::default(), root));
+    };
+    match SERVICE_KEYS
+        .iter()
+        .find(|key| root.member(key.name).is_some())
+    {
+        Some(key) => {
+            let problem = format!("stands beside {path}; it belongs inside");
+            Err(Path::default().key(key.name).issue(problem))
+        }
+        None => Ok((path, section)),
+    }
+}

@@ -1,0 +1,134 @@
+//! The service section: its own keys, then its targets.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::target::Target;
+use super::issue::{Issue, Path};
+use super::keys::{self, MAX_ATTRIBUTE_NAME, SERVICE_KEYS};
+use super::reader::{Reader, is_file_path, item_refusal, item_text};
+use super::value::Value;
+use super::{Config, InitialState, LogSink, target};
+
+/// How long each stage of a probe may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Resolving, connecting and the PROXY header. At most one minute.
+    pub connect: Duration,
+    /// The TLS handshake. At most one minute.
+    pub tls: Duration,
+    /// The dialogue. At most five minutes.
+    pub deep: Duration,
+}
+
+impl Default for Timeouts {
+    /// Those of a configuration that says nothing of them.
+    fn default() -> Self {
+        const EACH: Duration = Duration::from_secs(5);
+        Self {
+            connect: EACH,
+            tls: EACH,
+            deep: EACH,
+        }
+    }
+}
+
+/// The configuration of one section.
+pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
+    let reader = Reader::open(section, path, SERVICE_KEYS, &[])?;
+    let timeouts = Timeouts {
+        connect: reader.duration_or_default(&keys::CONNECT_TIMEOUT)?,
+        tls: reader.duration_or_default(&keys::TLS_TIMEOUT)?,
+        deep: reader.duration_or_default(&keys::DEEP_TIMEOUT)?,
+    };
+    let connect_interval = reader.duration_or_default(&keys::CONNECT_INTERVAL)?;
+    Ok(Config {
+        timeouts,
+        connect_interval,
+        deep_interval: reader
+            .duration(&keys::DEEP_INTERVAL)?
+            .unwrap_or(connect_interval),
+        fast_interval: reader
+            .duration(&keys::FAST_INTERVAL)?
+            .unwrap_or_else(|| connect_interval.min(Duration::from_secs(1))),
+        failure_threshold: count(&reader, &keys::FAILURE_THRESHOLD)?,
+        recovery_threshold: count(&reader, &keys::RECOVERY_THRESHOLD)?,
+        initial_state: match reader.choice_or_default(&keys::INITIAL_STATE)? {
+            "dead" => InitialState::Dead,
+            _ => InitialState::Alive,
+        },
+        max_concurrent_probes: count(&reader, &keys::MAX_CONCURRENT_PROBES)?,
+        expose_attributes: expose_attributes(&reader)?,
+        state_file: reader.file_path(&keys::STATE_FILE)?,
+        state_max_age: reader.duration_or_default(&keys::STATE_MAX_AGE)?,
+        tls_full_handshake_interval: reader
+            .duration_or_default(&keys::TLS_FULL_HANDSHAKE_INTERVAL)?,
+        cert_warn: reader.duration_or_default(&keys::CERT_WARN)?,
+        log: log(&reader)?,
+        targets: targets(&reader, &timeouts)?,
+    })
+}
+
+/// An integer whose bounds fit any integer type.
+fn count<T: TryFrom<i64>>(reader: &Reader<'_>, key: &keys::Key) -> Result<T, Issue> {
+    let number = reader.integer_or_default(key)?;
+    T::try_from(number).map_err(|_| reader.missing(key))
+}
+
+fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
+    let items = reader.list(&keys::EXPOSE_ATTRIBUTES)?.unwrap_or_default();
+    items
+        .into_iter()
+        .map(|(path, item)| match item_text(item) {
+            Some(name) if is_attribute_name(name) => Ok(name.to_owned()),
+            _ => Err(path.issue(item_refusal("attribute name", item))),
+        })
+        .collect()
+}
+
+/// A token of RFC 9110 §5.6.2, since attributes become header names.
+fn is_attribute_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    (1..=MAX_ATTRIBUTE_NAME).contains(&name.len()) && name.bytes().all(token)
+}
+
+fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
+    // A bare word is a misspelt sink rather than a file to create somewhere.
+    let path = |text: &str| is_file_path(text) && text.contains(['/', '.']);
+    let sink = |text: &str| match text.to_ascii_lowercase().as_str() {
+        "stderr" => Some(LogSink::Stderr),
+        "none" => Some(LogSink::None),
+        "syslog" => Some(LogSink::Syslog),
+        _ => None,
+    };
+    let text = reader
+        .text(&keys::LOG, |text| sink(text).is_some() || path(text))?
+        .unwrap_or(keys::LOG.default_text());
+    Ok(sink(text).unwrap_or_else(|| LogSink::File(PathBuf::from(text))))
+}
+
+fn targets(reader: &Reader<'_>, timeouts: &Timeouts) -> Result<Vec<Arc<Target>>, Issue> {
+    let items = reader
+        .list(&keys::BACKEND_SERVERS)?
+        .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))?;
+    items
+        .into_iter()
+        .map(|(path, item)| target::configured(item, path, timeouts).map(Arc::new))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn default_timeouts_are_those_of_a_configuration_without_any() {
+        let servers = ("backend_servers".to_owned(), Value::List(Vec::new()));
+        let config = Config::from_value(&Value::Map(vec![servers]));
+        assert_eq!(
+            config.map(|config| config.timeouts),
+            Ok(Timeouts::default())
+        );
+    }
+}

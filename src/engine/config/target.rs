@@ -1,0 +1,221 @@
+//! One target from its table: an entry of `backend_servers`, or the argument of a check.
+
+use std::sync::Arc;
+
+use super::super::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use super::ConfigError;
+use super::issue::{Issue, Path};
+use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
+use super::reader::Reader;
+use super::service::Timeouts;
+use super::value::Value;
+
+/// What a check on demand uses where its table says nothing.
+pub struct CheckDefaults<'a> {
+    pub timeouts: Timeouts,
+    /// The configured target at an address, if there is one: its TLS settings and its protocol
+    /// fill what the table leaves out.
+    pub configured: &'a dyn Fn(&Host, u16) -> Option<Arc<Target>>,
+}
+
+/// A target to check on demand. The table has a target's keys, and may have those in `extra`,
+/// which are the caller's to read. `protocol` is needed only where the protocol matters: for a
+/// deep check, for STARTTLS and for a default port.
+///
+/// # Errors
+/// As for a target of a configuration, without a prefix: `port: integer 1..65535 expected, got 0`.
+pub fn target_from_value(
+    value: &Value,
+    defaults: &CheckDefaults<'_>,
+    extra: &[&str],
+) -> Result<Target, ConfigError> {
+    let checked = || {
+        let reader = Reader::open(value, Path::default(), TARGET_KEYS, extra)?;
+        read(&reader, &defaults.timeouts, Some(defaults))
+    };
+    checked().map_err(|issue: Issue| ConfigError(issue.to_string()))
+}
+
+/// One entry of `backend_servers`.
+pub(super) fn configured(value: &Value, path: Path, timeouts: &Timeouts) -> Result<Target, Issue> {
+    let reader = Reader::open(value, path, TARGET_KEYS, &[])?;
+    read(&reader, timeouts, None)
+}
+
+fn read(
+    reader: &Reader<'_>,
+    timeouts: &Timeouts,
+    check: Option<&CheckDefaults<'_>>,
+) -> Result<Target, Issue> {
+    let host = reader
+        .host(&keys::HOST)?
+        .ok_or_else(|| reader.missing(&keys::HOST))?;
+    let given_protocol = reader
+        .choice(&keys::PROTOCOL)?
+        .and_then(Protocol::from_name);
+    let given_port = match reader.integer(&keys::PORT)? {
+        Some(port) => u16::try_from(port).ok(),
+        None => None,
+    };
+    let like = match (check, given_port) {
+        (Some(check), Some(port)) => (check.configured)(&host, port),
+        _ => None,
+    };
+    let given_mode = tls_mode(reader)?;
+    let deep_check = reader.boolean_or_default(&keys::DEEP_CHECK)?;
+
+    let known_protocol = given_protocol.or(like.as_ref().map(|target| target.protocol));
+    let tls_mode = given_mode
+        .or(like.as_ref().map(|target| target.tls_mode))
+        .unwrap_or(TlsMode::Plain);
+    let matters = check.is_none() || deep_check || tls_mode == TlsMode::StartTls;
+    let protocol = match known_protocol {
+        Some(protocol) => protocol,
+        None if matters => return Err(reader.missing(&keys::PROTOCOL)),
+        // Connecting is the same for all of them.
+        None => Protocol::Imap,
+    };
+    let port = match (given_port, known_protocol) {
+        (Some(port), _) => port,
+        (None, Some(protocol)) => protocol.default_port(tls_mode),
+        (None, None) => return Err(reader.missing(&keys::PORT)),
+    };
+    if protocol == Protocol::Http && tls_mode == TlsMode::StartTls {
+        return Err(reader.conflict(&keys::TLS_MODE, "http has no STARTTLS"));
+    }
+    let (test_username, test_password) = credentials(reader, protocol)?;
+    let like = like.as_deref();
+
+    Ok(Target {
+        protocol,
+        port,
+        tls_mode,
+        tls_skip_verify: match reader.boolean(&keys::TLS_SKIP_VERIFY)? {
+            Some(skip) => skip,
+            None => like.is_some_and(|target| target.tls_skip_verify),
+        },
+        tls_server_name: match reader.host(&keys::TLS_SERVER_NAME)? {
+            Some(name) => Some(name.to_string()),
+            None => like.and_then(|target| name_to_verify(target, &host)),
+        },
+        tls_ca_file: match reader.file_path(&keys::TLS_CA_FILE)? {
+            Some(path) => Some(path),
+            None => like.and_then(|target| target.tls_ca_file.clone()),
+        },
+        host,
+        haproxy_v2: reader.boolean_or_default(&keys::HAPROXY_V2)?,
+        deep_check,
+        test_username,
+        test_password,
+        auth_mechanism: auth_mechanism(reader, protocol)?,
+        allow_plaintext_auth: reader.boolean_or_default(&keys::ALLOW_PLAINTEXT_AUTH)?,
+        request_uri: reader
+            .text(&keys::REQUEST_URI, is_request_uri)?
+            .unwrap_or(keys::REQUEST_URI.default_text())
+            .to_owned(),
+        connect_timeout: reader
+            .duration(&keys::CONNECT_TIMEOUT)?
+            .unwrap_or(timeouts.connect),
+        tls_timeout: reader.duration(&keys::TLS_TIMEOUT)?.unwrap_or(timeouts.tls),
+        deep_timeout: reader
+            .duration(&keys::DEEP_TIMEOUT)?
+            .unwrap_or(timeouts.deep),
+    })
+}
+
+/// `tls` says whether TLS starts with the first byte, `tls_mode` says more; the two must agree.
+/// `None` where neither is given.
+fn tls_mode(reader: &Reader<'_>) -> Result<Option<TlsMode>, Issue> {
+    let first_byte = reader.boolean(&keys::TLS)?;
+    let word = reader.choice(&keys::TLS_MODE)?;
+    let mode = [TlsMode::Plain, TlsMode::Implicit, TlsMode::StartTls]
+        .into_iter()
+        .find(|mode| Some(mode.name()) == word);
+    match (first_byte, mode) {
+        (Some(tls), Some(mode)) if tls != (mode == TlsMode::Implicit) => {
+            let problem = format!(
+                "{tls} contradicts tls_mode: {} (tls: true is tls_mode: implicit)",
+                mode.name()
+            );
+            Err(reader.conflict(&keys::TLS, &problem))
+        }
+        (_, Some(mode)) => Ok(Some(mode)),
+        (Some(true), None) => Ok(Some(TlsMode::Implicit)),
+        (Some(false), None) => Ok(Some(TlsMode::Plain)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The name a certificate has to have when a check connects to an address of `target`.
+fn name_to_verify(target: &Target, host: &Host) -> Option<String> {
+    match (&target.tls_server_name, &target.host, host) {
+        (Some(name), _, _) => Some(name.clone()),
+        // The script has the address from the server list, the certificate has the name.
+        (None, Host::Name(name), Host::Ip(_)) => Some(name.clone()),
+        _ => None,
+    }
+}
+
+fn auth_mechanism(reader: &Reader<'_>, protocol: Protocol) -> Result<AuthMechanism, Issue> {
+    let word = reader.choice_or_default(&keys::AUTH_MECHANISM)?;
+    let allowed: &[AuthMechanism] = match protocol {
+        Protocol::Http => &[AuthMechanism::Auto, AuthMechanism::Basic],
+        Protocol::Pop3 => &[
+            AuthMechanism::Auto,
+            AuthMechanism::Plain,
+            AuthMechanism::Login,
+            AuthMechanism::UserPass,
+        ],
+        Protocol::Imap | Protocol::Lmtp | Protocol::Smtp | Protocol::Sieve => &[
+            AuthMechanism::Auto,
+            AuthMechanism::Plain,
+            AuthMechanism::Login,
+        ],
+    };
+    let chosen = allowed.iter().find(|mechanism| mechanism.name() == word);
+    chosen.copied().ok_or_else(|| {
+        let names: Vec<&str> = allowed.iter().map(|mechanism| mechanism.name()).collect();
+        let problem = format!(
+            "one of {} expected for {protocol}, got {word}",
+            names.join(", ")
+        );
+        reader.conflict(&keys::AUTH_MECHANISM, &problem)
+    })
+}
+
+/// Both or neither: half a login would end as a check that quietly does not log in.
+fn credentials(
+    reader: &Reader<'_>,
+    protocol: Protocol,
+) -> Result<(Option<String>, Option<Secret>), Issue> {
+    let user = reader.text(&keys::TEST_USERNAME, is_credential)?;
+    let password = reader.text(&keys::TEST_PASSWORD, is_credential)?;
+    match (user, password) {
+        (Some(_), None) => Err(reader.conflict(
+            &keys::TEST_USERNAME,
+            "test_password expected beside it, got nothing",
+        )),
+        (None, Some(_)) => Err(reader.conflict(
+            &keys::TEST_PASSWORD,
+            "test_username expected beside it, got nothing",
+        )),
+        // RFC 7617 §2: a colon would move the rest of the name into the password.
+        (Some(user), _) if protocol == Protocol::Http && user.contains(':') => {
+            Err(reader.conflict(&keys::TEST_USERNAME, "no colon expected for http, got one"))
+        }
+        (user, password) => Ok((
+            user.map(str::to_owned),
+            password.map(|text| Secret::new(text.to_owned())),
+        )),
+    }
+}
+
+fn is_credential(text: &str) -> bool {
+    (1..=MAX_CREDENTIAL).contains(&text.len()) && !text.contains(['\r', '\n', '\0'])
+}
+
+fn is_request_uri(text: &str) -> bool {
+    text.starts_with('/')
+        && text.len() <= MAX_REQUEST_URI
+        && text.bytes().all(|b| b.is_ascii_graphic())
+}

@@ -1,0 +1,108 @@
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use super::super::{Config, MAX_BYTES};
+use super::no_env;
+
+/// A directory of this test alone, removed when dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("nb-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).unwrap_or_else(|error| panic!("{error}"));
+        Self(path)
+    }
+
+    fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, bytes).unwrap_or_else(|error| panic!("{error}"));
+        path
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The error without the path that every one begins with.
+fn problem(path: &Path) -> String {
+    let error = match Config::from_file(path, &no_env) {
+        Err(error) => error.to_string(),
+        Ok(config) => panic!("{config:?}"),
+    };
+    let start = format!("{}: ", path.display());
+    error
+        .strip_prefix(&start)
+        .unwrap_or_else(|| panic!("{error}"))
+        .to_owned()
+}
+
+#[test]
+fn a_file_and_a_link_to_it_are_read() {
+    let place = Place::new("read");
+    let path = place.file(
+        "a.yml",
+        b"backend_server_monitoring: {targets: [], failure_threshold: 3}",
+    );
+    let link = place.0.join("link.yml");
+    symlink(&path, &link).unwrap_or_else(|error| panic!("{error}"));
+    for path in [path, link] {
+        let config = Config::from_file(&path, &no_env);
+        assert_eq!(config.map(|config| config.failure_threshold), Ok(3));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let place = Place::new("refused");
+    assert_eq!(problem(&place.0.join("none.yml")), "no such file");
+    assert_eq!(problem(&place.0), "a file expected, got a directory");
+    assert_eq!(
+        problem(Path::new("/dev/null")),
+        "a regular file expected, got a device, pipe or socket"
+    );
+    let listener = std::os::unix::net::UnixListener::bind(place.0.join("socket"));
+    assert!(listener.is_ok());
+    assert_eq!(
+        problem(&place.0.join("socket")),
+        "a regular file expected, got a device, pipe or socket"
+    );
+    let file = place.file("a.yml", b"");
+    assert_eq!(
+        problem(&file),
+        "line 1: table expected, got an empty document"
+    );
+    assert!(problem(&file.join("b")).starts_with("cannot be opened: "));
+    assert!(problem(Path::new("a\0b")).starts_with("cannot be opened: "));
+    assert_eq!(
+        problem(&place.file("latin.yml", b"a: \xe4\n")),
+        "not UTF-8 at byte 3"
+    );
+    assert_eq!(
+        problem(&place.file(
+            "bad.yml",
+            b"\nbackend_server_monitoring: {log: none, targets: 1}\n"
+        )),
+        "line 2: backend_server_monitoring.targets: list of tables expected, got number 1"
+    );
+    assert_eq!(
+        problem(&place.file("long.yml", &vec![b'#'; MAX_BYTES + 1])),
+        "at most 1 MiB expected, got more"
+    );
+}
+
+#[test]
+fn a_file_that_others_own_is_named() {
+    let place = Place::new("permission");
+    let path = place.file("a.yml", b"backend_server_monitoring: {targets: []}");
+    let forbidden = fs::Permissions::from_mode(0o0);
+    fs::set_permissions(&path, forbidden).unwrap_or_else(|error| panic!("{error}"));
+    // The superuser may read it all the same.
+    if fs::read(&path).is_err() {
+        assert_eq!(problem(&path), "permission denied");
+    }
+}

@@ -1,0 +1,37 @@
+//! The configuration as users meet it: what is accepted, and the text of each refusal.
+
+mod file;
+mod limits;
+mod service;
+mod target;
+mod yaml;
+
+use super::issue::Path;
+use super::yaml::{parse, to_value};
+use super::{Config, ConfigError, Value};
+
+/// A value written in YAML.
+fn value(text: &str) -> Value {
+    let node = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+    to_value(&node, &Path::default(), &no_env).unwrap_or_else(|issue| panic!("{text}: {issue}"))
+}
+
+fn no_env(_: &str) -> Option<String> {
+    None
+}
+
+/// A configuration from a table, the way a Lua host gives it.
+fn table(text: &str) -> Result<Config, ConfigError> {
+    Config::from_value(&value(text))
+}
+
+fn accepted(text: &str) -> Config {
+    table(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn refusal(text: &str) -> String {
+    match table(text) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("accepted: {text}"),
+    }
+}

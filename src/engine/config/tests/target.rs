@@ -1,0 +1,584 @@
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::super::target::{AuthMechanism, Host, Protocol, Target, TlsMode};
+use super::super::keys::TARGET_KEYS;
+use super::super::{CheckDefaults, Timeouts, Value, target_from_value};
+use super::{accepted, refusal, value};
+
+/// The one target of a configuration that has these keys beside a protocol and a host.
+fn target(keys: &str) -> Target {
+    let text = format!("{{backend_servers: [{{protocol: imap, host: a.example, {keys}}}]}}");
+    (*accepted(&text).targets[0]).clone()
+}
+
+fn problem(keys: &str) -> String {
+    let text = format!("{{backend_servers: [{{protocol: imap, host: a.example, {keys}}}]}}");
+    let error = refusal(&text);
+    error
+        .strip_prefix("backend_servers[1].")
+        .unwrap_or_else(|| panic!("{error}"))
+        .to_owned()
+}
+
+#[test]
+fn the_defaults_are_the_documented_ones() {
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        target(""),
+        Target {
+            protocol: Protocol::Imap,
+            host: Host::Name("a.example".into()),
+            port: 143,
+            tls_mode: TlsMode::Plain,
+            tls_skip_verify: false,
+            tls_server_name: None,
+            tls_ca_file: None,
+            haproxy_v2: false,
+            deep_check: false,
+            test_username: None,
+            test_password: None,
+            auth_mechanism: AuthMechanism::Auto,
+            allow_plaintext_auth: false,
+            request_uri: "/".into(),
+            connect_timeout: 5 * second,
+            tls_timeout: 5 * second,
+            deep_timeout: 5 * second,
+        }
+    );
+}
+
+#[test]
+fn every_key_is_read() {
+    let read = accepted(
+        "{backend_servers: [{protocol: POP3, host: '[2001:db8::1]', port: '995', tls: true,
+          tls_mode: IMPLICIT, tls_skip_verify: true, tls_server_name: pop.example.org.,
+          tls_ca_file: ca.pem, haproxy_v2: true, deep_check: true, test_username: user,
+          test_password: \"pass: 'word'\", auth_mechanism: userpass, allow_plaintext_auth: true,
+          request_uri: '/health?x=1', connect_timeout: 1m, tls_timeout: 0.25,
+          deep_timeout: 5m}]}",
+    );
+    let read = &read.targets[0];
+    assert_eq!(read.key(), "pop3://[2001:db8::1]:995");
+    assert_eq!(read.tls_mode, TlsMode::Implicit);
+    assert!(read.tls_skip_verify && read.haproxy_v2 && read.deep_check);
+    assert_eq!(read.tls_server_name.as_deref(), Some("pop.example.org"));
+    assert_eq!(read.tls_ca_file.as_deref(), Some(Path::new("ca.pem")));
+    assert_eq!(read.test_username.as_deref(), Some("user"));
+    let password = read.test_password.as_ref().map(|secret| secret.expose());
+    assert_eq!(password, Some("pass: 'word'"));
+    assert_eq!(read.auth_mechanism, AuthMechanism::UserPass);
+    assert!(read.allow_plaintext_auth);
+    assert_eq!(read.request_uri, "/health?x=1");
+    assert_eq!(read.connect_timeout, Duration::from_secs(60));
+    assert_eq!(read.tls_timeout, Duration::from_millis(250));
+    assert_eq!(read.deep_timeout, Duration::from_secs(300));
+}
+
+#[test]
+fn the_example_of_the_contract_reads_as_promised() {
+    assert_eq!(
+        refusal(
+            "{backend_servers: [{protocol: imap, host: a.example},
+                                {protocol: imap, host: a.example, port: 70000}]}"
+        ),
+        "backend_servers[2].port: integer 1..65535 expected, got 70000"
+    );
+    assert_eq!(
+        refusal("{targets: [{protocol: imap, ip: a.example, port: 0}]}"),
+        "targets[1].port: integer 1..65535 expected, got 0"
+    );
+}
+
+#[test]
+fn ports_are_integers_however_lua_writes_them() {
+    for port in [
+        "993", "'993'", "993.0", "'993.0'", "' 993 '", "0x3e1", "9.93e2",
+    ] {
+        assert_eq!(target(&format!("port: {port}")).port, 993, "{port}");
+    }
+    for port in ["1", "65535"] {
+        assert_eq!(target(&format!("port: {port}")).port.to_string(), port);
+    }
+    for (port, got) in [
+        ("0", "0"),
+        ("65536", "65536"),
+        ("-1", "-1"),
+        ("993.5", "993.5"),
+        ("imaps", "string \"imaps\""),
+        ("''", "an empty string"),
+        ("'99999999999999999999'", "string \"99999999999999999999\""),
+        ("99999999999999999999", "1e20"),
+    ] {
+        assert_eq!(
+            problem(&format!("port: {port}")),
+            format!("port: integer 1..65535 expected, got {got}")
+        );
+    }
+}
+
+#[test]
+fn ports_default_by_protocol_and_tls_mode() {
+    for (protocol, plain, implicit) in [
+        ("imap", 143, 993),
+        ("pop3", 110, 995),
+        ("lmtp", 24, 24),
+        ("smtp", 25, 465),
+        ("sieve", 4190, 4190),
+        ("http", 80, 443),
+    ] {
+        for (tls, port) in [("false", plain), ("true", implicit)] {
+            let text =
+                format!("{{targets: [{{protocol: {protocol}, host: a.example, tls: {tls}}}]}}");
+            assert_eq!(accepted(&text).targets[0].port, port, "{text}");
+        }
+    }
+    assert_eq!(target("tls_mode: starttls").port, 143);
+}
+
+#[test]
+fn tls_and_tls_mode_agree_or_are_refused() {
+    for (keys, mode) in [
+        ("tls: true", TlsMode::Implicit),
+        ("tls: false", TlsMode::Plain),
+        ("tls_mode: Implicit", TlsMode::Implicit),
+        ("tls_mode: plain", TlsMode::Plain),
+        ("tls_mode: STARTTLS", TlsMode::StartTls),
+        ("tls: true, tls_mode: implicit", TlsMode::Implicit),
+        ("tls: false, tls_mode: plain", TlsMode::Plain),
+        // As a server object of such a target reads.
+        ("tls: false, tls_mode: starttls", TlsMode::StartTls),
+    ] {
+        assert_eq!(target(keys).tls_mode, mode, "{keys}");
+    }
+    for (tls, mode) in [
+        ("true", "plain"),
+        ("true", "starttls"),
+        ("false", "implicit"),
+    ] {
+        assert_eq!(
+            problem(&format!("tls: {tls}, tls_mode: {mode}")),
+            format!("tls: {tls} contradicts tls_mode: {mode} (tls: true is tls_mode: implicit)")
+        );
+    }
+    assert_eq!(
+        problem("tls_mode: opportunistic"),
+        "tls_mode: one of plain, implicit, starttls expected, got \"opportunistic\""
+    );
+    assert_eq!(
+        refusal("{targets: [{protocol: http, host: a.example, tls_mode: starttls}]}"),
+        "targets[1].tls_mode: http has no STARTTLS"
+    );
+}
+
+#[test]
+fn tls_settings_of_a_plain_target_are_kept() {
+    // A target is switched to plain for a test without losing the rest.
+    let read = target("tls: false, tls_skip_verify: true, tls_server_name: b.example");
+    assert!(read.tls_skip_verify);
+    assert_eq!(read.tls_server_name.as_deref(), Some("b.example"));
+}
+
+#[test]
+fn a_host_has_three_names_of_which_one_is_given() {
+    for name in ["host", "ip", "ip_address"] {
+        let read = accepted(&format!(
+            "{{targets: [{{protocol: imap, {name}: 10.0.0.1}}]}}"
+        ));
+        assert_eq!(read.targets[0].key(), "imap://10.0.0.1:143");
+        assert_eq!(
+            refusal(&format!(
+                "{{targets: [{{protocol: imap, {name}: 10.0.0.256}}]}}"
+            )),
+            format!(
+                "targets[1].{name}: IPv4, IPv6 or host name expected, got \"10.0.0.256\" \
+                 (a name must not end in a number)"
+            )
+        );
+    }
+    assert_eq!(
+        problem("ip: 10.0.0.1"),
+        "ip: means the same as host, which is also given"
+    );
+    assert_eq!(
+        refusal("{targets: [{protocol: imap, host: 10}]}"),
+        "targets[1].host: IPv4, IPv6 or host name expected, got number 10 (put it in quotes)"
+    );
+    assert_eq!(
+        refusal("{targets: [{protocol: imap, host: ''}]}"),
+        "targets[1].host: IPv4, IPv6 or host name expected, got an empty string"
+    );
+    assert_eq!(
+        problem("tls_server_name: a b"),
+        "tls_server_name: IPv4, IPv6 or host name expected, got \"a b\""
+    );
+}
+
+#[test]
+fn a_protocol_is_required() {
+    assert_eq!(
+        refusal("{targets: [{host: a.example}]}"),
+        "targets[1].protocol: one of imap, pop3, lmtp, smtp, sieve, http expected, got nothing"
+    );
+    assert_eq!(
+        refusal("{targets: [{host: a.example, protocol: imaps}]}"),
+        "targets[1].protocol: one of imap, pop3, lmtp, smtp, sieve, http expected, got \"imaps\""
+    );
+}
+
+#[test]
+fn a_mechanism_has_to_be_one_of_the_protocol() {
+    let all = ["auto", "PLAIN", "LOGIN", "USERPASS", "BASIC"];
+    for (protocol, allowed) in [
+        ("imap", "auto, PLAIN, LOGIN"),
+        ("smtp", "auto, PLAIN, LOGIN"),
+        ("lmtp", "auto, PLAIN, LOGIN"),
+        ("sieve", "auto, PLAIN, LOGIN"),
+        ("pop3", "auto, PLAIN, LOGIN, USERPASS"),
+        ("http", "auto, BASIC"),
+    ] {
+        for mechanism in all {
+            let text = format!(
+                "{{targets: [{{protocol: {protocol}, host: a.example, auth_mechanism: {}}}]}}",
+                mechanism.to_lowercase()
+            );
+            if allowed.split(", ").any(|name| name == mechanism) {
+                assert_eq!(accepted(&text).targets[0].auth_mechanism.name(), mechanism);
+            } else {
+                assert_eq!(
+                    refusal(&text),
+                    format!(
+                        "targets[1].auth_mechanism: one of {allowed} expected for {protocol}, got \
+                         {mechanism}"
+                    )
+                );
+            }
+        }
+    }
+    assert_eq!(
+        problem("auth_mechanism: CRAM-MD5"),
+        "auth_mechanism: one of auto, PLAIN, LOGIN, USERPASS, BASIC expected, got \"CRAM-MD5\""
+    );
+}
+
+#[test]
+fn credentials_come_together_and_are_never_repeated() {
+    let expected = "string of 1..1024 bytes without CR, LF and NUL expected";
+    let long = "hunter2".repeat(147);
+    for (keys, text) in [
+        (
+            "test_username: hunter2",
+            "test_username: test_password expected beside it, got nothing".to_owned(),
+        ),
+        (
+            "test_password: hunter2",
+            "test_password: test_username expected beside it, got nothing".to_owned(),
+        ),
+        (
+            "test_username: u, test_password: \"hunter2\\r\\n\"",
+            format!("test_password: {expected}, got a line break in it"),
+        ),
+        (
+            "test_username: \"hunter2\\n\", test_password: p",
+            format!("test_username: {expected}, got a line break in it"),
+        ),
+        (
+            "test_username: u, test_password: \"hunter2\\0\"",
+            format!("test_password: {expected}, got NUL in it"),
+        ),
+        (
+            "test_username: '', test_password: p",
+            format!("test_username: {expected}, got an empty string"),
+        ),
+        (
+            "test_username: u, test_password: 1702",
+            format!("test_password: {expected}, got number (put it in quotes)"),
+        ),
+        (
+            "test_username: u, test_password: [hunter2]",
+            format!("test_password: {expected}, got list"),
+        ),
+        (
+            &format!("test_username: u, test_password: {long}"),
+            format!("test_password: {expected}, got 1029 bytes"),
+        ),
+        (
+            "test_username: u, test_pasword: hunter2",
+            "test_pasword: unknown key; did you mean test_password?".to_owned(),
+        ),
+    ] {
+        let text_of_error = problem(keys);
+        assert_eq!(text_of_error, text);
+        assert!(!text_of_error.contains("hunter2") && !text_of_error.contains("1702"));
+    }
+    assert_eq!(
+        refusal("{targets: [{protocol: http, host: a, test_username: 'a:b', test_password: c}]}"),
+        "targets[1].test_username: no colon expected for http, got one"
+    );
+    assert_eq!(
+        target("test_username: 'a:b', test_password: c")
+            .test_username
+            .as_deref(),
+        Some("a:b")
+    );
+    let shown = format!("{:?}", target("test_username: u, test_password: hunter2"));
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn a_request_uri_is_one_that_can_be_sent() {
+    let expected = "request_uri: string that starts with / , of 1..8000 visible ASCII characters \
+                    expected";
+    for (uri, got) in [
+        ("health", "another start"),
+        ("http://a/", "another start"),
+        ("/ü", "other characters"),
+        ("'/a b'", "a space in it"),
+        ("\"/a\\r\\nX: y\"", "a line break in it"),
+        ("\"/a\\0\"", "NUL in it"),
+        ("''", "an empty string"),
+        ("true", "boolean"),
+    ] {
+        assert_eq!(
+            problem(&format!("request_uri: {uri}")),
+            format!("{expected}, got {got}")
+        );
+    }
+    let longest = format!("/{}", "a".repeat(7_999));
+    assert_eq!(
+        target(&format!("request_uri: {longest}")).request_uri,
+        longest
+    );
+    assert!(problem(&format!("request_uri: {longest}a")).starts_with("request_uri: string"));
+}
+
+#[test]
+fn switches_are_booleans() {
+    for key in [
+        "tls",
+        "tls_skip_verify",
+        "haproxy_v2",
+        "deep_check",
+        "allow_plaintext_auth",
+    ] {
+        for (value, got) in [
+            ("yes", "string \"yes\" (write true or false without quotes)"),
+            (
+                "'true'",
+                "string \"true\" (write true or false without quotes)",
+            ),
+            ("1", "number 1"),
+            ("[]", "list"),
+        ] {
+            assert_eq!(
+                problem(&format!("{key}: {value}")),
+                format!("{key}: boolean expected, got {got}")
+            );
+        }
+    }
+}
+
+#[test]
+fn timeouts_of_a_target_have_the_service_s_bounds() {
+    for (key, bad, range) in [
+        ("connect_timeout", "61", "1ms..1m"),
+        ("tls_timeout", "61", "1ms..1m"),
+        ("deep_timeout", "301", "1ms..5m"),
+    ] {
+        assert_eq!(
+            problem(&format!("{key}: {bad}")),
+            format!("{key}: duration {range} expected, got {bad}")
+        );
+    }
+}
+
+#[test]
+fn unknown_keys_are_named_with_the_nearest_known_one() {
+    for (key, hint) in [
+        ("hots", "; did you mean host?"),
+        ("hostname", "; did you mean host?"),
+        ("username", "; did you mean test_username?"),
+        ("skip_verify", "; did you mean tls_skip_verify?"),
+        ("haproxy", "; did you mean haproxy_v2?"),
+        ("prot", "; did you mean port?"),
+        ("weight", ""),
+        (
+            "connect_interval",
+            " of a target; it belongs to the service section",
+        ),
+    ] {
+        assert_eq!(
+            problem(&format!("{key}: 1")),
+            format!("{key}: unknown key{hint}")
+        );
+    }
+}
+
+#[test]
+fn every_target_key_is_refused_when_it_is_a_table() {
+    for key in TARGET_KEYS {
+        // With another host beside it, so that a wrong host is told as any other.
+        let text = format!("{{targets: [{{{}: {{a: 1}}}}]}}", key.name);
+        let error = refusal(&text);
+        let own = format!(
+            "targets[1].{}: {} expected, got table",
+            key.name,
+            key.kind.expected()
+        );
+        let earlier = "targets[1].host: IPv4, IPv6 or host name expected, got nothing";
+        assert!(error == own || error == earlier, "{error}");
+        if key.name != "host" && key.name != "protocol" {
+            let text = format!("{}: {{a: 1}}", key.name);
+            assert_eq!(
+                problem(&text),
+                format!("{}: {} expected, got table", key.name, key.kind.expected())
+            );
+        }
+    }
+}
+
+// Checks on demand.
+
+fn timeouts() -> Timeouts {
+    Timeouts {
+        connect: Duration::from_secs(1),
+        tls: Duration::from_secs(2),
+        deep: Duration::from_secs(3),
+    }
+}
+
+fn check(text: &str) -> Result<Target, String> {
+    let defaults = CheckDefaults {
+        timeouts: timeouts(),
+        configured: &|_, _| None,
+    };
+    target_from_value(&value(text), &defaults, &["coalesce", "timeout"])
+        .map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_check_needs_a_host_and_a_way_to_a_port() {
+    let read = check("{ip_address: 127.0.0.1, port: 143, coalesce: true, timeout: 3}");
+    let read = read.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(
+        (read.host.to_string().as_str(), read.port),
+        ("127.0.0.1", 143)
+    );
+    assert_eq!(read.tls_mode, TlsMode::Plain);
+    assert_eq!(read.connect_timeout, Duration::from_secs(1));
+    assert_eq!(read.tls_timeout, Duration::from_secs(2));
+    assert_eq!(read.deep_timeout, Duration::from_secs(3));
+    assert_eq!(
+        check("{host: a.example, protocol: sieve}").map(|read| read.port),
+        Ok(4190)
+    );
+    let protocols = "protocol: one of imap, pop3, lmtp, smtp, sieve, http expected, got nothing";
+    for (text, problem) in [
+        ("{}", "host: IPv4, IPv6 or host name expected, got nothing"),
+        (
+            "{port: 1}",
+            "host: IPv4, IPv6 or host name expected, got nothing",
+        ),
+        ("{host: a}", "port: integer 1..65535 expected, got nothing"),
+        (
+            "{host: a, ip: b, port: 1}",
+            "ip: means the same as host, which is also given",
+        ),
+        ("{host: a, port: 1, deep_check: true}", protocols),
+        ("{host: a, port: 1, tls_mode: starttls}", protocols),
+        (
+            "{host: a, port: 1, colaesce: true}",
+            "colaesce: unknown key; did you mean coalesce?",
+        ),
+        ("x", "table expected, got string \"x\""),
+        ("[1, 2]", "table with named keys expected, got list"),
+    ] {
+        assert_eq!(check(text).err().as_deref(), Some(problem), "{text}");
+    }
+}
+
+#[test]
+fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
+    let known = Arc::new(target(
+        "tls: true, tls_skip_verify: true, tls_ca_file: ca.pem, haproxy_v2: true, \
+         test_username: u, test_password: p",
+    ));
+    let asked = Cell::new(None);
+    let configured = |host: &Host, port: u16| {
+        asked.set(Some((host.to_string(), port)));
+        Some(Arc::clone(&known))
+    };
+    let defaults = CheckDefaults {
+        timeouts: timeouts(),
+        configured: &configured,
+    };
+    let check = |text: &str| {
+        target_from_value(&value(text), &defaults, &[]).unwrap_or_else(|error| panic!("{error}"))
+    };
+
+    let read = check("{ip: 10.0.0.1, port: 993}");
+    assert_eq!(asked.take(), Some(("10.0.0.1".to_owned(), 993)));
+    assert_eq!(read.host.to_string(), "10.0.0.1");
+    assert_eq!(
+        (read.protocol, read.tls_mode),
+        (Protocol::Imap, TlsMode::Implicit)
+    );
+    assert!(read.tls_skip_verify);
+    // The certificate has the configured name, whatever address is checked.
+    assert_eq!(read.tls_server_name.as_deref(), Some("a.example"));
+    assert_eq!(read.tls_ca_file.as_deref(), Some(Path::new("ca.pem")));
+    // Not TLS settings: a caller who leaves them out means their absence.
+    assert!(!read.haproxy_v2 && read.test_username.is_none() && read.test_password.is_none());
+
+    let read = check(
+        "{host: b.example, port: 993, protocol: pop3, tls: false, tls_skip_verify: false, \
+         tls_server_name: c.example, tls_ca_file: other.pem}",
+    );
+    assert_eq!(
+        (read.protocol, read.tls_mode),
+        (Protocol::Pop3, TlsMode::Plain)
+    );
+    assert!(!read.tls_skip_verify);
+    assert_eq!(read.tls_server_name.as_deref(), Some("c.example"));
+    assert_eq!(read.tls_ca_file.as_deref(), Some(Path::new("other.pem")));
+
+    let read = check("{host: a.example, port: 993}");
+    assert_eq!(read.tls_server_name, None);
+}
+
+#[test]
+fn the_environment_is_not_repeated_in_an_error() {
+    // A secret put in the wrong place, and one that no key takes.
+    let secret = "hunter 2\n";
+    let mut refused = Vec::new();
+    for key in TARGET_KEYS {
+        let mut entries = vec![
+            ("host".to_owned(), Value::Str("a.example".into())),
+            ("port".to_owned(), Value::Int(143)),
+        ];
+        entries.retain(|(name, _)| name != key.name);
+        let env = Value::Env {
+            text: secret.into(),
+            template: "${PW}".into(),
+        };
+        entries.push((key.name.into(), env));
+        let defaults = CheckDefaults {
+            timeouts: timeouts(),
+            configured: &|_, _| None,
+        };
+        if let Err(error) = target_from_value(&Value::Map(entries), &defaults, &[]) {
+            let error = error.to_string();
+            let own = format!("{}: {} expected, got ", key.name, key.kind.expected());
+            assert!(
+                error.starts_with(&own) && !error.contains("hunter"),
+                "{error}"
+            );
+            refused.push(key.name);
+        }
+    }
+    // Only a path may be such a text.
+    assert_eq!(refused.len(), TARGET_KEYS.len() - 1);
+    assert!(!refused.contains(&"tls_ca_file"));
+}

@@ -1,0 +1,150 @@
+//! A value of a configuration, whatever it was written in: the one shape that the Lua surface
+//! and the YAML loader hand to the readers.
+
+use std::fmt;
+
+use zeroize::Zeroize;
+
+/// A value of a configuration. Its texts may be secrets: they are wiped when dropped and
+/// `Debug` shows their length only.
+#[derive(Clone, PartialEq)]
+pub enum Value {
+    /// Absent: a key that is `nil` or YAML's null counts as not given.
+    Nil,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Str(String),
+    /// A YAML scalar that was filled from the environment. The variable's text has no type of
+    /// its own, so the key decides: `993` serves a port, a password and a duration alike.
+    Env {
+        text: String,
+        /// The scalar as written, `${NAME}` included; what an error shows instead of the text.
+        template: String,
+    },
+    List(Vec<Self>),
+    /// In written order. An empty Lua table arrives as an empty map and counts as a list too.
+    Map(Vec<(String, Self)>),
+}
+
+impl Value {
+    /// The type's name for an error.
+    pub(super) fn type_name(&self) -> &'static str {
+        match self {
+            Self::Nil => "nothing",
+            Self::Bool(_) => "boolean",
+            Self::Int(_) | Self::Float(_) => "number",
+            Self::Str(_) | Self::Env { .. } => "string",
+            Self::List(_) => "list",
+            Self::Map(_) => "table",
+        }
+    }
+
+    /// Type and, for a scalar, the value: what an error says it got instead of the right type.
+    pub(super) fn described(&self) -> String {
+        match self {
+            Self::Str(text) if text.is_empty() => self.shown(),
+            Self::Bool(_) | Self::Int(_) | Self::Float(_) | Self::Str(_) => {
+                format!("{} {}", self.type_name(), self.shown())
+            }
+            Self::Env { .. } => self.shown(),
+            Self::Map(entries) if entries.is_empty() => "empty table".to_owned(),
+            _ => self.type_name().to_owned(),
+        }
+    }
+
+    /// The value alone: what an error says it got where only the type is right. What came from
+    /// the environment is not repeated, since it may be a secret put in the wrong place.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Bool(value) => value.to_string(),
+            Self::Int(value) => value.to_string(),
+            Self::Float(value) => format!("{value:?}"),
+            Self::Str(text) => quoted(text),
+            Self::Env { template, .. } => format!("the value of {}", quoted(template)),
+            _ => self.type_name().to_owned(),
+        }
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        if let Self::Str(text) | Self::Env { text, .. } = self {
+            text.zeroize();
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nil => f.write_str("nil"),
+            Self::Bool(value) => value.fmt(f),
+            Self::Int(value) => value.fmt(f),
+            Self::Float(value) => value.fmt(f),
+            Self::Str(text) => write!(f, "[text of {} bytes]", text.len()),
+            Self::Env { template, .. } => write!(f, "[{template}]"),
+            Self::List(items) => f.debug_list().entries(items).finish(),
+            Self::Map(entries) => f
+                .debug_map()
+                .entries(entries.iter().map(|(key, value)| (key, value)))
+                .finish(),
+        }
+    }
+}
+
+/// The longest piece of a user's text that an error repeats, in characters.
+const SHOWN_CHARS: usize = 64;
+
+/// A user's text for an error: in quotes, on one line, shortened.
+pub(super) fn quoted(text: &str) -> String {
+    if text.is_empty() {
+        return "an empty string".to_owned();
+    }
+    format!("\"{}\"", shortened(text))
+}
+
+/// A user's text for an error: on one line, shortened.
+pub(super) fn shortened(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN_CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_text() {
+        let value = Value::Map(vec![
+            ("a".into(), Value::Str("hunter2".into())),
+            (
+                "b".into(),
+                Value::List(vec![Value::Env {
+                    text: "hunter2".into(),
+                    template: "${PW}".into(),
+                }]),
+            ),
+        ]);
+        let shown = format!("{value:?}");
+        assert_eq!(shown, "{\"a\": [text of 7 bytes], \"b\": [[${PW}]]}");
+    }
+
+    #[test]
+    fn an_echoed_text_is_short_and_on_one_line() {
+        assert_eq!(quoted("a\r\nb\0\"c"), r#""a\r\nb\0\"c""#);
+        assert_eq!(quoted(&"é".repeat(64)), format!("\"{}\"", "é".repeat(64)));
+        assert_eq!(
+            quoted(&"é".repeat(65)),
+            format!("\"{}...\"", "é".repeat(64))
+        );
+        assert_eq!(quoted(""), "an empty string");
+    }
+}

@@ -1,0 +1,38 @@
+//! YAML text to a tree: YAML 1.2 with the core schema, plus merge keys (`<<: *anchor`), as the
+//! loaders of other programs that read the same file have them.
+//!
+//! Bounded in every direction: depth, nodes (aliases counted as often as they are used) and
+//! text. Aliased nodes are shared rather than copied, so that no input costs more memory than
+//! a multiple of its length.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `build` | from the parser's events to the tree; duplicate keys, merge keys |
+//! | `node` | the tree and its bounds |
+//! | `scalar` | what a scalar means |
+//! | `convert` | our section as a [`Value`](super::value::Value), variables replaced |
+
+mod build;
+mod convert;
+mod node;
+mod scalar;
+
+pub(super) use self::build::parse;
+pub(super) use self::convert::to_value;
+
+/// Why a text is not YAML, or not YAML for us.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct YamlError {
+    /// Counted from 1.
+    pub(super) line: usize,
+    pub(super) problem: String,
+}
+
+impl YamlError {
+    pub(super) fn new(line: usize, problem: impl Into<String>) -> Self {
+        Self {
+            line,
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Natives of the request context.
+
+use mlua::prelude::*;
+
+use super::raw::{Answer, Args, Natives, View, native};
+use crate::engine::context::SharedContext;
+use crate::engine::result::SharedResult;
+use crate::engine::server_address::{NotAnAddress, ServerAddress};
+
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    natives.add("context_new", native!(new))?;
+    natives.add("is_context", native!(is_context))?;
+    natives.add("context_set_base", native!(set_base))?;
+    natives.add("context_apply", native!(apply))?;
+    natives.add("context_remove", native!(remove))?;
+    natives.add("context_select", native!(select))?;
+    natives.add("context_changes", native!(changes))?;
+    natives.add("context_reset", native!(reset))?;
+    natives.add("context_attributes", native!(attributes))?;
+    natives.add("context_groups", native!(groups))?;
+    natives.add("context_removed", native!(removed))?;
+    natives.add("context_selected", native!(selected))?;
+    natives.add("context_headers", native!(headers))?;
+    natives.add("context_header_list", native!(header_list))?;
+    natives.add("context_result", native!(current_result))
+}
+
+/// `context_new()` → context
+fn new(_: &Args) -> Answer {
+    Answer::Context(SharedContext::new())
+}
+
+/// `is_context(value)` → boolean
+fn is_context(args: &Args) -> Answer {
+    Answer::Bool(args.context(1).is_some())
+}
+
+/// `context_set_base(context, result)` → nothing, or why it is refused, or false where `result`
+/// is none
+fn set_base(args: &Args) -> Answer {
+    with_result(args, |context, result| {
+        let base = result.snapshot();
+        context
+            .with(|c| c.set_base(base))
+            .map_err(|e| e.to_string())
+    })
+}
+
+/// `context_apply(context, result)` → nothing, or why it is refused, or false where `result`
+/// is none
+fn apply(args: &Args) -> Answer {
+    with_result(args, |context, result| {
+        // A snapshot: the two locks are never held together.
+        let result = result.snapshot();
+        context
+            .with(|c| c.apply(&result))
+            .map_err(|e| e.to_string())
+    })
+}
+
+fn with_result(
+    args: &Args,
+    work: impl FnOnce(&SharedContext, &SharedResult) -> Result<(), String>,
+) -> Answer {
+    let Some(context) = args.context(1) else {
+        return Answer::BadSelf;
+    };
+    let Some(result) = args.result(2) else {
+        return Answer::Bool(false);
+    };
+    match work(context, result) {
+        Ok(()) => Answer::Nothing,
+        Err(why) => Answer::Text(why),
+    }
+}
+
+/// `context_remove(context, names)` → nothing, or why the names are refused
+fn remove(args: &Args) -> Answer {
+    let Some(context) = args.context(1) else {
+        return Answer::BadSelf;
+    };
+    match args.strings(2) {
+        Ok(names) => {
+            context.with(|c| c.remove(names));
+            Answer::Nothing
+        }
+        Err(why) => Answer::Text(why),
+    }
+}
+
+/// `context_select(context, ip, port, any)` → nothing, or true where `ip` is a host name and
+/// `any` is not set, or why `ip` is refused. `port` has been checked.
+fn select(args: &Args) -> Answer {
+    let Some(context) = args.context(1) else {
+        return Answer::BadSelf;
+    };
+    let (View::Bytes(ip), Some(port)) = (args.view(2), port(args.view(3))) else {
+        return Answer::Text(NotAnAddress.to_string());
+    };
+    match ServerAddress::parse(ip) {
+        Ok(ServerAddress::Name(_)) if args.view(4) != View::Bool(true) => Answer::Bool(true),
+        Ok(ServerAddress::Literal(ip) | ServerAddress::Name(ip)) => {
+            context.with(|c| c.select(ip, port));
+            Answer::Nothing
+        }
+        Err(refused) => Answer::Text(refused.to_string()),
+    }
+}
+
+fn port(view: View<'_>) -> Option<u16> {
+    match view {
+        View::Integer(number) => number.try_into().ok(),
+        // The glue has checked the range.
+        View::Float(number) => Some(number as u16),
+        _ => None,
+    }
+}
+
+/// `context_changes(context, table)` → the new length of `table`, filled with name, value or
+/// false, … of each header that changed since the last call
+fn changes(args: &Args) -> Answer {
+    match (args.context(1), args.view(2)) {
+        (Some(context), View::Table) => Answer::Changes(context.with(|c| c.take_changes())),
+        _ => Answer::BadSelf,
+    }
+}
+
+/// Answers from the context that is argument 1; nil, true where it is none.
+fn from_context(args: &Args, answer: impl FnOnce(&SharedContext) -> Answer) -> Answer {
+    args.context(1).map_or(Answer::BadSelf, answer)
+}
+
+/// `context_reset(context)` → nothing
+fn reset(args: &Args) -> Answer {
+    from_context(args, |context| {
+        context.with(|c| c.reset());
+        Answer::Nothing
+    })
+}
+
+/// `context_attributes(context)` → table name → value
+fn attributes(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::Attributes(context.with(|c| c.attributes()))
+    })
+}
+
+/// `context_groups(context)` → array
+fn groups(args: &Args) -> Answer {
+    from_context(args, |context| Answer::List(context.with(|c| c.groups())))
+}
+
+/// `context_removed(context)` → array
+fn removed(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::List(context.with(|c| c.removed().to_vec()))
+    })
+}
+
+/// `context_selected(context)` → ip, port, or nil, nil
+fn selected(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::Selection(context.with(|c| c.selected().cloned()))
+    })
+}
+
+/// `context_headers(context)` → table name → value
+fn headers(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::HeaderTable(context.with(|c| c.headers()))
+    })
+}
+
+/// `context_header_list(context)` → array name, value, name, value, …
+fn header_list(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::HeaderList(context.with(|c| c.headers()))
+    })
+}
+
+/// `context_result(context)` → a result of its own
+fn current_result(args: &Args) -> Answer {
+    from_context(args, |context| {
+        Answer::Result(SharedResult::new(context.with(|c| c.current_result())))
+    })
+}

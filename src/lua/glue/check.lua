@@ -1,0 +1,157 @@
+-- check_backend_connection in its three shapes, and start_check.
+
+local native, parts = ...
+local errors, host = parts.errors, parts.host
+local fields_of = parts.servers.fields_of
+local port_of, check_timeout = parts.monitor.port_of, parts.monitor.check_timeout
+local next, select, setmetatable, type = next, select, setmetatable, type
+local check_start, check_result, check_wait = native.check_start, native.check_result, native.check_wait
+
+local function check_flag(index, name, value)
+  if value ~= nil and type(value) ~= "boolean" then
+    errors.wrong_type(index, name, "boolean or nil", value, 2)
+  end
+end
+
+-- The table of a check from the four arguments and the options.
+local function from_arguments(name, ip, port, haproxy_v2, tls, options)
+  if type(ip) ~= "string" then
+    errors.wrong_type(1, name, "string", ip, 1)
+  end
+  local problem = native.host_problem(ip)
+  if problem then
+    errors.bad_argument(1, name, problem, 1)
+  end
+  local number = port_of(port)
+  if not number then
+    errors.wrong_value(2, name, "integer 1..65535", port, 1)
+  end
+  check_flag(3, name, haproxy_v2)
+  check_flag(4, name, tls)
+  if options ~= nil and type(options) ~= "table" then
+    errors.wrong_type(5, name, "table or nil", options, 1)
+  end
+  local target = {}
+  for key, value in next, options or {} do
+    target[key] = value
+  end
+  target.host, target.port, target.haproxy_v2 = ip, number, haproxy_v2 or false
+  -- An option says more than the flag can; where both speak they must agree.
+  if tls or target.tls_mode == nil then
+    target.tls = tls or false
+  end
+  return target
+end
+
+-- What a server object shows is what a check of it needs.
+local function from_server(server)
+  return {
+    host = server.host,
+    port = server.port,
+    protocol = server.protocol,
+    haproxy_v2 = server.haproxy_v2,
+    tls_mode = server.tls_mode,
+    tls_skip_verify = server.tls_skip_verify,
+  }
+end
+
+-- A handle from the arguments of the API's function `name`, which its caller called with them.
+local function begin(name, ...)
+  local first = ...
+  local index, target = 1, first
+  if type(first) == "userdata" and fields_of[first] then
+    target = from_server(fields_of[first])
+  elseif type(first) ~= "table" then
+    index, target = 5, from_arguments(name, ...)
+  end
+  local handle, problem = check_start(target)
+  if not handle then
+    errors.bad_argument(index, name, problem, 1)
+  end
+  return handle
+end
+
+-- Waits for the end of a check: true, and the reason of a failure; false when the time is over.
+local function finish(name, handle, timeout)
+  local function poll()
+    return (check_result(handle))
+  end
+  local function block(seconds)
+    return (check_wait(handle, seconds))
+  end
+  if not poll() and not host.await(name, poll, block, timeout) then
+    return false
+  end
+  return check_result(handle)
+end
+
+local methods = {}
+local class = { __index = methods, __name = "check", __metatable = false }
+
+local function handle_of(check, name)
+  local handle = type(check) == "table" and check.handle
+  if not handle then
+    errors.bad_self(name, "check", check, 1)
+  end
+  return handle
+end
+
+function methods:done()
+  return (check_result(handle_of(self, "done")))
+end
+
+-- nil for a good check and for one that is not done; else the reason.
+function methods:result()
+  local _, reason = check_result(handle_of(self, "result"))
+  return reason
+end
+
+function methods:fd()
+  return native.check_fd(handle_of(self, "fd"))
+end
+
+function methods:wait(timeout)
+  local handle = handle_of(self, "wait")
+  check_timeout(1, "wait", timeout)
+  if finish("wait", handle, timeout) then
+    return true
+  end
+  return nil, "timeout"
+end
+
+function methods:cancel()
+  native.check_cancel(handle_of(self, "cancel"))
+end
+
+-- For scripts that call `check_backend_connection()` and then its `check`.
+local checker = {
+  check = function(target)
+    if type(target) ~= "table" and type(target) ~= "userdata" then
+      errors.wrong_type(1, "check", "table", target)
+    end
+    local handle = begin("check", target)
+    local _, reason = finish("check", handle)
+    if reason then
+      return nil, reason
+    end
+    return true, nil
+  end,
+}
+
+local check = { api = {} }
+
+function check.api.check_backend_connection(...)
+  if select("#", ...) == 0 then
+    return { check = checker.check }
+  end
+  local handle = begin("check_backend_connection", ...)
+  local _, reason = finish("check_backend_connection", handle)
+  return reason
+end
+
+function check.api.start_check(...)
+  local handle = begin("start_check", ...)
+  return setmetatable({ handle = handle }, class)
+end
+
+return check

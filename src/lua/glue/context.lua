@@ -1,0 +1,201 @@
+-- What scripts decide for a request: the functions that select, apply and remove, and the
+-- class of the request context.
+
+local native, parts = ...
+local error, setmetatable, tonumber, type = error, setmetatable, tonumber, type
+local floor, format = math.floor, string.format
+local errors, host, result_class = parts.errors, parts.host, parts.result.name
+local bad_argument, bad_self, show = errors.bad_argument, errors.bad_self, errors.show
+local wrong_type, wrong_value = errors.wrong_type, errors.wrong_value
+local current_context = host.current_context
+local context_select, current_ip_of = native.context_select, native.current_ip_of
+local context_apply, context_remove = native.context_apply, native.context_remove
+local context_changes, is_context = native.context_changes, native.is_context
+local context_set_base, context_selected = native.context_set_base, native.context_selected
+local context_result, context_removed = native.context_result, native.context_removed
+local context_header_list = native.context_header_list
+
+local api = {}
+
+-- Used and emptied between two statements that cannot yield.
+local changes = {}
+
+-- Hosts that set response headers at once get what changed.
+local function report(context, publish)
+  local count = context_changes(context, changes)
+  if count > 0 then
+    publish(changes, count)
+  end
+end
+
+local function to_port(port)
+  if type(port) == "string" then
+    port = tonumber(port)
+  end
+  if type(port) == "number" and port >= 1 and port <= 65535 and port == floor(port) then
+    return port
+  end
+  return nil
+end
+
+function api.select_backend_server(ip, port)
+  if type(ip) ~= "string" then
+    wrong_type(1, "select_backend_server", "string", ip)
+  end
+  local number = to_port(port)
+  if not number then
+    wrong_value(2, "select_backend_server", "integer 1..65535", port)
+  end
+  local context, publish = current_context()
+  local why = context_select(context, ip, number)
+  if why == true then
+    -- A host name: that of a target becomes its current address.
+    why = context_select(context, current_ip_of(ip) or ip, number, true)
+  end
+  if why then
+    bad_argument(1, "select_backend_server", why .. ", got " .. show(ip))
+  end
+  if publish then
+    report(context, publish)
+  end
+end
+
+function api.apply_backend_result(result)
+  local context, publish = current_context()
+  local why = context_apply(context, result)
+  if why == false then
+    wrong_type(1, "apply_backend_result", result_class, result)
+  elseif why then
+    bad_argument(1, "apply_backend_result", why)
+  end
+  if publish then
+    report(context, publish)
+  end
+end
+
+function api.remove_from_backend_result(names)
+  local context, publish = current_context()
+  local why = context_remove(context, names)
+  if why then
+    bad_argument(1, "remove_from_backend_result", why)
+  end
+  if publish then
+    report(context, publish)
+  end
+end
+
+function api.get_current_backend_result()
+  local context = current_context()
+  return (context_result(context))
+end
+
+function api.get_selected_backend_server()
+  local context = current_context()
+  local ip, port = context_selected(context)
+  return ip, port
+end
+
+function api.get_removed_backend_attributes()
+  local context = current_context()
+  return (context_removed(context))
+end
+
+function api.context()
+  local context = current_context()
+  return context
+end
+
+function api.new_context()
+  return (native.context_new())
+end
+
+function api.with_context(context, fn, ...)
+  if not is_context(context) then
+    wrong_type(1, "with_context", "request context", context)
+  elseif type(fn) ~= "function" then
+    wrong_type(2, "with_context", "function", fn)
+  end
+  return host.with_context(context, fn, ...)
+end
+
+-- The class of the request context.
+
+local CLASS = "request context"
+local methods = {}
+
+-- A method that only asks: nil, true says that `self` is no context.
+local function getter(name)
+  local get = native["context_" .. name]
+  methods[name] = function(self)
+    local value, bad = get(self)
+    if bad then
+      bad_self(name, CLASS, self)
+    end
+    return value
+  end
+end
+
+getter("attributes")
+getter("groups")
+getter("removed")
+getter("headers")
+getter("reset")
+
+function methods.selected(self)
+  local ip, port = context_selected(self)
+  if port == true then
+    bad_self("selected", CLASS, self)
+  end
+  return ip, port
+end
+
+function methods.set_base(self, result)
+  local why, bad = context_set_base(self, result)
+  if bad then
+    bad_self("set_base", CLASS, self)
+  elseif why == false then
+    wrong_type(1, "set_base", result_class, result)
+  elseif why then
+    bad_argument(1, "set_base", why)
+  end
+end
+
+-- The headers as they are when it is called, whatever changes while they are read.
+function methods.each_header(self)
+  local list, bad = context_header_list(self)
+  if bad then
+    bad_self("each_header", CLASS, self)
+  end
+  local index = -1
+  return function()
+    index = index + 2
+    return list[index], list[index + 1]
+  end
+end
+
+local names = {
+  "set_base", "attributes", "groups", "selected", "removed", "headers", "each_header", "reset",
+}
+
+setmetatable(methods, {
+  __index = function(_, key)
+    local known = type(key) == "string" and native.nearest(key, names)
+    local hint = known and format("; did you mean '%s'?", known) or ""
+    error(format("%s has no method %s%s", CLASS, show(key), hint), 2)
+  end,
+})
+
+local metatable = native.context_metatable
+metatable.__index = methods
+metatable.__name = "nauthilus_backend_context"
+metatable.__metatable = false
+
+function metatable.__newindex(_, key)
+  error(format("%s has no field %s to set", CLASS, show(key)), 2)
+end
+
+function metatable.__tostring()
+  return metatable.__name
+end
+
+return { api = api }

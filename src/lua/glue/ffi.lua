@@ -1,0 +1,29 @@
+-- LuaJIT's FFI, where it is there and pays: with the compiler off a call through it costs
+-- twice what one of the C API does. NAUTHILUS_BACKEND_FFI=0 does without.
+
+local type, pcall, require = type, pcall, require
+local jit = jit
+
+local ffi = {}
+
+local function available()
+  if type(jit) ~= "table" or not jit.status() then
+    return false
+  end
+  local os = os
+  return not (type(os) == "table" and os.getenv and os.getenv("NAUTHILUS_BACKEND_FFI") == "0")
+end
+
+if available() then
+  local found, library = pcall(require, "ffi")
+  if found then
+    local sized, new_table = pcall(require, "table.new")
+    ffi.jit = jit
+    ffi.library = library
+    ffi.new_table = sized and new_table or function()
+      return {}
+    end
+  end
+end
+
+return ffi

@@ -1,0 +1,99 @@
+-- configure, start, stop, wait_ready, status, report_failure, is_health_check.
+
+local native, parts = ...
+local errors, host = parts.errors, parts.host
+local type, tonumber, floor = type, tonumber, math.floor
+
+local monitor = { api = {} }
+local api = monitor.api
+
+function api.configure(config)
+  local kind = type(config)
+  if kind ~= "table" and kind ~= "string" then
+    errors.wrong_type(1, "configure", "table or path of a YAML file", config)
+  end
+  local problem = native.configure(config, host.is_head())
+  if problem then
+    errors.bad_argument(1, "configure", problem)
+  end
+end
+
+-- true, or nil and why the monitor cannot start.
+function api.start()
+  if not host.may_probe() then
+    return true
+  end
+  local problem = native.start()
+  if problem then
+    return nil, problem
+  end
+  return true
+end
+
+function api.stop()
+  native.stop()
+end
+
+-- A number of seconds from 0, or nil for no limit.
+local function check_timeout(index, name, timeout)
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout < 0 or timeout ~= timeout) then
+    errors.wrong_value(index, name, "number of seconds from 0", timeout, 1)
+  end
+end
+monitor.check_timeout = check_timeout
+
+function api.wait_ready(timeout)
+  check_timeout(1, "wait_ready", timeout)
+  local ready, problem = native.is_ready(host.may_probe())
+  if problem then
+    return nil, problem
+  end
+  if ready then
+    return true
+  end
+  local function is_ready()
+    return (native.is_ready(true))
+  end
+  if host.await("wait_ready", is_ready, native.wait_ready, timeout) then
+    return true
+  end
+  return nil, "timeout"
+end
+
+function api.status()
+  return native.status(host.may_probe())
+end
+
+-- An integer from 1 to 65535 as Lua coerces it, or nil.
+local function port_of(value)
+  local kind = type(value)
+  local number = (kind == "number" or kind == "string") and tonumber(value)
+  if number and number >= 1 and number <= 65535 and number == floor(number) then
+    return number
+  end
+  return nil
+end
+monitor.port_of = port_of
+
+function api.report_failure(ip, port, reason)
+  if type(ip) ~= "string" then
+    errors.wrong_type(1, "report_failure", "string", ip)
+  end
+  local number = port_of(port)
+  if not number then
+    errors.wrong_value(2, "report_failure", "integer 1..65535", port)
+  end
+  if reason ~= nil and type(reason) ~= "string" then
+    errors.wrong_type(3, "report_failure", "string or nil", reason)
+  end
+  return native.report_failure(ip:gsub("^%[(.*)%]$", "%1"), number)
+end
+
+function api.is_health_check(username)
+  if type(username) ~= "string" then
+    errors.wrong_type(1, "is_health_check", "string", username)
+  end
+  return native.is_health_check(username)
+end
+
+return monitor

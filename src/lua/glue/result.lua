@@ -1,0 +1,78 @@
+-- The class nauthilus_backend_result: a method with an argument sets, without one gets, and
+-- assigning a field does what the setter does. An explicit nil is an argument, and a wrong
+-- one: a script that computed nil by mistake hears of it.
+
+local native, parts = ...
+local error, select, setmetatable, type = error, select, setmetatable, type
+local format = string.format
+local result_get, result_set = native.result_get, native.result_set
+local nearest, result_fields = native.nearest, native.result_fields
+local bad_argument, bad_self = parts.errors.bad_argument, parts.errors.bad_self
+local show = parts.errors.show
+
+local CLASS = "nauthilus_backend_result"
+
+local methods, numbers = {}, {}
+
+for number = 1, #result_fields do
+  local name = result_fields[number]
+  numbers[name] = number
+
+  methods[name] = function(self, ...)
+    if select("#", ...) == 0 then
+      local value, bad = result_get(self, number)
+      if bad then
+        bad_self(name, CLASS, self)
+      end
+      return value
+    end
+    local why, bad = result_set(self, number, (...))
+    if bad then
+      bad_self(name, CLASS, self)
+    elseif why then
+      bad_argument(1, name, why)
+    end
+  end
+end
+
+-- Level 3: called by a metamethod, which the script's expression calls.
+local function unknown(what, key)
+  local known = type(key) == "string" and nearest(key, result_fields)
+  local hint = known and format("; did you mean '%s'?", known) or ""
+  error(format("%s has no %s %s%s", CLASS, what, show(key), hint), 3)
+end
+
+setmetatable(methods, {
+  __index = function(_, key)
+    unknown("field or method", key)
+  end,
+})
+
+local metatable = native.result_metatable
+metatable.__index = methods
+metatable.__name = CLASS
+metatable.__metatable = false
+
+function metatable.__newindex(self, key, value)
+  local number = numbers[key]
+  if not number then
+    unknown("field", key)
+  end
+  local why = result_set(self, number, value)
+  if why then
+    error(format("bad value for field '%s' (%s)", key, why), 2)
+  end
+end
+
+function metatable.__tostring()
+  return CLASS
+end
+
+-- `new` ignores its arguments: it is called as .new() and as :new().
+local class = setmetatable({ new = native.result_new }, {
+  __index = function(_, key)
+    error(format("%s has no function %s; there is 'new'", CLASS, show(key)), 2)
+  end,
+})
+
+return { class = class, name = CLASS }

@@ -1,0 +1,110 @@
+-- get_backend_servers: one read-only object per server, made anew when the list changes; each
+-- caller gets an array of its own.
+
+local native, parts = ...
+local errors, host = parts.errors, parts.host
+local error, format, next, setmetatable, tostring = error, string.format, next, setmetatable, tostring
+local is_current, read_servers, seal = native.is_current, native.servers, native.seal
+
+-- Lua 5.1 and LuaJIT without 5.2's features ignore the field.
+local function server_pairs(fields)
+  return function()
+    return next, fields, nil
+  end
+end
+
+local function refuse_write(_, name)
+  error(format("a backend server is read-only: cannot set '%s'", tostring(name)), 2)
+end
+
+-- The fields of each object, for those who are given one.
+local fields_of = setmetatable({}, { __mode = "k" })
+
+local function server(fields)
+  local text = format("backend server %s://%s:%d", fields.protocol, fields.ip, fields.port)
+  local object = seal({
+    __index = fields,
+    __newindex = refuse_write,
+    __pairs = server_pairs(fields),
+    __tostring = function()
+      return text
+    end,
+    __name = "backend server",
+    __metatable = false,
+  })
+  fields_of[object] = fields
+  return object
+end
+
+-- What the last look found. `epoch` 0 is never a valid one.
+local epoch, generation = 0, 0
+local list, count = {}, 0
+
+-- Called by a function of the API, `name`.
+local function refresh(name)
+  local now, at, fields = read_servers(host.may_probe())
+  if not now then
+    errors.raise(name, at, 1)
+  end
+  local fresh, length = {}, #fields
+  for index = 1, length do
+    fresh[index] = server(fields[index])
+  end
+  epoch, generation, list, count = now, at, fresh, length
+end
+
+local servers = { api = {}, fields_of = fields_of }
+
+function servers.api.get_backend_servers()
+  if not is_current(epoch, generation) then
+    refresh("get_backend_servers")
+  end
+  local copy = {}
+  for index = 1, count do
+    copy[index] = list[index]
+  end
+  return copy
+end
+
+local jit, ffi = parts.ffi.jit, parts.ffi.library
+if not jit then
+  return servers
+end
+
+-- LuaJIT: the two words that say whether the list still holds are read where they are, without
+-- a call, so that a trace compiles all of it. `volatile` keeps a compiled loop from reading
+-- them once. The anchor keeps the memory mapped for as long as the addresses are used.
+local new_table = parts.ffi.new_table
+local word = ffi.typeof("const volatile uint32_t *")
+local none = ffi.new("uint32_t[1]", 1)
+local low = ffi.abi("le") and 0 or 1
+local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
+local anchor
+
+local function refresh_words(name)
+  refresh(name)
+  local epoch_at, generation_at, keeper = native.words()
+  if epoch_at and keeper then
+    epoch_word = ffi.cast(word, epoch_at) + low
+    generation_word = ffi.cast(word, generation_at) + low
+    anchor = keeper
+  end
+end
+
+function servers.api.get_backend_servers()
+  if epoch_word[0] ~= epoch or generation_word[0] ~= generation then
+    refresh_words("get_backend_servers")
+  end
+  local copy = new_table(count, 0)
+  for index = 1, count do
+    copy[index] = list[index]
+  end
+  return copy
+end
+
+-- For nobody to read: it lives as long as this closure.
+function servers.anchor()
+  return anchor
+end
+
+return servers

@@ -1,0 +1,118 @@
+//! The list of alive servers, as the glue caches it.
+
+use std::ffi::{c_int, c_void};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use mlua::ffi::{self, lua_State};
+use mlua::prelude::*;
+
+use crate::engine::process::{Start, current};
+use crate::engine::service::{BackendServer, Service};
+use crate::sys::fork_mark::ForkMark;
+
+pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
+    native.raw_set("is_current", lua.create_function(is_current)?)?;
+    native.raw_set("servers", lua.create_function(servers)?)?;
+    native.raw_set("current_ip_of", lua.create_function(current_ip_of)?)?;
+    native.raw_set("words", lua.create_function(words)?)?;
+    // SAFETY: `seal` is a lua_CFunction that keeps to Lua's stack discipline.
+    native.raw_set("seal", unsafe { lua.create_c_function(seal)? })?;
+    Ok(())
+}
+
+/// `is_current(epoch, generation)`: whether a list made at these is still the one.
+fn is_current(_: &Lua, (epoch, generation): (u64, u64)) -> LuaResult<bool> {
+    if ForkMark::of_process().get() != epoch {
+        return Ok(false);
+    }
+    let process = current();
+    Ok(process.epoch() == epoch && process.generation() == Some(generation))
+}
+
+/// `servers(may_start)`: epoch, generation and an array of servers' fields, or nil and why
+/// there is no configuration.
+fn servers(lua: &Lua, may_start: bool) -> LuaResult<LuaMultiValue> {
+    let process = current();
+    if let Err(reason) = process.configure_from_environment() {
+        return (LuaNil, reason).into_lua_multi(lua);
+    }
+    let snapshot = process.snapshot(super::start_if(may_start));
+    // Read after the monitor was started, which moves it on.
+    let epoch = process.epoch();
+    let list = lua.create_table_with_capacity(snapshot.servers.len(), 0)?;
+    for (index, server) in snapshot.servers.iter().enumerate() {
+        list.raw_set(index + 1, fields(lua, server)?)?;
+    }
+    (epoch, snapshot.generation, list).into_lua_multi(lua)
+}
+
+/// What a server object shows; never a credential.
+fn fields(lua: &Lua, server: &BackendServer) -> LuaResult<LuaTable> {
+    let target = &server.target;
+    let table = lua.create_table_with_capacity(0, 10)?;
+    table.raw_set("ip", server.ip.as_str())?;
+    table.raw_set("host", target.host.to_string())?;
+    table.raw_set("port", target.port)?;
+    table.raw_set("protocol", target.protocol.name())?;
+    table.raw_set("haproxy_v2", target.haproxy_v2)?;
+    table.raw_set("tls", target.implicit_tls())?;
+    table.raw_set("tls_mode", target.tls_mode.name())?;
+    table.raw_set("tls_skip_verify", target.tls_skip_verify)?;
+    table.raw_set("deep_check", target.deep_check)?;
+    table.raw_set("request_uri", target.request_uri.as_str())?;
+    Ok(table)
+}
+
+/// `current_ip_of(host)`: the address of a configured host name, or nil.
+fn current_ip_of(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
+    let address = host
+        .to_str()
+        .ok()
+        .and_then(|host| current().current_ip_of(&host));
+    Ok(address.map(|ip| ip.to_string()))
+}
+
+/// Keeps shared memory mapped for as long as Lua holds an address in it.
+struct Anchor(#[allow(dead_code)] Arc<Service>);
+
+impl LuaUserData for Anchor {}
+
+/// `words()`: the addresses of the epoch's and the generation's words, and what keeps them
+/// valid; nil where a word alone does not tell.
+fn words(lua: &Lua, (): ()) -> LuaResult<LuaMultiValue> {
+    let process = current();
+    let (Some(mark), Some(service)) = (
+        ForkMark::of_process().word(),
+        process.service(Start::Forbidden),
+    ) else {
+        return LuaNil.into_lua_multi(lua);
+    };
+    let address =
+        |word: &AtomicU64| LuaLightUserData(ptr::from_ref(word).cast_mut().cast::<c_void>());
+    let addresses = (address(mark), address(service.table.generation_word()));
+    (
+        addresses.0,
+        addresses.1,
+        lua.create_userdata(Anchor(service))?,
+    )
+        .into_lua_multi(lua)
+}
+
+/// `seal(metatable)`: an empty userdata with that metatable. Unlike a table, nobody can
+/// `rawset` into it, so one object serves all callers.
+unsafe extern "C-unwind" fn seal(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function has room for 20 values on its stack; nothing here owns a Rust
+    // value that an error of Lua's (out of memory) would skip. The userdata has no content.
+    unsafe {
+        ffi::lua_settop(state, 1);
+        if ffi::lua_istable(state, 1) == 0 {
+            return 0;
+        }
+        ffi::lua_newuserdata(state, 0);
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_setmetatable(state, -2);
+    }
+    1
+}

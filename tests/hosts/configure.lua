@@ -1,0 +1,51 @@
+-- A thousand configurations with changing targets in one process.
+
+local tap = require("tap")
+local nb = require("nauthilus_backend")
+
+local silent = host.listen(0)
+host.fill(silent)
+local ports = {}
+for index = 1, 5 do
+  ports[index] = host.listen(128)
+end
+
+local function configure(turn)
+  local chosen = { ports[turn % #ports + 1], ports[(turn * 7) % #ports + 1], silent }
+  local config = tap.config(chosen, { connect_timeout = "1m" })
+  -- Every now and then a target that was never seen before.
+  config.backend_servers[1].tls_server_name = "host" .. turn .. ".example.org"
+  config.failure_threshold = turn % 3 + 1
+  nb.configure(config)
+  return #nb.get_backend_servers()
+end
+
+for turn = 1, 300 do
+  configure(turn)
+end
+collectgarbage()
+collectgarbage()
+local before = tap.resources()
+for turn = 301, 1300 do
+  configure(turn)
+end
+collectgarbage()
+collectgarbage()
+tap.no_growth("1000 configurations", before, 2048)
+
+nb.configure(tap.config({ ports[1] }))
+tap.check("the last one is probed", nb.wait_ready(5) and nb.status().targets[1].verdict == "alive")
+
+nb.stop()
+local function threads_are(count)
+  return tap.eventually(function()
+    return host.count("/proc/self/task") == count
+  end)
+end
+tap.check("stop ends every thread", threads_are(1), host.count("/proc/self/task") .. " threads")
+before = tap.resources()
+for _ = 1, 200 do
+  nb.start()
+  nb.stop()
+end
+tap.no_growth("200 starts and stops", before, 1024)

@@ -1,0 +1,125 @@
+-- Loaded and configured before a fork, the module works in each child.
+
+local tap = require("tap")
+local nb = require("nauthilus_backend")
+
+local SIGKILL = 9
+
+local port, listener = host.listen(128)
+local other = host.listen(128)
+local silent = host.listen(0)
+host.fill(silent)
+
+local function verdict(of_port)
+  for _, target in ipairs(nb.status().targets) do
+    if target.key:match(":" .. of_port .. "$") then
+      return target.verdict, target.probes
+    end
+  end
+end
+
+local function probes_more(of_port, count)
+  local _, before = verdict(of_port)
+  return tap.eventually(function()
+    local _, now = verdict(of_port)
+    return now >= before + count
+  end)
+end
+
+-- Configured, not started: nothing runs before the fork, as in nginx's master.
+nb.configure(tap.config({ port, silent }))
+tap.check("configuring starts no thread", host.count("/proc/self/task") == 1)
+tap.in_child("a child of a parent that only configured probes", 10, function()
+  return nb.wait_ready(5) and verdict(port) == "alive" and verdict(silent) == "dead" and #nb.get_backend_servers() == 1
+end)
+
+-- Started before the fork.
+nb.start()
+tap.check("the parent has its verdicts", nb.wait_ready(5) and verdict(silent) == "dead")
+tap.in_child("a child sees its parent's verdicts at once", 5, function()
+  return verdict(port) == "alive" and verdict(silent) == "dead" and #nb.get_backend_servers() == 1
+end)
+tap.in_child("a child sees what its parent finds out", 10, function()
+  return probes_more(port, 3)
+end)
+tap.in_child("a child makes checks of its own", 10, function()
+  return nb.check_backend_connection("127.0.0.1", other, false, false) == nil
+end)
+tap.in_child("a child may configure for itself", 10, function()
+  nb.configure(tap.config({ other }))
+  return nb.wait_ready(5) and #nb.get_backend_servers() == 1 and nb.get_backend_servers()[1].port == other
+end)
+tap.check("which the parent does not notice", #nb.status().targets == 2)
+tap.in_child("a grandchild works", 10, function()
+  local pid = host.fork()
+  if pid == 0 then
+    host.exit_now(probes_more(port, 2) and 0 or 1)
+  end
+  local how, code = host.wait(pid, 8)
+  return how == "exit" and code == 0
+end)
+
+-- With a check in flight: its thread is not in the child.
+local check = nb.start_check("127.0.0.1", silent, false, false, { connect_timeout = "1m" })
+tap.in_child("a check that the parent started does not hang its child", 10, function()
+  local started = host.now()
+  check:wait(5)
+  return host.now() - started < 1 and type(check:result()) == "string"
+end)
+check:cancel()
+
+-- Many children at once probe no more than one process would.
+do
+  local children = {}
+  for index = 1, 8 do
+    local pid = host.fork()
+    if pid == 0 then
+      nb.get_backend_servers()
+      tap.eventually(function() return false end, 30)
+      host.exit_now(0)
+    end
+    children[index] = pid
+  end
+  local _, before = verdict(port)
+  local started = host.now()
+  probes_more(port, 20)
+  local elapsed = host.now() - started
+  local _, after = verdict(port)
+  local expected = elapsed / 0.05
+  tap.check("nine processes probe a target once per interval", after - before <= expected * 1.2 + 2,
+    after - before .. " probes where " .. expected .. " were due")
+  for _, pid in ipairs(children) do
+    host.kill(pid, SIGKILL)
+    host.wait(pid, 5)
+  end
+end
+
+-- The process that probes is killed: another takes over within one fast_interval (50 ms), and
+-- what it then finds out is the truth.
+nb.stop()
+do
+  local first = host.fork()
+  if first == 0 then
+    nb.start()
+    tap.eventually(function() return false end, 30)
+    host.exit_now(0)
+  end
+  tap.check("a child of a stopped parent probes when told to", probes_more(port, 3))
+  nb.start()
+  host.kill(first, SIGKILL)
+  host.wait(first, 5)
+  local killed = host.now()
+  local taken = probes_more(port, 1)
+  local after = host.now() - killed
+  tap.check("another process takes over", taken and nb.status().probing, "after " .. after .. " s")
+  tap.check("within an interval", after <= 0.4, after .. " s")
+end
+
+host.close(listener)
+tap.check("and finds a dead server", tap.eventually(function()
+  return verdict(port) == "dead"
+end))
+tap.in_child("a child exits without delay while probes are in flight", 1, function()
+  nb.get_backend_servers()
+  return true
+end)

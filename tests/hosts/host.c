@@ -1,0 +1,251 @@
+/* A host that embeds Lua: runs a script, and lets it do to this process what hosts do: fork,
+ * open and close many Lua states, use them from many threads, run out of descriptors, exit.
+ *
+ *     host script.lua [argument ...]
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static void nap(void) {
+  struct timespec t = {0, 2000000};
+  nanosleep(&t, NULL);
+}
+
+static int host_now(lua_State *L) {
+  lua_pushnumber(L, now());
+  return 1;
+}
+
+/* Between two looks at something that is waited for. */
+static int host_nap(lua_State *L) {
+  (void)L;
+  nap();
+  return 0;
+}
+
+static int host_fork(lua_State *L) {
+  fflush(NULL);
+  lua_pushinteger(L, (lua_Integer)fork());
+  return 1;
+}
+
+/* wait(pid, seconds) -> "exit", status | "signal", number; kills what does not end in time
+ * and returns "hang", 0. */
+static int host_wait(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  double end = now() + luaL_checknumber(L, 2);
+  int status = 0;
+  for (;;) {
+    pid_t got = waitpid(pid, &status, WNOHANG);
+    if (got == pid) break;
+    if (got < 0) return luaL_error(L, "waitpid: %s", strerror(errno));
+    if (now() > end) {
+      kill(pid, SIGKILL);
+      waitpid(pid, &status, 0);
+      lua_pushliteral(L, "hang");
+      lua_pushinteger(L, 0);
+      return 2;
+    }
+    nap();
+  }
+  if (WIFSIGNALED(status)) {
+    lua_pushliteral(L, "signal");
+    lua_pushinteger(L, WTERMSIG(status));
+  } else {
+    lua_pushliteral(L, "exit");
+    lua_pushinteger(L, WEXITSTATUS(status));
+  }
+  return 2;
+}
+
+static int host_kill(lua_State *L) {
+  kill((pid_t)luaL_checkinteger(L, 1), (int)luaL_checkinteger(L, 2));
+  return 0;
+}
+
+/* Ends this process at once: no buffers, no destructors. */
+static int host_exit_now(lua_State *L) { _exit((int)luaL_checkinteger(L, 1)); }
+
+/* count(folder) -> entries: of /proc/self/fd and /proc/self/task. */
+static int host_count(lua_State *L) {
+  DIR *folder = opendir(luaL_checkstring(L, 1));
+  lua_Integer count = 0;
+  struct dirent *entry;
+  if (!folder) return luaL_error(L, "opendir: %s", strerror(errno));
+  while ((entry = readdir(folder)))
+    if (entry->d_name[0] != '.') count++;
+  closedir(folder);
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* listen(backlog) -> port, descriptor. Nothing accepts: the kernel completes a connection by
+ * itself while the backlog has room. */
+static int host_listen(lua_State *L) {
+  struct sockaddr_in address = {.sin_family = AF_INET};
+  socklen_t size = sizeof address;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
+      listen(fd, (int)luaL_checkinteger(L, 1)) < 0 ||
+      getsockname(fd, (struct sockaddr *)&address, &size) < 0)
+    return luaL_error(L, "listen: %s", strerror(errno));
+  lua_pushinteger(L, ntohs(address.sin_port));
+  lua_pushinteger(L, fd);
+  return 2;
+}
+
+/* fill(port): connects until nothing answers any more, and keeps the connections. */
+static int host_fill(lua_State *L) {
+  struct sockaddr_in address = {.sin_family = AF_INET};
+  struct timeval patience = {0, 300000};
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons((unsigned short)luaL_checkinteger(L, 1));
+  for (;;) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return luaL_error(L, "socket: %s", strerror(errno));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0) return 0;
+  }
+}
+
+static int host_close(lua_State *L) {
+  close((int)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+/* limit_files(count): no more descriptors than that in this process. */
+static int host_limit_files(lua_State *L) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = (rlim_t)luaL_checkinteger(L, 1);
+  setrlimit(RLIMIT_NOFILE, &limit);
+  return 0;
+}
+
+static void open_host(lua_State *L);
+
+/* One Lua state from its opening to its end, running `chunk` with one argument. */
+static int one_state(const char *chunk, const char *argument, char *error, size_t size) {
+  lua_State *L = luaL_newstate();
+  int failed;
+  if (!L) return 1;
+  luaL_openlibs(L);
+  open_host(L);
+  lua_pushstring(L, argument);
+  lua_setglobal(L, "argument");
+  failed = luaL_loadstring(L, chunk) || lua_pcall(L, 0, 0, 0);
+  if (failed) {
+    const char *text = lua_tostring(L, -1);
+    snprintf(error, size, "%s", text ? text : "an error that is no string");
+  }
+  lua_close(L);
+  return failed;
+}
+
+/* states(count, chunk, argument): one after the other. */
+static int host_states(lua_State *L) {
+  lua_Integer count = luaL_checkinteger(L, 1);
+  char error[512] = "";
+  while (count-- > 0)
+    if (one_state(luaL_checkstring(L, 2), luaL_optstring(L, 3, ""), error, sizeof error))
+      return luaL_error(L, "%s", error);
+  return 0;
+}
+
+struct work {
+  const char *chunk, *argument;
+  long count;
+  char error[512];
+};
+
+static void *work(void *data) {
+  struct work *w = data;
+  for (long i = 0; i < w->count && !w->error[0]; i++)
+    one_state(w->chunk, w->argument, w->error, sizeof w->error);
+  return NULL;
+}
+
+/* threads(number, count, chunk, argument): each thread opens and closes `count` states. */
+static int host_threads(lua_State *L) {
+  pthread_t threads[64];
+  struct work each[64];
+  int number = (int)luaL_checkinteger(L, 1);
+  luaL_argcheck(L, number >= 1 && number <= 64, 1, "1..64 expected");
+  for (int i = 0; i < number; i++) {
+    each[i].count = (long)luaL_checkinteger(L, 2);
+    each[i].chunk = luaL_checkstring(L, 3);
+    each[i].argument = luaL_optstring(L, 4, "");
+    each[i].error[0] = 0;
+    pthread_create(&threads[i], NULL, work, &each[i]);
+  }
+  for (int i = 0; i < number; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < number; i++)
+    if (each[i].error[0]) return luaL_error(L, "%s", each[i].error);
+  return 0;
+}
+
+static const struct {
+  const char *name;
+  lua_CFunction function;
+} functions[] = {
+    {"now", host_now},         {"nap", host_nap},       {"fork", host_fork},
+    {"wait", host_wait},       {"kill", host_kill},     {"exit_now", host_exit_now},
+    {"count", host_count},     {"listen", host_listen}, {"fill", host_fill},
+    {"close", host_close},     {"states", host_states}, {"threads", host_threads},
+    {"limit_files", host_limit_files},
+};
+
+static void open_host(lua_State *L) {
+  lua_newtable(L);
+  for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
+    lua_pushcfunction(L, functions[i].function);
+    lua_setfield(L, -2, functions[i].name);
+  }
+  lua_setglobal(L, "host");
+}
+
+int main(int argc, char **argv) {
+  lua_State *L = luaL_newstate();
+  if (argc < 2 || !L) {
+    fprintf(stderr, "usage: host script.lua [argument ...]\n");
+    return 2;
+  }
+  luaL_openlibs(L);
+  open_host(L);
+  lua_newtable(L);
+  for (int i = 1; i < argc; i++) {
+    lua_pushstring(L, argv[i]);
+    lua_rawseti(L, -2, i - 1);
+  }
+  lua_setglobal(L, "arg");
+  if (luaL_loadfile(L, argv[1]) || lua_pcall(L, 0, 0, 0)) {
+    const char *text = lua_tostring(L, -1);
+    printf("not ok - %s: %s\n", argv[1], text ? text : "an error that is no string");
+    return 1;
+  }
+  lua_close(L);
+  return 0;
+}

@@ -1,0 +1,80 @@
+--- TAP for scripts that run in host.c: `tap.check(name, condition, detail)`; a script that
+-- raises is reported by the host.
+
+local host = host
+
+local tap = { prefix = arg[0]:match("([^/]+)%.lua$") .. ": " }
+
+--- Reports one check.
+function tap.check(name, condition, detail)
+  io.write(condition and "ok" or "not ok", " - ", tap.prefix, name, "\n")
+  if not condition and detail ~= nil then
+    io.write("# ", (tostring(detail):gsub("\n", "\n# ")), "\n")
+  end
+  io.flush()
+end
+
+--- Looks until `condition` gives something true, at most `timeout` seconds (10), and returns it.
+function tap.eventually(condition, timeout)
+  local deadline = host.now() + (timeout or 10)
+  while true do
+    local value = condition()
+    if value or host.now() > deadline then
+      return value
+    end
+    host.nap()
+  end
+end
+
+--- Runs `fn` in a child process; checks that it returned true there, within `timeout` seconds.
+function tap.in_child(name, timeout, fn)
+  local pid = host.fork()
+  if pid == 0 then
+    local ok, result = pcall(fn)
+    if not ok then
+      io.write("# in the child: ", tostring(result), "\n")
+      io.flush()
+    end
+    host.exit_now(ok and result and 0 or 1)
+  end
+  local how, code = host.wait(pid, timeout)
+  tap.check(name, how == "exit" and code == 0, how .. " " .. code)
+end
+
+--- What must not grow: threads, descriptors, and resident memory in kB.
+function tap.resources()
+  local file = assert(io.open("/proc/self/statm"))
+  local resident = tonumber(file:read("*a"):match("^%d+ (%d+)")) * 4
+  file:close()
+  return { threads = host.count("/proc/self/task"), descriptors = host.count("/proc/self/fd"), memory = resident }
+end
+
+--- Checks that nothing has grown since `before`; threads that are ending get time to end.
+function tap.no_growth(name, before, memory_kb)
+  tap.eventually(function()
+    local now = tap.resources()
+    return now.threads <= before.threads and now.descriptors <= before.descriptors
+  end, 5)
+  local now = tap.resources()
+  for _, what in ipairs({ "threads", "descriptors" }) do
+    tap.check(name .. ": no more " .. what, now[what] <= before[what], before[what] .. " -> " .. now[what])
+  end
+  tap.check(name .. ": no more memory", now.memory <= before.memory + memory_kb,
+    before.memory .. " -> " .. now.memory .. " kB")
+end
+
+--- A configuration that probes the ports every 50 ms and logs nothing.
+function tap.config(ports, overrides)
+  local config = {
+    connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "500ms", log = "none", backend_servers = {},
+  }
+  for index, port in ipairs(ports) do
+    config.backend_servers[index] = { protocol = "imap", host = "127.0.0.1", port = port }
+  end
+  for key, value in pairs(overrides or {}) do
+    config[key] = value
+  end
+  return config
+end
+
+return tap

@@ -1,0 +1,26 @@
+# What suites written in bash share. To be sourced; leaves the suite in the project's root.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+LUAS="lua5.1 lua5.2 lua5.3 lua5.4 luajit"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+tap_failures=0
+
+# check NAME COMMAND… : passes when the command succeeds; shows its output when it does not.
+check() {
+    local name=$1
+    shift
+    if "$@" >"$scratch/output" 2>&1; then
+        echo "ok - $name"
+    else
+        echo "not ok - $name ($?: $*)"
+        sed 's/^/# /' "$scratch/output" | tail -n 100
+        tap_failures=$((tap_failures + 1))
+    fi
+}
+
+# The last command of a suite.
+finish() {
+    exit $((tap_failures > 0))
+}
