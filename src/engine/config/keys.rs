@@ -409,8 +409,8 @@ pub fn markdown(keys: &[Key]) -> String {
     let mut out = String::from("| key | default | range | meaning |\n|---|---|---|---|\n");
     for key in keys {
         let mut names = format!("`{}`", key.name);
-        for alias in key.aliases {
-            names.push_str(&format!(" (also `{alias}`)"));
+        if !key.aliases.is_empty() {
+            names.push_str(&format!(" (also `{}`)", key.aliases.join("`, `")));
         }
         let default = match key.default {
             Default::Value(text) => format!("`{text}`"),

@@ -118,8 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_timeouts_are_those_of_an_empty_configuration() {
-        let empty = Config::from_value(&Value::Map(Vec::new()));
-        assert_eq!(empty.map(|config| config.timeouts), Ok(Timeouts::default()));
+    fn default_timeouts_are_those_of_a_configuration_without_any() {
+        let servers = ("backend_servers".to_owned(), Value::List(Vec::new()));
+        let config = Config::from_value(&Value::Map(vec![servers]));
+        assert_eq!(
+            config.map(|config| config.timeouts),
+            Ok(Timeouts::default())
+        );
     }
 }
