@@ -2,7 +2,8 @@
 -- twice what one of the C API does. NAUTHILUS_BACKEND_FFI=0 does without.
 
 local type, pcall, require = type, pcall, require
-local jit = jit
+-- Past a guard against reading globals that are not there.
+local jit = rawget(_G, "jit")
 
 local ffi = {}
 
