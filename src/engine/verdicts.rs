@@ -199,18 +199,22 @@ impl VerdictTable {
 
     /// A dead writer may have left sequence numbers odd.
     fn repair(&self) {
-        let even = |word: &AtomicU64| {
+        let made_even = |word: &AtomicU64| {
             let value = word.load(Acquire);
-            if !value.is_multiple_of(2) {
+            let odd = !value.is_multiple_of(2);
+            if odd {
                 word.store(value.wrapping_add(1), Release);
             }
+            odd
         };
+        let mut repaired = made_even(self.header(SEQUENCE));
         for index in 0..self.used() {
-            even(self.word(Slot(index), SLOT_SEQUENCE));
+            repaired |= made_even(self.word(Slot(index), SLOT_SEQUENCE));
         }
-        even(self.header(SEQUENCE));
-        // What the dead prober was about to publish is read anew.
-        self.bump_generation();
+        if repaired {
+            // What the dead prober was about to publish is read anew.
+            self.bump_generation();
+        }
     }
 
     /// Wakes the prober, in whatever process it is.
