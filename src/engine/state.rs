@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::digest;
 use super::health::Gate;
 use super::service::Service;
 use super::verdicts::{ERROR_MAX, IdentityHash, Record};
@@ -204,7 +205,7 @@ fn to_monotonic_ns(unix_ms: u64) -> u64 {
 
 fn checksum(text: &str) -> String {
     let mut hex = String::with_capacity(64);
-    for byte in openssl::sha::sha256(text.as_bytes()) {
+    for byte in digest::sha256(text.as_bytes()) {
         // Writing to a String does not fail.
         let _ = write!(hex, "{byte:02x}");
     }

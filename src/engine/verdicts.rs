@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, fence};
 use std::time::Duration;
 use std::{hint, io};
 
+use super::digest;
 use super::health::{Gate, Verdict, both};
 use crate::sys::shared::SharedWords;
 
@@ -20,7 +21,7 @@ use crate::sys::shared::SharedWords;
 pub type IdentityHash = [u64; 2];
 
 pub fn hash_identity(identity: &str) -> IdentityHash {
-    let digest = openssl::sha::sha256(identity.as_bytes());
+    let digest = digest::sha256(identity.as_bytes());
     let word = |at: usize| {
         digest
             .iter()
