@@ -71,6 +71,27 @@ describe("the request context", function()
       end
     end)
 
+    it("takes the name of a target for its current address", function()
+      local peers = require("spec.support.peers")
+      local world = peers.new()
+      finally(function()
+        nb.stop()
+        nb.configure({ log = "none", backend_servers = {} })
+        world:stop()
+      end)
+      local port = world:open().port
+      nb.configure({
+        log = "none",
+        backend_servers = { { protocol = "imap", host = "localhost", port = port } },
+      })
+      assert(nb.wait_ready(10))
+      -- It listens on 127.0.0.1 alone, whatever else the name resolves to.
+      for _, name in ipairs({ "localhost", "localhost.", "LOCALHOST" }) do
+        nb.select_backend_server(name, port)
+        assert.equal("127.0.0.1", (nb.get_selected_backend_server()))
+      end
+    end)
+
     it("takes a port as Lua coerces it", function()
       for _, port in ipairs({ 993, 993.0, "993", " 993 ", "993.0", "0x3e1", "9.93e2" }) do
         nb.select_backend_server("::1", 1)
@@ -212,6 +233,16 @@ describe("the request context", function()
       nb.apply_backend_result(b)
       assert.same({ "X-Nauthilus-Keyboard: k", "X-Nauthilus-Passport: p" }, lines(context))
       assert.equal("s", context:attributes().userPassword)
+    end)
+
+    it("makes those headers that the configuration exposes", function()
+      nb.apply_backend_result(result({ access_token = "t", userPassword = "s" }))
+      assert.same({}, lines(context))
+      nb.configure({ log = "none", backend_servers = {}, expose_attributes = { "access_token" } })
+      assert.same({ "X-Nauthilus-Access-Token: t" }, lines(context))
+      nb.configure({ log = "none", backend_servers = {} })
+      assert.same({}, lines(context))
+      nb.stop()
     end)
   end)
 

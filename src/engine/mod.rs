@@ -14,6 +14,8 @@ pub mod result;
 pub mod secret_names;
 pub mod server_address;
 pub mod service;
+pub mod state;
+pub mod store;
 pub mod target;
 pub mod verdicts;
 mod watch;

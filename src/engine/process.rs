@@ -16,10 +16,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::check::{Check, Request};
 use super::config::{Config, LogSink};
-use super::log::Log;
+use super::log::{Level, Line, Log};
 use super::monitor::{Command, HostSigns, spawn};
 use super::secret_names;
-use super::service::{Service, Snapshot};
+use super::service::{Service, Snapshot, State};
+use super::store::Store;
 use super::target::Target;
 use crate::sys::fork_mark::{ForkMark, pid};
 
@@ -154,7 +155,8 @@ impl Process {
             Some(log) if !sink_changed => log,
             _ => Arc::new(open_log(&config.log)?),
         };
-        let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head)
+        let state = recall(before.as_deref(), &config, &log)?;
+        let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let service = Arc::new(service);
         secret_names::set_exposed(&service.config.expose_attributes);
@@ -254,7 +256,7 @@ impl Process {
         if let (Some(service), Some(log)) = (self.service.load_full(), self.log.load_full()) {
             // Taken here and now, the role is visible when this call returns.
             if service.table.epoch() == service.epoch && !(signs().exiting)() {
-                let _ = service.table.try_lead(self.pid);
+                let _ = service.take_role(self.pid);
             }
             control.serve(service, log);
             self.running.store(true, Ordering::Release);
@@ -355,6 +357,31 @@ impl Control {
             let _ = commands.send(Command::Serve(service, log));
         }
     }
+}
+
+/// The state file that a configuration names, the one that is open where it is the same,
+/// and what it says. What is no state is logged and made anew.
+fn recall(before: Option<&Service>, config: &Config, log: &Log) -> Result<State, String> {
+    let Some(path) = &config.state_file else {
+        return Ok(State::default());
+    };
+    let open = before.and_then(|b| b.store.clone());
+    let store = match open.filter(|store| store.path() == path) {
+        Some(store) => store,
+        None => Arc::new(Store::open(path)?),
+    };
+    let saved = store.load(config.state_max_age).unwrap_or_else(|reason| {
+        log.write(
+            Line::new(Level::Warning, "state_file_rejected")
+                .quoted("path", &path.display().to_string())
+                .quoted("reason", &reason),
+        );
+        None
+    });
+    Ok(State {
+        store: Some(store),
+        saved,
+    })
 }
 
 fn open_log(sink: &LogSink) -> Result<Log, String> {

@@ -11,7 +11,7 @@ use super::own_descriptor::OwnDescriptor;
 pub struct StateFile(OwnDescriptor);
 
 /// Tells one content from the next without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     modified: (i64, i64),
     size: i64,

@@ -79,7 +79,8 @@ local word = ffi.typeof("const volatile uint32_t *")
 local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
 local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
-local anchor
+-- What the two point into: a pointer keeps nothing alive.
+local anchor = none
 
 local function refresh_words(name)
   refresh(name)
