@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod context;
+mod digest;
 pub mod headers;
 pub mod health;
 pub mod log;
@@ -14,6 +15,8 @@ pub mod result;
 pub mod secret_names;
 pub mod server_address;
 pub mod service;
+pub mod state;
+pub mod store;
 pub mod target;
 pub mod verdicts;
 mod watch;

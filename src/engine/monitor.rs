@@ -20,11 +20,14 @@ use super::check::{Checks, Request};
 use super::config::Config;
 use super::log::{Level, Line, Log};
 use super::probe::{Prober, Resumption};
-use super::service::Service;
+use super::service::{Role, Service};
+use super::state::encode;
+use super::store::Writer;
 use super::target::Target;
 use super::verdicts::{Slot, VerdictTable};
 use super::watch::{Shared, Timer, Watch};
 use crate::sys::fork_mark::pid;
+use crate::sys::state_file::Version;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
 /// OpenSSL and a resolver's answer fit many times over.
@@ -37,6 +40,12 @@ const REASSURE: Duration = Duration::from_millis(100);
 
 /// How often the prober makes sure that all watches run.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often the state file is written where no verdict changes.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a process that reads the state file looks at it.
+const FOLLOW: Duration = Duration::from_millis(50);
 
 /// Between two tries of a process in waiting for the prober's role.
 const STANDBY_MIN: Duration = Duration::from_millis(10);
@@ -104,17 +113,28 @@ struct Monitor {
     prober: Arc<Prober>,
     checks: Checks,
     lead: Option<Lead>,
+    /// The state file as it was last read, while another family's process probes.
+    read: Option<Version>,
     lock_failed: bool,
 }
 
 /// The prober's role and what comes with it.
 struct Lead {
-    table: Arc<VerdictTable>,
+    service: Arc<Service>,
     watches: HashMap<(Slot, Timer), Running>,
     turns: HashMap<Slot, Turn>,
     waker: Waker,
     /// The configuration that the watches were last fitted to, and when.
     fitted: Option<(Arc<Service>, Instant)>,
+    saving: Saving,
+}
+
+/// When the state file was last written, and by what.
+struct Saving {
+    writer: Option<Writer>,
+    at: Option<Instant>,
+    /// Set by watches when a verdict changed.
+    turned: Arc<AtomicBool>,
 }
 
 /// What a target's timers share, and what is kept of it while it stays the same.
@@ -145,6 +165,7 @@ impl Monitor {
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
             lead: None,
+            read: None,
             lock_failed: false,
         }
     }
@@ -177,13 +198,18 @@ impl Monitor {
             }
             self.elect(serving.as_ref());
             self.heed_reports();
+            self.save();
         }
         self.give_up();
+        if let Some((service, _)) = serving {
+            service.leave_role(pid());
+        }
     }
 
     fn pause(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Duration {
         match (&self.lead, serving) {
             (Some(_), _) => REASSURE,
+            (None, Some(_)) if self.read.is_some() => FOLLOW,
             (None, Some((service, _))) => {
                 (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
             }
@@ -196,8 +222,12 @@ impl Monitor {
     fn adopt(&mut self, service: &Arc<Service>, serving: Option<&(Arc<Service>, Arc<Log>)>) {
         self.prober.forget_tls_contexts();
         self.lock_failed = false;
-        if serving.is_some_and(|(before, _)| !Arc::ptr_eq(&before.table, &service.table)) {
+        self.read = None;
+        if let Some((before, _)) = serving
+            && !before.shares_with(service)
+        {
             self.give_up();
+            before.leave_role(pid());
         }
     }
 
@@ -208,12 +238,22 @@ impl Monitor {
         };
         let may = !(self.signs.exiting)() && service.table.epoch() == service.epoch;
         if !may {
-            self.give_up();
+            if self.lead.is_some() || self.read.is_some() {
+                self.give_up();
+                service.leave_role(pid());
+            }
             return;
         }
-        match service.table.try_lead(pid()) {
-            Ok(true) => self.watch(service, log),
-            Ok(false) => self.give_up(),
+        match service.take_role(pid()) {
+            Ok(Role::Prober) => self.watch(service, log),
+            Ok(Role::Reader) => {
+                self.give_up();
+                self.follow(service);
+            }
+            Ok(Role::Waiting) => {
+                self.give_up();
+                self.read = None;
+            }
             Err(error) => {
                 if !self.lock_failed {
                     self.lock_failed = true;
@@ -228,20 +268,65 @@ impl Monitor {
         }
     }
 
+    /// Ends the watches; their lock stays where another role needs it.
     fn give_up(&mut self) {
-        if let Some(lead) = self.lead.take() {
-            lead.table.step_down(pid());
+        self.lead = None;
+    }
+
+    /// Looks whether the prober of another family has saved anything new.
+    fn follow(&mut self, service: &Service) {
+        let Some(store) = &service.store else {
+            return;
+        };
+        let Ok(version) = store.version() else {
+            return;
+        };
+        if self.read.replace(version) == Some(version) {
+            return;
+        }
+        // A content that is being written does not read; the next look finds it whole.
+        match store.load(service.config.state_max_age) {
+            Ok(Some(saved)) => service.follow(&saved),
+            Ok(None) => {}
+            Err(_) => self.read = Some(Version::default()),
+        }
+    }
+
+    /// Hands the state to the file's writer, at once after a change of a verdict.
+    fn save(&mut self) {
+        let Some(lead) = &mut self.lead else {
+            return;
+        };
+        let saving = &mut lead.saving;
+        let Some(writer) = &saving.writer else {
+            return;
+        };
+        let turned = saving.turned.swap(false, Ordering::AcqRel);
+        let every = SAVE_EVERY.min(lead.service.config.state_max_age / 4);
+        if !turned && saving.at.is_some_and(|at| at.elapsed() < every) {
+            return;
+        }
+        if writer.write(encode(&lead.service)) {
+            saving.at = Some(Instant::now());
+        } else {
+            saving.turned.store(true, Ordering::Release);
         }
     }
 
     /// Starts the watches that are missing, ends those that are too many.
     fn watch(&mut self, service: &Arc<Service>, log: &Arc<Log>) {
+        self.read = None;
         let lead = self.lead.get_or_insert_with(|| Lead {
-            table: service.table.clone(),
+            service: service.clone(),
             watches: HashMap::new(),
             turns: HashMap::new(),
             waker: Waker::start(service.table.clone()),
             fitted: None,
+            saving: Saving {
+                writer: service.store.as_ref().and_then(|store| store.writer()),
+                at: None,
+                turned: Arc::default(),
+            },
         });
         if !lead.needs_a_look(service) {
             return;
@@ -251,6 +336,7 @@ impl Monitor {
             prober: self.prober.clone(),
             permits: Arc::new(Semaphore::new(limit)),
             log: log.clone(),
+            turned: lead.saving.turned.clone(),
         });
         lead.fit(service, &shared);
     }
@@ -261,7 +347,7 @@ impl Monitor {
             return;
         };
         for slot in lead.turns.keys() {
-            if !lead.table.take_reports(*slot) {
+            if !lead.service.table.take_reports(*slot) {
                 continue;
             }
             for timer in [Timer::Connect, Timer::Deep] {
@@ -331,6 +417,7 @@ impl Lead {
             self.watches.insert((slot, timer), running);
         }
         self.fitted = Some((service.clone(), Instant::now()));
+        self.service = service.clone();
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use super::config::{Config, InitialState};
 use super::health::{Thresholds, Verdict};
+use super::state::Saved;
+use super::store::Store;
 use super::target::{Host, Target};
 use super::verdicts::{IdentityHash, RETIRED, Record, Slot, VerdictTable, hash_identity};
 use crate::sys::clock;
@@ -29,6 +31,26 @@ pub struct Service {
     owner: u64,
     /// The first target of each identity.
     by_identity: HashMap<IdentityHash, usize>,
+    pub store: Option<Arc<Store>>,
+}
+
+/// What a process is to the others that serve the same configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It probes, and publishes what it finds.
+    Prober,
+    /// The prober is of another family and writes the state file; this process publishes
+    /// for its own family what it reads there.
+    Reader,
+    /// Another process of the family does either.
+    Waiting,
+}
+
+/// The state file of a configuration, and what it said.
+#[derive(Default)]
+pub struct State {
+    pub store: Option<Arc<Store>>,
+    pub saved: Option<Saved>,
 }
 
 /// A server as one snapshot shows it.
@@ -72,10 +94,11 @@ impl Service {
         config: Arc<Config>,
         pid: u64,
         head: bool,
+        state: State,
     ) -> std::io::Result<Self> {
         let own = before.filter(|before| head || before.owner == pid);
         let Some(own) = own else {
-            return Self::in_new_table(before, config, pid);
+            return Self::in_new_table(before, config, pid, state);
         };
         let identities = identities_of(&config);
         if let Some(slots) = own.table.assign(&identities) {
@@ -84,16 +107,18 @@ impl Service {
                 table: own.table.clone(),
                 owner: pid,
                 by_identity: positions(&identities),
+                store: state.store,
                 slots,
                 config,
             };
             next.reset_newcomers(own);
+            next.recall(state.saved);
             next.fit_gates();
             next.follow_list_of(own);
             next.table.set_epoch(next.epoch);
             return Ok(next);
         }
-        let next = Self::in_new_table(Some(own), config, pid)?;
+        let next = Self::in_new_table(Some(own), config, pid, state)?;
         own.table.set_epoch(RETIRED);
         Ok(next)
     }
@@ -103,10 +128,19 @@ impl Service {
     /// # Errors
     /// Where the system gives no shared memory.
     pub fn detached(&self, pid: u64) -> std::io::Result<Self> {
-        Self::in_new_table(Some(self), self.config.clone(), pid)
+        let state = State {
+            store: self.store.clone(),
+            saved: None,
+        };
+        Self::in_new_table(Some(self), self.config.clone(), pid, state)
     }
 
-    fn in_new_table(before: Option<&Self>, config: Arc<Config>, pid: u64) -> std::io::Result<Self> {
+    fn in_new_table(
+        before: Option<&Self>,
+        config: Arc<Config>,
+        pid: u64,
+        state: State,
+    ) -> std::io::Result<Self> {
         let identities = identities_of(&config);
         let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
         let slots = table
@@ -117,12 +151,14 @@ impl Service {
             epoch: 1,
             owner: pid,
             by_identity: positions(&identities),
+            store: state.store,
             slots,
             config,
         };
         if let Some(before) = before {
             next.inherit(before);
         }
+        next.recall(state.saved);
         next.fit_gates();
         if let Some(before) = before {
             next.follow_list_of(before);
@@ -148,6 +184,82 @@ impl Service {
             }
         }
         self.table.set_generation(before.table.generation());
+    }
+
+    /// Targets that nothing is known of take what was known before the restart.
+    fn recall(&self, saved: Option<Saved>) {
+        let Some(saved) = saved else {
+            return;
+        };
+        for slot in &self.slots {
+            if let Some(record) = saved.records.get(&self.table.hash(*slot))
+                && self.table.read(*slot) == Record::default()
+            {
+                self.table.write(*slot, record, false);
+            }
+        }
+    }
+
+    /// Publishes what a prober of another family saved.
+    pub fn follow(&self, saved: &Saved) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            let known = self.table.read(*slot);
+            if let Some(record) = saved.records.get(&self.table.hash(*slot))
+                && *record != known
+            {
+                self.publish(target, *slot, &known, record);
+            }
+        }
+    }
+
+    /// Stores what is known of a target now; readers get a new generation where the list
+    /// shows it.
+    pub fn publish(&self, target: &Target, slot: Slot, before: &Record, after: &Record) {
+        let shows = |record: &Record| {
+            let listed = self.lists(record.verdict());
+            listed.then(|| shown_ip(target, record.address))
+        };
+        self.table.write(slot, after, shows(before) != shows(after));
+    }
+
+    /// Whether a role in one of the two is the same role in the other.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        let same_file = match (&self.store, &other.store) {
+            (None, None) => true,
+            (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
+            _ => false,
+        };
+        same_file && Arc::ptr_eq(&self.table, &other.table)
+    }
+
+    /// Finds this process's role: takes it, or makes sure that it still has it.
+    ///
+    /// # Errors
+    /// `NotConnected` where the host has closed a descriptor of ours; else what the system
+    /// says.
+    pub fn take_role(&self, pid: u64) -> std::io::Result<Role> {
+        if !self.table.try_lock()? {
+            return Ok(Role::Waiting);
+        }
+        match &self.store {
+            Some(store) if !store.try_lead()? => {
+                self.table.silence(pid);
+                Ok(Role::Reader)
+            }
+            _ => {
+                self.table.announce(pid);
+                Ok(Role::Prober)
+            }
+        }
+    }
+
+    /// Gives back whatever role this process has.
+    pub fn leave_role(&self, pid: u64) {
+        self.table.silence(pid);
+        self.table.unlock();
+        if let Some(store) = &self.store {
+            store.step_down();
+        }
     }
 
     /// The generation moves where the list is another one.

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, fence};
 use std::time::Duration;
 use std::{hint, io};
 
+use super::digest;
 use super::health::{Gate, Verdict, both};
 use crate::sys::shared::SharedWords;
 
@@ -20,7 +21,7 @@ use crate::sys::shared::SharedWords;
 pub type IdentityHash = [u64; 2];
 
 pub fn hash_identity(identity: &str) -> IdentityHash {
-    let digest = openssl::sha::sha256(identity.as_bytes());
+    let digest = digest::sha256(identity.as_bytes());
     let word = |at: usize| {
         digest
             .iter()
@@ -165,24 +166,30 @@ impl VerdictTable {
         self.wake_prober();
     }
 
-    /// Takes the prober's role for this process, or makes sure that it still has it.
+    /// Takes the lock that the prober holds, or makes sure that this process still has it.
     ///
     /// # Errors
     /// See [`SharedWords::try_lock`].
-    pub fn try_lead(&self, pid: u64) -> io::Result<bool> {
-        let leads = self.shared.try_lock()?;
-        if leads && self.header(PROBER).swap(pid, AcqRel) != pid {
-            self.repair();
-        }
-        Ok(leads)
+    pub fn try_lock(&self) -> io::Result<bool> {
+        self.shared.try_lock()
     }
 
-    /// Gives the role back.
-    pub fn step_down(&self, pid: u64) {
-        // Whether or not it was this process; another's id stays.
+    /// Says that this process, which holds the lock, is the prober.
+    pub fn announce(&self, pid: u64) {
+        if self.header(PROBER).swap(pid, AcqRel) != pid {
+            self.repair();
+        }
+    }
+
+    /// Takes back what [`VerdictTable::announce`] said, if this process said it.
+    pub fn silence(&self, pid: u64) {
+        // Another's id stays.
         let _ = self
             .header(PROBER)
             .compare_exchange(pid, 0, AcqRel, Relaxed);
+    }
+
+    pub fn unlock(&self) {
         self.shared.unlock();
     }
 
@@ -193,18 +200,22 @@ impl VerdictTable {
 
     /// A dead writer may have left sequence numbers odd.
     fn repair(&self) {
-        let even = |word: &AtomicU64| {
+        let made_even = |word: &AtomicU64| {
             let value = word.load(Acquire);
-            if !value.is_multiple_of(2) {
+            let odd = !value.is_multiple_of(2);
+            if odd {
                 word.store(value.wrapping_add(1), Release);
             }
+            odd
         };
+        let mut repaired = made_even(self.header(SEQUENCE));
         for index in 0..self.used() {
-            even(self.word(Slot(index), SLOT_SEQUENCE));
+            repaired |= made_even(self.word(Slot(index), SLOT_SEQUENCE));
         }
-        even(self.header(SEQUENCE));
-        // What the dead prober was about to publish is read anew.
-        self.bump_generation();
+        if repaired {
+            // What the dead prober was about to publish is read anew.
+            self.bump_generation();
+        }
     }
 
     /// Wakes the prober, in whatever process it is.
@@ -617,11 +628,13 @@ mod tests {
         table.begin(table.word(slot, SLOT_SEQUENCE));
         assert_eq!(table.read(slot), record());
         let before = table.generation();
-        assert!(table.try_lead(77).unwrap());
+        assert!(table.try_lock().unwrap());
+        table.announce(77);
         assert!(table.generation() > before);
         assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
         assert_eq!(table.header(SEQUENCE).load(Relaxed) % 2, 0);
-        table.step_down(77);
+        table.silence(77);
+        table.unlock();
         assert_eq!(table.prober(), 0);
     }
 }

@@ -5,6 +5,7 @@
 //! table, so that another process can go on where this one stops.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify, Semaphore};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     pub prober: Arc<Prober>,
     pub permits: Arc<Semaphore>,
     pub log: Arc<Log>,
+    /// Set when a verdict changed, for whoever saves them.
+    pub turned: Arc<AtomicBool>,
 }
 
 /// One timer of one target.
@@ -165,12 +168,11 @@ impl Watch {
         if after.verdict() != before.verdict() {
             after.since_ms = clock::unix_ms();
         }
-        let shows = |record: &Record| {
-            let listed = self.service.lists(record.verdict());
-            listed.then(|| shown_ip(&self.target, record.address))
-        };
-        let changes = shows(&before) != shows(&after);
-        self.service.table.write(self.slot, &after, changes);
+        self.service
+            .publish(&self.target, self.slot, &before, &after);
+        if after.verdict() != before.verdict() {
+            self.shared.turned.store(true, Ordering::Release);
+        }
         self.log_change(&before, &after);
         self.log_certificate(&after);
         match after.verdict() {

@@ -13,6 +13,7 @@ const PARTS: &[(&str, &str)] = &[
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("nginx_wait", include_str!("glue/hosts/nginx_wait.lua")),
     ("nginx", include_str!("glue/hosts/nginx.lua")),
+    ("haproxy", include_str!("glue/hosts/haproxy.lua")),
     ("host", include_str!("glue/host.lua")),
     ("servers", include_str!("glue/servers.lua")),
     ("monitor", include_str!("glue/monitor.lua")),

@@ -4,6 +4,8 @@
 pub mod clock;
 pub mod event;
 pub mod fork_mark;
+mod own_descriptor;
 pub mod shared;
+pub mod state_file;
 pub mod thread;
 pub mod tls_session;

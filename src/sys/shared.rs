@@ -1,35 +1,26 @@
 //! Memory shared with the processes that this one forks: words that all of them read and
 //! write atomically, a lock that the kernel releases when its holder dies, and a wake-up.
 //!
-//! The memory is a sealed memfd: nobody can shrink it under a reader. The lock is a POSIX
-//! record lock on it, which belongs to the process: a fork does not inherit it. A host may
-//! close descriptors it does not know, and the number may then mean a file of its own;
-//! each use of the descriptor first makes sure that it is still ours.
+//! The memory is a sealed memfd: nobody can shrink it under a reader.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
+
+use super::own_descriptor::OwnDescriptor;
 
 /// A block of shared words. Unmapped when dropped; other processes keep theirs.
 pub struct SharedWords {
     start: NonNull<AtomicU64>,
     count: usize,
-    fd: RawFd,
-    identity: FileIdentity,
+    fd: OwnDescriptor,
 }
 
 // SAFETY: the words are atomics, and the descriptor is only used through system calls.
 unsafe impl Send for SharedWords {}
 // SAFETY: as above.
 unsafe impl Sync for SharedWords {}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FileIdentity {
-    device: libc::dev_t,
-    inode: libc::ino_t,
-}
 
 impl SharedWords {
     /// `count` zeroed words.
@@ -52,25 +43,19 @@ impl SharedWords {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        let made = Self::map(fd, count, bytes, length);
-        if made.is_err() {
-            // SAFETY: `fd` was made above and nothing else holds it.
-            unsafe { libc::close(fd) };
-        }
-        made
+        Self::map(OwnDescriptor::adopt(fd)?, count, bytes, length)
     }
 
-    fn map(fd: RawFd, count: usize, bytes: usize, length: libc::off_t) -> io::Result<Self> {
+    fn map(fd: OwnDescriptor, count: usize, bytes: usize, length: libc::off_t) -> io::Result<Self> {
         // SAFETY: `fd` is a memfd of ours.
-        if unsafe { libc::ftruncate(fd, length) } != 0 {
+        if unsafe { libc::ftruncate(fd.raw(), length) } != 0 {
             return Err(io::Error::last_os_error());
         }
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: as above.
-        if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } != 0 {
+        if unsafe { libc::fcntl(fd.raw(), libc::F_ADD_SEALS, seals) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let identity = identity_of(fd)?;
         // SAFETY: a new mapping of `bytes` bytes of the memfd, which is that long and
         // sealed, at an address of the kernel's choosing.
         let start = unsafe {
@@ -79,7 +64,7 @@ impl SharedWords {
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
-                fd,
+                fd.raw(),
                 0,
             )
         };
@@ -87,12 +72,7 @@ impl SharedWords {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self {
-            start,
-            count,
-            fd,
-            identity,
-        })
+        Ok(Self { start, count, fd })
     }
 
     pub fn words(&self) -> &[AtomicU64] {
@@ -101,43 +81,18 @@ impl SharedWords {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 
-    /// Takes the lock for this process, or makes sure that it still has it.
-    ///
-    /// `Ok(false)`: another process has it.
+    /// Takes the lock for this process, or makes sure that it still has it. See
+    /// [`OwnDescriptor::try_lock`].
     ///
     /// # Errors
     /// `NotConnected` where the host has closed the descriptor; else what the system says.
     pub fn try_lock(&self) -> io::Result<bool> {
-        match self.set_lock(libc::F_WRLCK) {
-            Ok(()) => Ok(true),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
-            Err(e) => Err(e),
-        }
+        self.fd.try_lock()
     }
 
     /// Gives the lock back, if this process has it.
     pub fn unlock(&self) {
-        // Where the descriptor is gone the kernel has released the lock with it.
-        let _ = self.set_lock(libc::F_UNLCK);
-    }
-
-    fn set_lock(&self, kind: libc::c_int) -> io::Result<()> {
-        if !self.descriptor_is_ours() {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        // SAFETY: all-zero is a valid flock: the whole file, from its start.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
-        lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
-        // SAFETY: `lock` is a valid flock, the descriptor is our memfd.
-        match unsafe { libc::fcntl(self.fd, libc::F_SETLK, &raw const lock) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
-    fn descriptor_is_ours(&self) -> bool {
-        identity_of(self.fd).is_ok_and(|now| now == self.identity)
+        self.fd.unlock();
     }
 
     /// Wakes every process that waits for a change of the word at `index`.
@@ -191,29 +146,13 @@ impl SharedWords {
 impl Drop for SharedWords {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this length, and no reference into it
-        // can outlive `self`. The descriptor is closed only while it is still ours.
+        // can outlive `self`.
         unsafe {
             libc::munmap(
                 self.start.as_ptr().cast(),
                 self.count * size_of::<AtomicU64>(),
-            );
-            if self.descriptor_is_ours() {
-                libc::close(self.fd);
-            }
-        }
-    }
-}
-
-fn identity_of(fd: RawFd) -> io::Result<FileIdentity> {
-    // SAFETY: all-zero is a valid stat to be filled in.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is valid for the call to fill in; a bad descriptor is an error.
-    match unsafe { libc::fstat(fd, &raw mut stat) } {
-        0 => Ok(FileIdentity {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        }),
-        _ => Err(io::Error::last_os_error()),
+            )
+        };
     }
 }
 
@@ -248,7 +187,7 @@ mod tests {
     #[test]
     fn a_closed_descriptor_is_noticed_and_no_other_file_is_touched() {
         let shared = SharedWords::new(1).unwrap();
-        let fd = shared.fd;
+        let fd = shared.fd.raw();
         // SAFETY: plays a host that closes what it does not know.
         unsafe { libc::close(fd) };
         let error = shared.try_lock().unwrap_err();

@@ -107,8 +107,6 @@ impl Key {
 pub(super) const MAX_CREDENTIAL: usize = 1_024;
 /// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
 pub(super) const MAX_REQUEST_URI: usize = 8_000;
-/// The longest attribute name, in bytes.
-pub(super) const MAX_ATTRIBUTE_NAME: usize = 256;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -411,8 +409,8 @@ pub fn markdown(keys: &[Key]) -> String {
     let mut out = String::from("| key | default | range | meaning |\n|---|---|---|---|\n");
     for key in keys {
         let mut names = format!("`{}`", key.name);
-        for alias in key.aliases {
-            names.push_str(&format!(" (also `{alias}`)"));
+        if !key.aliases.is_empty() {
+            names.push_str(&format!(" (also `{}`)", key.aliases.join("`, `")));
         }
         let default = match key.default {
             Default::Value(text) => format!("`{text}`"),

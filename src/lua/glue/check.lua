@@ -9,27 +9,27 @@ local check_start, check_result, check_wait = native.check_start, native.check_r
 
 local function check_flag(index, name, value)
   if value ~= nil and type(value) ~= "boolean" then
-    errors.wrong_type(index, name, "boolean or nil", value, 2)
+    errors.wrong_type(index, name, "boolean or nil", value, 3)
   end
 end
 
 -- The table of a check from the four arguments and the options.
 local function from_arguments(name, ip, port, haproxy_v2, tls, options)
   if type(ip) ~= "string" then
-    errors.wrong_type(1, name, "string", ip, 1)
+    errors.wrong_type(1, name, "string", ip, 2)
   end
   local problem = native.host_problem(ip)
   if problem then
-    errors.bad_argument(1, name, problem, 1)
+    errors.bad_argument(1, name, problem, 2)
   end
   local number = port_of(port)
   if not number then
-    errors.wrong_value(2, name, "integer 1..65535", port, 1)
+    errors.wrong_value(2, name, "integer 1..65535", port, 2)
   end
   check_flag(3, name, haproxy_v2)
   check_flag(4, name, tls)
   if options ~= nil and type(options) ~= "table" then
-    errors.wrong_type(5, name, "table or nil", options, 1)
+    errors.wrong_type(5, name, "table or nil", options, 2)
   end
   local target = {}
   for key, value in next, options or {} do

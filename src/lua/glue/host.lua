@@ -23,4 +23,4 @@
 
 local _, parts = ...
 
-return parts.nginx or parts.plain
+return parts.nginx or parts.haproxy.adapter or parts.plain

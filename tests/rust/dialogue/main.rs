@@ -4,5 +4,7 @@
 
 mod forms;
 mod hostile;
+mod pki;
 mod server;
 mod support;
+mod tls;

@@ -1,0 +1,304 @@
+//! What a state file says: the verdicts of a table as text, one line a target.
+//!
+//! ```text
+//! nauthilus_backend state 1
+//! saved 1795373316540
+//! target 0011…ff alive 1 - 1795373000000 120 4 … error="" key=imap://10.0.0.1:143
+//! sha256 …
+//! ```
+//!
+//! Nothing in a file is trusted: a text whose checksum fails, of another format, or with a
+//! line that does not read is refused as a whole, and made anew by the next save.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::digest;
+use super::health::Gate;
+use super::service::Service;
+use super::verdicts::{ERROR_MAX, IdentityHash, Record};
+use crate::sys::clock;
+
+/// A file may be so long: room for some 100,000 targets.
+pub const FILE_MAX: usize = 64 * 1024 * 1024;
+
+const TITLE: &str = "nauthilus_backend state 1";
+
+/// The content of a state file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Milliseconds since 1970.
+    pub saved_ms: u64,
+    pub records: HashMap<IdentityHash, Record>,
+}
+
+/// The state of all targets of a configuration.
+pub fn encode(service: &Service) -> String {
+    let mut text = format!("{TITLE}\nsaved {}\n", clock::unix_ms());
+    for (target, status) in service.slots.iter().zip(service.targets()) {
+        let hash = service.table.hash(*target);
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "{} key={}",
+            line(hash, &status.record),
+            status.target.key()
+        );
+    }
+    let sum = checksum(&text);
+    let _ = writeln!(text, "sha256 {sum}");
+    text
+}
+
+fn line(hash: IdentityHash, record: &Record) -> String {
+    let deep = record
+        .deep
+        .map_or_else(|| "-".to_owned(), |gate| gate.pack().to_string());
+    format!(
+        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} error={:?}",
+        hash[0],
+        hash[1],
+        record.verdict().name(),
+        record.connect.pack(),
+        record.since_ms,
+        record.probes,
+        record.failures,
+        to_unix_ms(record.connect_started_ns),
+        to_unix_ms(record.deep_started_ns),
+        or_dash(record.latency.map(|latency| latency.as_micros())),
+        or_dash(record.address),
+        or_dash(record.not_after),
+        record.error.as_deref().unwrap_or_default(),
+    )
+}
+
+fn or_dash(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// What a file's bytes say.
+///
+/// # Errors
+/// Why they are no state, for a log line.
+pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "not a state file".to_owned())?;
+    if !text.starts_with(TITLE) {
+        return Err("not a state file of this version".to_owned());
+    }
+    let body = text
+        .trim_end_matches('\n')
+        .rfind('\n')
+        .map_or(0, |at| at + 1);
+    let (body, last) = text.split_at(body);
+    let sum = last.strip_prefix("sha256 ").map(str::trim_end);
+    if sum != Some(checksum(body).as_str()) {
+        return Err("truncated or damaged: its checksum fails".to_owned());
+    }
+    let mut saved = Saved::default();
+    for (number, line) in body.lines().enumerate().skip(1) {
+        let read = match line.split_once(' ') {
+            Some(("saved", ms)) => ms.parse().ok().map(|ms| saved.saved_ms = ms),
+            Some(("target", rest)) => read_target(rest).map(|(hash, record)| {
+                saved.records.insert(hash, record);
+            }),
+            _ => None,
+        };
+        if read.is_none() {
+            return Err(format!("line {} does not read", number + 1));
+        }
+    }
+    Ok(saved)
+}
+
+fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
+    let (fields, rest) = line.split_once(" error=")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let [
+        hash,
+        _verdict,
+        connect,
+        deep,
+        since,
+        probes,
+        failures,
+        connect_started,
+        deep_started,
+        latency,
+        address,
+        not_after,
+    ] = fields.as_slice()
+    else {
+        return None;
+    };
+    let half = |range| u64::from_str_radix(hash.get(range)?, 16).ok();
+    let record = Record {
+        connect: read_gate(connect)?,
+        deep: optional(deep, read_gate)?,
+        since_ms: since.parse().ok()?,
+        probes: probes.parse().ok()?,
+        failures: failures.parse().ok()?,
+        connect_started_ns: to_monotonic_ns(connect_started.parse().ok()?),
+        deep_started_ns: to_monotonic_ns(deep_started.parse().ok()?),
+        latency: optional(latency, |us| us.parse().ok().map(Duration::from_micros))?,
+        address: optional(address, |ip| ip.parse().ok())?,
+        not_after: optional(not_after, |at| at.parse().ok())?,
+        error: read_error(rest)?,
+    };
+    Some(([half(0..16)?, half(16..32)?], record))
+}
+
+fn optional<T>(field: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    match field {
+        "-" => Some(None),
+        field => read(field).map(Some),
+    }
+}
+
+fn read_gate(field: &str) -> Option<Gate> {
+    field.parse().ok().map(Gate::unpack)
+}
+
+/// The inverse of `{:?}` for the texts that errors are: printable, one line.
+fn read_error(rest: &str) -> Option<Option<String>> {
+    let rest = rest.strip_prefix('"')?;
+    let mut text = String::new();
+    let mut characters = rest.chars();
+    loop {
+        match characters.next()? {
+            '"' => break,
+            '\\' => match characters.next()? {
+                c @ ('"' | '\\' | '\'') => text.push(c),
+                // Whatever else was escaped was not printable.
+                _ => text.push('?'),
+            },
+            c => text.push(c),
+        }
+        if text.len() > ERROR_MAX {
+            return None;
+        }
+    }
+    Some((!text.is_empty()).then_some(text))
+}
+
+/// Start times are kept by the wall clock: the monotonic one begins anew with each boot.
+fn to_unix_ms(monotonic_ns: u64) -> u64 {
+    match monotonic_ns {
+        0 => 0,
+        then => {
+            let ago = clock::monotonic_ns().saturating_sub(then) / 1_000_000;
+            clock::unix_ms().saturating_sub(ago)
+        }
+    }
+}
+
+/// A time in the future, or before this boot, counts as never.
+fn to_monotonic_ns(unix_ms: u64) -> u64 {
+    let Some(ago) = clock::unix_ms().checked_sub(unix_ms) else {
+        return 0;
+    };
+    match unix_ms {
+        0 => 0,
+        _ => clock::monotonic_ns().saturating_sub(ago.saturating_mul(1_000_000)),
+    }
+}
+
+fn checksum(text: &str) -> String {
+    let mut hex = String::with_capacity(64);
+    for byte in digest::sha256(text.as_bytes()) {
+        // Writing to a String does not fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::health::Verdict;
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            connect: Gate {
+                verdict: Verdict::Dead,
+                failures: 3,
+                successes: 0,
+            },
+            deep: Some(Gate::default()),
+            since_ms: 1_700_000_000_000,
+            probes: 7,
+            failures: 3,
+            connect_started_ns: clock::monotonic_ns() - 2_000_000_000,
+            deep_started_ns: 0,
+            latency: Some(Duration::from_micros(1234)),
+            address: Some("2001:db8::1".parse().unwrap()),
+            not_after: Some(1_800_000_000),
+            error: Some("greeting: \"* BYE\" error=\\ x".to_owned()),
+        }
+    }
+
+    fn file(lines: &[String]) -> String {
+        let mut text = format!("{TITLE}\nsaved 1700000000000\n");
+        for line in lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        let sum = checksum(&text);
+        format!("{text}sha256 {sum}\n")
+    }
+
+    #[test]
+    fn a_record_reads_as_it_was_written() {
+        let plain = Record {
+            deep: None,
+            error: None,
+            address: None,
+            latency: None,
+            not_after: None,
+            connect_started_ns: 0,
+            ..record()
+        };
+        let lines = [line([1, 2], &record()), line([3, 4], &plain)];
+        let saved = decode(file(&lines).as_bytes()).unwrap();
+        assert_eq!(saved.saved_ms, 1_700_000_000_000);
+        assert_eq!(saved.records[&[3, 4]], plain);
+        let read = &saved.records[&[1, 2]];
+        let drift = read
+            .connect_started_ns
+            .abs_diff(record().connect_started_ns);
+        assert!(drift < 50_000_000, "{drift} ns");
+        let started = record().connect_started_ns;
+        assert_eq!(
+            Record {
+                connect_started_ns: started,
+                ..read.clone()
+            },
+            Record {
+                connect_started_ns: started,
+                ..record()
+            }
+        );
+    }
+
+    #[test]
+    fn every_change_of_a_byte_is_noticed() {
+        let whole = file(&[line([1, 2], &record())]).into_bytes();
+        for at in 0..whole.len() - 1 {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert!(decode(&damaged).is_err(), "byte {at}");
+            assert!(decode(&whole[..at]).is_err(), "cut at {at}");
+        }
+        assert!(decode(b"").is_err());
+        assert!(decode(b"#!/bin/sh\n").is_err());
+    }
+
+    #[test]
+    fn a_line_that_does_not_read_is_named() {
+        let text = file(&["target zz alive".to_owned()]);
+        assert_eq!(
+            decode(text.as_bytes()),
+            Err("line 3 does not read".to_owned())
+        );
+    }
+}

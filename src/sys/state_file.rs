@@ -1,0 +1,187 @@
+//! The state file: kept across restarts, and shared by processes that no fork relates.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::own_descriptor::OwnDescriptor;
+
+/// An open state file. Its lock is the right to write it.
+pub struct StateFile(OwnDescriptor);
+
+/// Tells one content from the next without reading it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    modified: (i64, i64),
+    size: i64,
+}
+
+impl StateFile {
+    /// Opens the file, or makes it, readable and writable by its owner alone.
+    ///
+    /// # Errors
+    /// What the system says; a link, which is not followed; anything that is no regular
+    /// file; a file of another user than root and the one that runs this process, or one
+    /// that others may write.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| io::Error::other("the path holds a NUL"))?;
+        let flags =
+            libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
+        let fd = unsafe { libc::open(name.as_ptr(), flags, 0o600) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            return Err(match error.raw_os_error() {
+                Some(libc::ELOOP) => io::Error::other("a link, which is not followed"),
+                _ => error,
+            });
+        }
+        let file = Self(OwnDescriptor::adopt(fd)?);
+        file.vet()?;
+        Ok(file)
+    }
+
+    fn vet(&self) -> io::Result<()> {
+        let stat = self.stat()?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Err(io::Error::other("no regular file"));
+        }
+        // SAFETY: asks for this process's user and nothing else.
+        let user = unsafe { libc::geteuid() };
+        if stat.st_uid != user && stat.st_uid != 0 {
+            return Err(io::Error::other("it belongs to another user"));
+        }
+        if stat.st_mode & 0o022 != 0 {
+            return Err(io::Error::other("others may write it"));
+        }
+        Ok(())
+    }
+
+    fn stat(&self) -> io::Result<libc::stat> {
+        let fd = self.0.check()?;
+        // SAFETY: all-zero is a valid stat to be filled in.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: `stat` is valid for the call to fill in.
+        match unsafe { libc::fstat(fd, &raw mut stat) } {
+            0 => Ok(stat),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Takes the right to write for this process, or makes sure that it still has it.
+    ///
+    /// # Errors
+    /// `NotConnected` where the host has closed the descriptor; else what the system says.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        self.0.try_lock()
+    }
+
+    pub fn unlock(&self) {
+        self.0.unlock();
+    }
+
+    /// # Errors
+    /// As [`StateFile::try_lock`].
+    pub fn version(&self) -> io::Result<Version> {
+        let stat = self.stat()?;
+        Ok(Version {
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
+            size: stat.st_size,
+        })
+    }
+
+    /// The content, up to `at_most` bytes.
+    ///
+    /// # Errors
+    /// As [`StateFile::try_lock`]; `FileTooLarge` beyond the bound.
+    pub fn read(&self, at_most: usize) -> io::Result<Vec<u8>> {
+        let fd = self.0.check()?;
+        let mut content = Vec::new();
+        let mut chunk = [0_u8; 16 * 1024];
+        loop {
+            let offset =
+                libc::off_t::try_from(content.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            // SAFETY: reads at most the chunk's length into the chunk.
+            let read = unsafe { libc::pread(fd, chunk.as_mut_ptr().cast(), chunk.len(), offset) };
+            let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
+            content.extend_from_slice(chunk.get(..read).unwrap_or_default());
+            if content.len() > at_most {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            if read == 0 {
+                return Ok(content);
+            }
+        }
+    }
+
+    /// Replaces the content in place: the directory need not be writable, and the lock
+    /// stays with the file. A reader in between sees a content whose checksum fails.
+    ///
+    /// # Errors
+    /// As [`StateFile::try_lock`]; a full disk.
+    pub fn write(&self, content: &[u8]) -> io::Result<()> {
+        let fd = self.0.check()?;
+        let mut written = 0;
+        while let Some(rest) = content.get(written..).filter(|rest| !rest.is_empty()) {
+            let offset = libc::off_t::try_from(written).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            // SAFETY: writes the bytes of `rest`.
+            let wrote = unsafe { libc::pwrite(fd, rest.as_ptr().cast(), rest.len(), offset) };
+            written += usize::try_from(wrote).map_err(|_| io::Error::last_os_error())?;
+        }
+        let length = libc::off_t::try_from(written).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        // SAFETY: the descriptor is ours.
+        match unsafe { libc::ftruncate(fd, length) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn folder(name: &str) -> std::path::PathBuf {
+        let dir = std::env::temp_dir().join(format!("nb-state-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_new_file_is_its_owners_alone_and_keeps_what_is_written() {
+        let dir = folder("new");
+        let path = dir.join("state");
+        let file = StateFile::open(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        file.write(b"a longer text").unwrap();
+        let before = file.version().unwrap();
+        file.write(b"short").unwrap();
+        assert_ne!(file.version().unwrap(), before);
+        assert_eq!(file.read(100).unwrap(), b"short");
+        assert!(file.read(4).is_err());
+        assert!(file.try_lock().unwrap());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn links_folders_and_files_that_others_write_are_refused() {
+        let dir = folder("bad");
+        let link = dir.join("link");
+        std::fs::write(dir.join("victim"), b"").unwrap();
+        symlink(dir.join("victim"), &link).unwrap();
+        assert!(StateFile::open(&link).is_err());
+        assert!(StateFile::open(&dir).is_err());
+        let open = dir.join("open");
+        std::fs::write(&open, b"").unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(StateFile::open(&open).is_err());
+        assert!(StateFile::open(&dir.join("missing/state")).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
