@@ -318,6 +318,36 @@ describe("the request context", function()
     assert.same({ ["Auth-Server"] = "::1", ["Auth-Port"] = "143", ["X-Nauthilus-A"] = "1" }, context:headers())
   end)
 
+  it("tells adapters of hosts that set headers at once what changed", function()
+    -- No adapter of a plain host asks; what the others call is an upvalue.
+    local function upvalue(f, wanted)
+      for i = 1, 60 do
+        local name, value = debug.getupvalue(f, i)
+        if name == wanted then
+          return value
+        end
+      end
+      error("no upvalue " .. wanted)
+    end
+    local take = upvalue(upvalue(nb.apply_backend_result, "report"), "context_changes")
+    local function changes()
+      local list = {}
+      local count = take(context, list)
+      assert.equal(count, #list)
+      return list
+    end
+    changes()
+    nb.select_backend_server("::1", 143)
+    nb.apply_backend_result(result({ a = "1" }))
+    assert.same({ "Auth-Server", "::1", "Auth-Port", "143", "X-Nauthilus-A", "1" }, changes())
+    assert.same({}, changes())
+    nb.remove_from_backend_result({ "a", "Proxy-Host" })
+    nb.apply_backend_result(result({ a = "2" }))
+    assert.same({ "X-Nauthilus-Proxy-Host", false, "X-Nauthilus-A", "2" }, changes())
+    context:reset()
+    assert.same({ "Auth-Server", false, "Auth-Port", false, "X-Nauthilus-A", false }, changes())
+  end)
+
   it("iterates over the headers as they were at the start", function()
     nb.apply_backend_result(result({ a = "1", b = "2" }))
     local found = {}

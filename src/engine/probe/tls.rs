@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
-    Ssl, SslContext, SslMethod, SslOptions, SslSession, SslSessionCacheMode, SslVerifyMode,
+    Ssl, SslContext, SslMethod, SslOptions, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode,
     SslVersion,
 };
 use openssl::x509::verify::X509CheckFlags;
+use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
@@ -81,13 +82,24 @@ pub struct TlsClient {
     contexts: Mutex<HashMap<Policy, SslContext>>,
 }
 
-/// The connection's slot and context, for OpenSSL's new-session callback.
-struct SessionSink {
-    slot: Arc<SessionSlot>,
+/// What OpenSSL's callbacks leave with a connection.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// Where a new session goes.
+    slot: Option<Arc<SessionSlot>>,
+    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
+    refused: Mutex<Option<X509>>,
 }
 
-fn sink_index() -> Result<Index<Ssl, SessionSink>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, SessionSink>> = OnceLock::new();
+/// The leaf certificate that made this connection's handshake fail.
+pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
+    let notes = ssl.ex_data(notes_index().ok()?)?;
+    let refused = notes.refused.lock();
+    refused.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
     match INDEX.get() {
         Some(index) => Ok(*index),
         None => {
@@ -172,9 +184,11 @@ impl TlsClient {
                 }
                 None => Ssl::new(&context)?,
             };
-            if let Some((slot, _)) = slot {
-                ssl.set_ex_data(sink_index()?, SessionSink { slot: slot.clone() });
-            }
+            let notes = Notes {
+                slot: slot.map(|(slot, _)| slot.clone()),
+                ..Notes::default()
+            };
+            ssl.set_ex_data(notes_index()?, notes);
             let name = match (&target.tls_server_name, &target.host) {
                 (Some(name), _) => name.trim_end_matches('.').to_owned(),
                 (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
@@ -235,7 +249,7 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
     if policy.skip_verify {
         builder.set_verify(SslVerifyMode::NONE);
     } else {
-        builder.set_verify(SslVerifyMode::PEER);
+        builder.set_verify_callback(SslVerifyMode::PEER, note_refused);
         match &policy.ca_file {
             Some(file) => builder.set_ca_file(file).map_err(|e| {
                 ProbeError::new(
@@ -251,14 +265,30 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
         }
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    let index = sink_index().map_err(setup)?;
+    let index = notes_index().map_err(setup)?;
     builder.set_new_session_callback(move |ssl, session: SslSession| {
         let context = ssl.ssl_context().to_owned();
-        if let Some(sink) = ssl.ex_data(index) {
-            sink.slot.lock().session = Some(Resumable::new(&context, session));
+        if let Some(slot) = ssl.ex_data(index).and_then(|notes| notes.slot.as_ref()) {
+            slot.lock().session = Some(Resumable::new(&context, session));
         }
     });
     Ok(builder.build())
+}
+
+/// Changes no verdict; keeps what a refusal is about.
+fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
+    let leaf = context
+        .current_cert()
+        .filter(|_| context.error_depth() == 0);
+    if let Some(leaf) = leaf.filter(|_| !trusted)
+        && let Ok(ssl_index) = X509StoreContext::ssl_idx()
+        && let Some(ssl) = context.ex_data(ssl_index)
+        && let Some(notes) = notes_index().ok().and_then(|index| ssl.ex_data(index))
+    {
+        let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = Some(leaf.to_owned());
+    }
+    trusted
 }
 
 /// OpenSSL's own default places, and where it has none (a vendored build looks in the
