@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod event;
+pub mod exit_gate;
 pub mod fork_mark;
 mod own_descriptor;
 pub mod shared;
