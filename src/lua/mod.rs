@@ -11,6 +11,7 @@
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua` | how misuse is reported |
+//! | `nginx.rs`, `nginx/` | what nginx offers to a module: its signs, its event loop |
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
@@ -19,6 +20,7 @@ mod context;
 mod convert;
 mod glue;
 mod monitor;
+mod nginx;
 mod raw;
 mod result;
 mod servers;
@@ -135,6 +137,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     servers::register(lua, native)?;
     monitor::register(lua, native)?;
     check::register(lua, native)?;
+    nginx::register(lua, native)?;
     Ok(native.clone())
 }
 
