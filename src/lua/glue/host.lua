@@ -6,7 +6,8 @@
 --                            that does so: `changes` is {name, value or false, …}, `count` its
 --                            length, false clears. Where there is no request it raises at level
 --                            3: it is called by the functions of the API themselves.
---   bind(context)            makes `context` the one to act on from now on
+--   bind(context)            makes `context` the one to act on from now on, nil the host's own;
+--                            called from C, so what it raises needs no position
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
 --   await(name, poll, block, timeout)
 --                            waits the host's way until poll() is true, at most `timeout` seconds
