@@ -9,6 +9,9 @@ use super::text::{self, OwnedString, View};
 use crate::engine::headers;
 use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar};
 
+/// A type as C takes it.
+type TypeCode = i32;
+
 /// `nauthilus_backend_type`.
 #[derive(Clone, Copy)]
 #[repr(i32)]
@@ -258,7 +261,7 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_value_at(
     name: *const c_char,
     name_size: usize,
     index: usize,
-    r#type: *mut i32,
+    r#type: *mut TypeCode,
     text: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {

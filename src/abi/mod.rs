@@ -30,8 +30,6 @@ mod servers;
 pub(crate) mod status;
 pub(crate) mod text;
 
-use std::ffi::c_int;
-
 use crate::sys::copies;
 
 /// What the header calls `NAUTHILUS_BACKEND_ABI_VERSION`, read from there by the build script.
@@ -51,5 +49,5 @@ extern "C" fn nauthilus_backend_abi_version() -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn nauthilus_backend_holds_engine() -> i32 {
-    c_int::from(copies::holds_engine())
+    i32::from(copies::holds_engine())
 }

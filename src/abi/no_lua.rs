@@ -1,11 +1,14 @@
 //! The functions between C and Lua, in the library without Lua: so that both kinds of file
 //! export the same, and a host that links to the wrong one is told.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
 
 use super::handle::{ContextHandle, ResultHandle};
 use super::status::{Failure, Status, guard};
 use super::text::OwnedString;
+
+/// `lua_State`, of which nothing is known here.
+enum LuaState {}
 
 /// # Safety
 ///
@@ -25,7 +28,7 @@ unsafe fn refuse(reason: *mut OwnedString) -> Status {
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_from_lua(
-    _state: *mut c_void,
+    _state: *mut LuaState,
     _index: c_int,
     _result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
@@ -36,7 +39,7 @@ unsafe extern "C" fn nauthilus_backend_result_from_lua(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_push_lua(
-    _state: *mut c_void,
+    _state: *mut LuaState,
     _result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
@@ -46,7 +49,7 @@ unsafe extern "C" fn nauthilus_backend_result_push_lua(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_context_bind_lua(
-    _state: *mut c_void,
+    _state: *mut LuaState,
     _context: *const ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
@@ -56,7 +59,7 @@ unsafe extern "C" fn nauthilus_backend_context_bind_lua(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_context_from_lua(
-    _state: *mut c_void,
+    _state: *mut LuaState,
     _index: c_int,
     _context: *mut *mut ContextHandle,
     reason: *mut OwnedString,

@@ -7,6 +7,9 @@ use super::status::{Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::result::{Attributes, BackendResult, Bytes, SharedResult};
 
+/// A field as C gives it: any number.
+type FieldCode = i32;
+
 /// `nauthilus_backend_field`.
 #[expect(clippy::enum_variant_names, reason = "the fields' own names")]
 #[derive(Clone, Copy)]
@@ -70,7 +73,7 @@ fn place(result: &mut BackendResult, field: Field) -> Place<'_> {
 /// As `abi` says.
 unsafe fn at<T>(
     result: *const ResultHandle,
-    field: i32,
+    field: FieldCode,
     work: impl FnOnce(Place<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     // SAFETY: as of this function.
@@ -84,7 +87,7 @@ unsafe fn at<T>(
     result.0.change(|result| work(place(result, known)))
 }
 
-fn wrong_kind(field: i32, wanted: &str) -> Failure {
+fn wrong_kind(field: FieldCode, wanted: &str) -> Failure {
     Failure::invalid(format!("field: {wanted} expected, got field {field}"))
 }
 
@@ -119,7 +122,7 @@ unsafe extern "C" fn nauthilus_backend_result_release(result: *mut ResultHandle)
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_set_flag(
     result: *mut ResultHandle,
-    field: i32,
+    field: FieldCode,
     value: i32,
     reason: *mut OwnedString,
 ) -> Status {
@@ -140,7 +143,7 @@ unsafe extern "C" fn nauthilus_backend_result_set_flag(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_flag(
     result: *const ResultHandle,
-    field: i32,
+    field: FieldCode,
     value: *mut i32,
     reason: *mut OwnedString,
 ) -> Status {
@@ -160,7 +163,7 @@ unsafe extern "C" fn nauthilus_backend_result_flag(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_set_text(
     result: *mut ResultHandle,
-    field: i32,
+    field: FieldCode,
     text: *const c_char,
     text_size: usize,
     reason: *mut OwnedString,
@@ -183,7 +186,7 @@ unsafe extern "C" fn nauthilus_backend_result_set_text(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_text(
     result: *const ResultHandle,
-    field: i32,
+    field: FieldCode,
     text: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
@@ -207,7 +210,7 @@ unsafe extern "C" fn nauthilus_backend_result_text(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_set_list(
     result: *mut ResultHandle,
-    field: i32,
+    field: FieldCode,
     texts: *const View,
     count: usize,
     reason: *mut OwnedString,
@@ -230,7 +233,7 @@ unsafe extern "C" fn nauthilus_backend_result_set_list(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_list_count(
     result: *const ResultHandle,
-    field: i32,
+    field: FieldCode,
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
@@ -250,7 +253,7 @@ unsafe extern "C" fn nauthilus_backend_result_list_count(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_list_at(
     result: *const ResultHandle,
-    field: i32,
+    field: FieldCode,
     index: usize,
     text: *mut OwnedString,
     reason: *mut OwnedString,
@@ -271,7 +274,7 @@ unsafe extern "C" fn nauthilus_backend_result_list_at(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_clear(
     result: *mut ResultHandle,
-    field: i32,
+    field: FieldCode,
     reason: *mut OwnedString,
 ) -> Status {
     // SAFETY: as `abi` says.

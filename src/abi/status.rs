@@ -5,6 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::text::{self, OwnedString};
 
+/// A status as C gives it: any number.
+type StatusCode = i32;
+
 /// `nauthilus_backend_status`. A number is never used for anything else again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
@@ -98,7 +101,7 @@ pub(crate) fn out<T>(name: &str, parameter: *mut T) -> Result<*mut T, Failure> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nauthilus_backend_status_text(status: i32) -> *const c_char {
+extern "C" fn nauthilus_backend_status_text(status: StatusCode) -> *const c_char {
     let text: &'static CStr = match status {
         0 => c"success",
         1 => c"invalid argument",
