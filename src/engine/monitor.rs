@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 use super::check::{Checks, Request};
 use super::config::Config;
 use super::log::{Level, Line, Log};
+use super::probe::tls::SessionSlot;
 use super::probe::{Prober, Resumption};
 use super::service::{Role, Service};
 use super::state::encode;
@@ -148,9 +149,10 @@ struct Saving {
 }
 
 /// What a target's timers share, and what is kept of it while it stays the same.
+#[derive(Default)]
 struct Turn {
     turn: Arc<Mutex<()>>,
-    resumption: Resumption,
+    sessions: Arc<SessionSlot>,
 }
 
 struct Running {
@@ -389,6 +391,14 @@ impl Lead {
         });
         self.turns
             .retain(|slot, _| wanted.contains_key(&(*slot, Timer::Connect)));
+        if self
+            .fitted
+            .as_ref()
+            .is_some_and(|(fitted, _)| !Arc::ptr_eq(fitted, service))
+        {
+            // A resumed session would go on trusting what the CA files no longer say.
+            self.turns.values().for_each(|turn| turn.sessions.clear());
+        }
         let count = u32::try_from(wanted.len().max(1)).unwrap_or(u32::MAX);
         let window = first_window(service, count);
         let mut position = 0;
@@ -398,13 +408,7 @@ impl Lead {
                 continue;
             }
             let offset = window.mul_f64((f64::from(position) - fastrand::f64()) / f64::from(count));
-            let turn = self.turns.entry(slot).or_insert_with(|| Turn {
-                turn: Arc::default(),
-                resumption: Resumption {
-                    slot: Arc::default(),
-                    full_every: service.config.tls_full_handshake_interval,
-                },
-            });
+            let turn = self.turns.entry(slot).or_default();
             let bell = Arc::new(Notify::new());
             let watch = Watch {
                 service: service.clone(),
@@ -414,9 +418,11 @@ impl Lead {
                 shared: shared.clone(),
                 turn: turn.turn.clone(),
                 bell: bell.clone(),
-                resumption: turn.resumption.clone(),
+                resumption: Resumption {
+                    slot: turn.sessions.clone(),
+                    full_every: service.config.tls_full_handshake_interval,
+                },
                 first_due: Instant::now() + offset,
-                reminded: None,
             };
             let running = Running {
                 target: target.clone(),
