@@ -11,6 +11,7 @@ const PARTS: &[(&str, &str)] = &[
     ("errors", include_str!("glue/errors.lua")),
     ("ffi", include_str!("glue/ffi.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),
+    ("haproxy", include_str!("glue/hosts/haproxy.lua")),
     ("host", include_str!("glue/host.lua")),
     ("servers", include_str!("glue/servers.lua")),
     ("monitor", include_str!("glue/monitor.lua")),

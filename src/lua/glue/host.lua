@@ -17,4 +17,4 @@
 
 local _, parts = ...
 
-return parts.plain
+return parts.haproxy.adapter or parts.plain
