@@ -122,10 +122,11 @@ class Backend:
                 peer.settimeout(10)
                 peer.sendall(self.greeting)
                 while command := peer.recv(4096):
-                    tag = command.split()[0]
-                    if b"CAPABILITY" in command:
-                        peer.sendall(b"* CAPABILITY IMAP4rev1\r\n")
-                    peer.sendall(tag + b" OK done\r\n")
+                    answer = b"* CAPABILITY IMAP4rev1\r\n" if b"CAPABILITY" in command else b""
+                    # In one write: two would wait for an acknowledgement in between.
+                    peer.sendall(answer + command.split()[0] + b" OK done\r\n")
+                    if b"LOGOUT" in command:
+                        break
 
     def down(self):
         self.socket.shutdown(socket.SHUT_RDWR)
@@ -237,7 +238,7 @@ class Nginx:
         )
         self.options.update(options)
         self.expected = None
-        self.binary = self.options.pop("binary", ["nginx"])
+        self.binary = self.options.pop("binary", [shutil.which("nginx", path="/usr/sbin:/usr/bin")])
         self.started = False
         self.configure(http, server)
         atexit.register(self.close)
