@@ -74,9 +74,22 @@ pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done
     };
     if !reason.is_null() {
         // SAFETY: as of this function.
-        unsafe { reason.write(text::give(failure.reason.as_bytes())) };
+        unsafe { reason.write(text::give(one_line(&failure.reason).as_bytes())) };
     }
     failure.status
+}
+
+/// `text` without control characters: it may repeat what the caller gave, a path for example.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }
 
 /// Runs work that cannot fail and returns nothing; a panic stays here.
@@ -153,6 +166,11 @@ mod tests {
         assert_eq!(status, Status::InvalidArgument);
         assert!(!reason.is_empty());
         text::release(&mut reason);
+    }
+
+    #[test]
+    fn a_reason_is_one_line() {
+        assert_eq!(one_line("a\0b\nc\u{e4}"), "a\\u{0}b\\nc\u{e4}");
     }
 
     #[test]

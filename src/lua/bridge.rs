@@ -10,7 +10,7 @@ use std::slice;
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
-use super::raw::{Answer, Args, Natives, native};
+use super::raw::{self, Answer, Args, Natives, native};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
@@ -43,8 +43,8 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     for (entry, function) in [
         (Entry::TakeResult, natives.function(native!(take_result))?),
         (Entry::TakeContext, natives.function(native!(take_context))?),
-        (Entry::PushResult, natives.function(native!(push_result))?),
-        (Entry::PushContext, natives.function(native!(push_context))?),
+        (Entry::PushResult, natives.function(raw::push_result)?),
+        (Entry::PushContext, natives.function(raw::push_context)?),
     ] {
         keep(natives.lua(), entry, function)?;
     }
@@ -85,24 +85,6 @@ unsafe fn fill<T: Clone>(place: *mut c_void, found: Option<&T>) -> Answer {
             Answer::Bool(true)
         }
         _ => Answer::Bool(false),
-    }
-}
-
-/// `push_result(address of a SharedResult)` → result
-fn push_result(args: &Args) -> Answer {
-    // SAFETY: no script has this function; `push` calls it with such an address.
-    match unsafe { args.address(1).cast::<SharedResult>().as_ref() } {
-        Some(result) => Answer::Result(result.clone()),
-        None => Answer::Nil,
-    }
-}
-
-/// `push_context(address of a SharedContext)` → context
-fn push_context(args: &Args) -> Answer {
-    // SAFETY: as in `push_result`.
-    match unsafe { args.address(1).cast::<SharedContext>().as_ref() } {
-        Some(context) => Answer::Context(context.clone()),
-        None => Answer::Nil,
     }
 }
 

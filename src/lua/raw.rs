@@ -230,6 +230,38 @@ unsafe fn push_userdata<T: Clone>(state: *mut lua_State, handle: &T, metatable: 
     }
 }
 
+/// `push_result(address of a SharedResult)` → result. For `bridge`: owns nothing, so that nothing
+/// is lost where Lua has no memory.
+///
+/// # Safety
+///
+/// Called by Lua, with an address that is valid during the call.
+pub(super) unsafe extern "C-unwind" fn push_result(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; made by `Natives::function`, it has the upvalues.
+    unsafe { push_borrowed::<SharedResult>(state, RESULT_METATABLE) }
+}
+
+/// `push_context(address of a SharedContext)` → context; as `push_result`.
+///
+/// # Safety
+///
+/// As of `push_result`.
+pub(super) unsafe extern "C-unwind" fn push_context(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `push_result`.
+    unsafe { push_borrowed::<SharedContext>(state, CONTEXT_METATABLE) }
+}
+
+unsafe fn push_borrowed<T: Clone>(state: *mut lua_State, metatable: c_int) -> c_int {
+    // SAFETY: as of the callers.
+    unsafe {
+        match ffi::lua_touserdata(state, 1).cast::<T>().as_ref() {
+            Some(handle) => push_userdata(state, handle, metatable),
+            None => ffi::lua_pushnil(state),
+        }
+    }
+    1
+}
+
 unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
     // SAFETY: as of `push`.
     unsafe {
@@ -603,7 +635,8 @@ impl<'l> Natives<'l> {
         self.table.raw_set(name, self.function(entry)?)
     }
 
-    /// The Lua function of an entry made by [`native!`].
+    /// The Lua function of an entry made by [`native!`], or of one that needs no more than
+    /// the upvalues.
     pub(super) fn function(&self, entry: mlua::lua_CFunction) -> LuaResult<LuaFunction> {
         // SAFETY: the two arguments on the stack become the upvalues all natives have.
         unsafe {

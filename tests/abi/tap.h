@@ -32,7 +32,7 @@ static int tap_failures;
 
 static nauthilus_backend_string why = NAUTHILUS_BACKEND_STRING_EMPTY;
 
-static void tap_check(const char *name, int condition, const char *text, int line) {
+static inline void tap_check(const char *name, int condition, const char *text, int line) {
   printf("%s - %s\n", condition ? "ok" : "not ok", name);
   if (!condition) {
     printf("# line %d: %s\n", line, text);
@@ -42,7 +42,7 @@ static void tap_check(const char *name, int condition, const char *text, int lin
 }
 
 /* Whether a string that was given is `expected`; releases it. */
-static int is_text(nauthilus_backend_string *string, const char *expected, size_t size) {
+static inline int is_text(nauthilus_backend_string *string, const char *expected, size_t size) {
   int same = string->data != NULL && string->size == size && memcmp(string->data, expected, size) == 0 &&
              string->data[size] == '\0';
   if (!same)
@@ -51,7 +51,7 @@ static int is_text(nauthilus_backend_string *string, const char *expected, size_
   return same && string->data == NULL && string->size == 0;
 }
 
-static int tap_finish(void) {
+static inline int tap_finish(void) {
   nauthilus_backend_string_release(&why);
   return tap_failures > 0;
 }
