@@ -8,7 +8,8 @@
 --                            3: it is called by the functions of the API themselves. `name` is
 --                            given by those that change the context: they are also refused
 --                            where the headers were sent.
---   bind(context)            makes `context` the one to act on from now on
+--   bind(context)            makes `context` the one to act on from now on, nil the host's own;
+--                            called from C, so what it raises needs no position
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
 --   require_wait(name, up)   raises where the API's function `name`, which called this with `up`
 --                            (0 when left out) functions in between, cannot wait
@@ -23,4 +24,4 @@
 
 local _, parts = ...
 
-return parts.nginx or parts.haproxy.adapter or parts.plain
+return parts.nginx or parts.haproxy or parts.plain

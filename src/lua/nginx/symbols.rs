@@ -31,8 +31,7 @@ struct Cleanup {
     next: *mut Self,
 }
 
-type AddChannelEvent =
-    unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHandler) -> isize;
+type AddChannelEvent = unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHandler) -> isize;
 type AddCleanup = unsafe extern "C" fn(*mut Opaque, usize) -> *mut Cleanup;
 type PostSemaphore = unsafe extern "C" fn(*mut Opaque, c_int) -> c_int;
 

@@ -7,7 +7,8 @@ local running = coroutine.running
 
 local plain = {}
 
-local default = native.context_new()
+local own = native.context_new()
+local default = own
 
 -- A coroutine may yield while its function runs, and others go on with their own request: so
 -- each has its own binding. The main thread cannot yield; what it binds is also for coroutines
@@ -43,9 +44,9 @@ function plain.current_context()
   return bound_context() or default
 end
 
--- What a host binds from outside: the default context from now on.
+-- What a host binds from outside: the default context from now on; nil is the state's own.
 function plain.bind(context)
-  default = context
+  default = context or own
 end
 
 local function finish_main(before, ok, ...)
