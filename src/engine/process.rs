@@ -4,6 +4,7 @@
 //! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
+use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,6 +76,9 @@ pub struct Process {
     /// When the system last allowed no thread; 0: it did.
     refused_start_ns: AtomicU64,
     control: Mutex<Control>,
+    /// What a parent left: never dropped, since that would drop locks and channels of threads
+    /// that are not here.
+    _inherited: Option<ManuallyDrop<Arc<Self>>>,
 }
 
 #[derive(Default)]
@@ -107,11 +111,7 @@ pub fn current() -> Arc<Process> {
 /// Puts a fresh engine in the place of none, or of one that a parent left.
 fn begin(seen: &Guard<Option<Arc<Process>>>) {
     let fresh = Arc::new(Process::after(seen.as_ref()));
-    let before = CURRENT.compare_and_swap(seen, Some(fresh));
-    if let Some(inherited) = &*before {
-        // Dropping it would drop locks and channels of threads that are not here.
-        std::mem::forget(inherited.clone());
-    }
+    CURRENT.compare_and_swap(seen, Some(fresh));
 }
 
 impl Process {
@@ -129,6 +129,7 @@ impl Process {
             running: AtomicBool::new(false),
             refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
+            _inherited: inherited.cloned().map(ManuallyDrop::new),
         }
     }
 
