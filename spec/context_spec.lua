@@ -71,6 +71,27 @@ describe("the request context", function()
       end
     end)
 
+    it("takes the name of a target for its current address", function()
+      local peers = require("spec.support.peers")
+      local world = peers.new()
+      finally(function()
+        nb.stop()
+        nb.configure({ log = "none", backend_servers = {} })
+        world:stop()
+      end)
+      local port = world:open().port
+      nb.configure({
+        log = "none",
+        backend_servers = { { protocol = "imap", host = "localhost", port = port } },
+      })
+      assert(nb.wait_ready(10))
+      -- It listens on 127.0.0.1 alone, whatever else the name resolves to.
+      for _, name in ipairs({ "localhost", "localhost.", "LOCALHOST" }) do
+        nb.select_backend_server(name, port)
+        assert.equal("127.0.0.1", (nb.get_selected_backend_server()))
+      end
+    end)
+
     it("takes a port as Lua coerces it", function()
       for _, port in ipairs({ 993, 993.0, "993", " 993 ", "993.0", "0x3e1", "9.93e2" }) do
         nb.select_backend_server("::1", 1)
@@ -213,6 +234,16 @@ describe("the request context", function()
       assert.same({ "X-Nauthilus-Keyboard: k", "X-Nauthilus-Passport: p" }, lines(context))
       assert.equal("s", context:attributes().userPassword)
     end)
+
+    it("makes those headers that the configuration exposes", function()
+      nb.apply_backend_result(result({ access_token = "t", userPassword = "s" }))
+      assert.same({}, lines(context))
+      nb.configure({ log = "none", backend_servers = {}, expose_attributes = { "access_token" } })
+      assert.same({ "X-Nauthilus-Access-Token: t" }, lines(context))
+      nb.configure({ log = "none", backend_servers = {} })
+      assert.same({}, lines(context))
+      nb.stop()
+    end)
   end)
 
   describe("remove_from_backend_result", function()
@@ -285,6 +316,36 @@ describe("the request context", function()
     nb.select_backend_server("::1", 143)
     nb.apply_backend_result(result({ a = "1" }))
     assert.same({ ["Auth-Server"] = "::1", ["Auth-Port"] = "143", ["X-Nauthilus-A"] = "1" }, context:headers())
+  end)
+
+  it("tells adapters of hosts that set headers at once what changed", function()
+    -- No adapter of a plain host asks; what the others call is an upvalue.
+    local function upvalue(f, wanted)
+      for i = 1, 60 do
+        local name, value = debug.getupvalue(f, i)
+        if name == wanted then
+          return value
+        end
+      end
+      error("no upvalue " .. wanted)
+    end
+    local take = upvalue(upvalue(nb.apply_backend_result, "report"), "context_changes")
+    local function changes()
+      local list = {}
+      local count = take(context, list)
+      assert.equal(count, #list)
+      return list
+    end
+    changes()
+    nb.select_backend_server("::1", 143)
+    nb.apply_backend_result(result({ a = "1" }))
+    assert.same({ "Auth-Server", "::1", "Auth-Port", "143", "X-Nauthilus-A", "1" }, changes())
+    assert.same({}, changes())
+    nb.remove_from_backend_result({ "a", "Proxy-Host" })
+    nb.apply_backend_result(result({ a = "2" }))
+    assert.same({ "X-Nauthilus-Proxy-Host", false, "X-Nauthilus-A", "2" }, changes())
+    context:reset()
+    assert.same({ "Auth-Server", false, "Auth-Port", false, "X-Nauthilus-A", false }, changes())
   end)
 
   it("iterates over the headers as they were at the start", function()

@@ -149,11 +149,11 @@ describe("get_backend_servers", function()
     })) do
       honoured = true
     end
-    local seen = {}
-    for key, value in pairs(server) do
-      seen[key] = value
-    end
     if honoured then
+      local seen = {}
+      for key, value in pairs(server) do
+        seen[key] = value
+      end
       for _, field in ipairs({ "ip", "port", "protocol", "haproxy_v2", "tls", "host", "tls_mode" }) do
         assert.are.equal(server[field], seen[field])
       end

@@ -69,6 +69,7 @@ fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) -> 
     start.elapsed()
 }
 
+#[allow(clippy::unwrap_used)] // A test's helper.
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

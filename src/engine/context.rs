@@ -60,7 +60,7 @@ enum Applied {
 #[derive(Clone, Debug)]
 struct AttributeHeaders {
     list: Arc<[Header]>,
-    exposed: Arc<Exposed>,
+    exposed: Option<Arc<Exposed>>,
 }
 
 #[derive(Debug, Default)]
@@ -215,9 +215,9 @@ impl RequestContext {
     fn attribute_headers(&mut self) -> Arc<[Header]> {
         let exposed = secret_names::exposed();
         match &self.headers {
-            Some(made) if Arc::ptr_eq(&made.exposed, &exposed) => made.list.clone(),
+            Some(made) if is_same(made.exposed.as_ref(), exposed.as_ref()) => made.list.clone(),
             _ => {
-                let list = self.make_headers(&exposed);
+                let list = self.make_headers(exposed.as_deref());
                 self.headers = Some(AttributeHeaders {
                     list: list.clone(),
                     exposed,
@@ -227,10 +227,12 @@ impl RequestContext {
         }
     }
 
-    fn make_headers(&self, exposed: &Exposed) -> Arc<[Header]> {
+    fn make_headers(&self, exposed: Option<&Exposed>) -> Arc<[Header]> {
         let mut made: Vec<(u64, Header)> = self
             .final_attributes()
-            .filter(|(_, name, _)| exposed.contains(name) || !self.is_secret(name))
+            .filter(|(_, name, _)| {
+                !self.is_secret(name) || exposed.is_some_and(|e| e.contains(name))
+            })
             .map(|(call, name, value)| {
                 let header = Header {
                     name: headers::name(name),
@@ -321,6 +323,10 @@ impl Applied {
         });
         once.chain(merged)
     }
+}
+
+fn is_same(a: Option<&Arc<Exposed>>, b: Option<&Arc<Exposed>>) -> bool {
+    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
 }
 
 fn check(attributes: &Attributes) -> Result<(), RefusedAttribute> {

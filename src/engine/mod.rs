@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod context;
+mod digest;
 pub mod headers;
 pub mod health;
 pub mod log;

@@ -22,6 +22,7 @@ use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
 use super::target::{Host, Target};
+use crate::sys::clock;
 use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, pid};
 
@@ -30,6 +31,9 @@ pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
 
 /// How long a file that was refused is not read again.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a start that the system refused is not tried again by itself.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a blocking wait for first verdicts looks.
 const READY_POLL: Duration = Duration::from_millis(2);
@@ -68,6 +72,8 @@ pub struct Process {
     /// Whether the monitor runs or may be started by any call.
     wanted: AtomicBool,
     running: AtomicBool,
+    /// When the system last allowed no thread; 0: it did.
+    refused_start_ns: AtomicU64,
     control: Mutex<Control>,
 }
 
@@ -121,6 +127,7 @@ impl Process {
             })),
             wanted: AtomicBool::new(inherited.is_none_or(|p| p.wanted.load(Ordering::Acquire))),
             running: AtomicBool::new(false),
+            refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
         }
     }
@@ -282,9 +289,22 @@ impl Process {
     /// Starts the monitor if it may and should run; a system that allows no thread now may
     /// do so later, and until then the last verdicts stand.
     fn start_if(&self, start: Start) {
-        if start == Start::Allowed && self.wanted.load(Ordering::Acquire) {
-            let _ = self.ensure_running();
+        if start == Start::Forbidden || self.is_running() || !self.should_run() {
+            return;
         }
+        let now = clock::monotonic_ns();
+        let refused_at = self.refused_start_ns.load(Ordering::Relaxed);
+        if refused_at != 0 && now.saturating_sub(refused_at) < clock::ns(RESTART_AFTER) {
+            return;
+        }
+        let refused = self.ensure_running().is_err();
+        self.refused_start_ns
+            .store(if refused { now } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether there is something to probe, and nobody has stopped it.
+    fn should_run(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) && self.is_configured()
     }
 
     /// The configuration in force, after starting the monitor where that is allowed.
@@ -302,6 +322,22 @@ impl Process {
         self.service(start)
             .map(|service| service.snapshot())
             .unwrap_or_default()
+    }
+
+    /// The alive targets, and the epoch at which readers may keep them: 0, which none is,
+    /// while the monitor does not run but should, so that the next look tries to start it.
+    pub fn keepable_snapshot(&self, start: Start) -> (u64, Snapshot) {
+        self.start_if(start);
+        loop {
+            let epoch = self.epoch();
+            let snapshot = self.snapshot(Start::Forbidden);
+            if self.should_run() && !self.is_running() {
+                return (0, snapshot);
+            }
+            if self.epoch() == epoch {
+                return (epoch, snapshot);
+            }
+        }
     }
 
     /// Waits until every target has had a first verdict; false when the time is over.

@@ -14,9 +14,9 @@
 //! back: so names *about* a secret (`passwordExpires`, `tokenType`) are withheld too. Words
 //! that only look alike (`passport`, `tokenizer`, `keyboard`, `secretary`, `compass`) are not.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 
 use super::headers::{LONGEST_NAME, same_name};
 use super::result::Bytes;
@@ -203,17 +203,18 @@ impl Exposed {
     }
 }
 
-/// What the running configuration exposes; nothing until one is set.
-static EXPOSED: LazyLock<ArcSwap<Exposed>> = LazyLock::new(ArcSwap::default);
+/// What the running configuration exposes. A fork inherits it, and nothing here can be locked
+/// while one happens.
+static EXPOSED: ArcSwapOption<Exposed> = ArcSwapOption::const_empty();
 
-/// The running configuration's `expose_attributes`.
-pub fn exposed() -> Arc<Exposed> {
+/// The running configuration's `expose_attributes`; none before a configuration.
+pub fn exposed() -> Option<Arc<Exposed>> {
     EXPOSED.load_full()
 }
 
 /// Sets the running configuration's `expose_attributes`, for all request contexts of the process.
 pub fn set_exposed(names: &[String]) {
-    EXPOSED.store(Arc::new(Exposed::new(names)));
+    EXPOSED.store(Some(Arc::new(Exposed::new(names))));
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::digest;
 use super::health::Gate;
 use super::service::Service;
 use super::verdicts::{ERROR_MAX, IdentityHash, Record};
@@ -55,7 +56,7 @@ fn line(hash: IdentityHash, record: &Record) -> String {
         .deep
         .map_or_else(|| "-".to_owned(), |gate| gate.pack().to_string());
     format!(
-        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} error={:?}",
+        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} {} error={:?}",
         hash[0],
         hash[1],
         record.verdict().name(),
@@ -68,6 +69,7 @@ fn line(hash: IdentityHash, record: &Record) -> String {
         or_dash(record.latency.map(|latency| latency.as_micros())),
         or_dash(record.address),
         or_dash(record.not_after),
+        record.certificate_logged_ms,
         record.error.as_deref().unwrap_or_default(),
     )
 }
@@ -126,6 +128,7 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
         latency,
         address,
         not_after,
+        certificate_logged,
     ] = fields.as_slice()
     else {
         return None;
@@ -142,6 +145,7 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
         latency: optional(latency, |us| us.parse().ok().map(Duration::from_micros))?,
         address: optional(address, |ip| ip.parse().ok())?,
         not_after: optional(not_after, |at| at.parse().ok())?,
+        certificate_logged_ms: certificate_logged.parse().ok()?,
         error: read_error(rest)?,
     };
     Some(([half(0..16)?, half(16..32)?], record))
@@ -171,6 +175,7 @@ fn read_error(rest: &str) -> Option<Option<String>> {
                 // Whatever else was escaped was not printable.
                 _ => text.push('?'),
             },
+            c if c.is_control() => return None,
             c => text.push(c),
         }
         if text.len() > ERROR_MAX {
@@ -204,7 +209,7 @@ fn to_monotonic_ns(unix_ms: u64) -> u64 {
 
 fn checksum(text: &str) -> String {
     let mut hex = String::with_capacity(64);
-    for byte in openssl::sha::sha256(text.as_bytes()) {
+    for byte in digest::sha256(text.as_bytes()) {
         // Writing to a String does not fail.
         let _ = write!(hex, "{byte:02x}");
     }
@@ -232,6 +237,7 @@ mod tests {
             latency: Some(Duration::from_micros(1234)),
             address: Some("2001:db8::1".parse().unwrap()),
             not_after: Some(1_800_000_000),
+            certificate_logged_ms: 1_700_000_000_001,
             error: Some("greeting: \"* BYE\" error=\\ x".to_owned()),
         }
     }

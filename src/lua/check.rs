@@ -13,7 +13,13 @@ use crate::engine::process::current;
 /// Keys of a check's options that are not a target's.
 const OWN_OPTIONS: &[&str] = &["coalesce"];
 
-struct Handle(Check);
+pub(super) struct Handle(Check);
+
+impl Handle {
+    pub(super) fn check(&self) -> &Check {
+        &self.0
+    }
+}
 
 impl LuaUserData for Handle {}
 

@@ -1,9 +1,12 @@
 //! Natives of the request context.
 
+use std::net::IpAddr;
+
 use mlua::prelude::*;
 
 use super::raw::{Answer, Args, Natives, View, native};
 use crate::engine::context::SharedContext;
+use crate::engine::process::current;
 use crate::engine::result::SharedResult;
 use crate::engine::server_address::{NotAnAddress, ServerAddress};
 
@@ -88,8 +91,8 @@ fn remove(args: &Args) -> Answer {
     }
 }
 
-/// `context_select(context, ip, port, any)` → nothing, or true where `ip` is a host name and
-/// `any` is not set, or why `ip` is refused. `port` has been checked.
+/// `context_select(context, ip, port)` → nothing, or why `ip` is refused. `port` has been
+/// checked.
 fn select(args: &Args) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
@@ -98,13 +101,22 @@ fn select(args: &Args) -> Answer {
         return Answer::Text(NotAnAddress.to_string());
     };
     match ServerAddress::parse(ip) {
-        Ok(ServerAddress::Name(_)) if args.view(4) != View::Bool(true) => Answer::Bool(true),
-        Ok(ServerAddress::Literal(ip) | ServerAddress::Name(ip)) => {
-            context.with(|c| c.select(ip, port));
-            Answer::Nothing
-        }
-        Err(refused) => Answer::Text(refused.to_string()),
+        Ok(ServerAddress::Literal(ip)) => context.with(|c| c.select(ip, port)),
+        Ok(ServerAddress::Name(name)) => match current_ip_of(name) {
+            Some(ip) => context.with(|c| c.select(&ip.to_string(), port)),
+            None => context.with(|c| c.select(name, port)),
+        },
+        Err(refused) => return Answer::Text(refused.to_string()),
     }
+    Answer::Nothing
+}
+
+/// The current address of a target that is configured by this name.
+fn current_ip_of(name: &str) -> Option<IpAddr> {
+    let process = current();
+    // A file that is refused is reported by the functions that list servers.
+    process.configure_from_environment().ok()?;
+    process.current_ip_of(name)
 }
 
 fn port(view: View<'_>) -> Option<u16> {

@@ -12,6 +12,7 @@
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua` | how misuse is reported |
+//! | `nginx.rs`, `nginx/` | what nginx offers to a module: its signs, its event loop |
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
@@ -21,6 +22,7 @@ mod context;
 mod convert;
 mod glue;
 mod monitor;
+mod nginx;
 mod raw;
 mod result;
 mod servers;
@@ -29,8 +31,8 @@ use std::ffi::c_int;
 
 use mlua::prelude::*;
 
+use crate::engine::config::nearest;
 use crate::engine::process::Start;
-
 use raw::Natives;
 
 /// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
@@ -130,28 +132,21 @@ fn start_if(allowed: bool) -> Start {
 /// The functions of Rust, as the glue sees them.
 fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     let natives = Natives::new(lua)?;
-    natives.table().raw_set("version", VERSION)?;
     result::register(&natives)?;
     context::register(&natives)?;
     bridge::register(&natives)?;
-    let table = natives.table();
-    table.raw_set("nearest", lua.create_function(nearest)?)?;
-    servers::register(lua, table)?;
-    monitor::register(lua, table)?;
-    check::register(lua, table)?;
-    Ok(table.clone())
+    let native = natives.table();
+    native.raw_set("version", VERSION)?;
+    native.raw_set("nearest", lua.create_function(nearest_name)?)?;
+    servers::register(lua, native)?;
+    monitor::register(lua, native)?;
+    check::register(lua, native)?;
+    nginx::register(lua, native)?;
+    Ok(native.clone())
 }
 
-/// `nearest(name, known)` → the known name a caller may have meant, or nil.
-fn nearest(_: &Lua, (name, known): (LuaString, Vec<String>)) -> LuaResult<Option<String>> {
-    /// Edits that still count as a slip of the pen.
-    const NEAR: usize = 3;
-    let name = name.to_string_lossy();
-    let distance = |known: &str| strsim::damerau_levenshtein(&name, known);
-    Ok(known
-        .into_iter()
-        .map(|known| (distance(&known), known))
-        .filter(|(distance, known)| *distance <= NEAR.min(known.len() / 2))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known))
+/// `nearest(name, known)`: the known name a caller may have meant, or nil.
+fn nearest_name(_: &Lua, (name, known): (LuaString, Vec<String>)) -> LuaResult<Option<String>> {
+    let known = known.iter().map(String::as_str);
+    Ok(nearest(&name.to_string_lossy(), known).map(str::to_owned))
 }

@@ -366,7 +366,7 @@ impl View<'_> {
         match self {
             Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
             // An index has few digits: a float holds it exactly.
-            Self::Float(number) if number >= 1.0 && number < 1e15 && number.fract() == 0.0 => {
+            Self::Float(number) if (1.0..1e15).contains(&number) && number.fract() == 0.0 => {
                 Some(number as usize)
             }
             _ => None,

@@ -15,7 +15,6 @@ use crate::sys::fork_mark::ForkMark;
 pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
     native.raw_set("is_current", lua.create_function(is_current)?)?;
     native.raw_set("servers", lua.create_function(servers)?)?;
-    native.raw_set("current_ip_of", lua.create_function(current_ip_of)?)?;
     native.raw_set("words", lua.create_function(words)?)?;
     // SAFETY: `seal` is a lua_CFunction that keeps to Lua's stack discipline.
     native.raw_set("seal", unsafe { lua.create_c_function(seal)? })?;
@@ -31,16 +30,14 @@ fn is_current(_: &Lua, (epoch, generation): (u64, u64)) -> LuaResult<bool> {
     Ok(process.epoch() == epoch && process.generation() == Some(generation))
 }
 
-/// `servers(may_start)`: epoch, generation and an array of servers' fields, or nil and why
-/// there is no configuration.
+/// `servers(may_start)`: epoch (0 where the list must not be kept), generation and an array of
+/// servers' fields; or nil and why there is no configuration.
 fn servers(lua: &Lua, may_start: bool) -> LuaResult<LuaMultiValue> {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
         return (LuaNil, reason).into_lua_multi(lua);
     }
-    let snapshot = process.snapshot(super::start_if(may_start));
-    // Read after the monitor was started, which moves it on.
-    let epoch = process.epoch();
+    let (epoch, snapshot) = process.keepable_snapshot(super::start_if(may_start));
     let list = lua.create_table_with_capacity(snapshot.servers.len(), 0)?;
     for (index, server) in snapshot.servers.iter().enumerate() {
         list.raw_set(index + 1, fields(lua, server)?)?;
@@ -63,15 +60,6 @@ fn fields(lua: &Lua, server: &BackendServer) -> LuaResult<LuaTable> {
     table.raw_set("deep_check", target.deep_check)?;
     table.raw_set("request_uri", target.request_uri.as_str())?;
     Ok(table)
-}
-
-/// `current_ip_of(host)`: the address of a configured host name, or nil.
-fn current_ip_of(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
-    let address = host
-        .to_str()
-        .ok()
-        .and_then(|host| current().current_ip_of(&host));
-    Ok(address.map(|ip| ip.to_string()))
 }
 
 /// Keeps shared memory mapped for as long as Lua holds an address in it.

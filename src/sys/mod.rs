@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod copies;
 pub mod event;
+pub mod exit_gate;
 pub mod fork_mark;
 mod own_descriptor;
 pub mod shared;

@@ -107,8 +107,6 @@ impl Key {
 pub(super) const MAX_CREDENTIAL: usize = 1_024;
 /// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
 pub(super) const MAX_REQUEST_URI: usize = 8_000;
-/// The longest attribute name, in bytes.
-pub(super) const MAX_ATTRIBUTE_NAME: usize = 256;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);

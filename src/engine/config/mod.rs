@@ -37,6 +37,7 @@ use std::time::Duration;
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
+pub use self::reader::nearest;
 pub use self::service::Timeouts;
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::value::Value;

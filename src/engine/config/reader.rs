@@ -355,7 +355,7 @@ fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
 
 /// The known name a user most likely meant: a third of it may differ, or one name may be a
 /// part of the other (`username`, `hostname`); case does not count.
-fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     // Longer than any key by far, and comparing costs time.
     if name.len() > 64 {
         return None;

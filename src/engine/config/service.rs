@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::headers;
 use super::super::target::Target;
 use super::issue::{Issue, Path};
-use super::keys::{self, MAX_ATTRIBUTE_NAME, SERVICE_KEYS};
+use super::keys::{self, SERVICE_KEYS};
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::value::Value;
 use super::{Config, InitialState, LogSink, target};
@@ -81,16 +82,10 @@ fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
     items
         .into_iter()
         .map(|(path, item)| match item_text(item) {
-            Some(name) if is_attribute_name(name) => Ok(name.to_owned()),
+            Some(name) if headers::is_name(name.as_bytes()) => Ok(name.to_owned()),
             _ => Err(path.issue(item_refusal("attribute name", item))),
         })
         .collect()
-}
-
-/// A token of RFC 9110 §5.6.2, since attributes become header names.
-fn is_attribute_name(name: &str) -> bool {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    (1..=MAX_ATTRIBUTE_NAME).contains(&name.len()) && name.bytes().all(token)
 }
 
 fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {

@@ -204,7 +204,7 @@ fn secrets_become_no_headers() {
     );
     let exposed = Exposed::new(["rescue", "userPassword"]);
     let names: Vec<_> = context
-        .make_headers(&exposed)
+        .make_headers(Some(&exposed))
         .iter()
         .map(|h| h.name.clone())
         .collect();

@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
-    Ssl, SslContext, SslMethod, SslOptions, SslSession, SslSessionCacheMode, SslVerifyMode,
+    Ssl, SslContext, SslMethod, SslOptions, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode,
     SslVersion,
 };
 use openssl::x509::verify::X509CheckFlags;
+use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
@@ -31,7 +32,7 @@ use crate::engine::target::{Host, Target};
 use crate::sys::tls_session::Resumable;
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
-/// (RFC 8446 §4.6.1). It is waited for only where none is stored yet.
+/// (RFC 8446 §4.6.1). It is waited for only where none came with the handshake.
 const TICKET_WAIT: Duration = Duration::from_millis(50);
 
 /// What a handshake showed.
@@ -62,6 +63,20 @@ impl SessionSlot {
         self.lock().session.is_some()
     }
 
+    /// The session for one more handshake, unless it is time for a full one. It is out of
+    /// the slot while it is used: one that the server no longer takes is not offered again.
+    fn take(&self, full_every: Duration) -> Option<Resumable> {
+        let mut kept = self.lock();
+        let is_due = |at: Instant| at.elapsed() >= full_every;
+        let session = kept.session.take();
+        session.filter(|_| !kept.full_handshake_at.is_none_or(is_due))
+    }
+
+    /// Gives back a session that was resumed, if the server gave no newer one.
+    fn give_back(&self, session: Resumable) {
+        self.lock().session.get_or_insert(session);
+    }
+
     /// Forgets the session, so that the next handshake is a full one.
     pub fn clear(&self) {
         *self.lock() = Slot::default();
@@ -81,13 +96,24 @@ pub struct TlsClient {
     contexts: Mutex<HashMap<Policy, SslContext>>,
 }
 
-/// The connection's slot and context, for OpenSSL's new-session callback.
-struct SessionSink {
-    slot: Arc<SessionSlot>,
+/// What OpenSSL's callbacks leave with a connection.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// Where a new session goes.
+    slot: Option<Arc<SessionSlot>>,
+    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
+    refused: Mutex<Option<X509>>,
 }
 
-fn sink_index() -> Result<Index<Ssl, SessionSink>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, SessionSink>> = OnceLock::new();
+/// The leaf certificate that made this connection's handshake fail.
+pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
+    let notes = ssl.ex_data(notes_index().ok()?)?;
+    let refused = notes.refused.lock();
+    refused.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
     match INDEX.get() {
         Some(index) => Ok(*index),
         None => {
@@ -111,7 +137,8 @@ impl TlsClient {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ssl = self.connection(target, slot)?;
+        let session = slot.and_then(|(slot, full_every)| slot.take(full_every));
+        let ssl = self.connection(target, slot.map(|(slot, _)| slot), session.as_ref())?;
         let stream = Limited::new(stream, READ_LIMIT);
         let mut tls = SslStream::new(ssl, stream).map_err(|e| tls_reason::setup(&e))?;
         let handshake = Pin::new(&mut tls).connect();
@@ -129,10 +156,15 @@ impl TlsClient {
             not_after: tls_reason::leaf_not_after(tls.ssl()),
             resumed: tls.ssl().session_reused(),
         };
-        if let Some((slot, _)) = slot
-            && !facts.resumed
-        {
-            slot.lock().full_handshake_at = Some(Instant::now());
+        match (slot, session) {
+            (Some((slot, _)), Some(session)) if facts.resumed => {
+                // A ticket of TLS 1.3 is for one use (RFC 8446 §C.4); another one follows.
+                if tls.ssl().version2() != Some(SslVersion::TLS1_3) {
+                    slot.give_back(session);
+                }
+            }
+            (Some((slot, _)), _) => slot.lock().full_handshake_at = Some(Instant::now()),
+            (None, _) => {}
         }
         // A resumed session's certificate was verified when it was new; time has passed.
         if !target.tls_skip_verify
@@ -152,29 +184,20 @@ impl TlsClient {
     fn connection(
         &self,
         target: &Target,
-        slot: Option<(&Arc<SessionSlot>, Duration)>,
+        slot: Option<&Arc<SessionSlot>>,
+        session: Option<&Resumable>,
     ) -> Result<Ssl, ProbeError> {
         let context = self.context(target)?;
         let build = || -> Result<Ssl, ErrorStack> {
-            let mut ssl = match slot {
-                Some((slot, full_every)) => {
-                    let mut kept = slot.lock();
-                    if kept
-                        .full_handshake_at
-                        .is_none_or(|at| at.elapsed() >= full_every)
-                    {
-                        kept.session = None;
-                    }
-                    match &kept.session {
-                        Some(resumable) => resumable.connection()?,
-                        None => Ssl::new(&context)?,
-                    }
-                }
+            let mut ssl = match session {
+                Some(resumable) => resumable.connection()?,
                 None => Ssl::new(&context)?,
             };
-            if let Some((slot, _)) = slot {
-                ssl.set_ex_data(sink_index()?, SessionSink { slot: slot.clone() });
-            }
+            let notes = Notes {
+                slot: slot.cloned(),
+                ..Notes::default()
+            };
+            ssl.set_ex_data(notes_index()?, notes);
             let name = match (&target.tls_server_name, &target.host) {
                 (Some(name), _) => name.trim_end_matches('.').to_owned(),
                 (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
@@ -235,7 +258,7 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
     if policy.skip_verify {
         builder.set_verify(SslVerifyMode::NONE);
     } else {
-        builder.set_verify(SslVerifyMode::PEER);
+        builder.set_verify_callback(SslVerifyMode::PEER, note_refused);
         match &policy.ca_file {
             Some(file) => builder.set_ca_file(file).map_err(|e| {
                 ProbeError::new(
@@ -251,14 +274,30 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
         }
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    let index = sink_index().map_err(setup)?;
+    let index = notes_index().map_err(setup)?;
     builder.set_new_session_callback(move |ssl, session: SslSession| {
         let context = ssl.ssl_context().to_owned();
-        if let Some(sink) = ssl.ex_data(index) {
-            sink.slot.lock().session = Some(Resumable::new(&context, session));
+        if let Some(slot) = ssl.ex_data(index).and_then(|notes| notes.slot.as_ref()) {
+            slot.lock().session = Some(Resumable::new(&context, session));
         }
     });
     Ok(builder.build())
+}
+
+/// Changes no verdict; keeps what a refusal is about.
+fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
+    let leaf = context
+        .current_cert()
+        .filter(|_| context.error_depth() == 0);
+    if let Some(leaf) = leaf.filter(|_| !trusted)
+        && let Ok(ssl_index) = X509StoreContext::ssl_idx()
+        && let Some(ssl) = context.ex_data(ssl_index)
+        && let Some(notes) = notes_index().ok().and_then(|index| ssl.ex_data(index))
+    {
+        let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = Some(leaf.to_owned());
+    }
+    trusted
 }
 
 /// OpenSSL's own default places, and where it has none (a vendored build looks in the

@@ -8,6 +8,7 @@ use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
 use super::error::{ProbeError, Stage, io_text, quote};
+use super::tls::refused_leaf;
 use super::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 
@@ -120,7 +121,7 @@ fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) ->
     const HOSTNAME_MISMATCH: i32 = 62;
     const IP_MISMATCH: i32 = 64;
     const CERT_HAS_EXPIRED: i32 = 10;
-    let leaf = ssl.peer_certificate();
+    let leaf = refused_leaf(ssl);
     match verdict.as_raw() {
         HOSTNAME_MISMATCH | IP_MISMATCH => {
             let wanted = match (&target.tls_server_name, &target.host) {
@@ -131,14 +132,10 @@ fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) ->
             let names = leaf.as_deref().map(names_text).unwrap_or_default();
             format!("certificate is not valid for {wanted}{names}")
         }
-        CERT_HAS_EXPIRED => {
-            expired(
-                leaf.as_deref()
-                    .and_then(not_after)
-                    .filter(|&at| at <= unix_now()),
-            )
-            .reason
-        }
+        CERT_HAS_EXPIRED => match leaf.as_deref() {
+            Some(leaf) => expired(not_after(leaf)).reason,
+            None => "the certificate of an issuer in the chain has expired".to_owned(),
+        },
         _ => format!(
             "certificate not trusted: {}",
             verdict.error_string().to_lowercase()

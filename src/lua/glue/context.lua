@@ -2,13 +2,13 @@
 -- class of the request context.
 
 local native, parts = ...
-local error, setmetatable, tonumber, type = error, setmetatable, tonumber, type
-local floor, format = math.floor, string.format
+local error, setmetatable, type = error, setmetatable, type
+local format = string.format
 local errors, host, result_class = parts.errors, parts.host, parts.result.name
 local bad_argument, bad_self, show = errors.bad_argument, errors.bad_self, errors.show
 local wrong_type, wrong_value = errors.wrong_type, errors.wrong_value
 local current_context = host.current_context
-local context_select, current_ip_of = native.context_select, native.current_ip_of
+local context_select, port_of = native.context_select, parts.monitor.port_of
 local context_apply, context_remove = native.context_apply, native.context_remove
 local context_changes, is_context = native.context_changes, native.is_context
 local context_set_base, context_selected = native.context_set_base, native.context_selected
@@ -28,30 +28,16 @@ local function report(context, publish)
   end
 end
 
-local function to_port(port)
-  if type(port) == "string" then
-    port = tonumber(port)
-  end
-  if type(port) == "number" and port >= 1 and port <= 65535 and port == floor(port) then
-    return port
-  end
-  return nil
-end
-
 function api.select_backend_server(ip, port)
   if type(ip) ~= "string" then
     wrong_type(1, "select_backend_server", "string", ip)
   end
-  local number = to_port(port)
+  local number = port_of(port)
   if not number then
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
-  local context, publish = current_context()
+  local context, publish = current_context("select_backend_server")
   local why = context_select(context, ip, number)
-  if why == true then
-    -- A host name: that of a target becomes its current address.
-    why = context_select(context, current_ip_of(ip) or ip, number, true)
-  end
   if why then
     bad_argument(1, "select_backend_server", why .. ", got " .. show(ip))
   end
@@ -61,7 +47,7 @@ function api.select_backend_server(ip, port)
 end
 
 function api.apply_backend_result(result)
-  local context, publish = current_context()
+  local context, publish = current_context("apply_backend_result")
   local why = context_apply(context, result)
   if why == false then
     wrong_type(1, "apply_backend_result", result_class, result)
@@ -74,7 +60,7 @@ function api.apply_backend_result(result)
 end
 
 function api.remove_from_backend_result(names)
-  local context, publish = current_context()
+  local context, publish = current_context("remove_from_backend_result")
   local why = context_remove(context, names)
   if why then
     bad_argument(1, "remove_from_backend_result", why)

@@ -1,8 +1,9 @@
 -- LuaJIT's FFI, where it is there and pays: with the compiler off a call through it costs
 -- twice what one of the C API does. NAUTHILUS_BACKEND_FFI=0 does without.
 
-local type, pcall, require = type, pcall, require
-local jit = jit
+local type, pcall, require, rawget = type, pcall, require, rawget
+-- Raw: a host may guard its globals against reads of what is not there.
+local jit, os = rawget(_G, "jit"), rawget(_G, "os")
 
 local ffi = {}
 
@@ -10,7 +11,6 @@ local function available()
   if type(jit) ~= "table" or not jit.status() then
     return false
   end
-  local os = os
   return not (type(os) == "table" and os.getenv and os.getenv("NAUTHILUS_BACKEND_FFI") == "0")
 end
 

@@ -2,15 +2,19 @@
 //! probe of it.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nauthilus_backend::engine::probe::transport::Transport;
 use nauthilus_backend::engine::probe::{Depth, Prober};
 use nauthilus_backend::engine::target::{Host, Target};
+use openssl::ssl::{Ssl, SslContext};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_openssl::SslStream;
 
 /// The deadline of probes that are to reach it.
 const SHORT: Duration = Duration::from_millis(400);
@@ -41,6 +45,8 @@ pub(crate) enum Do {
     /// Ends its side of the connection.
     Close,
     Reset,
+    /// Puts TLS under what follows.
+    Tls(SslContext),
     /// Takes no bytes at all, for longer than the probe may take.
     Ignore,
 }
@@ -153,12 +159,16 @@ async fn run(mut case: Case, prober: &Prober) -> Result<(), String> {
     ))
 }
 
-async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
-    let mut stream = BufReader::new(stream);
+pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
+    let socket = socket2::SockRef::from(&stream).try_clone()?;
+    let mut stream: BufReader<Box<dyn Transport>> = BufReader::new(Box::new(stream));
     let mut line = Vec::new();
     for step in script {
         match step {
-            Do::Say(bytes) => stream.write_all(&bytes).await?,
+            Do::Say(bytes) => {
+                stream.write_all(&bytes).await?;
+                stream.flush().await?;
+            }
             Do::Read => drop(stream.read_until(b'\n', &mut line).await?),
             Do::ReadHead => {
                 line.clear();
@@ -171,6 +181,7 @@ async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
             Do::Drip(bytes) => {
                 for byte in bytes {
                     stream.write_all(&[byte]).await?;
+                    stream.flush().await?;
                     tokio::time::sleep(SHORT / 8).await;
                 }
             }
@@ -178,14 +189,24 @@ async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
                 stream.write_all(&bytes).await?;
             },
             Do::Wait(time) => tokio::time::sleep(time).await,
+            Do::Tls(context) => {
+                let ssl = Ssl::new(&context)?;
+                let mut tls = SslStream::new(ssl, stream.into_inner())?;
+                Pin::new(&mut tls)
+                    .accept()
+                    .await
+                    .map_err(io::Error::other)?;
+                stream = BufReader::new(Box::new(tls));
+            }
             Do::Close => {
-                // To close with unread input would be a reset.
-                stream.get_mut().shutdown().await?;
+                // On the socket, so that TLS says no goodbye. To close with unread input
+                // would be a reset.
+                socket.shutdown(std::net::Shutdown::Write)?;
                 stream.read_to_end(&mut Vec::new()).await?;
                 return Ok(());
             }
             Do::Reset => {
-                socket2::SockRef::from(stream.get_ref()).set_linger(Some(Duration::ZERO))?;
+                socket.set_linger(Some(Duration::ZERO))?;
                 return Ok(());
             }
             Do::Ignore => tokio::time::sleep(SHORT + SLACK).await,

@@ -51,3 +51,32 @@ pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Resu
     session.finish(goodbye).await;
     verdict
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// Hundreds of probes run at once, each in a task of its own that may move.
+    #[tokio::test]
+    async fn a_dialogue_is_small_and_can_move() {
+        fn movable<F: Send>(future: F) -> F {
+            future
+        }
+        let target = testing::target(Protocol::Imap);
+        let about = Conversation {
+            target: &target,
+            tls: false,
+            loopback: true,
+            upgrade: &|clear| async move { Ok(clear) }.boxed(),
+        };
+        let future = movable(run(Box::new(tokio::io::empty()), about));
+        let size = size_of_val(&future);
+        assert!(size <= 2048, "{size} bytes");
+        assert_eq!(
+            future.await.expect_err("nobody there").to_string(),
+            "greeting: connection closed"
+        );
+    }
+}

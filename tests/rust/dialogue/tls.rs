@@ -1,0 +1,383 @@
+//! Dialogues under TLS, from the first byte and after STARTTLS, with servers that are well
+//! and with those whose TLS or certificate is not.
+
+use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
+use openssl::ssl::SslContext;
+
+use crate::pki::{Identity, Wish, root};
+use crate::server::Do::{Close, Drip, Flood, Hold, Read, ReadBytes, ReadHead, Reset, Tls};
+use crate::server::Ends::{Early, Late};
+use crate::server::{Case, Do, Ends, case, check, say};
+use crate::support::{With, target};
+
+pub(crate) fn trusting(target: Target) -> Target {
+    Target {
+        tls_ca_file: Some(root().1),
+        ..target
+    }
+}
+
+pub(crate) fn implicit(protocol: Protocol) -> Target {
+    trusting(Target {
+        tls_mode: TlsMode::Implicit,
+        ..target(protocol).login()
+    })
+}
+
+pub(crate) fn starttls(protocol: Protocol) -> Target {
+    trusting(target(protocol).login().starttls())
+}
+
+fn good() -> SslContext {
+    let (root, _) = root();
+    Identity::new(&Wish {
+        issuer: Some(root),
+        ..Wish::default()
+    })
+    .server(&[])
+}
+
+/// What a good server says up to its agreement to STARTTLS.
+pub(crate) fn agreement(protocol: Protocol) -> Vec<Do> {
+    let (greeting, list, agreed) = match protocol {
+        Protocol::Imap => (
+            "* OK [CAPABILITY STARTTLS] hello\r\n",
+            None,
+            "a1 OK begin\r\n",
+        ),
+        Protocol::Pop3 => ("+OK\r\n", Some("+OK\r\nSTLS\r\n.\r\n"), "+OK begin\r\n"),
+        Protocol::Sieve => ("\"SASL\" \"\"\r\n\"STARTTLS\"\r\nOK\r\n", None, "OK\r\n"),
+        _ => (
+            "220 mx\r\n",
+            Some("250-mx\r\n250 STARTTLS\r\n"),
+            "220 go\r\n",
+        ),
+    };
+    let mut script = vec![say(greeting), Read];
+    script.extend(list.map(say));
+    script.extend(list.map(|_| Read));
+    script.push(say(agreed));
+    script
+}
+
+/// What a good server says under TLS, after STARTTLS or from the beginning.
+pub(crate) fn under_tls(protocol: Protocol, upgraded: bool) -> Vec<Do> {
+    let greeted = !upgraded || protocol == Protocol::Sieve;
+    let tag = if upgraded { "a2" } else { "a1" };
+    let (greeting, list, done) = match protocol {
+        Protocol::Imap => (
+            "* OK hello\r\n",
+            Some(format!(
+                "* CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR\r\n{tag} OK\r\n"
+            )),
+            if upgraded {
+                "a3 OK in\r\n"
+            } else {
+                "a2 OK in\r\n"
+            },
+        ),
+        Protocol::Pop3 => (
+            "+OK\r\n",
+            Some("+OK\r\nSASL PLAIN\r\n.\r\n".to_owned()),
+            "+OK\r\n",
+        ),
+        Protocol::Sieve => ("\"SASL\" \"PLAIN\"\r\nOK\r\n", None, "OK\r\n"),
+        Protocol::Http => return vec![ReadHead, say("HTTP/1.1 204 No Content\r\n\r\n")],
+        _ => (
+            "220 mx\r\n",
+            Some("250-mx\r\n250 AUTH PLAIN\r\n".to_owned()),
+            "235 in\r\n",
+        ),
+    };
+    let mut script = Vec::new();
+    if greeted {
+        script.push(say(greeting));
+    }
+    if let Some(list) = list {
+        script.extend([Read, say(list)]);
+    }
+    script.extend([Read, say(done), Read]);
+    script
+}
+
+#[tokio::test]
+async fn all_dialogues_run_under_tls() {
+    let server = good();
+    let mut cases = Vec::new();
+    for protocol in Protocol::ALL {
+        let mut script = vec![Tls(server.clone())];
+        script.extend(under_tls(protocol, false));
+        cases.push(case("implicit", implicit(protocol), script, Early, ""));
+        if protocol != Protocol::Http {
+            let mut script = agreement(protocol);
+            script.push(Tls(server.clone()));
+            script.extend(under_tls(protocol, true));
+            cases.push(case("starttls", starttls(protocol), script, Early, ""));
+        }
+    }
+    check(cases).await;
+}
+
+/// A TLS listener that goes wrong, met with the first byte and after STARTTLS.
+fn both(name: &str, change: fn(&mut Target), does: &[Do], ends: Ends, reason: &str) -> Vec<Case> {
+    let mut first = implicit(Protocol::Imap);
+    change(&mut first);
+    let mut second = starttls(Protocol::Smtp);
+    change(&mut second);
+    let mut script = agreement(Protocol::Smtp);
+    script.extend_from_slice(does);
+    vec![
+        case(&format!("{name}, implicit"), first, does, ends, reason),
+        case(&format!("{name}, starttls"), second, script, ends, reason),
+    ]
+}
+
+/// The first bytes of a ClientHello: record header and handshake header.
+const HELLO: usize = 9;
+
+#[tokio::test]
+async fn broken_handshakes() {
+    let same = |_: &mut Target| ();
+    let hello = ReadBytes(HELLO);
+    // The header of a ServerHello whose 80 bytes never come.
+    let part = say(b"\x16\x03\x03\x00\x54\x02\x00\x00\x50\x03\x03");
+    let ancient = Identity::new(&Wish {
+        issuer: Some(root().0),
+        ..Wish::default()
+    })
+    .ancient_server();
+    let mut cases = Vec::new();
+    for (name, does, ends, reason) in [
+        ("silence", vec![Hold], Late, "tls: timed out after 400ms"),
+        (
+            "stops in mid-handshake",
+            vec![hello.clone(), part.clone(), Hold],
+            Late,
+            "tls: timed out after 400ms",
+        ),
+        (
+            "closes in mid-handshake",
+            vec![hello.clone(), part.clone(), Close],
+            Early,
+            "tls: connection closed during the handshake*",
+        ),
+        (
+            "closes at once",
+            vec![hello.clone(), Close],
+            Early,
+            "tls: connection closed during the handshake*",
+        ),
+        (
+            "resets in mid-handshake",
+            vec![hello.clone(), part, Reset],
+            Early,
+            "tls: connection reset during the handshake*",
+        ),
+        (
+            "a byte at a time",
+            vec![
+                hello.clone(),
+                Drip(vec![0x16, 3, 3, 0, 0x54, 2, 0, 0, 0x50, 3, 3]),
+                Hold,
+            ],
+            Late,
+            "tls: timed out after 400ms",
+        ),
+        (
+            "clear text",
+            vec![hello.clone(), say("500 what is that?\r\n"), Hold],
+            Early,
+            "tls: the server does not speak TLS here (it answered in clear text)*",
+        ),
+        (
+            "garbage",
+            vec![hello.clone(), say([0xa5; 64]), Hold],
+            Early,
+            "tls: *",
+        ),
+        (
+            "an endless handshake",
+            // Warnings for ever: records that are legal one by one.
+            vec![
+                hello.clone(),
+                Flood(b"\x15\x03\x03\x00\x02\x01\x5a".repeat(100)),
+                Hold,
+            ],
+            Early,
+            "tls: *",
+        ),
+        (
+            "TLS 1.0 only",
+            vec![Tls(ancient), Hold],
+            Early,
+            "tls: the server offers no TLS version of 1.2 or newer",
+        ),
+    ] {
+        cases.extend(both(name, same, &does, ends, reason));
+    }
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn certificates() {
+    let (root, _) = root();
+    let same: fn(&mut Target) = |_| ();
+    let skipping: fn(&mut Target) = |t| t.tls_skip_verify = true;
+    let named: fn(&mut Target) = |t| t.tls_server_name = Some("mail.example.org.".into());
+    let leaf = |wish: Wish<'_>| {
+        Identity::new(&Wish {
+            issuer: Some(root),
+            ..wish
+        })
+    };
+    let self_signed = Identity::new(&Wish::default()).server(&[]);
+    let expired = leaf(Wish {
+        from: -30,
+        until: -2,
+        ..Wish::default()
+    })
+    .server(&[]);
+    let early = leaf(Wish {
+        from: 2,
+        ..Wish::default()
+    })
+    .server(&[]);
+    let other = leaf(Wish {
+        valid_for: "mail.example.org",
+        ..Wish::default()
+    })
+    .server(&[]);
+
+    let ca = |name, issuer| {
+        Identity::new(&Wish {
+            name,
+            issuer: Some(issuer),
+            ca: true,
+            ..Wish::default()
+        })
+    };
+    let outer = ca("outer", root);
+    let inner = ca("inner", &outer);
+    let below = Identity::new(&Wish {
+        issuer: Some(&inner),
+        ..Wish::default()
+    });
+
+    let mut cases = Vec::new();
+    for (name, change, context, reason) in [
+        (
+            "self-signed",
+            same,
+            &self_signed,
+            "tls: certificate not trusted: *",
+        ),
+        (
+            "expired",
+            same,
+            &expired,
+            "tls: certificate has expired (on 20*",
+        ),
+        (
+            "not yet valid",
+            same,
+            &early,
+            "tls: certificate not trusted: certificate is not yet valid",
+        ),
+        (
+            "wrong name",
+            same,
+            &other,
+            "tls: certificate is not valid for 127.0.0.1; it names *",
+        ),
+        (
+            "chain without its middle",
+            same,
+            &below.server(&[&inner]),
+            "tls: certificate not trusted: *",
+        ),
+    ] {
+        cases.extend(both(
+            name,
+            change,
+            &[Tls(context.clone()), Hold],
+            Early,
+            reason,
+        ));
+    }
+    // What is right, or not looked at, goes on to the dialogue.
+    for (name, change, context) in [
+        ("self-signed, not verified", skipping, &self_signed),
+        ("expired, not verified", skipping, &expired),
+        ("the name that was configured", named, &other),
+        ("chain in order", same, &below.server(&[&inner, &outer])),
+        ("chain out of order", same, &below.server(&[&outer, &inner])),
+    ] {
+        let does = [Tls(context.clone()), Close];
+        let mut pair = both(name, change, &does, Early, "greeting: connection closed");
+        pair[1].reason = "capability: connection closed".into();
+        cases.extend(pair);
+    }
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn faults_under_tls() {
+    let tls = || Tls(good());
+    let mut silent = agreement(Protocol::Sieve);
+    silent.extend([tls(), Hold]);
+    let mut reset = agreement(Protocol::Pop3);
+    reset.extend([tls(), Read, Reset]);
+    let mut forgetful = agreement(Protocol::Smtp);
+    forgetful.extend([tls(), Read, say("250 mx\r\n"), Hold]);
+    check(vec![
+        case(
+            "the list does not come again",
+            starttls(Protocol::Sieve),
+            silent,
+            Late,
+            "capability: timed out after 400ms",
+        ),
+        case(
+            "reset",
+            starttls(Protocol::Pop3),
+            reset,
+            Early,
+            "capability: connection reset",
+        ),
+        case(
+            "no login offered any more",
+            starttls(Protocol::Smtp),
+            forgetful,
+            Early,
+            "auth: no usable login mechanism offered (offered: none)",
+        ),
+        case(
+            "endless lines",
+            implicit(Protocol::Lmtp),
+            [tls(), Flood(b"220-mx\r\n".repeat(100))],
+            Early,
+            "greeting: the server sent more than 64 KiB",
+        ),
+        case(
+            "an endless line, in records of its own for each byte",
+            implicit(Protocol::Pop3),
+            [tls(), Flood(b"x".to_vec())],
+            Early,
+            "greeting: *",
+        ),
+        case(
+            "closes without TLS's goodbye",
+            implicit(Protocol::Imap),
+            [
+                tls(),
+                say("* OK hello\r\n"),
+                Read,
+                say("* CAPABILITY X\r\n"),
+                Close,
+            ],
+            Early,
+            "capability: connection closed",
+        ),
+    ])
+    .await;
+}

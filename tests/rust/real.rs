@@ -1,0 +1,235 @@
+//! Dialogues with real servers on loopback: Dovecot, Postfix and nginx, as Debian ships them.
+//! They have to be installed, and Postfix wants root: `cargo test --test real -- --ignored`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nauthilus_backend::engine::probe::{Depth, Prober};
+use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+
+/// A helper of `spec/support`, which ends with its server when its input ends.
+struct Server {
+    helper: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+    facts: HashMap<String, String>,
+}
+
+impl Server {
+    fn start(script: &str) -> Self {
+        let path = format!("{}/spec/support/{script}", env!("CARGO_MANIFEST_DIR"));
+        let mut helper = Command::new("python3")
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3");
+        let mut server = Self {
+            requests: helper.stdin.take(),
+            answers: BufReader::new(helper.stdout.take().expect("piped")),
+            helper,
+            facts: HashMap::new(),
+        };
+        let answer = server.ask("start");
+        let mut words = answer.split_whitespace();
+        assert_eq!(words.next(), Some("ok"), "{script}: {answer}");
+        server.facts = words
+            .filter_map(|word| word.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        server
+    }
+
+    fn ask(&mut self, request: &str) -> String {
+        let requests = self.requests.as_mut().expect("open");
+        writeln!(requests, "{request}").expect("a helper that listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("an answer");
+        answer.trim_end().to_owned()
+    }
+
+    /// A target on the listener of that name, with TLS if the name ends in `s`.
+    fn target(&self, protocol: Protocol, listener: &str) -> Target {
+        let implicit = listener.trim_end_matches("_proxy").ends_with('s');
+        Target {
+            protocol,
+            host: Host::Ip("127.0.0.1".parse().expect("an address")),
+            port: self.facts[listener].parse().expect("a port"),
+            tls_mode: if implicit {
+                TlsMode::Implicit
+            } else {
+                TlsMode::Plain
+            },
+            tls_skip_verify: false,
+            tls_server_name: None,
+            tls_ca_file: Some(self.facts["ca"].clone().into()),
+            haproxy_v2: listener.ends_with("_proxy"),
+            deep_check: true,
+            test_username: None,
+            test_password: None,
+            auth_mechanism: AuthMechanism::Auto,
+            allow_plaintext_auth: false,
+            request_uri: "/".into(),
+            connect_timeout: Duration::from_secs(10),
+            tls_timeout: Duration::from_secs(10),
+            deep_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.requests = None;
+        let _ = self.helper.wait();
+    }
+}
+
+fn login(target: Target, password: &str) -> Target {
+    Target {
+        test_username: Some("probe".into()),
+        test_password: Some(Secret::new(password.into())),
+        ..target
+    }
+}
+
+fn starttls(target: Target) -> Target {
+    Target {
+        tls_mode: TlsMode::StartTls,
+        ..target
+    }
+}
+
+/// The reason, empty for a good probe.
+async fn probe(target: &Target) -> String {
+    let outcome = Prober::default().run(target, Depth::Deep, None).await;
+    outcome
+        .result
+        .map_or_else(|e| e.to_string(), |()| String::new())
+}
+
+#[tokio::test]
+#[ignore = "needs Dovecot"]
+async fn dovecot() {
+    let server = Server::start("dovecot.py");
+    for (protocol, listener) in [
+        (Protocol::Imap, "imap"),
+        (Protocol::Imap, "imaps"),
+        (Protocol::Imap, "imap_proxy"),
+        (Protocol::Imap, "imaps_proxy"),
+        (Protocol::Pop3, "pop3"),
+        (Protocol::Pop3, "pop3s"),
+        (Protocol::Sieve, "sieve"),
+        (Protocol::Lmtp, "lmtp"),
+        (Protocol::Smtp, "submission"),
+    ] {
+        let plain = server.target(protocol, listener);
+        let mut ways = vec![("as it is", plain.clone())];
+        if plain.tls_mode == TlsMode::Plain {
+            ways.push(("starttls", starttls(plain)));
+        }
+        for (way, target) in ways {
+            let name = format!("{listener} {way}");
+            assert_eq!(probe(&target).await, "", "{name}");
+            match protocol {
+                // It takes mail from its own network without a login, and offers none.
+                Protocol::Lmtp => {
+                    let reason = probe(&login(target, "secret")).await;
+                    assert!(
+                        reason.starts_with("auth: no usable login mechanism"),
+                        "{name}: {reason}"
+                    );
+                }
+                // Its logins need a relay behind it to succeed.
+                Protocol::Smtp => {
+                    let reason = probe(&login(target, "wrong")).await;
+                    assert!(
+                        reason.starts_with("auth: refused: 535 5.7.8"),
+                        "{name}: {reason}"
+                    );
+                }
+                _ => {
+                    for mechanism in [
+                        AuthMechanism::Auto,
+                        AuthMechanism::Plain,
+                        AuthMechanism::Login,
+                    ] {
+                        let target = Target {
+                            auth_mechanism: mechanism,
+                            ..target.clone()
+                        };
+                        let name = format!("{name} by {}", mechanism.name());
+                        assert_eq!(probe(&login(target.clone(), "secret")).await, "", "{name}");
+                        let reason = probe(&login(target, "wrong")).await;
+                        assert!(reason.starts_with("auth: "), "{name}: {reason}");
+                    }
+                }
+            }
+        }
+    }
+    // The native command, and a password no quoted string can hold.
+    let pop3 = Target {
+        auth_mechanism: AuthMechanism::UserPass,
+        ..server.target(Protocol::Pop3, "pop3s")
+    };
+    assert_eq!(probe(&login(pop3.clone(), "secret")).await, "");
+    assert!(
+        probe(&login(pop3, "wr\u{f6}ng"))
+            .await
+            .starts_with("auth: refused: -ERR")
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs Postfix, and root"]
+async fn postfix() {
+    let server = Server::start("postfix.py");
+    for listener in ["smtp", "smtps", "smtp_proxy"] {
+        let target = server.target(Protocol::Smtp, listener);
+        assert_eq!(probe(&target).await, "", "{listener}");
+        if target.tls_mode == TlsMode::Plain {
+            assert_eq!(
+                probe(&starttls(target.clone())).await,
+                "",
+                "{listener} starttls"
+            );
+        }
+        let reason = probe(&login(target, "secret")).await;
+        assert_eq!(
+            reason,
+            "auth: no usable login mechanism offered (offered: none)"
+        );
+    }
+    let lmtp = server.target(Protocol::Lmtp, "smtp");
+    let reason = probe(&lmtp).await;
+    assert!(reason.starts_with("capability: refused: 50"), "{reason}");
+}
+
+#[tokio::test]
+#[ignore = "needs nginx"]
+async fn nginx() {
+    let server = Server::start("web.py");
+    for listener in ["http", "https", "http_proxy"] {
+        let at = |uri: &str| Target {
+            request_uri: uri.into(),
+            ..server.target(Protocol::Http, listener)
+        };
+        for (uri, reason) in [
+            ("/", ""),
+            ("/moved", ""),
+            ("/gone", "http: status 503 Service Temporarily Unavailable"),
+            ("/private", "http: status 401 Unauthorized"),
+        ] {
+            assert_eq!(probe(&at(uri)).await, reason, "{listener} {uri}");
+        }
+        assert_eq!(
+            probe(&login(at("/private"), "secret")).await,
+            "",
+            "{listener}"
+        );
+        let reason = probe(&login(at("/private"), "wrong")).await;
+        assert_eq!(reason, "http: status 401 Unauthorized", "{listener}");
+    }
+}
