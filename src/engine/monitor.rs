@@ -27,6 +27,7 @@ use super::store::Writer;
 use super::target::Target;
 use super::verdicts::{Slot, VerdictTable};
 use super::watch::{Shared, Timer, Watch};
+use crate::sys::exit_gate;
 use crate::sys::fork_mark::pid;
 use crate::sys::state_file::Version;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
@@ -87,9 +88,16 @@ pub(super) fn spawn(
     signs: HostSigns,
     detach: fn(&Arc<Service>),
 ) -> std::io::Result<UnboundedSender<Command>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Whatever uses OpenSSL runs between two parks of this thread.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(exit_gate::leave)
+        .on_thread_unpark(exit_gate::enter)
+        .build()?;
+    exit_gate::install();
     let (sender, mut commands) = unbounded_channel();
     spawn_quiet("nb-engine", STACK, move || {
+        exit_gate::enter();
         let mut serving = None;
         loop {
             let monitor = Monitor::new(signs, detach);
@@ -102,6 +110,8 @@ pub(super) fn spawn(
             }
             std::thread::sleep(RESTART_AFTER);
         }
+        drop((runtime, serving));
+        exit_gate::leave();
     })?;
     Ok(sender)
 }

@@ -15,13 +15,15 @@ use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::check::{Check, Request};
-use super::config::{Config, LogSink};
+use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
 use super::monitor::{Command, HostSigns, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
-use super::target::Target;
+use super::target::{Host, Target};
+use crate::sys::clock;
+use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, pid};
 
 /// The path of a YAML file, for hosts that call no `configure`.
@@ -29,6 +31,9 @@ pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
 
 /// How long a file that was refused is not read again.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a start that the system refused is not tried again by itself.
+const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a blocking wait for first verdicts looks.
 const READY_POLL: Duration = Duration::from_millis(2);
@@ -67,6 +72,8 @@ pub struct Process {
     /// Whether the monitor runs or may be started by any call.
     wanted: AtomicBool,
     running: AtomicBool,
+    /// When the system last allowed no thread; 0: it did.
+    refused_start_ns: AtomicU64,
     control: Mutex<Control>,
 }
 
@@ -120,6 +127,7 @@ impl Process {
             })),
             wanted: AtomicBool::new(inherited.is_none_or(|p| p.wanted.load(Ordering::Acquire))),
             running: AtomicBool::new(false),
+            refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
         }
     }
@@ -143,8 +151,18 @@ impl Process {
     /// not change are kept. `head`: see [`Service::succeed`].
     ///
     /// # Errors
-    /// One line that names the key. The old configuration then runs on.
+    /// One line that names the key, or the other copy of this library that holds the engine of
+    /// the process. The old configuration then runs on.
     pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
+        copies::claim()?;
+        let done = self.put_in_force(config, head);
+        if done.is_err() && !self.is_configured() {
+            copies::give_up();
+        }
+        done
+    }
+
+    fn put_in_force(&self, config: Config, head: bool) -> Result<(), String> {
         let control = self.control();
         let before = self.service.load_full();
         if before.as_ref().is_some_and(|b| *b.config == config) {
@@ -209,8 +227,10 @@ impl Process {
     /// checks on demand are made.
     ///
     /// # Errors
-    /// Where the system allows no thread or descriptor.
+    /// Where the system allows no thread or descriptor, or another copy of this library holds
+    /// the engine of the process.
     pub fn start(&self) -> Result<(), String> {
+        copies::claim()?;
         self.wanted.store(true, Ordering::Release);
         self.ensure_running()
     }
@@ -269,9 +289,22 @@ impl Process {
     /// Starts the monitor if it may and should run; a system that allows no thread now may
     /// do so later, and until then the last verdicts stand.
     fn start_if(&self, start: Start) {
-        if start == Start::Allowed && self.wanted.load(Ordering::Acquire) {
-            let _ = self.ensure_running();
+        if start == Start::Forbidden || self.is_running() || !self.should_run() {
+            return;
         }
+        let now = clock::monotonic_ns();
+        let refused_at = self.refused_start_ns.load(Ordering::Relaxed);
+        if refused_at != 0 && now.saturating_sub(refused_at) < clock::ns(RESTART_AFTER) {
+            return;
+        }
+        let refused = self.ensure_running().is_err();
+        self.refused_start_ns
+            .store(if refused { now } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Whether there is something to probe, and nobody has stopped it.
+    fn should_run(&self) -> bool {
+        self.wanted.load(Ordering::Acquire) && self.is_configured()
     }
 
     /// The configuration in force, after starting the monitor where that is allowed.
@@ -291,6 +324,22 @@ impl Process {
             .unwrap_or_default()
     }
 
+    /// The alive targets, and the epoch at which readers may keep them: 0, which none is,
+    /// while the monitor does not run but should, so that the next look tries to start it.
+    pub fn keepable_snapshot(&self, start: Start) -> (u64, Snapshot) {
+        self.start_if(start);
+        loop {
+            let epoch = self.epoch();
+            let snapshot = self.snapshot(Start::Forbidden);
+            if self.should_run() && !self.is_running() {
+                return (0, snapshot);
+            }
+            if self.epoch() == epoch {
+                return (epoch, snapshot);
+            }
+        }
+    }
+
     /// Waits until every target has had a first verdict; false when the time is over.
     /// Blocks the calling thread.
     pub fn wait_ready(&self, at_most: Option<Duration>) -> bool {
@@ -307,6 +356,30 @@ impl Process {
             }
             std::thread::sleep(READY_POLL);
         }
+    }
+
+    /// The target that the description of a check means. What it leaves out is filled by the
+    /// configuration: timeouts, and the settings of a configured target at the same address.
+    ///
+    /// # Errors
+    /// As of [`target_from_value`].
+    pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
+        // A bad file is reported by calls that need servers; a check needs none.
+        let _ = self.configure_from_environment();
+        let service = self.service(Start::Forbidden);
+        let configured = |host: &Host, port: u16| {
+            let host = host.to_string();
+            let target = service.as_ref()?.targets_at(&host, port).next()?;
+            Some(target.clone())
+        };
+        let defaults = CheckDefaults {
+            timeouts: service
+                .as_ref()
+                .map(|service| service.config.timeouts)
+                .unwrap_or_default(),
+            configured: &configured,
+        };
+        target_from_value(value, &defaults, extra).map_err(|e| e.to_string())
     }
 
     /// Starts a check on the engine's thread.

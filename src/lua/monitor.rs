@@ -128,13 +128,13 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// `report_failure(host, port)`: whether a target is there.
-fn report_failure(_: &Lua, (host, port): (LuaString, u16)) -> LuaResult<bool> {
+/// `report_failure(host, port, may_start)`: whether a target is there.
+fn report_failure(_: &Lua, (host, port, may_start): (LuaString, u16, bool)) -> LuaResult<bool> {
     let process = current();
     let Ok(host) = host.to_str() else {
         return Ok(false);
     };
-    let service = process.service(super::start_if(true));
+    let service = process.service(super::start_if(may_start));
     Ok(service.is_some_and(|service| service.report_failure(&host, port)))
 }
 

@@ -30,16 +30,14 @@ fn is_current(_: &Lua, (epoch, generation): (u64, u64)) -> LuaResult<bool> {
     Ok(process.epoch() == epoch && process.generation() == Some(generation))
 }
 
-/// `servers(may_start)`: epoch, generation and an array of servers' fields, or nil and why
-/// there is no configuration.
+/// `servers(may_start)`: epoch (0 where the list must not be kept), generation and an array of
+/// servers' fields; or nil and why there is no configuration.
 fn servers(lua: &Lua, may_start: bool) -> LuaResult<LuaMultiValue> {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
         return (LuaNil, reason).into_lua_multi(lua);
     }
-    let snapshot = process.snapshot(super::start_if(may_start));
-    // Read after the monitor was started, which moves it on.
-    let epoch = process.epoch();
+    let (epoch, snapshot) = process.keepable_snapshot(super::start_if(may_start));
     let list = lua.create_table_with_capacity(snapshot.servers.len(), 0)?;
     for (index, server) in snapshot.servers.iter().enumerate() {
         list.raw_set(index + 1, fields(lua, server)?)?;

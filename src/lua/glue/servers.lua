@@ -36,8 +36,10 @@ local function server(fields)
   return object
 end
 
--- What the last look found. `epoch` 0 is never a valid one.
-local epoch, generation = 0, 0
+-- What the last look found. The epoch of a list that must not be kept is one that none ever is,
+-- not even in a process that was just forked.
+local NEVER = -1
+local epoch, generation = NEVER, 0
 local list, count = {}, 0
 
 -- Called by a function of the API, `name`.
@@ -50,13 +52,14 @@ local function refresh(name)
   for index = 1, length do
     fresh[index] = server(fields[index])
   end
-  epoch, generation, list, count = now, at, fresh, length
+  epoch = now == 0 and NEVER or now
+  generation, list, count = at, fresh, length
 end
 
 local servers = { api = {}, fields_of = fields_of }
 
 function servers.api.get_backend_servers()
-  if not is_current(epoch, generation) then
+  if epoch == NEVER or not is_current(epoch, generation) then
     refresh("get_backend_servers")
   end
   local copy = {}

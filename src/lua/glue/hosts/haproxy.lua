@@ -1,0 +1,54 @@
+-- The adapter of HAProxy: as in plain hosts, but what waits gives way to HAProxy's other work.
+--
+-- `core.msleep` can be called wherever HAProxy lets Lua wait (actions, services, tasks, and while
+-- it loads); elsewhere (sample fetches, converters) HAProxy ends the call with "yield not allowed".
+
+local _, parts = ...
+local plain = parts.plain
+local next, rawget, type = next, rawget, type
+
+local core = rawget(_G, "core")
+if type(core) ~= "table" or type(core.msleep) ~= "function" or type(core.now) ~= "function" then
+  return nil
+end
+local msleep, core_now = core.msleep, core.now
+
+local haproxy = {}
+for name, value in next, plain do
+  haproxy[name] = value
+end
+
+-- Milliseconds between two looks: short at first, when most checks end, later so that a wait
+-- costs little whatever its length and ends within a tenth of it.
+local SHORTEST, LONGEST, SHARE = 1, 50, 10
+
+local function now()
+  local time = core_now()
+  return time.sec * 1000 + time.usec / 1000
+end
+
+function haproxy.await(_, poll, _, timeout)
+  local started = now()
+  while not poll() do
+    local waited = now() - started
+    local pause = waited / SHARE
+    if pause < SHORTEST then
+      pause = SHORTEST
+    elseif pause > LONGEST then
+      pause = LONGEST
+    end
+    if timeout then
+      local left = timeout * 1000 - waited
+      if left <= 0 then
+        return false
+      end
+      if pause > left then
+        pause = left < 1 and 1 or left
+      end
+    end
+    msleep(pause - pause % 1)
+  end
+  return true
+end
+
+return haproxy
