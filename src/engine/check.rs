@@ -105,6 +105,9 @@ impl Check {
 
     /// Calls the check off; its result is then that it was cancelled.
     pub fn cancel(&self) {
+        if self.is_stranded() {
+            return;
+        }
         self.0.finish(Err("cancelled".to_owned()));
         self.0.cancelled.notify_one();
     }
@@ -112,14 +115,21 @@ impl Check {
     /// A child of the process that asked has no engine that would ever answer; its lock may
     /// be held by a thread that the child does not have.
     fn stranded(&self) -> Option<CheckResult> {
-        (self.0.owner.load(Ordering::Relaxed) != pid())
+        self.is_stranded()
             .then(|| Err("internal: the check was started before this process was forked".into()))
+    }
+
+    fn is_stranded(&self) -> bool {
+        self.0.owner.load(Ordering::Relaxed) != pid()
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.0.cancelled.notify_one();
+        // In a child, ringing would write to the descriptor that woke the parent's engine.
+        if !self.is_stranded() {
+            self.0.cancelled.notify_one();
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::check::{Check, Request};
 use super::config::{Config, LogSink};
 use super::log::{Level, Line, Log};
-use super::monitor::{Command, HostSigns, spawn};
+use super::monitor::{Command, HostSigns, Reports, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
@@ -155,6 +155,7 @@ impl Process {
         let control = self.control();
         let before = self.service.load_full();
         if before.as_ref().is_some_and(|b| *b.config == config) {
+            self.wanted.store(true, Ordering::Release);
             return Ok(());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
@@ -381,8 +382,8 @@ impl Process {
 
 impl Control {
     fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
-        let started =
-            spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"));
+        let started = spawn(signs(), Reports { detach, ended })
+            .map_err(|e| format!("cannot start the monitor's thread: {e}"));
         self.start_error = started.as_ref().err().cloned();
         started
     }
@@ -406,14 +407,16 @@ fn recall(before: Option<&Service>, config: &Config, log: &Log) -> Result<State,
         Some(store) => store,
         None => Arc::new(Store::open(path)?),
     };
-    let saved = store.load(config.state_max_age).unwrap_or_else(|reason| {
-        log.write(
-            Line::new(Level::Warning, "state_file_rejected")
-                .quoted("path", &path.display().to_string())
-                .quoted("reason", &reason),
-        );
-        None
-    });
+    let saved = store
+        .load_settled(config.state_max_age)
+        .unwrap_or_else(|reason| {
+            log.write_here(
+                &Line::new(Level::Warning, "state_file_rejected")
+                    .quoted("path", &path.display().to_string())
+                    .quoted("reason", &reason),
+            );
+            None
+        });
     Ok(State {
         store: Some(store),
         saved,
@@ -425,6 +428,15 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
         LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
         _ => format!("log: {e}"),
     })
+}
+
+/// A thread has ended: where no other one serves in its place, neither does this process.
+fn ended(service: &Service) {
+    let process = current();
+    let _control = process.control();
+    if !process.is_running() {
+        service.leave_role(process.pid);
+    }
 }
 
 /// The host closed what the processes of a family share: this one goes on by itself.

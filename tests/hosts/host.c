@@ -106,7 +106,7 @@ static int host_count(lua_State *L) {
 static int host_listen(lua_State *L) {
   struct sockaddr_in address = {.sin_family = AF_INET};
   socklen_t size = sizeof address;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
       listen(fd, (int)luaL_checkinteger(L, 1)) < 0 ||
@@ -133,6 +133,25 @@ static int host_fill(lua_State *L) {
 
 static int host_close(lua_State *L) {
   close((int)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+/* accept(descriptor) -> how many connections have come since the last call. */
+static int host_accept(lua_State *L) {
+  int listener = (int)luaL_checkinteger(L, 1), fd;
+  lua_Integer count = 0;
+  while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+    close(fd);
+    count++;
+  }
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* close_all(): every descriptor but the standard ones, as a daemon does that starts. */
+static int host_close_all(lua_State *L) {
+  (void)L;
+  for (int fd = 3; fd < 1024; fd++) close(fd);
   return 0;
 }
 
@@ -215,7 +234,7 @@ static const struct {
     {"wait", host_wait},       {"kill", host_kill},     {"exit_now", host_exit_now},
     {"count", host_count},     {"listen", host_listen}, {"fill", host_fill},
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
-    {"limit_files", host_limit_files},
+    {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
 };
 
 static void open_host(lua_State *L) {
