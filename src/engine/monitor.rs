@@ -66,6 +66,10 @@ const DESCRIPTOR_SHARE: u64 = 4;
 /// Checks on demand at the same time; more wait for their turn.
 const CHECKS_MAX: usize = 1024;
 
+/// How long a stopped thread waits to be started again. A process never has two: they would
+/// both hold its locks.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// After a panic of the engine's own.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -82,7 +86,10 @@ pub(super) struct Reports {
     /// The host closed what the processes of a family share: this one must go on by itself.
     pub detach: fn(&Arc<Service>),
     /// The thread serves this no longer.
-    pub ended: fn(&Service),
+    pub stopped: fn(&Service),
+    /// Whether the thread may end now; it gets no further command where it may. It says
+    /// whether it has none.
+    pub may_end: fn(&dyn Fn() -> bool) -> bool,
 }
 
 /// What the host adapter tells the engine of its process.
@@ -92,7 +99,7 @@ pub struct HostSigns {
     pub exiting: fn() -> bool,
 }
 
-/// Starts the engine's thread. It ends after [`Command::Stop`], or with its sender.
+/// Starts the engine's thread. It ends some time after [`Command::Stop`], or with its sender.
 ///
 /// # Errors
 /// Where the system allows no thread or descriptor.
@@ -132,6 +139,7 @@ struct Monitor {
     /// What a prober follows: nobody.
     nobody: Followed,
     lock_failed: bool,
+    stopped: bool,
 }
 
 /// The prober's role and what comes with it, also where others see to some of the targets.
@@ -192,6 +200,7 @@ impl Monitor {
             following: None,
             nobody: Followed::default(),
             lock_failed: false,
+            stopped: false,
         }
     }
 
@@ -209,30 +218,45 @@ impl Monitor {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Serve(service, log)) => {
+                        self.stopped = false;
                         self.adopt(&service, serving.as_ref());
                         *serving = Some((service, log));
                     }
                     Some(Command::Check(request)) => {
+                        self.stopped = false;
                         self.checks.start(request);
                         continue;
                     }
-                    Some(Command::Stop) | None => break,
+                    Some(Command::Stop) => {
+                        self.stop(serving);
+                        self.stopped = true;
+                        continue;
+                    }
+                    None => break,
                 },
                 () = woken => {}
                 () = tokio::time::sleep(pause) => {}
+            }
+            if self.stopped && (self.reports.may_end)(&|| commands.is_empty()) {
+                break;
             }
             self.elect(serving.as_ref());
             self.heed_reports();
             self.save();
         }
+        self.stop(serving);
+    }
+
+    fn stop(&mut self, serving: &mut Serving) {
         self.give_up();
-        if let Some((service, _)) = serving {
-            (self.reports.ended)(service);
+        if let Some((service, _)) = serving.take() {
+            (self.reports.stopped)(&service);
         }
     }
 
     fn pause(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Duration {
         match (&self.lead, serving) {
+            _ if self.stopped => LINGER,
             _ if self.following.is_some() => FOLLOW,
             (Some(_), _) => REASSURE,
             (None, Some((service, _))) => {

@@ -225,10 +225,10 @@ impl Process {
 
     /// Ends the monitor in this process until [`Process::start`] or a new configuration.
     pub fn stop(&self) {
-        let mut control = self.control();
+        let control = self.control();
         self.wanted.store(false, Ordering::Release);
         self.running.store(false, Ordering::Release);
-        if let Some(commands) = control.commands.take() {
+        if let Some(commands) = &control.commands {
             // A thread that is gone has stopped.
             let _ = commands.send(Command::Stop);
         }
@@ -382,8 +382,8 @@ impl Process {
 
 impl Control {
     fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
-        let started = spawn(signs(), Reports { detach, ended })
-            .map_err(|e| format!("cannot start the monitor's thread: {e}"));
+        let started =
+            spawn(signs(), REPORTS).map_err(|e| format!("cannot start the monitor's thread: {e}"));
         self.start_error = started.as_ref().err().cloned();
         started
     }
@@ -430,13 +430,30 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
     })
 }
 
-/// A thread has ended: where no other one serves in its place, neither does this process.
-fn ended(service: &Service) {
+const REPORTS: Reports = Reports {
+    detach,
+    stopped,
+    may_end,
+};
+
+/// The thread was stopped; it may have been started again since.
+fn stopped(service: &Service) {
     let process = current();
     let _control = process.control();
     if !process.is_running() {
         service.leave_role(process.pid);
     }
+}
+
+/// Commands are sent under the same lock: none is lost between the look and the end.
+fn may_end(is_idle: &dyn Fn() -> bool) -> bool {
+    let process = current();
+    let mut control = process.control();
+    let may = is_idle();
+    if may {
+        control.commands = None;
+    }
+    may
 }
 
 /// The host closed what the processes of a family share: this one goes on by itself.

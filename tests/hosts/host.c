@@ -226,6 +226,29 @@ static int host_threads(lua_State *L) {
   return 0;
 }
 
+static void *work_to_the_end(void *data) {
+  struct work *w = data;
+  if (one_state(w->chunk, w->argument, w->error, sizeof w->error)) {
+    printf("not ok - in the background: %s\n", w->error);
+    fflush(stdout);
+  }
+  free(w);
+  return NULL;
+}
+
+/* background(chunk, argument): runs on a thread of its own while the script goes on. The two
+ * strings must outlive it. */
+static int host_background(lua_State *L) {
+  struct work *w = calloc(1, sizeof *w);
+  pthread_t thread;
+  if (!w) return luaL_error(L, "no memory");
+  w->chunk = luaL_checkstring(L, 1);
+  w->argument = luaL_checkstring(L, 2);
+  if (pthread_create(&thread, NULL, work_to_the_end, w)) return luaL_error(L, "no thread");
+  pthread_detach(thread);
+  return 0;
+}
+
 static const struct {
   const char *name;
   lua_CFunction function;
@@ -235,6 +258,7 @@ static const struct {
     {"count", host_count},     {"listen", host_listen}, {"fill", host_fill},
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
     {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
+    {"background", host_background},
 };
 
 static void open_host(lua_State *L) {

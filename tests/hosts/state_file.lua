@@ -289,7 +289,7 @@ tap.check("also when the prober is gone", tap.eventually(function()
 end, 3))
 guest:kill()
 
-keeper = family("keeper", config("policy", { both }, { connect_interval = "1h", fast_interval = "1h" }))
+keeper = family("keeper", config("policy", { both }, { connect_interval = "1h" }))
 keeper:await(both, "alive")
 guest = family("guest", config("policy", { both }))
 guest:await(both, "alive")
@@ -301,7 +301,7 @@ guest:kill()
 -- === Reports ===
 
 port, fd = host.listen(1024)
-local slow = { connect_interval = "1h", fast_interval = "1h", failure_threshold = 2 }
+local slow = { connect_interval = "1h", failure_threshold = 2 }
 keeper = family("keeper", config("report", { port }, slow))
 keeper:await(port, "alive")
 guest = family("guest", config("report", { port }, slow))
