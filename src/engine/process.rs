@@ -18,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::check::{Check, Request};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
-use super::monitor::{Command, HostSigns, spawn};
+use super::monitor::{Command, HostSigns, Reports, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
@@ -167,6 +167,7 @@ impl Process {
         let control = self.control();
         let before = self.service.load_full();
         if before.as_ref().is_some_and(|b| *b.config == config) {
+            self.wanted.store(true, Ordering::Release);
             return Ok(());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
@@ -238,10 +239,10 @@ impl Process {
 
     /// Ends the monitor in this process until [`Process::start`] or a new configuration.
     pub fn stop(&self) {
-        let mut control = self.control();
+        let control = self.control();
         self.wanted.store(false, Ordering::Release);
         self.running.store(false, Ordering::Release);
-        if let Some(commands) = control.commands.take() {
+        if let Some(commands) = &control.commands {
             // A thread that is gone has stopped.
             let _ = commands.send(Command::Stop);
         }
@@ -420,7 +421,7 @@ impl Process {
 impl Control {
     fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
         let started =
-            spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"));
+            spawn(signs(), REPORTS).map_err(|e| format!("cannot start the monitor's thread: {e}"));
         self.start_error = started.as_ref().err().cloned();
         started
     }
@@ -444,14 +445,16 @@ fn recall(before: Option<&Service>, config: &Config, log: &Log) -> Result<State,
         Some(store) => store,
         None => Arc::new(Store::open(path)?),
     };
-    let saved = store.load(config.state_max_age).unwrap_or_else(|reason| {
-        log.write(
-            Line::new(Level::Warning, "state_file_rejected")
-                .quoted("path", &path.display().to_string())
-                .quoted("reason", &reason),
-        );
-        None
-    });
+    let saved = store
+        .load_settled(config.state_max_age)
+        .unwrap_or_else(|reason| {
+            log.write_here(
+                &Line::new(Level::Warning, "state_file_rejected")
+                    .quoted("path", &path.display().to_string())
+                    .quoted("reason", &reason),
+            );
+            None
+        });
     Ok(State {
         store: Some(store),
         saved,
@@ -463,6 +466,32 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
         LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
         _ => format!("log: {e}"),
     })
+}
+
+const REPORTS: Reports = Reports {
+    detach,
+    stopped,
+    may_end,
+};
+
+/// The thread was stopped; it may have been started again since.
+fn stopped(service: &Service) {
+    let process = current();
+    let _control = process.control();
+    if !process.is_running() {
+        service.leave_role(process.pid);
+    }
+}
+
+/// Commands are sent under the same lock: none is lost between the look and the end.
+fn may_end(is_idle: &dyn Fn() -> bool) -> bool {
+    let process = current();
+    let mut control = process.control();
+    let may = is_idle();
+    if may {
+        control.commands = None;
+    }
+    may
 }
 
 /// The host closed what the processes of a family share: this one goes on by itself.
