@@ -185,8 +185,9 @@ uint32_t nauthilus_backend_abi_version(void);
  * data of their own. Results and contexts work in each, but belong to the copy they came from.
  * The engine, which probes, is in one of them: the first that is configured or started has it
  * for the life of the process, and configuring or starting another one fails with
- * NAUTHILUS_BACKEND_OTHER_COPY (in Lua: raises) and a reason that names the file to use. Where
- * two try at the same moment, both may be refused. */
+ * NAUTHILUS_BACKEND_OTHER_COPY (in Lua: `configure` raises) and a reason that names the file whose
+ * functions are to be used. A copy that was not configured has no servers; it still makes checks.
+ * Where two try at the same moment, both may be refused. */
 int32_t nauthilus_backend_holds_engine(void);
 
 /* What a status means, in a few words: for statuses without a reason at hand. Static, never

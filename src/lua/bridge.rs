@@ -14,8 +14,6 @@ use super::raw::{self, Answer, Args, Natives, native};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
-use crate::engine::context::SharedContext;
-use crate::engine::result::SharedResult;
 
 /// What the registry has for the bridge.
 #[derive(Clone, Copy)]

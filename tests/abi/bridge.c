@@ -207,15 +207,16 @@ static void contexts(void) {
 static int memory_left = -1;
 
 static void *scarce(void *user, void *block, size_t before, size_t size) {
+  int grows = block == NULL || size > before;
   (void)user;
-  (void)before;
   if (size == 0) {
     free(block);
     return NULL;
   }
-  if (memory_left == 0)
+  /* Lua takes for granted that a block can shrink. */
+  if (memory_left == 0 && grows)
     return NULL;
-  if (memory_left > 0)
+  if (memory_left > 0 && grows)
     memory_left--;
   return realloc(block, size);
 }
@@ -231,6 +232,16 @@ static void starved(void) {
   nauthilus_backend_result_new(&result, NULL);
   nauthilus_backend_context_new(&context, NULL);
   top = lua_gettop(L);
+  {
+    int granted;
+    nauthilus_backend_status status = NAUTHILUS_BACKEND_LUA_ERROR;
+    for (granted = 0; status == NAUTHILUS_BACKEND_LUA_ERROR && granted < 100; granted++) {
+      memory_left = granted;
+      status = nauthilus_backend_context_bind_lua(L, context, NULL);
+    }
+    CHECK("binding fails or works, wherever memory ends", status == NAUTHILUS_BACKEND_OK && granted > 1);
+    nauthilus_backend_context_bind_lua(L, NULL, NULL);
+  }
   memory_left = 0;
   STATUS("no memory to push", NAUTHILUS_BACKEND_LUA_ERROR, nauthilus_backend_result_push_lua(L, result, &why));
   CHECK("the reason says so", strstr(why.data, "memory") != NULL);
