@@ -53,5 +53,5 @@ end
 starts_and_stops(500)
 before = tap.resources()
 starts_and_stops(500)
--- A true leak would be of a runtime each: a hundred times as much.
+-- A true leak would be of a runtime each, 10 MB and more.
 tap.no_growth("500 starts and stops", before, 2048)
