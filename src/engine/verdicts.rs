@@ -77,7 +77,7 @@ const READ_SPINS: usize = 1000;
 
 /// How often it then lets others run, since the writer may have lost its processor, before
 /// it takes what it sees: a dead writer is never done.
-const READ_YIELDS: usize = 200;
+const READ_YIELDS: usize = 2000;
 
 /// Everything a slot says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -655,7 +655,7 @@ mod tests {
             .map(|n| {
                 let table = table.clone();
                 std::thread::spawn(move || {
-                    for _ in 0..50_000 {
+                    for _ in 0..5_000 {
                         let record = Record {
                             probes: n,
                             failures: n,
