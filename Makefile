@@ -9,7 +9,8 @@
 #   make bench              what a call costs, as ratios
 #   make soak               the long tests of tests/soak
 #   make deps               install what building and testing need (Debian, Ubuntu)
-#   make install            PREFIX=, DESTDIR=, LIBDIR= and LUADIR= say where; also uninstall
+#   make install            the module and the C library: PREFIX=, DESTDIR=, LIBDIR=, LUADIR=, CLIBDIR=
+#                           and INCDIR= say where; also install-module, install-lib, uninstall
 #
 # What a packager may set:
 CARGO   ?= cargo
@@ -20,6 +21,8 @@ LUA     ?= $(firstword $(foreach name,lua luajit lua5.4 lua5.3 lua5.2 lua5.1,$(s
 # The Lua C modules and the Lua files of the Lua that is built for.
 LIBDIR  ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
 LUADIR  ?= $(PREFIX)/share/lua/$(LUA_VERSION)
+# The library for C hosts, its pkg-config file and its header.
+CLIBDIR ?= $(PREFIX)/lib
 INCDIR  ?= $(PREFIX)/include
 # Passed to every cargo build, e.g. CARGO_FLAGS="--features vendored-openssl" or --offline.
 CARGO_FLAGS ?=
@@ -34,6 +37,11 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 LUAS := lua5.1 lua5.2 lua5.3 lua5.4 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
+
+# What programs linked to the C library ask for.
+ABI_VERSION := $(shell sed -n 's/^.define NAUTHILUS_BACKEND_ABI_VERSION //p' include/nauthilus_backend.h)
+SONAME := libnauthilus_backend.so.$(ABI_VERSION)
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
 # lua5.1 … lua5.4 or luajit. A version needs no interpreter; a path is asked what it is, since
 # 5.1 and LuaJIT give the same _VERSION.
@@ -74,6 +82,7 @@ lib: toolchain
 	$(CARGO) build --release --locked $(CARGO_FLAGS)
 	@$(INSTALL) -d build/lib
 	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
+	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)
 
 # Says what is missing before a build fails in the middle. Installs nothing.
 .PHONY: toolchain
@@ -124,16 +133,29 @@ bench:
 	@benches/run
 
 .PHONY: install
-install: install-module
+install: install-module install-lib
 
 .PHONY: install-module
 install-module: module-$(LUA_ABI)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 build/$(LUA_ABI)/nauthilus_backend.so $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
 
+# No network, and nothing outside DESTDIR.
+.PHONY: install-lib
+install-lib: lib
+	$(INSTALL) -d $(DESTDIR)$(CLIBDIR)/pkgconfig $(DESTDIR)$(INCDIR)
+	$(INSTALL) -m 755 build/lib/libnauthilus_backend.so $(DESTDIR)$(CLIBDIR)/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(CLIBDIR)/libnauthilus_backend.so
+	$(INSTALL) -m 644 include/nauthilus_backend.h $(DESTDIR)$(INCDIR)/nauthilus_backend.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@CLIBDIR@|$(CLIBDIR)|' -e 's|@INCDIR@|$(INCDIR)|' -e 's|@VERSION@|$(VERSION)|' \
+	    include/nauthilus_backend.pc.in >build/lib/nauthilus_backend.pc
+	$(INSTALL) -m 644 build/lib/nauthilus_backend.pc $(DESTDIR)$(CLIBDIR)/pkgconfig/nauthilus_backend.pc
+
 .PHONY: uninstall
 uninstall:
 	rm -f $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
+	rm -f $(DESTDIR)$(CLIBDIR)/$(SONAME) $(DESTDIR)$(CLIBDIR)/libnauthilus_backend.so
+	rm -f $(DESTDIR)$(CLIBDIR)/pkgconfig/nauthilus_backend.pc $(DESTDIR)$(INCDIR)/nauthilus_backend.h
 
 .PHONY: clean
 clean:

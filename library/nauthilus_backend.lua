@@ -73,17 +73,28 @@ function dynamic_loader(name) end
 
 ---@class nauthilus_backend.TargetStatus
 ---@field key string "imap://192.0.2.10:993"
+---@field ip string
+---@field host string
+---@field port integer
+---@field protocol nauthilus_backend.Protocol
+---@field tls_mode nauthilus_backend.TlsMode
+---@field deep_check boolean
 ---@field verdict "alive"|"dead"|"unknown"
 ---@field since? number Seconds since 1970.
 ---@field probes integer
----@field failures integer In a row.
+---@field failures integer
 ---@field last_error? string
 ---@field last_latency? number Seconds.
 ---@field certificate_expiry? integer Seconds since 1970.
+---@field certificate_expires_soon? boolean Within `cert_warn`.
 
 ---@class nauthilus_backend.Status
 ---@field generation integer Changes when the list of alive servers does.
 ---@field probing boolean Whether this process is the one that probes.
+---@field running boolean Whether the monitor's thread runs in this process.
+---@field pid integer
+---@field configured boolean
+---@field error? string Why it cannot start, or be configured from the environment.
 ---@field targets nauthilus_backend.TargetStatus[]
 
 ---A check that was started and not waited for.

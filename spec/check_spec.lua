@@ -48,9 +48,8 @@ describe("check_backend_connection", function()
 
     it("sends the PROXY header before TLS, and verifies the certificate", function()
       assert.is_nil(nb.check_backend_connection("127.0.0.1", tls_proxied.port, true, true, trusting()))
-      local stats = tls_proxied:stats()
-      assert.are.equal(1, stats.proxied)
-      assert.are.equal(1, stats.handshakes)
+      tls_proxied:await("handshakes", 1)
+      assert.are.equal(1, tls_proxied:stats().proxied)
     end)
 
     it("sends sixteen bytes of PROXY header: LOCAL, without addresses", function()

@@ -1,3 +1,4 @@
+-- not under valgrind: it keeps signals and threads of its own
 -- Threads of ours must never run the host's signal handlers, and change nothing of the process.
 
 local lfs = require("lfs")

@@ -7,12 +7,14 @@
 //! |---|---|---|
 //! | `engine` | configuration, probes, health, published state, request context | `sys` |
 //! | `sys` | the process: shared memory, locks, signals, clocks | libc |
-//! | `lua` | the Lua surface: natives, embedded Lua, one adapter per host | `engine` |
+//! | `abi` | the C surface, which every build has | `engine`, `sys` |
+//! | `lua` | the Lua surface: natives, embedded Lua, one adapter per host | `engine`; its `bridge`, which is C's way into a Lua state, `abi` |
 //!
 //! Data flows one way: a configuration becomes targets, each target is probed on its own
 //! timer, an outcome moves its health gate, a changed verdict is published in memory shared
 //! by fork, and readers of every surface look at that memory.
 
+mod abi;
 #[forbid(unsafe_code)]
 pub mod engine;
 #[cfg(feature = "_lua")]

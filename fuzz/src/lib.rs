@@ -4,8 +4,10 @@
 //! [`TARGETS`], and a file of three lines in `fuzz_targets`. The same functions are driven by
 //! cargo-fuzz, by `src/bin/drive.rs` with a stable toolchain, and shortly by `cargo test`.
 
+pub mod configuration;
 pub mod dialogue;
 pub mod mutate;
+pub mod state;
 
 /// One thing to fuzz.
 pub struct Target {
@@ -59,6 +61,18 @@ pub const TARGETS: &[Target] = &[
         run: dialogue::lines,
         seeds: dialogue::LINES,
         words: dialogue::WORDS,
+    },
+    Target {
+        name: "yaml",
+        run: configuration::yaml,
+        seeds: configuration::YAML,
+        words: configuration::YAML_WORDS,
+    },
+    Target {
+        name: "state",
+        run: state::state,
+        seeds: state::STATE,
+        words: state::STATE_WORDS,
     },
 ];
 

@@ -1,6 +1,8 @@
 //! Mutations for where no coverage guides them: small changes, many at times, to inputs
 //! that are known to reach far.
 
+use std::time::{Duration, Instant};
+
 use super::Target;
 
 /// Inputs that never get longer than this, but for the few that are to meet a bound.
@@ -27,12 +29,19 @@ impl Random {
     }
 }
 
-/// Runs a target so many times, each with another mutation of a seed.
-pub fn drive(target: &Target, runs: u64, seed: u64) {
+/// Runs a target so many times, each with another mutation of a seed. Returns how long the
+/// longest run took.
+pub fn drive(target: &Target, runs: u64, seed: u64) -> Duration {
     let mut random = Random::new(seed);
     let mut input = Vec::new();
+    let mut slowest = Duration::ZERO;
+    let mut run = |input: &[u8]| {
+        let started = Instant::now();
+        (target.run)(input);
+        slowest = slowest.max(started.elapsed());
+    };
     for seed in target.seeds {
-        (target.run)(seed);
+        run(seed);
     }
     for _ in 0..runs {
         input.clear();
@@ -40,8 +49,9 @@ pub fn drive(target: &Target, runs: u64, seed: u64) {
         for _ in 0..=random.below(6) {
             mutate(&mut input, target, &mut random);
         }
-        (target.run)(&input);
+        run(&input);
     }
+    slowest
 }
 
 fn mutate(input: &mut Vec<u8>, target: &Target, random: &mut Random) {

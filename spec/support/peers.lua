@@ -79,7 +79,7 @@ function Peer:stats()
   return stats
 end
 
---- Waits until a counter (accepted, proxied, handshakes) has reached a number.
+--- Waits until a counter (accepted, proxied, handshakes, resumed, played) has reached a number.
 function Peer:await(count, at_least, timeout)
   self.world.control:call("await", {
     name = self.name, count = count, at_least = at_least, timeout = timeout or 10,

@@ -8,7 +8,9 @@ Requests (see control.py for their form):
     hole name=              -> port=. Listens, never accepts, and its backlog is full.
     closed                  -> port=. A port on which nothing listens.
     close name=             Closes the listener and its connections.
-    stats name=             -> accepted= proxied= handshakes= open= received=
+    stats name=             -> accepted= proxied= handshakes= resumed= played= open= received=
+                            handshakes counts all, resumed those of an earlier session, played
+                            the connections that came to the end of their script.
     await name= count=accepted at_least=3 timeout=5
                             Waits until the counter is that high; an error when it never is.
     certificates            -> folder=. See certificates.sh for what is in it.
@@ -65,6 +67,7 @@ class Connection:
             for step in self.peer.steps:
                 verb, _, argument = step.partition(" ")
                 getattr(self, "do_" + verb)(argument)
+            self.peer.note(played=1)
             while self.sock.recv(65536):
                 pass
         except (OSError, PeerGone, ssl.SSLError):
@@ -103,10 +106,8 @@ class Connection:
         self.buffer = b""
 
     def start_tls(self, certificate):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.peer.world.certificate(certificate))
-        self.sock = context.wrap_socket(self.sock, server_side=True)
-        self.peer.note(handshakes=1)
+        self.sock = self.peer.context(certificate).wrap_socket(self.sock, server_side=True)
+        self.peer.note(handshakes=1, resumed=int(self.sock.session_reused))
 
     def do_send(self, text):
         self.sock.sendall(unescape(text))
@@ -137,9 +138,11 @@ class Connection:
             pass
 
     def do_close(self, _):
+        self.peer.note(played=1)
         raise PeerGone
 
     def do_reset(self, _):
+        self.peer.note(played=1)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise PeerGone
 
@@ -161,7 +164,8 @@ class Peer:
         self.steps = [step for step in script.split("\n") if step]
         self.changed = threading.Condition()
         self.closed = threading.Event()
-        self.counts = {"accepted": 0, "proxied": 0, "handshakes": 0}
+        self.counts = dict.fromkeys(["accepted", "proxied", "handshakes", "resumed", "played"], 0)
+        self.contexts = {}
         self.received, self.proxy_header = b"", ""
         self.connections = set()
         self.listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -182,6 +186,15 @@ class Peer:
                 self.connections.add(connection)
             self.note(accepted=1)
             threading.Thread(target=connection.run, daemon=True).start()
+
+    def context(self, certificate):
+        """One for all connections: a context made anew could not resume another's sessions."""
+        with self.changed:
+            if certificate not in self.contexts:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.world.certificate(certificate))
+                self.contexts[certificate] = context
+            return self.contexts[certificate]
 
     def note(self, received=b"", proxy_header=None, **counts):
         with self.changed:

@@ -19,6 +19,9 @@ pub type CheckResult = Result<(), String>;
 /// A check that was asked for. Dropping it calls it off.
 pub struct Check(Arc<Ticket>);
 
+/// Calls a check off, whoever holds it.
+pub struct Canceller(Arc<Ticket>);
+
 /// What the asker and the engine share.
 pub(super) struct Ticket {
     state: Mutex<State>,
@@ -33,7 +36,11 @@ pub(super) struct Ticket {
 struct State {
     result: Option<CheckResult>,
     event: Option<Event>,
+    /// What is called once there is a result.
+    listeners: Vec<Listener>,
 }
+
+type Listener = Box<dyn FnOnce() + Send>;
 
 impl Check {
     pub(super) fn new() -> (Self, Arc<Ticket>) {
@@ -103,13 +110,29 @@ impl Check {
         Ok(state.event.as_ref().map_or(-1, Event::descriptor))
     }
 
+    /// Calls `listener` once the check is done: here and now where it is, else on the thread
+    /// that ends it. It must neither block nor panic.
+    pub fn when_done(&self, listener: impl FnOnce() + Send + 'static) {
+        if !self.is_stranded() {
+            let mut state = self.0.lock();
+            if state.result.is_none() {
+                state.listeners.push(Box::new(listener));
+                return;
+            }
+        }
+        listener();
+    }
+
     /// Calls the check off; its result is then that it was cancelled.
     pub fn cancel(&self) {
         if self.is_stranded() {
             return;
         }
-        self.0.finish(Err("cancelled".to_owned()));
-        self.0.cancelled.notify_one();
+        self.0.cancel();
+    }
+
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.0.clone())
     }
 
     /// A child of the process that asked has no engine that would ever answer; its lock may
@@ -133,7 +156,19 @@ impl Drop for Check {
     }
 }
 
+impl Canceller {
+    /// As [`Check::cancel`].
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
 impl Ticket {
+    fn cancel(&self) {
+        self.finish(Err("cancelled".to_owned()));
+        self.cancelled.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -147,6 +182,11 @@ impl Ticket {
                 event.set();
             }
             self.ended.notify_all();
+        }
+        let listeners = std::mem::take(&mut state.listeners);
+        drop(state);
+        for listener in listeners {
+            listener();
         }
     }
 }

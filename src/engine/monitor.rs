@@ -21,6 +21,7 @@ use super::check::{Checks, Request};
 use super::config::Config;
 use super::follow::{Followed, Following};
 use super::log::{Level, Line, Log};
+use super::probe::tls::SessionSlot;
 use super::probe::{Prober, Resumption};
 use super::service::{Role, Service};
 use super::state::encode;
@@ -28,6 +29,7 @@ use super::store::{Store, Writer};
 use super::target::Target;
 use super::verdicts::{Slot, VerdictTable};
 use super::watch::{Shared, Timer, Watch};
+use crate::sys::exit_gate;
 use crate::sys::fork_mark::pid;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
@@ -107,9 +109,16 @@ pub(super) fn spawn(
     signs: HostSigns,
     reports: Reports,
 ) -> std::io::Result<UnboundedSender<Command>> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
+    // Whatever uses OpenSSL runs between two parks of this thread.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(exit_gate::leave)
+        .on_thread_unpark(exit_gate::enter)
+        .build()?;
+    exit_gate::install();
     let (sender, mut commands) = unbounded_channel();
     spawn_quiet("nb-engine", STACK, move || {
+        exit_gate::enter();
         let mut serving = None;
         loop {
             let monitor = Monitor::new(signs, reports);
@@ -122,6 +131,8 @@ pub(super) fn spawn(
             }
             std::thread::sleep(RESTART_AFTER);
         }
+        drop((runtime, serving));
+        exit_gate::leave();
     })?;
     Ok(sender)
 }
@@ -169,9 +180,10 @@ struct Saving {
 }
 
 /// What a target's timers share, and what is kept of it while it stays the same.
+#[derive(Default)]
 struct Turn {
     turn: Arc<Mutex<()>>,
-    resumption: Resumption,
+    sessions: Arc<SessionSlot>,
 }
 
 struct Running {
@@ -466,6 +478,14 @@ impl Lead {
         });
         self.turns
             .retain(|slot, _| wanted.contains_key(&(*slot, Timer::Connect)));
+        if self
+            .fitted
+            .as_ref()
+            .is_some_and(|(fitted, _)| !Arc::ptr_eq(fitted, service))
+        {
+            // A resumed session would go on trusting what the CA files no longer say.
+            self.turns.values().for_each(|turn| turn.sessions.clear());
+        }
         let count = u32::try_from(wanted.len().max(1)).unwrap_or(u32::MAX);
         let window = first_window(service, count);
         let mut position = 0;
@@ -475,13 +495,7 @@ impl Lead {
                 continue;
             }
             let offset = window.mul_f64((f64::from(position) - fastrand::f64()) / f64::from(count));
-            let turn = self.turns.entry(slot).or_insert_with(|| Turn {
-                turn: Arc::default(),
-                resumption: Resumption {
-                    slot: Arc::default(),
-                    full_every: service.config.tls_full_handshake_interval,
-                },
-            });
+            let turn = self.turns.entry(slot).or_default();
             let bell = Arc::new(Notify::new());
             let watch = Watch {
                 service: service.clone(),
@@ -492,9 +506,11 @@ impl Lead {
                 shared: shared.clone(),
                 turn: turn.turn.clone(),
                 bell: bell.clone(),
-                resumption: turn.resumption.clone(),
+                resumption: Resumption {
+                    slot: turn.sessions.clone(),
+                    full_every: service.config.tls_full_handshake_interval,
+                },
                 first_due: Instant::now() + offset,
-                reminded: None,
             };
             let running = Running {
                 target: target.clone(),

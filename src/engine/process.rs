@@ -4,6 +4,7 @@
 //! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
+use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,14 +16,15 @@ use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::check::{Check, Request};
-use super::config::{Config, LogSink};
+use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
 use super::monitor::{Command, HostSigns, Reports, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
-use super::target::Target;
+use super::target::{Host, Target};
 use crate::sys::clock;
+use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, pid};
 
 /// The path of a YAML file, for hosts that call no `configure`.
@@ -74,6 +76,9 @@ pub struct Process {
     /// When the system last allowed no thread; 0: it did.
     refused_start_ns: AtomicU64,
     control: Mutex<Control>,
+    /// What a parent left: never dropped, since that would drop locks and channels of threads
+    /// that are not here.
+    _inherited: Option<ManuallyDrop<Arc<Self>>>,
 }
 
 #[derive(Default)]
@@ -106,11 +111,7 @@ pub fn current() -> Arc<Process> {
 /// Puts a fresh engine in the place of none, or of one that a parent left.
 fn begin(seen: &Guard<Option<Arc<Process>>>) {
     let fresh = Arc::new(Process::after(seen.as_ref()));
-    let before = CURRENT.compare_and_swap(seen, Some(fresh));
-    if let Some(inherited) = &*before {
-        // Dropping it would drop locks and channels of threads that are not here.
-        std::mem::forget(inherited.clone());
-    }
+    CURRENT.compare_and_swap(seen, Some(fresh));
 }
 
 impl Process {
@@ -128,6 +129,7 @@ impl Process {
             running: AtomicBool::new(false),
             refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
+            _inherited: inherited.cloned().map(ManuallyDrop::new),
         }
     }
 
@@ -150,8 +152,18 @@ impl Process {
     /// not change are kept. `head`: see [`Service::succeed`].
     ///
     /// # Errors
-    /// One line that names the key. The old configuration then runs on.
+    /// One line that names the key, or the other copy of this library that holds the engine of
+    /// the process. The old configuration then runs on.
     pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
+        copies::claim()?;
+        let done = self.put_in_force(config, head);
+        if done.is_err() && !self.is_configured() {
+            copies::give_up();
+        }
+        done
+    }
+
+    fn put_in_force(&self, config: Config, head: bool) -> Result<(), String> {
         let control = self.control();
         let before = self.service.load_full();
         if before.as_ref().is_some_and(|b| *b.config == config) {
@@ -217,8 +229,10 @@ impl Process {
     /// checks on demand are made.
     ///
     /// # Errors
-    /// Where the system allows no thread or descriptor.
+    /// Where the system allows no thread or descriptor, or another copy of this library holds
+    /// the engine of the process.
     pub fn start(&self) -> Result<(), String> {
+        copies::claim()?;
         self.wanted.store(true, Ordering::Release);
         self.ensure_running()
     }
@@ -344,6 +358,30 @@ impl Process {
             }
             std::thread::sleep(READY_POLL);
         }
+    }
+
+    /// The target that the description of a check means. What it leaves out is filled by the
+    /// configuration: timeouts, and the settings of a configured target at the same address.
+    ///
+    /// # Errors
+    /// As of [`target_from_value`].
+    pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
+        // A bad file is reported by calls that need servers; a check needs none.
+        let _ = self.configure_from_environment();
+        let service = self.service(Start::Forbidden);
+        let configured = |host: &Host, port: u16| {
+            let host = host.to_string();
+            let target = service.as_ref()?.targets_at(&host, port).next()?;
+            Some(target.clone())
+        };
+        let defaults = CheckDefaults {
+            timeouts: service
+                .as_ref()
+                .map(|service| service.config.timeouts)
+                .unwrap_or_default(),
+            configured: &configured,
+        };
+        target_from_value(value, &defaults, extra).map_err(|e| e.to_string())
     }
 
     /// Starts a check on the engine's thread.

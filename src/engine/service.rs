@@ -314,6 +314,13 @@ impl Service {
         }
     }
 
+    /// How long a target's certificate still lasts, where `cert_warn` wants to hear of it;
+    /// zero once it has ended.
+    pub fn certificate_ends_within(&self, record: &Record) -> Option<Duration> {
+        let warn = self.config.cert_warn;
+        certificate_left(record.not_after).filter(|&left| !warn.is_zero() && left <= warn)
+    }
+
     /// Whether a target with this verdict is in the list.
     pub fn lists(&self, verdict: Verdict) -> bool {
         match verdict {
@@ -461,7 +468,7 @@ pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
 }
 
 /// How long a certificate lasts; zero once it has ended.
-pub fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
+fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
     let now = i64::try_from(clock::unix_ms() / 1000).ok()?;
     let left = not_after?.saturating_sub(now);
     Some(Duration::from_secs(u64::try_from(left).unwrap_or(0)))

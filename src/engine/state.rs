@@ -83,7 +83,7 @@ fn line(hash: IdentityHash, record: &Record) -> String {
         .deep
         .map_or_else(|| "-".to_owned(), |gate| gate.pack().to_string());
     format!(
-        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} error={:?}",
+        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} {} error={:?}",
         hash[0],
         hash[1],
         record.verdict().name(),
@@ -96,6 +96,7 @@ fn line(hash: IdentityHash, record: &Record) -> String {
         or_dash(record.latency.map(|latency| latency.as_micros())),
         or_dash(record.address),
         or_dash(record.not_after),
+        record.certificate_logged_ms,
         record.error.as_deref().unwrap_or_default(),
     )
 }
@@ -157,6 +158,7 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
         latency,
         address,
         not_after,
+        certificate_logged,
     ] = fields.as_slice()
     else {
         return None;
@@ -173,6 +175,7 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
         latency: optional(latency, |us| us.parse().ok().map(Duration::from_micros))?,
         address: optional(address, |ip| ip.parse().ok())?,
         not_after: optional(not_after, |at| at.parse().ok())?,
+        certificate_logged_ms: certificate_logged.parse().ok()?,
         error: read_error(rest)?,
     };
     Some(([half(0..16)?, half(16..32)?], record))
@@ -202,6 +205,7 @@ fn read_error(rest: &str) -> Option<Option<String>> {
                 // Whatever else was escaped was not printable.
                 _ => text.push('?'),
             },
+            c if c.is_control() => return None,
             c => text.push(c),
         }
         if text.len() > ERROR_MAX {
@@ -263,6 +267,7 @@ mod tests {
             latency: Some(Duration::from_micros(1234)),
             address: Some("2001:db8::1".parse().unwrap()),
             not_after: Some(1_800_000_000),
+            certificate_logged_ms: 1_700_000_000_001,
             error: Some("greeting: \"* BYE\" error=\\ x".to_owned()),
         }
     }

@@ -60,8 +60,9 @@ const NOT_AFTER: usize = 15;
 const REPORTS: usize = 16;
 const REPORTED_AT: usize = 17;
 const HEEDED: usize = 18;
-const ERROR_LENGTH: usize = 19;
-const ERROR: usize = 20;
+const CERTIFICATE_LOGGED: usize = 19;
+const ERROR_LENGTH: usize = 20;
+const ERROR: usize = 21;
 const SLOT: usize = 64;
 const ERROR_WORDS: usize = SLOT - ERROR;
 
@@ -97,7 +98,10 @@ pub struct Record {
     pub address: Option<IpAddr>,
     /// Seconds since 1970 at which the certificate ends.
     pub not_after: Option<i64>,
-    /// Why the last probe failed; none after a good one. One line, at most [`ERROR_MAX`] bytes.
+    /// Milliseconds since 1970 at which a log last said that the certificate ends soon; 0: never.
+    pub certificate_logged_ms: u64,
+    /// Why the target's last probe failed; none after a good one. A good connect probe says
+    /// nothing of a failed deep one, whose reason stays. One line, at most [`ERROR_MAX`] bytes.
     pub error: Option<String>,
 }
 
@@ -350,6 +354,7 @@ impl VerdictTable {
             latency: get(LATENCY).checked_sub(1).map(Duration::from_micros),
             address: self.read_address(slot),
             not_after: Some(get(NOT_AFTER).cast_signed()).filter(|&at| at != 0),
+            certificate_logged_ms: get(CERTIFICATE_LOGGED),
             error: self.read_error(slot),
         }
     }
@@ -372,6 +377,7 @@ impl VerdictTable {
         );
         self.write_address(slot, record.address);
         put(NOT_AFTER, record.not_after.unwrap_or(0).cast_unsigned());
+        put(CERTIFICATE_LOGGED, record.certificate_logged_ms);
         self.write_error(slot, record.error.as_deref());
     }
 
@@ -532,6 +538,7 @@ mod tests {
             latency: Some(Duration::ZERO),
             address: Some("2001:db8::1".parse().unwrap()),
             not_after: Some(-5),
+            certificate_logged_ms: 1_700_000_000_001,
             error: Some("connect: timed out after 5s".into()),
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 use super::health::Verdict;
 use super::log::{Level, Line, Log};
 use super::probe::{Depth, Outcome, Prober, Resumption};
-use super::service::{Service, certificate_left, shown_ip};
+use super::service::{Service, shown_ip};
 use super::target::Target;
 use super::verdicts::{Record, Slot};
 use crate::sys::clock;
@@ -21,7 +21,7 @@ use crate::sys::clock;
 /// How far from its interval a probe may be due, either way.
 const JITTER: f64 = 0.05;
 
-/// A certificate that ends soon is logged this often.
+/// A certificate that ends soon is logged this often, by whichever process probes.
 const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
 
 /// Which of a target's timers this is.
@@ -59,12 +59,11 @@ pub(super) struct Watch {
     pub resumption: Resumption,
     /// When a target that was never probed has its first one.
     pub first_due: Instant,
-    pub reminded: Option<Instant>,
 }
 
 impl Watch {
     /// Probes for as long as it is polled.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         let mut hurry = false;
         loop {
             if !hurry {
@@ -122,7 +121,7 @@ impl Watch {
 
     /// One probe; true where the next one should follow at once: somebody reported
     /// trouble, and one failure is not yet a verdict.
-    async fn probe(&mut self, hurried: bool) -> bool {
+    async fn probe(&self, hurried: bool) -> bool {
         let turn = self.turn.clone();
         let _turn = turn.lock().await;
         let Ok(_permit) = self.shared.permits.clone().acquire_owned().await else {
@@ -153,7 +152,7 @@ impl Watch {
     }
 
     /// Moves the gates and publishes; true where the outcome agrees with the verdict.
-    fn apply(&mut self, outcome: &Outcome) -> bool {
+    fn apply(&self, outcome: &Outcome) -> bool {
         let before = self.service.table.read(self.slot);
         let mut after = before.clone();
         after.probes += 1;
@@ -164,7 +163,9 @@ impl Watch {
         let good = outcome.result.is_ok();
         match &outcome.result {
             Ok(()) => {
-                after.error = None;
+                if self.speaks_for_all(&before) {
+                    after.error = None;
+                }
                 after.address = outcome.address.or(after.address);
             }
             Err(error) => {
@@ -178,6 +179,10 @@ impl Watch {
         if after.verdict() != before.verdict() {
             after.since_ms = clock::unix_ms();
         }
+        let reminder = self.certificate_reminder(&after);
+        if reminder.is_some() {
+            after.certificate_logged_ms = clock::unix_ms();
+        }
         self.service
             .publish(&self.target, self.slot, &before, &after);
         if after.verdict() != before.verdict() {
@@ -185,13 +190,21 @@ impl Watch {
             self.shared.bell.notify_one();
         }
         self.log_change(&before, &after);
-        self.log_certificate(&after);
+        if let Some(line) = reminder {
+            self.shared.log.write(line);
+        }
         match after.verdict() {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
             Verdict::Dead => !good,
             Verdict::Unknown => false,
         }
+    }
+
+    /// Whether a good probe leaves nothing to complain of: one that only connects says
+    /// nothing of a dialogue that fails.
+    fn speaks_for_all(&self, record: &Record) -> bool {
+        self.timer == Timer::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
 
     fn step_gates(&self, record: &mut Record, good: bool) {
@@ -234,23 +247,23 @@ impl Watch {
             .write(line.with("after", count).with("was", was.name()));
     }
 
-    fn log_certificate(&mut self, record: &Record) {
-        let Some(left) = certificate_left(record.not_after) else {
-            return;
-        };
-        if left > self.service.config.cert_warn
-            || self
-                .reminded
-                .is_some_and(|at| at.elapsed() < CERTIFICATE_REMINDER)
-        {
-            return;
+    /// The line that says that the certificate ends soon, once a day. When it was last
+    /// written is in the table, so that neither another process nor another configuration
+    /// says it again.
+    fn certificate_reminder(&self, record: &Record) -> Option<Line> {
+        let left = self.service.certificate_ends_within(record)?;
+        let logged = record.certificate_logged_ms;
+        // A time in the future is that of a clock that was wrong.
+        let is_recent = clock::unix_ms()
+            .checked_sub(logged)
+            .is_some_and(|ago| ago < clock::ms(CERTIFICATE_REMINDER));
+        if is_recent {
+            return None;
         }
-        self.reminded = Some(Instant::now());
-        self.shared.log.write(
-            Line::new(Level::Warning, "certificate_expires")
-                .with("target", self.target.key())
-                .with("days_left", left.as_secs() / 86_400),
-        );
+        let line = Line::new(Level::Warning, "certificate_expires")
+            .with("target", self.target.key())
+            .with("days_left", left.as_secs() / 86_400);
+        Some(line)
     }
 }
 

@@ -7,15 +7,19 @@ use mlua::prelude::*;
 use super::convert;
 use super::monitor::to_duration;
 use crate::engine::check::Check;
-use crate::engine::config::{CheckDefaults, parse_host, target_from_value};
-use crate::engine::process::{Start, current};
-use crate::engine::service::Service;
-use crate::engine::target::{Host, Target};
+use crate::engine::config::parse_host;
+use crate::engine::process::current;
 
 /// Keys of a check's options that are not a target's.
 const OWN_OPTIONS: &[&str] = &["coalesce"];
 
-struct Handle(Check);
+pub(super) struct Handle(Check);
+
+impl Handle {
+    pub(super) fn check(&self) -> &Check {
+        &self.0
+    }
+}
 
 impl LuaUserData for Handle {}
 
@@ -41,36 +45,14 @@ fn host_problem(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
 fn start(lua: &Lua, table: LuaTable) -> LuaResult<LuaMultiValue> {
     let coalesce = table.raw_get::<Option<bool>>("coalesce").ok().flatten();
     let process = current();
-    // A bad file is reported by calls that need servers; a check needs none.
-    let _ = process.configure_from_environment();
-    let service = process.service(Start::Forbidden);
-    let configured = |host: &Host, port: u16| {
-        let host = host.to_string();
-        let target = service.as_ref()?.targets_at(&host, port).next()?;
-        Some(target.clone())
-    };
-    let parsed = convert::to_config(&LuaValue::Table(table)).and_then(|value| {
-        let defaults = defaults(service.as_deref(), &configured);
-        target_from_value(&value, &defaults, OWN_OPTIONS).map_err(|e| e.to_string())
-    });
+    let parsed = convert::to_config(&LuaValue::Table(table))
+        .and_then(|value| process.target_for_check(&value, OWN_OPTIONS));
     match parsed {
         Ok(target) => {
             let check = process.check(Arc::new(target), coalesce.unwrap_or(true));
             lua.create_userdata(Handle(check))?.into_lua_multi(lua)
         }
         Err(reason) => (LuaNil, reason).into_lua_multi(lua),
-    }
-}
-
-/// What a check uses where its table says nothing: the configured timeouts, and the settings
-/// of a configured target at the same address.
-fn defaults<'a>(
-    service: Option<&Service>,
-    configured: &'a dyn Fn(&Host, u16) -> Option<Arc<Target>>,
-) -> CheckDefaults<'a> {
-    CheckDefaults {
-        timeouts: service.map(|s| s.config.timeouts).unwrap_or_default(),
-        configured,
     }
 }
 

@@ -13,6 +13,8 @@ const PARTS: &[(&str, &str)] = &[
     ("ffi", include_str!("glue/ffi.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("haproxy", include_str!("glue/hosts/haproxy.lua")),
+    ("nginx_wait", include_str!("glue/hosts/nginx_wait.lua")),
+    ("nginx", include_str!("glue/hosts/nginx.lua")),
     ("host", include_str!("glue/host.lua")),
     ("servers", include_str!("glue/servers.lua")),
     ("monitor", include_str!("glue/monitor.lua")),

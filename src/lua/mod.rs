@@ -9,16 +9,20 @@
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs` | natives on Lua's own C API: the request path |
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
+//! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua`, `glue/contain.lua` | how misuse is reported, and a failure of ours |
+//! | `nginx.rs`, `nginx/` | what nginx offers to a module: its signs, its event loop |
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
+mod bridge;
 mod check;
 mod context;
 mod convert;
 mod glue;
 mod monitor;
+mod nginx;
 mod raw;
 mod result;
 mod servers;
@@ -106,6 +110,7 @@ fn parts(lua: &Lua) -> LuaResult<LuaTable> {
             // that thread would be collected under it.
             lua.set_named_registry_value(LOADER_THREAD_KEY, lua.current_thread())?;
             let parts = glue::load(lua, natives(lua)?)?;
+            bridge::register_bind(lua, parts.raw_get::<LuaTable>("host")?.raw_get("bind")?)?;
             lua.set_named_registry_value(PARTS_KEY, &parts)?;
             parts
         }
@@ -129,6 +134,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     let natives = Natives::new(lua)?;
     result::register(&natives)?;
     context::register(&natives)?;
+    bridge::register(&natives)?;
     let native = natives.table();
     native.raw_set("version", VERSION)?;
     native.raw_set("nearest", lua.create_function(nearest_name)?)?;
@@ -146,6 +152,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
         names.raw_push(*name)?;
     }
     native.raw_set("cold", names)?;
+    nginx::register(lua, native)?;
     Ok(native.clone())
 }
 

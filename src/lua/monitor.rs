@@ -8,7 +8,7 @@ use mlua::prelude::*;
 use super::convert;
 use crate::engine::config::Config;
 use crate::engine::process::current;
-use crate::engine::service::{TargetStatus, certificate_left};
+use crate::engine::service::TargetStatus;
 
 pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
     native.raw_set("configure", lua.create_function(configure)?)?;
@@ -91,8 +91,7 @@ fn status(lua: &Lua, may_start: bool) -> LuaResult<LuaTable> {
     let targets = lua.create_table()?;
     if let Some(service) = service {
         for (index, target) in service.targets().iter().enumerate() {
-            let soon = certificate_left(target.record.not_after)
-                .is_some_and(|left| left <= service.config.cert_warn);
+            let soon = service.certificate_ends_within(&target.record).is_some();
             targets.raw_set(index + 1, target_status(lua, target, soon)?)?;
         }
     }
@@ -129,13 +128,13 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// `report_failure(host, port)`: whether a target is there.
-fn report_failure(_: &Lua, (host, port): (LuaString, u16)) -> LuaResult<bool> {
+/// `report_failure(host, port, may_start)`: whether a target is there.
+fn report_failure(_: &Lua, (host, port, may_start): (LuaString, u16, bool)) -> LuaResult<bool> {
     let process = current();
     let Ok(host) = host.to_str() else {
         return Ok(false);
     };
-    let service = process.service(super::start_if(true));
+    let service = process.service(super::start_if(may_start));
     Ok(service.is_some_and(|service| service.report_failure(&host, port)))
 }
 

@@ -11,7 +11,7 @@
 //!    Lua 5.1 raises), so the only Rust value alive is the answer, and it is in a
 //!    `ManuallyDrop`: the jump leaks it and skips no destructor.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
@@ -25,10 +25,6 @@ use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedRes
 /// Upvalues of each native.
 const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
 const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
-
-/// Where the metatables are in the registry, for callers that are no natives.
-pub(super) const RESULT_KEY: &str = "nauthilus_backend.result";
-pub(super) const CONTEXT_KEY: &str = "nauthilus_backend.context";
 
 /// What a native answers. Pushed as one value unless it says otherwise.
 pub(super) enum Answer {
@@ -234,7 +230,39 @@ unsafe fn push_userdata<T: Clone>(state: *mut lua_State, handle: &T, metatable: 
     }
 }
 
-unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut std::ffi::c_void {
+/// `push_result(address of a SharedResult)` → result. For `bridge`: owns nothing, so that nothing
+/// is lost where Lua has no memory.
+///
+/// # Safety
+///
+/// Called by Lua, with an address that is valid during the call.
+pub(super) unsafe extern "C-unwind" fn push_result(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; made by `Natives::function`, it has the upvalues.
+    unsafe { push_borrowed::<SharedResult>(state, RESULT_METATABLE) }
+}
+
+/// `push_context(address of a SharedContext)` → context; as `push_result`.
+///
+/// # Safety
+///
+/// As of `push_result`.
+pub(super) unsafe extern "C-unwind" fn push_context(state: *mut lua_State) -> c_int {
+    // SAFETY: as in `push_result`.
+    unsafe { push_borrowed::<SharedContext>(state, CONTEXT_METATABLE) }
+}
+
+unsafe fn push_borrowed<T: Clone>(state: *mut lua_State, metatable: c_int) -> c_int {
+    // SAFETY: as of the callers.
+    unsafe {
+        match ffi::lua_touserdata(state, 1).cast::<T>().as_ref() {
+            Some(handle) => push_userdata(state, handle, metatable),
+            None => ffi::lua_pushnil(state),
+        }
+    }
+    1
+}
+
+unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
     // SAFETY: as of `push`.
     unsafe {
         #[cfg(feature = "lua54")]
@@ -366,6 +394,17 @@ impl Args {
     pub(super) fn context(&self, index: c_int) -> Option<&SharedContext> {
         // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
+    }
+
+    /// The address that argument `index` is, or null.
+    pub(super) fn address(&self, index: c_int) -> *mut c_void {
+        // SAFETY: as in `view`; neither raises.
+        unsafe {
+            match ffi::lua_type(self.state, index) {
+                ffi::LUA_TLIGHTUSERDATA => ffi::lua_touserdata(self.state, index),
+                _ => std::ptr::null_mut(),
+            }
+        }
     }
 
     /// The array of strings that is argument `index`.
@@ -583,8 +622,6 @@ impl<'l> Natives<'l> {
         natives
             .table
             .raw_set("context_metatable", &natives.context)?;
-        lua.set_named_registry_value(RESULT_KEY, &natives.result)?;
-        lua.set_named_registry_value(CONTEXT_KEY, &natives.context)?;
         Ok(natives)
     }
 
@@ -595,13 +632,23 @@ impl<'l> Natives<'l> {
 
     /// Adds a function made by [`native!`].
     pub(super) fn add(&self, name: &str, entry: mlua::lua_CFunction) -> LuaResult<()> {
+        self.table.raw_set(name, self.function(entry)?)
+    }
+
+    /// The Lua function of an entry made by [`native!`], or of one that needs no more than
+    /// the upvalues.
+    pub(super) fn function(&self, entry: mlua::lua_CFunction) -> LuaResult<LuaFunction> {
         // SAFETY: the two arguments on the stack become the upvalues all natives have.
-        let function: LuaFunction = unsafe {
+        unsafe {
             self.lua.exec_raw((&self.result, &self.context), |state| {
                 ffi::lua_pushcclosure(state, entry, 2);
-            })?
-        };
-        self.table.raw_set(name, function)
+            })
+        }
+    }
+
+    /// The Lua that the natives are for.
+    pub(super) fn lua(&self) -> &Lua {
+        self.lua
     }
 }
 

@@ -35,15 +35,23 @@ impl Event {
         self.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    /// Makes the descriptor readable for good.
+    /// Makes the descriptor readable until it is cleared.
     pub fn set(&self) {
         if self.owner != pid() {
             return;
         }
         let one = 1_u64.to_ne_bytes();
         // SAFETY: writes the eight bytes of `one` to a descriptor that `self` keeps open.
-        // The counter cannot overflow: it is written once.
+        // A counter that is full stays readable.
         unsafe { libc::write(self.descriptor(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Makes the descriptor silent again.
+    pub fn clear(&self) {
+        let mut count = [0_u8; 8];
+        // SAFETY: reads at most eight bytes into `count` from a descriptor that `self` keeps
+        // open and that does not block.
+        unsafe { libc::read(self.descriptor(), count.as_mut_ptr().cast(), count.len()) };
     }
 }
 

@@ -2,7 +2,9 @@
 //! safe Rust cannot say. Each file offers a safe interface over one such thing.
 
 pub mod clock;
+pub mod copies;
 pub mod event;
+pub mod exit_gate;
 pub mod fork_mark;
 mod own_descriptor;
 pub mod shared;

@@ -7,11 +7,14 @@ mod targets;
 
 /// Runs of each target here.
 const RUNS: u64 = 5_000;
+/// No run takes nearly as long, on whatever machine.
+const HANG: std::time::Duration = std::time::Duration::from_secs(20);
 
 #[test]
 fn every_target_survives_a_short_run() {
     for target in targets::TARGETS {
-        targets::mutate::drive(target, RUNS, 1);
+        let slowest = targets::mutate::drive(target, RUNS, 1);
+        assert!(slowest < HANG, "{} took {slowest:?}", target.name);
     }
 }
 
@@ -33,5 +36,18 @@ fn every_target_has_its_program() {
     for name in names {
         assert!(targets::find(name).is_some());
         targets::run(name, b"");
+    }
+}
+
+/// Mutations of what is refused at once reach nothing.
+#[test]
+fn the_seeds_of_the_loaders_are_accepted() {
+    for seed in targets::configuration::YAML {
+        let text = String::from_utf8_lossy(seed);
+        assert!(targets::configuration::load(seed), "{text}");
+    }
+    for seed in targets::state::STATE {
+        let text = String::from_utf8_lossy(seed);
+        assert!(targets::state::load(seed), "{text}");
     }
 }

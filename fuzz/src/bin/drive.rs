@@ -26,11 +26,12 @@ fn main() {
     let (runs, seed) = (number(1, 1_000_000), number(2, 1));
     for target in targets {
         let started = Instant::now();
-        mutate::drive(target, runs, seed);
+        let slowest = mutate::drive(target, runs, seed);
         println!(
-            "{}: {runs} runs from seed {seed} in {:.1} s, peak {} KiB",
+            "{}: {runs} runs from seed {seed} in {:.1} s, slowest {:.1} ms, peak {} KiB",
             target.name,
             started.elapsed().as_secs_f64(),
+            slowest.as_secs_f64() * 1e3,
             peak_kib(),
         );
     }

@@ -32,7 +32,7 @@ use crate::engine::target::{Host, Target};
 use crate::sys::tls_session::Resumable;
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
-/// (RFC 8446 §4.6.1). It is waited for only where none is stored yet.
+/// (RFC 8446 §4.6.1). It is waited for only where none came with the handshake.
 const TICKET_WAIT: Duration = Duration::from_millis(50);
 
 /// What a handshake showed.
@@ -61,6 +61,20 @@ impl SessionSlot {
 
     fn has_session(&self) -> bool {
         self.lock().session.is_some()
+    }
+
+    /// The session for one more handshake, unless it is time for a full one. It is out of
+    /// the slot while it is used: one that the server no longer takes is not offered again.
+    fn take(&self, full_every: Duration) -> Option<Resumable> {
+        let mut kept = self.lock();
+        let is_due = |at: Instant| at.elapsed() >= full_every;
+        let session = kept.session.take();
+        session.filter(|_| !kept.full_handshake_at.is_none_or(is_due))
+    }
+
+    /// Gives back a session that was resumed, if the server gave no newer one.
+    fn give_back(&self, session: Resumable) {
+        self.lock().session.get_or_insert(session);
     }
 
     /// Forgets the session, so that the next handshake is a full one.
@@ -123,7 +137,8 @@ impl TlsClient {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let ssl = self.connection(target, slot)?;
+        let session = slot.and_then(|(slot, full_every)| slot.take(full_every));
+        let ssl = self.connection(target, slot.map(|(slot, _)| slot), session.as_ref())?;
         let stream = Limited::new(stream, READ_LIMIT);
         let mut tls = SslStream::new(ssl, stream).map_err(|e| tls_reason::setup(&e))?;
         let handshake = Pin::new(&mut tls).connect();
@@ -141,10 +156,15 @@ impl TlsClient {
             not_after: tls_reason::leaf_not_after(tls.ssl()),
             resumed: tls.ssl().session_reused(),
         };
-        if let Some((slot, _)) = slot
-            && !facts.resumed
-        {
-            slot.lock().full_handshake_at = Some(Instant::now());
+        match (slot, session) {
+            (Some((slot, _)), Some(session)) if facts.resumed => {
+                // A ticket of TLS 1.3 is for one use (RFC 8446 §C.4); another one follows.
+                if tls.ssl().version2() != Some(SslVersion::TLS1_3) {
+                    slot.give_back(session);
+                }
+            }
+            (Some((slot, _)), _) => slot.lock().full_handshake_at = Some(Instant::now()),
+            (None, _) => {}
         }
         // A resumed session's certificate was verified when it was new; time has passed.
         if !target.tls_skip_verify
@@ -157,35 +177,23 @@ impl TlsClient {
             }
             return Err(tls_reason::expired(facts.not_after));
         }
-        tls.get_mut().renew(READ_LIMIT);
         Ok((tls, facts))
     }
 
     fn connection(
         &self,
         target: &Target,
-        slot: Option<(&Arc<SessionSlot>, Duration)>,
+        slot: Option<&Arc<SessionSlot>>,
+        session: Option<&Resumable>,
     ) -> Result<Ssl, ProbeError> {
         let context = self.context(target)?;
         let build = || -> Result<Ssl, ErrorStack> {
-            let mut ssl = match slot {
-                Some((slot, full_every)) => {
-                    let mut kept = slot.lock();
-                    if kept
-                        .full_handshake_at
-                        .is_none_or(|at| at.elapsed() >= full_every)
-                    {
-                        kept.session = None;
-                    }
-                    match &kept.session {
-                        Some(resumable) => resumable.connection()?,
-                        None => Ssl::new(&context)?,
-                    }
-                }
+            let mut ssl = match session {
+                Some(resumable) => resumable.connection()?,
                 None => Ssl::new(&context)?,
             };
             let notes = Notes {
-                slot: slot.map(|(slot, _)| slot.clone()),
+                slot: slot.cloned(),
                 ..Notes::default()
             };
             ssl.set_ex_data(notes_index()?, notes);

@@ -57,6 +57,9 @@ end
 
 -- A handle from the arguments of the API's function `name`, which its caller called with them.
 local function begin(name, ...)
+  if not host.may_probe() then
+    errors.raise(name, "this process starts no thread; check in one that it forks", 1)
+  end
   local first = ...
   local index, target = 1, first
   if type(first) == "userdata" and fields_of[first] then
@@ -72,14 +75,15 @@ local function begin(name, ...)
 end
 
 -- Waits for the end of a check: true, and the reason of a failure; false when the time is over.
-local function finish(name, handle, timeout)
+-- `is_own`: no script has the handle.
+local function finish(name, handle, is_own, timeout)
   local function poll()
     return (check_result(handle))
   end
   local function block(seconds)
     return (check_wait(handle, seconds))
   end
-  if not poll() and not host.await(name, poll, block, timeout) then
+  if not poll() and not host.await(name, poll, block, timeout, handle, is_own) then
     return false
   end
   return check_result(handle)
@@ -113,7 +117,10 @@ end
 function methods:wait(timeout)
   local handle = handle_of(self, "wait")
   check_timeout(1, "wait", timeout)
-  if finish("wait", handle, timeout) then
+  if not check_result(handle) then
+    host.require_wait("wait")
+  end
+  if finish("wait", handle, false, timeout) then
     return true
   end
   return nil, "timeout"
@@ -129,8 +136,9 @@ local checker = {
     if type(target) ~= "table" and type(target) ~= "userdata" then
       errors.wrong_type(1, "check", "table", target)
     end
+    host.require_wait("check")
     local handle = begin("check", target)
-    local _, reason = finish("check", handle)
+    local _, reason = finish("check", handle, true)
     if reason then
       return nil, reason
     end
@@ -144,8 +152,9 @@ function check.api.check_backend_connection(...)
   if select("#", ...) == 0 then
     return { check = checker.check }
   end
+  host.require_wait("check_backend_connection")
   local handle = begin("check_backend_connection", ...)
-  local _, reason = finish("check_backend_connection", handle)
+  local _, reason = finish("check_backend_connection", handle, true)
   return reason
 end
 

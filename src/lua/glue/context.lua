@@ -36,7 +36,7 @@ function api.select_backend_server(ip, port)
   if not number then
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
-  local context, publish = current_context()
+  local context, publish = current_context("select_backend_server")
   local why = context_select(context, ip, number)
   if why then
     bad_argument(1, "select_backend_server", why .. ", got " .. show(ip))
@@ -47,7 +47,7 @@ function api.select_backend_server(ip, port)
 end
 
 function api.apply_backend_result(result)
-  local context, publish = current_context()
+  local context, publish = current_context("apply_backend_result")
   local why = context_apply(context, result)
   if why == false then
     wrong_type(1, "apply_backend_result", result_class, result)
@@ -60,7 +60,7 @@ function api.apply_backend_result(result)
 end
 
 function api.remove_from_backend_result(names)
-  local context, publish = current_context()
+  local context, publish = current_context("remove_from_backend_result")
   local why = context_remove(context, names)
   if why then
     bad_argument(1, "remove_from_backend_result", why)

@@ -51,6 +51,7 @@ function api.wait_ready(timeout)
   if ready then
     return true
   end
+  host.require_wait("wait_ready")
   local function is_ready()
     return (native.is_ready(true))
   end
@@ -86,7 +87,7 @@ function api.report_failure(ip, port, reason)
   if reason ~= nil and type(reason) ~= "string" then
     errors.wrong_type(3, "report_failure", "string or nil", reason)
   end
-  return native.report_failure(ip:gsub("^%[(.*)%]$", "%1"), number)
+  return native.report_failure(ip:gsub("^%[(.*)%]$", "%1"), number, host.may_probe())
 end
 
 function api.is_health_check(username)

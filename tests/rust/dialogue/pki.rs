@@ -31,6 +31,8 @@ pub(crate) struct Wish<'a> {
     /// In days from now.
     pub(crate) from: i64,
     pub(crate) until: i64,
+    /// In seconds from now, instead of `until`.
+    pub(crate) ends_in: Option<i64>,
 }
 
 impl Default for Wish<'_> {
@@ -42,6 +44,7 @@ impl Default for Wish<'_> {
             valid_for: "127.0.0.1",
             from: -1,
             until: 30,
+            ends_in: None,
         }
     }
 }
@@ -58,7 +61,7 @@ impl Identity {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap()
             .as_secs();
-        let at = |days: i64| Asn1Time::from_unix(i64::try_from(now).unwrap() + days * DAY).unwrap();
+        let at = |seconds: i64| Asn1Time::from_unix(i64::try_from(now).unwrap() + seconds).unwrap();
         let mut serial = BigNum::new().unwrap();
         serial.rand(120, MsbOption::MAYBE_ZERO, false).unwrap();
 
@@ -68,8 +71,9 @@ impl Identity {
             .unwrap();
         x.set_subject_name(&name).unwrap();
         x.set_pubkey(&key).unwrap();
-        x.set_not_before(&at(wish.from)).unwrap();
-        x.set_not_after(&at(wish.until)).unwrap();
+        x.set_not_before(&at(wish.from * DAY)).unwrap();
+        x.set_not_after(&at(wish.ends_in.unwrap_or(wish.until * DAY)))
+            .unwrap();
         if wish.ca {
             x.append_extension(BasicConstraints::new().critical().ca().build().unwrap())
                 .unwrap();
@@ -113,6 +117,15 @@ impl Identity {
         context
             .set_max_proto_version(Some(SslVersion::TLS1))
             .unwrap();
+        context.build()
+    }
+
+    /// A server's side that resumes sessions, of this version alone.
+    pub(crate) fn resuming_server(&self, version: SslVersion) -> SslContext {
+        let mut context = self.configured(&[]);
+        context.set_session_id_context(b"test").unwrap();
+        context.set_min_proto_version(Some(version)).unwrap();
+        context.set_max_proto_version(Some(version)).unwrap();
         context.build()
     }
 

@@ -159,7 +159,7 @@ async fn run(mut case: Case, prober: &Prober) -> Result<(), String> {
     ))
 }
 
-async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
+pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> {
     let socket = socket2::SockRef::from(&stream).try_clone()?;
     let mut stream: BufReader<Box<dyn Transport>> = BufReader::new(Box::new(stream));
     let mut line = Vec::new();

@@ -10,21 +10,21 @@ use crate::server::Ends::{Early, Late};
 use crate::server::{Case, Do, Ends, case, check, say};
 use crate::support::{With, target};
 
-fn trusting(target: Target) -> Target {
+pub(crate) fn trusting(target: Target) -> Target {
     Target {
         tls_ca_file: Some(root().1),
         ..target
     }
 }
 
-fn implicit(protocol: Protocol) -> Target {
+pub(crate) fn implicit(protocol: Protocol) -> Target {
     trusting(Target {
         tls_mode: TlsMode::Implicit,
         ..target(protocol).login()
     })
 }
 
-fn starttls(protocol: Protocol) -> Target {
+pub(crate) fn starttls(protocol: Protocol) -> Target {
     trusting(target(protocol).login().starttls())
 }
 
@@ -38,7 +38,7 @@ fn good() -> SslContext {
 }
 
 /// What a good server says up to its agreement to STARTTLS.
-fn agreement(protocol: Protocol) -> Vec<Do> {
+pub(crate) fn agreement(protocol: Protocol) -> Vec<Do> {
     let (greeting, list, agreed) = match protocol {
         Protocol::Imap => (
             "* OK [CAPABILITY STARTTLS] hello\r\n",
@@ -61,7 +61,7 @@ fn agreement(protocol: Protocol) -> Vec<Do> {
 }
 
 /// What a good server says under TLS, after STARTTLS or from the beginning.
-fn under_tls(protocol: Protocol, upgraded: bool) -> Vec<Do> {
+pub(crate) fn under_tls(protocol: Protocol, upgraded: bool) -> Vec<Do> {
     let greeted = !upgraded || protocol == Protocol::Sieve;
     let tag = if upgraded { "a2" } else { "a1" };
     let (greeting, list, done) = match protocol {
@@ -379,5 +379,28 @@ async fn faults_under_tls() {
             "capability: connection closed",
         ),
     ])
+    .await;
+}
+
+/// What comes in the clear, in the handshake and under TLS counts together.
+#[tokio::test]
+async fn the_bound_holds_across_starttls() {
+    use nauthilus_backend::engine::probe::transport::READ_LIMIT;
+    let half = |last: &str| {
+        let mut reply = "250-X\r\n".repeat(READ_LIMIT / 2 / 7);
+        reply.push_str(last);
+        reply
+    };
+    let mut script = agreement(Protocol::Smtp);
+    script[2] = say(half("250 STARTTLS\r\n"));
+    script.extend([Tls(good()), Read, say(half("250 AUTH PLAIN\r\n")), Hold]);
+    let reason = "capability: the server sent more than 64 KiB";
+    check(vec![case(
+        "half and half",
+        starttls(Protocol::Smtp),
+        script,
+        Early,
+        reason,
+    )])
     .await;
 }

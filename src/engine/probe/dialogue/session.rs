@@ -293,9 +293,13 @@ impl<'a> Session<'a> {
     /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
     /// for the server to close. It changes no verdict, and is left out in mid-command.
     pub async fn finish(mut self, goodbye: &[u8]) {
-        if !self.settled || goodbye.is_empty() {
-            return;
+        if self.settled && !goodbye.is_empty() {
+            self.part(goodbye).await;
         }
+        self.close_tls().await;
+    }
+
+    async fn part(&mut self, goodbye: &[u8]) {
         let limit = Instant::now() + END_MAX;
         if limit < self.deadline.deadline() {
             self.deadline.as_mut().reset(limit);
@@ -305,6 +309,19 @@ impl<'a> Session<'a> {
                 self.unread = 0..0;
             }
         }
+    }
+
+    /// TLS's own goodbye (RFC 8446 §6.1), tried once: without it the session cannot be
+    /// resumed by the next probe.
+    async fn close_tls(&mut self) {
+        let Some(transport) = self.transport.as_mut().filter(|_| self.about.tls) else {
+            return;
+        };
+        poll_fn(|cx| {
+            let _ = Pin::new(&mut *transport).poll_shutdown(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     // === Failures ===
@@ -337,7 +354,7 @@ impl<'a> Session<'a> {
 
     fn broken(&self, error: &io::Error) -> ProbeError {
         match error.kind() {
-            // TLS records around few bytes each reach the transport's limit before ours.
+            // The transport counts TLS's records and handshake as well.
             io::ErrorKind::FileTooLarge => self.too_much(),
             io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")

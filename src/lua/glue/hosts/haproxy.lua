@@ -9,7 +9,7 @@ local next, rawget, type = next, rawget, type
 
 local core = rawget(_G, "core")
 if type(core) ~= "table" or type(core.msleep) ~= "function" or type(core.now) ~= "function" then
-  return {}
+  return nil
 end
 local msleep, core_now = core.msleep, core.now
 
@@ -51,4 +51,4 @@ function haproxy.await(_, poll, _, timeout)
   return true
 end
 
-return { adapter = haproxy }
+return haproxy

@@ -7,7 +7,8 @@ local running = coroutine.running
 
 local plain = {}
 
-local default = native.context_new()
+local own = native.context_new()
+local default = own
 
 -- A coroutine may yield while its function runs, and others go on with their own request: so
 -- each has its own binding. The main thread cannot yield; what it binds is also for coroutines
@@ -26,7 +27,8 @@ local function coroutine_running()
   return thread
 end
 
-function plain.current_context()
+-- What `with_context` made the current one, nil where it runs nothing.
+function plain.bound_context()
   if bound > 0 then
     local thread = coroutine_running()
     local context = thread and of_coroutine[thread]
@@ -34,12 +36,17 @@ function plain.current_context()
       return context
     end
   end
-  return of_main or default
+  return of_main
+end
+local bound_context = plain.bound_context
+
+function plain.current_context()
+  return bound_context() or default
 end
 
--- What a host binds from outside: the default context from now on.
+-- What a host binds from outside: the default context from now on; nil is the state's own.
 function plain.bind(context)
-  default = context
+  default = context or own
 end
 
 local function finish_main(before, ok, ...)
@@ -82,6 +89,9 @@ end
 function plain.is_head()
   return false
 end
+
+-- A blocking wait is possible anywhere.
+function plain.require_wait() end
 
 -- Waits until `poll()` is true, by `block(timeout)`, which returns whether it is.
 function plain.await(_, _, block, timeout)

@@ -1,0 +1,509 @@
+/* nauthilus_backend: which mail and web backends are alive, and where a login goes, for C.
+ *
+ * SPDX-License-Identifier: MIT OR Apache-2.0
+ *
+ * The same functions are in two files: libnauthilus_backend.so, without Lua, and each
+ * nauthilus_backend.so, the module of one Lua. A host that embeds Lua takes them from the module
+ * it loads; the library then is not needed. See "Two copies" below.
+ *
+ * RULES FOR ALL FUNCTIONS
+ *
+ * Status. What can fail returns a nauthilus_backend_status. On failure no out parameter is
+ * written. Each function names the statuses it can give; not named again are
+ * NAUTHILUS_BACKEND_INVALID_ARGUMENT, which all give for a null handle, a null out parameter, or
+ * a number that is no constant of its enum, and NAUTHILUS_BACKEND_INTERNAL.
+ *
+ * Reason. The last parameter of what can fail is `reason`: null, or a string that on failure,
+ * and only then, is filled with one line that says what was wrong and what was expected. What
+ * was in it before is overwritten, not released. It never holds a secret of a configuration.
+ *
+ * Strings going in are a pointer and a length in bytes, of any content. They are copied, so they
+ * need to live no longer than the call. A null pointer is allowed where the length is 0.
+ *
+ * Strings coming out are one of two kinds. A nauthilus_backend_string belongs to the caller, who
+ * releases it with nauthilus_backend_string_release(); nothing else invalidates it. A
+ * nauthilus_backend_view is borrowed, with the lifetime its function states, and is never
+ * released. Behind the bytes of both is a NUL that the length does not count.
+ *
+ * Handles are reference counted: _new, _acquire and _from_lua give one reference, _retain one
+ * more, _release takes one back; _release of null does nothing. A handle outlives the lua_State
+ * it came from and the other way round. Using a handle after its last release, or handing it to
+ * another copy of the library, is undefined.
+ *
+ * Threads. Every function may be called from any thread at any time, on the same handle too:
+ * each call takes effect at once and as a whole. The exceptions are the functions with a
+ * lua_State: those only by the thread that may use that state.
+ *
+ * Fork. Handles made before a fork work in the child, except those that another thread was
+ * inside a call with at that moment. Configuration and verdicts are the child's too; the
+ * thread that probes is started there by the first call that needs servers.
+ *
+ * Memory. Where the system gives no memory the process ends, as with any library in Rust.
+ */
+#ifndef NAUTHILUS_BACKEND_H
+#define NAUTHILUS_BACKEND_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Counts incompatible changes of what this header declares. Compare it with what
+ * nauthilus_backend_abi_version() returns. New functions, statuses and fields do not count. */
+#define NAUTHILUS_BACKEND_ABI_VERSION 1
+
+/* Initialises a nauthilus_backend_view, or a part of one, with a string literal. */
+#define NAUTHILUS_BACKEND_LITERAL(literal) { (literal), sizeof(literal) - 1 }
+
+/* Initialises a nauthilus_backend_string that holds nothing. */
+#define NAUTHILUS_BACKEND_STRING_EMPTY { NULL, 0 }
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >>> ffi.cdef: what is between this line and its counterpart is plain C, which LuaJIT's
+ * ffi.cdef takes as it stands, once in a process. */
+
+struct lua_State;
+
+/* Closed: a number means the same for ever, and a retired one is not used again. */
+typedef enum nauthilus_backend_status {
+  NAUTHILUS_BACKEND_OK = 0,
+  /* A null pointer, an unknown constant or a number out of its range. */
+  NAUTHILUS_BACKEND_INVALID_ARGUMENT = 1,
+  /* What was asked for is not there: a field not set, an attribute, a selection. */
+  NAUTHILUS_BACKEND_NOT_FOUND = 2,
+  /* An index not below the count. */
+  NAUTHILUS_BACKEND_OUT_OF_RANGE = 3,
+  /* Neither an address nor a host name; an attribute that cannot become a response header. */
+  NAUTHILUS_BACKEND_REFUSED = 4,
+  /* A configuration that cannot be read or is wrong. The one before runs on. */
+  NAUTHILUS_BACKEND_CONFIGURATION = 5,
+  /* Nothing was configured yet. */
+  NAUTHILUS_BACKEND_NOT_CONFIGURED = 6,
+  /* The server that was checked is not well: the reason says why. */
+  NAUTHILUS_BACKEND_CHECK_FAILED = 7,
+  /* The time is over. */
+  NAUTHILUS_BACKEND_TIMEOUT = 8,
+  /* The system gave no thread, descriptor, memory to share, or file. */
+  NAUTHILUS_BACKEND_SYSTEM = 9,
+  /* Another copy of this library has the engine of this process. */
+  NAUTHILUS_BACKEND_OTHER_COPY = 10,
+  /* This copy is the library without Lua. */
+  NAUTHILUS_BACKEND_NO_LUA = 11,
+  /* The lua_State has not loaded this copy as its module. */
+  NAUTHILUS_BACKEND_NOT_LOADED = 12,
+  /* The Lua value is no result, or no request context, of this copy. */
+  NAUTHILUS_BACKEND_WRONG_LUA_VALUE = 13,
+  /* Lua raised an error: the reason is its text. */
+  NAUTHILUS_BACKEND_LUA_ERROR = 14,
+  /* A defect of the library. The call did nothing, or not all it should. */
+  NAUTHILUS_BACKEND_INTERNAL = 15
+} nauthilus_backend_status;
+
+/* The fields of a result. What each holds is in the name of its group. */
+typedef enum nauthilus_backend_field {
+  /* Flags. */
+  NAUTHILUS_BACKEND_FIELD_AUTHENTICATED = 1,
+  NAUTHILUS_BACKEND_FIELD_USER_FOUND = 2,
+  /* Texts: names of attributes. Those named by the two TOTP fields never become headers. */
+  NAUTHILUS_BACKEND_FIELD_ACCOUNT_FIELD = 3,
+  NAUTHILUS_BACKEND_FIELD_TOTP_SECRET_FIELD = 4,
+  NAUTHILUS_BACKEND_FIELD_TOTP_RECOVERY_FIELD = 5,
+  NAUTHILUS_BACKEND_FIELD_UNIQUE_USER_ID_FIELD = 6,
+  NAUTHILUS_BACKEND_FIELD_DISPLAY_NAME_FIELD = 7,
+  /* The set of attributes: nauthilus_backend_result_clear() alone takes it. */
+  NAUTHILUS_BACKEND_FIELD_ATTRIBUTES = 8,
+  /* Lists of texts. */
+  NAUTHILUS_BACKEND_FIELD_GROUPS = 9,
+  NAUTHILUS_BACKEND_FIELD_GROUP_DNS = 10,
+  NAUTHILUS_BACKEND_FIELD_WEBAUTHN_CREDENTIALS = 11
+} nauthilus_backend_field;
+
+/* What a value of an attribute is to Lua. */
+typedef enum nauthilus_backend_type {
+  NAUTHILUS_BACKEND_TYPE_TEXT = 1,
+  NAUTHILUS_BACKEND_TYPE_INTEGER = 2,
+  NAUTHILUS_BACKEND_TYPE_NUMBER = 3,
+  NAUTHILUS_BACKEND_TYPE_BOOLEAN = 4
+} nauthilus_backend_type;
+
+/* Bytes that somebody else owns. */
+typedef struct nauthilus_backend_view {
+  const char *data;
+  size_t size;
+} nauthilus_backend_view;
+
+/* Bytes that the caller owns: see nauthilus_backend_string_release(). Not to be changed. */
+typedef struct nauthilus_backend_string {
+  const char *data;
+  size_t size;
+} nauthilus_backend_string;
+
+/* A key and a value of a target's configuration, both as text. */
+typedef struct nauthilus_backend_setting {
+  nauthilus_backend_view key;
+  nauthilus_backend_view value;
+} nauthilus_backend_setting;
+
+/* One server of a list. Flags are 0 or 1. Later versions add fields at the end. */
+typedef struct nauthilus_backend_server {
+  /* The address the last good probe used, or the configured host. */
+  nauthilus_backend_view ip;
+  /* As configured, without a trailing dot. */
+  nauthilus_backend_view host;
+  /* imap, pop3, lmtp, smtp, sieve or http. */
+  nauthilus_backend_view protocol;
+  /* plain, implicit or starttls. */
+  nauthilus_backend_view tls_mode;
+  nauthilus_backend_view request_uri;
+  /* 1..65535. */
+  uint32_t port;
+  /* Whether TLS starts with the first byte. */
+  int32_t tls;
+  int32_t tls_skip_verify;
+  int32_t haproxy_v2;
+  int32_t deep_check;
+} nauthilus_backend_server;
+
+/* What a script or a host says about a user. */
+typedef struct nauthilus_backend_result nauthilus_backend_result;
+
+/* What is decided for one request. */
+typedef struct nauthilus_backend_context nauthilus_backend_context;
+
+/* The servers that are alive, as of one moment; never changes. */
+typedef struct nauthilus_backend_servers nauthilus_backend_servers;
+
+/* ---- The library ------------------------------------------------------------------------- */
+
+/* The NAUTHILUS_BACKEND_ABI_VERSION that this copy was built with. Cannot fail. */
+uint32_t nauthilus_backend_abi_version(void);
+
+/* Whether this copy has the engine of the process: 1 or 0. Cannot fail.
+ *
+ * Two copies. The library and a module, or the modules of two Luas, in one process each have
+ * data of their own. Results and contexts work in each, but belong to the copy they came from.
+ * The engine, which probes, is in one of them: the first that is configured or started has it
+ * for the life of the process, and configuring or starting another one fails with
+ * NAUTHILUS_BACKEND_OTHER_COPY (in Lua: `configure` raises) and a reason that names the file whose
+ * functions are to be used. A copy that was not configured has no servers; it still makes checks.
+ * Where two try at the same moment, both may be refused. */
+int32_t nauthilus_backend_holds_engine(void);
+
+/* What a status means, in a few words: for statuses without a reason at hand. Static, never
+ * null, also for a number that is no status. Cannot fail. */
+const char *nauthilus_backend_status_text(nauthilus_backend_status status);
+
+/* Releases the bytes of `string` and empties it. Null, and an empty one, are allowed. Never for a
+ * copy of a string that was released. Cannot fail. */
+void nauthilus_backend_string_release(nauthilus_backend_string *string);
+
+/* ---- Results ----------------------------------------------------------------------------- */
+
+/* Makes an empty result. `*result` gets one reference. */
+nauthilus_backend_status nauthilus_backend_result_new(
+    nauthilus_backend_result **result, nauthilus_backend_string *reason);
+
+/* One reference more. */
+nauthilus_backend_status nauthilus_backend_result_retain(
+    nauthilus_backend_result *result, nauthilus_backend_string *reason);
+
+/* One reference less. Cannot fail; null does nothing. */
+void nauthilus_backend_result_release(nauthilus_backend_result *result);
+
+/* Sets a flag: any `value` but 0 is true. INVALID_ARGUMENT: `field` is no flag. */
+nauthilus_backend_status nauthilus_backend_result_set_flag(
+    nauthilus_backend_result *result, nauthilus_backend_field field, int32_t value,
+    nauthilus_backend_string *reason);
+
+/* Gets a flag: 0 or 1. INVALID_ARGUMENT: `field` is no flag. */
+nauthilus_backend_status nauthilus_backend_result_flag(
+    const nauthilus_backend_result *result, nauthilus_backend_field field, int32_t *value,
+    nauthilus_backend_string *reason);
+
+/* Sets a text. INVALID_ARGUMENT: `field` is no text. */
+nauthilus_backend_status nauthilus_backend_result_set_text(
+    nauthilus_backend_result *result, nauthilus_backend_field field, const char *text,
+    size_t text_size, nauthilus_backend_string *reason);
+
+/* Gets a text, a copy for the caller to release. INVALID_ARGUMENT: `field` is no text.
+ * NOT_FOUND: it is not set. */
+nauthilus_backend_status nauthilus_backend_result_text(
+    const nauthilus_backend_result *result, nauthilus_backend_field field,
+    nauthilus_backend_string *text, nauthilus_backend_string *reason);
+
+/* Sets a list to `count` texts; `texts` may be null where that is 0. INVALID_ARGUMENT: `field` is
+ * no list. */
+nauthilus_backend_status nauthilus_backend_result_set_list(
+    nauthilus_backend_result *result, nauthilus_backend_field field,
+    const nauthilus_backend_view *texts, size_t count, nauthilus_backend_string *reason);
+
+/* How many texts a list has. INVALID_ARGUMENT: `field` is no list. */
+nauthilus_backend_status nauthilus_backend_result_list_count(
+    const nauthilus_backend_result *result, nauthilus_backend_field field, size_t *count,
+    nauthilus_backend_string *reason);
+
+/* Gets the text at `index`, from 0, of a list, a copy for the caller to release.
+ * INVALID_ARGUMENT: `field` is no list. OUT_OF_RANGE: no such index, perhaps no longer. */
+nauthilus_backend_status nauthilus_backend_result_list_at(
+    const nauthilus_backend_result *result, nauthilus_backend_field field, size_t index,
+    nauthilus_backend_string *text, nauthilus_backend_string *reason);
+
+/* Makes a field of any kind what it is in a new result: false, not set, or empty. */
+nauthilus_backend_status nauthilus_backend_result_clear(
+    nauthilus_backend_result *result, nauthilus_backend_field field,
+    nauthilus_backend_string *reason);
+
+/* Sets an attribute to one text. Names and values are not judged here, but where the result is
+ * applied, or made the base of a context. */
+nauthilus_backend_status nauthilus_backend_result_set_attribute(
+    nauthilus_backend_result *result, const char *name, size_t name_size, const char *text,
+    size_t text_size, nauthilus_backend_string *reason);
+
+/* Sets an attribute to an array of `count` texts; `texts` may be null where that is 0. */
+nauthilus_backend_status nauthilus_backend_result_set_attribute_list(
+    nauthilus_backend_result *result, const char *name, size_t name_size,
+    const nauthilus_backend_view *texts, size_t count, nauthilus_backend_string *reason);
+
+/* Sets an attribute to an integer. Lua 5.1, 5.2 and LuaJIT read it as a number: exact within
+ * 2^53. */
+nauthilus_backend_status nauthilus_backend_result_set_attribute_integer(
+    nauthilus_backend_result *result, const char *name, size_t name_size, int64_t value,
+    nauthilus_backend_string *reason);
+
+/* Sets an attribute to a number. */
+nauthilus_backend_status nauthilus_backend_result_set_attribute_number(
+    nauthilus_backend_result *result, const char *name, size_t name_size, double value,
+    nauthilus_backend_string *reason);
+
+/* Sets an attribute to a boolean: any `value` but 0 is true. */
+nauthilus_backend_status nauthilus_backend_result_set_attribute_boolean(
+    nauthilus_backend_result *result, const char *name, size_t name_size, int32_t value,
+    nauthilus_backend_string *reason);
+
+/* Takes an attribute out. NOT_FOUND: there is none of that name. */
+nauthilus_backend_status nauthilus_backend_result_unset_attribute(
+    nauthilus_backend_result *result, const char *name, size_t name_size,
+    nauthilus_backend_string *reason);
+
+/* How many attributes there are. */
+nauthilus_backend_status nauthilus_backend_result_attribute_count(
+    const nauthilus_backend_result *result, size_t *count, nauthilus_backend_string *reason);
+
+/* Gets the name at `index`, from 0, in bytewise order of the names, a copy for the caller to
+ * release. OUT_OF_RANGE: no such index, perhaps no longer. */
+nauthilus_backend_status nauthilus_backend_result_attribute_name_at(
+    const nauthilus_backend_result *result, size_t index, nauthilus_backend_string *name,
+    nauthilus_backend_string *reason);
+
+/* How many values an attribute has: 1, or the length of its array. NOT_FOUND: there is none of
+ * that name. */
+nauthilus_backend_status nauthilus_backend_result_attribute_value_count(
+    const nauthilus_backend_result *result, const char *name, size_t name_size, size_t *count,
+    nauthilus_backend_string *reason);
+
+/* Gets the value at `index`, from 0, of an attribute: in `*type` what it is, unless `type` is
+ * null, and in `*text` how a header shows it (integers without ".0", true, false), a copy for
+ * the caller to release. NOT_FOUND: there is none of that name. OUT_OF_RANGE: no such index. */
+nauthilus_backend_status nauthilus_backend_result_attribute_value_at(
+    const nauthilus_backend_result *result, const char *name, size_t name_size, size_t index,
+    nauthilus_backend_type *type, nauthilus_backend_string *text,
+    nauthilus_backend_string *reason);
+
+/* ---- Request contexts --------------------------------------------------------------------
+ *
+ * The final attributes are (base - removed) + applied, whatever the order of the calls. */
+
+/* Makes an empty context. `*context` gets one reference. */
+nauthilus_backend_status nauthilus_backend_context_new(
+    nauthilus_backend_context **context, nauthilus_backend_string *reason);
+
+/* One reference more. */
+nauthilus_backend_status nauthilus_backend_context_retain(
+    nauthilus_backend_context *context, nauthilus_backend_string *reason);
+
+/* One reference less. Cannot fail; null does nothing. */
+void nauthilus_backend_context_release(nauthilus_backend_context *context);
+
+/* Sets the result that scripts build on. A copy is taken, no reference. REFUSED: an attribute
+ * cannot become a response header; nothing is changed then. */
+nauthilus_backend_status nauthilus_backend_context_set_base(
+    nauthilus_backend_context *context, const nauthilus_backend_result *result,
+    nauthilus_backend_string *reason);
+
+/* Merges the attributes and groups of a result. A copy is taken, no reference. REFUSED: an
+ * attribute cannot become a response header; nothing is changed then. */
+nauthilus_backend_status nauthilus_backend_context_apply(
+    nauthilus_backend_context *context, const nauthilus_backend_result *result,
+    nauthilus_backend_string *reason);
+
+/* Removes `count` attributes of the base result by name; `names` may be null where that is 0. */
+nauthilus_backend_status nauthilus_backend_context_remove(
+    nauthilus_backend_context *context, const nauthilus_backend_view *names, size_t count,
+    nauthilus_backend_string *reason);
+
+/* How many names were removed, each counted once. */
+nauthilus_backend_status nauthilus_backend_context_removed_count(
+    const nauthilus_backend_context *context, size_t *count, nauthilus_backend_string *reason);
+
+/* Gets the name at `index`, from 0, in order of removal, a copy for the caller to release.
+ * OUT_OF_RANGE: no such index, perhaps no longer. */
+nauthilus_backend_status nauthilus_backend_context_removed_at(
+    const nauthilus_backend_context *context, size_t index, nauthilus_backend_string *name,
+    nauthilus_backend_string *reason);
+
+/* Selects the server for the request; a later call replaces an earlier one. `ip` is an IPv4 or
+ * IPv6 literal (brackets are taken off) or a host name: that of a configured target becomes its
+ * current address. INVALID_ARGUMENT: `port` is not 1..65535. REFUSED: `ip` is none of these. */
+nauthilus_backend_status nauthilus_backend_context_select(
+    nauthilus_backend_context *context, const char *ip, size_t ip_size, uint32_t port,
+    nauthilus_backend_string *reason);
+
+/* Gets the selected server, `*ip` for the caller to release. NOT_FOUND: none is selected. */
+nauthilus_backend_status nauthilus_backend_context_selected(
+    const nauthilus_backend_context *context, nauthilus_backend_string *ip, uint32_t *port,
+    nauthilus_backend_string *reason);
+
+/* How many response headers the context makes now. */
+nauthilus_backend_status nauthilus_backend_context_header_count(
+    const nauthilus_backend_context *context, size_t *count, nauthilus_backend_string *reason);
+
+/* Gets the header at `index`, from 0: Auth-Server and Auth-Port where a server is selected, then
+ * the attributes' headers sorted by name. Both strings are copies for the caller to release.
+ * OUT_OF_RANGE: no such index. What changes the context between two calls may move headers: read
+ * them when the scripts are done. */
+nauthilus_backend_status nauthilus_backend_context_header_at(
+    const nauthilus_backend_context *context, size_t index, nauthilus_backend_string *name,
+    nauthilus_backend_string *value, nauthilus_backend_string *reason);
+
+/* Makes a result of the base with the final attributes and groups. `*result` gets one reference
+ * and is the caller's own: it does not follow the context. */
+nauthilus_backend_status nauthilus_backend_context_result(
+    const nauthilus_backend_context *context, nauthilus_backend_result **result,
+    nauthilus_backend_string *reason);
+
+/* Forgets everything, the base result too: for hosts that use contexts again. */
+nauthilus_backend_status nauthilus_backend_context_reset(
+    nauthilus_backend_context *context, nauthilus_backend_string *reason);
+
+/* ---- Servers -----------------------------------------------------------------------------
+ *
+ * One engine in a process, shared with its Lua states. Where nothing was configured, the
+ * functions that need servers read the file that the environment variable
+ * NAUTHILUS_BACKEND_CONFIG names, and give CONFIGURATION where that is wrong. They start the
+ * thread that probes, unless nauthilus_backend_stop() ended it: call them, and
+ * nauthilus_backend_start(), in the process that is to probe, not in one that only forks. */
+
+/* Reads a YAML file and puts it in force in one step; the verdicts of targets that did not
+ * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the old one runs on. */
+nauthilus_backend_status nauthilus_backend_configure_file(
+    const char *path, size_t path_size, nauthilus_backend_string *reason);
+
+/* The same with the text of such a file. */
+nauthilus_backend_status nauthilus_backend_configure_yaml(
+    const char *text, size_t text_size, nauthilus_backend_string *reason);
+
+/* Starts probing in this process; nothing happens where it runs. CONFIGURATION, SYSTEM,
+ * OTHER_COPY. */
+nauthilus_backend_status nauthilus_backend_start(nauthilus_backend_string *reason);
+
+/* Ends probing in this process until the next start or configuration. Does not wait. */
+nauthilus_backend_status nauthilus_backend_stop(nauthilus_backend_string *reason);
+
+/* Waits until each target has had a first verdict, at most `milliseconds`; a negative number
+ * waits for ever. Blocks. TIMEOUT. NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_wait_ready(
+    int64_t milliseconds, nauthilus_backend_string *reason);
+
+/* Gets the number of the list of alive servers: it changes when the list does. Cheap, and
+ * starts nothing. NOT_CONFIGURED. */
+nauthilus_backend_status nauthilus_backend_generation(
+    uint64_t *generation, nauthilus_backend_string *reason);
+
+/* Tells that the host's own traffic met a failure at an address (or host name) and port: a
+ * target there is probed now, at most once per 100 ms. NOT_FOUND: no target is there.
+ * INVALID_ARGUMENT: `port` is not 1..65535. NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_report_failure(
+    const char *ip, size_t ip_size, uint32_t port, nauthilus_backend_string *reason);
+
+/* Gets the servers that are alive now, in configured order. `*servers` gets one reference.
+ * Never waits for a probe. NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_servers_acquire(
+    nauthilus_backend_servers **servers, nauthilus_backend_string *reason);
+
+/* One reference more. */
+nauthilus_backend_status nauthilus_backend_servers_retain(
+    nauthilus_backend_servers *servers, nauthilus_backend_string *reason);
+
+/* One reference less; with the last one the views into the list end. Cannot fail; null does
+ * nothing. */
+void nauthilus_backend_servers_release(nauthilus_backend_servers *servers);
+
+/* Gets the generation of this list. */
+nauthilus_backend_status nauthilus_backend_servers_generation(
+    const nauthilus_backend_servers *servers, uint64_t *generation,
+    nauthilus_backend_string *reason);
+
+/* How many servers are in the list; may be 0. */
+nauthilus_backend_status nauthilus_backend_servers_count(
+    const nauthilus_backend_servers *servers, size_t *count, nauthilus_backend_string *reason);
+
+/* Fills `*server` with the server at `index`, from 0. `server_size` is sizeof *server as the
+ * caller was compiled: a newer library writes no more, an older one only what it has, the rest
+ * becomes 0. The views are borrowed from the list, until its last release. OUT_OF_RANGE: no such
+ * index. INVALID_ARGUMENT: the size is smaller than the first version's. */
+nauthilus_backend_status nauthilus_backend_servers_at(
+    const nauthilus_backend_servers *servers, size_t index, nauthilus_backend_server *server,
+    size_t server_size, nauthilus_backend_string *reason);
+
+/* Checks one server now: connects, sends the PROXY header, does TLS and the protocol's dialogue,
+ * as the settings say. They are the keys of a target in the configuration, as text ("tls" and
+ * "true", "connect_timeout" and "500ms"), except host and port; `settings` may be null where
+ * `count` is 0. What they leave out is as for a configured target at that address, else the
+ * default. Blocks for at most the three timeouts, at most one check's turn later. OK: it is
+ * well. CHECK_FAILED: it is not. INVALID_ARGUMENT: host, port or a setting is wrong. */
+nauthilus_backend_status nauthilus_backend_check(
+    const char *host, size_t host_size, uint32_t port, const nauthilus_backend_setting *settings,
+    size_t count, nauthilus_backend_string *reason);
+
+/* ---- Lua ---------------------------------------------------------------------------------
+ *
+ * For states that have loaded this copy (require "nauthilus_backend", or luaL_requiref with
+ * luaopen_nauthilus_backend). Called from C: by a host, or by a C function that Lua called, and
+ * not through LuaJIT's FFI with the very state that makes the call. They leave the stack as it
+ * was, but for the value one of them pushes, and raise no error. Each may also give NO_LUA,
+ * NOT_LOADED, and LUA_ERROR where Lua has no memory or no stack left. */
+
+/* Gets the result that is at `index` of the stack: the one the script has, not a copy. `*result`
+ * gets one reference. WRONG_LUA_VALUE: it is no result. */
+nauthilus_backend_status nauthilus_backend_result_from_lua(
+    struct lua_State *state, int index, nauthilus_backend_result **result,
+    nauthilus_backend_string *reason);
+
+/* Pushes a result: the same one, not a copy. Lua takes a reference of its own. */
+nauthilus_backend_status nauthilus_backend_result_push_lua(
+    struct lua_State *state, const nauthilus_backend_result *result,
+    nauthilus_backend_string *reason);
+
+/* Makes `context` the one that the functions of the module act on in this state, wherever a
+ * script does not choose another with with_context(). Lua takes a reference of its own, until
+ * another context is bound. Null: the state's own one again. LUA_ERROR also where the host has
+ * contexts of its own, as nginx has, and now none. */
+nauthilus_backend_status nauthilus_backend_context_bind_lua(
+    struct lua_State *state, const nauthilus_backend_context *context,
+    nauthilus_backend_string *reason);
+
+/* Gets the request context that is at `index` of the stack, as what context() and new_context()
+ * return: the one the script has, not a copy. `*context` gets one reference. WRONG_LUA_VALUE: it
+ * is no request context. */
+nauthilus_backend_status nauthilus_backend_context_from_lua(
+    struct lua_State *state, int index, nauthilus_backend_context **context,
+    nauthilus_backend_string *reason);
+
+/* <<< ffi.cdef */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

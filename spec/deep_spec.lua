@@ -1,0 +1,570 @@
+-- Deep checks as a user sees them: through the monitor's verdicts, and on demand.
+
+local engine = require("spec.support.engine")
+local peers = require("spec.support.peers")
+local Dovecot = require("spec.support.dovecot")
+local interpreter = require("spec.support.interpreter")
+
+describe("a deep check", function()
+  local nb, world, ca
+
+  local USER, PASSWORD = "probe", "Zq7-Wv9-Xk2"
+  -- "\0probe\0Zq7-Wv9-Xk2"
+  local PLAIN = "AHByb2JlAFpxNy1XdjktWGsy"
+
+  lazy_setup(function()
+    nb = require("nauthilus_backend")
+    world = peers.new()
+    ca = world:certificate("ca.crt")
+  end)
+
+  lazy_teardown(function()
+    nb.stop()
+    world:stop()
+  end)
+
+  local function merged(first, second)
+    local all = {}
+    for _, some in ipairs({ first, second or {} }) do
+      for key, value in pairs(some) do
+        all[key] = value
+      end
+    end
+    return all
+  end
+
+  local function script(lines)
+    return table.concat(lines, "\n")
+  end
+
+  local GREETING = "send * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LOGINDISABLED] ready\\r\\n"
+
+  -- An IMAP server that takes our login, and whose script ends with our goodbye.
+  local WILLING = script {
+    GREETING,
+    "expect ^a1 AUTHENTICATE PLAIN " .. PLAIN,
+    "send a1 OK logged in\\r\\n",
+    "expect LOGOUT",
+    "close",
+  }
+  -- One that does not, and repeats what it was sent in every form.
+  local UNWILLING = script {
+    GREETING,
+    "expect ^a1 AUTHENTICATE PLAIN",
+    "send a1 NO [AUTHENTICATIONFAILED] " .. USER .. " " .. PASSWORD .. " " .. PLAIN .. " is wrong\\r\\n",
+  }
+  local STARTTLS = script {
+    "send * OK [CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED] ready\\r\\n",
+    "expect ^a1 STARTTLS",
+    "send a1 OK begin\\r\\n",
+    "starttls soon",
+    "expect ^a2 CAPABILITY",
+    "send * CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR\\r\\na2 OK done\\r\\n",
+    "expect ^a3 AUTHENTICATE PLAIN " .. PLAIN,
+    "send a3 OK logged in\\r\\n",
+    "expect LOGOUT",
+    "close",
+  }
+
+  local LOGIN = { deep_check = true, test_username = USER, test_password = PASSWORD }
+
+  local function deep(server, overrides)
+    return engine.imap(server.port, merged(LOGIN, overrides))
+  end
+
+  local function configure(targets, overrides)
+    nb.configure(engine.config(targets, merged({ deep_timeout = "5s" }, overrides)))
+  end
+
+  local function read_all(path)
+    local file = io.open(path)
+    local text = file and file:read("*a") or ""
+    if file then
+      file:close()
+    end
+    return text
+  end
+
+  local function count(text, piece)
+    local _, times = text:gsub(piece, "")
+    return times
+  end
+
+  local function assert_no_secret(value)
+    local text = engine.all_text(value)
+    assert.is_nil(text:find(PASSWORD, 1, true), text)
+    assert.is_nil(text:find(PLAIN, 1, true), text)
+  end
+
+  describe("in the monitor", function()
+    it("logs in, says goodbye, and is good", function()
+      local server = world:open({ script = WILLING })
+      configure({ deep(server) })
+      assert.is_true(nb.wait_ready(10))
+      local target = engine.target(nb, server.port)
+      assert.are.equal("alive", target.verdict, target.last_error)
+      assert.is_nil(target.last_error)
+      server:await("played", 1)
+    end)
+
+    it("finds a server dead that answers the phone and says nothing", function()
+      local server = world:open()
+      configure({ engine.imap(server.port, { deep_check = true, deep_timeout = "200ms" }) })
+      assert.is_true(nb.wait_ready(10))
+      local target = engine.target(nb, server.port)
+      assert.are.equal("dead", target.verdict)
+      assert.are.equal("greeting: timed out after 200ms", target.last_error)
+      assert.are.same({}, engine.ports(nb))
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", server.port, false, false))
+    end)
+
+    it("finds a server dead that turns us away, with its own words", function()
+      local server = world:open({ script = "send * BYE closed for today\\r\\n" })
+      configure({ engine.imap(server.port, { deep_check = true }) })
+      assert.is_true(nb.wait_ready(10))
+      local target = engine.target(nb, server.port)
+      assert.are.equal("dead", target.verdict)
+      assert.matches("^greeting: refused: .*BYE closed for today", target.last_error)
+    end)
+
+    it("finds a server dead that refuses the login, and shows the password nowhere", function()
+      local log = world:folder() .. "/refused.log"
+      local willing = world:open({ script = WILLING })
+      local unwilling = world:open({ script = UNWILLING })
+      configure({ deep(willing), deep(unwilling) }, { log = log })
+      assert.is_true(nb.wait_ready(10))
+      local target = engine.target(nb, unwilling.port)
+      assert.are.equal("dead", target.verdict)
+      assert.matches("^auth: refused: a1 NO %[AUTHENTICATIONFAILED%] probe ", target.last_error)
+      assert.are.same({ willing.port }, engine.ports(nb))
+      local server = nb.get_backend_servers()[1]
+      assert.is_true(server.deep_check)
+      assert.is_nil(server.test_username)
+      assert.is_nil(server.test_password)
+      engine.eventually("the refusal is logged", function()
+        return read_all(log):find("event=target_down", 1, true)
+      end)
+      assert_no_secret({ nb.status(), nb.get_backend_servers(), read_all(log) })
+    end)
+
+    it("sends the PROXY header first", function()
+      local server = world:open({ proxy = "v2", script = WILLING })
+      local under_tls = world:open({ proxy = "v2", tls = "good", script = WILLING })
+      configure({
+        deep(server, { haproxy_v2 = true }),
+        deep(under_tls, { haproxy_v2 = true, tls = true, tls_ca_file = ca }),
+      })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.same({ server.port, under_tls.port }, engine.ports(nb))
+      server:await("played", 1)
+      under_tls:await("played", 1)
+    end)
+  end)
+
+  describe("with an interval of its own", function()
+    -- Probes that nobody is to wait for.
+    local NEVER = "1h"
+
+    it("is a timer of its own beside that of connect probes", function()
+      local server = world:open({ proxy = "v2", script = WILLING })
+      configure({ deep(server, { haproxy_v2 = true }) }, {
+        connect_interval = NEVER, deep_interval = "2h", fast_interval = "50ms",
+      })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.equal("alive", engine.target(nb, server.port).verdict)
+      server:await("played", 1)
+      assert.are.equal(2, engine.target(nb, server.port).probes)
+      local stats = server:stats()
+      assert.are.same({ 2, 1 }, { stats.proxied, stats.played })
+    end)
+
+    it("is combined with the connect probe where the intervals are equal", function()
+      local server = world:open({ proxy = "v2", script = WILLING })
+      configure({ deep(server, { haproxy_v2 = true }) }, {
+        connect_interval = NEVER, deep_interval = NEVER, fast_interval = "50ms",
+      })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.equal("alive", engine.target(nb, server.port).verdict)
+      server:await("played", 1)
+      assert.are.equal(1, engine.target(nb, server.port).probes)
+      local stats = server:stats()
+      assert.are.same({ 1, 1 }, { stats.proxied, stats.played })
+    end)
+
+    it("keeps its pace: many connect probes, few deep ones", function()
+      local server = world:open({ proxy = "v2", script = WILLING })
+      configure({ deep(server, { haproxy_v2 = true }) }, { connect_interval = "20ms", deep_interval = NEVER })
+      server:await("proxied", 10)
+      assert.is_true(nb.wait_ready(10))
+      server:await("played", 1)
+      assert.are.equal(1, server:stats().played)
+    end)
+
+    it("makes a target dead although it connects, and its reason stays", function()
+      local server = world:open()
+      configure({ engine.imap(server.port, { deep_check = true, deep_timeout = "200ms" }) }, {
+        deep_interval = NEVER, fast_interval = NEVER,
+      })
+      engine.await_verdict(nb, server.port, "dead")
+      engine.await_probes(nb, server.port, 5)
+      local target = engine.target(nb, server.port)
+      assert.are.equal("dead", target.verdict)
+      assert.are.equal("greeting: timed out after 200ms", target.last_error)
+      assert.are.same({}, engine.ports(nb))
+    end)
+
+    it("leaves a target dead until it is good itself, however well it connects", function()
+      local server = world:open({ script = "send * BYE not now\\r\\n" })
+      configure({ deep(server) }, { deep_interval = "100ms" })
+      engine.await_verdict(nb, server.port, "dead")
+      server:close()
+      server.options.script = WILLING
+      server:reopen()
+      engine.await_verdict(nb, server.port, "alive")
+      engine.eventually("the reason is gone", function()
+        return engine.target(nb, server.port).last_error == nil
+      end)
+      assert.is_true(server:stats().played >= 1)
+    end)
+
+    it("is a good connect probe when it is good", function()
+      local server = world:open({ proxy = "v2", script = WILLING })
+      -- Only the deep probe comes again within the test.
+      configure({ deep(server, { haproxy_v2 = true }) }, {
+        connect_interval = NEVER, deep_interval = "50ms", fast_interval = NEVER,
+      })
+      server:close()
+      assert.is_true(nb.report_failure("127.0.0.1", server.port))
+      engine.eventually("both timers found it closed", function()
+        local target = engine.target(nb, server.port)
+        return target.verdict == "dead" and target.failures >= 3
+      end)
+      server:reopen()
+      engine.await_verdict(nb, server.port, "alive")
+      assert.are.same({ server.port }, engine.ports(nb))
+    end)
+
+    it("does not save a target that cannot be connected to", function()
+      local server = world:open({ script = WILLING })
+      configure({ deep(server) }, { deep_interval = NEVER })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.equal("alive", engine.target(nb, server.port).verdict)
+      server:close()
+      engine.await_verdict(nb, server.port, "dead")
+      assert.matches("^connect: ", engine.target(nb, server.port).last_error)
+    end)
+  end)
+
+  describe("on demand", function()
+    local function check(server, overrides)
+      return nb.check_backend_connection(deep(server, overrides))
+    end
+
+    it("is what a table with deep_check asks for", function()
+      local server = world:open({ script = WILLING })
+      assert.is_nil(check(server))
+      server:await("played", 1)
+      assert.are.same({ true }, { nb.check_backend_connection().check(deep(server)) })
+      server:await("played", 2)
+    end)
+
+    it("gives the dialogue's reason, without the password", function()
+      local reason = check(world:open({ script = UNWILLING }))
+      assert.matches("^auth: refused: a1 NO ", reason)
+      assert_no_secret(reason)
+      local silent = world:open()
+      assert.are.equal("greeting: timed out after 100ms", check(silent, { deep_timeout = "100ms" }))
+    end)
+
+    it("goes on under TLS after STARTTLS", function()
+      local server = world:open({ script = STARTTLS })
+      assert.is_nil(check(server, { tls_mode = "starttls", tls_ca_file = ca }))
+      assert.are.equal(1, server:stats().handshakes)
+    end)
+
+    it("verifies the certificate after STARTTLS", function()
+      local server = world:open({ script = STARTTLS })
+      local reason = check(server, { tls_mode = "starttls", tls_ca_file = ca, tls_server_name = "other.example.org" })
+      assert.matches("^tls: certificate is not valid for other%.example%.org", reason)
+      assert.is_nil(server:stats().received:find(PLAIN, 1, true))
+    end)
+
+    it("requires STARTTLS where it is configured", function()
+      local server = world:open({ script = GREETING })
+      local reason = check(server, { tls_mode = "starttls", tls_ca_file = ca })
+      assert.matches("^starttls: ", reason)
+      assert.is_nil(server:stats().received:find(PLAIN, 1, true))
+    end)
+
+    it("names what is offered where the mechanism is not", function()
+      local server = world:open({ script = GREETING })
+      assert.matches("^auth: .*PLAIN", check(server, { auth_mechanism = "LOGIN" }))
+    end)
+
+    it("sends the PROXY header, and fails where the listener wants none", function()
+      assert.is_nil(check(world:open({ proxy = "v2", script = WILLING }), { haproxy_v2 = true }))
+      local header_as_line = world:open({ script = script { "expect ^a1 ", "send a1 OK\\r\\n" } })
+      assert.matches("^greeting: ", check(header_as_line, { haproxy_v2 = true, deep_timeout = "500ms" }))
+    end)
+  end)
+
+  it("is what STARTTLS needs: without it a target is only connected to", function()
+    local silent = world:open()
+    local settings = { tls_mode = "starttls", tls_ca_file = ca }
+    configure({ engine.imap(silent.port, settings) })
+    assert.is_true(nb.wait_ready(10))
+    assert.are.same({ silent.port }, engine.ports(nb))
+    assert.is_nil(nb.check_backend_connection(engine.imap(silent.port, settings)))
+    assert.are.same({ 0, "" }, { silent:stats().handshakes, silent:stats().received })
+  end)
+
+  describe("and certificates:", function()
+    local DAY = 86400
+
+    local function expires_soon(port)
+      local target = engine.target(nb, port)
+      return target.certificate_expires_soon, target.certificate_expiry
+    end
+
+    local function assert_seven_days(expiry)
+      local left = expiry - os.time()
+      assert.is_true(left > 6 * DAY and left <= 7 * DAY + 60, left / DAY .. " days left")
+    end
+
+    it("one that ends soon is shown, and logged once a day for each target", function()
+      local log = world:folder() .. "/certificates.log"
+      local first = world:open({ tls = "soon", script = WILLING })
+      local upgraded = world:open({ script = STARTTLS })
+      local lasting = world:open({ tls = "good", script = WILLING })
+      local targets = {
+        deep(first, { tls = true, tls_ca_file = ca }),
+        deep(upgraded, { tls_mode = "starttls", tls_ca_file = ca }),
+        deep(lasting, { tls = true, tls_ca_file = ca }),
+      }
+      -- With one timer, with two, and with another policy.
+      for _, overrides in ipairs({ {}, { deep_interval = "40ms" }, { failure_threshold = 2 } }) do
+        configure(targets, merged(overrides, { log = log }))
+        assert.is_true(nb.wait_ready(10))
+        for _, server in ipairs({ first, upgraded, lasting }) do
+          assert.are.equal("alive", engine.target(nb, server.port).verdict, engine.target(nb, server.port).last_error)
+          engine.await_probes(nb, server.port, 4)
+        end
+        for _, server in ipairs({ first, upgraded }) do
+          local soon, expiry = expires_soon(server.port)
+          assert.is_true(soon)
+          assert_seven_days(expiry)
+        end
+        local soon, expiry = expires_soon(lasting.port)
+        assert.is_false(soon)
+        assert.is_true(expiry - os.time() > 20 * DAY)
+      end
+      assert.is_true(first:stats().resumed > 0 and upgraded:stats().resumed > 0)
+      -- A line of its own ends the log: what was logged before it is in the file by then.
+      first:close()
+      engine.await_verdict(nb, first.port, "dead")
+      engine.eventually("the last line", function()
+        return read_all(log):find("event=target_down", 1, true)
+      end)
+      local text = read_all(log)
+      assert.are.equal(2, count(text, "event=certificate_expires"), text)
+      for _, server in ipairs({ first, upgraded }) do
+        assert.are.equal(1, count(text, "event=certificate_expires target=imap://127%.0%.0%.1:" .. server.port
+          .. " days_left=6"), text)
+      end
+    end)
+
+    it("one that ended is shown and logged where it is accepted", function()
+      local log = world:folder() .. "/ended.log"
+      local server = world:open({ tls = "expired", script = WILLING })
+      configure({ deep(server, { tls = true, tls_skip_verify = true }) }, { log = log })
+      assert.is_true(nb.wait_ready(10))
+      assert.is_true((expires_soon(server.port)))
+      engine.eventually("the line", function()
+        return read_all(log):find("event=certificate_expires target=%S+ days_left=0")
+      end)
+    end)
+
+    it("cert_warn says how soon is soon, and 0 that none is", function()
+      local server = world:open({ tls = "expired", script = WILLING })
+      local soon = world:open({ tls = "soon", script = WILLING })
+      local targets = {
+        deep(server, { tls = true, tls_skip_verify = true }), deep(soon, { tls = true, tls_ca_file = ca }),
+      }
+      configure(targets, { cert_warn = "5d" })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.same({ true, false }, { (expires_soon(server.port)), (expires_soon(soon.port)) })
+      configure(targets, { cert_warn = 0 })
+      assert.is_true(nb.wait_ready(10))
+      assert.are.same({ false, false }, { (expires_soon(server.port)), (expires_soon(soon.port)) })
+    end)
+
+    it("a process that takes up the state file does not log them again", function()
+      local folder = world:folder()
+      local log, state = folder .. "/restart.log", folder .. "/restart.state"
+      local server = world:open({ tls = "soon", script = WILLING })
+      local program = string.format([[
+        local nb = require("nauthilus_backend")
+        nb.configure({
+          log = %q, state_file = %q, connect_interval = "50ms", fast_interval = "50ms",
+          backend_servers = {
+            { protocol = "imap", host = "127.0.0.1", port = %d, tls = true, tls_ca_file = %q },
+          },
+        })
+        assert(nb.wait_ready(10))
+        local before, deadline = nb.status().targets[1].probes, os.time() + 20
+        local function read(path)
+          local file = io.open(path)
+          local text = file and file:read("*a") or ""
+          if file then file:close() end
+          return text
+        end
+        while os.time() < deadline do
+          local probed = nb.status().targets[1].probes >= before + 3
+          local saved = read(%q):find("\ntarget ", 1, true)
+          if probed and saved and read(%q):find("certificate_expires", 1, true) then
+            print("probed")
+            return
+          end
+        end
+      ]], log, state, server.port, ca, state, log)
+      for _ = 1, 2 do
+        local output, well = interpreter.run(program)
+        assert.is_true(well, output)
+        assert.are.equal("probed\n", output)
+      end
+      assert.are.equal(1, count(read_all(log), "event=certificate_expires"), read_all(log))
+    end)
+  end)
+
+  describe("and TLS sessions:", function()
+    it("they are resumed between full handshakes", function()
+      local server = world:open({ tls = "good", script = WILLING })
+      local knocked = world:open({ tls = "good" })
+      configure({
+        deep(server, { tls = true, tls_ca_file = ca }),
+        engine.imap(knocked.port, { tls = true, tls_ca_file = ca }),
+      })
+      for _, peer in ipairs({ server, knocked }) do
+        peer:await("handshakes", 6)
+        local stats = peer:stats()
+        -- The ticket of the first may have come too late for the second.
+        assert.is_true(stats.handshakes - stats.resumed <= 2, stats.resumed .. " of " .. stats.handshakes)
+      end
+    end)
+
+    it("tls_full_handshake_interval forces full ones, 0 each time", function()
+      local server = world:open({ tls = "good", script = WILLING })
+      local targets = { deep(server, { tls = true, tls_ca_file = ca }) }
+      configure(targets, { connect_interval = "20ms", tls_full_handshake_interval = 0 })
+      server:await("handshakes", 5)
+      assert.are.equal(0, server:stats().resumed)
+      configure(targets, { connect_interval = "20ms", tls_full_handshake_interval = "200ms" })
+      server:await("resumed", 1)
+      local before = server:stats()
+      engine.eventually("three more full handshakes among resumed ones", function()
+        local now = server:stats()
+        local resumed = now.resumed - before.resumed
+        return resumed >= 3 and now.handshakes - before.handshakes - resumed >= 3
+      end)
+    end)
+
+    it("a new configuration forgets them", function()
+      local server = world:open({ tls = "good" })
+      local targets = { engine.imap(server.port, { tls = true, tls_ca_file = ca }) }
+      configure(targets, { cert_warn = "1d" })
+      server:await("resumed", 2)
+      local stats = server:stats()
+      local full = stats.handshakes - stats.resumed
+      configure(targets)
+      engine.eventually("another full handshake", function()
+        stats = server:stats()
+        return stats.handshakes - stats.resumed > full
+      end)
+    end)
+  end)
+
+  describe("of a real Dovecot", function()
+    local dovecot
+
+    lazy_setup(function()
+      dovecot = Dovecot.new()
+      dovecot:start()
+    end)
+
+    lazy_teardown(function()
+      dovecot:quit()
+    end)
+
+    -- Its logins take a moment on a busy machine.
+    local PATIENT = {
+      -- A few wrong logins, and it takes its time over the next one.
+      connect_interval = "1h", fast_interval = "1s",
+      connect_timeout = "10s", tls_timeout = "10s", deep_timeout = "20s",
+    }
+
+    local function listeners(password)
+      local starttls = { tls_mode = "starttls", tls_ca_file = dovecot.ca }
+      local implicit = { tls = true, tls_ca_file = dovecot.ca }
+      local all = {}
+      for _, each in ipairs({
+        { "imap", dovecot.imap, {} },
+        { "imap", dovecot.imap, starttls },
+        { "imap", dovecot.imaps, implicit },
+        { "imap", dovecot.imap_proxy, { haproxy_v2 = true } },
+        { "imap", dovecot.imaps_proxy, merged(implicit, { haproxy_v2 = true }) },
+        { "pop3", dovecot.pop3, starttls },
+        { "pop3", dovecot.pop3s, implicit },
+        { "sieve", dovecot.sieve, {} },
+        { "sieve", dovecot.sieve, starttls },
+      }) do
+        local protocol, port, how = each[1], each[2], each[3]
+        all[#all + 1] = merged({
+          protocol = protocol, host = "127.0.0.1", port = port,
+          deep_check = true, test_username = USER, test_password = password,
+        }, how)
+      end
+      for _, protocol in ipairs({ "lmtp", "smtp" }) do
+        local port = protocol == "smtp" and dovecot.submission or dovecot.lmtp
+        all[#all + 1] = { protocol = protocol, host = "127.0.0.1", port = port, deep_check = true }
+        all[#all + 1] = merged(all[#all], starttls)
+      end
+      return all
+    end
+
+    it("is good on every listener with the right password", function()
+      configure(listeners("secret"), PATIENT)
+      assert.is_true(nb.wait_ready(60))
+      for index, target in ipairs(nb.status().targets) do
+        assert.are.equal("alive", target.verdict, index .. " " .. target.key .. ": " .. tostring(target.last_error))
+      end
+    end)
+
+    it("fails with the wrong one, which is shown nowhere", function()
+      configure(listeners(PASSWORD), PATIENT)
+      assert.is_true(nb.wait_ready(60))
+      local status, servers = nb.status(), nb.get_backend_servers()
+      configure({})
+      for index, target in ipairs(status.targets) do
+        if target.protocol == "lmtp" or target.protocol == "smtp" then
+          assert.are.equal("alive", target.verdict, index .. " " .. tostring(target.last_error))
+        else
+          assert.are.equal("dead", target.verdict, index .. " " .. target.key)
+          assert.matches("^auth: refused: ", target.last_error)
+        end
+      end
+      assert_no_secret({ status, servers })
+    end)
+
+    it("is made on demand", function()
+      local target = merged({
+        host = "127.0.0.1", port = dovecot.imap, protocol = "imap", tls_mode = "starttls", tls_ca_file = dovecot.ca,
+        deep_check = true, test_username = USER, test_password = "secret",
+      }, { connect_timeout = "10s", tls_timeout = "10s", deep_timeout = "20s" })
+      assert.is_nil(nb.check_backend_connection(target))
+      target.test_password = PASSWORD
+      local reason = nb.check_backend_connection(target)
+      assert.matches("^auth: refused: ", reason)
+      assert_no_secret(reason)
+    end)
+  end)
+end)

@@ -1,0 +1,284 @@
+//! Results: the attributes.
+
+use std::ffi::c_char;
+
+use super::handle::{self, ResultHandle};
+use super::result::{beyond, item};
+use super::status::{Done, Failure, Status, guard, out};
+use super::text::{self, OwnedString, View};
+use crate::engine::headers;
+use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar};
+
+/// A type as C takes it.
+type TypeCode = i32;
+
+/// `nauthilus_backend_type`.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Type {
+    Text = 1,
+    Integer = 2,
+    Number = 3,
+    Boolean = 4,
+}
+
+fn type_of(scalar: &Scalar) -> Type {
+    match scalar {
+        Scalar::Bytes(_) => Type::Text,
+        Scalar::Integer(_) => Type::Integer,
+        Scalar::Float(_) => Type::Number,
+        Scalar::Bool(_) => Type::Boolean,
+    }
+}
+
+/// Sets the attribute with that name.
+///
+/// # Safety
+///
+/// As `abi` says.
+unsafe fn set(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    value: AttributeValue,
+) -> Done {
+    // SAFETY: as of this function.
+    let (result, name) = unsafe {
+        (
+            handle::get("result", result)?,
+            text::bytes("name", name, name_size)?,
+        )
+    };
+    result.0.change(|result| {
+        let mut pairs = copies(&result.attributes);
+        pairs.push((name.into(), value));
+        result.attributes = Attributes::from_pairs(pairs);
+    });
+    Ok(())
+}
+
+fn copies(attributes: &Attributes) -> Vec<(Bytes, AttributeValue)> {
+    let copy = |(name, value): (&[u8], &AttributeValue)| (name.into(), value.clone());
+    attributes.iter().map(copy).collect()
+}
+
+/// Runs `work` on the scalars of the attribute with that name.
+///
+/// # Safety
+///
+/// As `abi` says.
+unsafe fn scalars<T>(
+    result: *const ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    work: impl FnOnce(&[u8], &[Scalar]) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // SAFETY: as of this function.
+    let (result, name) = unsafe {
+        (
+            handle::get("result", result)?,
+            text::bytes("name", name, name_size)?,
+        )
+    };
+    result.0.read(|result| match result.attributes.get(name) {
+        Some(value) => work(name, value.scalars()),
+        None => Err(missing(name)),
+    })
+}
+
+fn missing(name: &[u8]) -> Failure {
+    let shown = name.get(..headers::LONGEST_NAME).unwrap_or(name);
+    Failure::new(
+        Status::NotFound,
+        format!("there is no attribute \"{}\"", shown.escape_ascii()),
+    )
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_attribute(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    text: *const c_char,
+    text_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = text::bytes("text", text, text_size)?;
+            let value = AttributeValue::One(Scalar::Bytes(text.into()));
+            set(result, name, name_size, value)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_attribute_list(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    texts: *const View,
+    count: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let texts = text::list("texts", texts, count)?;
+            let scalars = texts.into_iter().map(Scalar::Bytes).collect();
+            set(result, name, name_size, AttributeValue::Many(scalars))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_attribute_integer(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    value: i64,
+    reason: *mut OwnedString,
+) -> Status {
+    let value = AttributeValue::One(Scalar::Integer(value));
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || set(result, name, name_size, value)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_attribute_number(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    value: f64,
+    reason: *mut OwnedString,
+) -> Status {
+    let value = AttributeValue::One(Scalar::Float(value));
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || set(result, name, name_size, value)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_attribute_boolean(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    value: i32,
+    reason: *mut OwnedString,
+) -> Status {
+    let value = AttributeValue::One(Scalar::Bool(value != 0));
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || set(result, name, name_size, value)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_unset_attribute(
+    result: *mut ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let result = handle::get("result", result)?;
+            let name = text::bytes("name", name, name_size)?;
+            result.0.change(|result| {
+                let mut pairs = copies(&result.attributes);
+                let before = pairs.len();
+                pairs.retain(|(other, _)| &**other != name);
+                if pairs.len() == before {
+                    return Err(missing(name));
+                }
+                result.attributes = Attributes::from_pairs(pairs);
+                Ok(())
+            })
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_attribute_count(
+    result: *const ResultHandle,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let result = handle::get("result", result)?;
+            out("count", count)?.write(result.0.read(|result| result.attributes.len()));
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_attribute_name_at(
+    result: *const ResultHandle,
+    index: usize,
+    name: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let result = handle::get("result", result)?;
+            let name = out("name", name)?;
+            name.write(result.0.read(|result| {
+                let attributes = &result.attributes;
+                match attributes.iter().nth(index) {
+                    Some((found, _)) => Ok(text::give(found)),
+                    None => Err(beyond(index, attributes.len())),
+                }
+            })?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_attribute_value_count(
+    result: *const ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let count = out("count", count)?;
+            count.write(scalars(result, name, name_size, |_, all| Ok(all.len()))?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_attribute_value_at(
+    result: *const ResultHandle,
+    name: *const c_char,
+    name_size: usize,
+    index: usize,
+    r#type: *mut TypeCode,
+    text: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = out("text", text)?;
+            let (kind, shown) = scalars(result, name, name_size, |name, all| {
+                let scalar = item(all, index)?;
+                let shown = headers::value(name, &AttributeValue::One(scalar.clone()));
+                Ok((type_of(scalar), shown))
+            })?;
+            text.write(text::give(&shown));
+            if !r#type.is_null() {
+                r#type.write(kind as i32);
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,274 @@
+//! Request contexts.
+
+use std::ffi::c_char;
+
+use super::handle::{self, ContextHandle, ResultHandle};
+use super::result::{beyond, item};
+use super::status::{Failure, Status, guard, out};
+use super::text::{self, OwnedString, View};
+use crate::engine::context::SharedContext;
+use crate::engine::headers::RefusedAttribute;
+use crate::engine::process::current;
+use crate::engine::result::SharedResult;
+use crate::engine::server_address::ServerAddress;
+
+fn refused(attribute: RefusedAttribute) -> Failure {
+    Failure::new(Status::Refused, attribute.to_string())
+}
+
+/// A port, 1..=65535.
+///
+/// # Errors
+///
+/// Where it is none.
+pub(super) fn port(port: u32) -> Result<u16, Failure> {
+    u16::try_from(port)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| Failure::invalid(format!("port: integer 1..65535 expected, got {port}")))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_new(
+    context: *mut *mut ContextHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            handle::give("context", context, ContextHandle(SharedContext::new()))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_retain(
+    context: *mut ContextHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || handle::retain("context", context)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_release(context: *mut ContextHandle) {
+    // SAFETY: as `abi` says.
+    unsafe { handle::release(context) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_set_base(
+    context: *mut ContextHandle,
+    result: *const ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            // A snapshot: the two locks are never held together.
+            let base = handle::get("result", result)?.0.snapshot();
+            context.0.with(|c| c.set_base(base)).map_err(refused)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_apply(
+    context: *mut ContextHandle,
+    result: *const ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let result = handle::get("result", result)?.0.snapshot();
+            context.0.with(|c| c.apply(&result)).map_err(refused)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_remove(
+    context: *mut ContextHandle,
+    names: *const View,
+    count: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let names = text::list("names", names, count)?;
+            context.0.with(|c| c.remove(names));
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_removed_count(
+    context: *const ContextHandle,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            out("count", count)?.write(context.0.with(|c| c.removed().len()));
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_removed_at(
+    context: *const ContextHandle,
+    index: usize,
+    name: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let name = out("name", name)?;
+            let removed = |name: &_| text::give(name);
+            name.write(
+                context
+                    .0
+                    .with(|c| item(c.removed(), index).map(|name| removed(name)))?,
+            );
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_select(
+    context: *mut ContextHandle,
+    ip: *const c_char,
+    ip_size: usize,
+    port: u32,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let given = text::bytes("ip", ip, ip_size)?;
+            let port = self::port(port)?;
+            match ServerAddress::parse(given) {
+                Ok(ServerAddress::Literal(ip)) => context.0.with(|c| c.select(ip, port)),
+                Ok(ServerAddress::Name(name)) => {
+                    let address = current().current_ip_of(name).map(|ip| ip.to_string());
+                    let chosen = address.as_deref().unwrap_or(name);
+                    context.0.with(|c| c.select(chosen, port));
+                }
+                Err(expected) => {
+                    return Err(Failure::new(Status::Refused, format!("ip: {expected}")));
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_selected(
+    context: *const ContextHandle,
+    ip: *mut OwnedString,
+    port: *mut u32,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let (ip, port) = (out("ip", ip)?, out("port", port)?);
+            let Some(selection) = context.0.with(|c| c.selected().cloned()) else {
+                return Err(Failure::new(Status::NotFound, "no server is selected"));
+            };
+            ip.write(text::give(selection.ip.as_bytes()));
+            port.write(selection.port.into());
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_header_count(
+    context: *const ContextHandle,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            out("count", count)?.write(context.0.with(|c| c.headers()).len());
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_header_at(
+    context: *const ContextHandle,
+    index: usize,
+    name: *mut OwnedString,
+    value: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let (name, value) = (out("name", name)?, out("value", value)?);
+            let headers = context.0.with(|c| c.headers());
+            let (mut at, mut found) = (0, None);
+            headers.for_each(|name, value| {
+                if at == index {
+                    found = Some((text::give(name.as_bytes()), text::give(value)));
+                }
+                at += 1;
+            });
+            let (its_name, its_value) = found.ok_or_else(|| beyond(index, at))?;
+            name.write(its_name);
+            value.write(its_value);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_result(
+    context: *const ContextHandle,
+    result: *mut *mut ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let context = handle::get("context", context)?;
+            let current = context.0.with(|c| c.current_result());
+            handle::give("result", result, ResultHandle(SharedResult::new(current)))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_context_reset(
+    context: *mut ContextHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            handle::get("context", context)?.0.with(|c| c.reset());
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,311 @@
+//! Results: the fields. Attributes are in `attribute.rs`.
+
+use std::ffi::c_char;
+
+use super::handle::{self, ResultHandle};
+use super::status::{Failure, Status, guard, out};
+use super::text::{self, OwnedString, View};
+use crate::engine::result::{Attributes, BackendResult, Bytes, SharedResult};
+
+/// A field as C gives it: any number.
+type FieldCode = i32;
+
+/// `nauthilus_backend_field`.
+#[expect(clippy::enum_variant_names, reason = "the fields' own names")]
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Field {
+    Authenticated = 1,
+    UserFound = 2,
+    AccountField = 3,
+    TotpSecretField = 4,
+    TotpRecoveryField = 5,
+    UniqueUserIdField = 6,
+    DisplayNameField = 7,
+    Attributes = 8,
+    Groups = 9,
+    GroupDns = 10,
+    WebauthnCredentials = 11,
+}
+
+const FIELDS: [Field; 11] = [
+    Field::Authenticated,
+    Field::UserFound,
+    Field::AccountField,
+    Field::TotpSecretField,
+    Field::TotpRecoveryField,
+    Field::UniqueUserIdField,
+    Field::DisplayNameField,
+    Field::Attributes,
+    Field::Groups,
+    Field::GroupDns,
+    Field::WebauthnCredentials,
+];
+
+/// A field of a result, where it is.
+enum Place<'a> {
+    Flag(&'a mut bool),
+    Text(&'a mut Option<Bytes>),
+    List(&'a mut Vec<Bytes>),
+    Attributes(&'a mut Attributes),
+}
+
+fn place(result: &mut BackendResult, field: Field) -> Place<'_> {
+    match field {
+        Field::Authenticated => Place::Flag(&mut result.authenticated),
+        Field::UserFound => Place::Flag(&mut result.user_found),
+        Field::AccountField => Place::Text(&mut result.account_field),
+        Field::TotpSecretField => Place::Text(&mut result.totp_secret_field),
+        Field::TotpRecoveryField => Place::Text(&mut result.totp_recovery_field),
+        Field::UniqueUserIdField => Place::Text(&mut result.unique_user_id_field),
+        Field::DisplayNameField => Place::Text(&mut result.display_name_field),
+        Field::Attributes => Place::Attributes(&mut result.attributes),
+        Field::Groups => Place::List(&mut result.groups),
+        Field::GroupDns => Place::List(&mut result.group_dns),
+        Field::WebauthnCredentials => Place::List(&mut result.webauthn_credentials),
+    }
+}
+
+/// Runs `work` on a field of the result, under its lock.
+///
+/// # Safety
+///
+/// As `abi` says.
+unsafe fn at<T>(
+    result: *const ResultHandle,
+    field: FieldCode,
+    work: impl FnOnce(Place<'_>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // SAFETY: as of this function.
+    let result = unsafe { handle::get("result", result) }?;
+    let known = FIELDS.into_iter().find(|known| *known as i32 == field);
+    let Some(known) = known else {
+        return Err(Failure::invalid(format!(
+            "field: a constant of nauthilus_backend_field expected, got {field}"
+        )));
+    };
+    result.0.change(|result| work(place(result, known)))
+}
+
+fn wrong_kind(field: FieldCode, wanted: &str) -> Failure {
+    Failure::invalid(format!("field: {wanted} expected, got field {field}"))
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_new(
+    result: *mut *mut ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            handle::give("result", result, ResultHandle(SharedResult::default()))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_retain(
+    result: *mut ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || handle::retain("result", result)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_release(result: *mut ResultHandle) {
+    // SAFETY: as `abi` says.
+    unsafe { handle::release(result) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_flag(
+    result: *mut ResultHandle,
+    field: FieldCode,
+    value: i32,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            at(result, field, |place| match place {
+                Place::Flag(flag) => {
+                    *flag = value != 0;
+                    Ok(())
+                }
+                _ => Err(wrong_kind(field, "a flag")),
+            })
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_flag(
+    result: *const ResultHandle,
+    field: FieldCode,
+    value: *mut i32,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let value = out("value", value)?;
+            value.write(at(result, field, |place| match place {
+                Place::Flag(flag) => Ok(i32::from(*flag)),
+                _ => Err(wrong_kind(field, "a flag")),
+            })?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_text(
+    result: *mut ResultHandle,
+    field: FieldCode,
+    text: *const c_char,
+    text_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = text::bytes("text", text, text_size)?;
+            at(result, field, |place| match place {
+                Place::Text(place) => {
+                    *place = Some(text.into());
+                    Ok(())
+                }
+                _ => Err(wrong_kind(field, "a text")),
+            })
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_text(
+    result: *const ResultHandle,
+    field: FieldCode,
+    text: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = out("text", text)?;
+            text.write(at(result, field, |place| match place {
+                Place::Text(Some(set)) => Ok(text::give(set)),
+                Place::Text(None) => Err(Failure::new(
+                    Status::NotFound,
+                    format!("field {field} is not set"),
+                )),
+                _ => Err(wrong_kind(field, "a text")),
+            })?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_set_list(
+    result: *mut ResultHandle,
+    field: FieldCode,
+    texts: *const View,
+    count: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let texts = text::list("texts", texts, count)?;
+            at(result, field, |place| match place {
+                Place::List(list) => {
+                    *list = texts;
+                    Ok(())
+                }
+                _ => Err(wrong_kind(field, "a list")),
+            })
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_list_count(
+    result: *const ResultHandle,
+    field: FieldCode,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let count = out("count", count)?;
+            count.write(at(result, field, |place| match place {
+                Place::List(list) => Ok(list.len()),
+                _ => Err(wrong_kind(field, "a list")),
+            })?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_list_at(
+    result: *const ResultHandle,
+    field: FieldCode,
+    index: usize,
+    text: *mut OwnedString,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = out("text", text)?;
+            text.write(at(result, field, |place| match place {
+                Place::List(list) => item(list, index).map(|item| text::give(item)),
+                _ => Err(wrong_kind(field, "a list")),
+            })?);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_result_clear(
+    result: *mut ResultHandle,
+    field: FieldCode,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            at(result, field, |place| {
+                match place {
+                    Place::Flag(flag) => *flag = false,
+                    Place::Text(text) => *text = None,
+                    Place::List(list) => *list = Vec::new(),
+                    Place::Attributes(attributes) => *attributes = Attributes::default(),
+                }
+                Ok(())
+            })
+        })
+    }
+}
+
+/// The item at `index`, from 0.
+///
+/// # Errors
+///
+/// Where there is none.
+pub(super) fn item<T>(items: &[T], index: usize) -> Result<&T, Failure> {
+    items.get(index).ok_or_else(|| beyond(index, items.len()))
+}
+
+/// An index that is too large.
+pub(super) fn beyond(index: usize, count: usize) -> Failure {
+    Failure::new(
+        Status::OutOfRange,
+        format!("index: a number below {count} expected, got {index}"),
+    )
+}

@@ -1,0 +1,337 @@
+//! Configuration, start and stop, and the list of alive servers.
+
+use std::ffi::{OsStr, c_char};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::port;
+use super::handle;
+use super::result::item;
+use super::status::{Done, Failure, Status, guard, out};
+use super::text::{self, OwnedString, View, terminated};
+use crate::engine::config::{Config, ConfigError};
+use crate::engine::process::{Process, Start, current};
+use crate::engine::service::{BackendServer, Service};
+use crate::sys::copies;
+
+/// `nauthilus_backend_servers`.
+struct ServersHandle {
+    generation: u64,
+    servers: Vec<ServerTexts>,
+}
+
+/// A server with its texts as C wants them.
+struct ServerTexts {
+    ip: Box<[u8]>,
+    host: Box<[u8]>,
+    protocol: Box<[u8]>,
+    tls_mode: Box<[u8]>,
+    request_uri: Box<[u8]>,
+    server: BackendServer,
+}
+
+/// `nauthilus_backend_server`. New fields come at the end.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Server {
+    ip: View,
+    host: View,
+    protocol: View,
+    tls_mode: View,
+    request_uri: View,
+    port: u32,
+    tls: i32,
+    tls_skip_verify: i32,
+    haproxy_v2: i32,
+    deep_check: i32,
+}
+
+/// Where the first version's fields end: what every caller has.
+const FIRST_VERSION: usize = std::mem::offset_of!(Server, deep_check) + size_of::<i32>();
+
+impl ServerTexts {
+    fn new(server: BackendServer) -> Self {
+        let target = &server.target;
+        Self {
+            ip: terminated(server.ip.as_bytes()),
+            host: terminated(target.host.to_string().as_bytes()),
+            protocol: terminated(target.protocol.name().as_bytes()),
+            tls_mode: terminated(target.tls_mode.name().as_bytes()),
+            request_uri: terminated(target.request_uri.as_bytes()),
+            server,
+        }
+    }
+
+    /// Views into `self`.
+    fn view(&self) -> Server {
+        let target = &self.server.target;
+        Server {
+            ip: View::of(&self.ip),
+            host: View::of(&self.host),
+            protocol: View::of(&self.protocol),
+            tls_mode: View::of(&self.tls_mode),
+            request_uri: View::of(&self.request_uri),
+            port: target.port.into(),
+            tls: target.implicit_tls().into(),
+            tls_skip_verify: target.tls_skip_verify.into(),
+            haproxy_v2: target.haproxy_v2.into(),
+            deep_check: target.deep_check.into(),
+        }
+    }
+}
+
+fn wrong(reason: String) -> Failure {
+    Failure::new(Status::Configuration, reason)
+}
+
+fn other_copy(reason: String) -> Failure {
+    Failure::new(Status::OtherCopy, reason)
+}
+
+fn system(reason: String) -> Failure {
+    Failure::new(Status::System, reason)
+}
+
+/// Puts a configuration in force that was read.
+fn configure(read: Result<Config, ConfigError>) -> Done {
+    let config = read.map_err(|e| wrong(e.to_string()))?;
+    copies::claim().map_err(other_copy)?;
+    current().configure(config, false).map_err(system)
+}
+
+/// What `${NAME}` in a configuration stands for.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The engine, configured from the environment where nothing else was.
+fn configured() -> Result<Arc<Process>, Failure> {
+    let process = current();
+    process.configure_from_environment().map_err(wrong)?;
+    Ok(process)
+}
+
+fn service(process: &Process, start: Start) -> Result<Arc<Service>, Failure> {
+    process.service(start).ok_or_else(|| {
+        Failure::new(
+            Status::NotConfigured,
+            "nothing was configured: call a configure function, or set NAUTHILUS_BACKEND_CONFIG",
+        )
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_configure_file(
+    path: *const c_char,
+    path_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let path = Path::new(OsStr::from_bytes(text::bytes("path", path, path_size)?));
+            configure(Config::from_file(path, &variable))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_configure_yaml(
+    text: *const c_char,
+    text_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let text = text::bytes("text", text, text_size)?;
+            let text = std::str::from_utf8(text)
+                .map_err(|e| wrong(format!("not UTF-8 at byte {}", e.valid_up_to())))?;
+            configure(Config::from_yaml(text, &variable))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_start(reason: *mut OwnedString) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            copies::claim().map_err(other_copy)?;
+            configured()?.start().map_err(system)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_stop(reason: *mut OwnedString) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            current().stop();
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_wait_ready(
+    milliseconds: i64,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let process = configured()?;
+            service(&process, Start::Allowed)?;
+            let at_most = u64::try_from(milliseconds).ok().map(Duration::from_millis);
+            if process.wait_ready(at_most) {
+                return Ok(());
+            }
+            Err(Failure::new(
+                Status::Timeout,
+                format!("not every target had a verdict within {milliseconds} ms"),
+            ))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_generation(
+    generation: *mut u64,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let generation = out("generation", generation)?;
+            generation.write(service(&current(), Start::Forbidden)?.generation());
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_report_failure(
+    ip: *const c_char,
+    ip_size: usize,
+    port: u32,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let ip = text::bytes("ip", ip, ip_size)?;
+            let port = self::port(port)?;
+            let service = service(&*configured()?, Start::Allowed)?;
+            let known = std::str::from_utf8(ip).is_ok_and(|ip| service.report_failure(ip, port));
+            if known {
+                return Ok(());
+            }
+            Err(Failure::new(
+                Status::NotFound,
+                "no configured target is at this address and port",
+            ))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_acquire(
+    servers: *mut *mut ServersHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            out("servers", servers)?;
+            let snapshot = service(&*configured()?, Start::Allowed)?.snapshot();
+            let list = ServersHandle {
+                generation: snapshot.generation,
+                servers: snapshot.servers.into_iter().map(ServerTexts::new).collect(),
+            };
+            handle::give("servers", servers, list)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_retain(
+    servers: *mut ServersHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe { guard(reason, || handle::retain("servers", servers)) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_release(servers: *mut ServersHandle) {
+    // SAFETY: as `abi` says.
+    unsafe { handle::release(servers) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_generation(
+    servers: *const ServersHandle,
+    generation: *mut u64,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let servers = handle::get("servers", servers)?;
+            out("generation", generation)?.write(servers.generation);
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_count(
+    servers: *const ServersHandle,
+    count: *mut usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says.
+    unsafe {
+        guard(reason, || {
+            let servers = handle::get("servers", servers)?;
+            out("count", count)?.write(servers.servers.len());
+            Ok(())
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nauthilus_backend_servers_at(
+    servers: *const ServersHandle,
+    index: usize,
+    server: *mut Server,
+    server_size: usize,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says; `server` has `server_size` bytes.
+    unsafe {
+        guard(reason, || {
+            let servers = handle::get("servers", servers)?;
+            let server = out("server", server)?;
+            if server_size < FIRST_VERSION {
+                return Err(Failure::invalid(format!(
+                    "server_size: at least {FIRST_VERSION} expected, got {server_size}"
+                )));
+            }
+            let view = MaybeUninit::new(item(&servers.servers, index)?.view());
+            let known = size_of::<Server>();
+            let start = server.cast::<u8>();
+            ptr::copy_nonoverlapping(view.as_ptr().cast(), start, known.min(server_size));
+            if server_size > known {
+                start.add(known).write_bytes(0, server_size - known);
+            }
+            Ok(())
+        })
+    }
+}

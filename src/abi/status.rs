@@ -1,0 +1,188 @@
+//! How a call ended.
+
+use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::text::{self, OwnedString};
+
+/// A status as C gives it: any number.
+type StatusCode = i32;
+
+/// `nauthilus_backend_status`. A number is never used for anything else again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum Status {
+    Ok = 0,
+    InvalidArgument = 1,
+    NotFound = 2,
+    OutOfRange = 3,
+    Refused = 4,
+    Configuration = 5,
+    NotConfigured = 6,
+    CheckFailed = 7,
+    Timeout = 8,
+    System = 9,
+    OtherCopy = 10,
+    #[cfg_attr(feature = "_lua", expect(dead_code))]
+    NoLua = 11,
+    #[cfg_attr(not(feature = "_lua"), expect(dead_code))]
+    NotLoaded = 12,
+    #[cfg_attr(not(feature = "_lua"), expect(dead_code))]
+    WrongLuaValue = 13,
+    #[cfg_attr(not(feature = "_lua"), expect(dead_code))]
+    LuaError = 14,
+    Internal = 15,
+}
+
+/// Why a call failed: the status, and one line for a person.
+pub(crate) struct Failure {
+    status: Status,
+    reason: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::new(Status::InvalidArgument, reason)
+    }
+}
+
+/// What the work of an exported function gives.
+pub(crate) type Done = Result<(), Failure>;
+
+/// Runs the work of an exported function: its failure becomes status and reason, and no panic
+/// unwinds into C.
+///
+/// # Safety
+///
+/// `reason` is null or may be written.
+pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done) -> Status {
+    let failure = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return Status::Ok,
+        Ok(Err(failure)) => failure,
+        Err(panic) => {
+            // Dropping the payload could panic again.
+            std::mem::forget(panic);
+            Failure::new(Status::Internal, "internal error: a defect of this library")
+        }
+    };
+    if !reason.is_null() {
+        // SAFETY: as of this function.
+        unsafe { reason.write(text::give(one_line(&failure.reason).as_bytes())) };
+    }
+    failure.status
+}
+
+/// `text` without control characters: it may repeat what the caller gave, a path for example.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Runs work that cannot fail and returns nothing; a panic stays here.
+pub(crate) fn guard_release(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        std::mem::forget(panic);
+    }
+}
+
+/// An out parameter.
+///
+/// # Errors
+///
+/// Where it is null.
+pub(crate) fn out<T>(name: &str, parameter: *mut T) -> Result<*mut T, Failure> {
+    if parameter.is_null() {
+        return Err(Failure::invalid(format!(
+            "{name}: a pointer to write to expected, got null"
+        )));
+    }
+    Ok(parameter)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nauthilus_backend_status_text(status: StatusCode) -> *const c_char {
+    let text: &'static CStr = match status {
+        0 => c"success",
+        1 => c"invalid argument",
+        2 => c"not there",
+        3 => c"index out of range",
+        4 => c"no address, or no possible response header",
+        5 => c"wrong configuration",
+        6 => c"not configured",
+        7 => c"the check failed",
+        8 => c"timed out",
+        9 => c"the system refused something needed",
+        10 => c"another copy of this library has the engine of this process",
+        11 => c"this library was built without Lua",
+        12 => c"the Lua state has not loaded this module",
+        13 => c"the Lua value is not of the class expected",
+        14 => c"Lua raised an error",
+        15 => c"internal error",
+        _ => c"unknown status",
+    };
+    text.as_ptr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr;
+
+    fn failing(reason: *mut OwnedString, work: impl FnOnce() -> Done) -> Status {
+        // SAFETY: the tests pass null or a string of their own.
+        unsafe { guard(reason, work) }
+    }
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        let status = failing(ptr::null_mut(), || panic!("on purpose"));
+        assert_eq!(status, Status::Internal);
+        guard_release(|| {
+            std::panic::panic_any(());
+        });
+    }
+
+    #[test]
+    fn a_reason_is_given_on_failure_only() {
+        let mut reason = text::give(b"");
+        text::release(&mut reason);
+        assert_eq!(failing(&raw mut reason, || Ok(())), Status::Ok);
+        assert!(reason.is_empty());
+        let status = failing(&raw mut reason, || Err(Failure::invalid("why")));
+        assert_eq!(status, Status::InvalidArgument);
+        assert!(!reason.is_empty());
+        text::release(&mut reason);
+    }
+
+    #[test]
+    fn a_reason_is_one_line() {
+        assert_eq!(one_line("a\0b\nc\u{e4}"), "a\\u{0}b\\nc\u{e4}");
+    }
+
+    #[test]
+    fn every_status_has_a_text_of_its_own() {
+        let text = |status| {
+            // SAFETY: the function returns a C string that lives for ever.
+            unsafe { CStr::from_ptr(nauthilus_backend_status_text(status)) }
+        };
+        let last = Status::Internal as i32;
+        for status in 0..=last {
+            assert_ne!(text(status), text(-1), "{status}");
+        }
+        assert_eq!(text(last + 1), text(-1));
+    }
+}

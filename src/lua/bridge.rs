@@ -1,0 +1,279 @@
+//! C's way into a Lua state: the functions of the header that take one.
+//!
+//! What can raise an error runs inside a protected call, so that none reaches the host. The
+//! functions called are in the registry, under addresses of this copy of the library: another
+//! copy, whose userdata hold something else, does not find them, and finding them needs no memory.
+
+use std::ffi::{c_int, c_void};
+use std::slice;
+
+use mlua::ffi::{self, lua_State};
+use mlua::prelude::*;
+
+use super::raw::{self, Answer, Args, Natives, native};
+use crate::abi::handle::{self, ContextHandle, ResultHandle};
+use crate::abi::status::{Done, Failure, Status, guard, out};
+use crate::abi::text::OwnedString;
+
+/// What the registry has for the bridge.
+#[derive(Clone, Copy)]
+enum Entry {
+    TakeResult,
+    TakeContext,
+    PushResult,
+    PushContext,
+    Bind,
+}
+
+/// Only the addresses matter, one for each entry.
+static KEYS: [u8; 5] = [0; 5];
+
+/// Stack slots that the functions here need: a function, its arguments, and one to spare.
+const SLOTS: c_int = 4;
+
+impl Entry {
+    fn key(self) -> *const c_void {
+        KEYS.as_ptr().wrapping_add(self as usize).cast()
+    }
+}
+
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    for (entry, function) in [
+        (Entry::TakeResult, natives.function(native!(take_result))?),
+        (Entry::TakeContext, natives.function(native!(take_context))?),
+        (Entry::PushResult, natives.function(raw::push_result)?),
+        (Entry::PushContext, natives.function(raw::push_context)?),
+    ] {
+        keep(natives.lua(), entry, function)?;
+    }
+    Ok(())
+}
+
+/// `bind` is the host adapter's function.
+pub(super) fn register_bind(lua: &Lua, bind: LuaFunction) -> LuaResult<()> {
+    keep(lua, Entry::Bind, bind)
+}
+
+fn keep(lua: &Lua, entry: Entry, function: LuaFunction) -> LuaResult<()> {
+    // SAFETY: takes the one argument from the stack.
+    unsafe {
+        lua.exec_raw(function, |state| {
+            ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, entry.key());
+        })
+    }
+}
+
+/// `take_result(address of an Option<SharedResult>, value)` → whether it is one
+fn take_result(args: &Args) -> Answer {
+    // SAFETY: no script has this function; `take` calls it with such an address.
+    unsafe { fill(args.address(1), args.result(2)) }
+}
+
+/// `take_context(address of an Option<SharedContext>, value)` → whether it is one
+fn take_context(args: &Args) -> Answer {
+    // SAFETY: as in `take_result`.
+    unsafe { fill(args.address(1), args.context(2)) }
+}
+
+unsafe fn fill<T: Clone>(place: *mut c_void, found: Option<&T>) -> Answer {
+    // SAFETY: as of the callers.
+    match (unsafe { place.cast::<Option<T>>().as_mut() }, found) {
+        (Some(place), Some(found)) => {
+            *place = Some(found.clone());
+            Answer::Bool(true)
+        }
+        _ => Answer::Bool(false),
+    }
+}
+
+/// A state with room on its stack, within one call from C.
+struct Visit(*mut lua_State);
+
+impl Visit {
+    /// # Errors
+    ///
+    /// Where the state is null, or its stack is full.
+    fn begin(state: *mut lua_State, room: bool) -> Result<Self, Failure> {
+        if state.is_null() {
+            return Err(Failure::invalid("state: a lua_State expected, got null"));
+        }
+        if !room {
+            return Err(Failure::new(
+                Status::LuaError,
+                "the stack of the Lua state is full",
+            ));
+        }
+        Ok(Self(state))
+    }
+
+    /// The index as one that pushing does not change.
+    fn absolute(&self, index: c_int) -> Result<c_int, Failure> {
+        if index <= ffi::LUA_REGISTRYINDEX {
+            return Ok(index);
+        }
+        // SAFETY: the state is valid; nothing raises.
+        let top = unsafe { ffi::lua_gettop(self.0) };
+        let absolute = if index < 0 { top + index + 1 } else { index };
+        if (1..=top).contains(&absolute) {
+            return Ok(absolute);
+        }
+        Err(Failure::invalid(format!(
+            "index: a place on the stack of {top} expected, got {index}"
+        )))
+    }
+
+    /// Pushes the function of an entry.
+    fn push(&self, entry: Entry) -> Done {
+        // SAFETY: there is room; a look into the registry raises nothing.
+        unsafe {
+            ffi::lua_rawgetp(self.0, ffi::LUA_REGISTRYINDEX, entry.key());
+            if ffi::lua_type(self.0, -1) == ffi::LUA_TFUNCTION {
+                return Ok(());
+            }
+            ffi::lua_pop(self.0, 1);
+        }
+        Err(Failure::new(
+            Status::NotLoaded,
+            "this Lua state has not loaded this copy of nauthilus_backend: require it first",
+        ))
+    }
+
+    /// Calls the function below `arguments` values of the stack.
+    fn call(&self, arguments: c_int, results: c_int) -> Done {
+        // SAFETY: function and arguments are on the stack; errors are caught, and the text of
+        // one is copied before it leaves the stack.
+        unsafe {
+            if ffi::lua_pcall(self.0, arguments, results, 0) == ffi::LUA_OK {
+                return Ok(());
+            }
+            let mut length = 0;
+            let text = if ffi::lua_type(self.0, -1) == ffi::LUA_TSTRING {
+                let bytes = ffi::lua_tolstring(self.0, -1, &raw mut length);
+                String::from_utf8_lossy(slice::from_raw_parts(bytes.cast(), length)).into_owned()
+            } else {
+                "an error that is no text".to_owned()
+            };
+            ffi::lua_pop(self.0, 1);
+            Err(Failure::new(Status::LuaError, text))
+        }
+    }
+
+    /// What the value at `index` holds, if it is of the class.
+    fn take<T>(&self, entry: Entry, index: c_int, class: &str) -> Result<T, Failure> {
+        let index = self.absolute(index)?;
+        let mut place: Option<T> = None;
+        self.push(entry)?;
+        // SAFETY: there is room for two more values; the place outlives the call.
+        unsafe {
+            ffi::lua_pushlightuserdata(self.0, (&raw mut place).cast());
+            ffi::lua_pushvalue(self.0, index);
+        }
+        self.call(2, 0)?;
+        place.ok_or_else(|| {
+            Failure::new(
+                Status::WrongLuaValue,
+                format!("index: a {class} of this copy of nauthilus_backend expected"),
+            )
+        })
+    }
+
+    /// Pushes a userdata that holds `content`.
+    fn give<T>(&self, entry: Entry, content: &T) -> Done {
+        self.push(entry)?;
+        // SAFETY: there is room; the content outlives the call, which only reads it.
+        unsafe {
+            let address = std::ptr::from_ref(content).cast_mut();
+            ffi::lua_pushlightuserdata(self.0, address.cast());
+        }
+        self.call(1, 1)
+    }
+}
+
+/// Whether the stack has room for what is done here. Asked before anything of ours is alive:
+/// Lua 5.1 raises where it has no memory for a larger stack.
+unsafe fn has_room(state: *mut lua_State) -> bool {
+    // SAFETY: the caller's state is valid or null.
+    !state.is_null() && unsafe { ffi::lua_checkstack(state, SLOTS) } != 0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn nauthilus_backend_result_from_lua(
+    state: *mut lua_State,
+    index: c_int,
+    result: *mut *mut ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as `abi` says, and the state is null or valid and the caller's to use.
+    unsafe {
+        let room = has_room(state);
+        guard(reason, || {
+            let visit = Visit::begin(state, room)?;
+            out("result", result)?;
+            let taken = visit.take(Entry::TakeResult, index, "result")?;
+            handle::give("result", result, ResultHandle(taken))
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn nauthilus_backend_result_push_lua(
+    state: *mut lua_State,
+    result: *const ResultHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as in `nauthilus_backend_result_from_lua`.
+    unsafe {
+        let room = has_room(state);
+        guard(reason, || {
+            let visit = Visit::begin(state, room)?;
+            visit.give(Entry::PushResult, &handle::get("result", result)?.0)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn nauthilus_backend_context_bind_lua(
+    state: *mut lua_State,
+    context: *const ContextHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as in `nauthilus_backend_result_from_lua`; there is room for function and argument.
+    unsafe {
+        let room = has_room(state);
+        guard(reason, || {
+            let visit = Visit::begin(state, room)?;
+            visit.push(Entry::Bind)?;
+            let pushed = match context.as_ref() {
+                Some(context) => visit.give(Entry::PushContext, &context.0),
+                None => {
+                    ffi::lua_pushnil(state);
+                    Ok(())
+                }
+            };
+            if let Err(failure) = pushed {
+                ffi::lua_pop(state, 1);
+                return Err(failure);
+            }
+            visit.call(1, 0)
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C-unwind" fn nauthilus_backend_context_from_lua(
+    state: *mut lua_State,
+    index: c_int,
+    context: *mut *mut ContextHandle,
+    reason: *mut OwnedString,
+) -> Status {
+    // SAFETY: as in `nauthilus_backend_result_from_lua`.
+    unsafe {
+        let room = has_room(state);
+        guard(reason, || {
+            let visit = Visit::begin(state, room)?;
+            out("context", context)?;
+            let taken = visit.take(Entry::TakeContext, index, "request context")?;
+            handle::give("context", context, ContextHandle(taken))
+        })
+    }
+}

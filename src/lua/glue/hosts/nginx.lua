@@ -1,0 +1,98 @@
+-- The adapter of nginx with its Lua module (OpenResty).
+--
+-- Each request has a context of its own, in its `ngx.ctx`, made on first use. What `ngx.ctx`
+-- does this does too: a subrequest has its own, and after an internal redirect there is a new
+-- one, while headers that were set stay set.
+
+local native, parts = ...
+local plain, wait = parts.plain, parts.nginx_wait
+if not wait then
+  return nil
+end
+
+local error, rawget, rawset, setmetatable = error, rawget, rawset, setmetatable
+local ngx = package.loaded.ngx
+local get_phase, header = ngx.get_phase, ngx.header
+local context_new, bound_context = native.context_new, plain.bound_context
+local is_http = ngx.config.subsystem == "http"
+local is_worker = native.nginx and native.nginx.is_worker
+
+local nginx = setmetatable({}, { __index = wait })
+
+-- A key that no script can meet by chance, and of which a dump of `ngx.ctx` can say what it is.
+local KEY = setmetatable({}, {
+  __tostring = function()
+    return "nauthilus_backend"
+  end,
+})
+
+-- The phases whose `ngx.ctx` is not that of a request with a response.
+local no_response = {
+  init = true,
+  init_worker = true,
+  timer = true,
+  ssl_cert = true,
+  ssl_client_hello = true,
+  ssl_session_fetch = true,
+  ssl_session_store = true,
+  exit_worker = true,
+}
+
+local function publish(changes, count)
+  for index = 1, count, 2 do
+    -- `false` clears: nginx wants nil for that.
+    header[changes[index]] = changes[index + 1] or nil
+  end
+end
+
+local publish_here = is_http and publish or nil
+
+-- Level 4: called by `current_context`, which functions of the API call.
+local function refuse(name, why)
+  error((name and name .. ": " or "") .. why, 4)
+end
+
+function nginx.current_context(name)
+  local bound = bound_context()
+  if bound then
+    return bound
+  end
+  -- `init` has no `ngx.ctx` at all, and asking for it raises.
+  local ctx = get_phase() ~= "init" and ngx.ctx
+  -- `rawget`: nginx lets a request inherit the `ngx.ctx` of its connection's TLS handshake.
+  local context = ctx and rawget(ctx, KEY)
+  if not context then
+    local phase = get_phase()
+    if no_response[phase] then
+      refuse(name, "no request in nginx's phase '" .. phase .. "'")
+    end
+  end
+  if name and is_http and ngx.headers_sent then
+    refuse(name, "the response headers were already sent, in nginx's phase '" .. get_phase() .. "'")
+  end
+  if not context then
+    context = context_new()
+    rawset(ctx, KEY, context)
+  end
+  return context, publish_here
+end
+
+-- Binds for the rest of the request.
+function nginx.bind(context)
+  rawset(ngx.ctx, KEY, context)
+end
+
+nginx.with_context = plain.with_context
+
+-- The master runs `init_by_lua` at its start and at each reload. With `lua_code_cache off` a
+-- worker runs it for each request, too: that is no head.
+function nginx.is_head()
+  return get_phase() == "init" and not (is_worker and is_worker())
+end
+
+-- The master never probes and has no thread. What the workers are to share is configured there.
+function nginx.may_probe()
+  return not nginx.is_head()
+end
+
+return nginx

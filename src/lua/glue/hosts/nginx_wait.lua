@@ -1,0 +1,146 @@
+-- Waiting in nginx: a coroutine sleeps, the event loop goes on.
+--
+-- For a check: on a semaphore that is posted the moment the check is done (see
+-- src/lua/nginx/waits.rs). For anything else, and where nginx lacks what that needs: by looking
+-- again and again, less often the longer it takes.
+
+local native, parts = ...
+local raise = parts.errors.raise
+local next, pcall, require, tonumber, type = next, pcall, require, tonumber, type
+local max, min = math.max, math.min
+
+local package = package
+local ngx = type(package) == "table" and package.loaded.ngx
+if type(ngx) ~= "table" or not ngx.get_phase then
+  return nil
+end
+
+local get_phase, sleep, now = ngx.get_phase, ngx.sleep, ngx.now
+local is_exiting = ngx.worker and ngx.worker.exiting
+
+local wait = {}
+
+-- The phases whose Lua cannot yield. In two of the TLS handshake it can only in an nginx with
+-- OpenResty's patches, which nothing tells of: without them the handshake fails or the coroutine
+-- never runs again, so they count as well. Of phases that nginx may yet get, `ngx.sleep` knows.
+local no_wait = {
+  init = true,
+  init_worker = true,
+  set = true,
+  header_filter = true,
+  body_filter = true,
+  log = true,
+  balancer = true,
+  ssl_client_hello = true,
+  ssl_session_fetch = true,
+  ssl_session_store = true,
+  exit_worker = true,
+}
+
+-- Raises in a phase that cannot wait, for the API's function `name`, which called this; `up`
+-- counts the functions in between.
+function wait.require_wait(name, up)
+  local phase = get_phase()
+  if no_wait[phase] then
+    raise(name, "cannot wait in nginx's phase '" .. phase .. "'", 1 + (up or 0))
+  end
+end
+
+-- Looks at growing distances, in seconds: an eighth of the time it took so far.
+local FIRST_PAUSE, LAST_PAUSE = 0.001, 0.05
+
+local function await_looking(poll, timeout)
+  local start = now()
+  while not poll() do
+    local elapsed = now() - start
+    local left = timeout and timeout - elapsed
+    -- A worker that exits waits for its coroutines, and those that wait for others are last.
+    if (left and left <= 0) or (is_exiting and is_exiting()) then
+      return poll()
+    end
+    local pause = min(max(elapsed / 8, FIRST_PAUSE), LAST_PAUSE)
+    sleep(left and min(pause, max(left, FIRST_PAUSE)) or pause)
+  end
+  return true
+end
+
+-- For a wait without a check.
+function wait.await(_, poll, _, timeout)
+  return await_looking(poll, timeout)
+end
+
+-- The rest is for checks, where all that it needs is there.
+
+local own = native.nginx
+local base = package.loaded["resty.core.base"]
+local has_ffi, ffi = pcall(require, "ffi")
+local has_semaphores, semaphores = pcall(require, "ngx.semaphore")
+if not (own and own.wait_begin and has_ffi and has_semaphores and type(base) == "table"
+  and base.get_request and ngx.config.subsystem == "http") then
+  return wait
+end
+
+local wait_begin, wait_end, waits_released = own.wait_begin, own.wait_end, own.waits_released
+local get_request, new_semaphore = base.get_request, semaphores.new
+local cast, address_type = ffi.cast, ffi.typeof("uintptr_t")
+
+local function address_of(pointer)
+  return tonumber(cast(address_type, pointer))
+end
+
+-- Semaphores that nobody waits on, and those of waits by their numbers: the engine may post
+-- these, so they must not be collected, even where the coroutine that waits is.
+local free, held = {}, {}
+
+local function give_back(semaphore)
+  -- A check may have ended just after the wait for it did.
+  while semaphore:count() > 0 and semaphore:wait(0) do
+  end
+  free[#free + 1] = semaphore
+end
+
+local function take_back_released()
+  for _, number in next, waits_released() or {} do
+    local semaphore = held[number]
+    if semaphore then
+      held[number] = nil
+      give_back(semaphore)
+    end
+  end
+end
+
+local function take_semaphore()
+  take_back_released()
+  local count = #free
+  local semaphore = free[count]
+  free[count] = nil
+  return semaphore or new_semaphore(0)
+end
+
+-- nginx takes whole milliseconds, as an int: with none it would not yield, and the time that
+-- `now` shows would stand still. Nothing is lost by looking once in an hour.
+local SHORTEST, LONGEST = 0.001, 3600
+
+function wait.await(_, poll, _, timeout, handle, is_own)
+  local semaphore = handle and take_semaphore()
+  local number = semaphore
+    and wait_begin(handle, address_of(semaphore.sem), address_of(get_request()), is_own or false)
+  if not number then
+    return await_looking(poll, timeout)
+  end
+  held[number] = semaphore
+  local start = now()
+  local done
+  repeat
+    local left = timeout and timeout - (now() - start) or LONGEST
+    local posted, problem = semaphore:wait(max(min(left, LONGEST), SHORTEST))
+    done = poll()
+    local over = not posted and (problem ~= "timeout" or (timeout and now() - start >= timeout))
+  until done or over
+  wait_end(number)
+  held[number] = nil
+  give_back(semaphore)
+  return done
+end
+
+return wait

@@ -1,0 +1,38 @@
+//! nginx with its Lua module (OpenResty): what the engine and the glue need of this host.
+//!
+//! The nginx binary exports its symbols to the modules it loads, so what is used here is looked
+//! up by name when the module is loaded; where a name is missing, in an nginx built otherwise
+//! or in another host, the feature behind it is not there and nothing else changes.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `nginx/symbols.rs` | the names of nginx that are used, and how |
+//! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
+
+mod symbols;
+mod waits;
+
+use mlua::prelude::*;
+
+use crate::engine::monitor::HostSigns;
+use crate::engine::process::set_host_signs;
+use symbols::{Role, Symbols};
+
+/// Registers the natives of `glue/hosts/nginx.lua`, in an nginx.
+pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
+    let Some(symbols) = Symbols::of_process() else {
+        return Ok(());
+    };
+    set_host_signs(HostSigns {
+        exiting: || Symbols::of_process().is_some_and(Symbols::is_exiting),
+    });
+    let table = lua.create_table()?;
+    table.raw_set("is_worker", lua.create_function(is_worker)?)?;
+    waits::register(lua, &table, symbols)?;
+    native.raw_set("nginx", table)
+}
+
+/// `is_worker()`: whether this is a process that nginx's master has forked.
+fn is_worker(_: &Lua, (): ()) -> LuaResult<bool> {
+    Ok(Symbols::of_process().is_some_and(|symbols| symbols.role() == Role::Forked))
+}

@@ -1,0 +1,208 @@
+//! The names of nginx and its Lua module that are used here.
+//!
+//! All are part of what nginx offers to modules built apart from it: their types have been the
+//! same since nginx 1.4 and lua-nginx-module 0.10.15.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
+
+use once_cell::race::OnceBox;
+
+/// `ngx_cycle_t`, `ngx_event_t` and other things that are only passed on.
+pub(super) type Opaque = c_void;
+
+/// A semaphore of the Lua module: `ngx_http_lua_sema_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Semaphore(NonNull<Opaque>);
+
+/// A request: `ngx_http_request_t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Request(NonNull<Opaque>);
+
+pub(super) type EventHandler = unsafe extern "C" fn(*mut Opaque);
+pub(super) type CleanupHandler = unsafe extern "C" fn(*mut Opaque);
+
+/// `ngx_http_cleanup_t`
+#[repr(C)]
+struct Cleanup {
+    handler: Option<CleanupHandler>,
+    data: *mut Opaque,
+    next: *mut Self,
+}
+
+type AddChannelEvent = unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHandler) -> isize;
+type AddCleanup = unsafe extern "C" fn(*mut Opaque, usize) -> *mut Cleanup;
+type PostSemaphore = unsafe extern "C" fn(*mut Opaque, c_int) -> c_int;
+
+/// `NGX_READ_EVENT` of Linux: `EPOLLIN | EPOLLRDHUP`, whatever the event module.
+const READ_EVENT: isize = 0x2001;
+
+/// What a process is to nginx, of `ngx_process`'s values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The master, before or after it forks, or the only process.
+    Head,
+    /// A worker, the privileged agent, or a cache's manager or loader.
+    Forked,
+}
+
+const PROCESS_WORKER: usize = 3;
+
+pub(super) struct Symbols {
+    process: &'static AtomicUsize,
+    exiting: &'static AtomicUsize,
+    quit: &'static AtomicI32,
+    terminate: &'static AtomicI32,
+    pub(super) wake: Option<WakeSymbols>,
+}
+
+/// What wakes a coroutine.
+pub(super) struct WakeSymbols {
+    cycle: &'static AtomicPtr<Opaque>,
+    add_channel_event: AddChannelEvent,
+    add_cleanup: AddCleanup,
+    post_semaphore: PostSemaphore,
+}
+
+impl Symbols {
+    /// Those of this process; none where it is not an nginx.
+    pub(super) fn of_process() -> Option<&'static Self> {
+        static SYMBOLS: OnceBox<Option<Symbols>> = OnceBox::new();
+        SYMBOLS.get_or_init(|| Box::new(Self::look_up())).as_ref()
+    }
+
+    fn look_up() -> Option<Self> {
+        // SAFETY: nginx declares these as `ngx_uint_t` and `sig_atomic_t` (an `int`), aligned
+        // and there for the life of the process, which writes them with single stores.
+        unsafe {
+            Some(Self {
+                process: AtomicUsize::from_ptr(address(c"ngx_process")?.cast().as_ptr()),
+                exiting: AtomicUsize::from_ptr(address(c"ngx_exiting")?.cast().as_ptr()),
+                quit: AtomicI32::from_ptr(address(c"ngx_quit")?.cast().as_ptr()),
+                terminate: AtomicI32::from_ptr(address(c"ngx_terminate")?.cast().as_ptr()),
+                wake: WakeSymbols::look_up(),
+            })
+        }
+    }
+
+    /// Whether this process has been told to exit.
+    pub(super) fn is_exiting(&self) -> bool {
+        self.exiting.load(Ordering::Relaxed) != 0
+            || self.quit.load(Ordering::Relaxed) != 0
+            || self.terminate.load(Ordering::Relaxed) != 0
+    }
+
+    pub(super) fn role(&self) -> Role {
+        if self.process.load(Ordering::Relaxed) >= PROCESS_WORKER {
+            Role::Forked
+        } else {
+            Role::Head
+        }
+    }
+}
+
+impl WakeSymbols {
+    fn look_up() -> Option<Self> {
+        // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and functions of these
+        // types: os/unix/ngx_channel.h, http/ngx_http_core_module.h; the Lua module declares
+        // the last one for LuaJIT's FFI.
+        unsafe {
+            Some(Self {
+                cycle: AtomicPtr::from_ptr(address(c"ngx_cycle")?.cast().as_ptr()),
+                add_channel_event: std::mem::transmute::<NonNull<Opaque>, AddChannelEvent>(
+                    address(c"ngx_add_channel_event")?,
+                ),
+                add_cleanup: std::mem::transmute::<NonNull<Opaque>, AddCleanup>(address(
+                    c"ngx_http_cleanup_add",
+                )?),
+                post_semaphore: std::mem::transmute::<NonNull<Opaque>, PostSemaphore>(address(
+                    c"ngx_http_lua_ffi_sema_post",
+                )?),
+            })
+        }
+    }
+
+    /// What nginx runs now: another one after a reload of an nginx without a master.
+    pub(super) fn cycle(&self) -> usize {
+        self.cycle.load(Ordering::Relaxed).addr()
+    }
+
+    /// Has `handler` called in nginx's event loop while `descriptor` is readable; false where
+    /// nginx has no connection slot left. Marked as a channel, so that a worker neither waits
+    /// for it nor complains of it when it exits.
+    ///
+    /// # Safety
+    ///
+    /// Called on the thread of nginx's event loop, while it runs. `descriptor` stays open for
+    /// the life of the process, or of the cycle.
+    pub(super) unsafe fn watch(&self, descriptor: c_int, handler: EventHandler) -> bool {
+        let cycle = self.cycle.load(Ordering::Relaxed);
+        // SAFETY: as of this function; `cycle` is the running one.
+        unsafe { (self.add_channel_event)(cycle, descriptor, READ_EVENT, handler) == 0 }
+    }
+
+    /// Has `handler` called with the request itself when the request ends, however it does;
+    /// false where there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// Called on the thread of nginx's event loop with a request that is being processed.
+    pub(super) unsafe fn at_end(&self, request: Request, handler: CleanupHandler) -> bool {
+        // SAFETY: as of this function. With size 0 nothing but the entry is allocated, in the
+        // request's pool; nginx has linked it in, and reads it when the request ends.
+        unsafe {
+            let Some(mut entry) = NonNull::new((self.add_cleanup)(request.0.as_ptr(), 0)) else {
+                return false;
+            };
+            entry.as_mut().handler = Some(handler);
+            entry.as_mut().data = request.0.as_ptr();
+        }
+        true
+    }
+
+    /// Lets the coroutine that waits for the semaphore run, in this round of the event loop.
+    ///
+    /// # Safety
+    ///
+    /// Called on the thread of nginx's event loop; the semaphore has not been freed.
+    pub(super) unsafe fn post(&self, semaphore: Semaphore) {
+        // SAFETY: as of this function.
+        unsafe { (self.post_semaphore)(semaphore.0.as_ptr(), 1) };
+    }
+}
+
+impl Semaphore {
+    /// From what LuaJIT's FFI shows as the address.
+    pub(super) fn at(address: usize) -> Option<Self> {
+        at(address).map(Self)
+    }
+}
+
+impl Request {
+    /// From what LuaJIT's FFI shows as the address.
+    pub(super) fn at(address: usize) -> Option<Self> {
+        at(address).map(Self)
+    }
+
+    /// The one that a handler given to [`WakeSymbols::at_end`] is called with.
+    pub(super) fn of_handler(data: *mut Opaque) -> Option<Self> {
+        NonNull::new(data).map(Self)
+    }
+}
+
+fn at(address: usize) -> Option<NonNull<Opaque>> {
+    NonNull::new(std::ptr::with_exposed_provenance_mut(address))
+}
+
+// SAFETY: an address, given to nginx on its own thread only (see the functions above).
+unsafe impl Send for Semaphore {}
+// SAFETY: as above.
+unsafe impl Send for Request {}
+
+/// The address of a symbol that this process has.
+fn address(name: &CStr) -> Option<NonNull<Opaque>> {
+    let name: *const c_char = name.as_ptr();
+    // SAFETY: `name` is NUL-terminated; looking a name up changes nothing.
+    NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) })
+}

@@ -1,0 +1,262 @@
+//! Wakes the coroutine that waits for a check.
+//!
+//! The coroutine sleeps on a semaphore of nginx's Lua module. When its check is done, the
+//! engine's thread puts the wait's number into a queue and rings an eventfd, which nginx's event
+//! loop watches like the channel to its master; the handler, on nginx's own thread, takes the
+//! numbers and posts the semaphores. So a wait costs nothing while it lasts, whatever its
+//! length: no timer that polls, no socket, no path in a file system that the worker's user
+//! would need a right to.
+//!
+//! A wait ends with [`Waits::end`], or with its request, of which nginx tells: then a check
+//! that nobody else can ask for is called off. A semaphore belongs to the Lua side, which keeps
+//! it until the wait has ended or been given up (`released`), so that none is posted that has
+//! been freed.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mlua::prelude::*;
+
+use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
+use crate::engine::check::Canceller;
+use crate::lua::check::Handle;
+use crate::sys::event::Event;
+use crate::sys::fork_mark::pid;
+
+/// Registers `wait_begin`, `wait_end` and `waits_released`, where nginx has what they need.
+pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -> LuaResult<()> {
+    let Some(wake) = &symbols.wake else {
+        return Ok(());
+    };
+    // `wait_begin(handle, semaphore, request, own)`: a number, or nil where no wait is possible.
+    // The addresses are numbers below 2^53. `own`: nobody else can ask for the check.
+    table.raw_set(
+        "wait_begin",
+        lua.create_function(
+            move |_, (handle, semaphore, request, own): (LuaUserDataRef<Handle>, f64, f64, bool)| {
+                let (Some(semaphore), Some(request)) = (
+                    Semaphore::at(to_address(semaphore)),
+                    Request::at(to_address(request)),
+                ) else {
+                    return Ok(None);
+                };
+                let canceller = own.then(|| handle.check().canceller());
+                let wait = Wait {
+                    semaphore,
+                    request,
+                    canceller,
+                };
+                let Some((number, bell)) = with_waits(wake, |waits| waits.begin(wake, wait)) else {
+                    return Ok(None);
+                };
+                handle.check().when_done(move || bell.ring(number));
+                Ok(Some(number))
+            },
+        )?,
+    )?;
+    // `wait_end(number)`: the semaphore is not posted any more.
+    table.raw_set(
+        "wait_end",
+        lua.create_function(move |_, number: u64| {
+            with_waits(wake, |waits| {
+                waits.end(number);
+                Some(())
+            });
+            Ok(())
+        })?,
+    )?;
+    // `waits_released()`: the numbers of waits whose request ended, or nil.
+    table.raw_set(
+        "waits_released",
+        lua.create_function(move |_, (): ()| {
+            Ok(with_waits(wake, |waits| {
+                let released = std::mem::take(&mut waits.released);
+                (!released.is_empty()).then_some(released)
+            }))
+        })?,
+    )
+}
+
+/// The glue gives what the FFI says of a pointer: whole, positive, exact.
+fn to_address(number: f64) -> usize {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // A cast saturates.
+    let address = number as usize;
+    address
+}
+
+/// The waits of this process. Only nginx's thread comes here: the lock is never waited for.
+static WAITS: Mutex<Option<Waits>> = Mutex::new(None);
+
+fn lock() -> MutexGuard<'static, Option<Waits>> {
+    WAITS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` on the waits of this process, made where it has none; `None` where they cannot
+/// be made.
+fn with_waits<T>(wake: &WakeSymbols, work: impl FnOnce(&mut Waits) -> Option<T>) -> Option<T> {
+    let mut guard = lock();
+    let fits = guard
+        .as_ref()
+        .is_some_and(|waits| waits.pid == pid() && waits.cycle == wake.cycle());
+    if !fits {
+        let fresh = Waits::start(wake)?;
+        // The descriptor of the ones before may be watched by nginx until the process ends.
+        std::mem::forget(guard.replace(fresh));
+    }
+    work(guard.as_mut()?)
+}
+
+struct Waits {
+    pid: u64,
+    cycle: usize,
+    bell: Arc<Bell>,
+    finished: Receiver<u64>,
+    waiting: HashMap<u64, Wait>,
+    /// The waits of each request whose end is watched.
+    of_request: HashMap<Request, Vec<u64>>,
+    released: Vec<u64>,
+    next: u64,
+}
+
+struct Wait {
+    semaphore: Semaphore,
+    request: Request,
+    canceller: Option<Canceller>,
+}
+
+/// What the engine's thread has of the waits.
+struct Bell {
+    numbers: Sender<u64>,
+    event: Event,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    fn ring(&self, number: u64) {
+        // The receiver lives as long as the process.
+        let _ = self.numbers.send(number);
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.event.set();
+        }
+    }
+
+    /// Silent from now on, until the next number.
+    fn hush(&self) {
+        self.event.clear();
+        self.rung.store(false, Ordering::Release);
+    }
+}
+
+impl Waits {
+    fn start(wake: &WakeSymbols) -> Option<Self> {
+        let event = Event::new().ok()?;
+        // SAFETY: the glue calls this from a phase of a request that can wait, on nginx's
+        // thread. The event is owned by waits that are never dropped once nginx watches it.
+        if !unsafe { wake.watch(event.descriptor(), on_bell) } {
+            return None;
+        }
+        let (numbers, finished) = channel();
+        Some(Self {
+            pid: pid(),
+            cycle: wake.cycle(),
+            bell: Arc::new(Bell {
+                numbers,
+                event,
+                rung: AtomicBool::new(false),
+            }),
+            finished,
+            waiting: HashMap::new(),
+            of_request: HashMap::new(),
+            released: Vec::new(),
+            next: 0,
+        })
+    }
+
+    fn begin(&mut self, wake: &WakeSymbols, wait: Wait) -> Option<(u64, Arc<Bell>)> {
+        let number = self.next;
+        match self.of_request.entry(wait.request) {
+            Entry::Occupied(mut watched) => watched.get_mut().push(number),
+            Entry::Vacant(unwatched) => {
+                // SAFETY: the glue gives the request that is running, on nginx's thread.
+                if !unsafe { wake.at_end(wait.request, on_request_end) } {
+                    return None;
+                }
+                unwatched.insert(vec![number]);
+            }
+        }
+        self.next += 1;
+        self.waiting.insert(number, wait);
+        Some((number, self.bell.clone()))
+    }
+
+    fn end(&mut self, number: u64) {
+        if let Some(wait) = self.waiting.remove(&number)
+            && let Some(numbers) = self.of_request.get_mut(&wait.request)
+        {
+            numbers.retain(|other| *other != number);
+        }
+    }
+
+    /// The request has ended: whoever still waits in it never runs again.
+    fn forget(&mut self, request: Request) -> Vec<Canceller> {
+        let numbers = self.of_request.remove(&request).unwrap_or_default();
+        let ended = numbers.iter().filter_map(|n| self.waiting.remove(n));
+        let cancellers = ended.filter_map(|wait| wait.canceller).collect();
+        self.released.extend(numbers);
+        cancellers
+    }
+}
+
+/// nginx calls this in its event loop while the eventfd is readable.
+unsafe extern "C" fn on_bell(_: *mut Opaque) {
+    contained(|| {
+        let Some(wake) = wake_symbols() else {
+            return;
+        };
+        let guard = lock();
+        let Some(waits) = guard.as_ref() else {
+            return;
+        };
+        waits.bell.hush();
+        while let Ok(number) = waits.finished.try_recv() {
+            if let Some(wait) = waits.waiting.get(&number) {
+                // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has
+                // not ended. Posting only queues an event: no Lua runs inside.
+                unsafe { wake.post(wait.semaphore) };
+            }
+        }
+    });
+}
+
+/// nginx calls this when a request ends.
+unsafe extern "C" fn on_request_end(data: *mut Opaque) {
+    contained(|| {
+        let Some(request) = Request::of_handler(data) else {
+            return;
+        };
+        let cancellers = lock()
+            .as_mut()
+            .map(|waits| waits.forget(request))
+            .unwrap_or_default();
+        for canceller in cancellers {
+            canceller.cancel();
+        }
+    });
+}
+
+fn wake_symbols() -> Option<&'static WakeSymbols> {
+    Symbols::of_process()?.wake.as_ref()
+}
+
+/// No panic reaches nginx.
+fn contained(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        // Dropping a payload could panic again.
+        std::mem::forget(panic);
+    }
+}

@@ -1,0 +1,239 @@
+"""The request context in nginx: one per request, and its headers at once."""
+
+import concurrent.futures
+import subprocess
+
+from lab import Backend, Nginx, equal, finish, free_port, init_block, run_for, test, wrk
+
+LIBRARY = """
+-- What libraries do: the module's functions are kept when they load, once for all requests.
+local nb = require("nauthilus_backend")
+local select_server, apply = nb.select_backend_server, nb.apply_backend_result
+return function(port, user)
+  select_server("192.0.2.1", port)
+  local result = nauthilus_backend_result.new()
+  result:attributes({ user = user })
+  ngx.sleep(math.random() / 100)
+  apply(result)
+end
+"""
+
+SERVER = """
+    # Each request selects and applies what its arguments say, yields in between, and says what
+    # its context holds at the end.
+    location /own {
+      access_by_lua_block {
+        require("library")(ngx.var.arg_port, ngx.var.arg_user)
+      }
+      content_by_lua_block {
+        ngx.sleep(math.random() / 100)
+        local ip, port = nb.get_selected_backend_server()
+        ngx.say(ip, " ", port, " ", nb.context():attributes().user)
+      }
+    }
+
+    # nginx runs no access phase for subrequests.
+    location /inner {
+      rewrite_by_lua_block { require("library")(ngx.var.arg_port, ngx.var.arg_user) }
+      content_by_lua_block {
+        local ip, port = nb.get_selected_backend_server()
+        ngx.say(ip, " ", port, " ", nb.context():attributes().user)
+      }
+    }
+
+    location /sub {
+      content_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 1)
+        local inner = ngx.location.capture("/inner?port=2&user=inner")
+        local ip, port = nb.get_selected_backend_server()
+        ngx.say(inner.header["Auth-Port"], " ", inner.body:gsub("\\n", ""), ", ", port, " ",
+          tostring(nb.context():attributes().user), " ", ngx.header["Auth-Port"])
+      }
+    }
+
+    location /redirect {
+      rewrite_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 1)
+        ngx.exec("/after")
+      }
+    }
+    location /after {
+      content_by_lua_block {
+        ngx.say(tostring(nb.get_selected_backend_server()), " ", ngx.header["Auth-Port"])
+      }
+    }
+
+    location /headers {
+      content_by_lua_block {
+        local result = nauthilus_backend_result.new()
+        result:attributes({ hostip = "192.0.2.7", uid = 1000, many = { "a", "b" } })
+        nb.apply_backend_result(result)
+        nb.select_backend_server("[2001:db8::1]", "993")
+        nb.select_backend_server("2001:db8::2", 994)
+        ngx.header["X-Nauthilus-Foreign"] = "x"
+        nb.remove_from_backend_result({ "foreign" })
+        result:attributes({ uid = 1001 })
+        nb.apply_backend_result(result)
+        ngx.say("done")
+      }
+    }
+
+    location /refused {
+      content_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 143)
+        local function refused(f, ...)
+          local ok, why = pcall(f, ...)
+          assert(not ok and type(why) == "string", tostring(why))
+        end
+        refused(nb.select_backend_server, "192.0.2.1", 70000)
+        refused(nb.select_backend_server, "bad host", 143)
+        local result = nauthilus_backend_result.new()
+        result:attributes({ evil = "a\\r\\nX-Evil: 1" })
+        refused(nb.apply_backend_result, result)
+        ngx.say(nb.get_selected_backend_server())
+      }
+    }
+
+    location /sent {
+      content_by_lua_block {
+        ngx.say("begun")
+        ngx.flush(true)
+        local ok, why = pcall(nb.select_backend_server, "192.0.2.1", 143)
+        ngx.say(tostring(ok), " ", why)
+        ngx.say(tostring(nb.get_selected_backend_server()))
+      }
+    }
+
+    location /with_context {
+      content_by_lua_block {
+        local context = nb.new_context()
+        local function inner()
+          nb.select_backend_server("192.0.2.9", 9)
+          ngx.sleep(0.01)
+          return select(2, nb.get_selected_backend_server())
+        end
+        local thread = ngx.thread.spawn(function()
+          nb.select_backend_server("192.0.2.1", 1)
+          ngx.sleep(0.005)
+          return select(2, nb.get_selected_backend_server())
+        end)
+        local port = nb.with_context(context, inner)
+        local _, other = ngx.thread.wait(thread)
+        ngx.say(port, " ", other, " ", select(2, context:selected()), " ", ngx.header["Auth-Port"])
+      }
+    }
+
+    location /filter {
+      content_by_lua_block { ngx.say("body") }
+      header_filter_by_lua_block { nb.select_backend_server("192.0.2.3", 3) }
+    }
+"""
+
+
+def main():
+    backend = Backend()
+    tls_port = free_port()
+    nginx = Nginx(server=SERVER, workers=2)
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        + ["-keyout", f"{nginx.dir}/key.pem", "-out", f"{nginx.dir}/cert.pem", "-subj", "/CN=localhost"],
+        check=True,
+        capture_output=True,
+    )
+    nginx.configure(http=init_block([backend.port]) + f"""
+  server {{
+    listen 127.0.0.1:{tls_port} ssl;
+    ssl_certificate {nginx.dir}/cert.pem;
+    ssl_certificate_key {nginx.dir}/key.pem;
+    ssl_certificate_by_lua_block {{
+      ngx.ctx.greeting = "from the handshake"
+      pcall(nb.select_backend_server, "192.0.2.1", 1)
+    }}
+    location / {{
+      content_by_lua_block {{
+        local _, port = nb.get_selected_backend_server()
+        nb.select_backend_server("192.0.2.1", ngx.var.arg_port)
+        ngx.say(ngx.ctx.greeting, " ", tostring(port))
+      }}
+    }}
+  }}
+""")
+    nginx.lua("library", LIBRARY)
+    nginx.start()
+
+    def own(number):
+        port, user = 1 + number % 60000, f"user{number}"
+        _, headers, body = nginx.get(f"/own?port={port}&user={user}")
+        wanted = (f"192.0.2.1 {port} {user}", str(port), user)
+        got = (body.strip(), headers.get("Auth-Port"), headers.get("X-Nauthilus-User"))
+        return None if got == wanted else (got, wanted)
+
+    with test("requests that yield never see each other's context"):
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
+            wrong = [w for w in pool.map(own, range(int(run_for(2000)))) if w]
+        equal(wrong[:5], [], "answers with another request's context")
+
+    with test("a subrequest has a context and headers of its own"):
+        equal(nginx.body("/sub").strip(), "2 192.0.2.1 2 inner, 1 nil 1")
+
+    with test("after an internal redirect there is a new context; headers stay"):
+        equal(nginx.body("/redirect").strip(), "nil 1")
+
+    with test("requests of one TLS connection do not inherit a context"):
+        command = ["curl", "-ks"] + [f"https://127.0.0.1:{tls_port}/?port={p}" for p in (5, 6, 7)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        equal(done.stdout.splitlines(), ["from the handshake nil"] * 3)
+
+    with test("headers are set and cleared at once, each once"):
+        _, headers, _ = nginx.get("/headers")
+        got = {k: v for k, v in headers.items() if k.startswith(("Auth-", "X-Nauthilus"))}
+        equal(got, {
+            "Auth-Server": "2001:db8::2",
+            "Auth-Port": "994",
+            "X-Nauthilus-Hostip": "192.0.2.7",
+            "X-Nauthilus-Uid": "1001",
+            "X-Nauthilus-Many": "a,b",
+        })
+
+    with test("a refused call changes nothing"):
+        _, headers, body = nginx.get("/refused")
+        equal((headers["Auth-Port"], body.strip()), ("143", "192.0.2.1143"))
+        assert "X-Evil" not in headers and "X-Nauthilus-Evil" not in headers
+
+    with test("after the headers were sent a call raises and says so"):
+        begun, refused, selected = nginx.body("/sent").strip().splitlines()
+        equal((begun, selected), ("begun", "nil"))
+        assert refused.startswith("false ") and "headers were already sent" in refused, refused
+
+    with test("with_context holds across yields, for its own coroutine"):
+        equal(nginx.body("/with_context").strip(), "9 1 9 1")
+
+    with test("the header filter can select"):
+        equal(nginx.get("/filter")[1]["Auth-Port"], "3")
+
+    with test("no error was logged"):
+        nginx.assert_clean()
+    nginx.stop()
+
+    with test("require in a handler warns of no global write, and defines the globals"):
+        lazy = Nginx(server="""
+    location / {
+      access_by_lua_block {
+        local nb = require("nauthilus_backend")
+        nb.select_backend_server("192.0.2.1", 143)
+        nauthilus_backend_result.new()
+        dynamic_loader("nauthilus_backend")
+      }
+      content_by_lua_block { ngx.say(type(nauthilus_backend_result), type(dynamic_loader), #require("nauthilus_backend").get_backend_servers()) }
+    }
+""").start()
+        for _ in range(3):
+            equal(lazy.body("/").strip(), "tablefunction0")
+        wrk(f"http://127.0.0.1:{lazy.port}/", 1)
+        lazy.assert_clean()
+        assert "[warn]" not in lazy.log() and "[error]" not in lazy.log(), lazy.log()[-2000:]
+        lazy.stop()
+    finish()
+
+
+main()

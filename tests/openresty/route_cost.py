@@ -1,0 +1,117 @@
+"""What the module costs a request of the access phase: worker CPU per request of a route that
+lists 10 servers, filters them by protocol, picks one, selects it and applies one attribute,
+against the same on a constant Lua table with the same three headers. Medians of alternating
+runs of wrk; exits with an error above LIMIT."""
+
+import os
+import statistics
+import sys
+
+from lab import Backend, Nginx, lua_servers, main_thread_cpu, report, run_for, finish, wrk
+
+LIMIT = float(os.environ.get("LIMIT", "1.10"))
+
+INIT = """
+  init_by_lua_block {{
+    nb = require("nauthilus_backend")
+    nb.configure({{ log = "none", connect_interval = "10s", backend_servers = {servers} }})
+    constant = {servers}
+    for _, server in ipairs(constant) do server.ip = server.host end
+  }}
+"""
+
+# Both do the same work in the same words; `list` copies, as a list of the caller's own.
+ROUTE = """
+      access_by_lua_block {{
+        local servers = {list}
+        local chosen, count = {{}}, 0
+        for index = 1, #servers do
+          local server = servers[index]
+          if server.protocol == "imap" then
+            count = count + 1
+            chosen[count] = server
+          end
+        end
+        local server = chosen[turn(count)]
+        {act}
+      }}
+      content_by_lua_block {{ ngx.exit(204) }}
+"""
+
+PLAIN = """
+        ngx.header["Auth-Server"] = server.ip
+        ngx.header["Auth-Port"] = server.port
+        ngx.header["X-Nauthilus-Hostip"] = server.ip"""
+
+MODULE = """
+        nb.select_backend_server(server.ip, server.port)
+        local result = nauthilus_backend_result.new()
+        result:attributes({ hostip = server.ip })
+        nb.apply_backend_result(result)"""
+
+# What each part costs, when asked for (PARTS=1).
+PARTS = {
+    "list": ("nb.get_backend_servers()", PLAIN),
+    "select": ("constant", """
+        nb.select_backend_server(server.ip, server.port)
+        ngx.header["X-Nauthilus-Hostip"] = server.ip"""),
+    "apply": ("constant", """
+        ngx.header["Auth-Server"] = server.ip
+        ngx.header["Auth-Port"] = server.port
+        local result = nauthilus_backend_result.new()
+        result:attributes({ hostip = server.ip })
+        nb.apply_backend_result(result)"""),
+    "result": ("constant", PLAIN + """
+        local result = nauthilus_backend_result.new()"""),
+    "attributes": ("constant", PLAIN + """
+        local result = nauthilus_backend_result.new()
+        result:attributes({ hostip = server.ip })"""),
+    "context": ("constant", PLAIN + """
+        local context = nb.context()"""),
+}
+
+
+def main():
+    backends = [Backend() for _ in range(10)]
+    routes = {"constant": ("constant", PLAIN), "module": ("nb.get_backend_servers()", MODULE)}
+    if os.environ.get("PARTS"):
+        routes.update(PARTS)
+    nginx = Nginx(
+        http=INIT.format(servers=lua_servers([b.port for b in backends]))
+        + """
+  init_worker_by_lua_block {
+    local at = 0
+    function turn(count) at = at + 1 return at % count + 1 end
+    nb.get_backend_servers()
+  }
+""",
+        server="".join(
+            f"    location /{name} {{{ROUTE.format(list=source, act=act)}    }}\n"
+            for name, (source, act) in routes.items()
+        ),
+    ).start()
+    worker = nginx.workers()[0]
+    for name in routes:
+        status, headers, _ = nginx.get("/" + name)
+        if status != 204 or "X-Nauthilus-Hostip" not in headers:
+            raise SystemExit(f"/{name}: {status} {headers}")
+        wrk(f"http://127.0.0.1:{nginx.port}/{name}", 1, 32)
+    seconds, rounds = float(os.environ.get("SECONDS_EACH", "1")), int(os.environ.get("ROUNDS", "7"))
+    cost = {name: [] for name in routes}
+    for _ in range(rounds):
+        for name in routes:
+            before = main_thread_cpu(worker)
+            rate, _, output = wrk(f"http://127.0.0.1:{nginx.port}/{name}", seconds, 32)
+            requests = int(output.split(" requests in ")[0].split()[-1])
+            cost[name].append((main_thread_cpu(worker) - before) / requests * 1e6)
+    medians = {name: statistics.median(values) for name, values in cost.items()}
+    for name, median in medians.items():
+        print(f"# {name:12} {median:6.2f} us of worker CPU per request, {median / medians['constant']:.3f} x")
+    # Pairs of neighbouring runs: what disturbs the machine disturbs both.
+    ratio = statistics.median(m / c for m, c in zip(cost["module"], cost["constant"]))
+    report(ratio <= LIMIT, f"the route costs {ratio:.3f} of the constant one (at most {LIMIT})", cost)
+    nginx.assert_clean()
+    finish()
+
+
+main()
