@@ -125,9 +125,6 @@ impl Check {
 
     /// Calls the check off; its result is then that it was cancelled.
     pub fn cancel(&self) {
-        if self.is_stranded() {
-            return;
-        }
         self.0.cancel();
     }
 
@@ -143,13 +140,12 @@ impl Check {
     }
 
     fn is_stranded(&self) -> bool {
-        self.0.owner.load(Ordering::Relaxed) != pid()
+        self.0.is_stranded()
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        // In a child, ringing would write to the descriptor that woke the parent's engine.
         if !self.is_stranded() {
             self.0.cancelled.notify_one();
         }
@@ -164,7 +160,16 @@ impl Canceller {
 }
 
 impl Ticket {
+    /// In a child, ringing would write to the descriptor that woke the parent's engine, and
+    /// that may be a file of the child's own by now.
+    fn is_stranded(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) != pid()
+    }
+
     fn cancel(&self) {
+        if self.is_stranded() {
+            return;
+        }
         self.finish(Err("cancelled".to_owned()));
         self.cancelled.notify_one();
     }

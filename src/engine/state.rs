@@ -217,23 +217,26 @@ fn read_error(rest: &str) -> Option<Option<String>> {
 
 /// Start times are kept by the wall clock: the monotonic one begins anew with each boot.
 fn to_unix_ms(monotonic_ns: u64) -> u64 {
-    match monotonic_ns {
-        0 => 0,
-        then => {
-            let ago = clock::monotonic_ns().saturating_sub(then) / 1_000_000;
-            clock::unix_ms().saturating_sub(ago)
-        }
+    if monotonic_ns == 0 {
+        return 0;
     }
+    let then = i64::try_from(monotonic_ns).unwrap_or(i64::MAX);
+    let unix_ns = then.saturating_sub(clock::monotonic_epoch_ns());
+    u64::try_from(unix_ns / 1_000_000).unwrap_or(0)
 }
 
 /// A time in the future, or before this boot, counts as never.
 fn to_monotonic_ns(unix_ms: u64) -> u64 {
-    let Some(ago) = clock::unix_ms().checked_sub(unix_ms) else {
+    if unix_ms == 0 {
         return 0;
-    };
-    match unix_ms {
-        0 => 0,
-        _ => clock::monotonic_ns().saturating_sub(ago.saturating_mul(1_000_000)),
+    }
+    let unix_ns = i64::try_from(unix_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
+    let then = unix_ns.saturating_add(clock::monotonic_epoch_ns());
+    let then = u64::try_from(then).unwrap_or(0);
+    if then > clock::monotonic_ns() {
+        0
+    } else {
+        then
     }
 }
 

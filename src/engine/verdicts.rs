@@ -650,39 +650,40 @@ mod tests {
     fn two_writers_do_not_mix_their_records() {
         let table = Arc::new(VerdictTable::new(1).unwrap());
         let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+        let together = Arc::new(std::sync::Barrier::new(3));
         let writers: Vec<_> = [1, 2]
             .into_iter()
             .map(|n| {
-                let table = table.clone();
+                let (table, together) = (table.clone(), together.clone());
                 std::thread::spawn(move || {
-                    for _ in 0..5_000 {
-                        let record = Record {
-                            probes: n,
-                            failures: n,
-                            error: Some(n.to_string().repeat(ERROR_MAX)),
-                            ..Record::default()
-                        };
-                        table.write(slot, &record, false);
-                        (0..200).for_each(|_| hint::spin_loop());
+                    let record = Record {
+                        probes: n,
+                        failures: n,
+                        error: Some(n.to_string().repeat(ERROR_MAX)),
+                        ..Record::default()
+                    };
+                    for _ in 0..1000 {
+                        together.wait();
+                        table.write(slot, &record, true);
+                        together.wait();
                     }
                 })
             })
             .collect();
-        while !writers.iter().all(|w| w.is_finished()) {
+        for round in 1..=1000 {
+            together.wait();
+            together.wait();
             let seen = table.read(slot);
-            let text = seen.probes.to_string().repeat(ERROR_MAX);
             assert_eq!(seen.probes, seen.failures);
-            assert!(seen.probes == 0 || seen.error == Some(text));
+            assert_eq!(
+                seen.error,
+                Some(seen.probes.to_string().repeat(ERROR_MAX)[..ERROR_MAX].to_owned())
+            );
+            assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed), 4 * round);
         }
         for writer in writers {
             writer.join().unwrap();
         }
-        assert!(
-            table
-                .word(slot, SLOT_SEQUENCE)
-                .load(Relaxed)
-                .is_multiple_of(2)
-        );
     }
 
     #[test]

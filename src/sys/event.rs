@@ -48,6 +48,9 @@ impl Event {
 
     /// Makes the descriptor silent again.
     pub fn clear(&self) {
+        if self.owner != pid() {
+            return;
+        }
         let mut count = [0_u8; 8];
         // SAFETY: reads at most eight bytes into `count` from a descriptor that `self` keeps
         // open and that does not block.
