@@ -164,7 +164,7 @@ class Dovecot:
             # Should this helper be killed, Dovecot ends too.
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.greets():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

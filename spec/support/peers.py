@@ -138,9 +138,11 @@ class Connection:
             pass
 
     def do_close(self, _):
+        self.peer.note(played=1)
         raise PeerGone
 
     def do_reset(self, _):
+        self.peer.note(played=1)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         raise PeerGone
 

@@ -102,7 +102,7 @@ class Postfix:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.greets():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -86,7 +86,7 @@ class Web:
             stdout=subprocess.DEVNULL,
             stderr=open(os.path.join(self.folder, "stderr"), "w"),
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not self.listens():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -113,7 +113,7 @@ impl Check {
     /// Calls `listener` once the check is done: here and now where it is, else on the thread
     /// that ends it. It must neither block nor panic.
     pub fn when_done(&self, listener: impl FnOnce() + Send + 'static) {
-        if self.stranded().is_none() {
+        if !self.is_stranded() {
             let mut state = self.0.lock();
             if state.result.is_none() {
                 state.listeners.push(Box::new(listener));
@@ -125,6 +125,9 @@ impl Check {
 
     /// Calls the check off; its result is then that it was cancelled.
     pub fn cancel(&self) {
+        if self.is_stranded() {
+            return;
+        }
         self.0.cancel();
     }
 
@@ -135,14 +138,21 @@ impl Check {
     /// A child of the process that asked has no engine that would ever answer; its lock may
     /// be held by a thread that the child does not have.
     fn stranded(&self) -> Option<CheckResult> {
-        (self.0.owner.load(Ordering::Relaxed) != pid())
+        self.is_stranded()
             .then(|| Err("internal: the check was started before this process was forked".into()))
+    }
+
+    fn is_stranded(&self) -> bool {
+        self.0.owner.load(Ordering::Relaxed) != pid()
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.0.cancelled.notify_one();
+        // In a child, ringing would write to the descriptor that woke the parent's engine.
+        if !self.is_stranded() {
+            self.0.cancelled.notify_one();
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::config::LogSink;
+use crate::sys::stderr;
 use crate::sys::thread::spawn_quiet;
 
 /// Lines that may wait for the sink.
@@ -51,6 +52,8 @@ impl Level {
 /// One line being put together.
 #[must_use]
 pub struct Line {
+    /// When it was begun: a slow sink takes it later.
+    at: SystemTime,
     level: Level,
     text: String,
 }
@@ -58,6 +61,7 @@ pub struct Line {
 impl Line {
     pub fn new(level: Level, event: &str) -> Self {
         Self {
+            at: SystemTime::now(),
             level,
             text: format!("event={event}"),
         }
@@ -118,6 +122,17 @@ impl Log {
         }
     }
 
+    /// Writes a line from the calling thread, for calls that configure: they start no thread,
+    /// since the host may fork after them. A line that would have to wait is lost.
+    pub fn write_here(&self, line: &Line) {
+        let ready = self.sink != LogSink::Stderr || stderr::has_room();
+        if ready {
+            let mut sink = Sink::new(self.sink.clone());
+            sink.waits = false;
+            sink.write(line);
+        }
+    }
+
     /// Hands a line over. Never blocks on the sink.
     pub fn write(&self, line: Line) {
         if self.sink == LogSink::None {
@@ -149,20 +164,42 @@ impl Log {
 
 fn start(sink: LogSink) -> Option<SyncSender<Line>> {
     let (sender, lines) = sync_channel(QUEUE);
-    spawn_quiet("nb-log", STACK, move || write_all(&sink, &lines)).ok()?;
+    spawn_quiet("nb-log", STACK, move || {
+        let mut sink = Sink::new(sink);
+        while let Ok(line) = lines.recv() {
+            sink.write(&line);
+        }
+    })
+    .ok()?;
     Some(sender)
 }
 
-fn write_all(sink: &LogSink, lines: &Receiver<Line>) {
-    let mut file = None;
-    let mut socket = None;
-    while let Ok(line) = lines.recv() {
+/// A sink and what is open for it.
+struct Sink {
+    kind: LogSink,
+    file: Option<File>,
+    socket: Option<UnixDatagram>,
+    /// Whether a line waits for the logger to have room.
+    waits: bool,
+}
+
+impl Sink {
+    fn new(kind: LogSink) -> Self {
+        Self {
+            kind,
+            file: None,
+            socket: None,
+            waits: true,
+        }
+    }
+
+    fn write(&mut self, line: &Line) {
         // A sink that fails loses the line: there is nowhere else to say so.
-        let _ = match sink {
+        let _ = match &self.kind {
             LogSink::None => Ok(()),
-            LogSink::Stderr => io::stderr().write_all(full_line(&line).as_bytes()),
-            LogSink::File(path) => write_file(&mut file, path, &line),
-            LogSink::Syslog => write_syslog(&mut socket, &line),
+            LogSink::Stderr => stderr::write_all(full_line(line).as_bytes()),
+            LogSink::File(path) => write_file(&mut self.file, path, line),
+            LogSink::Syslog => write_syslog(&mut self.socket, line, self.waits),
         };
     }
 }
@@ -170,7 +207,7 @@ fn write_all(sink: &LogSink, lines: &Receiver<Line>) {
 fn full_line(line: &Line) -> String {
     format!(
         "{} {} {}\n",
-        humantime::format_rfc3339_seconds(SystemTime::now()),
+        humantime::format_rfc3339_millis(line.at),
         line.level.name(),
         line.text
     )
@@ -203,7 +240,7 @@ fn write_file(file: &mut Option<File>, path: &PathBuf, line: &Line) -> io::Resul
 }
 
 /// A datagram as the system's logger takes it; it adds the time itself.
-fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line) -> io::Result<()> {
+fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line, waits: bool) -> io::Result<()> {
     let text = format!(
         "<{}>nauthilus_backend[{}]: {} {}",
         line.level.syslog_priority(),
@@ -218,6 +255,7 @@ fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line) -> io::Result<()
     }
     // The logger was restarted, or this is the first line.
     let fresh = UnixDatagram::unbound()?;
+    fresh.set_nonblocking(!waits)?;
     fresh.connect("/dev/log")?;
     fresh.send(text.as_bytes())?;
     *socket = Some(fresh);

@@ -4,6 +4,7 @@ pub mod check;
 pub mod config;
 pub mod context;
 mod digest;
+mod follow;
 pub mod headers;
 pub mod health;
 pub mod log;

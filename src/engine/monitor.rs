@@ -3,7 +3,8 @@
 //!
 //! One process of a family probes: the one that holds the verdict table's lock, which the
 //! kernel releases when that process dies. The others look at the table and try for the
-//! lock from time to time.
+//! lock from time to time. Where a state file is shared, the same goes for the families that
+//! share it; `follow` says what a family does that does not hold the file's lock.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,18 +19,18 @@ use tokio::task::AbortHandle;
 
 use super::check::{Checks, Request};
 use super::config::Config;
+use super::follow::{Followed, Following};
 use super::log::{Level, Line, Log};
 use super::probe::tls::SessionSlot;
 use super::probe::{Prober, Resumption};
 use super::service::{Role, Service};
 use super::state::encode;
-use super::store::Writer;
+use super::store::{Store, Writer};
 use super::target::Target;
 use super::verdicts::{Slot, VerdictTable};
 use super::watch::{Shared, Timer, Watch};
 use crate::sys::exit_gate;
 use crate::sys::fork_mark::pid;
-use crate::sys::state_file::Version;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
 /// OpenSSL and a resolver's answer fit many times over.
@@ -43,8 +44,12 @@ const REASSURE: Duration = Duration::from_millis(100);
 /// How often the prober makes sure that all watches run.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How often the state file is written where no verdict changes.
+/// How often the state file is written where no verdict changes; well within what its
+/// readers take for silence.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Saving takes at most this share of the engine's time, however often verdicts change.
+const SAVE_SHARE: u32 = 10;
 
 /// How often a process that reads the state file looks at it.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -63,6 +68,10 @@ const DESCRIPTOR_SHARE: u64 = 4;
 /// Checks on demand at the same time; more wait for their turn.
 const CHECKS_MAX: usize = 1024;
 
+/// How long a stopped thread waits to be started again. A process never has two: they would
+/// both hold its locks.
+const LINGER: Duration = Duration::from_millis(50);
+
 /// After a panic of the engine's own.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
@@ -73,6 +82,18 @@ pub(super) enum Command {
     Stop,
 }
 
+/// What the engine's thread tells its process.
+#[derive(Clone, Copy)]
+pub(super) struct Reports {
+    /// The host closed what the processes of a family share: this one must go on by itself.
+    pub detach: fn(&Arc<Service>),
+    /// The thread serves this no longer.
+    pub stopped: fn(&Service),
+    /// Whether the thread may end now; it gets no further command where it may. It says
+    /// whether it has none.
+    pub may_end: fn(&dyn Fn() -> bool) -> bool,
+}
+
 /// What the host adapter tells the engine of its process.
 #[derive(Clone, Copy)]
 pub struct HostSigns {
@@ -80,13 +101,13 @@ pub struct HostSigns {
     pub exiting: fn() -> bool,
 }
 
-/// Starts the engine's thread. It ends after [`Command::Stop`], or with its sender.
+/// Starts the engine's thread. It ends some time after [`Command::Stop`], or with its sender.
 ///
 /// # Errors
 /// Where the system allows no thread or descriptor.
 pub(super) fn spawn(
     signs: HostSigns,
-    detach: fn(&Arc<Service>),
+    reports: Reports,
 ) -> std::io::Result<UnboundedSender<Command>> {
     // Whatever uses OpenSSL runs between two parks of this thread.
     let runtime = Builder::new_current_thread()
@@ -100,7 +121,7 @@ pub(super) fn spawn(
         exit_gate::enter();
         let mut serving = None;
         loop {
-            let monitor = Monitor::new(signs, detach);
+            let monitor = Monitor::new(signs, reports);
             let run = monitor.run(&mut commands, &mut serving);
             if catch_unwind(AssertUnwindSafe(|| runtime.block_on(run))).is_ok() {
                 break;
@@ -120,32 +141,42 @@ type Serving = Option<(Arc<Service>, Arc<Log>)>;
 
 struct Monitor {
     signs: HostSigns,
-    detach: fn(&Arc<Service>),
+    reports: Reports,
     prober: Arc<Prober>,
     checks: Checks,
     lead: Option<Lead>,
-    /// The state file as it was last read, while another family's process probes.
-    read: Option<Version>,
+    /// While a process of another family probes.
+    following: Option<Following>,
+    /// What a prober follows: nobody.
+    nobody: Followed,
     lock_failed: bool,
+    stopped: bool,
 }
 
-/// The prober's role and what comes with it.
+/// The prober's role and what comes with it, also where others see to some of the targets.
 struct Lead {
     service: Arc<Service>,
+    followed: Followed,
     watches: HashMap<(Slot, Timer), Running>,
     turns: HashMap<Slot, Turn>,
     waker: Waker,
     /// The configuration that the watches were last fitted to, and when.
     fitted: Option<(Arc<Service>, Instant)>,
-    saving: Saving,
+    /// Set by watches when a verdict changed.
+    turned: Arc<AtomicBool>,
+    /// Where this process keeps the state file.
+    saving: Option<Saving>,
 }
 
 /// When the state file was last written, and by what.
 struct Saving {
+    store: Arc<Store>,
     writer: Option<Writer>,
+    /// [`Store::moves`] of the last time.
+    moves: u64,
     at: Option<Instant>,
-    /// Set by watches when a verdict changed.
-    turned: Arc<AtomicBool>,
+    /// How long it took to put the last content together.
+    took: Duration,
 }
 
 /// What a target's timers share, and what is kept of it while it stays the same.
@@ -158,6 +189,7 @@ struct Turn {
 struct Running {
     target: Arc<Target>,
     policy: Arc<Config>,
+    followed: bool,
     bell: Arc<Notify>,
     task: AbortHandle,
 }
@@ -169,16 +201,18 @@ impl Drop for Running {
 }
 
 impl Monitor {
-    fn new(signs: HostSigns, detach: fn(&Arc<Service>)) -> Self {
+    fn new(signs: HostSigns, reports: Reports) -> Self {
         let prober = Arc::new(Prober::default());
         Self {
             signs,
-            detach,
+            reports,
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
             lead: None,
-            read: None,
+            following: None,
+            nobody: Followed::default(),
             lock_failed: false,
+            stopped: false,
         }
     }
 
@@ -196,32 +230,47 @@ impl Monitor {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Serve(service, log)) => {
+                        self.stopped = false;
                         self.adopt(&service, serving.as_ref());
                         *serving = Some((service, log));
                     }
                     Some(Command::Check(request)) => {
+                        self.stopped = false;
                         self.checks.start(request);
                         continue;
                     }
-                    Some(Command::Stop) | None => break,
+                    Some(Command::Stop) => {
+                        self.stop(serving);
+                        self.stopped = true;
+                        continue;
+                    }
+                    None => break,
                 },
                 () = woken => {}
                 () = tokio::time::sleep(pause) => {}
+            }
+            if self.stopped && (self.reports.may_end)(&|| commands.is_empty()) {
+                break;
             }
             self.elect(serving.as_ref());
             self.heed_reports();
             self.save();
         }
+        self.stop(serving);
+    }
+
+    fn stop(&mut self, serving: &mut Serving) {
         self.give_up();
-        if let Some((service, _)) = serving {
-            service.leave_role(pid());
+        if let Some((service, _)) = serving.take() {
+            (self.reports.stopped)(&service);
         }
     }
 
     fn pause(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Duration {
         match (&self.lead, serving) {
+            _ if self.stopped => LINGER,
+            _ if self.following.is_some() => FOLLOW,
             (Some(_), _) => REASSURE,
-            (None, Some(_)) if self.read.is_some() => FOLLOW,
             (None, Some((service, _))) => {
                 (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
             }
@@ -234,7 +283,6 @@ impl Monitor {
     fn adopt(&mut self, service: &Arc<Service>, serving: Option<&(Arc<Service>, Arc<Log>)>) {
         self.prober.forget_tls_contexts();
         self.lock_failed = false;
-        self.read = None;
         if let Some((before, _)) = serving
             && !before.shares_with(service)
         {
@@ -250,31 +298,34 @@ impl Monitor {
         };
         let may = !(self.signs.exiting)() && service.table.epoch() == service.epoch;
         if !may {
-            if self.lead.is_some() || self.read.is_some() {
+            if self.lead.is_some() {
                 self.give_up();
                 service.leave_role(pid());
             }
             return;
         }
         match service.take_role(pid()) {
-            Ok(Role::Prober) => self.watch(service, log),
-            Ok(Role::Reader) => {
-                self.give_up();
-                self.follow(service);
+            Ok(Role::Prober) => {
+                self.following = None;
+                let nobody = self.nobody.clone();
+                self.watch(service, log, &nobody);
+                if let Some(lead) = &mut self.lead {
+                    lead.keep_file(log);
+                }
             }
-            Ok(Role::Waiting) => {
-                self.give_up();
-                self.read = None;
-            }
+            Ok(Role::Reader) => self.follow(service, log),
+            Ok(Role::Waiting) => self.give_up(),
             Err(error) => {
+                self.give_up();
                 if !self.lock_failed {
                     self.lock_failed = true;
                     log.write(
                         Line::new(Level::Error, "prober_lock_lost")
                             .quoted("reason", &error.to_string()),
                     );
-                    self.give_up();
-                    (self.detach)(service);
+                }
+                if error.kind() == std::io::ErrorKind::NotConnected {
+                    (self.reports.detach)(service);
                 }
             }
         }
@@ -283,24 +334,28 @@ impl Monitor {
     /// Ends the watches; their lock stays where another role needs it.
     fn give_up(&mut self) {
         self.lead = None;
+        self.following = None;
     }
 
-    /// Looks whether the prober of another family has saved anything new.
-    fn follow(&mut self, service: &Service) {
-        let Some(store) = &service.store else {
-            return;
+    /// Publishes what the prober of another family has saved, and probes what it does not.
+    fn follow(&mut self, service: &Arc<Service>, log: &Arc<Log>) {
+        let mut following = match self.following.take() {
+            Some(following) if following.is_of(service) => following,
+            _ => {
+                service.table.repair();
+                Following::begin(service)
+            }
         };
-        let Ok(version) = store.version() else {
-            return;
-        };
-        if self.read.replace(version) == Some(version) {
-            return;
+        let followed = following.look(log);
+        self.following = Some(following);
+        self.watch(service, log, &followed);
+        if let Some(lead) = &mut self.lead {
+            lead.saving = None;
         }
-        // A content that is being written does not read; the next look finds it whole.
-        match store.load(service.config.state_max_age) {
-            Ok(Some(saved)) => service.follow(&saved),
-            Ok(None) => {}
-            Err(_) => self.read = Some(Version::default()),
+        if service.slots.iter().all(|slot| followed.contains(slot)) {
+            service.table.silence(pid());
+        } else {
+            service.table.announce(pid());
         }
     }
 
@@ -309,38 +364,47 @@ impl Monitor {
         let Some(lead) = &mut self.lead else {
             return;
         };
-        let saving = &mut lead.saving;
+        let Some(saving) = &mut lead.saving else {
+            return;
+        };
         let Some(writer) = &saving.writer else {
             return;
         };
-        let turned = saving.turned.swap(false, Ordering::AcqRel);
-        let every = SAVE_EVERY.min(lead.service.config.state_max_age / 4);
-        if !turned && saving.at.is_some_and(|at| at.elapsed() < every) {
+        let moves = saving.store.moves();
+        let since = saving.at.map(|at| at.elapsed());
+        if since.is_some_and(|since| since < saving.took * SAVE_SHARE) {
             return;
         }
-        if writer.write(encode(&lead.service)) {
+        let turned = lead.turned.swap(false, Ordering::AcqRel) || moves != saving.moves;
+        let every = SAVE_EVERY.min(lead.service.config.state_max_age / 4);
+        if !turned && since.is_some_and(|since| since < every) {
+            return;
+        }
+        let started = Instant::now();
+        let content = encode(&lead.service);
+        saving.took = started.elapsed();
+        if writer.write(content) {
             saving.at = Some(Instant::now());
+            saving.moves = moves;
         } else {
-            saving.turned.store(true, Ordering::Release);
+            lead.turned.store(true, Ordering::Release);
         }
     }
 
-    /// Starts the watches that are missing, ends those that are too many.
-    fn watch(&mut self, service: &Arc<Service>, log: &Arc<Log>) {
-        self.read = None;
+    /// Starts the watches that are missing, ends those that are too many. Targets that are
+    /// `followed` are only probed when somebody reports trouble.
+    fn watch(&mut self, service: &Arc<Service>, log: &Arc<Log>, followed: &Followed) {
         let lead = self.lead.get_or_insert_with(|| Lead {
             service: service.clone(),
+            followed: followed.clone(),
             watches: HashMap::new(),
             turns: HashMap::new(),
             waker: Waker::start(service.table.clone()),
             fitted: None,
-            saving: Saving {
-                writer: service.store.as_ref().and_then(|store| store.writer()),
-                at: None,
-                turned: Arc::default(),
-            },
+            turned: Arc::default(),
+            saving: None,
         });
-        if !lead.needs_a_look(service) {
+        if !lead.needs_a_look(service, followed) {
             return;
         }
         let limit = descriptors_for(service.config.max_concurrent_probes);
@@ -348,8 +412,10 @@ impl Monitor {
             prober: self.prober.clone(),
             permits: Arc::new(Semaphore::new(limit)),
             log: log.clone(),
-            turned: lead.saving.turned.clone(),
+            turned: lead.turned.clone(),
+            bell: lead.waker.bell.clone(),
         });
+        lead.followed = followed.clone();
         lead.fit(service, &shared);
     }
 
@@ -374,10 +440,30 @@ impl Monitor {
 impl Lead {
     /// Whether the configuration is another one than before, or a watch may have ended
     /// (which only a panic of its own brings about).
-    fn needs_a_look(&self, service: &Arc<Service>) -> bool {
-        self.fitted
-            .as_ref()
-            .is_none_or(|(fitted, at)| !Arc::ptr_eq(fitted, service) || at.elapsed() > LOOK_AGAIN)
+    fn needs_a_look(&self, service: &Arc<Service>, followed: &Followed) -> bool {
+        !Arc::ptr_eq(&self.followed, followed)
+            || self.fitted.as_ref().is_none_or(|(fitted, at)| {
+                !Arc::ptr_eq(fitted, service) || at.elapsed() > LOOK_AGAIN
+            })
+    }
+
+    /// Sees that the state file is written from now on, where there is one.
+    fn keep_file(&mut self, log: &Arc<Log>) {
+        let store = self.service.store.as_ref();
+        let kept = self.saving.as_ref().map(|saving| &saving.store);
+        let same = match (store, kept) {
+            (Some(store), Some(kept)) => Arc::ptr_eq(store, kept),
+            (store, kept) => store.is_none() && kept.is_none(),
+        };
+        if !same {
+            self.saving = store.map(|store| Saving {
+                writer: store.writer(log.clone()),
+                moves: store.moves(),
+                store: store.clone(),
+                at: None,
+                took: Duration::ZERO,
+            });
+        }
     }
 
     fn fit(&mut self, service: &Arc<Service>, shared: &Arc<Shared>) {
@@ -388,6 +474,7 @@ impl Lead {
             wanted
                 .get(key)
                 .is_some_and(|target| running.still_does(target, &service.config))
+                && running.followed == self.followed.contains(&key.0)
         });
         self.turns
             .retain(|slot, _| wanted.contains_key(&(*slot, Timer::Connect)));
@@ -415,6 +502,7 @@ impl Lead {
                 target: target.clone(),
                 slot,
                 timer,
+                followed: self.followed.contains(&slot),
                 shared: shared.clone(),
                 turn: turn.turn.clone(),
                 bell: bell.clone(),
@@ -427,6 +515,7 @@ impl Lead {
             let running = Running {
                 target: target.clone(),
                 policy: service.config.clone(),
+                followed: self.followed.contains(&slot),
                 bell,
                 task: tokio::spawn(watch.run()).abort_handle(),
             };

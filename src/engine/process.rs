@@ -4,6 +4,7 @@
 //! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
+use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::check::{Check, Request};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
-use super::monitor::{Command, HostSigns, spawn};
+use super::monitor::{Command, HostSigns, Reports, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
@@ -75,6 +76,9 @@ pub struct Process {
     /// When the system last allowed no thread; 0: it did.
     refused_start_ns: AtomicU64,
     control: Mutex<Control>,
+    /// What a parent left: never dropped, since that would drop locks and channels of threads
+    /// that are not here.
+    _inherited: Option<ManuallyDrop<Arc<Self>>>,
 }
 
 #[derive(Default)]
@@ -107,11 +111,7 @@ pub fn current() -> Arc<Process> {
 /// Puts a fresh engine in the place of none, or of one that a parent left.
 fn begin(seen: &Guard<Option<Arc<Process>>>) {
     let fresh = Arc::new(Process::after(seen.as_ref()));
-    let before = CURRENT.compare_and_swap(seen, Some(fresh));
-    if let Some(inherited) = &*before {
-        // Dropping it would drop locks and channels of threads that are not here.
-        std::mem::forget(inherited.clone());
-    }
+    CURRENT.compare_and_swap(seen, Some(fresh));
 }
 
 impl Process {
@@ -129,6 +129,7 @@ impl Process {
             running: AtomicBool::new(false),
             refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
+            _inherited: inherited.cloned().map(ManuallyDrop::new),
         }
     }
 
@@ -166,6 +167,7 @@ impl Process {
         let control = self.control();
         let before = self.service.load_full();
         if before.as_ref().is_some_and(|b| *b.config == config) {
+            self.wanted.store(true, Ordering::Release);
             return Ok(());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
@@ -237,10 +239,10 @@ impl Process {
 
     /// Ends the monitor in this process until [`Process::start`] or a new configuration.
     pub fn stop(&self) {
-        let mut control = self.control();
+        let control = self.control();
         self.wanted.store(false, Ordering::Release);
         self.running.store(false, Ordering::Release);
-        if let Some(commands) = control.commands.take() {
+        if let Some(commands) = &control.commands {
             // A thread that is gone has stopped.
             let _ = commands.send(Command::Stop);
         }
@@ -419,7 +421,7 @@ impl Process {
 impl Control {
     fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
         let started =
-            spawn(signs(), detach).map_err(|e| format!("cannot start the monitor's thread: {e}"));
+            spawn(signs(), REPORTS).map_err(|e| format!("cannot start the monitor's thread: {e}"));
         self.start_error = started.as_ref().err().cloned();
         started
     }
@@ -443,14 +445,16 @@ fn recall(before: Option<&Service>, config: &Config, log: &Log) -> Result<State,
         Some(store) => store,
         None => Arc::new(Store::open(path)?),
     };
-    let saved = store.load(config.state_max_age).unwrap_or_else(|reason| {
-        log.write(
-            Line::new(Level::Warning, "state_file_rejected")
-                .quoted("path", &path.display().to_string())
-                .quoted("reason", &reason),
-        );
-        None
-    });
+    let saved = store
+        .load_settled(config.state_max_age)
+        .unwrap_or_else(|reason| {
+            log.write_here(
+                &Line::new(Level::Warning, "state_file_rejected")
+                    .quoted("path", &path.display().to_string())
+                    .quoted("reason", &reason),
+            );
+            None
+        });
     Ok(State {
         store: Some(store),
         saved,
@@ -462,6 +466,32 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
         LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
         _ => format!("log: {e}"),
     })
+}
+
+const REPORTS: Reports = Reports {
+    detach,
+    stopped,
+    may_end,
+};
+
+/// The thread was stopped; it may have been started again since.
+fn stopped(service: &Service) {
+    let process = current();
+    let _control = process.control();
+    if !process.is_running() {
+        service.leave_role(process.pid);
+    }
+}
+
+/// Commands are sent under the same lock: none is lost between the look and the end.
+fn may_end(is_idle: &dyn Fn() -> bool) -> bool {
+    let process = current();
+    let mut control = process.control();
+    let may = is_idle();
+    if may {
+        control.commands = None;
+    }
+    may
 }
 
 /// The host closed what the processes of a family share: this one goes on by itself.

@@ -1,6 +1,6 @@
 //! The running configuration: its targets, and where their verdicts are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,17 @@ use std::time::Duration;
 use super::config::{Config, InitialState};
 use super::health::{Thresholds, Verdict};
 use super::state::Saved;
-use super::store::Store;
+use super::store::{Lead, Store};
 use super::target::{Host, Target};
 use super::verdicts::{IdentityHash, RETIRED, Record, Slot, VerdictTable, hash_identity};
 use crate::sys::clock;
 
 /// Reports of one target are taken at most this often.
 const REPORT_GAP: Duration = Duration::from_millis(100);
+
+/// A file keeps times in whole milliseconds of a clock that is slowly set right: two that
+/// differ by no more than this may be one.
+const SAME_TIME: Duration = Duration::from_millis(10);
 
 /// Room that a new table has for targets of later configurations.
 const SPARE_SLOTS: usize = 256;
@@ -40,7 +44,7 @@ pub enum Role {
     /// It probes, and publishes what it finds.
     Prober,
     /// The prober is of another family and writes the state file; this process publishes
-    /// for its own family what it reads there.
+    /// for its own family what it reads there, and probes what it does not find there.
     Reader,
     /// Another process of the family does either.
     Waiting,
@@ -200,16 +204,21 @@ impl Service {
         }
     }
 
-    /// Publishes what a prober of another family saved.
-    pub fn follow(&self, saved: &Saved) {
+    /// Publishes what a prober of another family saved, where no later probe of ours says
+    /// otherwise; the targets that it probes.
+    pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
+        let mut served = HashSet::new();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            let Some(record) = saved.records.get(&self.table.hash(*slot)) else {
+                continue;
+            };
+            served.insert(*slot);
             let known = self.table.read(*slot);
-            if let Some(record) = saved.records.get(&self.table.hash(*slot))
-                && *record != known
-            {
+            if *record != known && is_as_recent(record, &known) {
                 self.publish(target, *slot, &known, record);
             }
         }
+        served
     }
 
     /// Stores what is known of a target now; readers get a new generation where the list
@@ -242,10 +251,7 @@ impl Service {
             return Ok(Role::Waiting);
         }
         match &self.store {
-            Some(store) if !store.try_lead()? => {
-                self.table.silence(pid);
-                Ok(Role::Reader)
-            }
+            Some(store) if store.try_lead() == Lead::Theirs => Ok(Role::Reader),
             _ => {
                 self.table.announce(pid);
                 Ok(Role::Prober)
@@ -428,6 +434,13 @@ impl Service {
                 .is_some_and(|mine| mine.as_bytes() == username)
         })
     }
+}
+
+/// Whether no probe that `known` tells of started after those that `record` tells of.
+fn is_as_recent(record: &Record, known: &Record) -> bool {
+    let leeway = clock::ns(SAME_TIME);
+    record.connect_started_ns.saturating_add(leeway) >= known.connect_started_ns
+        && record.deep_started_ns.saturating_add(leeway) >= known.deep_started_ns
 }
 
 fn identities_of(config: &Config) -> Vec<IdentityHash> {

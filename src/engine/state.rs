@@ -3,17 +3,20 @@
 //! ```text
 //! nauthilus_backend state 1
 //! saved 1795373316540
+//! policy connect=10s deep=10s fast=1s failures=1 recoveries=1 initially=alive
 //! target 0011…ff alive 1 - 1795373000000 120 4 … error="" key=imap://10.0.0.1:143
 //! sha256 …
 //! ```
 //!
 //! Nothing in a file is trusted: a text whose checksum fails, of another format, or with a
-//! line that does not read is refused as a whole, and made anew by the next save.
+//! line that does not read is refused as a whole, and made anew by the next save. What
+//! follows the checksum is ignored: a writer that died had not yet cut the end off.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::config::{Config, InitialState};
 use super::digest;
 use super::health::Gate;
 use super::service::Service;
@@ -30,12 +33,18 @@ const TITLE: &str = "nauthilus_backend state 1";
 pub struct Saved {
     /// Milliseconds since 1970.
     pub saved_ms: u64,
+    /// How its writer judges and how often it probes, as [`policy`] puts it.
+    pub policy: String,
     pub records: HashMap<IdentityHash, Record>,
 }
 
 /// The state of all targets of a configuration.
 pub fn encode(service: &Service) -> String {
-    let mut text = format!("{TITLE}\nsaved {}\n", clock::unix_ms());
+    let mut text = format!(
+        "{TITLE}\nsaved {}\npolicy {}\n",
+        clock::unix_ms(),
+        policy(&service.config)
+    );
     for (target, status) in service.slots.iter().zip(service.targets()) {
         let hash = service.table.hash(*target);
         // Writing to a String does not fail.
@@ -49,6 +58,24 @@ pub fn encode(service: &Service) -> String {
     let sum = checksum(&text);
     let _ = writeln!(text, "sha256 {sum}");
     text
+}
+
+/// What two configurations must have in common for the verdicts of one to be those of the
+/// other.
+pub fn policy(config: &Config) -> String {
+    let time = humantime::format_duration;
+    let initially = match config.initial_state {
+        InitialState::Alive => "alive",
+        InitialState::Dead => "dead",
+    };
+    format!(
+        "connect={} deep={} fast={} failures={} recoveries={} initially={initially}",
+        time(config.connect_interval),
+        time(config.deep_interval),
+        time(config.fast_interval),
+        config.failure_threshold,
+        config.recovery_threshold,
+    )
 }
 
 fn line(hash: IdentityHash, record: &Record) -> String {
@@ -87,12 +114,11 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     if !text.starts_with(TITLE) {
         return Err("not a state file of this version".to_owned());
     }
-    let body = text
-        .trim_end_matches('\n')
-        .rfind('\n')
-        .map_or(0, |at| at + 1);
-    let (body, last) = text.split_at(body);
-    let sum = last.strip_prefix("sha256 ").map(str::trim_end);
+    let (body, rest) = match text.find("\nsha256 ") {
+        Some(at) => text.split_at(at + 1),
+        None => (text, ""),
+    };
+    let sum = rest.strip_prefix("sha256 ").and_then(|sum| sum.get(..64));
     if sum != Some(checksum(body).as_str()) {
         return Err("truncated or damaged: its checksum fails".to_owned());
     }
@@ -100,6 +126,10 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     for (number, line) in body.lines().enumerate().skip(1) {
         let read = match line.split_once(' ') {
             Some(("saved", ms)) => ms.parse().ok().map(|ms| saved.saved_ms = ms),
+            Some(("policy", rest)) => {
+                rest.clone_into(&mut saved.policy);
+                Some(())
+            }
             Some(("target", rest)) => read_target(rest).map(|(hash, record)| {
                 saved.records.insert(hash, record);
             }),
@@ -288,12 +318,16 @@ mod tests {
     #[test]
     fn every_change_of_a_byte_is_noticed() {
         let whole = file(&[line([1, 2], &record())]).into_bytes();
+        // The line's end after the checksum says nothing.
         for at in 0..whole.len() - 1 {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             assert!(decode(&damaged).is_err(), "byte {at}");
             assert!(decode(&whole[..at]).is_err(), "cut at {at}");
         }
+        let mut longer = whole.clone();
+        longer.extend_from_slice(b"the end of an older one");
+        assert!(decode(&longer).is_ok());
         assert!(decode(b"").is_err());
         assert!(decode(b"#!/bin/sh\n").is_err());
     }

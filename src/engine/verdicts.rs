@@ -202,8 +202,8 @@ impl VerdictTable {
         self.header(PROBER).load(Acquire)
     }
 
-    /// A dead writer may have left sequence numbers odd.
-    fn repair(&self) {
+    /// A dead writer may have left sequence numbers odd. Only for the holder of the lock.
+    pub fn repair(&self) {
         let made_even = |word: &AtomicU64| {
             let value = word.load(Acquire);
             let odd = !value.is_multiple_of(2);
@@ -447,8 +447,23 @@ impl VerdictTable {
 
     // === Sequence numbers ===
 
+    /// Makes the number odd, for one writer at a time. There is one but for moments: where a
+    /// role passes from one thread or process to another. One that died is not waited for.
     fn begin(&self, sequence: &AtomicU64) {
-        sequence.fetch_add(1, Relaxed);
+        for tries in 0..READ_SPINS + READ_YIELDS {
+            let before = sequence.load(Relaxed);
+            if before.is_multiple_of(2)
+                && sequence
+                    .compare_exchange_weak(before, before.wrapping_add(1), Acquire, Relaxed)
+                    .is_ok()
+            {
+                fence(Release);
+                return;
+            }
+            pause(tries);
+        }
+        // What a dead writer began is taken over, with its odd number.
+        sequence.fetch_add(2, AcqRel);
         fence(Release);
     }
 
@@ -466,11 +481,7 @@ impl VerdictTable {
                     return seen;
                 }
             }
-            if tries < READ_SPINS {
-                hint::spin_loop();
-            } else {
-                std::thread::yield_now();
-            }
+            pause(tries);
         }
         reading()
     }
@@ -488,6 +499,15 @@ impl VerdictTable {
         // even a wrong one of another table from ending the host.
         static NOWHERE: AtomicU64 = AtomicU64::new(0);
         self.shared.words().get(index).unwrap_or(&NOWHERE)
+    }
+}
+
+/// Between two looks at a sequence number.
+fn pause(tries: usize) {
+    if tries < READ_SPINS {
+        hint::spin_loop();
+    } else {
+        std::thread::yield_now();
     }
 }
 
@@ -624,6 +644,55 @@ mod tests {
         }
         stop.store(true, Relaxed);
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn two_writers_do_not_mix_their_records() {
+        let table = Arc::new(VerdictTable::new(1).unwrap());
+        let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+        let writers: Vec<_> = [1, 2]
+            .into_iter()
+            .map(|n| {
+                let table = table.clone();
+                std::thread::spawn(move || {
+                    for _ in 0..50_000 {
+                        let record = Record {
+                            probes: n,
+                            failures: n,
+                            error: Some(n.to_string().repeat(ERROR_MAX)),
+                            ..Record::default()
+                        };
+                        table.write(slot, &record, false);
+                        (0..200).for_each(|_| hint::spin_loop());
+                    }
+                })
+            })
+            .collect();
+        while !writers.iter().all(|w| w.is_finished()) {
+            let seen = table.read(slot);
+            let text = seen.probes.to_string().repeat(ERROR_MAX);
+            assert_eq!(seen.probes, seen.failures);
+            assert!(seen.probes == 0 || seen.error == Some(text));
+        }
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert!(
+            table
+                .word(slot, SLOT_SEQUENCE)
+                .load(Relaxed)
+                .is_multiple_of(2)
+        );
+    }
+
+    #[test]
+    fn a_writer_takes_over_from_one_that_died() {
+        let table = VerdictTable::new(1).unwrap();
+        let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+        table.begin(table.word(slot, SLOT_SEQUENCE));
+        table.write(slot, &record(), true);
+        assert_eq!(table.read(slot), record());
+        assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
     }
 
     #[test]

@@ -38,8 +38,9 @@ pub(super) struct Shared {
     pub prober: Arc<Prober>,
     pub permits: Arc<Semaphore>,
     pub log: Arc<Log>,
-    /// Set when a verdict changed, for whoever saves them.
+    /// Set when a verdict changed, for whoever saves them, and rung then.
     pub turned: Arc<AtomicBool>,
+    pub bell: Arc<Notify>,
 }
 
 /// One timer of one target.
@@ -48,6 +49,8 @@ pub(super) struct Watch {
     pub target: Arc<Target>,
     pub slot: Slot,
     pub timer: Timer,
+    /// Another family's prober sees to the target; here it is only probed when the bell rings.
+    pub followed: bool,
     pub shared: Arc<Shared>,
     /// Held while a probe of the target is under way: it has one at a time.
     pub turn: Arc<Mutex<()>>,
@@ -65,12 +68,19 @@ impl Watch {
         loop {
             if !hurry {
                 tokio::select! {
-                    () = tokio::time::sleep_until(self.due().into()) => {}
+                    () = self.is_due() => {}
                     () = self.bell.notified() => hurry = true,
                 }
             }
             hurry = self.probe(hurry).await;
         }
+    }
+
+    async fn is_due(&self) {
+        if self.followed {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until(self.due().into()).await;
     }
 
     fn due(&self) -> Instant {
@@ -177,6 +187,7 @@ impl Watch {
             .publish(&self.target, self.slot, &before, &after);
         if after.verdict() != before.verdict() {
             self.shared.turned.store(true, Ordering::Release);
+            self.shared.bell.notify_one();
         }
         self.log_change(&before, &after);
         if let Some(line) = reminder {

@@ -8,6 +8,7 @@ use mlua::prelude::*;
 
 /// The parts in the order they run: each may use the ones before it.
 const PARTS: &[(&str, &str)] = &[
+    ("contain", include_str!("glue/contain.lua")),
     ("errors", include_str!("glue/errors.lua")),
     ("ffi", include_str!("glue/ffi.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),

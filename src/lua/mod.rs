@@ -11,7 +11,7 @@
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
 //! | `glue.rs` | loads the embedded Lua, part by part |
-//! | `glue/errors.lua` | how misuse is reported |
+//! | `glue/errors.lua`, `glue/contain.lua` | how misuse is reported, and a failure of ours |
 //! | `nginx.rs`, `nginx/` | what nginx offers to a module: its signs, its event loop |
 //! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
@@ -138,9 +138,20 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     let native = natives.table();
     native.raw_set("version", VERSION)?;
     native.raw_set("nearest", lua.create_function(nearest_name)?)?;
+    let cold = lua.create_table()?;
     servers::register(lua, native)?;
-    monitor::register(lua, native)?;
-    check::register(lua, native)?;
+    monitor::register(lua, &cold)?;
+    check::register(lua, &cold)?;
+    let names = lua.create_table()?;
+    for pair in cold.pairs::<LuaString, LuaFunction>() {
+        let (name, function) = pair?;
+        native.raw_set(&name, function)?;
+        names.raw_push(name)?;
+    }
+    for name in servers::COLD {
+        names.raw_push(*name)?;
+    }
+    native.raw_set("cold", names)?;
     nginx::register(lua, native)?;
     Ok(native.clone())
 }

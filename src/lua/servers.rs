@@ -12,6 +12,9 @@ use crate::engine::process::{Start, current};
 use crate::engine::service::{BackendServer, Service};
 use crate::sys::fork_mark::ForkMark;
 
+/// The natives that are off the request path.
+pub(super) const COLD: &[&str] = &["servers", "words"];
+
 pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
     native.raw_set("is_current", lua.create_function(is_current)?)?;
     native.raw_set("servers", lua.create_function(servers)?)?;

@@ -1,10 +1,18 @@
 //! A descriptor that becomes readable: what any poll loop can wait for.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use super::fork_mark::pid;
 
 /// An eventfd, closed when dropped.
-pub struct Event(OwnedFd);
+///
+/// In a child of the process that made it it is left alone: the child may have closed its
+/// descriptors, and the number may mean a file of its own.
+pub struct Event {
+    descriptor: Option<OwnedFd>,
+    owner: u64,
+}
 
 impl Event {
     /// # Errors
@@ -16,15 +24,22 @@ impl Event {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` is open, was just made, and nothing else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let descriptor = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self {
+            descriptor: Some(descriptor),
+            owner: pid(),
+        })
     }
 
     pub fn descriptor(&self) -> i32 {
-        self.0.as_raw_fd()
+        self.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Makes the descriptor readable until it is cleared.
     pub fn set(&self) {
+        if self.owner != pid() {
+            return;
+        }
         let one = 1_u64.to_ne_bytes();
         // SAFETY: writes the eight bytes of `one` to a descriptor that `self` keeps open.
         // A counter that is full stays readable.
@@ -37,5 +52,16 @@ impl Event {
         // SAFETY: reads at most eight bytes into `count` from a descriptor that `self` keeps
         // open and that does not block.
         unsafe { libc::read(self.descriptor(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.owner != pid()
+            && let Some(descriptor) = self.descriptor.take()
+        {
+            // Given up without closing it.
+            let _ = descriptor.into_raw_fd();
+        }
     }
 }

@@ -9,5 +9,6 @@ pub mod fork_mark;
 mod own_descriptor;
 pub mod shared;
 pub mod state_file;
+pub mod stderr;
 pub mod thread;
 pub mod tls_session;

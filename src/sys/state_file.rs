@@ -3,8 +3,10 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::clock;
 use super::own_descriptor::OwnDescriptor;
 
 /// An open state file. Its lock is the right to write it.
@@ -15,6 +17,20 @@ pub struct StateFile(OwnDescriptor);
 pub struct Version {
     modified: (i64, i64),
     size: i64,
+    file: (u64, u64),
+}
+
+/// Two contents written within this time may bear the same one: file systems count in ticks
+/// of the kernel's clock.
+const TICK_MS: u64 = 50;
+
+impl Version {
+    /// Whether a content written from now on cannot be taken for this one.
+    pub fn is_settled(&self) -> bool {
+        let (seconds, nanos) = self.modified;
+        let ms = u64::try_from(seconds.saturating_mul(1000) + nanos / 1_000_000).unwrap_or(0);
+        clock::unix_ms().abs_diff(ms) > TICK_MS
+    }
 }
 
 impl StateFile {
@@ -27,8 +43,12 @@ impl StateFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| io::Error::other("the path holds a NUL"))?;
-        let flags =
-            libc::O_RDWR | libc::O_CREAT | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let flags = libc::O_RDWR
+            | libc::O_CREAT
+            | libc::O_CLOEXEC
+            | libc::O_NOFOLLOW
+            | libc::O_NONBLOCK
+            | libc::O_NOCTTY;
         // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
         let fd = unsafe { libc::open(name.as_ptr(), flags, 0o600) };
         if fd < 0 {
@@ -56,7 +76,23 @@ impl StateFile {
         if stat.st_mode & 0o022 != 0 {
             return Err(io::Error::other("others may write it"));
         }
+        if stat.st_nlink > 1 {
+            return Err(io::Error::other("it has a second name (a hard link)"));
+        }
+        if stat.st_mode & 0o077 != 0 {
+            // SAFETY: the descriptor was just opened and is ours. Where the system refuses,
+            // others may read verdicts, and nothing more.
+            unsafe { libc::fchmod(self.0.raw(), 0o600) };
+        }
         Ok(())
+    }
+
+    /// Whether the path still names this file, and the host has not closed it.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (self.stat(), std::fs::symlink_metadata(path)) {
+            (Ok(mine), Ok(named)) => (mine.st_dev, mine.st_ino) == (named.dev(), named.ino()),
+            _ => false,
+        }
     }
 
     fn stat(&self) -> io::Result<libc::stat> {
@@ -89,6 +125,7 @@ impl StateFile {
         Ok(Version {
             modified: (stat.st_mtime, stat.st_mtime_nsec),
             size: stat.st_size,
+            file: (stat.st_dev, stat.st_ino),
         })
     }
 

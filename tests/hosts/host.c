@@ -106,7 +106,7 @@ static int host_count(lua_State *L) {
 static int host_listen(lua_State *L) {
   struct sockaddr_in address = {.sin_family = AF_INET};
   socklen_t size = sizeof address;
-  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
       listen(fd, (int)luaL_checkinteger(L, 1)) < 0 ||
@@ -133,6 +133,25 @@ static int host_fill(lua_State *L) {
 
 static int host_close(lua_State *L) {
   close((int)luaL_checkinteger(L, 1));
+  return 0;
+}
+
+/* accept(descriptor) -> how many connections have come since the last call. */
+static int host_accept(lua_State *L) {
+  int listener = (int)luaL_checkinteger(L, 1), fd;
+  lua_Integer count = 0;
+  while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+    close(fd);
+    count++;
+  }
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* close_all(): every descriptor but the standard ones, as a daemon does that starts. */
+static int host_close_all(lua_State *L) {
+  (void)L;
+  for (int fd = 3; fd < 1024; fd++) close(fd);
   return 0;
 }
 
@@ -207,6 +226,29 @@ static int host_threads(lua_State *L) {
   return 0;
 }
 
+static void *work_to_the_end(void *data) {
+  struct work *w = data;
+  if (one_state(w->chunk, w->argument, w->error, sizeof w->error)) {
+    printf("not ok - in the background: %s\n", w->error);
+    fflush(stdout);
+  }
+  free(w);
+  return NULL;
+}
+
+/* background(chunk, argument): runs on a thread of its own while the script goes on. The two
+ * strings must outlive it. */
+static int host_background(lua_State *L) {
+  struct work *w = calloc(1, sizeof *w);
+  pthread_t thread;
+  if (!w) return luaL_error(L, "no memory");
+  w->chunk = luaL_checkstring(L, 1);
+  w->argument = luaL_checkstring(L, 2);
+  if (pthread_create(&thread, NULL, work_to_the_end, w)) return luaL_error(L, "no thread");
+  pthread_detach(thread);
+  return 0;
+}
+
 static const struct {
   const char *name;
   lua_CFunction function;
@@ -215,7 +257,8 @@ static const struct {
     {"wait", host_wait},       {"kill", host_kill},     {"exit_now", host_exit_now},
     {"count", host_count},     {"listen", host_listen}, {"fill", host_fill},
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
-    {"limit_files", host_limit_files},
+    {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
+    {"background", host_background},
 };
 
 static void open_host(lua_State *L) {

@@ -20,6 +20,20 @@ check() {
     fi
 }
 
+# cargo_tests ARGUMENTS… : runs `cargo test`, with a line for each of its tests. Those it ignores
+# are another suite's.
+cargo_tests() {
+    cargo test --locked "$@" 2>&1 | awk '
+        /^test .* \.\.\. / {
+            name = $0; sub(/^test /, "", name); sub(/ \.\.\. .*/, "", name)
+            if (/ \.\.\. ok/) print "ok - " name
+            else if (!/ \.\.\. ignored/) print "not ok - " name
+            next
+        }
+        { print "# " $0 }'
+    check "cargo test $*" test "${PIPESTATUS[0]}" -eq 0
+}
+
 # The last command of a suite.
 finish() {
     exit $((tap_failures > 0))

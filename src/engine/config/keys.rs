@@ -312,7 +312,7 @@ pub(super) const TLS_MODE: Key = key(
     "tls_mode",
     Kind::Choice(&["plain", "implicit", "starttls"]),
     Default::Words("as `tls` says"),
-    "When TLS starts. With `starttls` it is required; http has none. Must not contradict `tls`.",
+    "When TLS starts. With `starttls` it is required, but only a deep check comes to it: a connect probe then ends with TCP. http has none. Must not contradict `tls`.",
 );
 pub(super) const TLS_SKIP_VERIFY: Key = key(
     "tls_skip_verify",
@@ -342,7 +342,7 @@ pub(super) const DEEP_CHECK: Key = key(
     "deep_check",
     Kind::Boolean,
     OFF,
-    "Speak the protocol, and log in where credentials are given.",
+    "Speak the protocol, and log in where credentials are given. Without it a `starttls` server is only connected to.",
 );
 pub(super) const TEST_USERNAME: Key = key(
     "test_username",

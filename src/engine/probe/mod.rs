@@ -25,7 +25,7 @@ use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::resolve::Resolver;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
-use self::transport::Transport;
+use self::transport::{Limited, READ_LIMIT, Transport};
 use crate::engine::target::{Host, Target};
 
 /// How far a probe goes.
@@ -189,6 +189,8 @@ impl Prober {
         };
         let conversation = async {
             let tls = target.implicit_tls();
+            // The bound holds over all that follows, in the clear and under TLS.
+            let stream = Limited::new(stream, READ_LIMIT);
             let transport: Box<dyn Transport> = if tls {
                 upgrade(Box::new(stream)).await?
             } else {

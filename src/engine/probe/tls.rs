@@ -177,7 +177,6 @@ impl TlsClient {
             }
             return Err(tls_reason::expired(facts.not_after));
         }
-        tls.get_mut().renew(READ_LIMIT);
         Ok((tls, facts))
     }
 

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::ProbeError;
 
-/// What a probe reads at most, in bytes: from the connection during a TLS handshake, and
-/// from the server in a dialogue.
+/// What a probe reads at most, in bytes, of all that comes over its connection: a dialogue in
+/// the clear, TLS's handshake and records, and the dialogue under TLS, together.
 pub const READ_LIMIT: usize = 64 * 1024;
 pub(super) const READ_LIMIT_TEXT: &str = "64 KiB";
 
@@ -26,7 +26,8 @@ pub type Upgrade<'a> = dyn Fn(Box<dyn Transport>) -> BoxFuture<'a, Result<Box<dy
     + Sync
     + 'a;
 
-/// A stream that fails with `FileTooLarge` once more than a number of bytes was read.
+/// A stream of which at most a number of bytes is read; a read beyond that fails with
+/// `FileTooLarge`.
 pub struct Limited<S> {
     inner: S,
     left: usize,
@@ -35,12 +36,6 @@ pub struct Limited<S> {
 impl<S> Limited<S> {
     pub fn new(inner: S, limit: usize) -> Self {
         Self { inner, left: limit }
-    }
-
-    /// Allows so many bytes more, whatever was read so far, and a quarter on top for the
-    /// framing of what is carried.
-    pub fn renew(&mut self, limit: usize) {
-        self.left = limit + limit / 4;
     }
 
     pub fn get_ref(&self) -> &S {
@@ -57,10 +52,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         if self.left == 0 {
             return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
         }
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        let read = buf.filled().len().saturating_sub(before);
-        self.left = self.left.saturating_sub(read);
+        let room = buf.remaining().min(self.left);
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(room));
+        let polled = Pin::new(&mut self.inner).poll_read(cx, &mut part);
+        let read = part.filled().len();
+        buf.advance(read);
+        self.left -= read;
         polled
     }
 }
@@ -80,5 +77,30 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn not_a_byte_more_is_read() {
+        let endless = tokio::io::repeat(b'x');
+        let mut limited = Limited::new(endless, 1000);
+        let mut seen = Vec::new();
+        let end = limited.read_to_end(&mut seen).await;
+        assert_eq!(seen.len(), 1000);
+        assert_eq!(end.map_err(|e| e.kind()), Err(io::ErrorKind::FileTooLarge));
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_limit_is_an_end() {
+        let mut limited = Limited::new(&b"abc"[..], 4);
+        let mut seen = Vec::new();
+        assert_eq!(limited.read_to_end(&mut seen).await.ok(), Some(3));
+        assert_eq!(seen, b"abc");
     }
 }

@@ -381,3 +381,26 @@ async fn faults_under_tls() {
     ])
     .await;
 }
+
+/// What comes in the clear, in the handshake and under TLS counts together.
+#[tokio::test]
+async fn the_bound_holds_across_starttls() {
+    use nauthilus_backend::engine::probe::transport::READ_LIMIT;
+    let half = |last: &str| {
+        let mut reply = "250-X\r\n".repeat(READ_LIMIT / 2 / 7);
+        reply.push_str(last);
+        reply
+    };
+    let mut script = agreement(Protocol::Smtp);
+    script[2] = say(half("250 STARTTLS\r\n"));
+    script.extend([Tls(good()), Read, say(half("250 AUTH PLAIN\r\n")), Hold]);
+    let reason = "capability: the server sent more than 64 KiB";
+    check(vec![case(
+        "half and half",
+        starttls(Protocol::Smtp),
+        script,
+        Early,
+        reason,
+    )])
+    .await;
+}

@@ -354,7 +354,7 @@ impl<'a> Session<'a> {
 
     fn broken(&self, error: &io::Error) -> ProbeError {
         match error.kind() {
-            // TLS records around few bytes each reach the transport's limit before ours.
+            // The transport counts TLS's records and handshake as well.
             io::ErrorKind::FileTooLarge => self.too_much(),
             io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")
