@@ -42,6 +42,7 @@ describe("a failure inside the module", function()
 
   it("leaves results as they are", function()
     local contained = parts.contain.contained(function(...) return ... end)
-    assert.are.same({ n = 3, nil, false, "x" }, { n = select("#", contained(nil, false, "x")), contained(nil, false, "x") })
+    assert.are.equal(3, select("#", contained(nil, false, "x")))
+    assert.are.same({ nil, false, "x" }, { contained(nil, false, "x") })
   end)
 end)

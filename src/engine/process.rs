@@ -166,8 +166,12 @@ impl Process {
     fn put_in_force(&self, config: Config, head: bool) -> Result<(), String> {
         let control = self.control();
         let before = self.service.load_full();
-        if before.as_ref().is_some_and(|b| *b.config == config) {
+        if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
             self.wanted.store(true, Ordering::Release);
+            if let Some(log) = self.log.load_full() {
+                // The files that it names are read again.
+                control.serve(same.clone(), log);
+            }
             return Ok(());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);

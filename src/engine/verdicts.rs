@@ -77,7 +77,7 @@ const READ_SPINS: usize = 1000;
 
 /// How often it then lets others run, since the writer may have lost its processor, before
 /// it takes what it sees: a dead writer is never done.
-const READ_YIELDS: usize = 200;
+const READ_YIELDS: usize = 2000;
 
 /// Everything a slot says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

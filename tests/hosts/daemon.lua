@@ -86,7 +86,8 @@ for how, leave in pairs({
   end
   local started = host.now()
   local ended, code = host.wait(pid, 5)
-  tap.check("a child that does nothing leaves by " .. how, ended == "exit" and (code == 7 or code == 0), ended .. " " .. code)
+  tap.check("a child that does nothing leaves by " .. how,
+    ended == "exit" and (code == 7 or code == 0), ended .. " " .. code)
   tap.check("at once", host.now() - started < 0.5)
 end
 

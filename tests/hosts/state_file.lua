@@ -134,7 +134,9 @@ first:kill()
 
 tap.in_child("a restart begins with the last verdicts", 10, function()
   local nb = require("nauthilus_backend")
-  nb.configure(config("restart", { dead, alive }, { connect_interval = "1h", fast_interval = "1h", state_max_age = "1m" }))
+  nb.configure(config("restart", { dead, alive }, {
+    connect_interval = "1h", fast_interval = "1h", state_max_age = "1m",
+  }))
   local now = verdicts(nb)
   local servers = nb.get_backend_servers()
   return now[alive] == "alive" and now[dead] == "dead" and #servers == 1 and servers[1].port == alive
@@ -163,7 +165,8 @@ for kind, content in pairs(contents) do
     local nb = require("nauthilus_backend")
     nb.configure(config("bad", { alive, dead }, { log = path_of("bad.log") }))
     local reported = read(path_of("bad.log"))
-    if host.count("/proc/self/task") ~= 1 or not reported:find("warning event=state_file_rejected path=\"", 1, true) then
+    local told = reported:find("warning event=state_file_rejected path=\"", 1, true)
+    if host.count("/proc/self/task") ~= 1 or not told then
       error("logged: " .. reported)
     end
     return verdicts(nb)[dead] == "unknown" and nb.wait_ready(5) and tap.eventually(function()
@@ -198,7 +201,8 @@ for name, reason in pairs(refused) do
     local nb = require("nauthilus_backend")
     nb.configure(tap.config({ alive }))
     local ok, problem = pcall(nb.configure, config(name, { dead }))
-    if ok or not problem:find("state_file: cannot use " .. path_of(name), 1, true) or not problem:find(reason, 1, true) then
+    local named = not ok and problem:find("state_file: cannot use " .. path_of(name), 1, true)
+    if not named or not problem:find(reason, 1, true) then
       error(problem)
     end
     return nb.status().targets[1].key:find(alive)
@@ -230,7 +234,8 @@ end
 for what, command in pairs({
   ["truncated"] = ": > " .. path_of("used"),
   ["removed"] = "rm " .. path_of("used"),
-  ["replaced"] = "cp " .. path_of("used") .. " " .. path_of("copy") .. "; mv " .. path_of("copy") .. " " .. path_of("used"),
+  ["replaced"] = "cp " .. path_of("used") .. " " .. path_of("copy")
+    .. "; mv " .. path_of("copy") .. " " .. path_of("used"),
   ["overwritten"] = "head -c 100000 /dev/zero > " .. path_of("used"),
 }) do
   shell(command)
@@ -271,13 +276,16 @@ local only, only_fd = host.listen(1024)
 local keeper = family("keeper", config("differ", { both }))
 keeper:await(both, "alive")
 local guest = family("guest", config("differ", { both, only }, { log = path_of("guest.log") }))
-tap.check("targets that the prober does not know are probed beside it", guest:await(only, "alive") and guest:await(both, "alive"))
+tap.check("targets that the prober does not know are probed beside it",
+  guest:await(only, "alive") and guest:await(both, "alive"))
 host.accept(both_fd)
 host.accept(only_fd)
 pass(1)
 local shared, own = host.accept(both_fd), host.accept(only_fd)
 tap.check("each once per interval", shared >= 14 and shared <= 24 and own >= 14 and own <= 24, shared .. " and " .. own)
-tap.check("and the log says so", (read(path_of("guest.log")) or ""):find("event=state_file_not_shared .* targets_probed_here=1 reason=\"[^\"]*other targets"),
+local guest_log = read(path_of("guest.log")) or ""
+tap.check("and the log says so",
+  guest_log:find("event=state_file_not_shared .* targets_probed_here=1 reason=\"[^\"]*other targets"),
   read(path_of("guest.log")))
 host.close(only_fd)
 tap.check("their verdicts are true", guest:await(only, "dead"))

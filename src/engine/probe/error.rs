@@ -50,6 +50,8 @@ impl Stage {
 pub struct ProbeError {
     pub stage: Stage,
     pub reason: String,
+    /// Where a certificate was refused: seconds since 1970 at which it ends.
+    pub certificate_end: Option<i64>,
 }
 
 /// Characters of the peer's text that a reason may quote.
@@ -60,6 +62,7 @@ impl ProbeError {
         Self {
             stage,
             reason: reason.into(),
+            certificate_end: None,
         }
     }
 

@@ -88,6 +88,14 @@ impl Prober {
         let started = Instant::now();
         let mut found = Findings::default();
         let result = self.stages(target, depth, resumption, &mut found).await;
+        if let Err(error) = &result
+            && error.certificate_end.is_some()
+        {
+            found.tls = Some(TlsFacts {
+                not_after: error.certificate_end,
+                resumed: false,
+            });
+        }
         Outcome {
             result,
             address: found.address,

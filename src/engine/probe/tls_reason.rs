@@ -44,12 +44,18 @@ pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
         .and_then(|at| UNIX_EPOCH.checked_add(std::time::Duration::from_secs(at)))
         .map(|at| format!(" (on {})", humantime::format_rfc3339_seconds(at)))
         .unwrap_or_default();
-    ProbeError::new(Stage::Tls, format!("certificate has expired{when}"))
+    ProbeError {
+        certificate_end: not_after,
+        ..ProbeError::new(Stage::Tls, format!("certificate has expired{when}"))
+    }
 }
 
 /// Names the reason of a failed handshake.
 pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> ProbeError {
-    ProbeError::new(Stage::Tls, handshake_text(error, ssl, target))
+    ProbeError {
+        certificate_end: refused_leaf(ssl).as_deref().and_then(not_after),
+        ..ProbeError::new(Stage::Tls, handshake_text(error, ssl, target))
+    }
 }
 
 fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
