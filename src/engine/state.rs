@@ -233,10 +233,12 @@ fn to_monotonic_ns(unix_ms: u64) -> u64 {
     let unix_ns = i64::try_from(unix_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
     let then = unix_ns.saturating_add(clock::monotonic_epoch_ns());
     let then = u64::try_from(then).unwrap_or(0);
-    if then > clock::monotonic_ns() {
-        0
-    } else {
-        then
+    let now = clock::monotonic_ns();
+    match then.checked_sub(now) {
+        // What the comparison of two clocks makes of this very moment.
+        Some(ahead) if ahead < 1_000_000_000 => now,
+        Some(_) => 0,
+        None => then,
     }
 }
 
