@@ -23,6 +23,13 @@ end
 for turn = 1, 300 do
   configure(turn)
 end
+local function threads_are(count)
+  return tap.eventually(function()
+    return host.count("/proc/self/task") == count
+  end)
+end
+-- The script's own, the engine's, and the one that wakes it.
+tap.check("a prober has three threads", threads_are(3), host.count("/proc/self/task") .. " threads")
 collectgarbage()
 collectgarbage()
 local before = tap.resources()
@@ -37,17 +44,15 @@ nb.configure(tap.config({ ports[1] }))
 tap.check("the last one is probed", nb.wait_ready(5) and nb.status().targets[1].verdict == "alive")
 
 nb.stop()
-local function threads_are(count)
-  return tap.eventually(function()
-    return host.count("/proc/self/task") == count
-  end)
-end
 tap.check("stop ends every thread", threads_are(1), host.count("/proc/self/task") .. " threads")
 local function starts_and_stops(count)
   for _ = 1, count do
     nb.start()
     nb.stop()
   end
+  -- The engine's thread works through what it was told, starting and ending others as it goes.
+  tap.check(count .. " starts and stops: every thread ends", threads_are(1),
+    host.count("/proc/self/task") .. " threads")
 end
 -- The C library's heaps settle first: each thread has one of its own for a while.
 starts_and_stops(500)

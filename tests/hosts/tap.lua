@@ -51,11 +51,11 @@ end
 
 --- Checks that nothing has grown since `before`; threads that are ending get time to end.
 function tap.no_growth(name, before, memory_kb)
+  local now
   tap.eventually(function()
-    local now = tap.resources()
+    now = tap.resources()
     return now.threads <= before.threads and now.descriptors <= before.descriptors
   end, 5)
-  local now = tap.resources()
   for _, what in ipairs({ "threads", "descriptors" }) do
     tap.check(name .. ": no more " .. what, now[what] <= before[what], before[what] .. " -> " .. now[what])
   end
