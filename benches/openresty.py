@@ -1,15 +1,18 @@
 """What the module costs a request of the access phase: worker CPU per request of a route that
 lists 10 servers, filters them by protocol, picks one, selects it and applies one attribute,
 against the same on a constant Lua table with the same three headers. Medians of alternating
-runs of wrk; exits with an error above LIMIT."""
+runs of wrk. With LIMIT set it ends with an error above that ratio; with PARTS set it also
+measures the steps one by one."""
 
 import os
+import pathlib
 import statistics
 import sys
 
-from lab import Backend, Nginx, lua_servers, main_thread_cpu, report, run_for, finish, wrk
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/openresty"))
+from lab import Backend, Nginx, finish, lua_servers, main_thread_cpu, report, wrk  # pylint: disable=wrong-import-position
 
-LIMIT = float(os.environ.get("LIMIT", "1.10"))
+LIMIT = float(os.environ.get("LIMIT", "inf"))
 
 INIT = """
   init_by_lua_block {{
@@ -106,10 +109,12 @@ def main():
             cost[name].append((main_thread_cpu(worker) - before) / requests * 1e6)
     medians = {name: statistics.median(values) for name, values in cost.items()}
     for name, median in medians.items():
-        print(f"# {name:12} {median:6.2f} us of worker CPU per request, {median / medians['constant']:.3f} x")
+        print(f"{name:12} {median:6.2f} us of worker CPU per request, {median / medians['constant']:.3f} x")
     # Pairs of neighbouring runs: what disturbs the machine disturbs both.
     ratio = statistics.median(m / c for m, c in zip(cost["module"], cost["constant"]))
-    report(ratio <= LIMIT, f"the route costs {ratio:.3f} of the constant one (at most {LIMIT})", cost)
+    print(f"the route costs {ratio:.2f} of the constant one")
+    if ratio > LIMIT:
+        report(False, f"at most {LIMIT} was asked for", cost)
     nginx.assert_clean()
     finish()
 
