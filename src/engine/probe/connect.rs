@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use socket2::SockRef;
-use tokio::net::{TcpSocket, TcpStream};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::error::{ProbeError, Stage, io_text};
@@ -26,25 +26,71 @@ pub(super) enum Manner {
     Talk,
 }
 
+/// What became of an attempt to connect that was not waited for.
+pub(super) enum Dialled {
+    Connected(Socket),
+    /// The answer has not come yet.
+    Underway(Socket),
+    Failed(ProbeError),
+}
+
+/// Begins to connect and looks once, without waiting, at what came of it: the kernel has
+/// the answer of a listener on this machine before it returns.
+///
+/// A failure is of stage `connect`, or of stage `internal` where this process has no
+/// descriptor, port or memory left, which says nothing of the target.
+pub(super) fn dial(address: IpAddr, port: u16, manner: Manner) -> Dialled {
+    let socket = match open(address, manner) {
+        Ok(socket) => socket,
+        Err(e) => return Dialled::Failed(internal(&e)),
+    };
+    let peer = SockAddr::from(SocketAddr::new(address, port));
+    let mut answer = socket.connect(&peer);
+    if answer.as_ref().is_err_and(is_underway) {
+        // Asked again, the kernel says how the first call ended (connect(2)).
+        answer = socket.connect(&peer);
+    }
+    match answer {
+        Ok(()) => Dialled::Connected(socket),
+        Err(e) if is_underway(&e) => Dialled::Underway(socket),
+        Err(e) => Dialled::Failed(failed(&e)),
+    }
+}
+
+fn is_underway(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINPROGRESS | libc::EALREADY | libc::EINTR)
+    )
+}
+
 /// Connects to one of `addresses`, in their order, the next beside it after 250 ms or in
-/// its place when it fails.
+/// its place when it fails. `first` is an attempt at one of them that has begun.
 ///
 /// # Errors
-/// Stage `connect`, the first address's reason; stage `internal` where this process has no
-/// descriptor, port or memory left, which says nothing of the target. The caller bounds
-/// the time.
+/// The first address's reason, as [`dial`] has it. The caller bounds the time.
 pub(super) async fn connect(
     addresses: &[IpAddr],
     port: u16,
     manner: Manner,
+    first: Option<(IpAddr, Dialled)>,
 ) -> Result<(TcpStream, IpAddr), ProbeError> {
+    let mut first = first;
+    let mut begin = |address| {
+        let begun = first.take_if(|(begun, _)| *begun == address);
+        let dialled = begun.map_or_else(|| dial(address, port, manner), |(_, dialled)| dialled);
+        attempt(address, dialled, manner)
+    };
+    if let [address] = addresses {
+        return begin(*address).await;
+    }
     let mut waiting = addresses.iter().copied();
     let mut attempts = FuturesUnordered::new();
     let mut first_error: Option<ProbeError> = None;
     loop {
         if attempts.is_empty() {
             match waiting.next() {
-                Some(address) => attempts.push(attempt(address, port, manner)),
+                Some(address) => attempts.push(begin(address)),
                 None => {
                     return Err(first_error.unwrap_or_else(|| {
                         ProbeError::new(Stage::Connect, "the name has no address")
@@ -58,49 +104,65 @@ pub(super) async fn connect(
                 Err(error) => {
                     first_error.get_or_insert(error);
                     if let Some(address) = waiting.next() {
-                        attempts.push(attempt(address, port, manner));
+                        attempts.push(begin(address));
                     }
                 }
             },
             () = sleep(NEXT_AFTER), if waiting.len() > 0 => {
                 if let Some(address) = waiting.next() {
-                    attempts.push(attempt(address, port, manner));
+                    attempts.push(begin(address));
                 }
             }
         }
     }
 }
 
+/// Waits for the end of what `dialled` began.
 async fn attempt(
     address: IpAddr,
-    port: u16,
+    dialled: Dialled,
     manner: Manner,
 ) -> Result<(TcpStream, IpAddr), ProbeError> {
-    let socket = open(address, manner).map_err(|e| internal(&e))?;
-    match socket.connect(SocketAddr::new(address, port)).await {
-        Ok(stream) => {
-            if manner == Manner::Talk {
-                // Small writes in turn: waiting to fill a packet would only cost time.
-                let _ = stream.set_nodelay(true);
-            }
-            Ok((stream, address))
+    let (socket, is_connected) = match dialled {
+        Dialled::Connected(socket) => (socket, true),
+        Dialled::Underway(socket) => (socket, false),
+        Dialled::Failed(error) => return Err(error),
+    };
+    let stream = TcpStream::from_std(socket.into()).map_err(|e| internal(&e))?;
+    if !is_connected {
+        stream.writable().await.map_err(|e| internal(&e))?;
+        if let Some(error) = stream.take_error().map_err(|e| internal(&e))? {
+            return Err(failed(&error));
         }
-        // EADDRNOTAVAIL: no local port is free.
-        Err(e) if e.raw_os_error() == Some(libc::EADDRNOTAVAIL) => Err(internal(&e)),
-        Err(e) => Err(ProbeError::new(Stage::Connect, io_text(&e))),
     }
+    if manner == Manner::Talk {
+        // Small writes in turn: waiting to fill a packet would only cost time.
+        let _ = stream.set_nodelay(true);
+    }
+    Ok((stream, address))
 }
 
-fn open(address: IpAddr, manner: Manner) -> io::Result<TcpSocket> {
-    let socket = match address {
-        IpAddr::V4(_) => TcpSocket::new_v4(),
-        IpAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
+fn open(address: IpAddr, manner: Manner) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let domain = match address {
+        IpAddr::V4(_) => Domain::IPV4,
+        IpAddr::V6(_) => Domain::IPV6,
+    };
+    let socket = Socket::new_raw(domain, kind, None)?;
     if manner == Manner::Knock {
         // Where the system refuses this, the probe is less discreet but no less right.
-        let _ = SockRef::from(&socket).set_tcp_quickack(false);
+        let _ = socket.set_tcp_quickack(false);
     }
     Ok(socket)
+}
+
+/// Why a connection could not be made.
+fn failed(error: &io::Error) -> ProbeError {
+    // No local port is free.
+    if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
+        return internal(error);
+    }
+    ProbeError::new(Stage::Connect, io_text(error))
 }
 
 fn internal(error: &io::Error) -> ProbeError {
@@ -112,7 +174,7 @@ fn internal(error: &io::Error) -> ProbeError {
 
 /// Ends a connection with a reset when it is dropped: nothing stays in TIME_WAIT, and a
 /// server that was only knocked at has nothing to log.
-pub(super) fn end_abruptly(stream: &TcpStream) {
+pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
     // A closed socket lingers for nobody.
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let _ = stream.into().set_linger(Some(Duration::ZERO));
 }

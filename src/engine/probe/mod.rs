@@ -20,7 +20,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use self::connect::Manner;
+use self::connect::{Dialled, Manner};
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::resolve::Resolver;
@@ -77,6 +77,27 @@ struct Findings {
     tls: Option<TlsFacts>,
 }
 
+/// A probe that was begun.
+pub enum Begun {
+    Ended(Outcome),
+    Underway(Underway),
+}
+
+/// What a probe has done before it had to wait.
+pub struct Underway {
+    started: Instant,
+    /// The attempt at the first address, where that was known.
+    first: Option<(IpAddr, Dialled)>,
+}
+
+fn manner(target: &Target, depth: Depth) -> Manner {
+    if depth == Depth::Deep || target.implicit_tls() {
+        Manner::Talk
+    } else {
+        Manner::Knock
+    }
+}
+
 impl Prober {
     /// Runs one probe. It ends within the sum of the target's timeouts.
     pub async fn run(
@@ -85,9 +106,66 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
     ) -> Outcome {
+        match self.begin(target, depth) {
+            Begun::Ended(outcome) => outcome,
+            Begun::Underway(probe) => self.finish(probe, target, depth, resumption).await,
+        }
+    }
+
+    /// Begins a probe and does what needs no waiting: one that only connects is often over
+    /// with that, at the price of a few system calls and no task.
+    pub fn begin(&self, target: &Target, depth: Depth) -> Begun {
         let started = Instant::now();
+        let underway = |first| Begun::Underway(Underway { started, first });
+        if manner(target, depth) == Manner::Talk {
+            return underway(None);
+        }
+        let known;
+        let addresses = match &target.host {
+            Host::Ip(ip) => std::slice::from_ref(ip),
+            Host::Name(name) => {
+                known = self.resolver.known(name);
+                known.as_deref().unwrap_or_default()
+            }
+        };
+        let Some(&address) = addresses.first() else {
+            return underway(None);
+        };
+        let (result, address) = match connect::dial(address, target.port, Manner::Knock) {
+            Dialled::Connected(socket) => {
+                let result = if target.haproxy_v2 {
+                    proxy::send_at_once(&socket)
+                } else {
+                    Ok(())
+                };
+                connect::end_abruptly(&socket);
+                let address = result.is_ok().then_some(address);
+                (result, address)
+            }
+            Dialled::Failed(error) if addresses.len() == 1 => (Err(error), None),
+            dialled => return underway(Some((address, dialled))),
+        };
+        Begun::Ended(Outcome {
+            result,
+            address,
+            elapsed: started.elapsed(),
+            tls: None,
+        })
+    }
+
+    /// Goes on with a probe to its end, within the sum of the target's timeouts.
+    pub async fn finish(
+        &self,
+        probe: Underway,
+        target: &Target,
+        depth: Depth,
+        resumption: Option<&Resumption>,
+    ) -> Outcome {
+        let Underway { started, first } = probe;
         let mut found = Findings::default();
-        let result = self.stages(target, depth, resumption, &mut found).await;
+        let result = self
+            .stages(target, depth, resumption, first, &mut found)
+            .await;
         if let Err(error) = &result
             && error.certificate_end.is_some()
         {
@@ -114,12 +192,11 @@ impl Prober {
         target: &Target,
         depth: Depth,
         resumption: Option<&Resumption>,
+        first: Option<(IpAddr, Dialled)>,
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
-        let talks = depth == Depth::Deep || target.implicit_tls();
-        let manner = if talks { Manner::Talk } else { Manner::Knock };
         let mut stage = Stage::Resolve;
-        let opening = self.open(target, manner, &mut stage);
+        let opening = self.open(target, manner(target, depth), first, &mut stage);
         let stream = match tokio::time::timeout(target.connect_timeout, opening).await {
             Ok(opened) => opened?,
             Err(_) => return Err(ProbeError::timeout(stage, target.connect_timeout)),
@@ -141,14 +218,19 @@ impl Prober {
         &self,
         target: &Target,
         manner: Manner,
+        first: Option<(IpAddr, Dialled)>,
         stage: &mut Stage,
     ) -> Result<(TcpStream, IpAddr), ProbeError> {
+        let resolved;
         let addresses = match &target.host {
-            Host::Ip(ip) => Arc::from([*ip]),
-            Host::Name(name) => self.resolver.resolve(name).await?,
+            Host::Ip(ip) => std::slice::from_ref(ip),
+            Host::Name(name) => {
+                resolved = self.resolver.resolve(name).await?;
+                &*resolved
+            }
         };
         *stage = Stage::Connect;
-        let (mut stream, address) = connect::connect(&addresses, target.port, manner).await?;
+        let (mut stream, address) = connect::connect(addresses, target.port, manner, first).await?;
         if target.haproxy_v2 {
             *stage = Stage::Proxy;
             proxy::send(&mut stream).await?;

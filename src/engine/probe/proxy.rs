@@ -1,18 +1,27 @@
 //! The PROXY protocol v2 header of a health check.
 
+use std::io;
+use std::sync::OnceLock;
+
 use ppp::v2::{AddressFamily, Builder, Command, Protocol, Version};
+use socket2::Socket;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::error::{ProbeError, Stage, io_text};
 
 /// `LOCAL`, unspecified family, no addresses, no TLVs (PROXY protocol §2.2): the connection
 /// is the sender's own. Some servers refuse `LOCAL` with anything more.
-fn local_header() -> std::io::Result<Vec<u8>> {
-    Builder::new(
+fn local_header() -> io::Result<&'static [u8]> {
+    static HEADER: OnceLock<Vec<u8>> = OnceLock::new();
+    if let Some(header) = HEADER.get() {
+        return Ok(header);
+    }
+    let made = Builder::new(
         Version::Two | Command::Local,
         AddressFamily::Unspecified | Protocol::Unspecified,
     )
-    .build()
+    .build()?;
+    Ok(HEADER.get_or_init(|| made))
 }
 
 /// Sends the header.
@@ -20,11 +29,27 @@ fn local_header() -> std::io::Result<Vec<u8>> {
 /// # Errors
 /// Stage `proxy`. The caller bounds the time.
 pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), ProbeError> {
-    let failed = |e: std::io::Error| ProbeError::new(Stage::Proxy, io_text(&e));
-    stream
-        .write_all(&local_header().map_err(failed)?)
-        .await
-        .map_err(failed)
+    let header = local_header().map_err(|e| failed(&e))?;
+    stream.write_all(header).await.map_err(|e| failed(&e))
+}
+
+/// Sends the header on a connection that nothing was sent on yet: it always fits.
+///
+/// # Errors
+/// As [`send`].
+pub(super) fn send_at_once(socket: &Socket) -> Result<(), ProbeError> {
+    let send = || {
+        let header = local_header()?;
+        if socket.send_with_flags(header, libc::MSG_NOSIGNAL)? < header.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        Ok(())
+    };
+    send().map_err(|e| failed(&e))
+}
+
+fn failed(error: &io::Error) -> ProbeError {
+    ProbeError::new(Stage::Proxy, io_text(error))
 }
 
 #[cfg(test)]

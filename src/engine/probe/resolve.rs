@@ -46,6 +46,13 @@ struct Entry {
     pending: Option<watch::Receiver<Option<Answer>>>,
 }
 
+impl Entry {
+    fn fresh(&self) -> Option<Arc<[IpAddr]>> {
+        let (addresses, at) = self.known.as_ref()?;
+        (at.elapsed() < TTL).then(|| addresses.clone())
+    }
+}
+
 impl Default for Resolver {
     fn default() -> Self {
         Self::asking(ask_system)
@@ -61,6 +68,12 @@ impl Resolver {
         }
     }
 
+    /// The addresses of `name` where they need not be asked for.
+    pub fn known(&self, name: &str) -> Option<Arc<[IpAddr]>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(name)?.fresh()
+    }
+
     /// The addresses of `name`, at least one.
     ///
     /// # Errors
@@ -69,10 +82,8 @@ impl Resolver {
         let (known, mut pending) = {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
             let entry = names.entry(name.to_owned()).or_default();
-            if let Some((addresses, at)) = &entry.known
-                && at.elapsed() < TTL
-            {
-                return Ok(addresses.clone());
+            if let Some(addresses) = entry.fresh() {
+                return Ok(addresses);
             }
             let known = entry
                 .known
