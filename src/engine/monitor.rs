@@ -6,50 +6,32 @@
 //! lock from time to time. Where a state file is shared, the same goes for the families that
 //! share it; `follow` says what a family does that does not hold the file's lock.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Mutex, Notify, Semaphore};
-use tokio::task::AbortHandle;
 
 use super::check::{Checks, Request};
-use super::config::Config;
 use super::follow::{Followed, Following};
+use super::lead::{Event, Lead};
 use super::log::{Level, Line, Log};
-use super::probe::tls::SessionSlot;
-use super::probe::{Prober, Resumption};
+use super::probe::Prober;
 use super::service::{Role, Service};
-use super::state::encode;
-use super::store::{Store, Writer};
-use super::target::Target;
-use super::verdicts::{Slot, VerdictTable};
-use super::watch::{Shared, Timer, Watch};
 use crate::sys::exit_gate;
 use crate::sys::fork_mark::pid;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
 /// OpenSSL and a resolver's answer fit many times over.
 const STACK: usize = 1024 * 1024;
-const WAKER_STACK: usize = 64 * 1024;
 
-/// How often the prober makes sure that it still is the one, and that the host is not
-/// about to exit.
+/// How often a prober that is awake makes sure that it still is the one; whether the host
+/// is about to exit it asks before each probe.
 const REASSURE: Duration = Duration::from_millis(100);
 
-/// How often the prober makes sure that all watches run.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
-
-/// How often the state file is written where no verdict changes; well within what its
-/// readers take for silence.
-const SAVE_EVERY: Duration = Duration::from_secs(5);
-
-/// Saving takes at most this share of the engine's time, however often verdicts change.
-const SAVE_SHARE: u32 = 10;
+/// How long it sleeps at most where nothing is due.
+const DOZE: Duration = Duration::from_millis(500);
 
 /// How often a process that reads the state file looks at it.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -57,9 +39,6 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// Between two tries of a process in waiting for the prober's role.
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
-
-/// First probes are spread so that this many start in a second, at most over the interval.
-const FIRST_PROBES_PER_SECOND: u32 = 100;
 
 /// The share of the process's descriptors that probes may hold, and as many for checks: the
 /// host's own connections come first.
@@ -151,53 +130,8 @@ struct Monitor {
     nobody: Followed,
     lock_failed: bool,
     stopped: bool,
-}
-
-/// The prober's role and what comes with it, also where others see to some of the targets.
-struct Lead {
-    service: Arc<Service>,
-    followed: Followed,
-    watches: HashMap<(Slot, Timer), Running>,
-    turns: HashMap<Slot, Turn>,
-    waker: Waker,
-    /// The configuration that the watches were last fitted to, and when.
-    fitted: Option<(Arc<Service>, Instant)>,
-    /// Set by watches when a verdict changed.
-    turned: Arc<AtomicBool>,
-    /// Where this process keeps the state file.
-    saving: Option<Saving>,
-}
-
-/// When the state file was last written, and by what.
-struct Saving {
-    store: Arc<Store>,
-    writer: Option<Writer>,
-    /// [`Store::moves`] of the last time.
-    moves: u64,
-    at: Option<Instant>,
-    /// How long it took to put the last content together.
-    took: Duration,
-}
-
-/// What a target's timers share, and what is kept of it while it stays the same.
-#[derive(Default)]
-struct Turn {
-    turn: Arc<Mutex<()>>,
-    sessions: Arc<SessionSlot>,
-}
-
-struct Running {
-    target: Arc<Target>,
-    policy: Arc<Config>,
-    followed: bool,
-    bell: Arc<Notify>,
-    task: AbortHandle,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    /// When it last made sure of its role.
+    looked: Instant,
 }
 
 impl Monitor {
@@ -213,6 +147,7 @@ impl Monitor {
             nobody: Followed::default(),
             lock_failed: false,
             stopped: false,
+            looked: Instant::now(),
         }
     }
 
@@ -220,19 +155,21 @@ impl Monitor {
         // Where a panic ended the last run, its configuration is served on.
         self.elect(serving.as_ref());
         loop {
-            let pause = self.pause(serving.as_ref());
-            let woken = async {
-                match &self.lead {
-                    Some(lead) => lead.waker.bell.notified().await,
+            let look_at = self.looked + self.pause(serving.as_ref());
+            let event = async {
+                match &mut self.lead {
+                    Some(lead) => lead.event().await,
                     None => std::future::pending().await,
                 }
             };
+            let mut looks = false;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Serve(service, log)) => {
                         self.stopped = false;
                         self.adopt(&service, serving.as_ref());
                         *serving = Some((service, log));
+                        looks = true;
                     }
                     Some(Command::Check(request)) => {
                         self.stopped = false;
@@ -242,19 +179,27 @@ impl Monitor {
                     Some(Command::Stop) => {
                         self.stop(serving);
                         self.stopped = true;
+                        self.looked = Instant::now();
                         continue;
                     }
                     None => break,
                 },
-                () = woken => {}
-                () = tokio::time::sleep(pause) => {}
+                event = event => if let (Event::Landed(landed), Some(lead)) = (event, &mut self.lead) {
+                    lead.land(landed);
+                },
+                () = tokio::time::sleep_until(look_at.into()) => looks = true,
             }
             if self.stopped && (self.reports.may_end)(&|| commands.is_empty()) {
                 break;
             }
-            self.elect(serving.as_ref());
-            self.heed_reports();
-            self.save();
+            if looks || self.must_look(serving.as_ref()) {
+                self.elect(serving.as_ref());
+            }
+            if let Some(lead) = &mut self.lead {
+                lead.heed_reports();
+                lead.probe_due();
+                lead.save();
+            }
         }
         self.stop(serving);
     }
@@ -270,13 +215,30 @@ impl Monitor {
         match (&self.lead, serving) {
             _ if self.stopped => LINGER,
             _ if self.following.is_some() => FOLLOW,
-            (Some(_), _) => REASSURE,
+            (Some(lead), _) if lead.is_saving_pending() => REASSURE,
+            (Some(_), _) => DOZE,
             (None, Some((service, _))) => {
                 (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
             }
             // Only checks on demand.
             (None, None) => Duration::from_secs(3600),
         }
+    }
+
+    /// Whether a prober has to make sure of its role before it probes on.
+    fn must_look(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> bool {
+        let every = if self.following.is_some() {
+            FOLLOW
+        } else {
+            REASSURE
+        };
+        let is_over = |(service, _): &(Arc<Service>, _)| !self.may_probe(service);
+        self.lead.is_some() && (self.looked.elapsed() >= every || serving.is_some_and(is_over))
+    }
+
+    /// Whether this process is to probe at all, by what costs nothing to ask.
+    fn may_probe(&self, service: &Service) -> bool {
+        !(self.signs.exiting)() && service.table.epoch() == service.epoch
     }
 
     /// A new configuration: files that it names may have changed with it.
@@ -293,11 +255,11 @@ impl Monitor {
 
     /// Takes the prober's role, keeps it, or gives it up.
     fn elect(&mut self, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+        self.looked = Instant::now();
         let Some((service, log)) = serving else {
             return;
         };
-        let may = !(self.signs.exiting)() && service.table.epoch() == service.epoch;
-        if !may {
+        if !self.may_probe(service) {
             if self.lead.is_some() {
                 self.give_up();
                 service.leave_role(pid());
@@ -308,10 +270,7 @@ impl Monitor {
             Ok(Role::Prober) => {
                 self.following = None;
                 let nobody = self.nobody.clone();
-                self.watch(service, log, &nobody);
-                if let Some(lead) = &mut self.lead {
-                    lead.keep_file(log);
-                }
+                self.lead(service, log, &nobody).keep_file(true);
             }
             Ok(Role::Reader) => self.follow(service, log),
             Ok(Role::Waiting) => self.give_up(),
@@ -348,10 +307,7 @@ impl Monitor {
         };
         let followed = following.look(log);
         self.following = Some(following);
-        self.watch(service, log, &followed);
-        if let Some(lead) = &mut self.lead {
-            lead.saving = None;
-        }
+        self.lead(service, log, &followed).keep_file(false);
         if service.slots.iter().all(|slot| followed.contains(slot)) {
             service.table.silence(pid());
         } else {
@@ -359,252 +315,20 @@ impl Monitor {
         }
     }
 
-    /// Hands the state to the file's writer, at once after a change of a verdict.
-    fn save(&mut self) {
-        let Some(lead) = &mut self.lead else {
-            return;
-        };
-        let Some(saving) = &mut lead.saving else {
-            return;
-        };
-        let Some(writer) = &saving.writer else {
-            return;
-        };
-        let moves = saving.store.moves();
-        let since = saving.at.map(|at| at.elapsed());
-        if since.is_some_and(|since| since < saving.took * SAVE_SHARE) {
-            return;
-        }
-        let turned = lead.turned.swap(false, Ordering::AcqRel) || moves != saving.moves;
-        let every = SAVE_EVERY.min(lead.service.config.state_max_age / 4);
-        if !turned && since.is_some_and(|since| since < every) {
-            return;
-        }
-        let started = Instant::now();
-        let content = encode(&lead.service);
-        saving.took = started.elapsed();
-        if writer.write(content) {
-            saving.at = Some(Instant::now());
-            saving.moves = moves;
-        } else {
-            lead.turned.store(true, Ordering::Release);
-        }
-    }
-
-    /// Starts the watches that are missing, ends those that are too many. Targets that are
-    /// `followed` are only probed when somebody reports trouble.
-    fn watch(&mut self, service: &Arc<Service>, log: &Arc<Log>, followed: &Followed) {
-        let lead = self.lead.get_or_insert_with(|| Lead {
-            service: service.clone(),
-            followed: followed.clone(),
-            watches: HashMap::new(),
-            turns: HashMap::new(),
-            waker: Waker::start(service.table.clone()),
-            fitted: None,
-            turned: Arc::default(),
-            saving: None,
-        });
-        if !lead.needs_a_look(service, followed) {
-            return;
-        }
+    /// The prober's role, fitted to the configuration. Targets that are `followed` are only
+    /// probed when somebody reports trouble.
+    fn lead(&mut self, service: &Arc<Service>, log: &Arc<Log>, followed: &Followed) -> &mut Lead {
+        let lead = self
+            .lead
+            .get_or_insert_with(|| Lead::begin(service, log, &self.prober));
         let limit = descriptors_for(service.config.max_concurrent_probes);
-        let shared = Arc::new(Shared {
-            prober: self.prober.clone(),
-            permits: Arc::new(Semaphore::new(limit)),
-            log: log.clone(),
-            turned: lead.turned.clone(),
-            bell: lead.waker.bell.clone(),
-        });
-        lead.followed = followed.clone();
-        lead.fit(service, &shared);
+        lead.fit(service, log, followed, limit);
+        lead
     }
-
-    /// Rings for targets that somebody reported since the last look.
-    fn heed_reports(&self) {
-        let Some(lead) = &self.lead else {
-            return;
-        };
-        for slot in lead.turns.keys() {
-            if !lead.service.table.take_reports(*slot) {
-                continue;
-            }
-            for timer in [Timer::Connect, Timer::Deep] {
-                if let Some(running) = lead.watches.get(&(*slot, timer)) {
-                    running.bell.notify_one();
-                }
-            }
-        }
-    }
-}
-
-impl Lead {
-    /// Whether the configuration is another one than before, or a watch may have ended
-    /// (which only a panic of its own brings about).
-    fn needs_a_look(&self, service: &Arc<Service>, followed: &Followed) -> bool {
-        !Arc::ptr_eq(&self.followed, followed)
-            || self.fitted.as_ref().is_none_or(|(fitted, at)| {
-                !Arc::ptr_eq(fitted, service) || at.elapsed() > LOOK_AGAIN
-            })
-    }
-
-    /// Sees that the state file is written from now on, where there is one.
-    fn keep_file(&mut self, log: &Arc<Log>) {
-        let store = self.service.store.as_ref();
-        let kept = self.saving.as_ref().map(|saving| &saving.store);
-        let same = match (store, kept) {
-            (Some(store), Some(kept)) => Arc::ptr_eq(store, kept),
-            (store, kept) => store.is_none() && kept.is_none(),
-        };
-        if !same {
-            self.saving = store.map(|store| Saving {
-                writer: store.writer(log.clone()),
-                moves: store.moves(),
-                store: store.clone(),
-                at: None,
-                took: Duration::ZERO,
-            });
-        }
-    }
-
-    fn fit(&mut self, service: &Arc<Service>, shared: &Arc<Shared>) {
-        let wanted: HashMap<(Slot, Timer), Arc<Target>> = timers(service)
-            .map(|(slot, timer, target)| ((slot, timer), target.clone()))
-            .collect();
-        self.watches.retain(|key, running| {
-            wanted
-                .get(key)
-                .is_some_and(|target| running.still_does(target, &service.config))
-                && running.followed == self.followed.contains(&key.0)
-        });
-        self.turns
-            .retain(|slot, _| wanted.contains_key(&(*slot, Timer::Connect)));
-        if self
-            .fitted
-            .as_ref()
-            .is_some_and(|(fitted, _)| !Arc::ptr_eq(fitted, service))
-        {
-            // A resumed session would go on trusting what the CA files no longer say.
-            self.turns.values().for_each(|turn| turn.sessions.clear());
-        }
-        let count = u32::try_from(wanted.len().max(1)).unwrap_or(u32::MAX);
-        let window = first_window(service, count);
-        let mut position = 0;
-        for (slot, timer, target) in timers(service) {
-            position += 1;
-            if self.watches.contains_key(&(slot, timer)) {
-                continue;
-            }
-            let offset = window.mul_f64((f64::from(position) - fastrand::f64()) / f64::from(count));
-            let turn = self.turns.entry(slot).or_default();
-            let bell = Arc::new(Notify::new());
-            let watch = Watch {
-                service: service.clone(),
-                target: target.clone(),
-                slot,
-                timer,
-                followed: self.followed.contains(&slot),
-                shared: shared.clone(),
-                turn: turn.turn.clone(),
-                bell: bell.clone(),
-                resumption: Resumption {
-                    slot: turn.sessions.clone(),
-                    full_every: service.config.tls_full_handshake_interval,
-                },
-                first_due: Instant::now() + offset,
-            };
-            let running = Running {
-                target: target.clone(),
-                policy: service.config.clone(),
-                followed: self.followed.contains(&slot),
-                bell,
-                task: tokio::spawn(watch.run()).abort_handle(),
-            };
-            self.watches.insert((slot, timer), running);
-        }
-        self.fitted = Some((service.clone(), Instant::now()));
-        self.service = service.clone();
-    }
-}
-
-impl Running {
-    /// Whether this watch does what the configuration asks for the target.
-    fn still_does(&self, target: &Arc<Target>, config: &Arc<Config>) -> bool {
-        !self.task.is_finished()
-            && (Arc::ptr_eq(&self.policy, config)
-                || (self.target == *target && same_policy(&self.policy, config)))
-    }
-}
-
-/// Whether two configurations differ in nothing but their targets.
-fn same_policy(a: &Config, b: &Config) -> bool {
-    let policy = |config: &Config| Config {
-        targets: Vec::new(),
-        ..config.clone()
-    };
-    policy(a) == policy(b)
-}
-
-/// The timers that a configuration wants, one or two for each slot.
-fn timers(service: &Service) -> impl Iterator<Item = (Slot, Timer, &Arc<Target>)> {
-    let pairs = service.slots.iter().zip(&service.config.targets);
-    pairs.flat_map(|(slot, target)| {
-        let deep = service
-            .has_deep_timer(target)
-            .then_some((*slot, Timer::Deep, target));
-        std::iter::once((*slot, Timer::Connect, target)).chain(deep)
-    })
-}
-
-/// The time over which first probes are spread: short for a few targets, so that the first
-/// verdicts come soon, at most the interval.
-fn first_window(service: &Service, count: u32) -> Duration {
-    let paced = Duration::from_secs(1) * count / FIRST_PROBES_PER_SECOND;
-    paced
-        .max(service.config.fast_interval)
-        .min(service.config.connect_interval)
 }
 
 /// How many connections may be open at once for a purpose that wants `wanted`.
 fn descriptors_for(wanted: usize) -> usize {
     let share = usize::try_from(descriptor_limit() / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
     wanted.min(share).max(1)
-}
-
-/// A thread that sleeps on the table's wake word and rings a bell in the runtime.
-struct Waker {
-    bell: Arc<Notify>,
-    stop: Arc<AtomicBool>,
-    table: Arc<VerdictTable>,
-}
-
-impl Waker {
-    /// Without a thread to spare the bell stays silent: reports are then seen at the next
-    /// reassurance.
-    fn start(table: Arc<VerdictTable>) -> Self {
-        let waker = Self {
-            bell: Arc::new(Notify::new()),
-            stop: Arc::new(AtomicBool::new(false)),
-            table,
-        };
-        let (bell, stop, table) = (waker.bell.clone(), waker.stop.clone(), waker.table.clone());
-        let spawned = spawn_quiet("nb-wake", WAKER_STACK, move || {
-            loop {
-                let seen = table.wakes();
-                if stop.load(Ordering::Acquire) {
-                    break;
-                }
-                bell.notify_one();
-                table.wait_for_wake(seen, Duration::from_secs(60));
-            }
-        });
-        drop(spawned);
-        waker
-    }
-}
-
-impl Drop for Waker {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        self.table.wake_prober();
-    }
 }

@@ -7,6 +7,8 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::task::JoinError;
+
 use super::probe::Outcome;
 use super::probe::error::{ProbeError, Stage};
 
@@ -18,18 +20,38 @@ where
     poll_fn(
         |cx| match catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(cx))) {
             Ok(polled) => polled,
-            Err(panic) => Poll::Ready(Outcome {
-                result: Err(ProbeError::new(
-                    Stage::Internal,
-                    format!("panic: {}", text(panic.as_ref())),
-                )),
-                address: None,
-                elapsed: Duration::ZERO,
-                tls: None,
-            }),
+            Err(panic) => Poll::Ready(inconclusive(panic.as_ref())),
         },
     )
     .await
+}
+
+/// What `step` of a probe gives, or an inconclusive outcome where it panicked.
+///
+/// # Errors
+/// That outcome.
+pub(super) fn caught<T>(step: impl FnOnce() -> T) -> Result<T, Outcome> {
+    catch_unwind(AssertUnwindSafe(step)).map_err(|panic| inconclusive(panic.as_ref()))
+}
+
+/// The outcome of a probe whose task ended without one.
+pub(super) fn ended(error: JoinError) -> Outcome {
+    match error.try_into_panic() {
+        Ok(panic) => inconclusive(panic.as_ref()),
+        Err(_) => inconclusive(&"the probe was called off"),
+    }
+}
+
+fn inconclusive(panic: &(dyn Any + Send)) -> Outcome {
+    Outcome {
+        result: Err(ProbeError::new(
+            Stage::Internal,
+            format!("panic: {}", text(panic)),
+        )),
+        address: None,
+        elapsed: Duration::ZERO,
+        tls: None,
+    }
 }
 
 fn text(panic: &(dyn Any + Send)) -> &str {
@@ -51,6 +73,11 @@ mod tests {
         assert_eq!(
             outcome.result.unwrap_err().to_string(),
             "internal: panic: boom 1"
+        );
+        let outcome = caught(|| -> () { panic!("boom {}", 2) }).unwrap_err();
+        assert_eq!(
+            outcome.result.unwrap_err().to_string(),
+            "internal: panic: boom 2"
         );
     }
 }

@@ -228,7 +228,9 @@ impl Service {
             let listed = self.lists(record.verdict());
             listed.then(|| shown_ip(target, record.address))
         };
-        self.table.write(slot, after, shows(before) != shows(after));
+        let same = before.verdict() == after.verdict() && before.address == after.address;
+        self.table
+            .write(slot, after, !same && shows(before) != shows(after));
     }
 
     /// Whether a role in one of the two is the same role in the other.

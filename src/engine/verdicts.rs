@@ -316,6 +316,22 @@ impl VerdictTable {
         }
     }
 
+    /// A connect probe starts now.
+    pub fn note_connect_start(&self, slot: Slot, now_ns: u64) {
+        self.note(slot, CONNECT_STARTED, now_ns);
+    }
+
+    /// A deep probe starts now.
+    pub fn note_deep_start(&self, slot: Slot, now_ns: u64) {
+        self.note(slot, DEEP_STARTED, now_ns);
+    }
+
+    fn note(&self, slot: Slot, index: usize, value: u64) {
+        self.begin(self.word(slot, SLOT_SEQUENCE));
+        self.word(slot, index).store(value, Relaxed);
+        self.end(self.word(slot, SLOT_SEQUENCE));
+    }
+
     /// Counts a report of trouble from any process; false where one came within `at_least`.
     pub fn report(&self, slot: Slot, now_ns: u64, at_least: Duration) -> bool {
         let last = self.word(slot, REPORTED_AT);
@@ -338,7 +354,8 @@ impl VerdictTable {
     /// Whether reports came that no prober has heeded yet; they are heeded now.
     pub fn take_reports(&self, slot: Slot) -> bool {
         let reports = self.word(slot, REPORTS).load(Acquire);
-        self.word(slot, HEEDED).swap(reports, AcqRel) != reports
+        let heeded = self.word(slot, HEEDED);
+        heeded.load(Acquire) != reports && heeded.swap(reports, AcqRel) != reports
     }
 
     fn read_words(&self, slot: Slot) -> Record {

@@ -1,25 +1,17 @@
-//! One target's life under the monitor: when it is probed, and what an outcome does.
+//! What the outcome of a probe does: to the gates, the verdict table and the log.
 //!
-//! A probe is due an interval after the last one started, give or take 5 %, and sooner
-//! while the target is dead or its last probe failed. What is known is in the verdict
-//! table, so that another process can go on where this one stops.
+//! What is known of a target is in the verdict table, so that another process can go on
+//! where this one stops.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, Semaphore};
-
-use super::health::Verdict;
+use super::health::{Gate, Verdict};
 use super::log::{Level, Line, Log};
-use super::probe::{Depth, Outcome, Prober, Resumption};
+use super::probe::{Depth, Outcome};
 use super::service::{Service, shown_ip};
 use super::target::Target;
 use super::verdicts::{Record, Slot};
 use crate::sys::clock;
-
-/// How far from its interval a probe may be due, either way.
-const JITTER: f64 = 0.05;
 
 /// A certificate that ends soon is logged this often, by whichever process probes.
 const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
@@ -33,85 +25,61 @@ pub(super) enum Timer {
     Deep,
 }
 
-/// What all watches of a process share.
-pub(super) struct Shared {
-    pub prober: Arc<Prober>,
-    pub permits: Arc<Semaphore>,
-    pub log: Arc<Log>,
-    /// Set when a verdict changed, for whoever saves them, and rung then.
-    pub turned: Arc<AtomicBool>,
-    pub bell: Arc<Notify>,
-}
-
-/// One timer of one target.
-pub(super) struct Watch {
-    pub service: Arc<Service>,
-    pub target: Arc<Target>,
+/// One timer of one target, and where what is found out goes.
+pub(super) struct Watch<'a> {
+    pub service: &'a Service,
+    pub log: &'a Log,
+    pub target: &'a Target,
     pub slot: Slot,
     pub timer: Timer,
-    /// Another family's prober sees to the target; here it is only probed when the bell rings.
-    pub followed: bool,
-    pub shared: Arc<Shared>,
-    /// Held while a probe of the target is under way: it has one at a time.
-    pub turn: Arc<Mutex<()>>,
-    /// Rung when somebody wants a probe now.
-    pub bell: Arc<Notify>,
-    pub resumption: Resumption,
-    /// When a target that was never probed has its first one.
-    pub first_due: Instant,
 }
 
-impl Watch {
-    /// Probes for as long as it is polled.
-    pub(super) async fn run(self) {
-        let mut hurry = false;
-        loop {
-            if !hurry {
-                tokio::select! {
-                    () = self.is_due() => {}
-                    () = self.bell.notified() => hurry = true,
-                }
-            }
-            hurry = self.probe(hurry).await;
-        }
+/// What an outcome came to.
+pub(super) struct Effect {
+    /// Whether it agrees with the verdict.
+    pub settled: bool,
+    /// Whether the verdict is another one now.
+    pub turned: bool,
+    /// What is known now.
+    pub record: Record,
+}
+
+impl Watch<'_> {
+    pub(super) fn record(&self) -> Record {
+        self.service.table.read(self.slot)
     }
 
-    async fn is_due(&self) {
-        if self.followed {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep_until(self.due().into()).await;
-    }
-
-    fn due(&self) -> Instant {
-        let record = self.service.table.read(self.slot);
-        let started_ns = match self.timer {
+    /// When the timer's last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
+    pub(super) fn started_ns(&self, record: &Record) -> u64 {
+        match self.timer {
             Timer::Connect => record.connect_started_ns,
             Timer::Deep => record.deep_started_ns,
-        };
-        if started_ns == 0 {
-            return self.first_due;
-        }
-        let since = Duration::from_nanos(clock::monotonic_ns().saturating_sub(started_ns));
-        let now = Instant::now();
-        now + jittered(self.interval(&record)).saturating_sub(since)
-    }
-
-    fn interval(&self, record: &Record) -> Duration {
-        let config = &self.service.config;
-        let (gate, interval) = match self.timer {
-            Timer::Connect => (record.connect, config.connect_interval),
-            Timer::Deep => (record.deep.unwrap_or_default(), config.deep_interval),
-        };
-        if gate.wants_fast_probe() {
-            config.fast_interval.min(interval)
-        } else {
-            interval
         }
     }
 
-    fn depth(&self) -> Depth {
-        let has_own = self.service.has_deep_timer(&self.target);
+    /// Between the starts of two probes while all is well.
+    pub(super) fn interval(&self) -> Duration {
+        match self.timer {
+            Timer::Connect => self.service.config.connect_interval,
+            Timer::Deep => self.service.config.deep_interval,
+        }
+    }
+
+    /// Between the starts of two probes while the next one should come soon.
+    pub(super) fn fast_interval(&self) -> Duration {
+        self.service.config.fast_interval.min(self.interval())
+    }
+
+    pub(super) fn wants_fast_probe(&self, record: &Record) -> bool {
+        let gate = match self.timer {
+            Timer::Connect => record.connect,
+            Timer::Deep => record.deep.unwrap_or_default(),
+        };
+        gate.wants_fast_probe()
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        let has_own = self.service.has_deep_timer(self.target);
         match self.timer {
             Timer::Deep => Depth::Deep,
             Timer::Connect if self.target.deep_check && !has_own => Depth::Deep,
@@ -119,41 +87,17 @@ impl Watch {
         }
     }
 
-    /// One probe; true where the next one should follow at once: somebody reported
-    /// trouble, and one failure is not yet a verdict.
-    async fn probe(&self, hurried: bool) -> bool {
-        let turn = self.turn.clone();
-        let _turn = turn.lock().await;
-        let Ok(_permit) = self.shared.permits.clone().acquire_owned().await else {
-            return false;
-        };
-        self.note_start();
-        let outcome = {
-            // Boxed: a watch is small while it sleeps, which is nearly always.
-            let probe = Box::pin(self.shared.prober.run(
-                &self.target,
-                self.depth(),
-                Some(&self.resumption),
-            ));
-            super::panics::contained(probe).await
-        };
-        let settled = self.apply(&outcome);
-        hurried && !settled
-    }
-
-    fn note_start(&self) {
-        let now = clock::monotonic_ns().max(1);
-        let mut record = self.service.table.read(self.slot);
+    pub(super) fn note_start(&self, now_ns: u64) {
+        let table = &self.service.table;
         match self.timer {
-            Timer::Connect => record.connect_started_ns = now,
-            Timer::Deep => record.deep_started_ns = now,
+            Timer::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
+            Timer::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
         }
-        self.service.table.write(self.slot, &record, false);
     }
 
-    /// Moves the gates and publishes; true where the outcome agrees with the verdict.
-    fn apply(&self, outcome: &Outcome) -> bool {
-        let before = self.service.table.read(self.slot);
+    /// Moves the gates and publishes.
+    pub(super) fn apply(&self, outcome: &Outcome) -> Effect {
+        let before = self.record();
         let mut after = before.clone();
         after.probes += 1;
         after.latency = Some(outcome.elapsed);
@@ -184,20 +128,21 @@ impl Watch {
             after.certificate_logged_ms = clock::unix_ms();
         }
         self.service
-            .publish(&self.target, self.slot, &before, &after);
-        if after.verdict() != before.verdict() {
-            self.shared.turned.store(true, Ordering::Release);
-            self.shared.bell.notify_one();
-        }
+            .publish(self.target, self.slot, &before, &after);
         self.log_change(&before, &after);
         if let Some(line) = reminder {
-            self.shared.log.write(line);
+            self.log.write(line);
         }
-        match after.verdict() {
+        let settled = match after.verdict() {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
             Verdict::Dead => !good,
             Verdict::Unknown => false,
+        };
+        Effect {
+            settled,
+            turned: after.verdict() != before.verdict(),
+            record: after,
         }
     }
 
@@ -209,7 +154,7 @@ impl Watch {
 
     fn step_gates(&self, record: &mut Record, good: bool) {
         let thresholds = self.service.thresholds();
-        let step = |gate: super::health::Gate| gate.step(good, thresholds);
+        let step = |gate: Gate| gate.step(good, thresholds);
         match self.timer {
             Timer::Connect => record.connect = step(record.connect),
             Timer::Deep => {
@@ -231,7 +176,7 @@ impl Watch {
             Verdict::Unknown => return,
             Verdict::Alive => Line::new(Level::Info, "target_up")
                 .with("target", self.target.key())
-                .with("ip", shown_ip(&self.target, after.address)),
+                .with("ip", shown_ip(self.target, after.address)),
             Verdict::Dead => Line::new(Level::Warning, "target_down")
                 .with("target", self.target.key())
                 .quoted("reason", after.error.as_deref().unwrap_or("unknown")),
@@ -242,8 +187,7 @@ impl Watch {
             (_, Timer::Connect) => after.connect.successes,
             (_, Timer::Deep) => after.deep.unwrap_or_default().successes,
         };
-        self.shared
-            .log
+        self.log
             .write(line.with("after", count).with("was", was.name()));
     }
 
@@ -264,23 +208,5 @@ impl Watch {
             .with("target", self.target.key())
             .with("days_left", left.as_secs() / 86_400);
         Some(line)
-    }
-}
-
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 - JITTER + 2.0 * JITTER * fastrand::f64())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jitter_stays_within_five_percent() {
-        let all: Vec<_> = (0..1000)
-            .map(|_| jittered(Duration::from_secs(100)).as_secs_f64())
-            .collect();
-        assert!(all.iter().all(|s| (95.0..=105.0).contains(s)));
-        assert!(all.iter().any(|s| *s < 97.0) && all.iter().any(|s| *s > 103.0));
     }
 }

@@ -1,0 +1,140 @@
+//! When probes are due: pure arithmetic.
+//!
+//! First looks come early, so that a verdict comes soon, and so lie close together where
+//! targets are few. The second look spreads them: it comes as much later as puts the target
+//! where its phase says, evenly over the interval, and never later than an interval after
+//! the first. From then on a target keeps its place, give or take the jitter.
+
+use std::time::Duration;
+
+use crate::sys::clock;
+
+/// How far from its interval a probe may be due, either way: what is drawn, and what the
+/// grid adds.
+const JITTER: f64 = 0.05;
+const DRAWN: f64 = JITTER - 0.5 / GRID_SHARE as f64;
+
+/// Probes that are due within this share of an interval may start together: waking up costs
+/// as much as half a probe.
+const GRID_SHARE: u32 = 100;
+
+/// But no longer than this.
+const GRID_MAX: Duration = Duration::from_millis(10);
+
+/// First looks are spread so that this many start in a second.
+const FIRST_LOOKS_PER_SECOND: u32 = 100;
+
+/// The time over which the first looks of `count` timers are spread: short for a few, at
+/// most the interval.
+pub(super) fn first_window(fast: Duration, interval: Duration, count: usize) -> Duration {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let paced = Duration::from_secs(1) * count / FIRST_LOOKS_PER_SECOND;
+    paced.max(fast).min(interval)
+}
+
+/// Where in its round a timer is, from 0 to 1: evenly apart by position, at random within
+/// its share.
+pub(super) fn phase(position: usize, count: usize) -> f32 {
+    (position as f32 + fastrand::f32()) / count.max(1) as f32
+}
+
+/// How long after a look that came in its phase of a `window` the next one is due. At least
+/// the window, at most the interval; where both are the same, that.
+pub(super) fn spread_after(window: Duration, interval: Duration, phase: f32) -> Duration {
+    let window = window.min(interval);
+    window + (interval - window).mul_f32(phase.clamp(0.0, 1.0))
+}
+
+/// An interval with its jitter.
+pub(super) fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(1.0 - DRAWN + 2.0 * DRAWN * fastrand::f64())
+}
+
+/// `due` moved to the nearest time, in nanoseconds, at which other timers of this interval
+/// are due as well. To the nearest: the average interval stays what it is.
+pub(super) fn on_grid(due_ns: u64, interval: Duration) -> u64 {
+    let grid = clock::ns(GRID_MAX.min(interval / GRID_SHARE));
+    match (due_ns.saturating_add(grid / 2)).checked_div(grid) {
+        Some(steps) => steps.saturating_mul(grid),
+        None => due_ns,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn jitter_and_grid_stay_within_five_percent_and_add_nothing() {
+        for interval in [SECOND * 100, SECOND, SECOND / 10] {
+            let start = 123_456_789_012_345;
+            let all: Vec<f64> = (0..20_000)
+                .map(|_| on_grid(start + clock::ns(jittered(interval)), interval) - start)
+                .map(|ns| ns as f64 / 1e9 / interval.as_secs_f64())
+                .collect();
+            assert!(all.iter().all(|share| (0.95..=1.05).contains(share)));
+            assert!(all.iter().any(|s| *s < 0.96) && all.iter().any(|s| *s > 1.04));
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            assert!((mean - 1.0).abs() < 0.005, "{mean}");
+        }
+    }
+
+    #[test]
+    fn timers_of_an_interval_share_their_times() {
+        let due = [1_000_000, 4_999_999, 5_000_000, 14_999_999, 15_000_000];
+        let at = due.map(|ns| on_grid(ns, SECOND) / 1_000_000);
+        assert_eq!(at, [0, 0, 10, 10, 20]);
+        assert_eq!(on_grid(1_400_000, SECOND / 10), 1_000_000);
+        assert_eq!(on_grid(7, Duration::ZERO), 7);
+    }
+
+    #[test]
+    fn first_looks_come_soon_and_are_paced() {
+        let window = |count| first_window(SECOND, SECOND * 10, count);
+        assert_eq!(window(3), SECOND);
+        assert_eq!(window(500), SECOND * 5);
+        assert_eq!(window(10_000), SECOND * 10);
+        assert_eq!(first_window(SECOND, SECOND / 2, 3), SECOND / 2);
+    }
+
+    /// Starts of the first two looks of each of `count` timers, in seconds.
+    fn looks(count: usize, window: Duration, interval: Duration) -> Vec<(f64, f64)> {
+        (0..count)
+            .map(|position| {
+                let phase = phase(position, count);
+                let first = window.mul_f32(phase);
+                let second = first + spread_after(window, interval, phase);
+                (first.as_secs_f64(), second.as_secs_f64())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn second_looks_are_spread_over_the_interval() {
+        for count in [3, 100, 500] {
+            let window = first_window(SECOND, SECOND * 10, count);
+            let looks = looks(count, window, SECOND * 10);
+            for (first, second) in &looks {
+                assert!(*first <= window.as_secs_f64());
+                let apart = second - first;
+                assert!((window.as_secs_f64()..=10.0001).contains(&apart), "{apart}");
+            }
+            // As many in each third of the interval.
+            for third in 0..3 {
+                let from = window.as_secs_f64() + 10.0 / 3.0 * f64::from(third);
+                let within = from - 0.001..from + 10.0 / 3.0 + 0.001;
+                let seen = looks.iter().filter(|(_, at)| within.contains(at)).count();
+                assert!(seen.abs_diff(count / 3) <= 1, "{seen} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_window_of_an_interval_makes_one_look_an_interval() {
+        for (first, second) in looks(2000, SECOND, SECOND) {
+            assert!((second - first - 1.0).abs() < 0.001);
+        }
+    }
+}
