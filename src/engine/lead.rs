@@ -15,7 +15,7 @@ use super::follow::Followed;
 use super::log::{Level, Line, Log};
 use super::panics;
 use super::probe::tls::SessionSlot;
-use super::probe::{Begun, Outcome, Prober, Resumption};
+use super::probe::{Begun, Outcome, Prober, Resumption, Spares};
 use super::saving::Saving;
 use super::schedule::{first_window, jittered, on_grid, phase, spread_after};
 use super::service::Service;
@@ -355,12 +355,13 @@ impl Lead {
             self.due.pop_first();
             self.make_ready(at);
         }
+        let mut spares = Spares::default();
         for _ in 0..BATCH {
             if !self.may_start() {
                 break;
             }
             if let Some(at) = self.ready.pop_front() {
-                self.start(at);
+                self.start(at, &mut spares);
             }
         }
     }
@@ -372,7 +373,7 @@ impl Lead {
         }
     }
 
-    fn start(&mut self, at: usize) {
+    fn start(&mut self, at: usize, spares: &mut Spares) {
         let Some(seat) = self.seats.get(at) else {
             return;
         };
@@ -391,7 +392,7 @@ impl Lead {
             return;
         }
         let is_hurried = std::mem::take(&mut seat.is_rung);
-        match panics::caught(|| self.prober.begin(&seat.target, depth)) {
+        match panics::caught(|| self.prober.begin(&seat.target, depth, spares)) {
             Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, is_hurried),
             Ok(Begun::Underway(probe)) => {
                 let (prober, target) = (self.prober.clone(), seat.target.clone());

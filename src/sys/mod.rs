@@ -7,6 +7,7 @@ pub mod event;
 pub mod exit_gate;
 pub mod fork_mark;
 mod own_descriptor;
+pub mod reconnect;
 pub mod shared;
 pub mod state_file;
 pub mod stderr;

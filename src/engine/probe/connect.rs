@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::error::{ProbeError, Stage, io_text};
+use crate::sys::reconnect::disconnect;
 
 /// After which the next address is tried beside the one that has not answered yet
 /// (RFC 8305 §5, "Connection Attempt Delay").
@@ -26,6 +27,24 @@ pub(super) enum Manner {
     Talk,
 }
 
+/// A socket of each family that is connected no more, kept for the next of many knocks in a
+/// row: to make one and close it is a third of a knock's price. For no longer than that,
+/// since a host may close what it does not know and open something else in its place.
+#[derive(Default)]
+pub struct Spares {
+    v4: Option<Socket>,
+    v6: Option<Socket>,
+}
+
+impl Spares {
+    fn of(&mut self, address: IpAddr) -> &mut Option<Socket> {
+        match address {
+            IpAddr::V4(_) => &mut self.v4,
+            IpAddr::V6(_) => &mut self.v6,
+        }
+    }
+}
+
 /// What became of an attempt to connect that was not waited for.
 pub(super) enum Dialled {
     Connected(Socket),
@@ -39,12 +58,27 @@ pub(super) enum Dialled {
 ///
 /// A failure is of stage `connect`, or of stage `internal` where this process has no
 /// descriptor, port or memory left, which says nothing of the target.
-pub(super) fn dial(address: IpAddr, port: u16, manner: Manner) -> Dialled {
-    let socket = match open(address, manner) {
-        Ok(socket) => socket,
-        Err(e) => return Dialled::Failed(internal(&e)),
-    };
-    let peer = SockAddr::from(SocketAddr::new(address, port));
+pub(super) fn dial(address: IpAddr, port: u16, manner: Manner, spares: &mut Spares) -> Dialled {
+    let peer = SocketAddr::new(address, port);
+    if let Some(spare) = spares.of(address).take() {
+        let dialled = dial_with(spare, peer, manner);
+        // No target is judged by a failure that a used socket may have brought about.
+        if !matches!(dialled, Dialled::Failed(_)) {
+            return dialled;
+        }
+    }
+    match open(address) {
+        Ok(socket) => dial_with(socket, peer, manner),
+        Err(e) => Dialled::Failed(internal(&e)),
+    }
+}
+
+fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
+    if manner == Manner::Knock {
+        // Where the system refuses this, the probe is less discreet but no less right.
+        let _ = socket.set_tcp_quickack(false);
+    }
+    let peer = SockAddr::from(peer);
     let mut answer = socket.connect(&peer);
     if answer.as_ref().is_err_and(is_underway) {
         // Asked again, the kernel says how the first call ended (connect(2)).
@@ -78,7 +112,10 @@ pub(super) async fn connect(
     let mut first = first;
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
-        let dialled = begun.map_or_else(|| dial(address, port, manner), |(_, dialled)| dialled);
+        let dialled = begun.map_or_else(
+            || dial(address, port, manner, &mut Spares::default()),
+            |(_, dialled)| dialled,
+        );
         attempt(address, dialled, manner)
     };
     if let [address] = addresses {
@@ -142,18 +179,12 @@ async fn attempt(
     Ok((stream, address))
 }
 
-fn open(address: IpAddr, manner: Manner) -> io::Result<Socket> {
-    let kind = Type::STREAM.nonblocking().cloexec();
+fn open(address: IpAddr) -> io::Result<Socket> {
     let domain = match address {
         IpAddr::V4(_) => Domain::IPV4,
         IpAddr::V6(_) => Domain::IPV6,
     };
-    let socket = Socket::new_raw(domain, kind, None)?;
-    if manner == Manner::Knock {
-        // Where the system refuses this, the probe is less discreet but no less right.
-        let _ = socket.set_tcp_quickack(false);
-    }
-    Ok(socket)
+    Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)
 }
 
 /// Why a connection could not be made.
@@ -172,9 +203,80 @@ fn internal(error: &io::Error) -> ProbeError {
     )
 }
 
-/// Ends a connection with a reset when it is dropped: nothing stays in TIME_WAIT, and a
-/// server that was only knocked at has nothing to log.
+/// Ends a knock with a reset: nothing stays in TIME_WAIT, and a server that was only knocked
+/// at has nothing to log.
+pub(super) fn hang_up(socket: Socket, address: IpAddr, spares: &mut Spares) {
+    match disconnect(&socket) {
+        Ok(()) => *spares.of(address) = Some(socket),
+        Err(_) => end_abruptly(&socket),
+    }
+}
+
+/// Ends a connection with a reset when it is dropped, as [`hang_up`] does.
 pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
     // A closed socket lingers for nobody.
     let _ = stream.into().set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn knocks_in_a_row_share_a_socket_and_no_outcome() {
+        let listeners = [(); 3].map(|()| TcpListener::bind((HERE, 0)).unwrap());
+        let ports = listeners
+            .each_ref()
+            .map(|listener| listener.local_addr().unwrap().port());
+        let [first, closed, last] = listeners;
+        drop(closed);
+        let mut spares = Spares::default();
+        let mut knock = |port| match dial(HERE, port, Manner::Knock, &mut spares) {
+            Dialled::Connected(socket) => {
+                hang_up(socket, HERE, &mut spares);
+                assert!(spares.v4.is_some());
+                Ok(())
+            }
+            Dialled::Underway(_) => panic!("no answer from this machine"),
+            Dialled::Failed(error) => Err(error.to_string()),
+        };
+        let refused = Err("connect: connection refused".to_owned());
+        for _ in 0..3 {
+            assert_eq!(ports.map(&mut knock), [Ok(()), refused.clone(), Ok(())]);
+        }
+        drop((first, last));
+        assert_eq!(ports.map(knock), [(); 3].map(|()| refused.clone()));
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_has_begun_is_waited_for() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let begun = || {
+            let Dialled::Connected(socket) = dial(HERE, port, Manner::Talk, &mut Spares::default())
+            else {
+                panic!("no answer from this machine");
+            };
+            socket
+        };
+        for first in [
+            Dialled::Connected(begun()),
+            // What has ended meanwhile is found out.
+            Dialled::Underway(begun()),
+        ] {
+            let connected = connect(&[HERE], port, Manner::Talk, Some((HERE, first))).await;
+            assert_eq!(connected.unwrap().1, HERE);
+        }
+        // An attempt at an address that is not among them counts for nothing.
+        let other = Some((IpAddr::from([127, 0, 0, 2]), Dialled::Connected(begun())));
+        drop(listener);
+        let error = connect(&[HERE], port, Manner::Talk, other)
+            .await
+            .unwrap_err();
+        assert_eq!(error.to_string(), "connect: connection refused");
+    }
 }

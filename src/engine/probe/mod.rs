@@ -20,6 +20,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+pub use self::connect::Spares;
 use self::connect::{Dialled, Manner};
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
@@ -106,7 +107,7 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
     ) -> Outcome {
-        match self.begin(target, depth) {
+        match self.begin(target, depth, &mut Spares::default()) {
             Begun::Ended(outcome) => outcome,
             Begun::Underway(probe) => self.finish(probe, target, depth, resumption).await,
         }
@@ -114,7 +115,8 @@ impl Prober {
 
     /// Begins a probe and does what needs no waiting: one that only connects is often over
     /// with that, at the price of a few system calls and no task.
-    pub fn begin(&self, target: &Target, depth: Depth) -> Begun {
+    /// `spares` are for other probes in the same breath.
+    pub fn begin(&self, target: &Target, depth: Depth, spares: &mut Spares) -> Begun {
         let started = Instant::now();
         let underway = |first| Begun::Underway(Underway { started, first });
         if manner(target, depth) == Manner::Talk {
@@ -131,14 +133,14 @@ impl Prober {
         let Some(&address) = addresses.first() else {
             return underway(None);
         };
-        let (result, address) = match connect::dial(address, target.port, Manner::Knock) {
+        let (result, address) = match connect::dial(address, target.port, Manner::Knock, spares) {
             Dialled::Connected(socket) => {
                 let result = if target.haproxy_v2 {
                     proxy::send_at_once(&socket)
                 } else {
                     Ok(())
                 };
-                connect::end_abruptly(&socket);
+                connect::hang_up(socket, address, spares);
                 let address = result.is_ok().then_some(address);
                 (result, address)
             }
