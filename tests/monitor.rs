@@ -161,4 +161,51 @@ fn verdicts_follow_the_listeners() {
     });
     assert_eq!(ports(), [b], "the last verdicts stand");
     assert!(!engine.is_running());
+
+    first_looks_come_soon_and_the_next_are_spread();
+}
+
+fn first_looks_come_soon_and_the_next_are_spread() {
+    const COUNT: u32 = 24;
+    let interval = Duration::from_millis(1600);
+    let (listeners, targets): (Vec<_>, Vec<_>) = (0..COUNT)
+        .map(|_| {
+            let (listener, port) = listener();
+            (listener, target(port))
+        })
+        .unzip();
+    let engine = current();
+    let started = Instant::now();
+    let slow = Config {
+        connect_interval: interval,
+        ..config(targets)
+    };
+    engine.configure(slow, false).unwrap();
+    assert!(engine.wait_ready(Some(Duration::from_secs(5))));
+    // 100 a second.
+    let window = Duration::from_millis(240);
+    assert!(started.elapsed() < window + interval / 4);
+
+    let records = || {
+        let targets = engine.service(Start::Allowed).unwrap().targets();
+        targets.into_iter().map(|target| target.record)
+    };
+    eventually("each has its second look", interval * 2, || {
+        records().all(|record| record.probes >= 2)
+    });
+    // The first look of the last target and its second one are an interval apart.
+    assert!(started.elapsed() < window + interval * 5 / 4);
+    let seconds: Vec<u64> = records().map(|record| record.connect_started_ns).collect();
+    let (first, last) = (seconds.iter().min().unwrap(), seconds.iter().max().unwrap());
+    let (early, late) = (first + (last - first) / 3, last - (last - first) / 3);
+    let thirds = [0..early, early..late, late..u64::MAX]
+        .map(|third| seconds.iter().filter(|at| third.contains(at)).count());
+    let over = Duration::from_nanos(last - first);
+    assert!(over > interval / 2, "second looks within {over:?}");
+    assert!(
+        thirds.iter().all(|count| (5..=11).contains(count)),
+        "{thirds:?}"
+    );
+    engine.stop();
+    drop(listeners);
 }

@@ -8,21 +8,21 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 
 use super::config::Config;
 use super::follow::Followed;
 use super::log::{Level, Line, Log};
 use super::panics;
-use super::probe::tls::SessionSlot;
 use super::probe::{Begun, Outcome, Prober, Resumption, Spares};
 use super::saving::Saving;
-use super::schedule::{first_window, jittered, on_grid, phase, spread_after};
+use super::schedule::phase;
+use super::seat::{Flight, Seat, State, sessions};
 use super::service::Service;
-use super::target::{Target, TlsMode};
-use super::verdicts::{Record, Slot};
+use super::target::Target;
+use super::verdicts::Slot;
 use super::waker::Waker;
-use super::watch::{Timer, Watch};
+use super::watch::Timer;
 use crate::sys::clock;
 
 /// Probes that are begun in a row before others of this thread have their turn.
@@ -50,47 +50,6 @@ pub(super) struct Lead {
     heeded: Option<u32>,
     /// Where this process keeps the state file.
     saving: Option<Saving>,
-}
-
-/// One timer of one target.
-struct Seat {
-    target: Arc<Target>,
-    slot: Slot,
-    timer: Timer,
-    state: State,
-    /// Somebody wants a probe now, or one more after the one under way.
-    is_rung: bool,
-    /// Where in its round it is.
-    phase: f32,
-    /// It was last probed among others, out of its place: within this time.
-    gathered: Option<Duration>,
-    /// The target's other timer: a target has one probe at a time.
-    other: Option<usize>,
-    /// Kept from probe to probe where a probe may use TLS.
-    sessions: Option<Arc<SessionSlot>>,
-}
-
-enum State {
-    /// Until it is due; those that others see to never are.
-    Resting(Option<u64>),
-    /// Its time has come.
-    Ready,
-    /// Until the target's other timer has had its probe.
-    Blocked,
-    /// Its probe is under way.
-    Flying(Flight),
-}
-
-struct Flight {
-    task: AbortHandle,
-    /// Somebody asked for it.
-    is_hurried: bool,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// Something that a prober waits for.
@@ -218,7 +177,13 @@ impl Lead {
                         .or_else(|| sessions(target)),
                     ..seat
                 },
-                None => self.newcomer(slot, timer, target, (position, count)),
+                None => {
+                    let mut seat = Seat::new(slot, timer, target, phase(position, count));
+                    if !followed.contains(&slot) {
+                        seat.take_first_turn(service, count);
+                    }
+                    seat
+                }
             };
             seated.insert((slot, timer), at);
             self.seats.push(seat);
@@ -226,47 +191,6 @@ impl Lead {
         self.link(&seated);
         drop(before);
         self.line_up();
-    }
-
-    fn newcomer(
-        &self,
-        slot: Slot,
-        timer: Timer,
-        target: &Arc<Target>,
-        (position, count): (usize, usize),
-    ) -> Seat {
-        let mut seat = Seat {
-            target: target.clone(),
-            slot,
-            timer,
-            state: State::Resting(None),
-            is_rung: false,
-            phase: phase(position, count),
-            gathered: None,
-            other: None,
-            sessions: sessions(target),
-        };
-        if self.followed.contains(&slot) {
-            return seat;
-        }
-        let watch = self.watch(&seat);
-        let record = watch.record();
-        let started = watch.started_ns(&record);
-        let interval = watch.interval();
-        let window = first_window(watch.fast_interval(), interval, count);
-        let now = clock::monotonic_ns();
-        // Never probed, or not for so long that all of them are late.
-        let is_first = started == 0 || now.saturating_sub(started) > 2 * clock::ns(interval);
-        let (due, gathered) = if is_first {
-            let first = now + clock::ns(window.mul_f32(seat.phase));
-            (on_grid(first, interval), Some(window))
-        } else {
-            let gathered = (record.probes < 2).then_some(window);
-            next_due(&watch, &record, seat.phase, gathered)
-        };
-        seat.gathered = gathered;
-        seat.state = State::Resting(Some(due));
-        seat
     }
 
     /// The two timers of a target know each other.
@@ -299,16 +223,6 @@ impl Lead {
                     self.flying.insert(flight.task.id(), at);
                 }
             }
-        }
-    }
-
-    fn watch<'a>(&'a self, seat: &'a Seat) -> Watch<'a> {
-        Watch {
-            service: &self.service,
-            log: &self.log,
-            target: &seat.target,
-            slot: seat.slot,
-            timer: seat.timer,
         }
     }
 
@@ -379,7 +293,7 @@ impl Lead {
         };
         let other = seat.other.and_then(|other| self.seats.get(other));
         let is_blocked = other.is_some_and(|other| matches!(other.state, State::Flying(_)));
-        let watch = self.watch(seat);
+        let watch = seat.watch(&self.service);
         let depth = watch.depth();
         if !is_blocked {
             watch.note_start(clock::monotonic_ns());
@@ -431,8 +345,8 @@ impl Lead {
         let Some(seat) = self.seats.get(at) else {
             return;
         };
-        let watch = self.watch(seat);
-        let applied = panics::caught(|| watch.apply(outcome));
+        let watch = seat.watch(&self.service);
+        let applied = panics::caught(|| watch.apply(outcome, &self.log));
         let is_followed = self.followed.contains(&seat.slot);
         let record = match &applied {
             Ok(effect) => effect.record.clone(),
@@ -445,7 +359,7 @@ impl Lead {
                 watch.record()
             }
         };
-        let (due, gathered) = next_due(&watch, &record, seat.phase, seat.gathered);
+        let (due, gathered) = seat.next_due(&watch, &record);
         let other = seat.other;
         if let (Ok(effect), Some(saving)) = (&applied, &mut self.saving)
             && effect.turned
@@ -474,32 +388,9 @@ impl Lead {
     }
 }
 
-/// When the probe after the last one is due, and whether that is out of its place again.
-fn next_due(
-    watch: &Watch<'_>,
-    record: &Record,
-    phase: f32,
-    gathered: Option<Duration>,
-) -> (u64, Option<Duration>) {
-    let started = watch.started_ns(record);
-    let (fast, interval) = (watch.fast_interval(), watch.interval());
-    if watch.wants_fast_probe(record) {
-        return (started + clock::ns(jittered(fast)), Some(fast));
-    }
-    let wait = match gathered {
-        Some(window) => spread_after(window, interval, phase),
-        None => jittered(interval),
-    };
-    (on_grid(started + clock::ns(wait), interval), None)
-}
-
 fn instant(monotonic_ns: u64) -> Instant {
     let wait = monotonic_ns.saturating_sub(clock::monotonic_ns());
     Instant::now() + Duration::from_nanos(wait)
-}
-
-fn sessions(target: &Target) -> Option<Arc<SessionSlot>> {
-    (target.tls_mode != TlsMode::Plain).then(Arc::default)
 }
 
 /// Whether two configurations differ in nothing but their targets.

@@ -16,6 +16,7 @@ pub mod process;
 pub mod result;
 mod saving;
 mod schedule;
+mod seat;
 pub mod secret_names;
 pub mod server_address;
 pub mod service;

@@ -28,7 +28,6 @@ pub(super) enum Timer {
 /// One timer of one target, and where what is found out goes.
 pub(super) struct Watch<'a> {
     pub service: &'a Service,
-    pub log: &'a Log,
     pub target: &'a Target,
     pub slot: Slot,
     pub timer: Timer,
@@ -95,8 +94,8 @@ impl Watch<'_> {
         }
     }
 
-    /// Moves the gates and publishes.
-    pub(super) fn apply(&self, outcome: &Outcome) -> Effect {
+    /// Moves the gates and publishes; `log` is told of what changes.
+    pub(super) fn apply(&self, outcome: &Outcome, log: &Log) -> Effect {
         let before = self.record();
         let mut after = before.clone();
         after.probes += 1;
@@ -129,9 +128,11 @@ impl Watch<'_> {
         }
         self.service
             .publish(self.target, self.slot, &before, &after);
-        self.log_change(&before, &after);
+        if let Some(line) = self.change(&before, &after) {
+            log.write(line);
+        }
         if let Some(line) = reminder {
-            self.log.write(line);
+            log.write(line);
         }
         let settled = match after.verdict() {
             _ if !outcome.is_conclusive() => true,
@@ -167,13 +168,14 @@ impl Watch<'_> {
         }
     }
 
-    fn log_change(&self, before: &Record, after: &Record) {
+    /// The line that says that the verdict is another one.
+    fn change(&self, before: &Record, after: &Record) -> Option<Line> {
         let (was, is) = (before.verdict(), after.verdict());
         if was == is {
-            return;
+            return None;
         }
         let line = match is {
-            Verdict::Unknown => return,
+            Verdict::Unknown => return None,
             Verdict::Alive => Line::new(Level::Info, "target_up")
                 .with("target", self.target.key())
                 .with("ip", shown_ip(self.target, after.address)),
@@ -187,8 +189,7 @@ impl Watch<'_> {
             (_, Timer::Connect) => after.connect.successes,
             (_, Timer::Deep) => after.deep.unwrap_or_default().successes,
         };
-        self.log
-            .write(line.with("after", count).with("was", was.name()));
+        Some(line.with("after", count).with("was", was.name()))
     }
 
     /// The line that says that the certificate ends soon, once a day. When it was last

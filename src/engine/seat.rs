@@ -1,0 +1,131 @@
+//! A seat: one timer of one target, when it is due, and what is kept from probe to probe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use super::probe::tls::SessionSlot;
+use super::schedule::{first_window, jittered, on_grid, spread_after};
+use super::service::Service;
+use super::target::{Target, TlsMode};
+use super::verdicts::{Record, Slot};
+use super::watch::{Timer, Watch};
+use crate::sys::clock;
+
+/// One timer of one target.
+pub(super) struct Seat {
+    pub target: Arc<Target>,
+    pub slot: Slot,
+    pub timer: Timer,
+    pub state: State,
+    /// Somebody wants a probe now, or one more after the one under way.
+    pub is_rung: bool,
+    /// Where in its round it is.
+    pub phase: f32,
+    /// It was last probed among others, out of its place: within this time.
+    pub gathered: Option<Duration>,
+    /// The target's other timer: a target has one probe at a time.
+    pub other: Option<usize>,
+    /// Kept from probe to probe where a probe may use TLS.
+    pub sessions: Option<Arc<SessionSlot>>,
+}
+
+pub(super) enum State {
+    /// Until it is due; those that others see to never are.
+    Resting(Option<u64>),
+    /// Its time has come.
+    Ready,
+    /// Until the target's other timer has had its probe.
+    Blocked,
+    /// Its probe is under way.
+    Flying(Flight),
+}
+
+pub(super) struct Flight {
+    pub task: AbortHandle,
+    /// Somebody asked for it.
+    pub is_hurried: bool,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Seat {
+    /// A seat that is never due.
+    pub(super) fn new(slot: Slot, timer: Timer, target: &Arc<Target>, phase: f32) -> Self {
+        Self {
+            target: target.clone(),
+            slot,
+            timer,
+            state: State::Resting(None),
+            is_rung: false,
+            phase,
+            gathered: None,
+            other: None,
+            sessions: sessions(target),
+        }
+    }
+
+    pub(super) fn watch<'a>(&'a self, service: &'a Service) -> Watch<'a> {
+        Watch {
+            service,
+            target: &self.target,
+            slot: self.slot,
+            timer: self.timer,
+        }
+    }
+
+    /// Says when the first probe of this process is due, of so many timers: where one went
+    /// before, of this process or another, it counts.
+    pub(super) fn take_first_turn(&mut self, service: &Service, count: usize) {
+        let watch = self.watch(service);
+        let record = watch.record();
+        let started = watch.started_ns(&record);
+        let interval = watch.interval();
+        let window = first_window(watch.fast_interval(), interval, count);
+        let now = clock::monotonic_ns();
+        // Never probed, or not for so long that all of them are late.
+        let is_first = started == 0 || now.saturating_sub(started) > 2 * clock::ns(interval);
+        let (due, gathered) = if is_first {
+            let first = now + clock::ns(window.mul_f32(self.phase));
+            (on_grid(first, interval), Some(window))
+        } else {
+            let gathered = (record.probes < 2).then_some(window);
+            self.due_after(&watch, &record, gathered)
+        };
+        self.gathered = gathered;
+        self.state = State::Resting(Some(due));
+    }
+
+    /// When the probe after the last one is due, and whether that is out of its place again.
+    pub(super) fn next_due(&self, watch: &Watch<'_>, record: &Record) -> (u64, Option<Duration>) {
+        self.due_after(watch, record, self.gathered)
+    }
+
+    fn due_after(
+        &self,
+        watch: &Watch<'_>,
+        record: &Record,
+        gathered: Option<Duration>,
+    ) -> (u64, Option<Duration>) {
+        let started = watch.started_ns(record);
+        let (fast, interval) = (watch.fast_interval(), watch.interval());
+        if watch.wants_fast_probe(record) {
+            return (started + clock::ns(jittered(fast)), Some(fast));
+        }
+        let wait = match gathered {
+            Some(window) => spread_after(window, interval, self.phase),
+            None => jittered(interval),
+        };
+        (on_grid(started + clock::ns(wait), interval), None)
+    }
+}
+
+/// Where the target's TLS sessions are kept, if it may have any.
+pub(super) fn sessions(target: &Target) -> Option<Arc<SessionSlot>> {
+    (target.tls_mode != TlsMode::Plain).then(Arc::default)
+}
