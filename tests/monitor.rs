@@ -165,6 +165,7 @@ fn verdicts_follow_the_listeners() {
     first_looks_come_soon_and_the_next_are_spread();
 }
 
+#[allow(clippy::unwrap_used)] // A step of the test.
 fn first_looks_come_soon_and_the_next_are_spread() {
     const COUNT: u32 = 24;
     let interval = Duration::from_millis(1600);
