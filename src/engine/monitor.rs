@@ -19,8 +19,8 @@ use super::lead::{Event, Lead};
 use super::log::{Level, Line, Log};
 use super::probe::Prober;
 use super::service::{Role, Service};
-use crate::sys::exit_gate;
 use crate::sys::fork_mark::pid;
+use crate::sys::gate;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
 /// OpenSSL and a resolver's answer fit many times over.
@@ -91,13 +91,13 @@ pub(super) fn spawn(
     // Whatever uses OpenSSL runs between two parks of this thread.
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(exit_gate::leave)
-        .on_thread_unpark(exit_gate::enter)
+        .on_thread_park(gate::leave)
+        .on_thread_unpark(gate::enter)
         .build()?;
-    exit_gate::install();
+    gate::install();
     let (sender, mut commands) = unbounded_channel();
     spawn_quiet("nb-engine", STACK, move || {
-        exit_gate::enter();
+        gate::enter();
         let mut serving = None;
         loop {
             let monitor = Monitor::new(signs, reports);
@@ -111,7 +111,7 @@ pub(super) fn spawn(
             std::thread::sleep(RESTART_AFTER);
         }
         drop((runtime, serving));
-        exit_gate::leave();
+        gate::leave();
     })?;
     Ok(sender)
 }

@@ -4,8 +4,8 @@
 pub mod clock;
 pub mod copies;
 pub mod event;
-pub mod exit_gate;
 pub mod fork_mark;
+pub mod gate;
 mod own_descriptor;
 pub mod reconnect;
 pub mod shared;

@@ -85,6 +85,12 @@ static int host_kill(lua_State *L) {
   return 0;
 }
 
+/* alarm(seconds): this process is killed then. */
+static int host_alarm(lua_State *L) {
+  alarm((unsigned)luaL_checkinteger(L, 1));
+  return 0;
+}
+
 /* Ends this process at once: no buffers, no destructors. */
 static int host_exit_now(lua_State *L) { _exit((int)luaL_checkinteger(L, 1)); }
 
@@ -258,7 +264,7 @@ static const struct {
     {"count", host_count},     {"listen", host_listen}, {"fill", host_fill},
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
     {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
-    {"background", host_background},
+    {"background", host_background}, {"alarm", host_alarm},
 };
 
 static void open_host(lua_State *L) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use super::error::{ProbeError, Stage};
+use crate::sys::gate;
 use crate::sys::thread::spawn_quiet;
 
 /// How long addresses are used without asking again.
@@ -162,7 +163,7 @@ async fn look_up(
 
 fn ask_system(name: &str) -> Answer {
     // Port 0 is never used: each probe has its own.
-    let found = (name, 0).to_socket_addrs().map_err(|e| plain_text(&e))?;
+    let found = gate::look_up(|| (name, 0).to_socket_addrs()).map_err(|e| plain_text(&e))?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in found.map(|a| a.ip()) {
         if !addresses.contains(&address) {

@@ -1,0 +1,423 @@
+//! The host's exit and its forks, kept apart from the engine's use of libraries that it shares
+//! with the host.
+//!
+//! A host that uses OpenSSL itself (nginx, or Lua with LuaSec) has OpenSSL free its tables when
+//! the process exits, while the engine's thread may be in the middle of a handshake. And a fork
+//! copies OpenSSL's locks as they are: one that the engine's thread holds at that moment is held
+//! for ever in the child, which hangs as soon as it uses OpenSSL. So whoever uses such a library
+//! on a thread of ours passes a gate first. An exit closes it for good; a fork holds it closed
+//! while the process is copied. Both wait until nobody is inside, but never for long.
+//!
+//! Look-ups of names have a gate of their own. glibc resets some of `getaddrinfo`'s locks in a
+//! child and leaves others as they are, and a child that finds one held hangs in its first
+//! look-up. They are held for moments, at the beginning and the end; in between a thread may wait
+//! seconds for a server and hold none. So a fork waits a few milliseconds for look-ups, no more.
+//!
+//! `vfork` and `posix_spawn` come by here without a word, and need not: what they start uses
+//! nothing of ours.
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::fork_mark::pid;
+
+/// A thread is inside for a step of a handshake, or for some 20 ms while it loads the system's
+/// CAs.
+static OPENSSL: Gate = Gate::new(Duration::from_millis(200));
+
+static LOOK_UPS: Gate = Gate::new(Duration::from_millis(5));
+
+const LOOK: Duration = Duration::from_micros(50);
+
+/// A fork that has not ended by then is waited for no longer: it may itself wait for a lock of
+/// the host's, whose holder waits for a check.
+const FORK_MAX: Duration = Duration::from_millis(500);
+
+unsafe extern "C" {
+    // `int OPENSSL_atexit(void (*handler)(void))`, OpenSSL 1.1.0.
+    fn OPENSSL_atexit(handler: extern "C" fn()) -> c_int;
+    // POSIX; the `libc` crate does not have it for Linux.
+    fn pthread_atfork(
+        prepare: extern "C" fn(),
+        parent: extern "C" fn(),
+        child: extern "C" fn(),
+    ) -> c_int;
+}
+
+/// Has forks and OpenSSL's cleaning up told to the gates. Once is enough for a process and for
+/// its children; where the system refuses, forks and exits are as they were without gates.
+pub fn install() {
+    // No `Once`: a child of a process that was in the middle of it would wait for ever. Twice
+    // does no harm.
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.load(Ordering::Acquire) {
+        return;
+    }
+    // What the handlers use is made now.
+    pid();
+    own_gate_key();
+    // SAFETY: the handlers may be called at any time from any thread: they touch only atomics,
+    // sleep for a bounded time, and the library that holds them is never unmapped
+    // (`-z nodelete`).
+    unsafe { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) };
+    at_once(|| {
+        openssl::init();
+        // SAFETY: as above.
+        unsafe { OPENSSL_atexit(before_exit) };
+    });
+    INSTALLED.store(true, Ordering::Release);
+}
+
+/// Before the engine's thread uses OpenSSL. Waits while the process forks; does not return once
+/// the process exits.
+pub fn enter() {
+    OPENSSL.enter();
+}
+
+/// After [`enter`], when the thread will not use OpenSSL until it enters again.
+pub fn leave() {
+    OPENSSL.leave();
+}
+
+/// Lets a fork or an exit pass that waits for the calling thread, if it is inside: between two
+/// steps of a thread that has too much to do to leave by itself.
+pub fn give_way() {
+    if OPENSSL.is_closed() && is_own_gate(&OPENSSL) {
+        OPENSSL.leave();
+        OPENSSL.enter();
+    }
+}
+
+/// Runs what uses OpenSSL on any thread: a fork of another one waits for it. It waits for
+/// nothing itself, since the thread may be the host's.
+pub fn at_once<T>(run: impl FnOnce() -> T) -> T {
+    let _inside = (own_gate().is_null() && OPENSSL.push_in()).then_some(Inside(&OPENSSL));
+    run()
+}
+
+/// Runs a look-up of a name, on a thread of ours.
+pub fn look_up<T>(run: impl FnOnce() -> T) -> T {
+    LOOK_UPS.enter();
+    let _inside = Inside(&LOOK_UPS);
+    run()
+}
+
+struct Inside(&'static Gate);
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// A count of the threads inside, and who keeps others out.
+struct Gate {
+    /// The process in the upper half, then whether it exits, the forks under way, the threads
+    /// inside. What a parent left is another process's, and counts as nothing: its threads are
+    /// not here.
+    state: AtomicU64,
+    /// How long an exit or a fork waits at most until nobody is inside.
+    patience: Duration,
+}
+
+const EXITING: u64 = 1 << 31;
+const FORK: u64 = 1 << 16;
+const FORKS: u64 = EXITING - FORK;
+const INSIDE: u64 = FORK - 1;
+
+fn this_process() -> u64 {
+    pid() << 32
+}
+
+/// The state that `seen` means to this process.
+fn own(seen: u64) -> u64 {
+    let process = this_process();
+    if seen >> 32 == process >> 32 {
+        seen
+    } else {
+        process
+    }
+}
+
+impl Gate {
+    const fn new(patience: Duration) -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            patience,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        own(self.state.load(Ordering::Acquire)) & (EXITING | FORKS) != 0
+    }
+
+    /// Waits while the process forks; does not return where it exits.
+    fn enter(&'static self) {
+        let mut since = None;
+        loop {
+            match self.enter_unless(EXITING | FORKS) {
+                Ok(()) => return,
+                Err(state) if state & EXITING != 0 => thread::park(),
+                Err(_) if since.get_or_insert_with(Instant::now).elapsed() > FORK_MAX => {
+                    // Always done.
+                    let _ = self.change(|state| Some(state & !FORKS));
+                }
+                Err(_) => thread::sleep(LOOK),
+            }
+        }
+    }
+
+    /// Waits for nothing; false where the process exits.
+    fn push_in(&'static self) -> bool {
+        self.enter_unless(EXITING).is_ok()
+    }
+
+    /// # Errors
+    /// The state, where it has any of `bits`.
+    fn enter_unless(&'static self, bits: u64) -> Result<(), u64> {
+        self.change(|state| (state & bits == 0).then_some(state + 1))?;
+        set_own_gate(Some(self));
+        Ok(())
+    }
+
+    fn leave(&self) {
+        set_own_gate(None);
+        self.state.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Lets nobody in until [`Gate::release`].
+    fn hold(&self) {
+        // More forks at a time than can be counted are not waited for.
+        let _ = self.change(|state| (state & FORKS != FORKS).then_some(state + FORK));
+    }
+
+    fn release(&self) {
+        let _ = self.change(|state| (state & FORKS != 0).then_some(state.wrapping_sub(FORK)));
+    }
+
+    /// Waits until nobody is inside, if that takes no longer than the gate's patience.
+    fn wait(&self) {
+        let begun = Instant::now();
+        while own(self.state.load(Ordering::Acquire)) & INSIDE != 0
+            && begun.elapsed() < self.patience
+        {
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// The gate of a new process, whose one thread is inside or not.
+    fn reset(&self, inside: bool) {
+        self.state
+            .store(this_process() | u64::from(inside), Ordering::Release);
+    }
+
+    /// # Errors
+    /// The state that `next` did not want to change.
+    fn change(&self, next: impl Fn(u64) -> Option<u64>) -> Result<(), u64> {
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| next(own(seen)))
+            .map(|_| ())
+            .map_err(own)
+    }
+}
+
+// === What the libraries call ===
+
+extern "C" fn before_exit() {
+    let exit = |state| Some(state | EXITING);
+    // Always done.
+    let _ = OPENSSL.change(exit);
+    OPENSSL.wait();
+}
+
+/// A thread of ours that forks (a name service's or an OpenSSL module may have it do so) must
+/// not wait for itself: what it starts then is another program.
+extern "C" fn before_fork() {
+    if own_gate().is_null() {
+        OPENSSL.hold();
+        LOOK_UPS.hold();
+        OPENSSL.wait();
+        LOOK_UPS.wait();
+    }
+}
+
+extern "C" fn after_fork_in_parent() {
+    if own_gate().is_null() {
+        OPENSSL.release();
+        LOOK_UPS.release();
+    }
+}
+
+extern "C" fn after_fork_in_child() {
+    for gate in [&OPENSSL, &LOOK_UPS] {
+        gate.reset(is_own_gate(gate));
+    }
+}
+
+// === The gate that a thread is inside of ===
+//
+// POSIX's storage and not Rust's: that of a library loaded late allocates memory on first use,
+// and a fork may happen where that is forbidden.
+
+/// 0: none yet; else the key and one more. No `OnceLock`, for the reason that there is no `Once`.
+static KEY: AtomicU64 = AtomicU64::new(0);
+
+fn own_gate_key() -> Option<libc::pthread_key_t> {
+    let known = |kept: u64| libc::pthread_key_t::try_from(kept.checked_sub(1)?).ok();
+    if let Some(key) = known(KEY.load(Ordering::Acquire)) {
+        return Some(key);
+    }
+    let mut key = 0;
+    // SAFETY: `key` is there to be filled; no destructor is named.
+    if unsafe { libc::pthread_key_create(&raw mut key, None) } != 0 {
+        return None;
+    }
+    let kept = u64::from(key) + 1;
+    match KEY.compare_exchange(0, kept, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(key),
+        Err(kept) => {
+            // SAFETY: another thread was first, and nobody knows this key.
+            unsafe { libc::pthread_key_delete(key) };
+            known(kept)
+        }
+    }
+}
+
+fn own_gate() -> *const Gate {
+    own_gate_key().map_or(std::ptr::null(), |key| {
+        // SAFETY: the key was made and is never deleted.
+        unsafe { libc::pthread_getspecific(key) }
+            .cast_const()
+            .cast()
+    })
+}
+
+fn is_own_gate(gate: &Gate) -> bool {
+    std::ptr::eq(own_gate(), gate)
+}
+
+fn set_own_gate(gate: Option<&'static Gate>) {
+    let value = gate.map_or(std::ptr::null(), std::ptr::from_ref);
+    if let Some(key) = own_gate_key() {
+        // SAFETY: as above. Without memory for it the thread counts as one of the host's, and
+        // at worst waits for itself, which is bounded.
+        unsafe { libc::pthread_setspecific(key, value.cast::<c_void>()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate() -> &'static Gate {
+        Box::leak(Box::new(Gate::new(Duration::from_millis(200))))
+    }
+
+    /// Whether a thread gets in within `time`; it leaves again.
+    fn gets_in(gate: &'static Gate, time: Duration) -> bool {
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            gate.enter();
+            gate.leave();
+            let _ = tell.send(());
+        });
+        told.recv_timeout(time).is_ok()
+    }
+
+    #[test]
+    fn nobody_enters_while_forks_are_under_way() {
+        let gate = gate();
+        assert!(gets_in(gate, Duration::from_secs(10)));
+        gate.hold();
+        gate.hold();
+        gate.release();
+        assert!(!gets_in(gate, Duration::from_millis(50)));
+        gate.release();
+        assert!(gets_in(gate, Duration::from_secs(10)));
+        gate.release();
+        assert!(gets_in(gate, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_fork_that_never_ends_is_forgotten() {
+        let gate = gate();
+        gate.hold();
+        assert!(gets_in(gate, Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn a_wait_ends_when_all_have_left() {
+        let gate = Box::leak(Box::new(Gate::new(Duration::from_secs(60))));
+        let gate: &'static Gate = gate;
+        gate.enter();
+        gate.hold();
+        let leaves = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            gate.leave();
+        });
+        let begun = Instant::now();
+        gate.wait();
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        leaves.join().unwrap();
+        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 0);
+        set_own_gate(None);
+    }
+
+    #[test]
+    fn a_wait_is_bounded() {
+        let gate = gate();
+        gate.enter();
+        let begun = Instant::now();
+        gate.wait();
+        let took = begun.elapsed();
+        assert!(took >= gate.patience && took < Duration::from_secs(30));
+        gate.leave();
+    }
+
+    #[test]
+    fn whoever_must_not_wait_counts_all_the_same() {
+        let gate = gate();
+        gate.hold();
+        assert!(gate.push_in());
+        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 1);
+        gate.leave();
+        gate.change(|state| Some(state | EXITING)).unwrap();
+        assert!(!gate.push_in());
+        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 0);
+    }
+
+    #[test]
+    fn what_a_parent_left_counts_as_nothing() {
+        let gate = gate();
+        let parents = (pid() + 1) << 32 | EXITING | FORK | 3;
+        gate.state.store(parents, Ordering::Relaxed);
+        assert!(!gate.is_closed());
+        gate.enter();
+        assert_eq!(gate.state.load(Ordering::Relaxed), this_process() | 1);
+        gate.leave();
+    }
+
+    #[test]
+    fn a_thread_that_forks_inside_does_not_wait_for_itself() {
+        install();
+        for gate in [&OPENSSL, &LOOK_UPS] {
+            assert!(gate.push_in());
+            let begun = Instant::now();
+            // SAFETY: the child only loads atomics, and exits.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                let counted = gate.state.load(Ordering::Relaxed) == this_process() | 1;
+                // SAFETY: ends the child at once.
+                unsafe { libc::_exit(i32::from(!counted)) };
+            }
+            assert!(begun.elapsed() < OPENSSL.patience);
+            gate.leave();
+            let mut status = 0;
+            // SAFETY: waits for the child just made; `status` is valid to be filled in.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert_eq!(status, 0);
+        }
+    }
+}

@@ -1,0 +1,83 @@
+-- Forks while the engine's thread is in the middle of TLS handshakes: no child finds a lock of
+-- OpenSSL held by a thread that it does not have.
+
+local tap = require("tap")
+local nb = require("nauthilus_backend")
+
+local tls_port = assert(tonumber(arg[1]), "the port of a TLS listener expected")
+local forks = tonumber(arg[2]) or 300
+
+local SIGALRM = 14
+
+local servers = {}
+for index = 1, 16 do
+  servers[index] = {
+    protocol = "imap", host = "127.0.0.1", port = tls_port, tls = true, tls_server_name = "host" .. index .. ".example.org",
+  }
+end
+nb.configure({
+  connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none", backend_servers = servers,
+})
+nb.start()
+
+-- Full handshakes all the time, and a new context with the system's authorities now and then.
+local checks = {}
+local function keep_busy(turn)
+  for index = 1, 4 do
+    if not checks[index] or checks[index]:done() then
+      checks[index] = nb.start_check("127.0.0.1", tls_port, false, true,
+        { tls_server_name = "check" .. index .. ".example.org", coalesce = false })
+    end
+  end
+  if turn % 10 == 0 then
+    nb.configure({
+      connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none",
+      backend_servers = servers,
+    })
+  end
+end
+
+local function child()
+  -- Whoever hangs is killed, and then counted.
+  host.alarm(10)
+  local reason = nb.check_backend_connection("127.0.0.1", tls_port, false, true, { tls_skip_verify = true })
+  return reason == nil
+end
+
+local took, children, how_many = {}, {}, { ok = 0, hung = 0, other = 0 }
+local function reap(at_most)
+  while #children > at_most do
+    local how, code = host.wait(table.remove(children, 1), 60)
+    local key = how == "exit" and code == 0 and "ok" or how == "signal" and code == SIGALRM and "hung" or "other"
+    how_many[key] = how_many[key] + 1
+  end
+end
+
+for turn = 1, forks do
+  keep_busy(turn)
+  -- A different moment each time.
+  local pause = host.now() + turn % 23 / 10000
+  repeat until host.now() >= pause
+  local started = host.now()
+  local pid = host.fork()
+  if pid == 0 then
+    local ok, good = pcall(child)
+    host.exit_now(ok and good and 0 or 1)
+  end
+  took[turn] = host.now() - started
+  children[#children + 1] = pid
+  reap(4)
+end
+reap(0)
+
+table.sort(took)
+local function ms(seconds)
+  return string.format("%.2f ms", seconds * 1000)
+end
+io.write("# a fork took ", ms(took[math.floor(#took / 2) + 1]), ", at most ", ms(took[#took]), "\n")
+tap.check("none of " .. forks .. " children hangs in OpenSSL", how_many.hung == 0, how_many.hung .. " hung")
+tap.check("each child makes a TLS check of its own", how_many.other == 0, how_many.other .. " failed")
+tap.check("the parent goes on probing", tap.eventually(function()
+  local before = nb.status().targets[1].probes
+  return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end, 5)
+end))
