@@ -5,7 +5,7 @@ local tap = require("tap")
 local nb = require("nauthilus_backend")
 
 local tls_port = assert(tonumber(arg[1]), "the port of a TLS listener expected")
-local forks = tonumber(arg[2]) or 300
+local forks = tonumber(arg[2]) or 150
 
 local SIGALRM = 14
 

@@ -200,6 +200,44 @@ static int host_states(lua_State *L) {
   return 0;
 }
 
+#define KEPT_MAX 64
+static lua_State *kept[KEPT_MAX];
+static int kept_count;
+
+/* keep(count): opens so many states that stay, also in what this process forks. */
+static int host_keep(lua_State *L) {
+  lua_Integer count = luaL_checkinteger(L, 1);
+  luaL_argcheck(L, count >= 0 && count <= KEPT_MAX - kept_count, 1, "too many");
+  while (count-- > 0) {
+    lua_State *one = luaL_newstate();
+    if (!one) return luaL_error(L, "no memory");
+    luaL_openlibs(one);
+    open_host(one);
+    lua_pushinteger(one, kept_count + 1);
+    lua_setglobal(one, "number");
+    kept[kept_count++] = one;
+  }
+  return 0;
+}
+
+/* in_kept(chunk, argument): runs it in each of them, one after the other. */
+static int host_in_kept(lua_State *L) {
+  for (int i = 0; i < kept_count; i++) {
+    lua_pushstring(kept[i], luaL_optstring(L, 2, ""));
+    lua_setglobal(kept[i], "argument");
+    if (luaL_loadstring(kept[i], luaL_checkstring(L, 1)) || lua_pcall(kept[i], 0, 0, 0))
+      return luaL_error(L, "state %d: %s", i + 1, lua_tostring(kept[i], -1));
+  }
+  return 0;
+}
+
+/* close_kept(): the last one first. */
+static int host_close_kept(lua_State *L) {
+  (void)L;
+  while (kept_count > 0) lua_close(kept[--kept_count]);
+  return 0;
+}
+
 struct work {
   const char *chunk, *argument;
   long count;
@@ -265,6 +303,7 @@ static const struct {
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
     {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
     {"background", host_background}, {"alarm", host_alarm},
+    {"keep", host_keep},       {"in_kept", host_in_kept}, {"close_kept", host_close_kept},
 };
 
 static void open_host(lua_State *L) {
