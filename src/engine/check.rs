@@ -228,6 +228,12 @@ impl Checks {
         }
     }
 
+    /// Whether none is under way or waits for its turn.
+    pub(super) fn is_idle(&self) -> bool {
+        // Each keeps a clone until it has told what came of it.
+        Arc::strong_count(&self.shared) == 1
+    }
+
     /// Starts the check, or joins an equal one.
     pub(super) fn start(&self, request: Request) {
         let Request {
@@ -304,6 +310,15 @@ impl Checks {
                 ticket.finish(result.clone());
             }
         });
+    }
+}
+
+/// One that its engine has dropped in the middle leaves nobody waiting.
+impl Drop for Joint {
+    fn drop(&mut self) {
+        for ticket in self.take_waiting() {
+            ticket.finish(Err("internal: the engine has ended".to_owned()));
+        }
     }
 }
 

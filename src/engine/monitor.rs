@@ -189,7 +189,9 @@ impl Monitor {
                 },
                 () = tokio::time::sleep_until(look_at.into()) => looks = true,
             }
-            if self.stopped && (self.reports.may_end)(&|| commands.is_empty()) {
+            // A check that somebody waits for is no part of what was stopped.
+            let is_idle = || commands.is_empty() && self.checks.is_idle();
+            if self.stopped && (self.reports.may_end)(&is_idle) {
                 break;
             }
             if looks || self.must_look(serving.as_ref()) {
