@@ -4,11 +4,14 @@
 --
 -- CPU time, best of five, measured in turn so that a slow moment of the machine meets both. For
 -- each row and number of servers: nanoseconds per operation, and the ratio to the baseline.
+--
+-- With BENCH_JSON set, one object a line for the rows with BENCH_SERVERS servers, and no table.
 
 local nb = require("nauthilus_backend")
 
 local SECONDS = tonumber(arg[1]) or 0.2
-local COUNTS = { 3, 10, 100 }
+local JSON = os.getenv("BENCH_JSON")
+local COUNTS = JSON and { tonumber(os.getenv("BENCH_SERVERS") or 10) } or { 3, 10, 100 }
 local ROUNDS = 5
 
 local clock = os.clock
@@ -84,6 +87,19 @@ local function reading(list_servers)
   end
 end
 
+-- The fields alone, of servers that the caller holds.
+local function fields(list_servers)
+  local held = list_servers()
+  return function()
+    for index = 1, #held do
+      local server = held[index]
+      if server.protocol == "imap" and server.ip then
+        sink = sink + server.port
+      end
+    end
+  end
+end
+
 local turn = 0
 
 local function choose(list_servers)
@@ -130,15 +146,22 @@ local ROWS = {
     function() return reading(nb.get_backend_servers), reading end,
   },
   {
+    "ip, port and protocol of each",
+    function() return fields(nb.get_backend_servers), fields end,
+  },
+  {
     "list, filter, pick, select, apply, remove",
     function() return sequence, plain_sequence end,
   },
 }
 
-print(string.format("%s\n%-44s%s", jit and jit.version or _VERSION, "", table.concat({
-  string.format("%18s", COUNTS[1] .. " servers"), string.format("%18s", COUNTS[2] .. " servers"),
-  string.format("%18s", COUNTS[3] .. " servers"),
-})))
+local report = JSON and function() end or print
+
+local heads = {}
+for index, count in ipairs(COUNTS) do
+  heads[index] = string.format("%18s", count .. " servers")
+end
+report(string.format("%s\n%-44s%s", jit and jit.version or _VERSION, "", table.concat(heads)))
 for _, row in ipairs(ROWS) do
   local cells = {}
   for index, count in ipairs(COUNTS) do
@@ -154,10 +177,16 @@ for _, row in ipairs(ROWS) do
     local ours, theirs = row[2]()
     local ns, baseline = compare(ours, theirs(copy))
     cells[index] = string.format("%10.0f ns %4.1fx", ns, ns / baseline)
+    if JSON then
+      print(string.format('{"what": "%s", "ours": %.2f, "baseline": %.2f}', row[1], ns, baseline))
+    end
   end
-  print(string.format("%-44s%s", row[1], table.concat(cells)))
+  report(string.format("%-44s%s", row[1], table.concat(cells)))
 end
 
+if JSON then
+  return
+end
 local reason = nb.check_backend_connection("127.0.0.1", 1, false, false)
 assert(reason, "port 1 answers?")
 local checks = compare(function()
