@@ -69,14 +69,7 @@ class Process:
 HOLDER = """
 package.cpath = "{module}/?.so"
 local nb = require("nauthilus_backend")
-local list = {{}}
-for line in io.lines("{targets}") do
-  local host, port = line:match("(%S+) (%S+)")
-  list[#list + 1] = {{ protocol = "imap", host = host, port = tonumber(port), {keys} }}
-end
-nb.configure({{ log = "none", {service}, backend_servers = list }})
-list = nil
-collectgarbage() collectgarbage()
+{configure}
 nb.start()
 print("ready")
 io.flush()
@@ -95,18 +88,30 @@ end
 """
 
 
+# A configuration that does not fit into a file's megabyte.
+BUILD = """
+local list = {{}}
+for line in io.lines("{targets}") do
+  local host, port = line:match("(%S+) (%S+)")
+  list[#list + 1] = {{ protocol = "imap", host = host, port = tonumber(port), {keys} }}
+end
+nb.configure({{ log = "none", {service}, backend_servers = list }})
+"""
+
+
 class Ours(Process):
     """This module in LuaJIT: `targets` are pairs of address and port, `keys` what each has
     besides, `service` the keys of the service, both in Lua."""
 
     def __init__(self, targets, service, keys=""):
         super().__init__()
-        (self.folder / "targets").write_text("".join(f"{host} {port}\n" for host, port in targets))
+        path = self.folder / "targets"
+        path.write_text("".join(f"{host} {port}\n" for host, port in targets))
+        self.hold(BUILD.format(targets=path, keys=keys, service=service))
+
+    def hold(self, configure):
         script = self.folder / "holder.lua"
-        module = ROOT / "build/luajit"
-        script.write_text(
-            HOLDER.format(module=module, targets=self.folder / "targets", keys=keys, service=service)
-        )
+        script.write_text(HOLDER.format(module=ROOT / "build/luajit", configure=configure))
         self.run(["luajit", str(script)])
         if self.answer() != "ready":
             raise Unmeasured("the module did not start")
@@ -115,6 +120,17 @@ class Ours(Process):
         """(probes, failures, dead, unknown) over all targets, and one reason of a failure."""
         *numbers, example = self.ask().split("\t")
         return (*map(int, numbers), example)
+
+
+class OursFromFile(Ours):
+    """The same, configured by a YAML file."""
+
+    def __init__(self, targets, service):  # pylint: disable=super-init-not-called
+        Process.__init__(self)
+        path = self.folder / "backends.yml"
+        servers = "".join(f"    - {{ protocol: imap, host: {host}, port: {port} }}\n" for host, port in targets)
+        path.write_text(f"backend_server_monitoring:\n  log: none\n  {service}\n  backend_servers:\n{servers}")
+        self.hold(f'nb.configure("{path}")')
 
 
 HAPROXY = """
@@ -198,6 +214,15 @@ def listeners(count):
     finally:
         for one in sockets:
             one.close()
+
+
+@contextlib.contextmanager
+def one_listener():
+    """A port of every loopback address, on which nobody accepts."""
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.listen(4096)
+        yield listener.getsockname()[1]
 
 
 class Certificates:

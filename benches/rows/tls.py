@@ -1,0 +1,77 @@
+"""TLS probes, resumed as in steady state and with full handshakes, beside HAProxy's checks of the
+same server. Handshakes and resumptions are counted at the server, in a process of its own."""
+
+import time
+
+from lib import Row, Unmeasured, alternate, cpu_seconds, quick
+from peers import Certificates, HAProxy, Ours, TlsServer, loopback
+
+TARGETS = 200
+SETTLE, WINDOW, ROUNDS = quick(2, 4), quick(3, 8), quick(1, 4)
+HAPROXY = "HAProxy check-ssl verify none"
+
+ROWS = [
+    Row("tls13", "TLS 1.3 probe, resumed", "µs CPU", HAPROXY, at_most=0.35),
+    Row("tls12", "TLS 1.2 probe, resumed", "µs CPU", HAPROXY, at_most=0.5),
+    Row("tls_full", "TLS 1.3 probe, full handshake, verified", "µs CPU", HAPROXY, at_most=1),
+]
+
+
+class Lab:
+    """One server of one TLS version, and what probes it costs those who do."""
+
+    def __init__(self, certificates, server):
+        self.certificates, self.server = certificates, server
+        self.targets = loopback(TARGETS, server.port)
+        self.resumed = {}
+
+    def per_probe(self, name, process):
+        time.sleep(SETTLE)
+        handshakes, resumed, _ = self.server.counts()
+        cpu = cpu_seconds(process.pid)
+        time.sleep(WINDOW)
+        cpu = cpu_seconds(process.pid) - cpu
+        now, now_resumed, _ = self.server.counts()
+        made = now - handshakes
+        if made < 0.9 * WINDOW * TARGETS:
+            raise Unmeasured(f"{name}: {made} handshakes in {WINDOW} s, {WINDOW * TARGETS} expected")
+        self.resumed[name] = (now_resumed - resumed) / made
+        return cpu / made * 1e6
+
+    def ours(self, name, full_every):
+        keys = f'tls = true, tls_server_name = "localhost", tls_ca_file = "{self.certificates.ca}"'
+        service = f'connect_interval = "1s", tls_full_handshake_interval = "{full_every}"'
+        with Ours(self.targets, service, keys) as process:
+            cost = self.per_probe(name, process)
+            if process.status()[2]:
+                raise Unmeasured("targets are dead: " + process.status()[4])
+            return cost
+
+    def haproxy(self):
+        with HAProxy(self.targets, "inter 1s check-ssl verify none") as process:
+            return self.per_probe("HAProxy", process)
+
+    def note(self):
+        return "resumed: " + ", ".join(f"{name} {share:.1%}" for name, share in self.resumed.items())
+
+
+def measure(rows):
+    with Certificates() as certificates:
+        with TlsServer(certificates.server, "1.3") as server:
+            lab = Lab(certificates, server)
+            figures = alternate(
+                ROUNDS,
+                haproxy=lab.haproxy,
+                ours=lambda: lab.ours("ours", "1h"),
+                full=lambda: lab.ours("ours, full", "0s"),
+            )
+            rows["tls13"].pairs(figures["ours"], figures["haproxy"]).note = lab.note()
+            rows["tls_full"].pairs(figures["full"], figures["haproxy"])
+            if lab.resumed["ours"] < 0.95 or lab.resumed["ours, full"] > 0:
+                raise Unmeasured("not what was to be measured: " + lab.note())
+        with TlsServer(certificates.server, "1.2") as server:
+            lab = Lab(certificates, server)
+            figures = alternate(ROUNDS, haproxy=lab.haproxy, ours=lambda: lab.ours("ours", "1h"))
+            rows["tls12"].pairs(figures["ours"], figures["haproxy"]).note = lab.note()
+            if lab.resumed["ours"] < 0.95:
+                raise Unmeasured("not what was to be measured: " + lab.note())
