@@ -2,8 +2,9 @@
 lists 10 servers, filters them by protocol, picks one, selects it and applies one attribute,
 against the same on a constant Lua table with the same three headers. Medians of alternating
 runs of wrk. With LIMIT set it ends with an error above that ratio; with PARTS set it also
-measures the steps one by one."""
+measures the steps one by one; with BENCH_JSON set, the figures of each run are its last line."""
 
+import json
 import os
 import pathlib
 import statistics
@@ -100,11 +101,12 @@ def main():
             raise SystemExit(f"/{name}: {status} {headers}")
         wrk(f"http://127.0.0.1:{nginx.port}/{name}", 1, 32)
     seconds, rounds = float(os.environ.get("SECONDS_EACH", "1")), int(os.environ.get("ROUNDS", "7"))
-    cost = {name: [] for name in routes}
+    cost, rates = {name: [] for name in routes}, {name: [] for name in routes}
     for _ in range(rounds):
         for name in routes:
             before = main_thread_cpu(worker)
             rate, _, output = wrk(f"http://127.0.0.1:{nginx.port}/{name}", seconds, 32)
+            rates[name].append(rate)
             requests = int(output.split(" requests in ")[0].split()[-1])
             cost[name].append((main_thread_cpu(worker) - before) / requests * 1e6)
     medians = {name: statistics.median(values) for name, values in cost.items()}
@@ -116,6 +118,8 @@ def main():
     if ratio > LIMIT:
         report(False, f"at most {LIMIT} was asked for", cost)
     nginx.assert_clean()
+    if "BENCH_JSON" in os.environ:
+        print(json.dumps({"cost": cost, "rates": rates}))
     finish()
 
 

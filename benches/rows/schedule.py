@@ -32,7 +32,7 @@ def note_arrivals(listener, seconds, results):
             continue
         arrivals.setdefault(peer.getsockname()[0], []).append(time.monotonic())
         peer.close()
-    results.send(arrivals)
+    results.send((arrivals, end))
 
 
 def measure(rows):
@@ -47,12 +47,14 @@ def measure(rows):
         )
         noting.start()
         with Ours(targets, f'connect_interval = "{INTERVAL}s"', "haproxy_v2 = true") as ours:
-            arrivals = results.recv()
+            arrivals, end = results.recv()
             failures, example = ours.status()[1], ours.status()[4]
         noting.join()
     if failures or len(arrivals) < TARGETS:
         raise Unmeasured(f"{len(arrivals)} targets seen, {failures} probes failed: {example}")
     gaps = [b - a for times in arrivals.values() for a, b in zip(times, times[1:])]
+    # One that is still not there counts as well, if it is that late.
+    gaps += [end - times[-1] for times in arrivals.values() if end - times[-1] > INTERVAL * (1 + JITTER) + GRAIN]
     width = 2 * JITTER * INTERVAL
     longest = INTERVAL * (1 + JITTER)
     over = sum(gap > longest + GRAIN for gap in gaps)
