@@ -6,7 +6,8 @@
 #   make lib                the library for C hosts without Lua, into build/lib
 #   make demo               see it work against a real Dovecot (BACKEND=embedded: without one)
 #   make test               everything there is to check; make test-NAME runs one suite of tests/suites
-#   make bench              what a call costs, as ratios
+#   make bench              what everything costs, beside what one would use instead; QUICK=1, ROWS="tcp tls"
+#   make bench-engine       what the engine's own parts cost
 #   make soak               the long tests of tests/soak
 #   make deps               install what building and testing need (Debian, Ubuntu)
 #   make install            the module and the C library: PREFIX=, DESTDIR=, LIBDIR=, LUADIR=, CLIBDIR=
@@ -128,9 +129,13 @@ soak:
 
 .PHONY: bench
 bench:
-	@.ci/deps build test
-	@$(MAKE) --no-print-directory all-luas
-	@benches/run
+	@.ci/deps build bench
+	@$(MAKE) --no-print-directory module-luajit module-lua5.4
+	@benches/run $(ROWS)
+
+.PHONY: bench-engine
+bench-engine: toolchain
+	$(CARGO) bench --locked --bench engine
 
 .PHONY: install
 install: install-module install-lib

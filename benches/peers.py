@@ -2,6 +2,7 @@
 listeners, a TLS server, Dovecot. Each is a context manager, and ends with its block."""
 
 import contextlib
+import os
 import pathlib
 import shutil
 import socket
@@ -154,9 +155,10 @@ class HAProxy(Process):
 
     def __init__(self, targets, options):
         super().__init__()
-        program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+        name = os.environ.get("HAPROXY", "haproxy")
+        program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
         if not program:
-            raise Unmeasured("HAProxy is not installed")
+            raise Unmeasured(f"{name} is not installed")
         text = HAPROXY.format(folder=self.folder, options=options)
         text += "".join(
             f"  server s{index} {host}:{port}\n" for index, (host, port) in enumerate(targets)

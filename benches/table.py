@@ -3,7 +3,7 @@
 import statistics
 
 HEAD = ["what", "unit", "ours", "baseline", "ratio", "spread", "goal", "met"]
-BEGIN, END = "<!-- table: written by `make bench MARKDOWN=1` -->", "<!-- end of table -->"
+BEGIN, END = "<!-- table: written by `make bench MARKDOWN=docs/performance.md` -->", "<!-- end of table -->"
 
 
 def number(value):

@@ -8,6 +8,7 @@ from peers import Certificates, Ours, TlsServer, loopback
 
 TARGETS, INTERVAL, ROUNDS = quick(1000, 10000), quick(4, 10), quick(2, 4)
 
+PROGRAMS = ["tls_server"]
 ROWS = [
     Row("crowd", f"{TARGETS} healthy IMAPS targets with login at {INTERVAL} s, marked dead", "verdicts", "", at_most=0)
 ]

@@ -9,6 +9,7 @@ from peers import Dovecot, Ours
 
 PAUSE_MS, WINDOW, ROUNDS = 50, quick(3, 6), quick(1, 5)
 
+PROGRAMS = ["straight"]
 ROWS = [
     Row("deep", "IMAP deep probe with login over TLS, Dovecot", "µs CPU", "straight blocking client", at_most=0.7)
 ]

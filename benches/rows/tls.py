@@ -10,6 +10,7 @@ TARGETS = 200
 SETTLE, WINDOW, ROUNDS = quick(2, 4), quick(3, 8), quick(1, 4)
 HAPROXY = "HAProxy check-ssl verify none"
 
+PROGRAMS = ["tls_server"]
 ROWS = [
     Row("tls13", "TLS 1.3 probe, resumed", "µs CPU", HAPROXY, at_most=0.35),
     Row("tls12", "TLS 1.2 probe, resumed", "µs CPU", HAPROXY, at_most=0.5),

@@ -1,0 +1,57 @@
+"""Requests of an nginx worker beside 1,000 checks of a black hole in flight on it."""
+
+import socket
+
+from lab import Backend, BlackHole, Nginx, init_block, until, wrk
+from lib import Row, Unmeasured, quick, raise_descriptor_limit
+
+CHECKS, SECONDS, ROUNDS = quick(300, 1000), quick(1, 3), quick(2, 5)
+# Longer than the checks are needed: they are called off by hanging up.
+TIMEOUT = 30
+
+ROWS = [
+    Row("waiting", f"p99 of requests beside {CHECKS} black-hole checks", "ms", "none in flight", at_most=2)
+]
+
+SERVER = """
+    lua_check_client_abort on;
+    location /other {{ content_by_lua_block {{ ngx.say("other") }} }}
+    location /hole {{ content_by_lua_block {{
+      nb.check_backend_connection("127.0.0.1", {port}, false, false, {{ connect_timeout = "{timeout}s", coalesce = false }})
+    }} }}
+"""
+
+
+def ask(port):
+    client = socket.create_connection(("127.0.0.1", port), 30)
+    client.sendall(b"GET /hole HTTP/1.0\r\nHost: x\r\n\r\n")
+    return client
+
+
+def measure(rows):
+    raise_descriptor_limit(4 * CHECKS + 500)
+    good, hole = Backend(), BlackHole()
+    nginx = Nginx(
+        http=init_block([good.port], 'connect_interval = "60s",'),
+        main="worker_rlimit_nofile 16384;",
+        server=SERVER.format(port=hole.port, timeout=TIMEOUT),
+    ).start()
+    url = f"http://127.0.0.1:{nginx.port}/other"
+    wrk(url, 1)
+    alone, beside = [], []
+    try:
+        for _ in range(ROUNDS):
+            alone.append(wrk(url, SECONDS)[1][99])
+            clients = [ask(nginx.port) for _ in range(CHECKS)]
+            until(lambda: hole.in_flight() >= CHECKS, what="checks in flight")
+            beside.append(wrk(url, SECONDS)[1][99])
+            if hole.in_flight() < CHECKS:
+                raise Unmeasured(f"{hole.in_flight()} of {CHECKS} checks were still in flight")
+            for client in clients:
+                client.close()
+            until(lambda: hole.in_flight() == 0, TIMEOUT, "the checks' end")
+        nginx.assert_clean()
+    finally:
+        nginx.close()
+        good.down()
+    rows["waiting"].pairs(beside, alone)
