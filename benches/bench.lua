@@ -5,7 +5,8 @@
 -- CPU time, best of five, measured in turn so that a slow moment of the machine meets both. For
 -- each row and number of servers: nanoseconds per operation, and the ratio to the baseline.
 --
--- With BENCH_JSON set, one object a line for the rows with BENCH_SERVERS servers, and no table.
+-- With BENCH_JSON set, one object a line for the rows with BENCH_SERVERS servers, and no table;
+-- with BENCH_PROFILE set, the request sequence so many times and nothing else.
 
 local nb = require("nauthilus_backend")
 
@@ -154,6 +155,15 @@ local ROWS = {
     function() return sequence, plain_sequence end,
   },
 }
+
+local repetitions = tonumber(os.getenv("BENCH_PROFILE"))
+if repetitions then
+  configure(servers(10))
+  for _ = 1, repetitions do
+    sequence()
+  end
+  return
+end
 
 local report = JSON and function() end or print
 

@@ -104,6 +104,8 @@ class Ours(Process):
     """This module in LuaJIT: `targets` are pairs of address and port, `keys` what each has
     besides, `service` the keys of the service, both in Lua."""
 
+    command, module = ["luajit"], ROOT / "build/luajit"
+
     def __init__(self, targets, service, keys=""):
         super().__init__()
         path = self.folder / "targets"
@@ -112,8 +114,8 @@ class Ours(Process):
 
     def hold(self, configure):
         script = self.folder / "holder.lua"
-        script.write_text(HOLDER.format(module=ROOT / "build/luajit", configure=configure))
-        self.run(["luajit", str(script)])
+        script.write_text(HOLDER.format(module=self.module, configure=configure))
+        self.run([*self.command, str(script)])
         if self.answer() != "ready":
             raise Unmeasured("the module did not start")
 
