@@ -44,8 +44,11 @@ fn configuration(c: &mut Criterion) {
     let mut text = "backend_server_monitoring:\n  backend_servers:\n".to_owned();
     for n in 0..1000 {
         let (a, b) = (n / 250, n % 250);
-        writeln!(text, "    - {{ protocol: imap, host: 192.0.{a}.{b}, port: 993, tls: true }}")
-            .unwrap();
+        writeln!(
+            text,
+            "    - {{ protocol: imap, host: 192.0.{a}.{b}, port: 993, tls: true }}"
+        )
+        .unwrap();
     }
     c.bench_function("configuration: YAML of 1,000 targets", |b| {
         b.iter(|| Config::from_yaml(black_box(&text), &|_| None).unwrap());
