@@ -1,11 +1,13 @@
 """Whether probes start when they are due: 10,000 plain targets at 10 s, one thread.
 
 The listener sees when each probe starts, since the PROXY header makes the connection its own,
-but not when it was due: that is 10 s ± 5 % after the start before, and where within these 5 %
-is the module's secret. What it does see is a gap longer than the longest that is due. Lateness
-is independent of the chance of the jitter, so of the probes that are late by t, t / 1 s come
-later than the longest gap: each such one found stands for many. All that come 10 ms too late for
-any jitter, times 1 s / (100 - 10) ms, is thus at least the number that were late by 100 ms."""
+but not when it was due: that is an interval after the start before, give or take a jitter of at
+most 5 %, which is the module's secret. What it does see is a gap longer than the jitter ever
+makes one. Lateness is independent of the jitter's chance, so of the probes that are late by t,
+the share t / (width of the jitter) come after the longest gap that is due: each such one found
+stands for many. All that come 10 ms after it, times the width / (100 - 10) ms, is thus at least
+the number that were late by 100 ms. The jitter's edges are those of the gaps themselves, which
+are spread evenly between them, but no wider than promised."""
 
 import multiprocessing
 import socket
@@ -14,7 +16,7 @@ import time
 from lib import Row, Unmeasured, quick
 from peers import Ours, loopback
 
-TARGETS, INTERVAL, ROUNDS = quick(2000, 10000), quick(4, 10), quick(3, 6)
+TARGETS, INTERVAL, ROUNDS = quick(2000, 10000), quick(4, 10), quick(4, 7)
 JITTER, GRAIN, LATE = 0.05, 0.010, 0.100
 
 ROWS = [
@@ -52,11 +54,14 @@ def measure(rows):
         noting.join()
     if failures or len(arrivals) < TARGETS:
         raise Unmeasured(f"{len(arrivals)} targets seen, {failures} probes failed: {example}")
-    gaps = [b - a for times in arrivals.values() for a, b in zip(times, times[1:])]
+    # The second probe of each is where its place is given to it: another gap.
+    settled = [times[1:] for times in arrivals.values()]
+    gaps = sorted(b - a for times in settled for a, b in zip(times, times[1:]))
+    low, high = gaps[len(gaps) // 100], gaps[len(gaps) * 99 // 100]
+    width = (high - low) / 0.98
+    longest = min(high + 0.01 * width, INTERVAL * (1 + JITTER))
     # One that is still not there counts as well, if it is that late.
-    gaps += [end - times[-1] for times in arrivals.values() if end - times[-1] > INTERVAL * (1 + JITTER) + GRAIN]
-    width = 2 * JITTER * INTERVAL
-    longest = INTERVAL * (1 + JITTER)
+    gaps += [end - times[-1] for times in arrivals.values() if end - times[-1] > longest + GRAIN]
     over = sum(gap > longest + GRAIN for gap in gaps)
     late = min(len(gaps), max(over * width / (LATE - GRAIN), sum(gap > longest + LATE for gap in gaps)))
     rows["schedule"].alone([100 * (1 - late / len(gaps))])
