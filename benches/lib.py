@@ -47,6 +47,7 @@ class Row:
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
+    by_chance: bool = False  # figures of trials at random moments
     note: str = ""
     failed: str = ""  # why it could not be measured
 
@@ -66,7 +67,11 @@ class Row:
             return None
         if self.at_least is not None:
             return figure >= self.at_least
-        return figure <= self.at_most
+        return figure <= self.at_most or self.is_tie()
+
+    def is_tie(self):
+        """Whether chance alone may have put a ratio of trials above its goal."""
+        return self.by_chance and self.low <= self.at_most < self.ratio
 
     def goal(self):
         sign, limit = ("≥", self.at_least) if self.at_most is None else ("≤", self.at_most)
@@ -95,7 +100,7 @@ class Row:
             / statistics.median(draw.choices(baseline, k=len(baseline)))
             for _ in range(1000)
         )
-        self.low, self.high = again[25], again[974]
+        self.low, self.high, self.by_chance = again[25], again[974], True
         return self
 
     def alone(self, values):

@@ -188,11 +188,14 @@ class HAProxy(Process):
 
     def up(self):
         """The numbers of the servers that it would use."""
-        lines = self.command("show stat servers 4 -1").splitlines()
-        fields = lines[0].lstrip("# ").split(",")
-        name, status = fields.index("svname"), fields.index("status")
-        rows = (line.split(",") for line in lines[1:] if line)
-        return {int(row[name][1:]) for row in rows if row[status].startswith("UP")}
+        version, head, *lines = self.command("show servers state servers").splitlines()
+        if version != "1":
+            raise Unmeasured(f"HAProxy's state is of version {version}, 1 expected")
+        fields = head.lstrip("# ").split()
+        name, state = fields.index("srv_name"), fields.index("srv_op_state")
+        rows = (line.split(" ") for line in lines if line)
+        # 0 is stopped, 1 starting, 2 running, 3 stopping.
+        return {int(row[name][1:]) for row in rows if row[state] in "12"}
 
 
 # --- What is probed ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def cells(row):
         f"{row.ratio:.2f}" if ratio else "–",
         f"{number(row.low)} … {number(row.high)}",
         row.goal(),
-        "yes" if row.met() else "no",
+        "tie" if row.is_tie() else "yes" if row.met() else "no",
     ]
 
 

@@ -10,7 +10,7 @@ from lab import Nginx, lua_servers, until
 from lib import Row, Unmeasured, quick
 from peers import HAProxy
 
-TARGETS, ROUNDS = quick(40, 100), {1: quick(2, 8), 3: quick(1, 5)}
+TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 7), 3: quick(1, 5)}
 INTERVAL, FAST = 1.0, 0.1
 # Two polls of one list are so far apart, at most.
 POLL = 0.002
@@ -148,7 +148,7 @@ def trials(threshold, with_silent):
     silent.listen(1024)
     key = f'{{ protocol = "imap", host = "127.0.0.1", port = {silent.getsockname()[1]}, deep_check = true }}'
     ours, beside = Workers(listeners, threshold), None
-    options = f"inter {INTERVAL:g}s fastinter {FAST * 1000:g}ms fall {threshold} rise 1"
+    options = f"inter {INTERVAL:g}s fastinter {FAST * 1000:g}ms downinter {FAST * 1000:g}ms fall {threshold} rise 1"
     try:
         with HAProxy([("127.0.0.1", one.port) for one in listeners], options) as haproxy:
             by_index = [one.port for one in listeners]
