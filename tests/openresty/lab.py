@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -51,6 +52,17 @@ def test(name):
     print(f"# {name}: {time.monotonic() - started:.1f} s", flush=True)
 
 
+def run_tests(*tests):
+    """Runs these functions, or the one that $ONLY names, and ends."""
+    for each in tests:
+        if os.environ.get("ONLY", each.__name__) == each.__name__:
+            try:
+                each()
+            except Exception:  # pylint: disable=broad-except
+                report(False, each.__name__, traceback.format_exc())
+    finish()
+
+
 def finish():
     sys.exit(1 if _failed else 0)
 
@@ -73,9 +85,13 @@ def until(condition, seconds=10, what="condition"):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that no connection going out takes before it is listened on."""
+    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(max(first - 20000, 1024), first) if first > 2048 else 0
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return s.getsockname()[1]
 
 
 def run_for(default):

@@ -1,0 +1,48 @@
+"""An nginx whose workers share a monitor, and who of them probes."""
+
+from lab import lua_servers, own_threads
+
+STATUS = """
+    location /list { content_by_lua_block {
+      local ports = {}
+      for _, server in ipairs(nb.get_backend_servers()) do ports[#ports + 1] = server.port end
+      ngx.print(table.concat(ports, " "))
+    } }
+    location /status { content_by_lua_block {
+      for _, target in ipairs(nb.status().targets) do
+        ngx.say(target.port, " ", target.verdict, " ", target.probes)
+      end
+    } }
+    location /worker { content_by_lua_block { ngx.print(ngx.worker.pid()) } }
+    location /hold { content_by_lua_block { ngx.sleep(tonumber(ngx.var.arg_seconds)) ngx.say("held") } }
+    location /check { content_by_lua_block {
+      ngx.say(nb.check_backend_connection("127.0.0.1", tonumber(ngx.var.arg_port), false, false) or "good")
+    } }
+"""
+
+START = "  init_worker_by_lua_block { nb.get_backend_servers() }\n"
+
+
+def config(ports, keys="", deep=True, start=START):
+    servers = lua_servers(ports, deep_check="true" if deep else "false")
+    return f"""
+  init_by_lua_block {{
+    nb = require("nauthilus_backend")
+    nb.configure({{ log = "none", {keys} backend_servers = {servers} }})
+  }}
+{start}"""
+
+
+def probers(nginx):
+    """Workers that probe: only the elected one has a thread that waits for reports."""
+    return [pid for pid in nginx.workers() if "nb-wake" in own_threads(pid)]
+
+
+def the_prober(nginx, *but):
+    found = [pid for pid in probers(nginx) if pid not in but]
+    return found[0] if len(found) == 1 else 0
+
+
+def status(nginx):
+    rows = (line.split() for line in nginx.body("/status").splitlines())
+    return {int(port): (verdict, int(probes)) for port, verdict, probes in rows}
