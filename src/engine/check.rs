@@ -1,15 +1,15 @@
 //! A check on demand: the monitor's probe, for whoever asks.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 
 use super::panics;
 use super::probe::{Depth, Prober};
-use super::target::Target;
+use super::target::{Host, Target};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;
 
@@ -26,8 +26,6 @@ pub struct Canceller(Arc<Ticket>);
 pub(super) struct Ticket {
     state: Mutex<State>,
     ended: Condvar,
-    /// Rung when the asker has lost interest.
-    cancelled: Notify,
     /// The process whose engine makes the check.
     owner: AtomicU64,
 }
@@ -35,6 +33,8 @@ pub(super) struct Ticket {
 #[derive(Default)]
 struct State {
     result: Option<CheckResult>,
+    /// Where the asker waits, from the engine's first look at the request to the result.
+    joint: Weak<Joint>,
     event: Option<Event>,
     /// What is called once there is a result.
     listeners: Vec<Listener>,
@@ -47,7 +47,6 @@ impl Check {
         let ticket = Arc::new(Ticket {
             state: Mutex::default(),
             ended: Condvar::new(),
-            cancelled: Notify::new(),
             owner: AtomicU64::new(pid()),
         });
         (Self(ticket.clone()), ticket)
@@ -146,9 +145,7 @@ impl Check {
 
 impl Drop for Check {
     fn drop(&mut self) {
-        if !self.is_stranded() {
-            self.0.cancelled.notify_one();
-        }
+        self.0.cancel();
     }
 }
 
@@ -170,29 +167,37 @@ impl Ticket {
         if self.is_stranded() {
             return;
         }
-        self.finish(Err("cancelled".to_owned()));
-        self.cancelled.notify_one();
+        if let Some(joint) = self.end(Err("cancelled".to_owned())).upgrade() {
+            joint.leave();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The first result stands.
     pub(super) fn finish(&self, result: CheckResult) {
+        self.end(result);
+    }
+
+    /// The first result stands; where this was the first, returns where the asker waited.
+    fn end(&self, result: CheckResult) -> Weak<Joint> {
         let mut state = self.lock();
-        if state.result.is_none() {
-            state.result = Some(result);
-            if let Some(event) = &state.event {
-                event.set();
-            }
-            self.ended.notify_all();
+        if state.result.is_some() {
+            return Weak::new();
         }
+        state.result = Some(result);
+        if let Some(event) = &state.event {
+            event.set();
+        }
+        self.ended.notify_all();
+        let joint = std::mem::take(&mut state.joint);
         let listeners = std::mem::take(&mut state.listeners);
         drop(state);
         for listener in listeners {
             listener();
         }
+        joint
     }
 }
 
@@ -208,15 +213,25 @@ pub(super) struct Request {
 pub(super) struct Checks {
     prober: Arc<Prober>,
     permits: Arc<Semaphore>,
-    shared: Arc<Mutex<HashMap<String, Vec<Arc<Joint>>>>>,
+    shared: Arc<Mutex<Shared>>,
 }
+
+/// The connections that others may join, by where they lead.
+type Shared = HashMap<(Host, u16), Vec<Arc<Joint>>>;
 
 /// One connection and everybody who waits for it.
 struct Joint {
     target: Arc<Target>,
-    waiting: Mutex<Vec<Arc<Ticket>>>,
-    interested: AtomicUsize,
+    party: Mutex<Party>,
     abandoned: Notify,
+}
+
+#[derive(Default)]
+struct Party {
+    waiting: Vec<Arc<Ticket>>,
+    interested: usize,
+    /// The last one left: the connection is being given up, or is done.
+    closed: bool,
 }
 
 impl Checks {
@@ -241,37 +256,28 @@ impl Checks {
             coalesce,
             ticket,
         } = request;
-        let key = target.identity();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let joints = shared.entry(key.clone()).or_default();
-        let equal = joints
-            .iter()
-            .find(|joint| coalesce && joint.is_wanted() && joint.target == target)
-            .cloned();
-        let joint = match equal {
-            Some(joint) => joint,
-            None => {
-                let joint = Arc::new(Joint {
-                    target,
-                    waiting: Mutex::default(),
-                    interested: AtomicUsize::new(0),
-                    abandoned: Notify::new(),
-                });
-                if coalesce {
-                    joints.push(joint.clone());
-                }
-                self.run(key.clone(), joint.clone());
-                joint
-            }
-        };
-        if joints.is_empty() {
-            shared.remove(&key);
+        let mut shared = lock(&self.shared);
+        let place = coalesce.then(|| (target.host.clone(), target.port));
+        let mut equal = place.iter().filter_map(|place| shared.get(place)).flatten();
+        if equal.any(|joint| joint.target == target && joint.join(&ticket)) {
+            return;
+        }
+        let joint = Arc::new(Joint {
+            target,
+            party: Mutex::default(),
+            abandoned: Notify::new(),
+        });
+        if !joint.join(&ticket) {
+            return;
+        }
+        if let Some(place) = &place {
+            shared.entry(place.clone()).or_default().push(joint.clone());
         }
         drop(shared);
-        joint.add(ticket);
+        self.run(place, joint);
     }
 
-    fn run(&self, key: String, joint: Arc<Joint>) {
+    fn run(&self, place: Option<(Host, u16)>, joint: Arc<Joint>) {
         let (prober, permits, shared) = (
             self.prober.clone(),
             self.permits.clone(),
@@ -292,13 +298,12 @@ impl Checks {
                 outcome = probing => outcome,
                 () = joint.abandoned.notified() => None,
             };
-            {
-                // From here on nobody joins, so that nobody is forgotten.
-                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(joints) = shared.get_mut(&key) {
+            if let Some(place) = &place {
+                let mut shared = lock(&shared);
+                if let Some(joints) = shared.get_mut(place) {
                     joints.retain(|other| !Arc::ptr_eq(other, &joint));
                     if joints.is_empty() {
-                        shared.remove(&key);
+                        shared.remove(place);
                     }
                 }
             }
@@ -306,7 +311,7 @@ impl Checks {
                 Some(outcome) => outcome.result.map_err(|e| e.to_string()),
                 None => Err("cancelled".to_owned()),
             };
-            for ticket in joint.take_waiting() {
+            for ticket in joint.close() {
                 ticket.finish(result.clone());
             }
         });
@@ -323,30 +328,111 @@ impl Drop for Joint {
 }
 
 impl Joint {
-    fn add(self: &Arc<Self>, ticket: Arc<Ticket>) {
-        self.interested.fetch_add(1, Ordering::Relaxed);
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(ticket.clone());
-        let joint = Arc::downgrade(self);
-        tokio::spawn(async move {
-            ticket.cancelled.notified().await;
-            if let Some(joint) = joint.upgrade()
-                && joint.interested.fetch_sub(1, Ordering::Relaxed) == 1
-            {
-                joint.abandoned.notify_one();
-            }
-        });
+    /// Has the result told to `ticket`, too; false where it is too late to join, or nobody
+    /// waits for the ticket any more.
+    fn join(self: &Arc<Self>, ticket: &Arc<Ticket>) -> bool {
+        let mut party = lock(&self.party);
+        let mut state = ticket.lock();
+        if party.closed || state.result.is_some() {
+            return false;
+        }
+        state.joint = Arc::downgrade(self);
+        party.interested += 1;
+        party.waiting.push(ticket.clone());
+        true
     }
 
-    /// Whether anybody waits. One that nobody waited for is about to be given up; it changes
-    /// only on the engine's thread, where this is asked.
-    fn is_wanted(&self) -> bool {
-        self.interested.load(Ordering::Relaxed) > 0
+    /// One that had joined waits no more.
+    fn leave(&self) {
+        let mut party = lock(&self.party);
+        party.interested -= 1;
+        if party.interested == 0 && !party.closed {
+            party.closed = true;
+            self.abandoned.notify_one();
+        }
     }
 
-    fn take_waiting(&self) -> Vec<Arc<Ticket>> {
-        std::mem::take(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    /// From here on nobody joins; returns everybody who did.
+    fn close(&self) -> Vec<Arc<Ticket>> {
+        let mut party = lock(&self.party);
+        party.closed = true;
+        std::mem::take(&mut party.waiting)
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::config::{CheckDefaults, Timeouts, Value, target_from_value};
+
+    fn joint() -> Arc<Joint> {
+        let entries = [
+            ("host", Value::Str("127.0.0.1".into())),
+            ("port", Value::Int(143)),
+        ];
+        let described = Value::Map(entries.map(|(key, value)| (key.to_owned(), value)).into());
+        let defaults = CheckDefaults {
+            timeouts: Timeouts::default(),
+            configured: &|_, _| None,
+        };
+        Arc::new(Joint {
+            target: Arc::new(target_from_value(&described, &defaults, &[]).unwrap()),
+            party: Mutex::default(),
+            abandoned: Notify::new(),
+        })
+    }
+
+    #[test]
+    fn who_comes_as_the_last_one_leaves_is_not_cancelled_with_him() {
+        let (first, first_ticket) = Check::new();
+        let (second, second_ticket) = Check::new();
+        let joint = joint();
+        assert!(joint.join(&first_ticket));
+        first.cancel();
+        assert!(!joint.join(&second_ticket));
+        assert_eq!(second.result(), None);
+    }
+
+    #[test]
+    fn a_connection_lasts_until_the_last_one_left() {
+        let (first, first_ticket) = Check::new();
+        let (second, second_ticket) = Check::new();
+        let joint = joint();
+        assert!(joint.join(&first_ticket) && joint.join(&second_ticket));
+        first.cancel();
+        first.cancel();
+        drop(first);
+        assert!(!lock(&joint.party).closed);
+        drop(second);
+        assert!(lock(&joint.party).closed);
+    }
+
+    #[test]
+    fn what_is_done_is_not_given_up() {
+        let (check, ticket) = Check::new();
+        let joint = joint();
+        assert!(joint.join(&ticket));
+        for waiting in joint.close() {
+            waiting.finish(Ok(()));
+        }
+        check.cancel();
+        assert_eq!(check.result(), Some(Ok(())));
+        assert_eq!(
+            lock(&joint.party).interested,
+            1,
+            "nobody leaves what is done"
+        );
+    }
+
+    #[test]
+    fn a_check_that_was_called_off_joins_nothing() {
+        let (check, ticket) = Check::new();
+        check.cancel();
+        assert!(!joint().join(&ticket));
+        assert_eq!(check.result(), Some(Err("cancelled".to_owned())));
     }
 }

@@ -378,8 +378,9 @@ impl Service {
     /// report too soon after another one is counted as part of that.
     pub fn report_failure(&self, host: &str, port: u16) -> bool {
         let mut known = false;
+        let wanted = Wanted::new(host);
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            if target.port == port && self.is_at(target, *slot, host) {
+            if target.port == port && self.is_at(target, *slot, &wanted) {
                 known = true;
                 self.table.report(*slot, clock::monotonic_ns(), REPORT_GAP);
             }
@@ -393,23 +394,24 @@ impl Service {
         host: &'a str,
         port: u16,
     ) -> impl Iterator<Item = &'a Arc<Target>> + 'a {
+        let wanted = Wanted::new(host);
         self.config
             .targets
             .iter()
             .zip(&self.slots)
-            .filter(move |(target, slot)| target.port == port && self.is_at(target, **slot, host))
+            .filter(move |(target, slot)| {
+                target.port == port && self.is_at(target, **slot, &wanted)
+            })
             .map(|(target, _)| target)
     }
 
-    fn is_at(&self, target: &Target, slot: Slot, host: &str) -> bool {
+    fn is_at(&self, target: &Target, slot: Slot, wanted: &Wanted<'_>) -> bool {
         match &target.host {
             Host::Name(name) => {
-                name.eq_ignore_ascii_case(host.trim_end_matches('.'))
-                    || host.parse().is_ok_and(|ip: IpAddr| {
-                        self.table.read_brief(slot).1.is_some_and(|at| at == ip)
-                    })
+                name.eq_ignore_ascii_case(wanted.name)
+                    || (wanted.ip.is_some() && self.table.read_brief(slot).1 == wanted.ip)
             }
-            Host::Ip(ip) => host.parse().is_ok_and(|wanted: IpAddr| wanted == *ip),
+            Host::Ip(ip) => wanted.ip == Some(*ip),
         }
     }
 
@@ -435,6 +437,21 @@ impl Service {
                 .as_ref()
                 .is_some_and(|mine| mine.as_bytes() == username)
         })
+    }
+}
+
+/// A host that is looked for among the targets, read once for all of them.
+struct Wanted<'a> {
+    name: &'a str,
+    ip: Option<IpAddr>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(host: &'a str) -> Self {
+        Self {
+            name: host.trim_end_matches('.'),
+            ip: host.parse().ok(),
+        }
     }
 }
 

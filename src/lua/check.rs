@@ -7,11 +7,11 @@ use mlua::prelude::*;
 use super::convert;
 use super::monitor::to_duration;
 use crate::engine::check::Check;
-use crate::engine::config::parse_host;
+use crate::engine::config::{Value, parse_host};
 use crate::engine::process::current;
 
-/// Keys of a check's options that are not a target's.
-const OWN_OPTIONS: &[&str] = &["coalesce"];
+/// The option of a check that is no key of a target: whether an equal one under way will do.
+const COALESCE: &str = "coalesce";
 
 pub(super) struct Handle(Check);
 
@@ -24,8 +24,9 @@ impl Handle {
 impl LuaUserData for Handle {}
 
 pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
-    native.raw_set("host_problem", lua.create_function(host_problem)?)?;
     native.raw_set("check_start", lua.create_function(start)?)?;
+    native.raw_set("check_start_at", lua.create_function(start_at)?)?;
+    native.raw_set("host_problem", lua.create_function(host_problem)?)?;
     native.raw_set("check_result", lua.create_function(result)?)?;
     native.raw_set("check_wait", lua.create_function(wait)?)?;
     native.raw_set("check_fd", lua.create_function(fd)?)?;
@@ -42,18 +43,46 @@ fn host_problem(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
 }
 
 /// `check_start(table)`: a handle, or nil and what is wrong with the table.
-fn start(lua: &Lua, table: LuaTable) -> LuaResult<LuaMultiValue> {
-    let coalesce = table.raw_get::<Option<bool>>("coalesce").ok().flatten();
+fn start(_: &Lua, table: LuaTable) -> LuaResult<(Option<Handle>, Option<String>)> {
+    Ok(begin(convert::to_config(&LuaValue::Table(table))))
+}
+
+/// `check_start_at(host, port, haproxy_v2, tls)`: the same for a table of these.
+fn start_at(
+    _: &Lua,
+    (host, port, haproxy_v2, tls): (LuaString, f64, bool, bool),
+) -> LuaResult<(Option<Handle>, Option<String>)> {
+    let described = match host.to_str() {
+        Ok(host) => Ok(Value::Map(vec![
+            ("host".to_owned(), Value::Str(host.to_owned())),
+            ("port".to_owned(), convert::number(port)),
+            ("haproxy_v2".to_owned(), Value::Bool(haproxy_v2)),
+            ("tls".to_owned(), Value::Bool(tls)),
+        ])),
+        Err(_) => Err("host: text in UTF-8 expected".to_owned()),
+    };
+    Ok(begin(described))
+}
+
+fn begin(described: Result<Value, String>) -> (Option<Handle>, Option<String>) {
     let process = current();
-    let parsed = convert::to_config(&LuaValue::Table(table))
-        .and_then(|value| process.target_for_check(&value, OWN_OPTIONS));
-    match parsed {
-        Ok(target) => {
-            let check = process.check(Arc::new(target), coalesce.unwrap_or(true));
-            lua.create_userdata(Handle(check))?.into_lua_multi(lua)
-        }
-        Err(reason) => (LuaNil, reason).into_lua_multi(lua),
+    let started = described.and_then(|value| {
+        let target = process.target_for_check(&value, &[COALESCE])?;
+        Ok(process.check(Arc::new(target), may_coalesce(&value)))
+    });
+    match started {
+        Ok(check) => (Some(Handle(check)), None),
+        Err(reason) => (None, Some(reason)),
     }
+}
+
+fn may_coalesce(described: &Value) -> bool {
+    let Value::Map(entries) = described else {
+        return true;
+    };
+    !entries
+        .iter()
+        .any(|(key, value)| key == COALESCE && *value == Value::Bool(false))
 }
 
 /// `check_result(handle)`: whether it is done, and the reason of a failure.

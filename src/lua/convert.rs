@@ -36,7 +36,7 @@ fn convert(value: &LuaValue, path: &str, depth: usize) -> Result<Value, String> 
 }
 
 /// Lua 5.1 and 5.2 have no integers: 993 arrives as a float.
-fn number(value: f64) -> Value {
+pub(super) fn number(value: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         #[allow(clippy::cast_possible_truncation)] // Whole and within 2^53.

@@ -5,7 +5,8 @@ local errors, host = parts.errors, parts.host
 local fields_of = parts.servers.fields_of
 local port_of, check_timeout = parts.monitor.port_of, parts.monitor.check_timeout
 local next, select, setmetatable, type = next, select, setmetatable, type
-local check_start, check_result, check_wait = native.check_start, native.check_result, native.check_wait
+local check_start, check_start_at = native.check_start, native.check_start_at
+local check_result, check_wait = native.check_result, native.check_wait
 
 local function check_flag(index, name, value)
   if value ~= nil and type(value) ~= "boolean" then
@@ -13,14 +14,10 @@ local function check_flag(index, name, value)
   end
 end
 
--- The table of a check from the four arguments and the options.
-local function from_arguments(name, ip, port, haproxy_v2, tls, options)
+-- The first four arguments, checked; the port as a number.
+local function check_arguments(name, ip, port, haproxy_v2, tls)
   if type(ip) ~= "string" then
     errors.wrong_type(1, name, "string", ip, 2)
-  end
-  local problem = native.host_problem(ip)
-  if problem then
-    errors.bad_argument(1, name, problem, 2)
   end
   local number = port_of(port)
   if not number then
@@ -28,14 +25,19 @@ local function from_arguments(name, ip, port, haproxy_v2, tls, options)
   end
   check_flag(3, name, haproxy_v2)
   check_flag(4, name, tls)
-  if options ~= nil and type(options) ~= "table" then
+  return number
+end
+
+-- The table of a check from the four arguments and the options.
+local function from_arguments(name, options, ip, port, haproxy_v2, tls)
+  if type(options) ~= "table" then
     errors.wrong_type(5, name, "table or nil", options, 2)
   end
   local target = {}
-  for key, value in next, options or {} do
+  for key, value in next, options do
     target[key] = value
   end
-  target.host, target.port, target.haproxy_v2 = ip, number, haproxy_v2 or false
+  target.host, target.port, target.haproxy_v2 = ip, port, haproxy_v2 or false
   -- An option says more than the flag can; where both speak they must agree.
   if tls or target.tls_mode == nil then
     target.tls = tls or false
@@ -56,37 +58,52 @@ local function from_server(server)
 end
 
 -- A handle from the arguments of the API's function `name`, which its caller called with them.
-local function begin(name, ...)
+local function begin(name, first, port, haproxy_v2, tls, options)
   if not host.may_probe() then
     errors.raise(name, "this process starts no thread; check in one that it forks", 1)
   end
-  local first = ...
-  local index, target = 1, first
-  if type(first) == "userdata" and fields_of[first] then
-    target = from_server(fields_of[first])
-  elseif type(first) ~= "table" then
-    index, target = 5, from_arguments(name, ...)
+  local handle, problem
+  local index = 1
+  if type(first) == "table" then
+    handle, problem = check_start(first)
+  elseif type(first) == "userdata" and fields_of[first] then
+    handle, problem = check_start(from_server(fields_of[first]))
+  else
+    index = 5
+    local number = check_arguments(name, first, port, haproxy_v2, tls)
+    if options == nil then
+      handle, problem = check_start_at(first, number, haproxy_v2 or false, tls or false)
+    else
+      handle, problem = check_start(from_arguments(name, options, first, number, haproxy_v2, tls))
+    end
   end
-  local handle, problem = check_start(target)
-  if not handle then
-    errors.bad_argument(index, name, problem, 1)
+  if handle then
+    return handle
   end
-  return handle
+  local host_problem = index == 5 and native.host_problem(first)
+  if host_problem then
+    index, problem = 1, host_problem
+  end
+  errors.bad_argument(index, name, problem, 1)
 end
 
 -- Waits for the end of a check: true, and the reason of a failure; false when the time is over.
 -- `is_own`: no script has the handle.
 local function finish(name, handle, is_own, timeout)
+  local done, reason
   local function poll()
-    return (check_result(handle))
+    done, reason = check_result(handle)
+    return done
   end
   local function block(seconds)
-    return (check_wait(handle, seconds))
+    done, reason = check_wait(handle, seconds)
+    return done
   end
-  if not poll() and not host.await(name, poll, block, timeout, handle, is_own) then
-    return false
+  -- A check that was started just now is not done.
+  if is_own or not poll() then
+    host.await(name, poll, block, timeout, handle, is_own)
   end
-  return check_result(handle)
+  return done, reason
 end
 
 local methods = {}

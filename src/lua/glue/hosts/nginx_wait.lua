@@ -88,35 +88,42 @@ local function address_of(pointer)
   return tonumber(cast(address_type, pointer))
 end
 
--- Semaphores that nobody waits on, and those of waits by their numbers: the engine may post
--- these, so they must not be collected, even where the coroutine that waits is.
+-- Semaphores and their addresses: those that nobody waits on, and those of waits by their numbers.
+-- The engine may post the latter, so they must not be collected, even where the coroutine that
+-- waits is.
 local free, held = {}, {}
 
-local function give_back(semaphore)
+local function give_back(entry)
+  local semaphore = entry.semaphore
   -- A check may have ended just after the wait for it did.
   while semaphore:count() > 0 and semaphore:wait(0) do
   end
-  free[#free + 1] = semaphore
+  free[#free + 1] = entry
 end
 
 local function take_back_released()
   for _, number in next, waits_released() or {} do
-    local semaphore = held[number]
-    if semaphore then
+    local entry = held[number]
+    if entry then
       held[number] = nil
-      give_back(semaphore)
+      give_back(entry)
     end
   end
 end
 
+-- nil where nginx has no memory for one.
 local function take_semaphore()
   if #free == 0 then
     take_back_released()
   end
   local count = #free
-  local semaphore = free[count]
-  free[count] = nil
-  return semaphore or new_semaphore(0)
+  local entry = free[count]
+  if entry then
+    free[count] = nil
+    return entry
+  end
+  local semaphore = new_semaphore(0)
+  return semaphore and { semaphore = semaphore, address = address_of(semaphore.sem) }
 end
 
 -- nginx takes whole milliseconds, as an int: with none it would not yield, and the time that
@@ -124,14 +131,14 @@ end
 local SHORTEST, LONGEST = 0.001, 3600
 
 function wait.await(_, poll, _, timeout, handle, is_own)
-  local semaphore = handle and take_semaphore()
-  local number = semaphore
-    and wait_begin(handle, address_of(semaphore.sem), address_of(get_request()), is_own or false)
+  local entry = handle and take_semaphore()
+  local number = entry and wait_begin(handle, entry.address, address_of(get_request()), is_own or false)
   if not number then
     return await_looking(poll, timeout)
   end
-  held[number] = semaphore
-  local start = now()
+  held[number] = entry
+  local semaphore = entry.semaphore
+  local start = timeout and now()
   local done
   repeat
     local left = timeout and timeout - (now() - start) or LONGEST
@@ -141,7 +148,7 @@ function wait.await(_, poll, _, timeout, handle, is_own)
   until done or over
   wait_end(number)
   held[number] = nil
-  give_back(semaphore)
+  give_back(entry)
   return done
 end
 
