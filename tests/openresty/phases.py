@@ -4,7 +4,7 @@ import socket
 import ssl
 import subprocess
 
-from lab import Backend, Nginx, equal, finish, free_port, lua_servers, report, test, until
+from lab import Backend, Nginx, Silent, equal, finish, free_port, lua_servers, report, test, until
 
 # What each phase may do. "wait": yields; "headers": sets response headers.
 # Where it may not, the error names the phase, or says that the headers were sent.
@@ -24,12 +24,14 @@ PHASES = {
     "timer": (True, "request"),
     "ssl_cert": (True, "request"),
     "ssl_client_hello": (False, "request"),
+    "ssl_session_store": (False, "request"),
+    "ssl_session_fetch": (False, "request"),
     "exit_worker": (False, "request"),
 }
 
 CELLS = r"""
 local nb = require("nauthilus_backend")
-local port = %d
+local port, silent = %d, %d
 
 -- What a call did: "ok", what it returned, or the error it raised.
 local function outcome(ok, value)
@@ -51,6 +53,13 @@ local calls = {
   remove_from_backend_result = function() nb.remove_from_backend_result({ "absent" }) return "ok" end,
   get_selected_backend_server = function() return (nb.get_selected_backend_server()) end,
   check_backend_connection = function() local got = nb.check_backend_connection("127.0.0.1", port, false, false) return got end,
+  ["check:wait"] = function()
+    -- What is done already needs no wait: this one never is.
+    local check = nb.start_check("127.0.0.1", silent, false, true, { tls_timeout = "1m" })
+    local got = check:wait(0.01)
+    check:cancel()
+    return got
+  end,
   start_check = function() local check = nb.start_check("127.0.0.1", port, false, false) return type(check) end,
   wait_ready = function() local got = nb.wait_ready(5) return got end,
   report_failure = function() return nb.report_failure("127.0.0.1", port) end,
@@ -78,7 +87,7 @@ end
 
 
 def make():
-    backend = Backend()
+    backend, silent = Backend(), Silent()
     tls_port = free_port()
     nginx = Nginx()
     nginx.dir.chmod(0o777)
@@ -88,7 +97,7 @@ def make():
         check=True,
         capture_output=True,
     )
-    nginx.lua("cells", CELLS % (backend.port, nginx.dir))
+    nginx.lua("cells", CELLS % (backend.port, silent.port, nginx.dir))
     nginx.configure(
         http=f"""
   init_by_lua_block {{
@@ -110,10 +119,15 @@ def make():
     listen 127.0.0.1:{tls_port} ssl;
     ssl_certificate {nginx.dir}/cert.pem;
     ssl_certificate_key {nginx.dir}/key.pem;
+    # What TLS 1.3 and tickets have instead of sessions that a server keeps is no phase.
+    ssl_protocols TLSv1.2;
+    ssl_session_tickets off;
     ssl_client_hello_by_lua_block {{ require("cells")("ssl_client_hello") }}
     ssl_certificate_by_lua_block {{ require("cells")("ssl_cert") }}
     return 200;
   }}
+  ssl_session_store_by_lua_block {{ require("cells")("ssl_session_store") }}
+  ssl_session_fetch_by_lua_block {{ require("cells")("ssl_session_fetch") }}
 """,
         server="""
     server_rewrite_by_lua_block { require("cells")("server_rewrite") }
@@ -135,7 +149,7 @@ def make():
     location /ok { return 200; }
 """,
     )
-    return backend, nginx, tls_port
+    return (backend, silent), nginx, tls_port
 
 
 def wanted(name, phase):
@@ -156,7 +170,9 @@ def wanted(name, phase):
         if headers == "request":
             return lambda got: "no request" in got and f"'{phase}'" in got, "no request"
         return lambda got: got in ("127.0.0.1", "nil"), "an address or nil"
-    if name == "check_backend_connection":
+    if name == "check:wait" and phase == "init":
+        return lambda got: "starts no thread" in got, "refused"
+    if name in ("check_backend_connection", "check:wait"):
         if waits:
             return lambda got: got == "nil", "nil"
         return (
@@ -187,7 +203,7 @@ def cells(nginx, phase):
 
 
 def main():
-    _, nginx, tls_port = make()
+    _peers, nginx, tls_port = make()
     try:
         nginx.start()
     except AssertionError as problem:
@@ -203,9 +219,12 @@ def main():
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", tls_port), 10) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost"):
-            pass
+    session = None
+    for _ in range(2):
+        # The second connection asks for the session of the first.
+        with socket.create_connection(("127.0.0.1", tls_port), 10) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
+                session = connection.session
     until(lambda: (nginx.dir / "cells.timer").exists(), what="the timer")
     nginx.stop()
     for phase in PHASES:
