@@ -279,16 +279,22 @@ class Nginx:
         (self.dir / f"{name}.lua").write_text(text)
         os.chmod(self.dir / f"{name}.lua", 0o644)
 
-    def _run(self, *arguments):
+    def _command(self, *arguments):
         command = [*self.binary, "-p", str(self.dir), "-c", str(self.dir / "nginx.conf")]
-        command += ["-e", str(self.dir / "error.log"), *arguments]
+        return [*command, "-e", str(self.dir / "error.log"), *arguments]
+
+    def _run(self, *arguments):
+        command = self._command(*arguments)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             raise AssertionError(f"nginx {arguments}: {done.stdout}{done.stderr}")
         return done.stdout + done.stderr
 
-    def start(self):
-        self._run()
+    def start(self, in_foreground=False):
+        if in_foreground:
+            subprocess.Popen(self._command(), stderr=subprocess.DEVNULL)  # pylint: disable=consider-using-with
+        else:
+            self._run()
         self.started = True
         until(lambda: self.master(), what="nginx's pid")
         until(self.workers, what="nginx's workers")
@@ -434,6 +440,29 @@ def wrk(url, seconds, connections=8, threads_=1, script=None, extra=()):
         for p, value, unit in re.findall(r"^\s+(50|75|90|99)%\s+([\d.]+)(us|ms|s)", output, re.M)
     }
     return rate, percentiles, output
+
+
+def together(count, call):
+    """Runs call() in `count` threads; returns what they returned."""
+    results = [None] * count
+
+    def run(at):
+        try:
+            results[at] = call()
+        except Exception as problem:  # pylint: disable=broad-except
+            results[at] = problem
+
+    threads = [threading.Thread(target=run, args=(at,)) for at in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads, results
+
+
+def ask(port, path):
+    """A raw request, for many at a time: the socket, unread."""
+    client = socket.create_connection(("127.0.0.1", port), 30)
+    client.sendall(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+    return client
 
 
 def lua_servers(ports, **keys):

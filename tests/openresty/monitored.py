@@ -18,6 +18,11 @@ STATUS = """
     location /check { content_by_lua_block {
       ngx.say(nb.check_backend_connection("127.0.0.1", tonumber(ngx.var.arg_port), false, false) or "good")
     } }
+    # A check of a server that says nothing.
+    location /silent { content_by_lua_block {
+      ngx.say(nb.check_backend_connection("127.0.0.1", tonumber(ngx.var.arg_port), false, true,
+        { tls_timeout = ngx.var.arg_timeout or "30s", coalesce = false }))
+    } }
 """
 
 START = "  init_worker_by_lua_block { nb.get_backend_servers() }\n"

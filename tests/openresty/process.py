@@ -8,9 +8,9 @@ import statistics
 import subprocess
 import time
 
-from lab import (ROOT, Backend, Nginx, alive, children, descriptors, equal, mappings, own_threads,
-                 run_for, run_tests, test, title_of, until, wrk)
-from monitored import STATUS, config, probers, status, the_prober
+from lab import (ROOT, Backend, Nginx, alive, children, equal, own_threads, run_for, run_tests,
+                 test, title_of, until)
+from monitored import STATUS, config, status, the_prober
 
 
 def test_roles():
@@ -77,35 +77,6 @@ def test_kills():
         until(lambda: up.count() > seen, what="a probe")
         equal({row[0] for row in status(nginx).values()}, {"alive", "dead"}, "verdicts")
         nginx.assert_clean(allowed=r"exited on signal 9")
-    nginx.stop()
-
-
-def test_code_cache_off():
-    backend = Backend()
-    nginx = Nginx(
-        workers=2,
-        http="  lua_code_cache off;\n" + config([backend.port], 'connect_interval = "200ms",'),
-        server=STATUS,
-    ).start()
-    with test("lua_code_cache off: a Lua state for each request, one engine, no growth"):
-        for _ in range(50):
-            equal(nginx.body("/list"), str(backend.port))
-            equal(nginx.body(f"/check?port={backend.port}").strip(), "good")
-        worker = nginx.workers()[0]
-        until(lambda: the_prober(nginx), what="one prober")
-        wrk(f"http://127.0.0.1:{nginx.port}/check?port={backend.port}", 1)
-        first = (descriptors(worker), mappings(worker), own_threads(worker))
-        wrk(f"http://127.0.0.1:{nginx.port}/list", 2)
-        wrk(f"http://127.0.0.1:{nginx.port}/check?port={backend.port}", 2)
-        # A connection of wrk's may be about to be closed, and the role of the prober moves.
-        until(lambda: descriptors(worker) <= first[0] + 3, what=f"{first[0]} descriptors or so")
-        # The engine keeps no state of a Lua state; allocators keep some of their mappings.
-        assert mappings(worker) <= first[1] + 40, (first, mappings(worker))
-        assert set(own_threads(worker)) <= {"nb-engine", "nb-wake"} and len(own_threads(worker)) <= 2
-        equal(len(probers(nginx)), 1, "probers")
-        seen = backend.count()
-        until(lambda: backend.count() >= seen + 3, what="probes")
-        nginx.assert_clean(allowed=r"lua_code_cache is off")
     nginx.stop()
 
 
@@ -223,5 +194,4 @@ def test_restricted_user():
     nginx.stop()
 
 
-run_tests(test_roles, test_kills, test_code_cache_off, test_stays_mapped, test_reports,
-          test_restricted_user)
+run_tests(test_roles, test_kills, test_stays_mapped, test_reports, test_restricted_user)

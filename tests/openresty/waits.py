@@ -1,12 +1,10 @@
 """Waiting for a check: nothing else waits, little is used, and it ends promptly."""
 
 import os
-import socket
-import threading
 import time
 
-from lab import (Backend, BlackHole, Nginx, Silent, equal, finish, init_block, main_thread_cpu,
-                 test, until, wrk)
+from lab import (Backend, BlackHole, Nginx, Silent, ask, equal, finish, init_block,
+                 main_thread_cpu, test, until, wrk)
 
 # The limits of time and CPU hold on a machine with nothing else to do, which the soak asks for.
 # Elsewhere a test only has to see what goes wrong by design: a loop that blocks or polls.
@@ -52,6 +50,10 @@ def make():
       local reason = nb.check_backend_connection("127.0.0.1", {silent.port}, false, true,
         {{ tls_timeout = "30s", coalesce = false }})
       ngx.say(reason) }} }}
+    location /unwatched {{ lua_check_client_abort off; content_by_lua_block {{
+      nb.check_backend_connection("127.0.0.1", {silent.port}, false, true, {{ tls_timeout = "500ms", coalesce = false }})
+      package.loaded.unwatched = (package.loaded.unwatched or 0) + 1 }} }}
+    location /unwatched_ends {{ content_by_lua_block {{ ngx.print(package.loaded.unwatched or 0) }} }}
     location /thread {{ content_by_lua_block {{
       local function check() return nb.check_backend_connection("127.0.0.1", {good.port}, false, false) end
       local threads = {{}}
@@ -79,14 +81,22 @@ def make():
       ngx.thread.wait(thread)
       ngx.say(check:result()) }} }}
     location /kill {{ content_by_lua_block {{
-      local thread = ngx.thread.spawn(function()
-        nb.check_backend_connection("127.0.0.1", {hole.port}, false, false, {{ connect_timeout = "300ms" }})
-      end)
-      ngx.thread.kill(thread)
-      thread = nil
-      collectgarbage() collectgarbage()
+      -- What is killed is not to be found by the collector alone.
+      collectgarbage("stop")
+      local function wait()
+        nb.check_backend_connection("127.0.0.1", {silent.port}, false, true, {{ tls_timeout = "30s", coalesce = false }})
+      end
+      local killed, others = {{}}, {{}}
+      for i = 1, 10 do killed[i], others[i] = ngx.thread.spawn(wait), ngx.thread.spawn(wait) end
       ngx.sleep(0.5)
-      ngx.say(nb.check_backend_connection("127.0.0.1", {good.port}, false, false) or "good") }} }}
+      for i = 1, 10 do ngx.thread.kill(killed[i]) end
+      for _ = 1, 10 do
+        ngx.say(nb.check_backend_connection("127.0.0.1", {good.port}, false, false) or "good")
+      end
+      ngx.flush(true)
+      ngx.sleep(1)
+      collectgarbage("restart")
+      ngx.exit(200) }} }}
     # How long after the engine knows, the coroutine runs: each probe of a listener whose answer
     # is immediate takes what the clock says of both together.
     location /late {{ content_by_lua_block {{
@@ -107,29 +117,6 @@ def make():
 """,
     )
     return good, hole, silent, nginx.start()
-
-
-def together(count, call):
-    """Runs call() in `count` threads; returns what they returned."""
-    results = [None] * count
-
-    def run(at):
-        try:
-            results[at] = call()
-        except Exception as problem:  # pylint: disable=broad-except
-            results[at] = problem
-
-    threads = [threading.Thread(target=run, args=(at,)) for at in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads, results
-
-
-def ask(port, path):
-    """A raw request, for many at a time: the socket, unread."""
-    client = socket.create_connection(("127.0.0.1", port), 30)
-    client.sendall(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
-    return client
 
 
 def answer(client):
@@ -157,8 +144,12 @@ def main():
         equal(nginx.body("/cancel").strip(), "cancelled")
         assert time.monotonic() - started < 1
 
-    with test("a killed light thread leaves the worker well"):
-        equal(nginx.body("/kill").strip(), "good")
+    with test("the check of a killed light thread ends as its request makes others, those of others go on"):
+        client = ask(nginx.port, "/kill")
+        until(lambda: silent.connections() == 20, what="20 checks")
+        until(lambda: silent.connections() == 10, 1, "the end of half of them")
+        equal(answer(client).split(), ["good"] * 10)
+        until(lambda: silent.connections() == 0, 1, "the end of all, with the request")
         nginx.assert_clean()
 
     with test("a coroutine wakes within 2 ms of the end of its check"):
@@ -237,6 +228,16 @@ def main():
             client.close()
         until(lambda: silent.connections() == 0, 1, "their end")
         equal(nginx.body("/good").strip(), "good")
+
+    with test("without lua_check_client_abort the check of a client that went away takes its time"):
+        clients = [ask(nginx.port, "/unwatched") for _ in range(20)]
+        until(lambda: silent.connections() == 20, what="20 checks")
+        for client in clients:
+            client.close()
+        time.sleep(0.1)
+        equal(silent.connections(), 20, "checks in flight")
+        until(lambda: nginx.body("/unwatched_ends") == "20", 5, "their end")
+        equal(silent.connections(), 0, "checks in flight")
 
     with test("a worker exits while checks are in flight without delay"):
         clients = [ask(nginx.port, "/silent") for _ in range(5)]

@@ -34,6 +34,7 @@ struct Cleanup {
 type AddChannelEvent = unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHandler) -> isize;
 type AddCleanup = unsafe extern "C" fn(*mut Opaque, usize) -> *mut Cleanup;
 type PostSemaphore = unsafe extern "C" fn(*mut Opaque, c_int) -> c_int;
+type CountSemaphore = unsafe extern "C" fn(*mut Opaque) -> c_int;
 
 /// `NGX_READ_EVENT` of Linux: `EPOLLIN | EPOLLRDHUP`, whatever the event module.
 const READ_EVENT: isize = 0x2001;
@@ -63,6 +64,7 @@ pub(super) struct WakeSymbols {
     add_channel_event: AddChannelEvent,
     add_cleanup: AddCleanup,
     post_semaphore: PostSemaphore,
+    count_semaphore: CountSemaphore,
 }
 
 impl Symbols {
@@ -106,7 +108,7 @@ impl WakeSymbols {
     fn look_up() -> Option<Self> {
         // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and functions of these
         // types: os/unix/ngx_channel.h, http/ngx_http_core_module.h; the Lua module declares
-        // the last one for LuaJIT's FFI.
+        // the last two for LuaJIT's FFI.
         unsafe {
             Some(Self {
                 cycle: AtomicPtr::from_ptr(address(c"ngx_cycle")?.cast().as_ptr()),
@@ -118,6 +120,9 @@ impl WakeSymbols {
                 )?),
                 post_semaphore: std::mem::transmute::<NonNull<Opaque>, PostSemaphore>(address(
                     c"ngx_http_lua_ffi_sema_post",
+                )?),
+                count_semaphore: std::mem::transmute::<NonNull<Opaque>, CountSemaphore>(address(
+                    c"ngx_http_lua_ffi_sema_count",
                 )?),
             })
         }
@@ -169,6 +174,16 @@ impl WakeSymbols {
     pub(super) unsafe fn post(&self, semaphore: Semaphore) {
         // SAFETY: as of this function.
         unsafe { (self.post_semaphore)(semaphore.0.as_ptr(), 1) };
+    }
+
+    /// Whether a coroutine waits for the semaphore that nobody has posted.
+    ///
+    /// # Safety
+    ///
+    /// As of [`WakeSymbols::post`].
+    pub(super) unsafe fn is_awaited(&self, semaphore: Semaphore) -> bool {
+        // SAFETY: as of this function. It is what is there less what is waited for.
+        unsafe { (self.count_semaphore)(semaphore.0.as_ptr()) < 0 }
     }
 }
 

@@ -8,7 +8,8 @@
 //! would need a right to.
 //!
 //! A wait ends with [`Waits::end`], or with its request, of which nginx tells: then a check
-//! that nobody else can ask for is called off. A semaphore belongs to the Lua side, which keeps
+//! that nobody else can ask for is called off. A light thread that is killed leaves no trace but
+//! a semaphore that nobody waits for: its request's later waits look for those. A semaphore belongs to the Lua side, which keeps
 //! it until the wait has ended or been given up (`released`), so that none is posted that has
 //! been freed.
 
@@ -50,7 +51,11 @@ pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -
                     request,
                     canceller,
                 };
-                let Some((number, bell)) = with_waits(wake, |waits| waits.begin(wake, wait)) else {
+                let begun = with_waits(wake, |waits| {
+                    waits.call_off_deserted(wake, request);
+                    waits.begin(wake, wait)
+                });
+                let Some((number, bell)) = begun else {
                     return Ok(None);
                 };
                 handle.check().when_done(move || bell.ring(number));
@@ -199,6 +204,36 @@ impl Waits {
             && let Some(numbers) = self.of_request.get_mut(&wait.request)
         {
             numbers.retain(|other| *other != number);
+        }
+    }
+
+    /// Calls checks of the request off whose coroutine was killed. Looks at a few of its waits,
+    /// at others each time: it may have a thousand.
+    fn call_off_deserted(&self, wake: &WakeSymbols, request: Request) {
+        const LOOKS: usize = 4;
+        let Some(numbers) = self.of_request.get(&request) else {
+            return;
+        };
+        let turn = usize::try_from(self.next).unwrap_or_default();
+        let first = turn
+            .wrapping_mul(LOOKS)
+            .checked_rem(numbers.len())
+            .unwrap_or_default();
+        for number in numbers
+            .iter()
+            .cycle()
+            .skip(first)
+            .take(LOOKS.min(numbers.len()))
+        {
+            if let Some(wait) = self.waiting.get(number)
+                // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has
+                // not ended.
+                && !unsafe { wake.is_awaited(wait.semaphore) }
+                && let Some(canceller) = &wait.canceller
+            {
+                // Where the semaphore was posted the check is done, and this does nothing.
+                canceller.cancel();
+            }
         }
     }
 
