@@ -191,12 +191,34 @@ impl RequestContext {
     /// A removed name is reported as vanished also where this context never had its header:
     /// someone else may have set it.
     pub fn take_changes(&mut self) -> Changes {
+        let changes = self.changes();
+        self.note_reported(&changes);
+        changes
+    }
+
+    /// The same with `report`: where that says false, nothing counts as asked for.
+    pub fn take_changes_if(&mut self, report: impl FnOnce(&Changes) -> bool) {
+        let changes = self.changes();
+        if report(&changes) {
+            self.note_reported(&changes);
+        }
+    }
+
+    fn note_reported(&mut self, changes: &Changes) {
+        self.reported.headers = changes.after.clone();
+        self.reported.removed = self.removed.len();
+        if let Some(selection) = &changes.selection {
+            self.reported.selection.clone_from(selection);
+        }
+    }
+
+    fn changes(&mut self) -> Changes {
         let after = self.attribute_headers();
         let newly_removed = self
             .removed
             .get(self.reported.removed..)
             .unwrap_or_default();
-        let changes = Changes {
+        Changes {
             selection: (self.selection != self.reported.selection).then(|| self.selection.clone()),
             removed: newly_removed
                 .iter()
@@ -204,12 +226,9 @@ impl RequestContext {
                 .map(|name| headers::name(name))
                 .filter(|name| find(&after, name).is_none())
                 .collect(),
-            before: std::mem::replace(&mut self.reported.headers, after.clone()),
+            before: self.reported.headers.clone(),
             after,
-        };
-        self.reported.removed = self.removed.len();
-        self.reported.selection.clone_from(&self.selection);
-        changes
+        }
     }
 
     fn attribute_headers(&mut self) -> Arc<[Header]> {
@@ -416,6 +435,17 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Whether a server was selected and nothing else happened.
+    pub fn is_server_alone(&self) -> bool {
+        matches!(self.selection, Some(Some(_)))
+            && self.removed.is_empty()
+            && self.has_same_attributes()
+    }
+
+    fn has_same_attributes(&self) -> bool {
+        Arc::ptr_eq(&self.before, &self.after) || (self.before.is_empty() && self.after.is_empty())
+    }
+
     /// Calls `each` with the name of each header that changed and its value, `None` where it
     /// vanished. Does not allocate.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
@@ -435,7 +465,7 @@ impl Changes {
                 each(name, None);
             }
         }
-        if Arc::ptr_eq(&self.before, &self.after) {
+        if self.has_same_attributes() {
             return;
         }
         for header in &*self.before {

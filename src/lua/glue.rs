@@ -11,6 +11,7 @@ const PARTS: &[(&str, &str)] = &[
     ("contain", include_str!("glue/contain.lua")),
     ("errors", include_str!("glue/errors.lua")),
     ("ffi", include_str!("glue/ffi.lua")),
+    ("fast", include_str!("glue/fast.lua")),
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("haproxy", include_str!("glue/hosts/haproxy.lua")),
     ("nginx_wait", include_str!("glue/hosts/nginx_wait.lua")),

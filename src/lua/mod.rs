@@ -7,7 +7,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
-//! | `raw.rs` | natives on Lua's own C API: the request path |
+//! | `raw.rs`, `raw/` | natives on Lua's own C API: the request path |
+//! | `fast.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
 //! | `glue.rs` | loads the embedded Lua, part by part |
@@ -20,6 +21,8 @@ mod bridge;
 mod check;
 mod context;
 mod convert;
+#[cfg(feature = "luajit")]
+mod fast;
 mod glue;
 mod monitor;
 mod nginx;
@@ -135,6 +138,8 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     result::register(&natives)?;
     context::register(&natives)?;
     bridge::register(&natives)?;
+    #[cfg(feature = "luajit")]
+    fast::register(&natives)?;
     let native = natives.table();
     native.raw_set("version", VERSION)?;
     native.raw_set("nearest", lua.create_function(nearest_name)?)?;

@@ -21,7 +21,7 @@ const FIELDS: &[(&str, Field)] = &[
 ];
 
 #[derive(Clone, Copy)]
-enum Field {
+pub(super) enum Field {
     Authenticated,
     UserFound,
     Account,
@@ -45,15 +45,50 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         .raw_set("result_fields", names.collect::<Vec<_>>())
 }
 
-/// The field whose number, its place in `result_fields`, is argument 2.
-fn field(args: &Args) -> Option<Field> {
-    let number = match args.view(2) {
-        View::Integer(number) => usize::try_from(number).ok()?,
-        View::Float(number) => number as usize,
-        _ => return None,
-    };
+/// The field of a number, its place in `result_fields`.
+pub(super) fn field_at(number: usize) -> Option<Field> {
     let (_, field) = FIELDS.get(number.checked_sub(1)?)?;
     Some(*field)
+}
+
+/// The field whose number is argument 2.
+fn field(args: &Args) -> Option<Field> {
+    match args.view(2) {
+        View::Integer(number) => field_at(usize::try_from(number).ok()?),
+        View::Float(number) => field_at(number as usize),
+        _ => None,
+    }
+}
+
+impl Field {
+    /// Sets a field that is a boolean; false where this is none.
+    pub(super) fn set_flag(self, result: &SharedResult, value: bool) -> bool {
+        result.change(|r| {
+            let place = match self {
+                Self::Authenticated => &mut r.authenticated,
+                Self::UserFound => &mut r.user_found,
+                _ => return false,
+            };
+            *place = value;
+            true
+        })
+    }
+
+    /// Sets a field that is a string; false where this is none.
+    pub(super) fn set_text(self, result: &SharedResult, value: &[u8]) -> bool {
+        result.change(|r| {
+            let place = match self {
+                Self::Account => &mut r.account_field,
+                Self::TotpSecret => &mut r.totp_secret_field,
+                Self::TotpRecovery => &mut r.totp_recovery_field,
+                Self::UniqueUserId => &mut r.unique_user_id_field,
+                Self::DisplayName => &mut r.display_name_field,
+                _ => return false,
+            };
+            *place = Some(value.into());
+            true
+        })
+    }
 }
 
 /// `result_new()` → result
@@ -95,22 +130,25 @@ fn set(args: &Args) -> Answer {
 }
 
 fn assign(args: &Args, result: &SharedResult, field: Field) -> Result<(), String> {
-    let flag = || match args.view(3) {
-        View::Bool(value) => Ok(value),
-        other => Err(format!("boolean expected, got {}", other.type_name())),
-    };
-    let text = || match args.view(3) {
-        View::Bytes(bytes) => Ok(Some(Bytes::from(bytes))),
-        other => Err(format!("string expected, got {}", other.type_name())),
-    };
     match field {
-        Field::Authenticated => flag().map(|v| result.change(|r| r.authenticated = v)),
-        Field::UserFound => flag().map(|v| result.change(|r| r.user_found = v)),
-        Field::Account => text().map(|v| result.change(|r| r.account_field = v)),
-        Field::TotpSecret => text().map(|v| result.change(|r| r.totp_secret_field = v)),
-        Field::TotpRecovery => text().map(|v| result.change(|r| r.totp_recovery_field = v)),
-        Field::UniqueUserId => text().map(|v| result.change(|r| r.unique_user_id_field = v)),
-        Field::DisplayName => text().map(|v| result.change(|r| r.display_name_field = v)),
+        Field::Authenticated | Field::UserFound => match args.view(3) {
+            View::Bool(value) => {
+                field.set_flag(result, value);
+                Ok(())
+            }
+            other => Err(format!("boolean expected, got {}", other.type_name())),
+        },
+        Field::Account
+        | Field::TotpSecret
+        | Field::TotpRecovery
+        | Field::UniqueUserId
+        | Field::DisplayName => match args.view(3) {
+            View::Bytes(bytes) => {
+                field.set_text(result, bytes);
+                Ok(())
+            }
+            other => Err(format!("string expected, got {}", other.type_name())),
+        },
         Field::Attributes => args
             .attributes(3)
             .map(|v| result.change(|r| r.attributes = v)),

@@ -17,16 +17,22 @@ local context_header_list = native.context_header_list
 
 local api = {}
 
--- Used and emptied between two statements that cannot yield.
-local changes = {}
-
--- Hosts that set response headers at once get what changed.
+-- Hosts that set response headers at once get what changed. The table is this call's own:
+-- filling it may run finalisers, which may come here, too.
 local function report(context, publish)
-  local count = context_changes(context, changes)
-  if count > 0 then
-    publish(changes, count)
+  local changes = {}
+  for index = 1, context_changes(context, changes), 2 do
+    publish(changes[index], changes[index + 1])
   end
 end
+
+-- LuaJIT does what is plain without leaving compiled code.
+local function never()
+  return false
+end
+local fast = parts.fast or {}
+local fast_select, fast_apply = fast.select or never, fast.apply or never
+local fast_remove = fast.remove or never
 
 function api.select_backend_server(ip, port)
   if type(ip) ~= "string" then
@@ -37,6 +43,9 @@ function api.select_backend_server(ip, port)
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
   local context, publish = current_context("select_backend_server")
+  if fast_select(context, ip, number, publish, report) then
+    return
+  end
   local why = context_select(context, ip, number)
   if why then
     bad_argument(1, "select_backend_server", why .. ", got " .. show(ip))
@@ -48,6 +57,9 @@ end
 
 function api.apply_backend_result(result)
   local context, publish = current_context("apply_backend_result")
+  if fast_apply(context, result, publish, report) then
+    return
+  end
   local why = context_apply(context, result)
   if why == false then
     wrong_type(1, "apply_backend_result", result_class, result)
@@ -61,6 +73,9 @@ end
 
 function api.remove_from_backend_result(names)
   local context, publish = current_context("remove_from_backend_result")
+  if fast_remove(context, names, publish, report) then
+    return
+  end
   local why = context_remove(context, names)
   if why then
     bad_argument(1, "remove_from_backend_result", why)
@@ -91,9 +106,7 @@ function api.context()
   return context
 end
 
-function api.new_context()
-  return (native.context_new())
-end
+api.new_context = fast.new_context or native.context_new
 
 function api.with_context(context, fn, ...)
   if not is_context(context) then

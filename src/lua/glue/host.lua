@@ -2,12 +2,12 @@
 --
 -- A host adapter is a table with
 --   current_context(name)    the request context calls act on now, and, where its response
---                            headers are to be set at once, a function publish(changes, count)
---                            that does so: `changes` is {name, value or false, …}, `count` its
---                            length, false clears. Where there is no request it raises at level
---                            3: it is called by the functions of the API themselves. `name` is
---                            given by those that change the context: they are also refused
---                            where the headers were sent.
+--                            headers are to be set at once, a function publish(name, value)
+--                            that sets one, to a string or a port's number; false clears it.
+--                            Where there is no request it raises at level 3: it is called by the
+--                            functions of the API themselves. `name` is given by those that
+--                            change the context: they are also refused where the headers were
+--                            sent.
 --   bind(context)            makes `context` the one to act on from now on, nil the host's own;
 --                            called from C, so what it raises needs no position
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one

@@ -10,6 +10,17 @@ local nearest, result_fields = native.nearest, native.result_fields
 local bad_argument, bad_self = parts.errors.bad_argument, parts.errors.bad_self
 local show = parts.errors.show
 
+-- LuaJIT does what is plain without leaving compiled code.
+local fast = parts.fast
+if fast then
+  local fast_set, slow_set = fast.set, result_set
+  function result_set(self, number, value)
+    if not fast_set(self, number, value) then
+      return slow_set(self, number, value)
+    end
+  end
+end
+
 local CLASS = "nauthilus_backend_result"
 
 local methods, numbers = {}, {}
@@ -69,7 +80,7 @@ function metatable.__tostring()
 end
 
 -- `new` ignores its arguments: it is called as .new() and as :new().
-local class = setmetatable({ new = native.result_new }, {
+local class = setmetatable({ new = fast and fast.new_result or native.result_new }, {
   __index = function(_, key)
     error(format("%s has no function %s; there is 'new'", CLASS, show(key)), 2)
   end,

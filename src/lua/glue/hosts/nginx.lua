@@ -13,7 +13,8 @@ end
 local error, rawget, rawset, setmetatable = error, rawget, rawset, setmetatable
 local ngx = package.loaded.ngx
 local get_phase, header = ngx.get_phase, ngx.header
-local context_new, bound_context = native.context_new, plain.bound_context
+local context_new = parts.fast and parts.fast.new_context or native.context_new
+local bound_context = plain.bound_context
 local is_http = ngx.config.subsystem == "http"
 local is_worker = native.nginx and native.nginx.is_worker
 
@@ -38,11 +39,9 @@ local no_response = {
   exit_worker = true,
 }
 
-local function publish(changes, count)
-  for index = 1, count, 2 do
-    -- `false` clears: nginx wants nil for that.
-    header[changes[index]] = changes[index + 1] or nil
-  end
+local function publish(name, value)
+  -- `false` clears: nginx wants nil for that.
+  header[name] = value or nil
 end
 
 local publish_here = is_http and publish or nil

@@ -1,0 +1,351 @@
+//! Natives for LuaJIT's FFI: the request path once more, as plain C functions.
+//!
+//! A call of Lua's own C API ends the trace that LuaJIT compiles, and what follows it is
+//! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the
+//! addresses of these functions, and passes what it has checked: a userdata of the class (the
+//! FFI makes a pointer to its content of it), strings with their lengths, and structures of its
+//! own. What is done here is what the natives of `result.rs` and `context.rs` do; whatever is
+//! not plain (another type, something to refuse) is left to them, and so are the errors.
+//!
+//! None of these functions calls Lua: no allocation of Lua's, no error, no collection, so that
+//! strings and userdata stay where they are. None panics into Lua: see [`guarded`].
+
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::slice;
+
+use mlua::prelude::*;
+
+use super::raw::{Content, Natives, fill_contexts, fill_results};
+use super::result::field_at;
+use crate::engine::context::{Changes, RequestContext, SharedContext};
+use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
+use crate::engine::server_address::ServerAddress;
+
+/// What a function answers; where it does not say otherwise, 0 is done.
+mod outcome {
+    use std::ffi::c_int;
+
+    pub(super) const DONE: c_int = 0;
+    /// Nothing was changed: it is for the native of the same purpose.
+    pub(super) const NOT_HERE: c_int = -1;
+    /// Done; the response headers that changed are too long for [`super::Report`], and wait.
+    pub(super) const UNREPORTED: c_int = -2;
+    /// Done; the response headers that changed are those of the server, as it was given.
+    pub(super) const SERVER_CHANGED: c_int = -3;
+}
+
+/// Headers in one report, at most.
+const MOST: usize = 16;
+/// Bytes of a report's headers, at most.
+const LONGEST: usize = 4096;
+
+/// [`Report`], as the FFI reads it.
+const REPORT: &str = "struct { int lengths[32]; char text[4096]; }";
+const _: () = assert!(MOST * 2 == 32 && LONGEST == 4096);
+
+/// The response headers that changed: the bytes of name and value of each, one after the other.
+#[repr(C)]
+struct Report {
+    /// Of each name and value; the value's is -1 where the header vanished.
+    lengths: [c_int; MOST * 2],
+    text: [u8; LONGEST],
+}
+
+impl Report {
+    /// Writes what changed and returns how many headers that are, if there is room.
+    fn write(&mut self, changes: &Changes) -> Option<c_int> {
+        let mut lengths = self.lengths.iter_mut();
+        let mut rest = &mut self.text[..];
+        let mut count = 0;
+        let mut fits = true;
+        changes.for_each(|name, value| {
+            let parts = [Some(name.as_bytes()), value];
+            for part in parts {
+                let length = part.map_or(Some(-1), |bytes| bytes.len().try_into().ok());
+                let (Some(slot), Some(length)) = (lengths.next(), length) else {
+                    fits = false;
+                    return;
+                };
+                *slot = length;
+                let bytes = part.unwrap_or_default();
+                let Some((place, after)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len())
+                else {
+                    fits = false;
+                    return;
+                };
+                place.copy_from_slice(bytes);
+                rest = after;
+            }
+            count += 1;
+        });
+        fits.then_some(count)
+    }
+}
+
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    let lua = natives.lua();
+    let fast = lua.create_table()?;
+    for (name, function) in [
+        ("set_flag", set_flag as *const c_void),
+        ("set_text", set_text as *const c_void),
+        ("stage", stage as *const c_void),
+        ("add_text", add_text as *const c_void),
+        ("add_number", add_number as *const c_void),
+        ("add_flag", add_flag as *const c_void),
+        ("add_name", add_name as *const c_void),
+        ("set_attributes", set_attributes as *const c_void),
+        ("select", select as *const c_void),
+        ("apply", apply as *const c_void),
+        ("remove", remove as *const c_void),
+    ] {
+        fast.raw_set(name, LuaLightUserData(function.cast_mut()))?;
+    }
+    fast.raw_set("fill_results", natives.function(fill_results)?)?;
+    fast.raw_set("fill_contexts", natives.function(fill_contexts)?)?;
+    fast.raw_set("report", REPORT)?;
+    fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
+    fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
+    fast.raw_set("SERVER_CHANGED", outcome::SERVER_CHANGED)?;
+    natives.table().raw_set("fast", fast)
+}
+
+/// Runs `work`. A panic, which would be a bug, leaves the call to the native.
+fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(outcome) => outcome.unwrap_or(outcome::NOT_HERE),
+        Err(panic) => {
+            // Dropping a payload could panic again.
+            std::mem::forget(panic);
+            outcome::NOT_HERE
+        }
+    }
+}
+
+/// The content of a userdata; none once it is finalised.
+///
+/// # Safety
+///
+/// `content` is the content of a userdata of the class of `T`, which is alive during the call
+/// of ours that this is in. Only its finaliser changes it, and none runs meanwhile.
+unsafe fn handle<'a, T>(content: *const c_void) -> Option<&'a T> {
+    // SAFETY: as of this function.
+    unsafe { content.cast::<Content<T>>().as_ref()?.as_ref() }
+}
+
+/// The bytes of a Lua string, which is alive during the call of ours that this is in.
+///
+/// # Safety
+///
+/// `length` bytes can be read at `text`.
+unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
+    // SAFETY: as of this function; the FFI makes no null pointer of a string.
+    unsafe { slice::from_raw_parts(text, length) }
+}
+
+/// What the arguments of one call of the API hold, collected one by one: until all of them are
+/// known to be plain, nothing is changed.
+#[derive(Default)]
+struct Staged {
+    /// Tells the calls apart: a finaliser's may come in between.
+    number: c_int,
+    attributes: Vec<(Bytes, AttributeValue)>,
+    names: Vec<Bytes>,
+}
+
+thread_local! {
+    static STAGED: RefCell<Staged> = RefCell::default();
+}
+
+/// Works on what the call with this number has staged; none where it is no longer there.
+fn with_staged<T>(number: c_int, work: impl FnOnce(&mut Staged) -> T) -> Option<T> {
+    STAGED.with(|staged| {
+        let mut staged = staged.try_borrow_mut().ok()?;
+        (staged.number == number).then(|| work(&mut staged))
+    })
+}
+
+/// `stage()` → the number of a new call; what another one staged is forgotten
+unsafe extern "C" fn stage() -> c_int {
+    guarded(|| {
+        STAGED.with(|staged| {
+            let mut staged = staged.try_borrow_mut().ok()?;
+            staged.number = staged.number.wrapping_add(1) & c_int::MAX;
+            staged.attributes.clear();
+            staged.names.clear();
+            Some(staged.number)
+        })
+    })
+}
+
+fn add(staged: c_int, name: &[u8], value: Scalar) -> c_int {
+    guarded(|| {
+        let pair = (name.into(), AttributeValue::One(value));
+        with_staged(staged, |s| s.attributes.push(pair)).map(|()| outcome::DONE)
+    })
+}
+
+/// `add_text(staged, name, length, text, length)`
+unsafe extern "C" fn add_text(
+    staged: c_int,
+    name: *const u8,
+    name_length: usize,
+    text: *const u8,
+    text_length: usize,
+) -> c_int {
+    // SAFETY: the glue passes strings.
+    let (name, text) = unsafe { (bytes(name, name_length), bytes(text, text_length)) };
+    add(staged, name, Scalar::Bytes(text.into()))
+}
+
+/// `add_number(staged, name, length, value)`
+unsafe extern "C" fn add_number(
+    staged: c_int,
+    name: *const u8,
+    length: usize,
+    value: f64,
+) -> c_int {
+    // SAFETY: the glue passes a string.
+    let name = unsafe { bytes(name, length) };
+    add(staged, name, Scalar::Float(value))
+}
+
+/// `add_flag(staged, name, length, value)`
+unsafe extern "C" fn add_flag(
+    staged: c_int,
+    name: *const u8,
+    length: usize,
+    value: bool,
+) -> c_int {
+    // SAFETY: the glue passes a string.
+    let name = unsafe { bytes(name, length) };
+    add(staged, name, Scalar::Bool(value))
+}
+
+/// `add_name(staged, name, length)`
+unsafe extern "C" fn add_name(staged: c_int, name: *const u8, length: usize) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue passes a string.
+        let name = unsafe { bytes(name, length) };
+        with_staged(staged, |s| s.names.push(name.into())).map(|()| outcome::DONE)
+    })
+}
+
+/// `set_flag(result, field, value)`
+unsafe extern "C" fn set_flag(result: *const c_void, field: c_int, value: bool) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a result.
+        let result = unsafe { handle::<SharedResult>(result)? };
+        field_at(field.try_into().ok()?)?.set_flag(result, value).then_some(outcome::DONE)
+    })
+}
+
+/// `set_text(result, field, text, length)`
+unsafe extern "C" fn set_text(
+    result: *const c_void,
+    field: c_int,
+    text: *const u8,
+    length: usize,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a result, and passes a string.
+        let (result, text) = unsafe { (handle::<SharedResult>(result)?, bytes(text, length)) };
+        field_at(field.try_into().ok()?)?.set_text(result, text).then_some(outcome::DONE)
+    })
+}
+
+/// `set_attributes(staged, result)`
+unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a result.
+        let result = unsafe { handle::<SharedResult>(result)? };
+        let attributes = with_staged(staged, |s| Attributes::from_pairs(std::mem::take(&mut s.attributes)))?;
+        result.change(|r| r.attributes = attributes);
+        Some(outcome::DONE)
+    })
+}
+
+/// `select(context, ip, length, port, report)` → also `SERVER_CHANGED`. Only takes literals
+/// without brackets.
+unsafe extern "C" fn select(
+    context: *const c_void,
+    ip: *const u8,
+    length: usize,
+    port: c_int,
+    report: *mut Report,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a context, and passes a string.
+        let (context, ip) = unsafe { (handle::<SharedContext>(context)?, bytes(ip, length)) };
+        let port = port.try_into().ok()?;
+        match ServerAddress::parse(ip) {
+            Ok(ServerAddress::Literal(literal)) if literal.len() == length => {
+                Some(context.with(|c| {
+                    c.select(literal, port);
+                    // SAFETY: the glue passes null or a report.
+                    unsafe { changed(c, report, true) }
+                }))
+            }
+            _ => None,
+        }
+    })
+}
+
+/// `apply(context, result, report)` → how many headers changed
+unsafe extern "C" fn apply(
+    context: *const c_void,
+    result: *const c_void,
+    report: *mut Report,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that they are of their classes.
+        let (context, result) =
+            unsafe { (handle::<SharedContext>(context)?, handle::<SharedResult>(result)?) };
+        // A snapshot: the two locks are never held together.
+        let result = result.snapshot();
+        context.with(|c| {
+            c.apply(&result).ok()?;
+            // SAFETY: the glue passes null or a report.
+            Some(unsafe { changed(c, report, false) })
+        })
+    })
+}
+
+/// `remove(staged, context, report)` → how many headers changed
+unsafe extern "C" fn remove(staged: c_int, context: *const c_void, report: *mut Report) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a context.
+        let context = unsafe { handle::<SharedContext>(context)? };
+        with_staged(staged, |s| {
+            context.with(|c| {
+                c.remove(s.names.drain(..));
+                // SAFETY: the glue passes null or a report.
+                unsafe { changed(c, report, false) }
+            })
+        })
+    })
+}
+
+/// Writes the headers that changed, where there is a report to write to; `selected`: unless
+/// they are those of the server.
+///
+/// # Safety
+///
+/// `report` is null or a report that nothing else uses during the call of ours that this is in.
+unsafe fn changed(context: &mut RequestContext, report: *mut Report, selected: bool) -> c_int {
+    // SAFETY: as of this function.
+    let Some(report) = (unsafe { report.as_mut() }) else {
+        return outcome::DONE;
+    };
+    let mut written = None;
+    context.take_changes_if(|changes| {
+        written = if selected && changes.is_server_alone() {
+            Some(outcome::SERVER_CHANGED)
+        } else {
+            report.write(changes)
+        };
+        written.is_some()
+    });
+    written.unwrap_or(outcome::UNREPORTED)
+}

@@ -1,0 +1,240 @@
+-- What the request path of LuaJIT does through the FFI (see `fast.rs`): without a call of Lua's
+-- C API, so that it is compiled with the script around it. Whatever is not plain is left to the
+-- natives, which also know what to say about it: the functions here return whether they did it.
+--
+-- Collecting garbage runs finalisers, and those may call anything here: between a call through
+-- the FFI and the use of what it gave, nothing counts on shared state that they could change.
+
+local native, parts = ...
+local ffi, fast = parts.ffi.library, native.fast
+local debug = package.loaded.debug
+if not ffi or not fast or type(debug) ~= "table" or type(debug.getmetatable) ~= "function" then
+  return nil
+end
+
+local next, type = next, type
+local getmetatable, string_of = debug.getmetatable, ffi.string
+local result_metatable, context_metatable = native.result_metatable, native.context_metatable
+local fill_results, fill_contexts = fast.fill_results, fast.fill_contexts
+
+-- The number of the field that is a table of attributes.
+local ATTRIBUTES
+for number, name in next, native.result_fields do
+  if name == "attributes" then
+    ATTRIBUTES = number
+  end
+end
+
+local function entry(name, signature)
+  return ffi.cast(signature, fast[name])
+end
+
+-- A userdata becomes the address of its content, a string that of its bytes.
+local set_flag = entry("set_flag", "int (*)(void *, int, bool)")
+local set_text = entry("set_text", "int (*)(void *, int, const char *, size_t)")
+local stage = entry("stage", "int (*)(void)")
+local add_text = entry("add_text", "int (*)(int, const char *, size_t, const char *, size_t)")
+local add_number = entry("add_number", "int (*)(int, const char *, size_t, double)")
+local add_flag = entry("add_flag", "int (*)(int, const char *, size_t, bool)")
+local add_name = entry("add_name", "int (*)(int, const char *, size_t)")
+local set_attributes = entry("set_attributes", "int (*)(int, void *)")
+local select_server = entry("select", "int (*)(void *, const char *, size_t, int, void *)")
+local apply_result = entry("apply", "int (*)(void *, void *, void *)")
+local remove_names = entry("remove", "int (*)(int, void *, void *)")
+
+local NOT_HERE, UNREPORTED, SERVER_CHANGED = fast.NOT_HERE, fast.UNREPORTED, fast.SERVER_CHANGED
+
+local report = ffi.new(fast.report)
+local report_text = ffi.cast("const char *", report.text)
+local lengths = report.lengths
+-- Whether the report holds what is still to be read.
+local reading = false
+
+local function is_result(value)
+  return type(value) == "userdata" and getmetatable(value) == result_metatable
+end
+
+local function is_context(value)
+  return type(value) == "userdata" and getmetatable(value) == context_metatable
+end
+
+local api = {}
+
+-- Making a userdata takes a call of the C API: so several are made at once, more each time, in
+-- an array of their own.
+local MOST_SPARE = 32
+
+local function maker(fill)
+  local spare, left, size = {}, 0, 1
+  return function()
+    if left == 0 then
+      local count, made = size, {}
+      fill(made, count)
+      spare, left = made, count
+      if size < MOST_SPARE then
+        size = count * 2
+      end
+    end
+    local object = spare[left]
+    spare[left] = nil
+    left = left - 1
+    return object
+  end
+end
+
+api.new_result = maker(fill_results)
+api.new_context = maker(fill_contexts)
+
+-- Results.
+
+-- `stage` forgets what an earlier one began: a finaliser's, or one that a wrong value ended.
+local function add_pair(staged, name, value)
+  if type(name) ~= "string" then
+    return false
+  end
+  local kind = type(value)
+  if kind == "string" then
+    return add_text(staged, name, #name, value, #value) == 0
+  elseif kind == "number" then
+    return add_number(staged, name, #name, value) == 0
+  end
+  return kind == "boolean" and add_flag(staged, name, #name, value) == 0
+end
+
+-- Without a loop for a few: LuaJIT compiles no function with an inner loop of few rounds.
+local function add_all(staged, attributes)
+  local name, value = next(attributes)
+  if name == nil then
+    return true
+  elseif not add_pair(staged, name, value) then
+    return false
+  end
+  name, value = next(attributes, name)
+  if name == nil then
+    return true
+  elseif not add_pair(staged, name, value) then
+    return false
+  end
+  name, value = next(attributes, name)
+  if name == nil then
+    return true
+  elseif not add_pair(staged, name, value) then
+    return false
+  end
+  name, value = next(attributes, name)
+  while name ~= nil do
+    if not add_pair(staged, name, value) then
+      return false
+    end
+    name, value = next(attributes, name)
+  end
+  return true
+end
+
+-- Sets the field with this number.
+function api.set(result, number, value)
+  if not is_result(result) then
+    return false
+  end
+  local kind = type(value)
+  if kind == "table" then
+    if number ~= ATTRIBUTES then
+      return false
+    end
+    local staged = stage()
+    return add_all(staged, value) and set_attributes(staged, result) == 0
+  elseif kind == "string" then
+    return set_text(result, number, value, #value) == 0
+  elseif kind == "boolean" then
+    return set_flag(result, number, value) == 0
+  end
+  return false
+end
+
+-- Request contexts. `publish` is the host's, `later` what reports the changes otherwise.
+
+-- Publishes the headers of the report, of which there are `count`.
+local function publish_report(publish, count)
+  reading = true
+  local at = lengths[0]
+  local name, value = string_of(report_text, at), false
+  if lengths[1] >= 0 then
+    value = string_of(report_text + at, lengths[1])
+    at = at + lengths[1]
+  end
+  if count == 1 then
+    reading = false
+    publish(name, value)
+    return
+  end
+  local headers = { name, value }
+  for index = 2, count * 2 - 2, 2 do
+    headers[index + 1] = string_of(report_text + at, lengths[index])
+    at = at + lengths[index]
+    local length = lengths[index + 1]
+    headers[index + 2] = length >= 0 and string_of(report_text + at, length)
+    if length >= 0 then
+      at = at + length
+    end
+  end
+  reading = false
+  for index = 1, count * 2, 2 do
+    publish(headers[index], headers[index + 1])
+  end
+end
+
+-- What is left to do after a function that changed the context.
+local function finish(context, outcome, publish, later)
+  if outcome > 0 then
+    publish_report(publish, outcome)
+  elseif outcome == UNREPORTED then
+    later(context, publish)
+  end
+  return outcome ~= NOT_HERE
+end
+
+function api.select(context, ip, port, publish, later)
+  if reading or not is_context(context) then
+    return false
+  end
+  local outcome = select_server(context, ip, #ip, port, publish and report or nil)
+  if outcome == SERVER_CHANGED then
+    publish("Auth-Server", ip)
+    publish("Auth-Port", port)
+    return true
+  end
+  return finish(context, outcome, publish, later)
+end
+
+function api.apply(context, result, publish, later)
+  if reading or not is_context(context) or not is_result(result) then
+    return false
+  end
+  return finish(context, apply_result(context, result, publish and report or nil), publish, later)
+end
+
+-- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless
+-- it was filled in another.
+local function add_names(staged, names)
+  local count = 0
+  for index, name in next, names do
+    count = count + 1
+    if index ~= count or type(name) ~= "string" or add_name(staged, name, #name) ~= 0 then
+      return false
+    end
+  end
+  return true
+end
+
+function api.remove(context, names, publish, later)
+  if reading or not is_context(context) or type(names) ~= "table" then
+    return false
+  end
+  local staged = stage()
+  if not add_names(staged, names) then
+    return false
+  end
+  return finish(context, remove_names(staged, context, publish and report or nil), publish, later)
+end
+
+return api

@@ -1,0 +1,295 @@
+//! What natives are called with.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::slice;
+
+use mlua::ffi::{self, lua_State};
+
+use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
+use crate::engine::context::SharedContext;
+use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
+
+/// The arguments of a running native. Reading them raises no error and allocates nothing of
+/// Lua's, and leaves Lua's stack as it was.
+pub(in crate::lua) struct Args {
+    pub(super) state: *mut lua_State,
+}
+
+/// A Lua value, as far as natives look at it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::lua) enum View<'a> {
+    Nil,
+    Bool(bool),
+    /// Only from interpreters that tell integers from floats.
+    #[cfg_attr(not(any(feature = "lua53", feature = "lua54")), expect(dead_code))]
+    Integer(i64),
+    Float(f64),
+    Bytes(&'a [u8]),
+    Table,
+    /// Anything else, by the name of its type.
+    Other(&'a str),
+}
+
+impl View<'_> {
+    /// The name Lua gives the type.
+    pub(in crate::lua) fn type_name(&self) -> &str {
+        match self {
+            Self::Nil => "nil",
+            Self::Bool(_) => "boolean",
+            Self::Integer(_) | Self::Float(_) => "number",
+            Self::Bytes(_) => "string",
+            Self::Table => "table",
+            Self::Other(name) => name,
+        }
+    }
+
+    /// The value as one of an attribute.
+    fn scalar(self) -> Option<Scalar> {
+        match self {
+            Self::Bool(value) => Some(Scalar::Bool(value)),
+            Self::Integer(number) => Some(Scalar::Integer(number)),
+            Self::Float(number) => Some(Scalar::Float(number)),
+            Self::Bytes(bytes) => Some(Scalar::Bytes(bytes.into())),
+            Self::Nil | Self::Table | Self::Other(_) => None,
+        }
+    }
+
+    /// The value as an index of an array.
+    fn index(self) -> Option<usize> {
+        match self {
+            Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
+            // An index has few digits: a float holds it exactly.
+            Self::Float(number) if (1.0..1e15).contains(&number) && number.fract() == 0.0 => {
+                Some(number as usize)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Args {
+    /// The argument at `index`, from 1; nil where there is none.
+    pub(in crate::lua) fn view(&self, index: c_int) -> View<'_> {
+        // SAFETY: `state` is running a C function with these arguments. A string lives as long
+        // as its place on the stack, which outlives `self`.
+        unsafe { view(self.state, index) }
+    }
+
+    /// The result that is argument `index`.
+    pub(in crate::lua) fn result(&self, index: c_int) -> Option<&SharedResult> {
+        // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and userdata with it hold a
+        // `Content<SharedResult>`. The argument keeps it alive, and only its finaliser, which
+        // cannot run while it is an argument, changes it.
+        unsafe { (*content(self.state, index, RESULT_METATABLE)?).as_ref() }
+    }
+
+    /// The context that is argument `index`.
+    pub(in crate::lua) fn context(&self, index: c_int) -> Option<&SharedContext> {
+        // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
+        unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
+    }
+
+    /// The address that argument `index` is, or null.
+    pub(in crate::lua) fn address(&self, index: c_int) -> *mut c_void {
+        // SAFETY: as in `view`; neither raises.
+        unsafe {
+            match ffi::lua_type(self.state, index) {
+                ffi::LUA_TLIGHTUSERDATA => ffi::lua_touserdata(self.state, index),
+                _ => std::ptr::null_mut(),
+            }
+        }
+    }
+
+    /// The array of strings that is argument `index`.
+    ///
+    /// # Errors
+    ///
+    /// What was expected and what was found.
+    pub(in crate::lua) fn strings(&self, index: c_int) -> Result<Vec<Bytes>, String> {
+        let table = self.table(index, "array of strings")?;
+        // SAFETY: `index` is a table.
+        let found = unsafe { array(self.state, table) };
+        let scalars = found.map_err(|why| format!("array of strings expected, got {why}"))?;
+        (1..)
+            .zip(scalars)
+            .map(|(at, scalar)| match scalar {
+                Scalar::Bytes(bytes) => Ok(bytes),
+                Scalar::Bool(_) => Err(not_a_string(at, "boolean")),
+                Scalar::Integer(_) | Scalar::Float(_) => Err(not_a_string(at, "number")),
+            })
+            .collect()
+    }
+
+    /// The table of attributes that is argument `index`.
+    ///
+    /// # Errors
+    ///
+    /// What was expected and what was found.
+    pub(in crate::lua) fn attributes(&self, index: c_int) -> Result<Attributes, String> {
+        let table = self.table(index, "table")?;
+        let mut pairs = Vec::new();
+        let mut refused = None;
+        // SAFETY: `index` is a table, and nothing here changes it.
+        unsafe {
+            each(self.state, table, |key, value| {
+                match attribute(self.state, key, value) {
+                    Ok(pair) => pairs.push(pair),
+                    Err(why) => refused = Some(why),
+                }
+                refused.is_none()
+            });
+        }
+        match refused {
+            None => Ok(Attributes::from_pairs(pairs)),
+            Some(why) => Err(why),
+        }
+    }
+
+    fn table(&self, index: c_int, wanted: &str) -> Result<c_int, String> {
+        match self.view(index) {
+            View::Table => Ok(index),
+            other => Err(format!("{wanted} expected, got {}", other.type_name())),
+        }
+    }
+}
+
+fn not_a_string(at: usize, kind: &str) -> String {
+    format!("array of strings expected, got {kind} at index {at}")
+}
+
+/// The value at `index`.
+///
+/// # Safety
+///
+/// A string is borrowed from its place on the stack: the caller chooses a lifetime within it.
+unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
+    // SAFETY: none of these raises. `lua_tolstring` is asked for strings only: a number would
+    // be converted, which allocates.
+    unsafe {
+        match ffi::lua_type(state, index) {
+            ffi::LUA_TNIL | ffi::LUA_TNONE => View::Nil,
+            ffi::LUA_TBOOLEAN => View::Bool(ffi::lua_toboolean(state, index) != 0),
+            ffi::LUA_TNUMBER => number(state, index),
+            ffi::LUA_TSTRING => {
+                let mut length = 0;
+                let bytes = ffi::lua_tolstring(state, index, &raw mut length);
+                View::Bytes(slice::from_raw_parts(bytes.cast(), length))
+            }
+            ffi::LUA_TTABLE => View::Table,
+            other => {
+                let name = CStr::from_ptr(ffi::lua_typename(state, other));
+                View::Other(name.to_str().unwrap_or("value"))
+            }
+        }
+    }
+}
+
+/// The number at `index`: an integer where the interpreter has such a type and it is one.
+unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
+    // SAFETY: it is a number; none of these raises.
+    unsafe {
+        #[cfg(any(feature = "lua53", feature = "lua54"))]
+        if ffi::lua_isinteger(state, index) != 0 {
+            return View::Integer(ffi::lua_tointeger(state, index));
+        }
+        View::Float(ffi::lua_tonumber(state, index))
+    }
+}
+
+/// Calls `work` with the stack indices of key and value of each pair, until it says false.
+///
+/// # Safety
+///
+/// `table` is the absolute index of a table, there is room for two values and what `work`
+/// needs, and `work` changes neither the table nor the stack: so `lua_next` cannot raise.
+unsafe fn each(state: *mut lua_State, table: c_int, mut work: impl FnMut(c_int, c_int) -> bool) {
+    // SAFETY: as of this function.
+    unsafe {
+        let top = ffi::lua_gettop(state);
+        ffi::lua_pushnil(state);
+        while ffi::lua_next(state, table) != 0 {
+            if !work(top + 1, top + 2) {
+                break;
+            }
+            ffi::lua_settop(state, top + 1);
+        }
+        ffi::lua_settop(state, top);
+    }
+}
+
+/// Reads one pair of a table of attributes.
+///
+/// # Safety
+///
+/// `key` and `value` are absolute stack indices, with room for two more values.
+unsafe fn attribute(
+    state: *mut lua_State,
+    key: c_int,
+    value: c_int,
+) -> Result<(Bytes, AttributeValue), String> {
+    // SAFETY: as of this function; the views do not leave it.
+    let (key, content) = unsafe { (view(state, key), view(state, value)) };
+    let View::Bytes(name) = key else {
+        return Err(format!(
+            "table of name = value expected, got a {} as a name",
+            key.type_name()
+        ));
+    };
+    let wanted = "string, number, boolean or an array of these";
+    let content = match content {
+        // SAFETY: `value` is a table.
+        View::Table => unsafe { array(state, value) }
+            .map(AttributeValue::Many)
+            .map_err(|why| format!("{wanted} expected for attribute {}, got {why}", shown(name)))?,
+        other => AttributeValue::One(other.scalar().ok_or_else(|| {
+            let kind = other.type_name();
+            format!(
+                "{wanted} expected for attribute {}, got {kind}",
+                shown(name)
+            )
+        })?),
+    };
+    Ok((name.into(), content))
+}
+
+/// A name as an error shows it.
+fn shown(name: &[u8]) -> String {
+    const LONGEST: usize = 64;
+    match name.get(..LONGEST) {
+        Some(start) if name.len() > LONGEST => format!("\"{}...\"", start.escape_ascii()),
+        _ => format!("\"{}\"", name.escape_ascii()),
+    }
+}
+
+/// The array at `table`, in order: its keys are exactly 1..n, and none of its values is a table.
+///
+/// # Safety
+///
+/// `table` is the absolute index of a table, with room for two more values.
+unsafe fn array(state: *mut lua_State, table: c_int) -> Result<Vec<Scalar>, String> {
+    let mut found: Vec<(usize, Scalar)> = Vec::new();
+    let mut refused = None;
+    // SAFETY: as of this function, and nothing here changes the table.
+    unsafe {
+        each(state, table, |key, value| {
+            let (key, value) = (view(state, key), view(state, value));
+            match (key.index(), value.scalar()) {
+                (Some(index), Some(scalar)) => found.push((index, scalar)),
+                (Some(index), None) => {
+                    refused = Some(format!("{} at index {index}", value.type_name()));
+                }
+                (None, _) => refused = Some("a table with other keys than 1..n".to_owned()),
+            }
+            refused.is_none()
+        });
+    }
+    if let Some(why) = refused {
+        return Err(why);
+    }
+    // Mostly in order already: then this only looks.
+    found.sort_by_key(|(index, _)| *index);
+    if let Some((expected, _)) = (1..).zip(&found).find(|(at, (index, _))| at != index) {
+        return Err(format!("an array with nothing at index {expected}"));
+    }
+    Ok(found.into_iter().map(|(_, scalar)| scalar).collect())
+}
