@@ -27,6 +27,17 @@ pub struct Selection {
 pub struct RequestContext {
     base: BackendResult,
     applied: Applied,
+    selection: Option<Selection>,
+    more: Option<Box<More>>,
+    /// The headers of the final attributes, until something changes them.
+    headers: Option<AttributeHeaders>,
+    /// What [`RequestContext::take_changes`] reported last.
+    reported: Reported,
+}
+
+/// What most requests do without: it has memory of its own once something is noted.
+#[derive(Debug, Default)]
+struct More {
     /// Groups of applied results, tidied.
     applied_groups: Vec<Bytes>,
     /// In order of the calls, each once.
@@ -35,11 +46,6 @@ pub struct RequestContext {
     /// Attributes named as secrets by the fields of applied results. Those of the base result
     /// are asked there.
     secret_fields: Vec<Bytes>,
-    selection: Option<Selection>,
-    /// The headers of the final attributes, until something changes them.
-    headers: Option<AttributeHeaders>,
-    /// What [`RequestContext::take_changes`] reported last.
-    reported: Reported,
 }
 
 /// The attributes applied so far.
@@ -97,13 +103,15 @@ impl RequestContext {
         check(&result.attributes)?;
         self.applied.add(&result.attributes);
         for field in result.secret_fields() {
-            if !self.secret_fields.contains(field) {
-                self.secret_fields.push(field.clone());
+            let more = self.more_mut();
+            if !more.secret_fields.contains(field) {
+                more.secret_fields.push(field.clone());
             }
         }
         if !result.groups.is_empty() {
-            let before = std::mem::take(&mut self.applied_groups);
-            self.applied_groups = tidy(before.iter().chain(&result.groups));
+            let more = self.more_mut();
+            let before = std::mem::take(&mut more.applied_groups);
+            more.applied_groups = tidy(before.iter().chain(&result.groups));
         }
         self.headers = None;
         Ok(())
@@ -112,10 +120,11 @@ impl RequestContext {
     /// Removes attributes of the base result. Any bytes are allowed: what cannot be a name
     /// matches nothing.
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
+        let more = self.more_mut();
         for name in names {
             let name: Bytes = name.as_ref().into();
-            if self.removed_names.insert(name.clone()) {
-                self.removed.push(name);
+            if more.removed_names.insert(name.clone()) {
+                more.removed.push(name);
             }
         }
         self.headers = None;
@@ -136,13 +145,13 @@ impl RequestContext {
 
     /// The names removed so far, in order of the calls, each once.
     pub fn removed(&self) -> &[Bytes] {
-        &self.removed
+        &self.more().removed
     }
 
     /// The final attributes.
     pub fn attributes(&self) -> Attributes {
         match &self.applied {
-            Applied::Nothing if self.removed.is_empty() => self.base.attributes.clone(),
+            Applied::Nothing if self.removed().is_empty() => self.base.attributes.clone(),
             Applied::Once(applied) if self.base.attributes.is_empty() => applied.clone(),
             _ => Attributes::from_pairs(
                 self.final_attributes()
@@ -154,16 +163,15 @@ impl RequestContext {
 
     /// The groups of the base result and of the applied ones: trimmed, sorted, unique.
     pub fn groups(&self) -> Vec<Bytes> {
-        tidy(self.base.groups.iter().chain(&self.applied_groups))
+        tidy(self.base.groups.iter().chain(&self.more().applied_groups))
     }
 
     /// The base result with the final attributes and groups: a copy.
     pub fn current_result(&self) -> BackendResult {
-        BackendResult {
-            attributes: self.attributes(),
-            groups: self.groups(),
-            ..self.base.clone()
-        }
+        let mut result = self.base.clone();
+        result.attributes = self.attributes();
+        result.groups = self.groups();
+        result
     }
 
     /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
@@ -206,7 +214,7 @@ impl RequestContext {
 
     fn note_reported(&mut self, changes: &Changes) {
         self.reported.headers = changes.after.clone();
-        self.reported.removed = self.removed.len();
+        self.reported.removed = self.removed().len();
         if let Some(selection) = &changes.selection {
             self.reported.selection.clone_from(selection);
         }
@@ -215,7 +223,7 @@ impl RequestContext {
     fn changes(&mut self) -> Changes {
         let after = self.attribute_headers();
         let newly_removed = self
-            .removed
+            .removed()
             .get(self.reported.removed..)
             .unwrap_or_default();
         Changes {
@@ -229,6 +237,20 @@ impl RequestContext {
             before: self.reported.headers.clone(),
             after,
         }
+    }
+
+    fn more(&self) -> &More {
+        static NOTHING: More = More {
+            applied_groups: Vec::new(),
+            removed: Vec::new(),
+            removed_names: BTreeSet::new(),
+            secret_fields: Vec::new(),
+        };
+        self.more.as_deref().unwrap_or(&NOTHING)
+    }
+
+    fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
     }
 
     fn attribute_headers(&mut self) -> Arc<[Header]> {
@@ -247,6 +269,9 @@ impl RequestContext {
     }
 
     fn make_headers(&self, exposed: Option<&Exposed>) -> Arc<[Header]> {
+        if self.base.attributes.is_empty() && matches!(self.applied, Applied::Nothing) {
+            return Arc::default();
+        }
         let mut made: Vec<(u64, Header)> = self
             .final_attributes()
             .filter(|(_, name, _)| {
@@ -277,7 +302,7 @@ impl RequestContext {
     fn is_secret(&self, name: &[u8]) -> bool {
         self.base
             .secret_fields()
-            .chain(&self.secret_fields)
+            .chain(&self.more().secret_fields)
             .any(|field| headers::same_name(field, name))
             || secret_names::means_secret(name)
     }
@@ -285,14 +310,15 @@ impl RequestContext {
     /// The number of the call (0 for the base), name and value of each final attribute: the
     /// base's by name, then the applied ones by name.
     fn final_attributes(&self) -> impl Iterator<Item = (u64, &[u8], &AttributeValue)> {
+        let removed = &self.more().removed_names;
         let base = self
             .base
             .attributes
             .iter()
-            .filter(|(name, _)| !self.removed_names.contains(*name))
+            .filter(|(name, _)| !removed.contains(*name))
             .map(|(name, value)| (0, name, value));
         let applied = self.applied.iter().filter(|(_, name, _)| {
-            self.removed_names.contains(*name) || !self.base.attributes.contains(name)
+            removed.contains(*name) || !self.base.attributes.contains(name)
         });
         base.chain(applied)
     }

@@ -3,6 +3,7 @@
 //! Plain data. Text is bytes, as Lua's strings and C's views are: nothing here needs UTF-8.
 
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A string of bytes.
@@ -42,6 +43,11 @@ pub struct Attributes(Arc<[(Bytes, AttributeValue)]>);
 impl Attributes {
     /// Of two pairs with one name the later counts.
     pub fn from_pairs(mut pairs: Vec<(Bytes, AttributeValue)>) -> Self {
+        Self::take_pairs(&mut pairs)
+    }
+
+    /// The same, and leaves the list empty, with the memory it has.
+    pub fn take_pairs(pairs: &mut Vec<(Bytes, AttributeValue)>) -> Self {
         // Stable: among equal names the order given stays.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.dedup_by(|later, kept| {
@@ -51,7 +57,7 @@ impl Attributes {
             }
             same
         });
-        Self(pairs.into())
+        Self(pairs.drain(..).collect())
     }
 
     pub fn get(&self, name: &[u8]) -> Option<&AttributeValue> {
@@ -85,11 +91,19 @@ impl fmt::Debug for Attributes {
     }
 }
 
-/// What a script says about a user.
-#[derive(Clone, Default, PartialEq)]
+/// What a script says about a user. Most say no more than attributes: the other fields
+/// ([`Details`]) have memory of their own once one is set.
+#[derive(Clone, Default)]
 pub struct BackendResult {
     pub authenticated: bool,
     pub user_found: bool,
+    pub attributes: Attributes,
+    details: Option<Box<Details>>,
+}
+
+/// The fields of a [`BackendResult`] that are seldom set.
+#[derive(Clone, Default, PartialEq)]
+pub struct Details {
     /// Name of the attribute that holds the account.
     pub account_field: Option<Bytes>,
     /// Name of the attribute that holds the TOTP secret; it never becomes a header.
@@ -98,11 +112,43 @@ pub struct BackendResult {
     pub totp_recovery_field: Option<Bytes>,
     pub unique_user_id_field: Option<Bytes>,
     pub display_name_field: Option<Bytes>,
-    pub attributes: Attributes,
     pub groups: Vec<Bytes>,
     pub group_dns: Vec<Bytes>,
     /// Never become headers.
     pub webauthn_credentials: Vec<Bytes>,
+}
+
+impl Deref for BackendResult {
+    type Target = Details;
+
+    fn deref(&self) -> &Details {
+        static NONE: Details = Details {
+            account_field: None,
+            totp_secret_field: None,
+            totp_recovery_field: None,
+            unique_user_id_field: None,
+            display_name_field: None,
+            groups: Vec::new(),
+            group_dns: Vec::new(),
+            webauthn_credentials: Vec::new(),
+        };
+        self.details.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for BackendResult {
+    fn deref_mut(&mut self) -> &mut Details {
+        self.details.get_or_insert_default()
+    }
+}
+
+impl PartialEq for BackendResult {
+    fn eq(&self, other: &Self) -> bool {
+        self.authenticated == other.authenticated
+            && self.user_found == other.user_found
+            && self.attributes == other.attributes
+            && **self == **other
+    }
 }
 
 impl BackendResult {
@@ -196,11 +242,11 @@ mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        let result = BackendResult {
+        let mut result = BackendResult {
             attributes: Attributes::from_pairs(vec![(b"userPassword"[..].into(), text("hunter2"))]),
-            webauthn_credentials: vec![b"hunter2"[..].into()],
             ..Default::default()
         };
+        result.webauthn_credentials = vec![b"hunter2"[..].into()];
         assert!(!format!("{result:?}").contains("hunter2"));
     }
 

@@ -260,7 +260,7 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
     guarded(|| {
         // SAFETY: the glue has checked that it is a result.
         let result = unsafe { handle::<SharedResult>(result)? };
-        let attributes = with_staged(staged, |s| Attributes::from_pairs(std::mem::take(&mut s.attributes)))?;
+        let attributes = with_staged(staged, |s| Attributes::take_pairs(&mut s.attributes))?;
         result.change(|r| r.attributes = attributes);
         Some(outcome::DONE)
     })

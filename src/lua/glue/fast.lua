@@ -153,11 +153,27 @@ end
 
 -- Request contexts. `publish` is the host's, `later` what reports the changes otherwise.
 
+-- The names of headers lately seen: making a string that there is costs less than a new one.
+local MOST_KEPT = 256
+local kept, kept_count = {}, 0
+
+local function name_of(text, length)
+  local name = string_of(text, length)
+  if not kept[name] then
+    if kept_count == MOST_KEPT then
+      kept, kept_count = {}, 0
+    end
+    kept[name] = true
+    kept_count = kept_count + 1
+  end
+  return name
+end
+
 -- Publishes the headers of the report, of which there are `count`.
 local function publish_report(publish, count)
   reading = true
   local at = lengths[0]
-  local name, value = string_of(report_text, at), false
+  local name, value = name_of(report_text, at), false
   if lengths[1] >= 0 then
     value = string_of(report_text + at, lengths[1])
     at = at + lengths[1]
@@ -169,7 +185,7 @@ local function publish_report(publish, count)
   end
   local headers = { name, value }
   for index = 2, count * 2 - 2, 2 do
-    headers[index + 1] = string_of(report_text + at, lengths[index])
+    headers[index + 1] = name_of(report_text + at, lengths[index])
     at = at + lengths[index]
     local length = lengths[index + 1]
     headers[index + 2] = length >= 0 and string_of(report_text + at, length)

@@ -46,6 +46,8 @@ end
 
 local publish_here = is_http and publish or nil
 
+local past_init = false
+
 -- Level 4: called by `current_context`, which functions of the API call.
 local function refuse(name, why)
   error((name and name .. ": " or "") .. why, 4)
@@ -56,8 +58,12 @@ function nginx.current_context(name)
   if bound then
     return bound
   end
-  -- `init` has no `ngx.ctx` at all, and asking for it raises.
-  local ctx = get_phase() ~= "init" and ngx.ctx
+  -- `init` has no `ngx.ctx` at all, and asking for it raises. It is the first phase of a state,
+  -- and does not come again.
+  if not past_init then
+    past_init = get_phase() ~= "init"
+  end
+  local ctx = past_init and ngx.ctx
   -- `rawget`: nginx lets a request inherit the `ngx.ctx` of its connection's TLS handshake.
   local context = ctx and rawget(ctx, KEY)
   if not context then
