@@ -321,7 +321,7 @@ impl Checks {
 /// One that its engine has dropped in the middle leaves nobody waiting.
 impl Drop for Joint {
     fn drop(&mut self) {
-        for ticket in self.take_waiting() {
+        for ticket in self.close() {
             ticket.finish(Err("internal: the engine has ended".to_owned()));
         }
     }
