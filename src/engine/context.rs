@@ -317,9 +317,10 @@ impl RequestContext {
             .iter()
             .filter(|(name, _)| !removed.contains(*name))
             .map(|(name, value)| (0, name, value));
-        let applied = self.applied.iter().filter(|(_, name, _)| {
-            removed.contains(*name) || !self.base.attributes.contains(name)
-        });
+        let applied = self
+            .applied
+            .iter()
+            .filter(|(_, name, _)| removed.contains(*name) || !self.base.attributes.contains(name));
         base.chain(applied)
     }
 }

@@ -1,5 +1,4 @@
-//! A probe that is no trouble to anybody: a panic is its own failure and nobody else's, and
-//! between two of its steps a fork or an exit of the host gets its turn.
+//! A panic in a probe is that probe's failure and nobody else's.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -12,20 +11,18 @@ use tokio::task::JoinError;
 
 use super::probe::Outcome;
 use super::probe::error::{ProbeError, Stage};
-use crate::sys::gate;
 
 /// The outcome of `probe`, or an inconclusive one where it panicked.
 pub(super) async fn contained<F>(mut probe: Pin<Box<F>>) -> Outcome
 where
     F: Future<Output = Outcome> + ?Sized,
 {
-    poll_fn(|cx| {
-        gate::give_way();
-        match catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(cx))) {
+    poll_fn(
+        |cx| match catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(cx))) {
             Ok(polled) => polled,
             Err(panic) => Poll::Ready(inconclusive(panic.as_ref())),
-        }
-    })
+        },
+    )
     .await
 }
 

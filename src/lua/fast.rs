@@ -70,7 +70,8 @@ impl Report {
                 };
                 *slot = length;
                 let bytes = part.unwrap_or_default();
-                let Some((place, after)) = std::mem::take(&mut rest).split_at_mut_checked(bytes.len())
+                let Some((place, after)) =
+                    std::mem::take(&mut rest).split_at_mut_checked(bytes.len())
                 else {
                     fits = false;
                     return;
@@ -212,12 +213,7 @@ unsafe extern "C" fn add_number(
 }
 
 /// `add_flag(staged, name, length, value)`
-unsafe extern "C" fn add_flag(
-    staged: c_int,
-    name: *const u8,
-    length: usize,
-    value: bool,
-) -> c_int {
+unsafe extern "C" fn add_flag(staged: c_int, name: *const u8, length: usize, value: bool) -> c_int {
     // SAFETY: the glue passes a string.
     let name = unsafe { bytes(name, length) };
     add(staged, name, Scalar::Bool(value))
@@ -237,7 +233,9 @@ unsafe extern "C" fn set_flag(result: *const c_void, field: c_int, value: bool) 
     guarded(|| {
         // SAFETY: the glue has checked that it is a result.
         let result = unsafe { handle::<SharedResult>(result)? };
-        field_at(field.try_into().ok()?)?.set_flag(result, value).then_some(outcome::DONE)
+        field_at(field.try_into().ok()?)?
+            .set_flag(result, value)
+            .then_some(outcome::DONE)
     })
 }
 
@@ -251,7 +249,9 @@ unsafe extern "C" fn set_text(
     guarded(|| {
         // SAFETY: the glue has checked that it is a result, and passes a string.
         let (result, text) = unsafe { (handle::<SharedResult>(result)?, bytes(text, length)) };
-        field_at(field.try_into().ok()?)?.set_text(result, text).then_some(outcome::DONE)
+        field_at(field.try_into().ok()?)?
+            .set_text(result, text)
+            .then_some(outcome::DONE)
     })
 }
 
@@ -300,8 +300,12 @@ unsafe extern "C" fn apply(
 ) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that they are of their classes.
-        let (context, result) =
-            unsafe { (handle::<SharedContext>(context)?, handle::<SharedResult>(result)?) };
+        let (context, result) = unsafe {
+            (
+                handle::<SharedContext>(context)?,
+                handle::<SharedResult>(result)?,
+            )
+        };
         // A snapshot: the two locks are never held together.
         let result = result.snapshot();
         context.with(|c| {

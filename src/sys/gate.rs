@@ -23,11 +23,19 @@ use std::time::{Duration, Instant};
 
 use super::fork_mark::pid;
 
-/// A thread is inside for a step of a handshake, or for some 20 ms while it loads the system's
-/// CAs.
-static OPENSSL: Gate = Gate::new(Duration::from_millis(200));
+static OPENSSL: Gate = Gate::new();
+static LOOK_UPS: Gate = Gate::new();
 
-static LOOK_UPS: Gate = Gate::new(Duration::from_millis(5));
+/// How long an exit waits at most. A thread is inside for a step of a handshake, or for some
+/// 20 ms of its processor's time while it loads the system's CAs; a busy machine may give it
+/// that late, and the alternative is a crash.
+const EXIT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a fork waits at most for the same.
+const FORK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// And for look-ups.
+const LOOK_UP_PATIENCE: Duration = Duration::from_millis(5);
 
 const LOOK: Duration = Duration::from_micros(50);
 
@@ -118,8 +126,6 @@ struct Gate {
     /// inside. What a parent left is another process's, and counts as nothing: its threads are
     /// not here.
     state: AtomicU64,
-    /// How long an exit or a fork waits at most until nobody is inside.
-    patience: Duration,
 }
 
 const EXITING: u64 = 1 << 31;
@@ -142,10 +148,9 @@ fn own(seen: u64) -> u64 {
 }
 
 impl Gate {
-    const fn new(patience: Duration) -> Self {
+    const fn new() -> Self {
         Self {
             state: AtomicU64::new(0),
-            patience,
         }
     }
 
@@ -197,12 +202,10 @@ impl Gate {
         let _ = self.change(|state| (state & FORKS != 0).then_some(state.wrapping_sub(FORK)));
     }
 
-    /// Waits until nobody is inside, if that takes no longer than the gate's patience.
-    fn wait(&self) {
+    /// Waits until nobody is inside, `at_most` that long.
+    fn wait(&self, at_most: Duration) {
         let begun = Instant::now();
-        while own(self.state.load(Ordering::Acquire)) & INSIDE != 0
-            && begun.elapsed() < self.patience
-        {
+        while own(self.state.load(Ordering::Acquire)) & INSIDE != 0 && begun.elapsed() < at_most {
             thread::sleep(LOOK);
         }
     }
@@ -229,7 +232,7 @@ extern "C" fn before_exit() {
     let exit = |state| Some(state | EXITING);
     // Always done.
     let _ = OPENSSL.change(exit);
-    OPENSSL.wait();
+    OPENSSL.wait(EXIT_PATIENCE);
 }
 
 /// A thread of ours that forks (a name service's or an OpenSSL module may have it do so) must
@@ -238,8 +241,8 @@ extern "C" fn before_fork() {
     if own_gate().is_null() {
         OPENSSL.hold();
         LOOK_UPS.hold();
-        OPENSSL.wait();
-        LOOK_UPS.wait();
+        OPENSSL.wait(FORK_PATIENCE);
+        LOOK_UPS.wait(LOOK_UP_PATIENCE);
     }
 }
 
@@ -312,7 +315,7 @@ mod tests {
     use super::*;
 
     fn gate() -> &'static Gate {
-        Box::leak(Box::new(Gate::new(Duration::from_millis(200))))
+        Box::leak(Box::new(Gate::new()))
     }
 
     /// Whether a thread gets in within `time`; it leaves again.
@@ -349,8 +352,7 @@ mod tests {
 
     #[test]
     fn a_wait_ends_when_all_have_left() {
-        let gate = Box::leak(Box::new(Gate::new(Duration::from_secs(60))));
-        let gate: &'static Gate = gate;
+        let gate = gate();
         gate.enter();
         gate.hold();
         let leaves = thread::spawn(move || {
@@ -358,7 +360,7 @@ mod tests {
             gate.leave();
         });
         let begun = Instant::now();
-        gate.wait();
+        gate.wait(Duration::from_secs(60));
         assert!(begun.elapsed() < Duration::from_secs(30));
         leaves.join().unwrap();
         assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 0);
@@ -370,9 +372,9 @@ mod tests {
         let gate = gate();
         gate.enter();
         let begun = Instant::now();
-        gate.wait();
+        gate.wait(LOOK_UP_PATIENCE);
         let took = begun.elapsed();
-        assert!(took >= gate.patience && took < Duration::from_secs(30));
+        assert!(took >= LOOK_UP_PATIENCE && took < Duration::from_secs(30));
         gate.leave();
     }
 
@@ -412,7 +414,7 @@ mod tests {
                 // SAFETY: ends the child at once.
                 unsafe { libc::_exit(i32::from(!counted)) };
             }
-            assert!(begun.elapsed() < OPENSSL.patience);
+            assert!(begun.elapsed() < FORK_PATIENCE);
             gate.leave();
             let mut status = 0;
             // SAFETY: waits for the child just made; `status` is valid to be filled in.

@@ -5,19 +5,24 @@ local tap = require("tap")
 local nb = require("nauthilus_backend")
 
 local tls_port = assert(tonumber(arg[1]), "the port of a TLS listener expected")
-local forks = tonumber(arg[2]) or 150
+local forks = tonumber(os.getenv("FORKS")) or 150
 
 local SIGALRM = 14
 
 local servers = {}
 for index = 1, 16 do
   servers[index] = {
-    protocol = "imap", host = "127.0.0.1", port = tls_port, tls = true, tls_server_name = "host" .. index .. ".example.org",
+    protocol = "imap", host = "127.0.0.1", port = tls_port, tls = true,
+    tls_server_name = "host" .. index .. ".example.org",
   }
 end
-nb.configure({
-  connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none", backend_servers = servers,
-})
+local function configure()
+  nb.configure({
+    connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none",
+    backend_servers = servers,
+  })
+end
+configure()
 nb.start()
 
 -- Full handshakes all the time, and a new context with the system's authorities now and then.
@@ -30,10 +35,8 @@ local function keep_busy(turn)
     end
   end
   if turn % 10 == 0 then
-    nb.configure({
-      connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none",
-      backend_servers = servers,
-    })
+    -- The files that it names are read again.
+    configure()
   end
 end
 

@@ -4,6 +4,7 @@
 //! deadline of its own, and what is read from the peer is bounded.
 
 mod connect;
+mod deadline;
 pub mod dialogue;
 pub mod error;
 mod proxy;
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 
 pub use self::connect::Spares;
 use self::connect::{Dialled, Manner};
+use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::resolve::Resolver;
@@ -100,7 +102,8 @@ fn manner(target: &Target, depth: Depth) -> Manner {
 }
 
 impl Prober {
-    /// Runs one probe. It ends within the sum of the target's timeouts.
+    /// Runs one probe. It ends within the sum of the target's timeouts; where the process was
+    /// stopped meanwhile, within twice that.
     pub async fn run(
         &self,
         target: &Target,
@@ -199,9 +202,9 @@ impl Prober {
     ) -> Result<(), ProbeError> {
         let mut stage = Stage::Resolve;
         let opening = self.open(target, manner(target, depth), first, &mut stage);
-        let stream = match tokio::time::timeout(target.connect_timeout, opening).await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(ProbeError::timeout(stage, target.connect_timeout)),
+        let stream = match within(target.connect_timeout, opening).await {
+            Some(opened) => opened?,
+            None => return Err(ProbeError::timeout(stage, target.connect_timeout)),
         };
         let (stream, address) = stream;
         found.address = Some(address);

@@ -25,6 +25,7 @@ use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_openssl::SslStream;
 
+use super::deadline::within;
 use super::error::{ProbeError, Stage};
 use super::tls_reason;
 use super::transport::{Limited, READ_LIMIT};
@@ -142,15 +143,15 @@ impl TlsClient {
         let stream = Limited::new(stream, READ_LIMIT);
         let mut tls = SslStream::new(ssl, stream).map_err(|e| tls_reason::setup(&e))?;
         let handshake = Pin::new(&mut tls).connect();
-        match tokio::time::timeout(target.tls_timeout, handshake).await {
-            Err(_) => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
-            Ok(Err(error)) => {
+        match within(target.tls_timeout, handshake).await {
+            None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
+            Some(Err(error)) => {
                 if let Some((slot, _)) = slot {
                     slot.clear();
                 }
                 return Err(tls_reason::handshake(&error, tls.ssl(), target));
             }
-            Ok(Ok(())) => {}
+            Some(Ok(())) => {}
         }
         let facts = TlsFacts {
             not_after: tls_reason::leaf_not_after(tls.ssl()),

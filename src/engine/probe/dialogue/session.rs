@@ -4,7 +4,7 @@
 //! target's `deep_timeout`, reads at most [`READ_LIMIT`] bytes and says in one line at which
 //! stage it stopped and why. What the lines mean is the dialogues' business.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
@@ -12,11 +12,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
 use zeroize::Zeroize;
 
 use super::Conversation;
 use super::redact::redact;
+use crate::engine::probe::deadline::Deadline;
 use crate::engine::probe::error::{ProbeError, Stage, quote};
 use crate::engine::probe::tls_reason::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
@@ -42,7 +42,7 @@ pub struct Session<'a> {
     /// The part of `input` that was ever written is before this; it is wiped at the end.
     touched: usize,
     total: usize,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Deadline,
     stage: Stage,
     /// Whether every command has had its whole reply, so that a goodbye would be understood.
     settled: bool,
@@ -51,7 +51,7 @@ pub struct Session<'a> {
 impl<'a> Session<'a> {
     /// Starts the clock of `deep_timeout`.
     pub fn new(transport: Box<dyn Transport>, about: Conversation<'a>) -> Self {
-        let deadline = Instant::now() + about.target.deep_timeout;
+        let deadline = Deadline::new(about.target.deep_timeout);
         Self {
             transport: Some(transport),
             about,
@@ -60,7 +60,7 @@ impl<'a> Session<'a> {
             line: 0..0,
             touched: 0,
             total: 0,
-            deadline: Box::pin(sleep_until(deadline)),
+            deadline,
             stage: Stage::Greeting,
             settled: false,
         }
@@ -300,10 +300,7 @@ impl<'a> Session<'a> {
     }
 
     async fn part(&mut self, goodbye: &[u8]) {
-        let limit = Instant::now() + END_MAX;
-        if limit < self.deadline.deadline() {
-            self.deadline.as_mut().reset(limit);
-        }
+        self.deadline.shorten(END_MAX);
         if self.send(goodbye).await.is_ok() {
             while let Ok(1..) = self.fill().await {
                 self.unread = 0..0;
@@ -375,8 +372,8 @@ impl Drop for Session<'_> {
 }
 
 /// None once the deadline has passed.
-fn expired<T>(deadline: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-    deadline.as_mut().poll(cx).map(|()| None)
+fn expired<T>(deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<Option<T>> {
+    deadline.poll_passed(cx).map(|()| None)
 }
 
 /// The first word of `text` and what follows it, without the spaces between.

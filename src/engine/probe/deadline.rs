@@ -1,0 +1,134 @@
+//! Deadlines of a process that may be stopped.
+//!
+//! A shell's job control, a debugger or a host that moves a virtual machine stops a process for
+//! as long as it likes. When it goes on, every deadline has passed, and what the server answered
+//! in the meantime has not been read. So a deadline that is met late is set anew, once.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::sys::gate;
+
+/// A process that runs is not that late.
+const LATE: Duration = Duration::from_millis(100);
+
+/// A moment until which something may take.
+pub(super) struct Deadline {
+    sleep: Pin<Box<Sleep>>,
+    limit: Duration,
+    renewed: bool,
+}
+
+impl Deadline {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(Instant::now() + limit)),
+            limit,
+            renewed: false,
+        }
+    }
+
+    /// Brings it forward, where it is later than `limit` from now.
+    pub(super) fn shorten(&mut self, limit: Duration) {
+        let end = Instant::now() + limit;
+        if end < self.sleep.deadline() {
+            self.sleep.as_mut().reset(end);
+            self.limit = limit;
+        }
+    }
+
+    /// Ready once it has passed.
+    pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let passed = self.sleep.as_mut().poll(cx);
+        if passed.is_pending() || self.renewed || self.sleep.deadline().elapsed() < LATE {
+            return passed;
+        }
+        self.renewed = true;
+        self.sleep.as_mut().reset(Instant::now() + self.limit);
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+/// What `work` gives, unless it takes longer than `limit`.
+pub(super) async fn within<F: Future>(limit: Duration, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    let mut deadline = Deadline::new(limit);
+    poll_fn(|cx| {
+        // A thread with many probes under way does not sleep between their steps.
+        gate::give_way();
+        match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => deadline.poll_passed(cx).map(|()| None),
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as Clock;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn work_in_time_is_done_and_other_work_is_given_up() {
+        assert_eq!(within(LIMIT, async { 7 }).await, Some(7));
+        let begun = Clock::now();
+        assert!(within(LIMIT, std::future::pending::<()>()).await.is_none());
+        assert!(begun.elapsed() >= LIMIT);
+    }
+
+    /// Stands still like a process that is stopped.
+    fn pause() {
+        std::thread::sleep(LIMIT * 2);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_that_passed_in_a_pause_is_set_anew() {
+        let (tell, told) = oneshot::channel();
+        let work = async {
+            tokio::time::sleep(LIMIT / 20).await;
+            pause();
+            // The answer to what is sent after the pause.
+            told.await
+        };
+        let answer = async {
+            tokio::time::sleep(LIMIT / 10).await;
+            tokio::task::yield_now().await;
+            tell.send(7).unwrap();
+        };
+        let (done, ()) = tokio::join!(within(LIMIT, work), answer);
+        assert_eq!(done.unwrap().unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn but_once_only() {
+        let begun = Clock::now();
+        let work = async {
+            loop {
+                tokio::time::sleep(LIMIT / 20).await;
+                pause();
+            }
+        };
+        assert!(within::<_>(LIMIT, work).await.is_none());
+        assert!(begun.elapsed() < LIMIT * 20);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_is_only_brought_forward() {
+        let mut deadline = Deadline::new(LIMIT);
+        deadline.shorten(LIMIT * 100);
+        deadline.shorten(Duration::ZERO);
+        let begun = Clock::now();
+        poll_fn(|cx| deadline.poll_passed(cx)).await;
+        assert!(begun.elapsed() < LIMIT);
+    }
+}

@@ -1,0 +1,66 @@
+-- A process that is stopped and goes on later (a shell's job control, a debugger, a machine that
+-- sleeps) takes no healthy server for a dead one.
+
+local tap = require("tap")
+local nb = require("nauthilus_backend")
+
+local tls, plain, slow = assert(tonumber(arg[1])), assert(tonumber(arg[2])), assert(tonumber(arg[3]))
+
+local SIGSTOP, SIGCONT = 19, 18
+local PAUSES = 5
+
+local limits = { connect_timeout = "500ms", tls_timeout = "500ms", deep_timeout = "500ms" }
+local function target(fields)
+  fields.host, fields.protocol = fields.host or "127.0.0.1", "imap"
+  for key, value in pairs(limits) do
+    fields[key] = value
+  end
+  return fields
+end
+
+local child = host.fork()
+if child == 0 then
+  host.alarm(60)
+  nb.configure({
+    connect_interval = "20ms", fast_interval = "20ms", log = "none", tls_full_handshake_interval = "1s",
+    backend_servers = {
+      target({ port = plain }),
+      target({ port = plain, host = "localhost" }),
+      target({ port = tls, tls = true, tls_skip_verify = true }),
+      -- Its greeting comes a byte at a time: a pause nearly always meets a probe in its middle.
+      target({ port = slow, deep_check = true, test_username = "probe", test_password = "x" }),
+    },
+  })
+  assert(nb.wait_ready(10))
+  local started = host.now()
+  tap.eventually(function() return host.now() - started > PAUSES * 1.0 + 1 end, 30)
+  local failed = {}
+  for _, one in ipairs(nb.status().targets) do
+    if one.verdict ~= "alive" or one.failures > 0 then
+      failed[#failed + 1] = ("%s: %s, %d of %d failed: %s"):format(one.key, one.verdict, one.failures, one.probes,
+        tostring(one.last_error))
+    end
+  end
+  for _, what in ipairs(failed) do
+    io.write("# ", what, "\n")
+  end
+  io.flush()
+  host.exit_now(#failed)
+end
+
+local function wait(seconds)
+  local started = host.now()
+  tap.eventually(function() return host.now() - started > seconds end, 30)
+end
+
+wait(0.8)
+for turn = 1, PAUSES do
+  host.kill(child, SIGSTOP)
+  -- Longer than any of the limits.
+  wait(0.8)
+  host.kill(child, SIGCONT)
+  wait(0.1 + turn % 5 / 50)
+end
+local how, code = host.wait(child, 30)
+tap.check("no deadline that passed during a pause counts",
+  how == "exit" and code == 0, how .. " " .. code .. " servers")
