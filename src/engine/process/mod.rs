@@ -4,6 +4,8 @@
 //! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
+mod reports;
+
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::path::Path;
@@ -18,7 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::check::{Check, Request};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
-use super::monitor::{Command, HostSigns, Reports, spawn};
+use super::monitor::{Command, HostSigns, spawn};
 use super::secret_names;
 use super::service::{Service, Snapshot, State};
 use super::store::Store;
@@ -26,6 +28,7 @@ use super::target::{Host, Target};
 use crate::sys::clock;
 use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, pid};
+use reports::REPORTS;
 
 /// The path of a YAML file, for hosts that call no `configure`.
 pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
@@ -470,54 +473,4 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
         LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
         _ => format!("log: {e}"),
     })
-}
-
-const REPORTS: Reports = Reports {
-    detach,
-    stopped,
-    may_end,
-};
-
-/// The thread was stopped; it may have been started again since.
-fn stopped(service: &Service) {
-    let process = current();
-    let _control = process.control();
-    if !process.is_running() {
-        service.leave_role(process.pid);
-    }
-}
-
-/// Commands are sent under the same lock: none is lost between the look and the end.
-fn may_end(is_idle: &dyn Fn() -> bool) -> bool {
-    let process = current();
-    let mut control = process.control();
-    let may = is_idle();
-    if may {
-        control.commands = None;
-    }
-    may
-}
-
-/// The host closed what the processes of a family share: this one goes on by itself.
-fn detach(service: &Arc<Service>) {
-    let process = current();
-    let control = process.control();
-    let is_current = process
-        .service
-        .load()
-        .as_ref()
-        .is_some_and(|now| Arc::ptr_eq(now, service));
-    if !is_current {
-        return;
-    }
-    let Some(log) = process.log.load_full() else {
-        return;
-    };
-    if let Ok(own) = Service::detached(service, process.pid) {
-        let own = Arc::new(own);
-        process.service.store(Some(own.clone()));
-        control.serve(own, log);
-        drop(control);
-        process.advance();
-    }
 }
