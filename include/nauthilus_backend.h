@@ -10,8 +10,9 @@
  *
  * Status. What can fail returns a nauthilus_backend_status. On failure no out parameter is
  * written. Each function names the statuses it can give; not named again are
- * NAUTHILUS_BACKEND_INVALID_ARGUMENT, which all give for a null handle, a null out parameter, or
- * a number that is no constant of its enum, and NAUTHILUS_BACKEND_INTERNAL.
+ * NAUTHILUS_BACKEND_INVALID_ARGUMENT, which all give for a null handle, a null out parameter, a
+ * null string or array whose length is not 0, or a number that is no constant of its enum, and
+ * NAUTHILUS_BACKEND_INTERNAL.
  *
  * Reason. The last parameter of what can fail is `reason`: null, or a string that on failure,
  * and only then, is filled with one line that says what was wrong and what was expected. What
@@ -32,13 +33,18 @@
  *
  * Threads. Every function may be called from any thread at any time, on the same handle too:
  * each call takes effect at once and as a whole. The exceptions are the functions with a
- * lua_State: those only by the thread that may use that state.
+ * lua_State: those only by the thread that may use that state. None may be called in a signal
+ * handler, and a nauthilus_backend_string is for one thread at a time.
  *
  * Fork. Handles made before a fork work in the child, except those that another thread was
  * inside a call with at that moment. Configuration and verdicts are the child's too; the
  * thread that probes is started there by the first call that needs servers.
  *
- * Memory. Where the system gives no memory the process ends, as with any library in Rust.
+ * Process. The threads of the library block all signals; no signal handler, limit, locale or
+ * environment variable is changed. The file stays in the process after dlclose().
+ *
+ * Memory. Where the system gives no memory the process ends, as with any library in Rust. Some
+ * hundred bytes stay for each of the most threads that were ever in the library at once.
  */
 #ifndef NAUTHILUS_BACKEND_H
 #define NAUTHILUS_BACKEND_H
@@ -460,8 +466,9 @@ nauthilus_backend_status nauthilus_backend_servers_at(
  * as the settings say. They are the keys of a target in the configuration, as text ("tls" and
  * "true", "connect_timeout" and "500ms"), except host and port; `settings` may be null where
  * `count` is 0. What they leave out is as for a configured target at that address, else the
- * default. Blocks for at most the three timeouts, at most one check's turn later. OK: it is
- * well. CHECK_FAILED: it is not. INVALID_ARGUMENT: host, port or a setting is wrong. */
+ * default. Blocks for at most the three timeouts, and 10 seconds where it waits for its turn. OK:
+ * it is well. CHECK_FAILED: it is not. TIMEOUT: it is not known by then. INVALID_ARGUMENT: host,
+ * port or a setting is wrong. */
 nauthilus_backend_status nauthilus_backend_check(
     const char *host, size_t host_size, uint32_t port, const nauthilus_backend_setting *settings,
     size_t count, nauthilus_backend_string *reason);

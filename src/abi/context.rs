@@ -135,11 +135,10 @@ unsafe extern "C" fn nauthilus_backend_context_removed_at(
         guard(reason, || {
             let context = handle::get("context", context)?;
             let name = out("name", name)?;
-            let removed = |name: &_| text::give(name);
             name.write(
                 context
                     .0
-                    .with(|c| item(c.removed(), index).map(|name| removed(name)))?,
+                    .with(|c| Ok(text::give(item(c.removed(), index)?)))?,
             );
             Ok(())
         })

@@ -50,6 +50,39 @@ enum Place<'a> {
     Attributes(&'a mut Attributes),
 }
 
+impl<'a> Place<'a> {
+    fn flag(self) -> Result<&'a mut bool, Failure> {
+        match self {
+            Self::Flag(flag) => Ok(flag),
+            other => Err(other.wrong_kind("a flag")),
+        }
+    }
+
+    fn text(self) -> Result<&'a mut Option<Bytes>, Failure> {
+        match self {
+            Self::Text(text) => Ok(text),
+            other => Err(other.wrong_kind("a text")),
+        }
+    }
+
+    fn list(self) -> Result<&'a mut Vec<Bytes>, Failure> {
+        match self {
+            Self::List(list) => Ok(list),
+            other => Err(other.wrong_kind("a list")),
+        }
+    }
+
+    fn wrong_kind(&self, wanted: &str) -> Failure {
+        let kind = match self {
+            Self::Flag(_) => "a flag",
+            Self::Text(_) => "a text",
+            Self::List(_) => "a list",
+            Self::Attributes(_) => "the attributes",
+        };
+        Failure::invalid(format!("field: one that is {wanted} expected, got {kind}"))
+    }
+}
+
 fn place(result: &mut BackendResult, field: Field) -> Place<'_> {
     match field {
         Field::Authenticated => Place::Flag(&mut result.authenticated),
@@ -85,10 +118,6 @@ unsafe fn at<T>(
         )));
     };
     result.0.change(|result| work(place(result, known)))
-}
-
-fn wrong_kind(field: FieldCode, wanted: &str) -> Failure {
-    Failure::invalid(format!("field: {wanted} expected, got field {field}"))
 }
 
 #[unsafe(no_mangle)]
@@ -129,12 +158,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_flag(
     // SAFETY: as `abi` says.
     unsafe {
         guard(reason, || {
-            at(result, field, |place| match place {
-                Place::Flag(flag) => {
-                    *flag = value != 0;
-                    Ok(())
-                }
-                _ => Err(wrong_kind(field, "a flag")),
+            at(result, field, |place| {
+                *place.flag()? = value != 0;
+                Ok(())
             })
         })
     }
@@ -151,10 +177,7 @@ unsafe extern "C" fn nauthilus_backend_result_flag(
     unsafe {
         guard(reason, || {
             let value = out("value", value)?;
-            value.write(at(result, field, |place| match place {
-                Place::Flag(flag) => Ok(i32::from(*flag)),
-                _ => Err(wrong_kind(field, "a flag")),
-            })?);
+            value.write(at(result, field, |place| Ok((*place.flag()?).into()))?);
             Ok(())
         })
     }
@@ -172,12 +195,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_text(
     unsafe {
         guard(reason, || {
             let text = text::bytes("text", text, text_size)?;
-            at(result, field, |place| match place {
-                Place::Text(place) => {
-                    *place = Some(text.into());
-                    Ok(())
-                }
-                _ => Err(wrong_kind(field, "a text")),
+            at(result, field, |place| {
+                *place.text()? = Some(text.into());
+                Ok(())
             })
         })
     }
@@ -194,13 +214,12 @@ unsafe extern "C" fn nauthilus_backend_result_text(
     unsafe {
         guard(reason, || {
             let text = out("text", text)?;
-            text.write(at(result, field, |place| match place {
-                Place::Text(Some(set)) => Ok(text::give(set)),
-                Place::Text(None) => Err(Failure::new(
+            text.write(at(result, field, |place| match place.text()? {
+                Some(set) => Ok(text::give(set)),
+                None => Err(Failure::new(
                     Status::NotFound,
                     format!("field {field} is not set"),
                 )),
-                _ => Err(wrong_kind(field, "a text")),
             })?);
             Ok(())
         })
@@ -219,12 +238,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_list(
     unsafe {
         guard(reason, || {
             let texts = text::list("texts", texts, count)?;
-            at(result, field, |place| match place {
-                Place::List(list) => {
-                    *list = texts;
-                    Ok(())
-                }
-                _ => Err(wrong_kind(field, "a list")),
+            at(result, field, |place| {
+                *place.list()? = texts;
+                Ok(())
             })
         })
     }
@@ -241,10 +257,7 @@ unsafe extern "C" fn nauthilus_backend_result_list_count(
     unsafe {
         guard(reason, || {
             let count = out("count", count)?;
-            count.write(at(result, field, |place| match place {
-                Place::List(list) => Ok(list.len()),
-                _ => Err(wrong_kind(field, "a list")),
-            })?);
+            count.write(at(result, field, |place| Ok(place.list()?.len()))?);
             Ok(())
         })
     }
@@ -262,9 +275,8 @@ unsafe extern "C" fn nauthilus_backend_result_list_at(
     unsafe {
         guard(reason, || {
             let text = out("text", text)?;
-            text.write(at(result, field, |place| match place {
-                Place::List(list) => item(list, index).map(|item| text::give(item)),
-                _ => Err(wrong_kind(field, "a list")),
+            text.write(at(result, field, |place| {
+                Ok(text::give(item(place.list()?, index)?))
             })?);
             Ok(())
         })

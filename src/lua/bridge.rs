@@ -90,22 +90,6 @@ unsafe fn fill<T: Clone>(place: *mut c_void, found: Option<&T>) -> Answer {
 struct Visit(*mut lua_State);
 
 impl Visit {
-    /// # Errors
-    ///
-    /// Where the state is null, or its stack is full.
-    fn begin(state: *mut lua_State, room: bool) -> Result<Self, Failure> {
-        if state.is_null() {
-            return Err(Failure::invalid("state: a lua_State expected, got null"));
-        }
-        if !room {
-            return Err(Failure::new(
-                Status::LuaError,
-                "the stack of the Lua state is full",
-            ));
-        }
-        Ok(Self(state))
-    }
-
     /// The index as one that pushing does not change.
     fn absolute(&self, index: c_int) -> Result<c_int, Failure> {
         if index <= ffi::LUA_REGISTRYINDEX {
@@ -189,11 +173,35 @@ impl Visit {
     }
 }
 
-/// Whether the stack has room for what is done here. Asked before anything of ours is alive:
-/// Lua 5.1 raises where it has no memory for a larger stack.
-unsafe fn has_room(state: *mut lua_State) -> bool {
-    // SAFETY: the caller's state is valid or null.
-    !state.is_null() && unsafe { ffi::lua_checkstack(state, SLOTS) } != 0
+/// Runs the work of an exported function on a state.
+///
+/// # Safety
+///
+/// As `abi` says, and the state is null or valid and the caller's to use.
+unsafe fn visit(
+    state: *mut lua_State,
+    reason: *mut OwnedString,
+    work: impl FnOnce(&Visit) -> Done,
+) -> Status {
+    // Asked before anything of ours is alive: Lua 5.1 raises where it has no memory for a larger
+    // stack.
+    // SAFETY: as of this function.
+    let room = !state.is_null() && unsafe { ffi::lua_checkstack(state, SLOTS) } != 0;
+    // SAFETY: as of this function.
+    unsafe {
+        guard(reason, || {
+            if state.is_null() {
+                return Err(Failure::invalid("state: a lua_State expected, got null"));
+            }
+            if !room {
+                return Err(Failure::new(
+                    Status::LuaError,
+                    "the stack of the Lua state is full",
+                ));
+            }
+            work(&Visit(state))
+        })
+    }
 }
 
 #[unsafe(no_mangle)]
@@ -203,11 +211,9 @@ unsafe extern "C-unwind" fn nauthilus_backend_result_from_lua(
     result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says, and the state is null or valid and the caller's to use.
+    // SAFETY: as of `visit`.
     unsafe {
-        let room = has_room(state);
-        guard(reason, || {
-            let visit = Visit::begin(state, room)?;
+        visit(state, reason, |visit| {
             out("result", result)?;
             let taken = visit.take(Entry::TakeResult, index, "result")?;
             handle::give("result", result, ResultHandle(taken))
@@ -221,11 +227,9 @@ unsafe extern "C-unwind" fn nauthilus_backend_result_push_lua(
     result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as in `nauthilus_backend_result_from_lua`.
+    // SAFETY: as of `visit`.
     unsafe {
-        let room = has_room(state);
-        guard(reason, || {
-            let visit = Visit::begin(state, room)?;
+        visit(state, reason, |visit| {
             visit.give(Entry::PushResult, &handle::get("result", result)?.0)
         })
     }
@@ -237,11 +241,9 @@ unsafe extern "C-unwind" fn nauthilus_backend_context_bind_lua(
     context: *const ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as in `nauthilus_backend_result_from_lua`; there is room for function and argument.
+    // SAFETY: as of `visit`; there is room for function and argument.
     unsafe {
-        let room = has_room(state);
-        guard(reason, || {
-            let visit = Visit::begin(state, room)?;
+        visit(state, reason, |visit| {
             visit.push(Entry::Bind)?;
             let pushed = match context.as_ref() {
                 Some(context) => visit.give(Entry::PushContext, &context.0),
@@ -266,11 +268,9 @@ unsafe extern "C-unwind" fn nauthilus_backend_context_from_lua(
     context: *mut *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as in `nauthilus_backend_result_from_lua`.
+    // SAFETY: as of `visit`.
     unsafe {
-        let room = has_room(state);
-        guard(reason, || {
-            let visit = Visit::begin(state, room)?;
+        visit(state, reason, |visit| {
             out("context", context)?;
             let taken = visit.take(Entry::TakeContext, index, "request context")?;
             handle::give("context", context, ContextHandle(taken))
