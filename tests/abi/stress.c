@@ -22,7 +22,7 @@
 /* Iterations that one Lua state lives for. */
 #define LIFE 2000
 /* Threads that come and go one after the other. */
-#define VISITS 200
+#define VISITS 50
 
 int luaopen_nauthilus_backend(lua_State *L);
 
