@@ -7,7 +7,7 @@ from lib import Row, Unmeasured, alternate, cpu_seconds, quick
 from peers import Certificates, HAProxy, Ours, TlsServer, loopback
 
 TARGETS = 200
-SETTLE, WINDOW, ROUNDS = quick(2, 4), quick(3, 8), quick(1, 4)
+SETTLE, WINDOW, ROUNDS = quick(2, 3), quick(3, 7), quick(1, 4)
 HAPROXY = "HAProxy check-ssl verify none"
 
 PROGRAMS = ["tls_server"]
