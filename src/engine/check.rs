@@ -19,9 +19,6 @@ pub type CheckResult = Result<(), String>;
 /// A check that was asked for. Dropping it calls it off.
 pub struct Check(Arc<Ticket>);
 
-/// Calls a check off, whoever holds it.
-pub struct Canceller(Arc<Ticket>);
-
 /// What the asker and the engine share.
 pub(super) struct Ticket {
     state: Mutex<State>,
@@ -127,10 +124,6 @@ impl Check {
         self.0.cancel();
     }
 
-    pub fn canceller(&self) -> Canceller {
-        Canceller(self.0.clone())
-    }
-
     /// A child of the process that asked has no engine that would ever answer; its lock may
     /// be held by a thread that the child does not have.
     fn stranded(&self) -> Option<CheckResult> {
@@ -145,13 +138,6 @@ impl Check {
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-impl Canceller {
-    /// As [`Check::cancel`].
-    pub fn cancel(&self) {
         self.0.cancel();
     }
 }

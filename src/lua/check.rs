@@ -44,36 +44,46 @@ fn host_problem(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
 
 /// `check_start(table)`: a handle, or nil and what is wrong with the table.
 fn start(_: &Lua, table: LuaTable) -> LuaResult<(Option<Handle>, Option<String>)> {
-    Ok(begin(convert::to_config(&LuaValue::Table(table))))
+    Ok(handle(begin(described(table))))
 }
 
 /// `check_start_at(host, port, haproxy_v2, tls)`: the same for a table of these.
-fn start_at(
-    _: &Lua,
-    (host, port, haproxy_v2, tls): (LuaString, f64, bool, bool),
-) -> LuaResult<(Option<Handle>, Option<String>)> {
-    let described = match host.to_str() {
-        Ok(host) => Ok(Value::Map(vec![
-            ("host".to_owned(), Value::Str(host.to_owned())),
-            ("port".to_owned(), convert::number(port)),
-            ("haproxy_v2".to_owned(), Value::Bool(haproxy_v2)),
-            ("tls".to_owned(), Value::Bool(tls)),
-        ])),
-        Err(_) => Err("host: text in UTF-8 expected".to_owned()),
-    };
-    Ok(begin(described))
+fn start_at(_: &Lua, place: Place) -> LuaResult<(Option<Handle>, Option<String>)> {
+    Ok(handle(begin(described_at(place))))
 }
 
-fn begin(described: Result<Value, String>) -> (Option<Handle>, Option<String>) {
-    let process = current();
-    let started = described.and_then(|value| {
-        let target = process.target_for_check(&value, &[COALESCE])?;
-        Ok(process.check(Arc::new(target), may_coalesce(&value)))
-    });
+fn handle(started: Result<Check, String>) -> (Option<Handle>, Option<String>) {
     match started {
         Ok(check) => (Some(Handle(check)), None),
         Err(reason) => (None, Some(reason)),
     }
+}
+
+/// `host, port, haproxy_v2, tls`
+pub(super) type Place = (LuaString, f64, bool, bool);
+
+pub(super) fn described(table: LuaTable) -> Result<Value, String> {
+    convert::to_config(&LuaValue::Table(table))
+}
+
+pub(super) fn described_at((host, port, haproxy_v2, tls): Place) -> Result<Value, String> {
+    let Ok(host) = host.to_str() else {
+        return Err("host: text in UTF-8 expected".to_owned());
+    };
+    Ok(Value::Map(vec![
+        ("host".to_owned(), Value::Str(host.to_owned())),
+        ("port".to_owned(), convert::number(port)),
+        ("haproxy_v2".to_owned(), Value::Bool(haproxy_v2)),
+        ("tls".to_owned(), Value::Bool(tls)),
+    ]))
+}
+
+/// Starts the check that is described, or says what is wrong with the description.
+pub(super) fn begin(described: Result<Value, String>) -> Result<Check, String> {
+    let process = current();
+    let value = described?;
+    let target = process.target_for_check(&value, &[COALESCE])?;
+    Ok(process.check(Arc::new(target), may_coalesce(&value)))
 }
 
 fn may_coalesce(described: &Value) -> bool {
@@ -98,7 +108,8 @@ fn wait(
     Ok(answer(handle.0.wait(seconds.and_then(to_duration))))
 }
 
-fn answer(result: Option<Result<(), String>>) -> (bool, Option<String>) {
+/// Whether it is done, and the reason of a failure.
+pub(super) fn answer(result: Option<Result<(), String>>) -> (bool, Option<String>) {
     match result {
         None => (false, None),
         Some(result) => (true, result.err()),

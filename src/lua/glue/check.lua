@@ -57,26 +57,35 @@ local function from_server(server)
   }
 end
 
+-- The two ways to start a check: of the table, and of the four arguments. Both return a handle,
+-- or nil and what is wrong.
+local shared = { start = check_start, start_at = check_start_at }
+-- Those of a check that no script has; also nil alone, where the host cannot do it.
+local own = host.own or shared
+
 -- A handle from the arguments of the API's function `name`, which its caller called with them.
-local function begin(name, first, port, haproxy_v2, tls, options)
+local function begin(name, ways, first, port, haproxy_v2, tls, options)
   if not host.may_probe() then
     errors.raise(name, "this process starts no thread; check in one that it forks", 1)
   end
-  local handle, problem
-  local index = 1
-  if type(first) == "table" then
-    handle, problem = check_start(first)
-  elseif type(first) == "userdata" and fields_of[first] then
-    handle, problem = check_start(from_server(fields_of[first]))
-  else
+  local handle, problem, number
+  local index, target = 1, first
+  if type(first) == "userdata" and fields_of[first] then
+    target = from_server(fields_of[first])
+  elseif type(first) ~= "table" then
     index = 5
-    local number = check_arguments(name, first, port, haproxy_v2, tls)
-    if options == nil then
-      handle, problem = check_start_at(first, number, haproxy_v2 or false, tls or false)
-    else
-      handle, problem = check_start(from_arguments(name, options, first, number, haproxy_v2, tls))
-    end
+    number = check_arguments(name, first, port, haproxy_v2, tls)
+    target = options ~= nil and from_arguments(name, options, first, number, haproxy_v2, tls)
   end
+  repeat
+    if target then
+      handle, problem = ways.start(target)
+    else
+      handle, problem = ways.start_at(first, number, haproxy_v2 or false, tls or false)
+    end
+    local last = ways == shared
+    ways = shared
+  until handle or problem or last
   if handle then
     return handle
   end
@@ -88,8 +97,7 @@ local function begin(name, first, port, haproxy_v2, tls, options)
 end
 
 -- Waits for the end of a check: true, and the reason of a failure; false when the time is over.
--- `is_own`: no script has the handle.
-local function finish(name, handle, is_own, timeout)
+local function finish(name, handle, timeout)
   local done, reason
   local function poll()
     done, reason = check_result(handle)
@@ -99,11 +107,19 @@ local function finish(name, handle, is_own, timeout)
     done, reason = check_wait(handle, seconds)
     return done
   end
-  -- A check that was started just now is not done.
-  if is_own or not poll() then
-    host.await(name, poll, block, timeout, handle, is_own)
+  if not poll() then
+    host.await(name, poll, block, timeout, handle)
   end
   return done, reason
+end
+
+-- Waits for the end of a check that no script has: the reason of a failure, or nil.
+local function finish_own(name, handle)
+  if own ~= shared and type(handle) == "number" then
+    return own.finish(handle)
+  end
+  local _, reason = finish(name, handle)
+  return reason
 end
 
 local methods = {}
@@ -137,7 +153,7 @@ function methods:wait(timeout)
   if not check_result(handle) then
     host.require_wait("wait")
   end
-  if finish("wait", handle, false, timeout) then
+  if finish("wait", handle, timeout) then
     return true
   end
   return nil, "timeout"
@@ -154,8 +170,8 @@ local checker = {
       errors.wrong_type(1, "check", "table", target)
     end
     host.require_wait("check")
-    local handle = begin("check", target)
-    local _, reason = finish("check", handle, true)
+    local handle = begin("check", own, target)
+    local reason = finish_own("check", handle)
     if reason then
       return nil, reason
     end
@@ -170,13 +186,13 @@ function check.api.check_backend_connection(...)
     return { check = checker.check }
   end
   host.require_wait("check_backend_connection")
-  local handle = begin("check_backend_connection", ...)
-  local _, reason = finish("check_backend_connection", handle, true)
+  local handle = begin("check_backend_connection", own, ...)
+  local reason = finish_own("check_backend_connection", handle)
   return reason
 end
 
 function check.api.start_check(...)
-  local handle = begin("start_check", ...)
+  local handle = begin("start_check", shared, ...)
   return setmetatable({ handle = handle }, class)
 end
 

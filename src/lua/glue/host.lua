@@ -13,12 +13,15 @@
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
 --   require_wait(name, up)   raises where the API's function `name`, which called this with `up`
 --                            (0 when left out) functions in between, cannot wait
---   await(name, poll, block, timeout, handle, is_own)
+--   await(name, poll, block, timeout, handle)
 --                            waits the host's way until poll() is true, at most `timeout` seconds
 --                            (nil: for ever), for the API's function `name`; false when the time
 --                            is over. block(timeout) does so by blocking the thread. `handle`:
---                            that of the check that is waited for, which nobody else has when
---                            `is_own`
+--                            that of the check that is waited for
+--   own                      nil, or how the host starts and ends checks that no script has:
+--                            start(table) and start_at(ip, port, haproxy_v2, tls) return a number,
+--                            or nil and what is wrong, or nil where it cannot; finish(number)
+--                            waits and returns the reason of a failure, or nil
 --   is_head()                whether this is the process that the others are forked from
 --   may_probe()              whether calls may start the monitor in this process
 

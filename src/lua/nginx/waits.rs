@@ -8,7 +8,7 @@
 //! would need a right to.
 //!
 //! A wait ends with [`Waits::end`], or with its request, of which nginx tells: then a check
-//! that nobody else can ask for is called off. A light thread that is killed leaves no trace but
+//! that belongs to its wait, since no script has it, is called off. A light thread that is killed leaves no trace but
 //! a semaphore that nobody waits for: its request's later waits look for those. A semaphore belongs to the Lua side, which keeps
 //! it until the wait has ended or been given up (`released`), so that none is posted that has
 //! been freed.
@@ -23,54 +23,66 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mlua::prelude::*;
 
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
-use crate::engine::check::Canceller;
-use crate::lua::check::Handle;
+use crate::engine::check::{Check, CheckResult};
+use crate::engine::config::Value;
+use crate::lua::check::{Handle, answer, begin, described, described_at};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;
 
-/// Registers `wait_begin`, `wait_end` and `waits_released`, where nginx has what they need.
+/// Registers the natives of waits, where nginx has what they need. The addresses are numbers
+/// below 2^53.
 pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -> LuaResult<()> {
     let Some(wake) = &symbols.wake else {
         return Ok(());
     };
-    // `wait_begin(handle, semaphore, request, own)`: a number, or nil where no wait is possible.
-    // The addresses are numbers below 2^53. `own`: nobody else can ask for the check.
+    // `wait_begin(semaphore, request, handle)`: a number, or nil where no wait is possible.
     table.raw_set(
         "wait_begin",
         lua.create_function(
-            move |_, (handle, semaphore, request, own): (LuaUserDataRef<Handle>, f64, f64, bool)| {
-                let (Some(semaphore), Some(request)) = (
-                    Semaphore::at(to_address(semaphore)),
-                    Request::at(to_address(request)),
-                ) else {
-                    return Ok(None);
-                };
-                let canceller = own.then(|| handle.check().canceller());
-                let wait = Wait {
-                    semaphore,
-                    request,
-                    canceller,
-                };
+            move |_, (semaphore, request, handle): (f64, f64, LuaUserDataRef<Handle>)| {
                 let begun = with_waits(wake, |waits| {
-                    waits.call_off_deserted(wake, request);
-                    waits.begin(wake, wait)
+                    let (number, bell) = waits.begin(wake, semaphore, request, None)?;
+                    handle.check().when_done(move || bell.ring(number));
+                    Some(number)
                 });
-                let Some((number, bell)) = begun else {
-                    return Ok(None);
-                };
-                handle.check().when_done(move || bell.ring(number));
-                Ok(Some(number))
+                Ok(begun)
             },
         )?,
+    )?;
+    // `wait_check(semaphore, request, table)`: starts a check that belongs to its wait; a
+    // number, or nil where no wait is possible, or nil and what is wrong with the table.
+    table.raw_set(
+        "wait_check",
+        lua.create_function(
+            move |_, (semaphore, request, table): (f64, f64, LuaTable)| {
+                Ok(begin_own(wake, semaphore, request, described(table)))
+            },
+        )?,
+    )?;
+    // `wait_check_at(semaphore, request, host, port, haproxy_v2, tls)`: the same for these.
+    table.raw_set(
+        "wait_check_at",
+        lua.create_function(
+            move |_, (semaphore, request, host, port, haproxy_v2, tls)| {
+                let described = described_at((host, port, haproxy_v2, tls));
+                Ok(begin_own(wake, semaphore, request, described))
+            },
+        )?,
+    )?;
+    // `wait_take(number)`: whether the check that belongs to the wait is done, and the reason of
+    // a failure; where it is, the wait has ended.
+    table.raw_set(
+        "wait_take",
+        lua.create_function(move |_, number: u64| {
+            let result = with_waits(wake, |waits| Some(waits.take(number))).flatten();
+            Ok(answer(result))
+        })?,
     )?;
     // `wait_end(number)`: the semaphore is not posted any more.
     table.raw_set(
         "wait_end",
         lua.create_function(move |_, number: u64| {
-            with_waits(wake, |waits| {
-                waits.end(number);
-                Some(())
-            });
+            drop(with_waits(wake, |waits| waits.end(number)));
             Ok(())
         })?,
     )?;
@@ -84,6 +96,25 @@ pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -
             }))
         })?,
     )
+}
+
+fn begin_own(
+    wake: &WakeSymbols,
+    semaphore: f64,
+    request: f64,
+    described: Result<Value, String>,
+) -> (Option<u64>, Option<String>) {
+    let check = match begin(described) {
+        Ok(check) => check,
+        Err(reason) => return (None, Some(reason)),
+    };
+    let begun = with_waits(wake, |waits| {
+        let check = Arc::new(check);
+        let (number, bell) = waits.begin(wake, semaphore, request, Some(check.clone()))?;
+        check.when_done(move || bell.ring(number));
+        Some(number)
+    });
+    (begun, None)
 }
 
 /// The glue gives what the FFI says of a pointer: whole, positive, exact.
@@ -131,7 +162,8 @@ struct Waits {
 struct Wait {
     semaphore: Semaphore,
     request: Request,
-    canceller: Option<Canceller>,
+    /// The check that belongs to the wait.
+    own: Option<Arc<Check>>,
 }
 
 /// What the engine's thread has of the waits.
@@ -182,7 +214,19 @@ impl Waits {
         })
     }
 
-    fn begin(&mut self, wake: &WakeSymbols, wait: Wait) -> Option<(u64, Arc<Bell>)> {
+    fn begin(
+        &mut self,
+        wake: &WakeSymbols,
+        semaphore: f64,
+        request: f64,
+        own: Option<Arc<Check>>,
+    ) -> Option<(u64, Arc<Bell>)> {
+        let wait = Wait {
+            semaphore: Semaphore::at(to_address(semaphore))?,
+            request: Request::at(to_address(request))?,
+            own,
+        };
+        self.call_off_deserted(wake, wait.request);
         let number = self.next;
         match self.of_request.entry(wait.request) {
             Entry::Occupied(mut watched) => watched.get_mut().push(number),
@@ -199,12 +243,19 @@ impl Waits {
         Some((number, self.bell.clone()))
     }
 
-    fn end(&mut self, number: u64) {
-        if let Some(wait) = self.waiting.remove(&number)
-            && let Some(numbers) = self.of_request.get_mut(&wait.request)
-        {
+    fn end(&mut self, number: u64) -> Option<Wait> {
+        let wait = self.waiting.remove(&number)?;
+        if let Some(numbers) = self.of_request.get_mut(&wait.request) {
             numbers.retain(|other| *other != number);
         }
+        Some(wait)
+    }
+
+    /// The result of the check that belongs to a wait; with it the wait ends.
+    fn take(&mut self, number: u64) -> Option<CheckResult> {
+        let result = self.waiting.get(&number)?.own.as_ref()?.result()?;
+        self.end(number);
+        Some(result)
     }
 
     /// Calls checks of the request off whose coroutine was killed. Looks at a few of its waits,
@@ -229,21 +280,21 @@ impl Waits {
                 // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has
                 // not ended.
                 && !unsafe { wake.is_awaited(wait.semaphore) }
-                && let Some(canceller) = &wait.canceller
+                && let Some(check) = &wait.own
             {
                 // Where the semaphore was posted the check is done, and this does nothing.
-                canceller.cancel();
+                check.cancel();
             }
         }
     }
 
     /// The request has ended: whoever still waits in it never runs again.
-    fn forget(&mut self, request: Request) -> Vec<Canceller> {
+    fn forget(&mut self, request: Request) -> Vec<Wait> {
         let numbers = self.of_request.remove(&request).unwrap_or_default();
         let ended = numbers.iter().filter_map(|n| self.waiting.remove(n));
-        let cancellers = ended.filter_map(|wait| wait.canceller).collect();
+        let ended = ended.collect();
         self.released.extend(numbers);
-        cancellers
+        ended
     }
 }
 
@@ -274,13 +325,9 @@ unsafe extern "C" fn on_request_end(data: *mut Opaque) {
         let Some(request) = Request::of_handler(data) else {
             return;
         };
-        let cancellers = lock()
-            .as_mut()
-            .map(|waits| waits.forget(request))
-            .unwrap_or_default();
-        for canceller in cancellers {
-            canceller.cancel();
-        }
+        let ended = lock().as_mut().map(|waits| waits.forget(request));
+        // This calls their checks off.
+        drop(ended);
     });
 }
 

@@ -75,12 +75,13 @@ local own = native.nginx
 local base = package.loaded["resty.core.base"]
 local has_ffi, ffi = pcall(require, "ffi")
 local has_semaphores, semaphores = pcall(require, "ngx.semaphore")
-if not (own and own.wait_begin and has_ffi and has_semaphores and type(base) == "table"
+if not (own and own.wait_check and has_ffi and has_semaphores and type(base) == "table"
   and base.get_request and ngx.config.subsystem == "http") then
   return wait
 end
 
 local wait_begin, wait_end, waits_released = own.wait_begin, own.wait_end, own.waits_released
+local wait_check, wait_check_at, wait_take = own.wait_check, own.wait_check_at, own.wait_take
 local get_request, new_semaphore = base.get_request, semaphores.new
 local cast, address_type = ffi.cast, ffi.typeof("uintptr_t")
 
@@ -130,9 +131,9 @@ end
 -- `now` shows would stand still. Nothing is lost by looking once in an hour.
 local SHORTEST, LONGEST = 0.001, 3600
 
-function wait.await(_, poll, _, timeout, handle, is_own)
+function wait.await(_, poll, _, timeout, handle)
   local entry = handle and take_semaphore()
-  local number = entry and wait_begin(handle, entry.address, address_of(get_request()), is_own or false)
+  local number = entry and wait_begin(entry.address, address_of(get_request()), handle)
   if not number then
     return await_looking(poll, timeout)
   end
@@ -150,6 +151,51 @@ function wait.await(_, poll, _, timeout, handle, is_own)
   held[number] = nil
   give_back(entry)
   return done
+end
+
+-- A check that no script has belongs to its wait: so it needs no object of Lua's. `begin` is one
+-- of the two natives that start such a check.
+local function start_own(begin, ...)
+  local entry = take_semaphore()
+  if not entry then
+    return nil
+  end
+  local number, problem = begin(entry.address, address_of(get_request()), ...)
+  if number then
+    held[number] = entry
+  else
+    free[#free + 1] = entry
+  end
+  return number, problem
+end
+
+wait.own = {}
+
+-- A number, or nil and what is wrong with the table, or nil where nginx cannot wait like this.
+function wait.own.start(target)
+  return start_own(wait_check, target)
+end
+
+function wait.own.start_at(ip, port, haproxy_v2, tls)
+  return start_own(wait_check_at, ip, port, haproxy_v2, tls)
+end
+
+-- Waits for the check of that number: the reason of its failure, or nil.
+function wait.own.finish(number)
+  local entry = held[number]
+  local semaphore = entry.semaphore
+  local done, reason
+  repeat
+    local posted, problem = semaphore:wait(LONGEST)
+    done, reason = wait_take(number)
+    if not (done or posted or problem == "timeout") then
+      wait_end(number)
+      done, reason = true, "internal: " .. problem
+    end
+  until done
+  held[number] = nil
+  give_back(entry)
+  return reason
 end
 
 return wait
