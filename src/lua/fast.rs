@@ -97,6 +97,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("add_flag", add_flag as *const c_void),
         ("add_name", add_name as *const c_void),
         ("set_attributes", set_attributes as *const c_void),
+        ("renew", renew as *const c_void),
         ("select", select as *const c_void),
         ("apply", apply as *const c_void),
         ("remove", remove as *const c_void),
@@ -262,6 +263,20 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
         let result = unsafe { handle::<SharedResult>(result)? };
         let attributes = with_staged(staged, |s| Attributes::take_pairs(&mut s.attributes))?;
         result.change(|r| r.attributes = attributes);
+        Some(outcome::DONE)
+    })
+}
+
+/// `renew(context)`: makes it a new one. Whoever else has a handle of it keeps the old.
+unsafe extern "C" fn renew(context: *mut c_void) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a context; no reference to its content lives.
+        let content = unsafe { context.cast::<Content<SharedContext>>().as_mut()? };
+        match content {
+            Some(context) if context.is_only_handle() => context.with(|c| *c = RequestContext::new()),
+            Some(context) => *context = SharedContext::new(),
+            None => return None,
+        }
         Some(outcome::DONE)
     })
 }

@@ -123,6 +123,53 @@ SERVER = """
       }
     }
 
+    # A script may put another table in the place of `ngx.ctx`, and the first one back.
+    location /swapped {
+      content_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 1)
+        local first = ngx.ctx
+        ngx.ctx = {}
+        nb.select_backend_server("192.0.2.2", 2)
+        local _, second_port = nb.get_selected_backend_server()
+        ngx.ctx = first
+        ngx.say(select(2, nb.get_selected_backend_server()), " ", second_port)
+      }
+    }
+
+    # What a script has been given stays as it is, whatever later requests do.
+    location /keep {
+      content_by_lua_block {
+        local kept = package.loaded.kept or {}
+        package.loaded.kept = kept
+        local port = tonumber(ngx.var.arg_port)
+        nb.select_backend_server("192.0.2.1", 1)
+        kept[#kept + 1] = { context = nb.context(), port = port }
+        assert(nb.context() == kept[#kept].context)
+        nb.select_backend_server("192.0.2.1", port)
+        for _, one in ipairs(kept) do
+          assert(select(2, one.context:selected()) == one.port)
+        end
+        ngx.say("as they were")
+      }
+    }
+
+    # Nothing of a request that ended is in the next one, not even in the middle of its work.
+    location /clean {
+      content_by_lua_block {
+        local before = tostring(nb.get_selected_backend_server())
+        local removed, groups = #nb.get_removed_backend_attributes(), nb.get_current_backend_result():groups()
+        nb.select_backend_server("192.0.2.1", 1)
+        local result = nauthilus_backend_result.new()
+        result:attributes({ hostip = "192.0.2.7", uid = 1000, is = true, big = string.rep("x", 5000) })
+        result:groups({ "staff" })
+        nb.apply_backend_result(result)
+        nb.remove_from_backend_result({ "Proxy-Host", "Other" })
+        ngx.say(before, " ", removed, " ", #groups, " ", #ngx.header["X-Nauthilus-Big"], " ",
+          ngx.header["X-Nauthilus-Is"], " ", ngx.header["X-Nauthilus-Uid"])
+        if ngx.var.arg_fail then ngx.exit(500) end
+      }
+    }
+
     location /filter {
       content_by_lua_block { ngx.say("body") }
       header_filter_by_lua_block { nb.select_backend_server("192.0.2.3", 3) }
@@ -204,6 +251,24 @@ def main():
         begun, refused, selected = nginx.body("/sent").strip().splitlines()
         equal((begun, selected), ("begun", "nil"))
         assert refused.startswith("false ") and "headers were already sent" in refused, refused
+
+    with test("another table in the place of ngx.ctx, and the first one back"):
+        for _ in range(20):
+            equal(nginx.body("/swapped").strip(), "1 2")
+
+    with test("nothing of a request that ended is in a later one"):
+        for number in range(200):
+            # A request that fails in the middle is a request that ended.
+            if number % 3 == 0:
+                nginx.get("/clean?fail=1")
+            _, headers, body = nginx.get("/clean")
+            equal(body.strip(), "nil 0 0 5000 true 1000")
+            equal(headers["Auth-Port"], "1")
+
+    with test("a context that a script keeps stays as it is"):
+        for port in range(1, 100):
+            equal(nginx.body(f"/keep?port={port}").strip(), "as they were")
+            nginx.body("/clean")
 
     with test("with_context holds across yields, for its own coroutine"):
         equal(nginx.body("/with_context").strip(), "9 1 9 1")

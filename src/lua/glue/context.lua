@@ -103,6 +103,7 @@ end
 
 function api.context()
   local context = current_context()
+  host.keep_context()
   return context
 end
 

@@ -8,6 +8,7 @@
 --                            functions of the API themselves. `name` is given by those that
 --                            change the context: they are also refused where the headers were
 --                            sent.
+--   keep_context()           called when a script is given the current context: it may keep it
 --   bind(context)            makes `context` the one to act on from now on, nil the host's own;
 --                            called from C, so what it raises needs no position
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one

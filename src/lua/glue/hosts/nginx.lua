@@ -10,22 +10,15 @@ if not wait then
   return nil
 end
 
-local error, rawget, rawset, setmetatable = error, rawget, rawset, setmetatable
+local error, setmetatable = error, setmetatable
 local ngx = package.loaded.ngx
 local get_phase, header = ngx.get_phase, ngx.header
-local context_new = parts.fast and parts.fast.new_context or native.context_new
-local bound_context = plain.bound_context
+local contexts, bound_context = parts.nginx_contexts, plain.bound_context
+local current_ctx, context_of, make_context = contexts.current, contexts.of, contexts.make
 local is_http = ngx.config.subsystem == "http"
 local is_worker = native.nginx and native.nginx.is_worker
 
 local nginx = setmetatable({}, { __index = wait })
-
--- A key that no script can meet by chance, and of which a dump of `ngx.ctx` can say what it is.
-local KEY = setmetatable({}, {
-  __tostring = function()
-    return "nauthilus_backend"
-  end,
-})
 
 -- The phases whose `ngx.ctx` is not that of a request with a response.
 local no_response = {
@@ -63,9 +56,11 @@ function nginx.current_context(name)
   if not past_init then
     past_init = get_phase() ~= "init"
   end
-  local ctx = past_init and ngx.ctx
-  -- `rawget`: nginx lets a request inherit the `ngx.ctx` of its connection's TLS handshake.
-  local context = ctx and rawget(ctx, KEY)
+  local ctx, is_new
+  if past_init then
+    ctx, is_new = current_ctx()
+  end
+  local context = ctx and context_of(ctx)
   if not context then
     local phase = get_phase()
     if no_response[phase] then
@@ -76,15 +71,20 @@ function nginx.current_context(name)
     refuse(name, "the response headers were already sent, in nginx's phase '" .. get_phase() .. "'")
   end
   if not context then
-    context = context_new()
-    rawset(ctx, KEY, context)
+    context = make_context(ctx, is_new)
   end
   return context, publish_here
 end
 
 -- Binds for the rest of the request.
 function nginx.bind(context)
-  rawset(ngx.ctx, KEY, context)
+  contexts.bind(ngx.ctx, context)
+end
+
+function nginx.keep_context()
+  if not bound_context() then
+    contexts.keep(ngx.ctx)
+  end
 end
 
 nginx.with_context = plain.with_context
