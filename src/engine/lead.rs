@@ -132,13 +132,14 @@ impl Lead {
     // === Seats ===
 
     /// Gives each timer that the configuration wants its seat. What is under way, or due,
-    /// for a target that stays the same stays so.
+    /// for a target that stays the same stays so. `limit` says how many probes may be under
+    /// way where so many are wanted.
     pub(super) fn fit(
         &mut self,
         service: &Arc<Service>,
         log: &Arc<Log>,
         followed: &Followed,
-        limit: usize,
+        limit: fn(usize) -> usize,
     ) {
         let is_same = Arc::ptr_eq(&self.service, service);
         if is_same && Arc::ptr_eq(&self.followed, followed) && !self.seats.is_empty() {
@@ -152,7 +153,7 @@ impl Lead {
             .collect();
         self.service = service.clone();
         self.log = log.clone();
-        self.limit = limit;
+        self.limit = limit(service.config.max_concurrent_probes);
 
         let count = timers(service).count();
         let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);

@@ -6,7 +6,6 @@
 //! lock from time to time. Where a state file is shared, the same goes for the families that
 //! share it; `follow` says what a family does that does not hold the file's lock.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use super::check::{Checks, Request};
 use super::follow::{Followed, Following};
 use super::lead::{Event, Lead};
 use super::log::{Level, Line, Log};
+use super::panics::outlived;
 use super::probe::Prober;
 use super::service::{Role, Service};
 use crate::sys::fork_mark::pid;
@@ -26,12 +26,12 @@ use crate::sys::thread::{descriptor_limit, spawn_quiet};
 /// OpenSSL and a resolver's answer fit many times over.
 const STACK: usize = 1024 * 1024;
 
-/// How often a prober that is awake makes sure that it still is the one; whether the host
-/// is about to exit it asks before each probe.
-const REASSURE: Duration = Duration::from_millis(100);
+/// How often the prober makes sure that it still is the one. Whether the host is about to
+/// exit it asks before each probe.
+const REASSURE: Duration = Duration::from_millis(250);
 
-/// How long it sleeps at most where nothing is due.
-const DOZE: Duration = Duration::from_millis(500);
+/// Between two tries to save what waits to be written.
+const SAVE_AGAIN: Duration = Duration::from_millis(100);
 
 /// How often a process that reads the state file looks at it.
 const FOLLOW: Duration = Duration::from_millis(50);
@@ -95,25 +95,32 @@ pub(super) fn spawn(
         .on_thread_unpark(gate::enter)
         .build()?;
     gate::install();
-    let (sender, mut commands) = unbounded_channel();
+    let (sender, commands) = unbounded_channel();
     spawn_quiet("nb-engine", STACK, move || {
         gate::enter();
-        let mut serving = None;
-        loop {
-            let monitor = Monitor::new(signs, reports);
-            let run = monitor.run(&mut commands, &mut serving);
-            if catch_unwind(AssertUnwindSafe(|| runtime.block_on(run))).is_ok() {
-                break;
-            }
-            if let Some((_, log)) = &serving {
-                log.write(Line::new(Level::Error, "engine_panicked"));
-            }
-            std::thread::sleep(RESTART_AFTER);
-        }
-        drop((runtime, serving));
+        // A task of the runtime: what wakes the runtime's root future costs two system calls.
+        let engine = runtime.spawn(live(signs, reports, commands));
+        // It ends without a panic of its own.
+        let _ = runtime.block_on(engine);
+        drop(runtime);
         gate::leave();
     })?;
     Ok(sender)
+}
+
+/// The thread's whole life. A panic of the engine's own ends no more than what was under way.
+async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceiver<Command>) {
+    let mut serving = None;
+    loop {
+        let run = Monitor::new(signs, reports).run(&mut commands, &mut serving);
+        if outlived(Box::pin(run)).await.is_ok() {
+            break;
+        }
+        if let Some((_, log)) = &serving {
+            log.write(Line::new(Level::Error, "engine_panicked"));
+        }
+        tokio::time::sleep(RESTART_AFTER).await;
+    }
 }
 
 type Serving = Option<(Arc<Service>, Arc<Log>)>;
@@ -217,8 +224,8 @@ impl Monitor {
         match (&self.lead, serving) {
             _ if self.stopped => LINGER,
             _ if self.following.is_some() => FOLLOW,
-            (Some(lead), _) if lead.is_saving_pending() => REASSURE,
-            (Some(_), _) => DOZE,
+            (Some(lead), _) if lead.is_saving_pending() => SAVE_AGAIN,
+            (Some(_), _) => REASSURE,
             (None, Some((service, _))) => {
                 (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
             }
@@ -323,8 +330,7 @@ impl Monitor {
         let lead = self
             .lead
             .get_or_insert_with(|| Lead::begin(service, log, &self.prober));
-        let limit = descriptors_for(service.config.max_concurrent_probes);
-        lead.fit(service, log, followed, limit);
+        lead.fit(service, log, followed, descriptors_for);
         lead
     }
 }

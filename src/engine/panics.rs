@@ -13,14 +13,26 @@ use super::probe::Outcome;
 use super::probe::error::{ProbeError, Stage};
 
 /// The outcome of `probe`, or an inconclusive one where it panicked.
-pub(super) async fn contained<F>(mut probe: Pin<Box<F>>) -> Outcome
+pub(super) async fn contained<F>(probe: Pin<Box<F>>) -> Outcome
 where
     F: Future<Output = Outcome> + ?Sized,
 {
+    let ended = outlived(probe).await;
+    ended.unwrap_or_else(|panic| inconclusive(panic.as_ref()))
+}
+
+/// What `future` gives.
+///
+/// # Errors
+/// What it panicked with.
+pub(super) async fn outlived<F>(mut future: Pin<Box<F>>) -> std::thread::Result<F::Output>
+where
+    F: Future + ?Sized,
+{
     poll_fn(
-        |cx| match catch_unwind(AssertUnwindSafe(|| probe.as_mut().poll(cx))) {
-            Ok(polled) => polled,
-            Err(panic) => Poll::Ready(inconclusive(panic.as_ref())),
+        |cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(polled) => polled.map(Ok),
+            Err(panic) => Poll::Ready(Err(panic)),
         },
     )
     .await

@@ -19,7 +19,7 @@ const DRAWN: f64 = JITTER - 0.5 / GRID_SHARE as f64;
 const GRID_SHARE: u32 = 100;
 
 /// But no longer than this.
-const GRID_MAX: Duration = Duration::from_millis(10);
+const GRID_MAX: Duration = Duration::from_millis(50);
 
 /// First looks are spread so that this many start in a second.
 const FIRST_LOOKS_PER_SECOND: u32 = 100;

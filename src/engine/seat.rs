@@ -86,7 +86,8 @@ impl Seat {
         let record = watch.record();
         let started = watch.started_ns(&record);
         let interval = watch.interval();
-        let window = first_window(watch.fast_interval(), interval, count);
+        let config = &service.config;
+        let window = first_window(config.fast_interval, config.connect_interval, count);
         let now = clock::monotonic_ns();
         // Never probed, or not for so long that all of them are late.
         let is_first = started == 0 || now.saturating_sub(started) > 2 * clock::ns(interval);
