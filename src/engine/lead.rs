@@ -16,7 +16,7 @@ use super::log::{Level, Line, Log};
 use super::panics;
 use super::probe::{Begun, Outcome, Prober, Resumption, Spares};
 use super::saving::Saving;
-use super::schedule::phase;
+use super::schedule::{Grid, phase};
 use super::seat::{Flight, Seat, State, sessions};
 use super::service::Service;
 use super::target::Target;
@@ -35,6 +35,7 @@ pub(super) struct Lead {
     prober: Arc<Prober>,
     /// The targets that others see to; here they are only probed when somebody asks.
     followed: Followed,
+    grid: Grid,
     seats: Vec<Seat>,
     /// When which seat is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
     due: BTreeSet<(u64, usize)>,
@@ -63,12 +64,18 @@ pub(super) enum Event {
 }
 
 impl Lead {
-    pub(super) fn begin(service: &Arc<Service>, log: &Arc<Log>, prober: &Arc<Prober>) -> Self {
+    pub(super) fn begin(
+        service: &Arc<Service>,
+        log: &Arc<Log>,
+        prober: &Arc<Prober>,
+        grid: Grid,
+    ) -> Self {
         Self {
             service: service.clone(),
             log: log.clone(),
             prober: prober.clone(),
             followed: Followed::default(),
+            grid,
             seats: Vec::new(),
             due: BTreeSet::new(),
             ready: VecDeque::new(),
@@ -181,7 +188,7 @@ impl Lead {
                 None => {
                     let mut seat = Seat::new(slot, timer, target, phase(position, count));
                     if !followed.contains(&slot) {
-                        seat.take_first_turn(service, count);
+                        seat.take_first_turn(service, count, self.grid);
                     }
                     seat
                 }
@@ -360,7 +367,7 @@ impl Lead {
                 watch.record()
             }
         };
-        let (due, gathered) = seat.next_due(&watch, &record);
+        let (due, gathered) = seat.next_due(&watch, &record, self.grid);
         let other = seat.other;
         if let (Ok(effect), Some(saving)) = (&applied, &mut self.saving)
             && effect.turned

@@ -18,7 +18,9 @@ use super::lead::{Event, Lead};
 use super::log::{Level, Line, Log};
 use super::panics::outlived;
 use super::probe::Prober;
+use super::schedule::Grid;
 use super::service::{Role, Service};
+use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::gate;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
@@ -88,6 +90,7 @@ pub(super) fn spawn(
     signs: HostSigns,
     reports: Reports,
 ) -> std::io::Result<UnboundedSender<Command>> {
+    let grid = Grid::begin();
     // Whatever uses OpenSSL runs between two parks of this thread.
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -99,7 +102,7 @@ pub(super) fn spawn(
     spawn_quiet("nb-engine", STACK, move || {
         gate::enter();
         // A task of the runtime: what wakes the runtime's root future costs two system calls.
-        let engine = runtime.spawn(live(signs, reports, commands));
+        let engine = runtime.spawn(live(signs, reports, grid, commands));
         // It ends without a panic of its own.
         let _ = runtime.block_on(engine);
         drop(runtime);
@@ -109,10 +112,15 @@ pub(super) fn spawn(
 }
 
 /// The thread's whole life. A panic of the engine's own ends no more than what was under way.
-async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceiver<Command>) {
+async fn live(
+    signs: HostSigns,
+    reports: Reports,
+    grid: Grid,
+    mut commands: UnboundedReceiver<Command>,
+) {
     let mut serving = None;
     loop {
-        let run = Monitor::new(signs, reports).run(&mut commands, &mut serving);
+        let run = Monitor::new(signs, reports, grid).run(&mut commands, &mut serving);
         if outlived(Box::pin(run)).await.is_ok() {
             break;
         }
@@ -128,6 +136,7 @@ type Serving = Option<(Arc<Service>, Arc<Log>)>;
 struct Monitor {
     signs: HostSigns,
     reports: Reports,
+    grid: Grid,
     prober: Arc<Prober>,
     checks: Checks,
     lead: Option<Lead>,
@@ -142,11 +151,12 @@ struct Monitor {
 }
 
 impl Monitor {
-    fn new(signs: HostSigns, reports: Reports) -> Self {
+    fn new(signs: HostSigns, reports: Reports, grid: Grid) -> Self {
         let prober = Arc::new(Prober::default());
         Self {
             signs,
             reports,
+            grid,
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
             lead: None,
@@ -162,7 +172,7 @@ impl Monitor {
         // Where a panic ended the last run, its configuration is served on.
         self.elect(serving.as_ref());
         loop {
-            let look_at = self.looked + self.pause(serving.as_ref());
+            let look_at = self.look_at(serving.as_ref());
             let event = async {
                 match &mut self.lead {
                     Some(lead) => lead.event().await,
@@ -232,6 +242,19 @@ impl Monitor {
             // Only checks on demand.
             (None, None) => Duration::from_secs(3600),
         }
+    }
+
+    /// When to look again: where there is no haste, when probes may be due as well.
+    fn look_at(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Instant {
+        let pause = self.pause(serving);
+        let at = self.looked + pause;
+        if pause < REASSURE {
+            return at;
+        }
+        let now = clock::monotonic_ns();
+        let wait = clock::ns(at.saturating_duration_since(Instant::now()));
+        let near = self.grid.nearest(now + wait, Duration::MAX);
+        Instant::now() + Duration::from_nanos(near.saturating_sub(now))
     }
 
     /// Whether a prober has to make sure of its role before it probes on.
@@ -329,7 +352,7 @@ impl Monitor {
     fn lead(&mut self, service: &Arc<Service>, log: &Arc<Log>, followed: &Followed) -> &mut Lead {
         let lead = self
             .lead
-            .get_or_insert_with(|| Lead::begin(service, log, &self.prober));
+            .get_or_insert_with(|| Lead::begin(service, log, &self.prober, self.grid));
         lead.fit(service, log, followed, descriptors_for);
         lead
     }

@@ -15,11 +15,11 @@ const JITTER: f64 = 0.05;
 const DRAWN: f64 = JITTER - 0.5 / GRID_SHARE as f64;
 
 /// Probes that are due within this share of an interval may start together: waking up costs
-/// as much as half a probe.
-const GRID_SHARE: u32 = 100;
+/// as much as a probe.
+const GRID_SHARE: u32 = 60;
 
-/// But no longer than this.
-const GRID_MAX: Duration = Duration::from_millis(50);
+/// But no longer than so many milliseconds.
+const GRID_MAX_MS: u64 = 128;
 
 /// First looks are spread so that this many start in a second.
 const FIRST_LOOKS_PER_SECOND: u32 = 100;
@@ -50,13 +50,33 @@ pub(super) fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - DRAWN + 2.0 * DRAWN * fastrand::f64())
 }
 
-/// `due` moved to the nearest time, in nanoseconds, at which other timers of this interval
-/// are due as well. To the nearest: the average interval stays what it is.
-pub(super) fn on_grid(due_ns: u64, interval: Duration) -> u64 {
-    let grid = clock::ns(GRID_MAX.min(interval / GRID_SHARE));
-    match (due_ns.saturating_add(grid / 2)).checked_div(grid) {
-        Some(steps) => steps.saturating_mul(grid),
-        None => due_ns,
+/// The times at which timers are due together.
+///
+/// They are powers of two of a millisecond apart and counted from when the runtime was made:
+/// its timer wheel wakes once for such a time, and twice or more for any other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    origin_ns: u64,
+}
+
+impl Grid {
+    /// To be called just before the runtime is built.
+    pub(super) fn begin() -> Self {
+        Self {
+            origin_ns: clock::monotonic_ns(),
+        }
+    }
+
+    /// The time nearest to `due_ns` at which timers of this interval are due: the average
+    /// interval stays what it is.
+    pub(super) fn nearest(self, due_ns: u64, interval: Duration) -> u64 {
+        let most = clock::ms(interval / GRID_SHARE).min(GRID_MAX_MS);
+        let Some(exponent) = most.checked_ilog2() else {
+            return due_ns;
+        };
+        let step = (1 << exponent) * 1_000_000;
+        let since = due_ns.saturating_sub(self.origin_ns) + step / 2;
+        self.origin_ns + since - since % step
     }
 }
 
@@ -70,8 +90,9 @@ mod tests {
     fn jitter_and_grid_stay_within_five_percent_and_add_nothing() {
         for interval in [SECOND * 100, SECOND, SECOND / 10] {
             let start = 123_456_789_012_345;
+            let grid = Grid { origin_ns: 77 };
             let all: Vec<f64> = (0..20_000)
-                .map(|_| on_grid(start + clock::ns(jittered(interval)), interval) - start)
+                .map(|_| grid.nearest(start + clock::ns(jittered(interval)), interval) - start)
                 .map(|ns| ns as f64 / 1e9 / interval.as_secs_f64())
                 .collect();
             assert!(all.iter().all(|share| (0.95..=1.05).contains(share)));
@@ -83,11 +104,16 @@ mod tests {
 
     #[test]
     fn timers_of_an_interval_share_their_times() {
-        let due = [1_000_000, 4_999_999, 5_000_000, 14_999_999, 15_000_000];
-        let at = due.map(|ns| on_grid(ns, SECOND) / 1_000_000);
-        assert_eq!(at, [0, 0, 10, 10, 20]);
-        assert_eq!(on_grid(1_400_000, SECOND / 10), 1_000_000);
-        assert_eq!(on_grid(7, Duration::ZERO), 7);
+        let grid = Grid { origin_ns: 7 };
+        let near = |due, interval| grid.nearest(due, interval) - 7;
+        let due = [1_000_000, 8_000_006, 8_000_007, 24_000_006, 24_000_007];
+        let at = due.map(|ns| near(ns, SECOND) / 1_000_000);
+        assert_eq!(at, [0, 0, 16, 16, 32]);
+        assert_eq!(near(1_400_000, SECOND / 10), 1_000_000);
+        assert_eq!(near(200_000_000, SECOND * 10), 256_000_000);
+        assert_eq!(near(200_000_000, SECOND * 3600), 256_000_000);
+        assert_eq!(near(1234, SECOND / 100), 1227);
+        assert_eq!(grid.nearest(3, SECOND), 7);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use super::probe::tls::SessionSlot;
-use super::schedule::{first_window, jittered, on_grid, spread_after};
+use super::schedule::{Grid, first_window, jittered, spread_after};
 use super::service::Service;
 use super::target::{Target, TlsMode};
 use super::verdicts::{Record, Slot};
@@ -81,7 +81,7 @@ impl Seat {
 
     /// Says when the first probe of this process is due, of so many timers: where one went
     /// before, of this process or another, it counts.
-    pub(super) fn take_first_turn(&mut self, service: &Service, count: usize) {
+    pub(super) fn take_first_turn(&mut self, service: &Service, count: usize, grid: Grid) {
         let watch = self.watch(service);
         let record = watch.record();
         let started = watch.started_ns(&record);
@@ -93,18 +93,23 @@ impl Seat {
         let is_first = started == 0 || now.saturating_sub(started) > 2 * clock::ns(interval);
         let (due, gathered) = if is_first {
             let first = now + clock::ns(window.mul_f32(self.phase));
-            (on_grid(first, interval), Some(window))
+            (grid.nearest(first, interval), Some(window))
         } else {
             let gathered = (record.probes < 2).then_some(window);
-            self.due_after(&watch, &record, gathered)
+            self.due_after(&watch, &record, gathered, grid)
         };
         self.gathered = gathered;
         self.state = State::Resting(Some(due));
     }
 
     /// When the probe after the last one is due, and whether that is out of its place again.
-    pub(super) fn next_due(&self, watch: &Watch<'_>, record: &Record) -> (u64, Option<Duration>) {
-        self.due_after(watch, record, self.gathered)
+    pub(super) fn next_due(
+        &self,
+        watch: &Watch<'_>,
+        record: &Record,
+        grid: Grid,
+    ) -> (u64, Option<Duration>) {
+        self.due_after(watch, record, self.gathered, grid)
     }
 
     fn due_after(
@@ -112,6 +117,7 @@ impl Seat {
         watch: &Watch<'_>,
         record: &Record,
         gathered: Option<Duration>,
+        grid: Grid,
     ) -> (u64, Option<Duration>) {
         let started = watch.started_ns(record);
         let (fast, interval) = (watch.fast_interval(), watch.interval());
@@ -122,7 +128,7 @@ impl Seat {
             Some(window) => spread_after(window, interval, self.phase),
             None => jittered(interval),
         };
-        (on_grid(started + clock::ns(wait), interval), None)
+        (grid.nearest(started + clock::ns(wait), interval), None)
     }
 }
 
