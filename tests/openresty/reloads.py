@@ -8,7 +8,7 @@ import threading
 import time
 
 from lab import (Backend, Nginx, alive, children, descriptors, equal, mappings, own_threads,
-                 run_for, run_tests, test, until)
+                 run_for, run_tests, tcp_rows, test, until)
 from monitored import STATUS, config, status, the_prober
 
 
@@ -153,10 +153,11 @@ def test_old_workers():
     with test("an old worker that is kept by a request stops probing, and others go on"):
         olds = nginx.workers()
         until(lambda: the_prober(nginx), what="one prober")
-        holds = [threading.Thread(target=nginx.body, args=("/hold?seconds=4",)) for _ in range(8)]
+        holds = [threading.Thread(target=nginx.body, args=("/hold?seconds=6",)) for _ in range(8)]
         for hold in holds:
             hold.start()
-        time.sleep(0.2)
+        until(lambda: sum(row[0] == nginx.port and row[2] == "01" for row in tcp_rows()) == 8, what="8 requests")
+        time.sleep(0.3)
         os.kill(nginx.master(), signal.SIGHUP)
 
         def handed_over():
@@ -167,7 +168,7 @@ def test_old_workers():
                 and the_prober(nginx) not in (0, *olds)
             )
 
-        until(handed_over, 2, "a prober of the new generation, beside old workers that live")
+        until(handed_over, 3, "a prober of the new generation, beside old workers that live")
         seen, began = backend.count(), time.monotonic()
         time.sleep(1.5)
         rate = (backend.count() - seen) / (time.monotonic() - began) * 0.2
