@@ -3,7 +3,7 @@
 -- for natives on the request path, which cannot fail.
 
 local native = ...
-local error, ipairs, match, pcall, tostring = error, ipairs, string.match, pcall, tostring
+local error, ipairs, match, next, pcall, tostring = error, ipairs, string.match, next, pcall, tostring
 
 local function finish(ok, ...)
   if ok then
@@ -23,6 +23,10 @@ end
 for _, name in ipairs(native.cold) do
   native[name] = contain.contained(native[name])
   contain.natives[name] = native[name]
+end
+
+for name, fn in next, native.nginx or {} do
+  native.nginx[name] = contain.contained(fn)
 end
 
 return contain
