@@ -19,16 +19,16 @@ function interpreter.module_path()
   return found[1]
 end
 
--- Runs a script; returns all it printed and whether it ended well.
-function interpreter.run(script, options)
+-- Runs a script; returns all it printed and whether it ended well. `environment`: NAME=value.
+function interpreter.run(script, options, environment)
   local cpath = interpreter.module_path():gsub("nauthilus_backend%.so$", "?.so")
   local path = os.tmpname()
   local file = assert(io.open(path, "w"))
   file:write(script)
   file:close()
   local pipe = assert(io.popen(string.format(
-    "LUA_INIT= LUA_CPATH='%s' %s %s '%s' 2>&1; echo \"rc=$?\"",
-    cpath, interpreter.abi, options or "", path)))
+    "LUA_INIT= LUA_CPATH='%s' %s %s %s '%s' 2>&1; echo \"rc=$?\"",
+    cpath, environment or "", interpreter.abi, options or "", path)))
   local output = pipe:read("*a")
   pipe:close()
   os.remove(path)

@@ -17,7 +17,7 @@ use std::slice;
 
 use mlua::prelude::*;
 
-use super::raw::{Content, Natives, fill_contexts, fill_results};
+use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::context::{Changes, RequestContext, SharedContext};
 use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
@@ -125,15 +125,15 @@ fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
     }
 }
 
-/// The content of a userdata; none once it is finalised.
+/// What a userdata holds; none once it is finalised.
 ///
 /// # Safety
 ///
-/// `content` is the content of a userdata of the class of `T`, which is alive during the call
-/// of ours that this is in. Only its finaliser changes it, and none runs meanwhile.
-unsafe fn handle<'a, T>(content: *const c_void) -> Option<&'a T> {
+/// `userdata` is the block of a userdata of the class of `T`, which is alive during the call of
+/// ours that this is in. Only a finaliser changes its content, and none runs meanwhile.
+unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a T> {
     // SAFETY: as of this function.
-    unsafe { content.cast::<Content<T>>().as_ref()?.as_ref() }
+    unsafe { (*content_of::<T>(userdata)).as_ref() }
 }
 
 /// The bytes of a Lua string, which is alive during the call of ours that this is in.
@@ -271,9 +271,11 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
 unsafe extern "C" fn renew(context: *mut c_void) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a context; no reference to its content lives.
-        let content = unsafe { context.cast::<Content<SharedContext>>().as_mut()? };
+        let content = unsafe { &mut *content_of::<SharedContext>(context) };
         match content {
-            Some(context) if context.is_only_handle() => context.with(|c| *c = RequestContext::new()),
+            Some(context) if context.is_only_handle() => {
+                context.with(|c| *c = RequestContext::new())
+            }
             Some(context) => *context = SharedContext::new(),
             None => return None,
         }

@@ -15,7 +15,10 @@ const PARTS: &[(&str, &str)] = &[
     ("plain", include_str!("glue/hosts/plain.lua")),
     ("haproxy", include_str!("glue/hosts/haproxy.lua")),
     ("nginx_wait", include_str!("glue/hosts/nginx_wait.lua")),
-    ("nginx_contexts", include_str!("glue/hosts/nginx_contexts.lua")),
+    (
+        "nginx_contexts",
+        include_str!("glue/hosts/nginx_contexts.lua"),
+    ),
     ("nginx", include_str!("glue/hosts/nginx.lua")),
     ("host", include_str!("glue/host.lua")),
     ("servers", include_str!("glue/servers.lua")),

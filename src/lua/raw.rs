@@ -33,7 +33,9 @@ use crate::engine::result::SharedResult;
 
 pub(super) use answer::Answer;
 pub(super) use args::{Args, View};
-pub(super) use class::{Content, fill_contexts, fill_results, push_context, push_result};
+#[cfg(feature = "luajit")]
+pub(super) use class::{content_of, fill_contexts, fill_results};
+pub(super) use class::{push_context, push_result};
 
 /// Makes a `lua_CFunction` of a native.
 macro_rules! native {

@@ -62,8 +62,8 @@ end
 local api = {}
 
 -- Making a userdata takes a call of the C API: so several are made at once, more each time, in
--- an array of their own.
-local MOST_SPARE = 32
+-- an array of their own. What they hold is only freed when none of them is used any more.
+local MOST_SPARE = 8
 
 local function maker(fill)
   local spare, left, size = {}, 0, 1

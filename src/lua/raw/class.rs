@@ -12,20 +12,120 @@ use crate::engine::result::SharedResult;
 pub(super) const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
 pub(super) const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
 
+/// Where a class's metatable in LuaJIT has that of its holders.
+const HOLDER_METATABLE: c_int = 1;
+
 /// A userdata's content. Empty once finalised: other finalisers may still reach it then.
+///
+/// While finalisers wait to be run, LuaJIT leaves compiled code at each allocation, so there they
+/// are few: the contents of several userdata are in one other, their holder, which alone has a
+/// finaliser. Each of them has the address of its content, and an environment table with the
+/// holder in it, so that this lives as long as one of them can be reached.
 pub(in crate::lua) type Content<T> = Option<T>;
 
 /// Pushes a userdata that holds `handle`.
 pub(super) unsafe fn push_userdata<T: Clone>(state: *mut lua_State, handle: &T, metatable: c_int) {
-    // SAFETY: as of `push`. Lua's userdata are aligned for any type of ours. It has content
-    // before it has the metatable that makes it one of ours and gives it a finaliser; between
-    // the two nothing can raise. Cloning a handle counts a reference and cannot panic.
+    // SAFETY: as of `push`. Nothing raises once it has content. Cloning a handle counts a
+    // reference and cannot panic.
     unsafe {
-        let block = new_userdata(state, size_of::<Content<T>>());
-        block.cast::<Content<T>>().write(Some(handle.clone()));
-        ffi::lua_pushvalue(state, metatable);
-        ffi::lua_setmetatable(state, -2);
+        let contents = Contents::<T>::new(state, metatable, 1);
+        contents.push_userdata(state, 0).write(Some(handle.clone()));
+        contents.finish(state);
     }
+}
+
+/// Makes userdata of a class, empty ones, and says where their contents are.
+#[cfg(feature = "luajit")]
+struct Contents<T> {
+    first: *mut Content<T>,
+    metatable: c_int,
+    /// Stack index of the environment table.
+    environment: c_int,
+}
+
+#[cfg(feature = "luajit")]
+impl<T> Contents<T> {
+    /// For `count` userdata; leaves the environment table on the stack.
+    ///
+    /// # Safety
+    ///
+    /// As of `push`; `metatable` is that of the class.
+    unsafe fn new(state: *mut lua_State, metatable: c_int, count: usize) -> Self {
+        // SAFETY: as of this function. The holder has contents before it has the metatable that
+        // gives it a finaliser; between the two nothing can raise.
+        unsafe {
+            ffi::lua_createtable(state, 1, 0);
+            let environment = ffi::lua_gettop(state);
+            let first = ffi::lua_newuserdata(state, size_of::<Content<T>>() * count);
+            let first = first.cast::<Content<T>>();
+            for index in 0..count {
+                first.add(index).write(None);
+            }
+            ffi::lua_rawgeti(state, metatable, HOLDER_METATABLE.into());
+            ffi::lua_setmetatable(state, -2);
+            ffi::lua_rawseti(state, environment, 1);
+            Self {
+                first,
+                metatable,
+                environment,
+            }
+        }
+    }
+
+    /// Pushes the userdata of the content at `index`, below the count.
+    unsafe fn push_userdata(&self, state: *mut lua_State, index: usize) -> *mut Content<T> {
+        // SAFETY: as of `new`. It has the address before it has the metatable that makes it one
+        // of ours, and from then on the environment that keeps the address valid: none of the
+        // calls in between raises or collects.
+        unsafe {
+            let content = self.first.add(index);
+            let block = ffi::lua_newuserdata(state, size_of::<*mut Content<T>>());
+            block.cast::<*mut Content<T>>().write(content);
+            ffi::lua_pushvalue(state, self.environment);
+            ffi::lua_setfenv(state, -2);
+            ffi::lua_pushvalue(state, self.metatable);
+            ffi::lua_setmetatable(state, -2);
+            content
+        }
+    }
+
+    /// Takes the environment table off the stack, from below a userdata or from its top.
+    unsafe fn finish(self, state: *mut lua_State) {
+        // SAFETY: `new` left it there.
+        unsafe { ffi::lua_remove(state, self.environment) }
+    }
+}
+
+#[cfg(not(feature = "luajit"))]
+struct Contents<T> {
+    metatable: c_int,
+    content: std::marker::PhantomData<T>,
+}
+
+#[cfg(not(feature = "luajit"))]
+impl<T> Contents<T> {
+    unsafe fn new(_: *mut lua_State, metatable: c_int, _: usize) -> Self {
+        Self {
+            metatable,
+            content: std::marker::PhantomData,
+        }
+    }
+
+    /// Pushes a userdata.
+    unsafe fn push_userdata(&self, state: *mut lua_State, _: usize) -> *mut Content<T> {
+        // SAFETY: as of `push`. Lua's userdata are aligned for any type of ours. It has content
+        // before it has the metatable that makes it one of ours and gives it a finaliser;
+        // between the two nothing can raise.
+        unsafe {
+            let block = new_userdata(state, size_of::<Content<T>>()).cast::<Content<T>>();
+            block.write(None);
+            ffi::lua_pushvalue(state, self.metatable);
+            ffi::lua_setmetatable(state, -2);
+            block
+        }
+    }
+
+    unsafe fn finish(self, _: *mut lua_State) {}
 }
 
 /// `push_result(address of a SharedResult)` → result. For `bridge`: owns nothing, so that nothing
@@ -66,6 +166,7 @@ unsafe fn push_borrowed<T: Clone>(state: *mut lua_State, metatable: c_int) -> c_
 /// # Safety
 ///
 /// As of `push_result`.
+#[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_State) -> c_int {
     // SAFETY: as in `push_result`.
     unsafe { fill::<SharedResult>(state, RESULT_METATABLE) }
@@ -76,11 +177,13 @@ pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_Stat
 /// # Safety
 ///
 /// As of `push_result`.
+#[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_contexts(state: *mut lua_State) -> c_int {
     // SAFETY: as in `push_result`.
     unsafe { fill::<SharedContext>(state, CONTEXT_METATABLE) }
 }
 
+#[cfg(feature = "luajit")]
 unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
     // SAFETY: as of the callers. The array is a table, so that nothing but want of memory
     // raises; no frame owns anything then: what is made belongs to its userdata at once. Making
@@ -88,19 +191,20 @@ unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
     unsafe {
         if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
             // The glue asks for few: any number it can mean is exact.
-            for index in 1..=ffi::lua_tonumber(state, 2) as c_int {
-                let block = new_userdata(state, size_of::<Content<T>>()).cast::<Content<T>>();
-                block.write(None);
-                ffi::lua_pushvalue(state, metatable);
-                ffi::lua_setmetatable(state, -2);
-                block.write(Some(T::default()));
-                ffi::lua_rawseti(state, 1, index.into());
+            let count = ffi::lua_tonumber(state, 2) as c_int;
+            let contents = Contents::<T>::new(state, metatable, count.unsigned_abs() as usize);
+            for index in 0..count {
+                let content = contents.push_userdata(state, index as usize);
+                content.write(Some(T::default()));
+                ffi::lua_rawseti(state, 1, (index + 1).into());
             }
+            contents.finish(state);
         }
     }
     0
 }
 
+#[cfg(not(feature = "luajit"))]
 unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
     // SAFETY: as of `push`.
     unsafe {
@@ -110,19 +214,47 @@ unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
         return ffi::lua_newuserdata(state, size);
     }
 }
-/// The finaliser of a class: drops the content. A second call finds none.
+/// The finaliser of a class, in LuaJIT that of its holders: drops contents. A second call finds
+/// none.
 ///
 /// # Safety
 ///
-/// Called by Lua. Upvalue 1 is the metatable of the class whose userdata hold `Content<T>`.
+/// Called by Lua. Upvalue 1 is the metatable of userdata that hold `Content<T>`, and nothing else.
 unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
-    // SAFETY: `content` checks that argument 1 is of the class.
+    // SAFETY: `is_of` checks that argument 1 is such a userdata, whose size says how many
+    // contents it holds.
     unsafe {
-        if let Some(content) = content::<T>(state, 1, ffi::lua_upvalueindex(1)) {
-            drop((*content).take());
+        if is_of(state, 1, ffi::lua_upvalueindex(1)) {
+            let first = ffi::lua_touserdata(state, 1).cast::<Content<T>>();
+            #[cfg(feature = "luajit")]
+            let count = ffi::lua_objlen(state, 1) / size_of::<Content<T>>();
+            #[cfg(not(feature = "luajit"))]
+            let count = 1;
+            for index in 0..count {
+                drop((*first.add(index)).take());
+            }
         }
     }
     0
+}
+
+/// Whether the value at `index` is a userdata with this metatable.
+///
+/// # Safety
+///
+/// `index` is an argument of the running C function, `metatable` an upvalue of it.
+unsafe fn is_of(state: *mut lua_State, index: c_int, metatable: c_int) -> bool {
+    // SAFETY: none of these allocates or raises; the stack is left as it was.
+    unsafe {
+        if ffi::lua_type(state, index) != ffi::LUA_TUSERDATA
+            || ffi::lua_getmetatable(state, index) == 0
+        {
+            return false;
+        }
+        let same = ffi::lua_rawequal(state, -1, metatable) != 0;
+        ffi::lua_pop(state, 1);
+        same
+    }
 }
 
 /// The content of the userdata at `index`, if it is of the class with this metatable.
@@ -130,34 +262,46 @@ unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
 /// # Safety
 ///
 /// `index` is an argument of the running C function, `metatable` an upvalue of it: the
-/// metatable that only userdata holding `Content<T>` have.
+/// metatable of the class whose content is `T`.
 pub(super) unsafe fn content<T>(
     state: *mut lua_State,
     index: c_int,
     metatable: c_int,
 ) -> Option<*mut Content<T>> {
-    // SAFETY: none of these allocates or raises; the stack is left as it was.
-    unsafe {
-        if ffi::lua_type(state, index) != ffi::LUA_TUSERDATA
-            || ffi::lua_getmetatable(state, index) == 0
-        {
-            return None;
-        }
-        let same = ffi::lua_rawequal(state, -1, metatable) != 0;
-        ffi::lua_pop(state, 1);
-        same.then(|| ffi::lua_touserdata(state, index).cast())
-    }
+    // SAFETY: `is_of` checks what `content_of` asks for.
+    unsafe { is_of(state, index, metatable).then(|| content_of(ffi::lua_touserdata(state, index))) }
 }
-/// A metatable whose userdata hold a `Content<T>`.
+
+/// The content of a userdata.
+///
+/// # Safety
+///
+/// `block` is that of a userdata of the class whose content is `T`.
+pub(in crate::lua) unsafe fn content_of<T>(block: *const c_void) -> *mut Content<T> {
+    #[cfg(feature = "luajit")]
+    // SAFETY: as of this function: it has the address of its content.
+    return unsafe { *block.cast::<*mut Content<T>>() };
+    #[cfg(not(feature = "luajit"))]
+    return block.cast::<Content<T>>().cast_mut();
+}
+
+/// The metatable of a class whose content is `T`.
 pub(super) fn metatable<T>(lua: &Lua) -> LuaResult<LuaTable> {
-    let metatable = lua.create_table()?;
-    // SAFETY: the argument on the stack becomes the upvalue `finalise` needs; only
-    // `push_userdata` gives userdata this metatable, with the content it says.
+    let class = lua.create_table()?;
+    let finalised = if cfg!(feature = "luajit") {
+        let holder = lua.create_table()?;
+        class.raw_set(HOLDER_METATABLE, &holder)?;
+        holder
+    } else {
+        class.clone()
+    };
+    // SAFETY: the argument on the stack becomes the upvalue `finalise` needs; only `Contents`
+    // gives userdata this metatable, with the contents it says.
     let finaliser: LuaFunction = unsafe {
-        lua.exec_raw(&metatable, |state| {
+        lua.exec_raw(&finalised, |state| {
             ffi::lua_pushcclosure(state, finalise::<T>, 1);
         })?
     };
-    metatable.raw_set("__gc", finaliser)?;
-    Ok(metatable)
+    finalised.raw_set("__gc", finaliser)?;
+    Ok(class)
 }
