@@ -164,6 +164,7 @@ impl Lead {
 
         let count = timers(service).count();
         let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);
+        self.seats.reserve_exact(count);
         for (position, (slot, timer, target)) in timers(service).enumerate() {
             // Equal targets share a slot.
             let at = self.seats.len();

@@ -46,6 +46,7 @@ pub struct Outcome {
     pub result: Result<(), ProbeError>,
     /// The address that was connected to.
     pub address: Option<IpAddr>,
+    /// How long it took to find out; what is only done for the next probe does not count.
     pub elapsed: Duration,
     /// Of the last handshake, where there was one.
     pub tls: Option<TlsFacts>,
@@ -77,6 +78,8 @@ pub struct Resumption {
 #[derive(Default)]
 struct Findings {
     address: Option<IpAddr>,
+    /// When the outcome was known, where the probe went on after that.
+    known_at: Option<Instant>,
     tls: Option<TlsFacts>,
 }
 
@@ -182,7 +185,7 @@ impl Prober {
         Outcome {
             result,
             address: found.address,
-            elapsed: started.elapsed(),
+            elapsed: found.known_at.unwrap_or_else(Instant::now) - started,
             tls: found.tls,
         }
     }
@@ -253,6 +256,7 @@ impl Prober {
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
         found.tls = Some(facts);
+        found.known_at = Some(Instant::now());
         if let Some(resumption) = resumption {
             tls::await_ticket(&mut tls, &resumption.slot).await;
         }

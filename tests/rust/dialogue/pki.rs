@@ -129,6 +129,16 @@ impl Identity {
         context.build()
     }
 
+    /// A server's side of TLS 1.3 that sends no ticket after the handshake.
+    pub(crate) fn ticketless_server(&self) -> SslContext {
+        let mut context = self.configured(&[]);
+        context
+            .set_min_proto_version(Some(SslVersion::TLS1_3))
+            .unwrap();
+        context.set_num_tickets(0).unwrap();
+        context.build()
+    }
+
     fn configured(&self, chain: &[&Self]) -> SslContextBuilder {
         let mut context = SslContext::builder(SslMethod::tls_server()).unwrap();
         context.set_certificate(&self.certificate).unwrap();

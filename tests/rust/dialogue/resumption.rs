@@ -2,7 +2,7 @@
 //! what a resumed one still sees of the certificate.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nauthilus_backend::engine::probe::{Depth, Outcome, Prober, Resumption};
 use nauthilus_backend::engine::target::{Host, Protocol, Target, TlsMode};
@@ -195,4 +195,16 @@ async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
             "{name}: {reason}"
         );
     }
+}
+
+#[tokio::test]
+async fn waiting_for_a_ticket_is_no_latency() {
+    let server = leaf(None).ticketless_server();
+    let (_, target, depth, script) = ways(&server).swap_remove(0);
+    let bench = Bench::new(target, depth, script).await;
+    let started = Instant::now();
+    let outcome = bench.probe().await;
+    let waited = started.elapsed() - outcome.elapsed;
+    assert_eq!(outcome.result, Ok(()));
+    assert!(waited >= Duration::from_millis(40), "waited {waited:?}");
 }
