@@ -36,7 +36,9 @@ def module():
         "CARGO_PROFILE_RELEASE_STRIP": "none",
     }
     command = ["cargo", "build", "--release", "--locked", "--quiet", "--features", "lua54"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
     shutil.copy(target / "release/libnauthilus_backend.so", target / "nauthilus_backend.so")
     return target
 
@@ -90,7 +92,7 @@ def probes(folder, out, targets, keys=""):
 
         def instrument(state):
             command = ["callgrind_control", "-i", state, str(process.pid)]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+            subprocess.run(command, capture_output=True, check=True)
 
         # Neither the start nor the first probes, which are full handshakes.
         time.sleep(SETTLE)
