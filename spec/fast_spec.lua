@@ -218,6 +218,6 @@ describe("the path that LuaJIT compiles", function()
     end
     -- Making some results for later is one.
     assert.is_true(left("NAUTHILUS_BACKEND_FFI=1") <= 2)
-    assert.is_true(left("NAUTHILUS_BACKEND_FFI=0") > 4)
+    assert.is_true(left("NAUTHILUS_BACKEND_FFI=0") > 3)
   end)
 end)

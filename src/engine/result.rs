@@ -98,7 +98,7 @@ pub struct BackendResult {
     pub authenticated: bool,
     pub user_found: bool,
     pub attributes: Attributes,
-    details: Option<Box<Details>>,
+    pub(crate) details: Option<Box<Details>>,
 }
 
 /// The fields of a [`BackendResult`] that are seldom set.

@@ -2,9 +2,8 @@
 //!
 //! A call of Lua's own C API ends the trace that LuaJIT compiles, and what follows it is
 //! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the
-//! addresses of these functions, and passes what it has checked: a userdata of the class (the
-//! FFI makes a pointer to its content of it), strings with their lengths, and structures of its
-//! own. What is done here is what the natives of `result.rs` and `context.rs` do; whatever is
+//! addresses of these functions, and passes what it has checked: userdata of the class, strings
+//! with their lengths, and a report to fill in. What is done here is what the natives of `result.rs` and `context.rs` do; whatever is
 //! not plain (another type, something to refuse) is left to them, and so are the errors.
 //!
 //! None of these functions calls Lua: no allocation of Lua's, no error, no collection, so that

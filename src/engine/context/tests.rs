@@ -17,10 +17,9 @@ fn result(pairs: &[(&str, &str)]) -> BackendResult {
 }
 
 fn with_groups(groups: &[&str]) -> BackendResult {
-    BackendResult {
-        groups: groups.iter().map(|g| g.as_bytes().into()).collect(),
-        ..Default::default()
-    }
+    let mut result = with_attributes(&[]);
+    result.groups = groups.iter().map(|g| g.as_bytes().into()).collect();
+    result
 }
 
 /// `name=value` of each final attribute.

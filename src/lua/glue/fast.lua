@@ -65,20 +65,25 @@ local api = {}
 -- an array of their own. What they hold is only freed when none of them is used any more.
 local MOST_SPARE = 8
 
+-- Whatever finalisers do meanwhile: an object that was taken is no longer there, and what was
+-- just made is taken from an array that nobody else has.
 local function maker(fill)
   local spare, left, size = {}, 0, 1
   return function()
-    if left == 0 then
-      local count, made = size, {}
-      fill(made, count)
-      spare, left = made, count
-      if size < MOST_SPARE then
-        size = count * 2
-      end
-    end
     local object = spare[left]
-    spare[left] = nil
-    left = left - 1
+    if object then
+      spare[left] = nil
+      left = left - 1
+      return object
+    end
+    local count, made = size, {}
+    fill(made, count)
+    if size < MOST_SPARE then
+      size = count * 2
+    end
+    object = made[count]
+    made[count] = nil
+    spare, left = made, count - 1
     return object
   end
 end
