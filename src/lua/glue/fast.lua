@@ -66,8 +66,9 @@ local api = {}
 local MOST_SPARE = 8
 
 -- Whatever finalisers do meanwhile: an object that was taken is no longer there, and what was
--- just made is taken from an array that nobody else has.
-local function maker(fill)
+-- just made is taken from an array that nobody else has. Where nothing is there all the same,
+-- `make_one` does without the array.
+local function maker(fill, make_one)
   local spare, left, size = {}, 0, 1
   return function()
     local object = spare[left]
@@ -84,12 +85,12 @@ local function maker(fill)
     object = made[count]
     made[count] = nil
     spare, left = made, count - 1
-    return object
+    return object or make_one()
   end
 end
 
-api.new_result = maker(fill_results)
-api.new_context = maker(fill_contexts)
+api.new_result = maker(fill_results, native.result_new)
+api.new_context = maker(fill_contexts, native.context_new)
 
 -- Makes a context of ours a new one; false where it was finalised.
 function api.renew(context)

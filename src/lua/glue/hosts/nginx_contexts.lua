@@ -51,15 +51,20 @@ end
 function contexts.keep() end
 
 -- A function that gives the number of the current request's `ngx.ctx`, a negative one where it
--- has none.
+-- has none, or where this version of nginx's Lua module cannot be asked in this way.
 local function numbers()
   local base, library = loaded["resty.core.base"], parts.ffi.library
   local get_request = base.get_request
   local get_number = library.C.ngx_http_lua_ffi_get_ctx_ref
   local is_handshake, handshake = library.new("int[1]"), library.new("int[1]")
+  -- Not known before the first request: calling it as it is not declared raises.
+  local can_ask
   return function()
     local request = get_request()
-    return request and get_number(request, is_handshake, handshake) or -1
+    if can_ask == nil and request then
+      can_ask = pcall(get_number, request, is_handshake, handshake)
+    end
+    return can_ask and request and get_number(request, is_handshake, handshake) or -1
   end
 end
 
