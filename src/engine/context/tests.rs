@@ -17,7 +17,7 @@ fn result(pairs: &[(&str, &str)]) -> BackendResult {
 }
 
 fn with_groups(groups: &[&str]) -> BackendResult {
-    let mut result = with_attributes(&[]);
+    let mut result = result(&[]);
     result.groups = groups.iter().map(|g| g.as_bytes().into()).collect();
     result
 }
