@@ -228,7 +228,7 @@ describe("nauthilus_backend_result", function()
     -- In LuaJIT what a result holds is in another userdata, which has the finaliser.
     local finalise, held = debug.getmetatable(b).__gc, b
     if jit then
-      held = debug.getfenv(b)[1]
+      held = debug.getfenv(b)[1] -- luacheck: ignore 143 (LuaJIT and 5.1 have it)
       finalise = debug.getmetatable(held).__gc
       finalise(b)
       assert.same({}, b:attributes())
