@@ -1,4 +1,5 @@
 -- The request path that LuaJIT compiles does what the natives do, in whatever it is given.
+-- not under valgrind: it is about LuaJIT alone
 
 local interpreter = require("spec.support.interpreter")
 

@@ -5,7 +5,10 @@ line, `ok key=value …` or `error text`. The helper ends when its input ends, s
 the test that started it.
 """
 
+import contextlib
 import os
+import pathlib
+import random
 import shutil
 import signal
 import socket
@@ -27,14 +30,17 @@ def encode(status, fields):
 
 
 def free_port(host="127.0.0.1", taken=()):
-    """A port on which nothing listens now, outside `taken`."""
+    """A port on which nothing listens now, outside `taken`; one that no connection going out takes
+    before it is listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        with socket.socket(family) as probe:
-            probe.bind((host, 0))
+        port = random.randrange(max(first - 20000, 1024), first) if first > 2048 else 0
+        with socket.socket(family) as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
             port = probe.getsockname()[1]
-        if port not in taken:
-            return port
+            if port not in taken:
+                return port
 
 
 def serve(make_handlers):

@@ -23,7 +23,7 @@ use super::target::Target;
 use super::verdicts::Slot;
 use super::waker::Waker;
 use super::watch::Timer;
-use crate::sys::clock;
+use crate::sys::{clock, gate};
 
 /// Probes that are begun in a row before others of this thread have their turn.
 const BATCH: usize = 64;
@@ -91,7 +91,8 @@ impl Lead {
     /// Waits for the next thing to do. May be called off at any time.
     pub(super) async fn event(&mut self) -> Event {
         if self.may_start() {
-            // More are ready than one batch takes.
+            // More are ready than one batch takes. A fork or an exit waits for none of them.
+            gate::give_way();
             tokio::task::yield_now().await;
             return Event::Due;
         }
@@ -138,6 +139,14 @@ impl Lead {
 
     // === Seats ===
 
+    /// Has every target's next handshake be a full one: a resumed session would go on trusting
+    /// what the CA files no longer say.
+    pub(super) fn forget_sessions(&mut self) {
+        for seat in &mut self.seats {
+            seat.sessions = sessions(&seat.target);
+        }
+    }
+
     /// Gives each timer that the configuration wants its seat. What is under way, or due,
     /// for a target that stays the same stays so. `limit` says how many probes may be under
     /// way where so many are wanted.
@@ -179,11 +188,6 @@ impl Lead {
             let seat = match kept {
                 Some(seat) => Seat {
                     target: target.clone(),
-                    // A resumed session would go on trusting what the CA files no longer say.
-                    sessions: seat
-                        .sessions
-                        .filter(|_| is_same)
-                        .or_else(|| sessions(target)),
                     ..seat
                 },
                 None => {
@@ -375,24 +379,25 @@ impl Lead {
         {
             saving.note_turn();
         }
-        let is_settled = applied.is_ok_and(|effect| effect.settled);
-        if let Some(seat) = self.seats.get_mut(at) {
-            seat.is_rung |= is_hurried && !is_settled;
-            seat.gathered = gathered;
-            if seat.is_rung {
-                seat.state = State::Ready;
-                self.ready.push_front(at);
-            } else {
-                let due = (!is_followed).then_some(due);
-                seat.state = State::Resting(due);
-                self.due.extend(due.map(|due| (due, at)));
-            }
-        }
         if let Some(other) = other
             && let Some(seat) = self.seats.get(other)
             && matches!(seat.state, State::Blocked)
         {
             self.make_ready(other);
+        }
+        // What panicked once would do so again.
+        let is_settled = applied.map_or(true, |effect| effect.settled);
+        if let Some(seat) = self.seats.get_mut(at) {
+            seat.is_rung |= is_hurried && !is_settled;
+            seat.gathered = gathered;
+            if seat.is_rung {
+                // Behind all others: no target keeps the rest from their turn.
+                self.make_ready(at);
+            } else {
+                let due = (!is_followed).then_some(due);
+                seat.state = State::Resting(due);
+                self.due.extend(due.map(|due| (due, at)));
+            }
         }
     }
 }

@@ -211,6 +211,13 @@ impl Monitor {
             if self.stopped && (self.reports.may_end)(&is_idle) {
                 break;
             }
+            // What replaces this configuration is on its way, and keeps what is under way.
+            let is_replaced = |(service, _): &(Arc<Service>, _)| {
+                service.table.epoch() != service.epoch && !commands.is_empty()
+            };
+            if !looks && serving.as_ref().is_some_and(is_replaced) {
+                continue;
+            }
             if looks || self.must_look(serving.as_ref()) {
                 self.elect(serving.as_ref());
             }
@@ -276,6 +283,9 @@ impl Monitor {
     /// A new configuration: files that it names may have changed with it.
     fn adopt(&mut self, service: &Arc<Service>, serving: Option<&(Arc<Service>, Arc<Log>)>) {
         self.prober.forget_tls_contexts();
+        if let Some(lead) = &mut self.lead {
+            lead.forget_sessions();
+        }
         self.lock_failed = false;
         if let Some((before, _)) = serving
             && !before.shares_with(service)

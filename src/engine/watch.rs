@@ -35,7 +35,7 @@ pub(super) struct Watch<'a> {
 
 /// What an outcome came to.
 pub(super) struct Effect {
-    /// Whether it agrees with the verdict.
+    /// Whether it agrees with the timer's own verdict.
     pub settled: bool,
     /// Whether the verdict is another one now.
     pub turned: bool,
@@ -134,7 +134,12 @@ impl Watch<'_> {
         if let Some(line) = reminder {
             log.write(line);
         }
-        let settled = match after.verdict() {
+        // Of this timer alone: the other one's verdict is not for it to confirm.
+        let own = match self.timer {
+            Timer::Connect => after.connect,
+            Timer::Deep => after.deep.unwrap_or_default(),
+        };
+        let settled = match own.verdict {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
             Verdict::Dead => !good,

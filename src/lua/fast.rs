@@ -161,22 +161,27 @@ thread_local! {
 
 /// Works on what the call with this number has staged; none where it is no longer there.
 fn with_staged<T>(number: c_int, work: impl FnOnce(&mut Staged) -> T) -> Option<T> {
-    STAGED.with(|staged| {
-        let mut staged = staged.try_borrow_mut().ok()?;
-        (staged.number == number).then(|| work(&mut staged))
-    })
+    // None as well in a thread that ends, where a finaliser may still come here.
+    STAGED
+        .try_with(|staged| {
+            let mut staged = staged.try_borrow_mut().ok()?;
+            (staged.number == number).then(|| work(&mut staged))
+        })
+        .ok()?
 }
 
 /// `stage()` → the number of a new call; what another one staged is forgotten
 unsafe extern "C" fn stage() -> c_int {
     guarded(|| {
-        STAGED.with(|staged| {
-            let mut staged = staged.try_borrow_mut().ok()?;
-            staged.number = staged.number.wrapping_add(1) & c_int::MAX;
-            staged.attributes.clear();
-            staged.names.clear();
-            Some(staged.number)
-        })
+        STAGED
+            .try_with(|staged| {
+                let mut staged = staged.try_borrow_mut().ok()?;
+                staged.number = staged.number.wrapping_add(1) & c_int::MAX;
+                staged.attributes.clear();
+                staged.names.clear();
+                Some(staged.number)
+            })
+            .ok()?
     })
 }
 

@@ -8,7 +8,6 @@ import contextlib
 import http.client
 import os
 import pathlib
-import random
 import re
 import shutil
 import signal
@@ -23,6 +22,9 @@ import traceback
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODULE = pathlib.Path(os.environ.get("NB_MODULE", ROOT / "build/luajit/nauthilus_backend.so"))
 MODULES = "/usr/lib/nginx/modules"
+
+sys.path.insert(0, str(ROOT / "spec/support"))
+from control import free_port  # pylint: disable=wrong-import-position
 
 # --- Reports -----------------------------------------------------------------------------------
 
@@ -82,16 +84,6 @@ def until(condition, seconds=10, what="condition"):
         if time.monotonic() > end:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.002)
-
-
-def free_port():
-    """One that no connection going out takes before it is listened on."""
-    first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = random.randrange(max(first - 20000, 1024), first) if first > 2048 else 0
-        with socket.socket() as s, contextlib.suppress(OSError):
-            s.bind(("127.0.0.1", port))
-            return s.getsockname()[1]
 
 
 def run_for(default):

@@ -189,8 +189,9 @@ fn open(address: IpAddr) -> io::Result<Socket> {
 
 /// Why a connection could not be made.
 fn failed(error: &io::Error) -> ProbeError {
-    // No local port is free.
-    if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) {
+    // No local port is free, or no memory.
+    let ours = [libc::EADDRNOTAVAIL, libc::ENOMEM, libc::ENOBUFS];
+    if error.raw_os_error().is_some_and(|e| ours.contains(&e)) {
         return internal(error);
     }
     ProbeError::new(Stage::Connect, io_text(error))
@@ -206,6 +207,10 @@ fn internal(error: &io::Error) -> ProbeError {
 /// Ends a knock with a reset: nothing stays in TIME_WAIT, and a server that was only knocked
 /// at has nothing to log.
 pub(super) fn hang_up(socket: Socket, address: IpAddr, spares: &mut Spares) {
+    // Such a socket goes on as one of IPv4, also towards an address of IPv6.
+    if address.to_canonical() != address {
+        return end_abruptly(&socket);
+    }
     match disconnect(&socket) {
         Ok(()) => *spares.of(address) = Some(socket),
         Err(_) => end_abruptly(&socket),

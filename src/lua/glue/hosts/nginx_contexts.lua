@@ -74,6 +74,9 @@ if not fast or not can then
 end
 
 local renew = fast.renew
+-- Numbers above this had their turn in a crowd of requests and may not come again: their contexts
+-- are left to the collector.
+local MOST_SLOTS = 256
 -- By number: a context, and the `ngx.ctx` it is for. Where those differ it is for another.
 local slots, owners = {}, setmetatable({}, { __mode = "v" })
 
@@ -92,7 +95,7 @@ end
 
 function contexts.make(ctx, is_new)
   local number = is_new and number_of_ctx() or 0
-  if number <= 0 then
+  if number <= 0 or number > MOST_SLOTS then
     local context = new_context()
     rawset(ctx, KEY, context)
     return context

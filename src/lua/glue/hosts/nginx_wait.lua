@@ -89,10 +89,10 @@ local function address_of(pointer)
   return tonumber(cast(address_type, pointer))
 end
 
--- Semaphores and their addresses: those that nobody waits on, and those of waits by their numbers.
--- The engine may post the latter, so they must not be collected, even where the coroutine that
--- waits is.
-local free, held = {}, {}
+-- Semaphores and their addresses: those that nobody waits on, those of waits by their numbers, and
+-- all there are. The engine may post those of waits, so none is ever collected, even where the
+-- coroutine that waits is.
+local free, held, all = {}, {}, {}
 
 local function give_back(entry)
   local semaphore = entry.semaphore
@@ -124,7 +124,12 @@ local function take_semaphore()
     return entry
   end
   local semaphore = new_semaphore(0)
-  return semaphore and { semaphore = semaphore, address = address_of(semaphore.sem) }
+  if not semaphore then
+    return nil
+  end
+  entry = { semaphore = semaphore, address = address_of(semaphore.sem) }
+  all[#all + 1] = entry
+  return entry
 end
 
 -- nginx takes whole milliseconds, as an int: with none it would not yield, and the time that
@@ -135,6 +140,9 @@ function wait.await(_, poll, _, timeout, handle)
   local entry = handle and take_semaphore()
   local number = entry and wait_begin(entry.address, address_of(get_request()), handle)
   if not number then
+    if entry then
+      free[#free + 1] = entry
+    end
     return await_looking(poll, timeout)
   end
   held[number] = entry
