@@ -6,8 +6,9 @@ use super::handle::{self, ResultHandle};
 use super::result::{beyond, item};
 use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
+use crate::engine::attribute_name::AttributeName;
 use crate::engine::headers;
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar};
+use crate::engine::result::{AttributeValue, Attributes, Scalar};
 
 /// A type as C takes it.
 type TypeCode = i32;
@@ -57,8 +58,8 @@ unsafe fn set(
     Ok(())
 }
 
-fn copies(attributes: &Attributes) -> Vec<(Bytes, AttributeValue)> {
-    let copy = |(name, value): (&[u8], &AttributeValue)| (name.into(), value.clone());
+fn copies(attributes: &Attributes) -> Vec<(AttributeName, AttributeValue)> {
+    let copy = |(name, value): (&AttributeName, &AttributeValue)| (name.clone(), value.clone());
     attributes.iter().map(copy).collect()
 }
 
@@ -126,7 +127,10 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_list(
     unsafe {
         guard(reason, || {
             let texts = text::list("texts", texts, count)?;
-            let scalars = texts.into_iter().map(Scalar::Bytes).collect();
+            let scalars = texts
+                .into_iter()
+                .map(|text| Scalar::Bytes(text.into()))
+                .collect();
             set(result, name, name_size, AttributeValue::Many(scalars))
         })
     }

@@ -9,9 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
 use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
-use super::secret_names::{self, Exposed};
+use super::secret_names::{Exposed, exposed};
 
 mod changes;
 
@@ -63,7 +64,7 @@ enum Applied {
     /// Of several calls; with each name the number of the call that set it.
     Merged {
         calls: u64,
-        by_name: BTreeMap<Bytes, (u64, AttributeValue)>,
+        by_name: BTreeMap<AttributeName, (u64, AttributeValue)>,
     },
 }
 
@@ -137,7 +138,7 @@ impl RequestContext {
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
     /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
-    pub fn select(&mut self, ip: &str, port: u16) {
+    pub fn select(&mut self, ip: impl Into<Arc<str>>, port: u16) {
         self.selection = Some(Selection {
             ip: ip.into(),
             port,
@@ -160,7 +161,7 @@ impl RequestContext {
             Applied::Once(applied) if self.base.attributes.is_empty() => applied.clone(),
             _ => Attributes::from_pairs(
                 self.final_attributes()
-                    .map(|(_, name, value)| (name.into(), value.clone()))
+                    .map(|(_, name, value)| (name.clone(), value.clone()))
                     .collect(),
             ),
         }
@@ -259,7 +260,7 @@ impl RequestContext {
     }
 
     fn attribute_headers(&mut self) -> Arc<[Header]> {
-        let exposed = secret_names::exposed();
+        let exposed = exposed();
         match &self.headers {
             Some(made) if is_same(made.exposed.as_ref(), exposed.as_ref()) => made.list.clone(),
             _ => {
@@ -277,19 +278,24 @@ impl RequestContext {
         if self.base.attributes.is_empty() && matches!(self.applied, Applied::Nothing) {
             return Arc::default();
         }
-        let mut made: Vec<(u64, Header)> = self
+        let mut all = self
             .final_attributes()
             .filter(|(_, name, _)| {
                 !self.is_secret(name) || exposed.is_some_and(|e| e.contains(name))
             })
-            .map(|(call, name, value)| {
+            .filter_map(|(call, name, value)| {
                 let header = Header {
-                    name: headers::name(name),
+                    name: name.header()?.clone(),
                     value: headers::value(name, value),
                 };
-                (call, header)
-            })
-            .collect();
+                Some((call, header))
+            });
+        let (first, second) = (all.next(), all.next());
+        let mut made: Vec<(u64, Header)> = match (first, second) {
+            (None, _) => return Arc::default(),
+            (Some((_, header)), None) => return Arc::new([header]),
+            (first, second) => first.into_iter().chain(second).chain(all).collect(),
+        };
         // Stable, and the attributes came in order of their names.
         made.sort_by(|(a_call, a), (b_call, b)| a.name.cmp(&b.name).then(a_call.cmp(b_call)));
         made.dedup_by(|later, kept| {
@@ -304,28 +310,28 @@ impl RequestContext {
 
     /// Whether an attribute is a secret by its name, or because a result says so. A result
     /// means the header: `totpSeed` and `totpseed` are one.
-    fn is_secret(&self, name: &[u8]) -> bool {
-        self.base
-            .secret_fields()
-            .chain(&self.more().secret_fields)
-            .any(|field| headers::same_name(field, name))
-            || secret_names::means_secret(name)
+    fn is_secret(&self, name: &AttributeName) -> bool {
+        name.means_secret()
+            || self
+                .base
+                .secret_fields()
+                .chain(&self.more().secret_fields)
+                .any(|field| headers::same_name(field, name))
     }
 
     /// The number of the call (0 for the base), name and value of each final attribute: the
     /// base's by name, then the applied ones by name.
-    fn final_attributes(&self) -> impl Iterator<Item = (u64, &[u8], &AttributeValue)> {
+    fn final_attributes(&self) -> impl Iterator<Item = (u64, &AttributeName, &AttributeValue)> {
         let removed = &self.more().removed_names;
         let base = self
             .base
             .attributes
             .iter()
-            .filter(|(name, _)| !removed.contains(*name))
+            .filter(|(name, _)| !removed.contains(&***name))
             .map(|(name, value)| (0, name, value));
-        let applied = self
-            .applied
-            .iter()
-            .filter(|(_, name, _)| removed.contains(*name) || !self.base.attributes.contains(name));
+        let applied = self.applied.iter().filter(|(_, name, _)| {
+            removed.contains(&***name) || !self.base.attributes.contains(name)
+        });
         base.chain(applied)
     }
 }
@@ -342,14 +348,14 @@ impl Applied {
         let (call, mut by_name) = match std::mem::take(self) {
             Self::Merged { calls, by_name } => (calls.saturating_add(1), by_name),
             before => {
-                let own = |(call, name, value): (u64, &[u8], &AttributeValue)| {
-                    (name.into(), (call, value.clone()))
+                let own = |(call, name, value): (u64, &AttributeName, &AttributeValue)| {
+                    (name.clone(), (call, value.clone()))
                 };
                 (2, before.iter().map(own).collect())
             }
         };
         for (name, value) in attributes.iter() {
-            by_name.insert(name.into(), (call, value.clone()));
+            by_name.insert(name.clone(), (call, value.clone()));
         }
         *self = Self::Merged {
             calls: call,
@@ -358,7 +364,7 @@ impl Applied {
     }
 
     /// Number of the call (from 1), name and value, sorted by name.
-    fn iter(&self) -> impl Iterator<Item = (u64, &[u8], &AttributeValue)> {
+    fn iter(&self) -> impl Iterator<Item = (u64, &AttributeName, &AttributeValue)> {
         let (once, merged) = match self {
             Self::Nothing => (None, None),
             Self::Once(attributes) => (Some(attributes), None),
@@ -370,7 +376,7 @@ impl Applied {
         let merged = merged.into_iter().flat_map(|by_name| {
             by_name
                 .iter()
-                .map(|(name, (call, value))| (*call, &**name, value))
+                .map(|(name, (call, value))| (*call, name, value))
         });
         once.chain(merged)
     }

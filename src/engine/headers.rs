@@ -4,7 +4,9 @@
 //! it is done here, for all.
 
 use std::fmt;
+use std::sync::Arc;
 
+use super::attribute_name::AttributeName;
 use super::result::{AttributeValue, Bytes, Scalar};
 
 /// The header that names the selected server's address.
@@ -20,9 +22,9 @@ pub const LONGEST_NAME: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Canonical MIME case.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// Never contains CR, LF or NUL.
-    pub value: Bytes,
+    pub value: Arc<[u8]>,
 }
 
 /// Why an attribute cannot become a header. The text names the attribute, never its value.
@@ -80,10 +82,10 @@ pub fn is_name(name: &[u8]) -> bool {
 ///
 /// Where the name is not 1..=256 token characters, a text of the value has CR, LF or NUL, or a
 /// number of it is not finite.
-pub fn check(name: &[u8], value: &AttributeValue) -> Result<(), RefusedAttribute> {
+pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), RefusedAttribute> {
     let why = if name.is_empty() || name.len() > LONGEST_NAME {
         Why::NameLength
-    } else if !name.iter().copied().all(is_token_byte) {
+    } else if name.header().is_none() {
         Why::NameByte
     } else {
         let refused = value.scalars().iter().find_map(|scalar| match scalar {
@@ -99,7 +101,7 @@ pub fn check(name: &[u8], value: &AttributeValue) -> Result<(), RefusedAttribute
         }
     };
     Err(RefusedAttribute {
-        name: name.into(),
+        name: (**name).into(),
         why,
     })
 }
@@ -138,7 +140,7 @@ pub fn same_name(a: &[u8], b: &[u8]) -> bool {
 
 /// The header's value: an array's parts are joined with `,`, those of `dn` with `;` (a
 /// distinguished name is full of commas).
-pub fn value(attribute: &[u8], value: &AttributeValue) -> Bytes {
+pub fn value(attribute: &[u8], value: &AttributeValue) -> Arc<[u8]> {
     match value {
         AttributeValue::One(Scalar::Bytes(text)) => text.clone(),
         AttributeValue::One(scalar) => {
@@ -186,7 +188,7 @@ mod tests {
     }
 
     fn rendered(attribute: &str, v: AttributeValue) -> String {
-        String::from_utf8(value(attribute.as_bytes(), &v).into()).unwrap()
+        String::from_utf8(value(attribute.as_bytes(), &v).to_vec()).unwrap()
     }
 
     #[test]
@@ -244,10 +246,10 @@ mod tests {
     #[test]
     fn what_could_start_a_second_header_is_refused() {
         for bad in [&b"a\rb"[..], b"a\nb", b"a\0b", b"\n"] {
-            assert!(check(b"x", &text(bad)).is_err());
+            assert!(check(&b"x"[..].into(), &text(bad)).is_err());
             let nested = AttributeValue::Many(vec![Scalar::Integer(1), Scalar::Bytes(bad.into())]);
-            assert!(check(b"x", &nested).is_err());
-            assert!(check(bad, &text(b"")).is_err());
+            assert!(check(&b"x"[..].into(), &nested).is_err());
+            assert!(check(&bad.into(), &text(b"")).is_err());
         }
         for bad in [
             &b""[..],
@@ -256,22 +258,29 @@ mod tests {
             b"\xc3\xa4",
             &[b'a'; LONGEST_NAME + 1],
         ] {
-            assert!(check(bad, &text(b"")).is_err());
+            assert!(check(&bad.into(), &text(b"")).is_err());
         }
-        assert_eq!(check(&[b'a'; LONGEST_NAME], &text(b"\xff\t ok")), Ok(()));
+        assert_eq!(
+            check(&[b'a'; LONGEST_NAME][..].into(), &text(b"\xff\t ok")),
+            Ok(())
+        );
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(check(b"x", &AttributeValue::One(Scalar::Float(bad))).is_err());
+            assert!(check(&b"x"[..].into(), &AttributeValue::One(Scalar::Float(bad))).is_err());
         }
     }
 
     #[test]
     fn a_refusal_names_the_attribute_and_not_the_value() {
-        let refused = check(b"mail", &text(b"hunter2\n")).unwrap_err().to_string();
+        let refused = check(&b"mail"[..].into(), &text(b"hunter2\n"))
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             refused,
             "attribute \"mail\": the value must not contain CR, LF or NUL"
         );
-        let long = check(&[b'\n'; 1000], &text(b"")).unwrap_err().to_string();
+        let long = check(&[b'\n'; 1000][..].into(), &text(b""))
+            .unwrap_err()
+            .to_string();
         assert!(long.len() < 300 && !long.contains('\n'), "{long}");
     }
 
@@ -283,7 +292,7 @@ mod tests {
             number in any::<f64>(),
         ) {
             let v = AttributeValue::Many(vec![Scalar::Bytes(bytes.into()), Scalar::Float(number)]);
-            if check(&attribute, &v).is_ok() {
+            if check(&attribute[..].into(), &v).is_ok() {
                 let line = [name(&attribute).as_bytes(), b": ", &value(&attribute, &v)].concat();
                 prop_assert!(!line.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)));
             }

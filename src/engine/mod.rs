@@ -1,5 +1,6 @@
 //! The engine: everything the product does that has nothing to do with Lua or C.
 
+pub mod attribute_name;
 pub mod check;
 pub mod config;
 pub mod context;
@@ -13,6 +14,7 @@ pub mod monitor;
 mod panics;
 pub mod probe;
 pub mod process;
+mod recent;
 pub mod result;
 mod saving;
 mod schedule;

@@ -6,13 +6,16 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::attribute_name::AttributeName;
+
 /// A string of bytes.
 pub type Bytes = Box<[u8]>;
 
 /// One value: what a Lua script or a C host can put into an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
-    Bytes(Bytes),
+    /// Shared with the headers made of it.
+    Bytes(Arc<[u8]>),
     Integer(i64),
     Float(f64),
     Bool(bool),
@@ -38,16 +41,16 @@ impl AttributeValue {
 /// A set of attributes, sorted by name (bytewise). Immutable and shared: a copy costs nothing,
 /// and what one holder sees never changes under it.
 #[derive(Clone, Default, PartialEq)]
-pub struct Attributes(Arc<[(Bytes, AttributeValue)]>);
+pub struct Attributes(Arc<[(AttributeName, AttributeValue)]>);
 
 impl Attributes {
     /// Of two pairs with one name the later counts.
-    pub fn from_pairs(mut pairs: Vec<(Bytes, AttributeValue)>) -> Self {
+    pub fn from_pairs(mut pairs: Vec<(AttributeName, AttributeValue)>) -> Self {
         Self::take_pairs(&mut pairs)
     }
 
     /// The same, and leaves the list empty, with the memory it has.
-    pub fn take_pairs(pairs: &mut Vec<(Bytes, AttributeValue)>) -> Self {
+    pub fn take_pairs(pairs: &mut Vec<(AttributeName, AttributeValue)>) -> Self {
         // Stable: among equal names the order given stays.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.dedup_by(|later, kept| {
@@ -70,8 +73,8 @@ impl Attributes {
     }
 
     /// Name and value, sorted by name.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], &AttributeValue)> {
-        self.0.iter().map(|(name, value)| (&**name, value))
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&AttributeName, &AttributeValue)> {
+        self.0.iter().map(|(name, value)| (name, value))
     }
 
     pub fn len(&self) -> usize {
@@ -222,7 +225,7 @@ mod tests {
             (b"b"[..].into(), text("3")),
             (b"B"[..].into(), text("4")),
         ]);
-        let names: Vec<&[u8]> = attributes.iter().map(|(name, _)| name).collect();
+        let names: Vec<&[u8]> = attributes.iter().map(|(name, _)| &**name).collect();
         assert_eq!(names, [&b"B"[..], b"a", b"b"]);
         assert_eq!(attributes.get(b"b"), Some(&text("3")));
         assert_eq!(attributes.get(b"c"), None);

@@ -1,7 +1,11 @@
 //! The address of a server as a script gives it to `select_backend_server`.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use super::recent::Recent;
 
 /// A checked address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +55,25 @@ impl<'a> ServerAddress<'a> {
     }
 }
 
+thread_local! {
+    /// A host has few backends, and each request selects one of them.
+    static RECENT: RefCell<Recent<Option<Arc<str>>>> = const { RefCell::new(Recent::new()) };
+}
+
+/// The text as an address, where it is a literal without brackets.
+pub fn plain_literal(text: &[u8]) -> Option<Arc<str>> {
+    let make = || match ServerAddress::parse(text) {
+        Ok(ServerAddress::Literal(literal)) if literal.len() == text.len() => Some(literal.into()),
+        _ => None,
+    };
+    // None in a thread that ends, where a finaliser may still come here.
+    RECENT
+        .try_with(|recent| Some(recent.try_borrow_mut().ok()?.get_or_make(text, make)))
+        .ok()
+        .flatten()
+        .unwrap_or_else(make)
+}
+
 fn is_host_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
@@ -85,6 +108,17 @@ mod tests {
                 ServerAddress::parse(given.as_bytes()),
                 Ok(ServerAddress::Literal(kept))
             );
+        }
+    }
+
+    #[test]
+    fn a_plain_literal_has_no_brackets_and_is_no_name() {
+        for _ in 0..2 {
+            assert_eq!(plain_literal(b"::1").as_deref(), Some("::1"));
+            assert_eq!(plain_literal(b"127.0.0.1").as_deref(), Some("127.0.0.1"));
+            for text in ["[::1]", "imap.example.org", "10.0.0.300", ""] {
+                assert_eq!(plain_literal(text.as_bytes()), None);
+            }
         }
     }
 

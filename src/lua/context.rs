@@ -103,7 +103,7 @@ fn select(args: &Args) -> Answer {
     match ServerAddress::parse(ip) {
         Ok(ServerAddress::Literal(ip)) => context.with(|c| c.select(ip, port)),
         Ok(ServerAddress::Name(name)) => match current_ip_of(name) {
-            Some(ip) => context.with(|c| c.select(&ip.to_string(), port)),
+            Some(ip) => context.with(|c| c.select(ip.to_string(), port)),
             None => context.with(|c| c.select(name, port)),
         },
         Err(refused) => return Answer::Text(refused.to_string()),

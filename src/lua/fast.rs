@@ -18,9 +18,10 @@ use mlua::prelude::*;
 
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
+use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::{Changes, RequestContext, SharedContext};
 use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
-use crate::engine::server_address::ServerAddress;
+use crate::engine::server_address::plain_literal;
 
 /// What a function answers; where it does not say otherwise, 0 is done.
 mod outcome {
@@ -151,7 +152,7 @@ unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
 struct Staged {
     /// Tells the calls apart: a finaliser's may come in between.
     number: c_int,
-    attributes: Vec<(Bytes, AttributeValue)>,
+    attributes: Vec<(AttributeName, AttributeValue)>,
     names: Vec<Bytes>,
 }
 
@@ -300,16 +301,12 @@ unsafe extern "C" fn select(
         // SAFETY: the glue has checked that it is a context, and passes a string.
         let (context, ip) = unsafe { (handle::<SharedContext>(context)?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
-        match ServerAddress::parse(ip) {
-            Ok(ServerAddress::Literal(literal)) if literal.len() == length => {
-                Some(context.with(|c| {
-                    c.select(literal, port);
-                    // SAFETY: the glue passes null or a report.
-                    unsafe { changed(c, report, true) }
-                }))
-            }
-            _ => None,
-        }
+        let literal = plain_literal(ip)?;
+        Some(context.with(|c| {
+            c.select(literal, port);
+            // SAFETY: the glue passes null or a report.
+            unsafe { changed(c, report, true) }
+        }))
     })
 }
 

@@ -24,7 +24,7 @@ fn with_groups(groups: &[&str]) -> BackendResult {
 
 /// `name=value` of each final attribute.
 fn attributes(context: &RequestContext) -> Vec<String> {
-    let show = |(name, value): (&[u8], &AttributeValue)| {
+    let show = |(name, value): (&AttributeName, &AttributeValue)| {
         let value = headers::value(name, value);
         format!(
             "{}={}",

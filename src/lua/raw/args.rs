@@ -6,6 +6,7 @@ use std::slice;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
+use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::SharedContext;
 use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
 
@@ -113,7 +114,7 @@ impl Args {
         (1..)
             .zip(scalars)
             .map(|(at, scalar)| match scalar {
-                Scalar::Bytes(bytes) => Ok(bytes),
+                Scalar::Bytes(bytes) => Ok((*bytes).into()),
                 Scalar::Bool(_) => Err(not_a_string(at, "boolean")),
                 Scalar::Integer(_) | Scalar::Float(_) => Err(not_a_string(at, "number")),
             })
@@ -226,7 +227,7 @@ unsafe fn attribute(
     state: *mut lua_State,
     key: c_int,
     value: c_int,
-) -> Result<(Bytes, AttributeValue), String> {
+) -> Result<(AttributeName, AttributeValue), String> {
     // SAFETY: as of this function; the views do not leave it.
     let (key, content) = unsafe { (view(state, key), view(state, value)) };
     let View::Bytes(name) = key else {
