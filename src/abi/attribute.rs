@@ -8,7 +8,7 @@ use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::attribute_name::AttributeName;
 use crate::engine::headers;
-use crate::engine::result::{AttributeValue, Attributes, Scalar};
+use crate::engine::result::{AttributeValue, Attributes, Scalar, Text};
 
 /// A type as C takes it.
 type TypeCode = i32;
@@ -129,7 +129,7 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_list(
             let texts = text::list("texts", texts, count)?;
             let scalars = texts
                 .into_iter()
-                .map(|text| Scalar::Bytes(text.into()))
+                .map(|text| Scalar::Bytes(Text::from_slice(&text)))
                 .collect();
             set(result, name, name_size, AttributeValue::Many(scalars))
         })

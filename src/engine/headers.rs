@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::attribute_name::AttributeName;
-use super::result::{AttributeValue, Bytes, Scalar};
+use super::result::{AttributeValue, Bytes, Scalar, Text};
 
 /// The header that names the selected server's address.
 pub const AUTH_SERVER: &str = "Auth-Server";
@@ -24,7 +24,7 @@ pub struct Header {
     /// Canonical MIME case.
     pub name: Arc<str>,
     /// Never contains CR, LF or NUL.
-    pub value: Arc<[u8]>,
+    pub value: Text,
 }
 
 /// Why an attribute cannot become a header. The text names the attribute, never its value.
@@ -140,13 +140,13 @@ pub fn same_name(a: &[u8], b: &[u8]) -> bool {
 
 /// The header's value: an array's parts are joined with `,`, those of `dn` with `;` (a
 /// distinguished name is full of commas).
-pub fn value(attribute: &[u8], value: &AttributeValue) -> Arc<[u8]> {
+pub fn value(attribute: &[u8], value: &AttributeValue) -> Text {
     match value {
         AttributeValue::One(Scalar::Bytes(text)) => text.clone(),
         AttributeValue::One(scalar) => {
-            let mut text = Vec::new();
+            let mut text = Text::new();
             append(&mut text, scalar);
-            text.into()
+            text
         }
         AttributeValue::Many(scalars) => {
             let separator = if same_name(attribute, b"dn") {
@@ -154,19 +154,19 @@ pub fn value(attribute: &[u8], value: &AttributeValue) -> Arc<[u8]> {
             } else {
                 b','
             };
-            let mut text = Vec::new();
+            let mut text = Text::new();
             for (i, scalar) in scalars.iter().enumerate() {
                 if i > 0 {
                     text.push(separator);
                 }
                 append(&mut text, scalar);
             }
-            text.into()
+            text
         }
     }
 }
 
-fn append(text: &mut Vec<u8>, scalar: &Scalar) {
+fn append(text: &mut Text, scalar: &Scalar) {
     match scalar {
         Scalar::Bytes(bytes) => text.extend_from_slice(bytes),
         Scalar::Bool(true) => text.extend_from_slice(b"true"),

@@ -6,16 +6,20 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use smallvec::SmallVec;
+
 use super::attribute_name::AttributeName;
 
 /// A string of bytes.
 pub type Bytes = Box<[u8]>;
 
+/// The text of a value: mostly so short that it needs no memory of its own.
+pub type Text = SmallVec<[u8; 24]>;
+
 /// One value: what a Lua script or a C host can put into an attribute.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
-    /// Shared with the headers made of it.
-    Bytes(Arc<[u8]>),
+    Bytes(Text),
     Integer(i64),
     Float(f64),
     Bool(bool),

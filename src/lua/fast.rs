@@ -20,7 +20,7 @@ use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::{Changes, RequestContext, SharedContext};
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
+use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult, Text};
 use crate::engine::server_address::plain_literal;
 
 /// What a function answers; where it does not say otherwise, 0 is done.
@@ -32,8 +32,6 @@ mod outcome {
     pub(super) const NOT_HERE: c_int = -1;
     /// Done; the response headers that changed are too long for [`super::Report`], and wait.
     pub(super) const UNREPORTED: c_int = -2;
-    /// Done; the response headers that changed are those of the server, as it was given.
-    pub(super) const SERVER_CHANGED: c_int = -3;
 }
 
 /// Headers in one report, at most.
@@ -109,7 +107,6 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     fast.raw_set("report", REPORT)?;
     fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
     fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
-    fast.raw_set("SERVER_CHANGED", outcome::SERVER_CHANGED)?;
     natives.table().raw_set("fast", fast)
 }
 
@@ -203,7 +200,7 @@ unsafe extern "C" fn add_text(
 ) -> c_int {
     // SAFETY: the glue passes strings.
     let (name, text) = unsafe { (bytes(name, name_length), bytes(text, text_length)) };
-    add(staged, name, Scalar::Bytes(text.into()))
+    add(staged, name, Scalar::Bytes(Text::from_slice(text)))
 }
 
 /// `add_number(staged, name, length, value)`
@@ -288,7 +285,7 @@ unsafe extern "C" fn renew(context: *mut c_void) -> c_int {
     })
 }
 
-/// `select(context, ip, length, port, report)` → also `SERVER_CHANGED`. Only takes literals
+/// `select(context, ip, length, port, report)` → how many headers changed. Only takes literals
 /// without brackets.
 unsafe extern "C" fn select(
     context: *const c_void,
@@ -305,7 +302,7 @@ unsafe extern "C" fn select(
         Some(context.with(|c| {
             c.select(literal, port);
             // SAFETY: the glue passes null or a report.
-            unsafe { changed(c, report, true) }
+            unsafe { changed(c, report) }
         }))
     })
 }
@@ -329,7 +326,7 @@ unsafe extern "C" fn apply(
         context.with(|c| {
             c.apply(&result).ok()?;
             // SAFETY: the glue passes null or a report.
-            Some(unsafe { changed(c, report, false) })
+            Some(unsafe { changed(c, report) })
         })
     })
 }
@@ -343,30 +340,25 @@ unsafe extern "C" fn remove(staged: c_int, context: *const c_void, report: *mut 
             context.with(|c| {
                 c.remove(s.names.drain(..));
                 // SAFETY: the glue passes null or a report.
-                unsafe { changed(c, report, false) }
+                unsafe { changed(c, report) }
             })
         })
     })
 }
 
-/// Writes the headers that changed, where there is a report to write to; `selected`: unless
-/// they are those of the server.
+/// Writes the headers that changed, where there is a report to write to.
 ///
 /// # Safety
 ///
 /// `report` is null or a report that nothing else uses during the call of ours that this is in.
-unsafe fn changed(context: &mut RequestContext, report: *mut Report, selected: bool) -> c_int {
+unsafe fn changed(context: &mut RequestContext, report: *mut Report) -> c_int {
     // SAFETY: as of this function.
     let Some(report) = (unsafe { report.as_mut() }) else {
         return outcome::DONE;
     };
     let mut written = None;
     context.take_changes_if(|changes| {
-        written = if selected && changes.is_server_alone() {
-            Some(outcome::SERVER_CHANGED)
-        } else {
-            report.write(changes)
-        };
+        written = report.write(changes);
         written.is_some()
     });
     written.unwrap_or(outcome::UNREPORTED)

@@ -19,6 +19,10 @@ const PARTS: &[(&str, &str)] = &[
         "nginx_contexts",
         include_str!("glue/hosts/nginx_contexts.lua"),
     ),
+    (
+        "nginx_headers",
+        include_str!("glue/hosts/nginx_headers.lua"),
+    ),
     ("nginx", include_str!("glue/hosts/nginx.lua")),
     ("host", include_str!("glue/host.lua")),
     ("servers", include_str!("glue/servers.lua")),

@@ -74,13 +74,6 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether a server was selected and nothing else happened.
-    pub fn is_server_alone(&self) -> bool {
-        matches!(self.selection, Some(Some(_)))
-            && self.removed.is_empty()
-            && self.has_same_attributes()
-    }
-
     fn has_same_attributes(&self) -> bool {
         Arc::ptr_eq(&self.before, &self.after) || (self.before.is_empty() && self.after.is_empty())
     }

@@ -42,8 +42,8 @@ function api.select_backend_server(ip, port)
   if not number then
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
-  local context, publish = current_context("select_backend_server")
-  if fast_select(context, ip, number, publish, report) then
+  local context, publish, publish_bytes = current_context("select_backend_server")
+  if fast_select(context, ip, number, publish, publish_bytes, report) then
     return
   end
   local why = context_select(context, ip, number)
@@ -56,8 +56,8 @@ function api.select_backend_server(ip, port)
 end
 
 function api.apply_backend_result(result)
-  local context, publish = current_context("apply_backend_result")
-  if fast_apply(context, result, publish, report) then
+  local context, publish, publish_bytes = current_context("apply_backend_result")
+  if fast_apply(context, result, publish, publish_bytes, report) then
     return
   end
   local why = context_apply(context, result)
@@ -72,8 +72,8 @@ function api.apply_backend_result(result)
 end
 
 function api.remove_from_backend_result(names)
-  local context, publish = current_context("remove_from_backend_result")
-  if fast_remove(context, names, publish, report) then
+  local context, publish, publish_bytes = current_context("remove_from_backend_result")
+  if fast_remove(context, names, publish, publish_bytes, report) then
     return
   end
   local why = context_remove(context, names)

@@ -43,13 +43,24 @@ local select_server = entry("select", "int (*)(void *, const char *, size_t, int
 local apply_result = entry("apply", "int (*)(void *, void *, void *)")
 local remove_names = entry("remove", "int (*)(int, void *, void *)")
 
-local NOT_HERE, UNREPORTED, SERVER_CHANGED = fast.NOT_HERE, fast.UNREPORTED, fast.SERVER_CHANGED
+local NOT_HERE, UNREPORTED = fast.NOT_HERE, fast.UNREPORTED
 
-local report = ffi.new(fast.report)
-local report_text = ffi.cast("const char *", report.text)
-local lengths = report.lengths
--- Whether the report holds what is still to be read.
-local reading = false
+local new_struct, report_type = ffi.new, ffi.typeof(fast.report)
+
+local function new_report()
+  local struct = new_struct(report_type)
+  return { struct = struct, text = ffi.cast("const char *", struct.text), lengths = struct.lengths }
+end
+
+-- Who has the report is the only one to use it until it is given back. Where it is not there (a
+-- finaliser's call amid another, or an error that ended the one that had it) there is another.
+local spare_report = new_report()
+
+local function take_report()
+  local report = spare_report or new_report()
+  spare_report = nil
+  return report
+end
 
 local function is_result(value)
   return type(value) == "userdata" and getmetatable(value) == result_metatable
@@ -63,7 +74,7 @@ local api = {}
 
 -- Making a userdata takes a call of the C API: so several are made at once, more each time, in
 -- an array of their own. What they hold is only freed when none of them is used any more.
-local MOST_SPARE = 32
+local MOST_SPARE = 16
 
 -- Whatever finalisers do meanwhile: an object that was taken is no longer there, and what was
 -- just made is taken from an array that nobody else has. Where nothing is there all the same,
@@ -181,64 +192,71 @@ local function name_of(text, length)
   return name
 end
 
--- Publishes the headers of the report, of which there are `count`.
-local function publish_report(publish, count)
-  reading = true
-  local at = lengths[0]
-  local name, value = name_of(report_text, at), false
-  if lengths[1] >= 0 then
-    value = string_of(report_text + at, lengths[1])
-    at = at + lengths[1]
-  end
+-- Publishes the headers of a report, of which there are `count`. The first two without a loop:
+-- LuaJIT compiles no function with an inner loop of few rounds.
+local function publish_bytes_of(report, publish_bytes, count)
+  local text, lengths = report.text, report.lengths
+  local at, length = lengths[0], lengths[1]
+  publish_bytes(text, at, text + at, length)
   if count == 1 then
-    reading = false
-    publish(name, value)
     return
   end
-  local headers = { name, value }
-  for index = 2, count * 2 - 2, 2 do
-    headers[index + 1] = name_of(report_text + at, lengths[index])
+  at = at + (length >= 0 and length or 0)
+  local name_length = lengths[2]
+  length = lengths[3]
+  publish_bytes(text + at, name_length, text + at + name_length, length)
+  for index = 4, count * 2 - 2, 2 do
+    at = at + name_length + (length >= 0 and length or 0)
+    name_length, length = lengths[index], lengths[index + 1]
+    publish_bytes(text + at, name_length, text + at + name_length, length)
+  end
+end
+
+-- The same where the host wants strings.
+local function publish_strings_of(report, publish, count)
+  local text, lengths, at = report.text, report.lengths, 0
+  for index = 0, count * 2 - 2, 2 do
+    local name = name_of(text + at, lengths[index])
     at = at + lengths[index]
     local length = lengths[index + 1]
-    headers[index + 2] = length >= 0 and string_of(report_text + at, length)
+    publish(name, length >= 0 and string_of(text + at, length))
     if length >= 0 then
       at = at + length
     end
   end
-  reading = false
-  for index = 1, count * 2, 2 do
-    publish(headers[index], headers[index + 1])
-  end
 end
 
 -- What is left to do after a function that changed the context.
-local function finish(context, outcome, publish, later)
+local function finish(context, report, outcome, publish, publish_bytes, later)
   if outcome > 0 then
-    publish_report(publish, outcome)
+    if publish_bytes then
+      publish_bytes_of(report, publish_bytes, outcome)
+    else
+      publish_strings_of(report, publish, outcome)
+    end
   elseif outcome == UNREPORTED then
     later(context, publish)
   end
+  spare_report = report or spare_report
   return outcome ~= NOT_HERE
 end
 
-function api.select(context, ip, port, publish, later)
-  if reading or not is_context(context) then
+function api.select(context, ip, port, publish, publish_bytes, later)
+  if not is_context(context) then
     return false
   end
-  local outcome = select_server(context, ip, #ip, port, publish and report or nil)
-  if outcome == SERVER_CHANGED then
-    publish("Auth-Server", ip)
-    publish("Auth-Port", port)
-    return true
-  end
-  return finish(context, outcome, publish, later)
+  local report = publish and take_report()
+  local outcome = select_server(context, ip, #ip, port, report and report.struct)
+  return finish(context, report, outcome, publish, publish_bytes, later)
 end
 
-function api.apply(context, result, publish, later)
-  if reading or not is_context(context) or not is_result(result) then
+function api.apply(context, result, publish, publish_bytes, later)
+  if not is_context(context) or not is_result(result) then
     return false
   end
-  return finish(context, apply_result(context, result, publish and report or nil), publish, later)
+  local report = publish and take_report()
+  local outcome = apply_result(context, result, report and report.struct)
+  return finish(context, report, outcome, publish, publish_bytes, later)
 end
 
 -- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless
@@ -254,15 +272,17 @@ local function add_names(staged, names)
   return true
 end
 
-function api.remove(context, names, publish, later)
-  if reading or not is_context(context) or type(names) ~= "table" then
+function api.remove(context, names, publish, publish_bytes, later)
+  if not is_context(context) or type(names) ~= "table" then
     return false
   end
   local staged = stage()
   if not add_names(staged, names) then
     return false
   end
-  return finish(context, remove_names(staged, context, publish and report or nil), publish, later)
+  local report = publish and take_report()
+  local outcome = remove_names(staged, context, report and report.struct)
+  return finish(context, report, outcome, publish, publish_bytes, later)
 end
 
 return api

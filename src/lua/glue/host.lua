@@ -3,7 +3,9 @@
 -- A host adapter is a table with
 --   current_context(name)    the request context calls act on now, and, where its response
 --                            headers are to be set at once, a function publish(name, value)
---                            that sets one, to a string or a port's number; false clears it.
+--                            that sets one to a string; false clears it. Where there is a way
+--                            without strings, also publish_bytes(name, length, value, length),
+--                            which takes pointers of the FFI; a negative length clears it.
 --                            Where there is no request it raises at level 3: it is called by the
 --                            functions of the API themselves. `name` is given by those that
 --                            change the context: they are also refused where the headers were

@@ -8,7 +8,7 @@ use mlua::ffi::{self, lua_State};
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
 use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::SharedContext;
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
+use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult, Text};
 
 /// The arguments of a running native. Reading them raises no error and allocates nothing of
 /// Lua's, and leaves Lua's stack as it was.
@@ -50,7 +50,7 @@ impl View<'_> {
             Self::Bool(value) => Some(Scalar::Bool(value)),
             Self::Integer(number) => Some(Scalar::Integer(number)),
             Self::Float(number) => Some(Scalar::Float(number)),
-            Self::Bytes(bytes) => Some(Scalar::Bytes(bytes.into())),
+            Self::Bytes(bytes) => Some(Scalar::Bytes(Text::from_slice(bytes))),
             Self::Nil | Self::Table | Self::Other(_) => None,
         }
     }

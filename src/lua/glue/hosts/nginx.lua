@@ -12,8 +12,8 @@ end
 
 local error, setmetatable = error, setmetatable
 local ngx = package.loaded.ngx
-local get_phase, header = ngx.get_phase, ngx.header
-local contexts, bound_context = parts.nginx_contexts, plain.bound_context
+local get_phase = ngx.get_phase
+local contexts, headers, bound_context = parts.nginx_contexts, parts.nginx_headers, plain.bound_context
 local current_ctx, context_of, make_context = contexts.current, contexts.of, contexts.make
 local is_http = ngx.config.subsystem == "http"
 local is_worker = native.nginx and native.nginx.is_worker
@@ -32,12 +32,8 @@ local no_response = {
   exit_worker = true,
 }
 
-local function publish(name, value)
-  -- `false` clears: nginx wants nil for that.
-  header[name] = value or nil
-end
-
-local publish_here = is_http and publish or nil
+local publish = is_http and headers.publish or nil
+local publish_bytes = is_http and headers.publish_bytes or nil
 
 local past_init = false
 
@@ -73,7 +69,7 @@ function nginx.current_context(name)
   if not context then
     context = make_context(ctx, is_new)
   end
-  return context, publish_here
+  return context, publish, publish_bytes
 end
 
 -- Binds for the rest of the request.
