@@ -1,6 +1,6 @@
 //! The running configuration: its targets, and where their verdicts are.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,8 @@ pub struct Service {
     pub epoch: u64,
     /// The process whose table this is: it alone gives out slots.
     owner: u64,
-    /// The first target of each identity.
-    by_identity: HashMap<IdentityHash, usize>,
+    /// The first target of each identity, by its hash.
+    by_identity: Vec<u32>,
     pub store: Option<Arc<Store>>,
 }
 
@@ -110,7 +110,7 @@ impl Service {
                 epoch: own.epoch + 1,
                 table: own.table.clone(),
                 owner: pid,
-                by_identity: positions(&identities),
+                by_identity: firsts(&identities),
                 store: state.store,
                 slots,
                 config,
@@ -154,7 +154,7 @@ impl Service {
             table: Arc::new(table),
             epoch: 1,
             owner: pid,
-            by_identity: positions(&identities),
+            by_identity: firsts(&identities),
             store: state.store,
             slots,
             config,
@@ -279,7 +279,14 @@ impl Service {
 
     /// The slot of a target that is the same in everything, its password included.
     fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
-        let at = *self.by_identity.get(identity)?;
+        let hash = |at: u32| {
+            let slot = *self.slots.get(usize::try_from(at).ok()?)?;
+            Some(self.table.hash(slot))
+        };
+        let found = self
+            .by_identity
+            .binary_search_by(|at| hash(*at).as_ref().cmp(&Some(identity)));
+        let at = usize::try_from(*self.by_identity.get(found.ok()?)?).ok()?;
         let mine = self.config.targets.get(at)?;
         (mine.test_password == target.test_password)
             .then(|| self.slots.get(at).copied())
@@ -469,12 +476,15 @@ fn identities_of(config: &Config) -> Vec<IdentityHash> {
         .collect()
 }
 
-fn positions(identities: &[IdentityHash]) -> HashMap<IdentityHash, usize> {
-    let mut positions = HashMap::with_capacity(identities.len());
-    for (at, identity) in identities.iter().enumerate() {
-        positions.entry(*identity).or_insert(at);
-    }
-    positions
+/// The positions of the first of each, in the order of their hashes.
+fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
+    let mut firsts: Vec<u32> = (0..).take(identities.len()).collect();
+    let hash = |at: &u32| usize::try_from(*at).ok().and_then(|at| identities.get(at));
+    // Equal ones stay in their order.
+    firsts.sort_by_key(hash);
+    firsts.dedup_by_key(|at| hash(at));
+    firsts.shrink_to_fit();
+    firsts
 }
 
 /// What a server object shows as `ip`.

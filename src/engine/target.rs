@@ -1,5 +1,6 @@
 //! A target: one configured backend server and how it is checked.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -175,7 +176,7 @@ pub struct Target {
     /// Whether credentials may cross a connection without TLS (to loopback they always may).
     pub allow_plaintext_auth: bool,
     /// Origin-form request target of an HTTP check (RFC 9112 §3.2.1).
-    pub request_uri: String,
+    pub request_uri: Cow<'static, str>,
     /// At most one minute: resolving, connecting and the PROXY header.
     pub connect_timeout: Duration,
     /// At most one minute: the TLS handshake.

@@ -61,7 +61,7 @@ fn fields(lua: &Lua, server: &BackendServer) -> LuaResult<LuaTable> {
     table.raw_set("tls_mode", target.tls_mode.name())?;
     table.raw_set("tls_skip_verify", target.tls_skip_verify)?;
     table.raw_set("deep_check", target.deep_check)?;
-    table.raw_set("request_uri", target.request_uri.as_str())?;
+    table.raw_set("request_uri", &*target.request_uri)?;
     Ok(table)
 }
 

@@ -109,10 +109,10 @@ fn read(
         test_password,
         auth_mechanism: auth_mechanism(reader, protocol)?,
         allow_plaintext_auth: reader.boolean_or_default(&keys::ALLOW_PLAINTEXT_AUTH)?,
-        request_uri: reader
-            .text(&keys::REQUEST_URI, is_request_uri)?
-            .unwrap_or(keys::REQUEST_URI.default_text())
-            .to_owned(),
+        request_uri: match reader.text(&keys::REQUEST_URI, is_request_uri)? {
+            Some(uri) => uri.to_owned().into(),
+            None => keys::REQUEST_URI.default_text().into(),
+        },
         connect_timeout: reader
             .duration(&keys::CONNECT_TIMEOUT)?
             .unwrap_or(timeouts.connect),

@@ -1,4 +1,5 @@
-//! Where in the shared memory everything is: the words of the header, then those of each slot.
+//! Where in the shared memory everything is: the words of the header, then those of each slot,
+//! then the text of each slot's error.
 
 // The header's words.
 pub(super) const GENERATION: usize = 0;
@@ -29,6 +30,9 @@ pub(super) const REPORTED_AT: usize = 17;
 pub(super) const HEEDED: usize = 18;
 pub(super) const CERTIFICATE_LOGGED: usize = 19;
 pub(super) const ERROR_LENGTH: usize = 20;
-pub(super) const ERROR: usize = 21;
-pub(super) const SLOT: usize = 64;
-pub(super) const ERROR_WORDS: usize = SLOT - ERROR;
+/// Whole cache lines.
+pub(super) const SLOT: usize = 24;
+
+/// The words of an error's text, which come behind all slots: where no probe ever failed
+/// nothing touches them, and memory that nothing touches takes no room.
+pub(super) const ERROR_WORDS: usize = 43;

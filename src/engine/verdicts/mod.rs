@@ -58,7 +58,7 @@ impl VerdictTable {
     /// What the system says where it gives no shared memory.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let words = capacity
-            .checked_mul(SLOT)
+            .checked_mul(SLOT + ERROR_WORDS)
             .and_then(|slots| slots.checked_add(HEADER))
             .ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
@@ -292,6 +292,11 @@ impl VerdictTable {
 
     fn word(&self, slot: Slot, index: usize) -> &AtomicU64 {
         self.at(HEADER + slot.0 * SLOT + index)
+    }
+
+    /// A word of the text of the slot's error.
+    fn error_word(&self, slot: Slot, index: usize) -> &AtomicU64 {
+        self.at(HEADER + self.capacity * SLOT + slot.0 * ERROR_WORDS + index)
     }
 
     fn at(&self, index: usize) -> &AtomicU64 {

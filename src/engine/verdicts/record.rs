@@ -126,7 +126,7 @@ impl VerdictTable {
         }
         let mut bytes = Vec::with_capacity(ERROR_MAX);
         for index in 0..length.div_ceil(8) {
-            bytes.extend(self.word(slot, ERROR + index).load(Relaxed).to_ne_bytes());
+            bytes.extend(self.error_word(slot, index).load(Relaxed).to_ne_bytes());
         }
         bytes.truncate(length);
         Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -144,7 +144,7 @@ impl VerdictTable {
             for (to, from) in word.iter_mut().zip(chunk) {
                 *to = *from;
             }
-            self.word(slot, ERROR + index)
+            self.error_word(slot, index)
                 .store(u64::from_ne_bytes(word), Relaxed);
         }
         self.word(slot, ERROR_LENGTH)

@@ -69,6 +69,22 @@ fn long_errors_are_cut_between_characters() {
 }
 
 #[test]
+fn errors_do_not_run_into_one_another() {
+    let table = VerdictTable::new(3).unwrap();
+    let slots = table.assign(&["a", "b", "c"].map(hash_identity)).unwrap();
+    let said = |slot: usize| Record {
+        error: Some(["a", "b", "c"][slot].repeat(ERROR_MAX)),
+        ..record()
+    };
+    for (at, slot) in slots.iter().enumerate() {
+        table.write(*slot, &said(at), false);
+    }
+    for (at, slot) in slots.iter().enumerate() {
+        assert_eq!(table.read(*slot), said(at));
+    }
+}
+
+#[test]
 fn only_changes_move_the_generation() {
     let table = VerdictTable::new(1).unwrap();
     let slot = table.assign(&[hash_identity("a")]).unwrap()[0];

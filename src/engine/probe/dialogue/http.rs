@@ -72,10 +72,7 @@ fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, Probe
     let target = s.target();
     let host = host(s);
     // The configuration sees to both; a space or a line end here would forge a request.
-    for (name, text) in [
-        ("request_uri", target.request_uri.as_str()),
-        ("host", &host),
-    ] {
+    for (name, text) in [("request_uri", &*target.request_uri), ("host", &host)] {
         if text.is_empty() || text.bytes().any(|b| b <= b' ' || b == 0x7f) {
             return Err(s.fail(format!(
                 "{name} is empty or has a space or control character"
