@@ -28,7 +28,7 @@ fn target(port: u16) -> Arc<Target> {
         test_password: None,
         auth_mechanism: AuthMechanism::Auto,
         allow_plaintext_auth: false,
-        request_uri: "/".to_owned(),
+        request_uri: "/".into(),
         connect_timeout: Duration::from_millis(300),
         tls_timeout: Duration::from_millis(300),
         deep_timeout: Duration::from_millis(300),

@@ -62,11 +62,11 @@ fn handle(started: Result<Check, String>) -> (Option<Handle>, Option<String>) {
 /// `host, port, haproxy_v2, tls`
 pub(super) type Place = (LuaString, f64, bool, bool);
 
-pub(super) fn described(table: LuaTable) -> Result<Value, String> {
-    convert::to_config(&LuaValue::Table(table))
+pub(super) fn described(table: LuaTable) -> Result<Value<'static>, String> {
+    convert::to_config(&LuaValue::Table(table)).map_err(|issue| issue.to_string())
 }
 
-pub(super) fn described_at((host, port, haproxy_v2, tls): Place) -> Result<Value, String> {
+pub(super) fn described_at((host, port, haproxy_v2, tls): Place) -> Result<Value<'static>, String> {
     let Ok(host) = host.to_str() else {
         return Err("host: text in UTF-8 expected".to_owned());
     };

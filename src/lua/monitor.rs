@@ -6,7 +6,7 @@ use std::time::Duration;
 use mlua::prelude::*;
 
 use super::convert;
-use crate::engine::config::Config;
+use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::current;
 use crate::engine::service::TargetStatus;
 
@@ -33,7 +33,10 @@ fn configure(_: &Lua, (source, head): (LuaValue, bool)) -> LuaResult<Option<Stri
                 Config::from_file(Path::new(&*path), &|name| std::env::var(name).ok())
                     .map_err(|e| e.to_string())
             }
-            table => Config::from_value(&convert::to_config(table)?).map_err(|e| e.to_string()),
+            table => convert::to_config(table)
+                .map_err(ConfigError::from)
+                .and_then(|value| Config::from_value(&value))
+                .map_err(|e| e.to_string()),
         }
     };
     Ok(read()

@@ -7,6 +7,7 @@ pub mod event;
 pub mod fork_mark;
 pub mod gate;
 mod own_descriptor;
+pub mod pages;
 pub mod reconnect;
 pub mod shared;
 pub mod state_file;

@@ -213,7 +213,7 @@ async fn nginx() {
     let server = Server::start("web.py");
     for listener in ["http", "https", "http_proxy"] {
         let at = |uri: &str| Target {
-            request_uri: uri.into(),
+            request_uri: uri.to_owned().into(),
             ..server.target(Protocol::Http, listener)
         };
         for (uri, reason) in [

@@ -1,28 +1,24 @@
 //! Reading a configuration file: regular files only, and only so much of them.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use zeroize::Zeroizing;
+use crate::sys::pages::Pages;
 
 /// The longest configuration, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// The file's bytes, wiped when dropped.
+/// The file's bytes.
 ///
 /// # Errors
 /// A sentence without the path.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+pub(super) fn read(path: &Path) -> Result<Pages<u8>, String> {
     let file = open(path)?;
-    // Room for all at once: growing would leave copies of secrets in freed memory.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BYTES.saturating_add(1)));
-    let limit = u64::try_from(MAX_BYTES)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    file.take(limit)
-        .read_to_end(&mut bytes)
+    let mut bytes = Pages::default();
+    bytes
+        .read_from(file, MAX_BYTES.saturating_add(1))
         .map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() > MAX_BYTES {
         return Err(TOO_LONG.to_owned());

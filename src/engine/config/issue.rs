@@ -6,11 +6,18 @@ use super::value::shortened;
 
 /// One step from a table to what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// As the user wrote the key, which may be an alias.
     Key(String),
     /// Counted from 1, as Lua counts.
     Index(usize),
+}
+
+impl Step {
+    /// To the item at `index`, counted from 0.
+    pub fn item(index: usize) -> Self {
+        Self::Index(index.saturating_add(1))
+    }
 }
 
 /// The way from the configuration's root to one of its values.
@@ -20,11 +27,6 @@ pub(super) struct Path(pub(super) Vec<Step>);
 impl Path {
     pub(super) fn key(&self, key: &str) -> Self {
         self.with(Step::Key(key.to_owned()))
-    }
-
-    /// `index` counts from 0, the path from 1.
-    pub(super) fn index(&self, index: usize) -> Self {
-        self.with(Step::Index(index.saturating_add(1)))
     }
 
     fn with(&self, step: Step) -> Self {
@@ -60,9 +62,33 @@ impl fmt::Display for Path {
 
 /// Why a configuration is refused: `backend_servers[2].port: integer 1..65535 expected, got 70000`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Issue {
+pub struct Issue {
     pub(super) path: Path,
     pub(super) problem: String,
+}
+
+impl Issue {
+    /// Of something that is no part of a table or list, as far as is known.
+    pub fn new(problem: impl Into<String>) -> Self {
+        Path::default().issue(problem)
+    }
+
+    /// The same, seen from what holds the value that its path began at: a path that is made
+    /// only when needed costs nothing where there are many values.
+    #[must_use]
+    pub fn under(mut self, step: Step) -> Self {
+        self.path.0.insert(0, step);
+        self
+    }
+
+    /// The same, seen from where `path` begins.
+    #[must_use]
+    pub(super) fn within(mut self, path: &Path) -> Self {
+        let mut steps = path.0.clone();
+        steps.append(&mut self.path.0);
+        self.path.0 = steps;
+        self
+    }
 }
 
 impl fmt::Display for Issue {
@@ -80,9 +106,14 @@ mod tests {
 
     #[test]
     fn a_path_reads_as_lua_would_index_it() {
-        let path = Path::default().key("backend_servers").index(1).key("port");
-        assert_eq!(path.to_string(), "backend_servers[2].port");
-        assert_eq!(path.issue("no").to_string(), "backend_servers[2].port: no");
-        assert_eq!(Path::default().issue("no").to_string(), "no");
+        let issue = Issue::new("no");
+        assert_eq!(issue.to_string(), "no");
+        let issue = issue.under(Step::Key("port".to_owned()));
+        let issue = issue.under(Step::item(1));
+        assert_eq!(issue.to_string(), "[2].port: no");
+        let list = Path::default().key("a").key("backend_servers");
+        let issue = issue.within(&list);
+        assert_eq!(issue.path.to_string(), "a.backend_servers[2].port");
+        assert_eq!(issue.to_string(), "a.backend_servers[2].port: no");
     }
 }

@@ -36,13 +36,13 @@ use std::time::Duration;
 
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
+pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
 pub use self::reader::nearest;
 pub use self::service::Timeouts;
 pub use self::target::{CheckDefaults, target_from_value};
-pub use self::value::Value;
+pub use self::value::{Items, Source, Value};
 
-use self::issue::Issue;
 use super::target::Target;
 
 /// What a target counts as before its first verdict.
@@ -105,6 +105,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+impl From<Issue> for ConfigError {
+    fn from(issue: Issue) -> Self {
+        Self(issue.to_string())
+    }
+}
+
 impl Config {
     /// From a table of the host: the section's keys themselves, or the section within its
     /// parents as a whole file has it. Nothing is taken from the environment.
@@ -113,9 +119,8 @@ impl Config {
     /// The first key that is unknown, missing, of the wrong type or out of range, or that
     /// contradicts another; its path begins at the table.
     pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
-        section::in_table(root)
-            .and_then(|(path, section)| service::read(section, path))
-            .map_err(|issue| ConfigError(issue.to_string()))
+        let (path, section) = section::in_table(root)?;
+        Ok(service::read(section, path)?)
     }
 
     /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the
@@ -132,10 +137,10 @@ impl Config {
         if text.len() > MAX_BYTES {
             return Err(ConfigError(file::TOO_LONG.to_owned()));
         }
-        let root = yaml::parse(text)
+        let tree = yaml::parse(text)
             .map_err(|error| ConfigError(format!("line {}: {}", error.line, error.problem)))?;
         let read = || {
-            let (path, section) = section::in_file(&*root)?;
+            let (path, section) = section::in_file(tree.root())?;
             let value = yaml::to_value(section, &path, env)?;
             service::read(&value, path)
         };
@@ -143,7 +148,10 @@ impl Config {
             if issue.path.0.is_empty() {
                 ConfigError(issue.to_string())
             } else {
-                ConfigError(format!("line {}: {issue}", root.line_at(&issue.path)))
+                ConfigError(format!(
+                    "line {}: {issue}",
+                    tree.root().line_at(&issue.path)
+                ))
             }
         })
     }

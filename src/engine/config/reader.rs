@@ -7,20 +7,20 @@ use std::time::Duration;
 use super::super::target::Host;
 use super::duration;
 use super::host::parse_host;
-use super::issue::{Issue, Path};
+use super::issue::{Issue, Path, Step};
 use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, SERVICE_KEYS, TARGET_KEYS};
 use super::value::Value;
 
 /// One table, its keys known to be ours.
 pub(super) struct Reader<'a> {
-    entries: &'a [(String, Value)],
+    entries: &'a [(String, Value<'a>)],
     path: Path,
 }
 
 /// A value and the name it was given under.
 pub(super) struct Given<'a> {
     pub(super) name: &'a str,
-    pub(super) value: &'a Value,
+    pub(super) value: &'a Value<'a>,
 }
 
 impl<'a> Reader<'a> {
@@ -29,15 +29,17 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Something other than a table; a key that is unknown, or given twice.
     pub(super) fn open(
-        value: &'a Value,
+        value: &'a Value<'a>,
         path: Path,
         keys: &[Key],
         extra: &[&str],
     ) -> Result<Self, Issue> {
-        let entries: &[(String, Value)] = match value {
+        let entries: &[(String, Value<'_>)] = match value {
             Value::Map(entries) => entries,
             Value::List(items) if items.is_empty() => &[],
-            Value::List(_) => return Err(path.issue("table with named keys expected, got list")),
+            Value::List(_) | Value::Items(_) => {
+                return Err(path.issue("table with named keys expected, got list"));
+            }
             other => return Err(path.issue(format!("table expected, got {}", other.described()))),
         };
         for (at, (name, _)) in entries.iter().enumerate() {
@@ -170,27 +172,36 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A list's items, each with its path. An empty table is an empty list.
-    pub(super) fn list(&self, key: &Key) -> Result<Option<Vec<(Path, &'a Value)>>, Issue> {
+    /// What `read` makes of each item of a list; the paths of its errors begin at the item.
+    /// An empty table is an empty list.
+    pub(super) fn list<T>(
+        &self,
+        key: &Key,
+        read: impl Fn(&Value<'_>) -> Result<T, Issue>,
+    ) -> Result<Option<Vec<T>>, Issue> {
         let Some(given) = self.given(key)? else {
             return Ok(None);
         };
         let path = self.path.key(given.name);
-        match given.value {
-            Value::List(items) => Ok(Some(
-                items
-                    .iter()
-                    .enumerate()
-                    .map(|(at, item)| (path.index(at), item))
-                    .collect(),
-            )),
-            Value::Map(entries) if entries.is_empty() => Ok(Some(Vec::new())),
+        let placed = |(at, done): (usize, Result<T, Issue>)| {
+            done.map_err(|issue| issue.under(Step::item(at)).within(&path))
+        };
+        let done: Result<Vec<T>, Issue> = match given.value {
+            Value::List(items) => items.iter().map(read).enumerate().map(placed).collect(),
+            Value::Items(items) => items
+                .iter()
+                .map(|item| read(&item?))
+                .enumerate()
+                .map(placed)
+                .collect(),
+            Value::Map(entries) if entries.is_empty() => Ok(Vec::new()),
             Value::Map(_) => {
                 let expected = key.kind.expected();
-                Err(path.issue(format!("{expected} expected, got table with named keys")))
+                return Err(path.issue(format!("{expected} expected, got table with named keys")));
             }
-            other => Err(path.issue(refusal(key.kind, other))),
-        }
+            other => return Err(path.issue(refusal(key.kind, other))),
+        };
+        done.map(Some)
     }
 
     fn or_default<T>(
@@ -211,14 +222,14 @@ impl<'a> Reader<'a> {
 }
 
 /// A default's text as a value whose type the key decides.
-pub(super) fn default_value(text: &str) -> Value {
+pub(super) fn default_value(text: &str) -> Value<'static> {
     Value::Env {
         text: text.to_owned(),
         template: text.to_owned(),
     }
 }
 
-fn as_text(value: &Value) -> Option<&str> {
+fn as_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     match value {
         Value::Str(text) | Value::Env { text, .. } => Some(text),
         _ => None,
@@ -380,6 +391,6 @@ pub(super) fn item_refusal(expected: &str, value: &Value) -> String {
 }
 
 /// The text of a list item.
-pub(super) fn item_text(value: &Value) -> Option<&str> {
+pub(super) fn item_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
     as_text(value)
 }

@@ -11,19 +11,19 @@ const NAMES: [&[&str]; 2] = [
     &["auth", "services", "backend_health_checks"],
 ];
 
-/// A tree with named members.
-pub(super) trait Tree {
+/// What may have named members.
+pub(super) trait Members: Copy {
     /// The member of that name, if this is a table that has it and it is not null.
-    fn member(&self, name: &str) -> Option<&Self>;
+    fn member(self, name: &str) -> Option<Self>;
 }
 
-impl Tree for Value {
-    fn member(&self, name: &str) -> Option<&Self> {
-        let Self::Map(entries) = self else {
+impl Members for &Value<'_> {
+    fn member(self, name: &str) -> Option<Self> {
+        let Value::Map(entries) = self else {
             return None;
         };
         let (_, value) = entries.iter().find(|(key, _)| key == name)?;
-        (*value != Self::Nil).then_some(value)
+        (*value != Value::Nil).then_some(value)
     }
 }
 
@@ -31,7 +31,7 @@ impl Tree for Value {
 ///
 /// # Errors
 /// Both are there.
-fn find<T: Tree>(root: &T) -> Result<Option<(Path, &T)>, Issue> {
+fn find<T: Members>(root: T) -> Result<Option<(Path, T)>, Issue> {
     let mut found = None;
     for name in NAMES {
         let mut at = Some(root);
@@ -56,7 +56,7 @@ fn find<T: Tree>(root: &T) -> Result<Option<(Path, &T)>, Issue> {
 ///
 /// # Errors
 /// Neither or both of the two are there.
-pub(super) fn in_file<T: Tree>(root: &T) -> Result<(Path, &T), Issue> {
+pub(super) fn in_file<T: Members>(root: T) -> Result<(Path, T), Issue> {
     if let Some(found) = find(root)? {
         return Ok(found);
     }
@@ -75,7 +75,7 @@ pub(super) fn in_file<T: Tree>(root: &T) -> Result<(Path, &T), Issue> {
 ///
 /// # Errors
 /// Both sections are there, or keys of the section beside it.
-pub(super) fn in_table(root: &Value) -> Result<(Path, &Value), Issue> {
+pub(super) fn in_table<'v, 'a>(root: &'v Value<'a>) -> Result<(Path, &'v Value<'a>), Issue> {
     let Some((path, section)) = find(root)? else {
         return Ok((Path::default(), root));
     };

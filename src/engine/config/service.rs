@@ -78,14 +78,11 @@ fn count<T: TryFrom<i64>>(reader: &Reader<'_>, key: &keys::Key) -> Result<T, Iss
 }
 
 fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
-    let items = reader.list(&keys::EXPOSE_ATTRIBUTES)?.unwrap_or_default();
-    items
-        .into_iter()
-        .map(|(path, item)| match item_text(item) {
-            Some(name) if headers::is_name(name.as_bytes()) => Ok(name.to_owned()),
-            _ => Err(path.issue(item_refusal("attribute name", item))),
-        })
-        .collect()
+    let names = reader.list(&keys::EXPOSE_ATTRIBUTES, |item| match item_text(item) {
+        Some(name) if headers::is_name(name.as_bytes()) => Ok(name.to_owned()),
+        _ => Err(Issue::new(item_refusal("attribute name", item))),
+    })?;
+    Ok(names.unwrap_or_default())
 }
 
 fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
@@ -104,13 +101,10 @@ fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
 }
 
 fn targets(reader: &Reader<'_>, timeouts: &Timeouts) -> Result<Vec<Arc<Target>>, Issue> {
-    let items = reader
-        .list(&keys::BACKEND_SERVERS)?
-        .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))?;
-    items
-        .into_iter()
-        .map(|(path, item)| target::configured(item, path, timeouts).map(Arc::new))
-        .collect()
+    let read = |item: &Value| target::configured(item, timeouts).map(Arc::new);
+    reader
+        .list(&keys::BACKEND_SERVERS, read)?
+        .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))
 }
 
 #[cfg(test)]

@@ -36,9 +36,9 @@ pub fn target_from_value(
     checked().map_err(|issue: Issue| ConfigError(issue.to_string()))
 }
 
-/// One entry of `backend_servers`.
-pub(super) fn configured(value: &Value, path: Path, timeouts: &Timeouts) -> Result<Target, Issue> {
-    let reader = Reader::open(value, path, TARGET_KEYS, &[])?;
+/// One entry of `backend_servers`; the paths of errors begin at it.
+pub(super) fn configured(value: &Value, timeouts: &Timeouts) -> Result<Target, Issue> {
+    let reader = Reader::open(value, Path::default(), TARGET_KEYS, &[])?;
     read(&reader, timeouts, None)
 }
 

@@ -11,9 +11,11 @@ use super::yaml::{parse, to_value};
 use super::{Config, ConfigError, Value};
 
 /// A value written in YAML.
-fn value(text: &str) -> Value {
-    let node = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
-    to_value(&node, &Path::default(), &no_env).unwrap_or_else(|issue| panic!("{text}: {issue}"))
+fn value(text: &str) -> Value<'static> {
+    let tree = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
+    // A test ends soon.
+    let root = Box::leak(Box::new(tree)).root();
+    to_value(root, &Path::default(), &no_env).unwrap_or_else(|issue| panic!("{text}: {issue}"))
 }
 
 fn no_env(_: &str) -> Option<String> {

@@ -1,15 +1,17 @@
 //! From the parser's events to the tree.
 
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::hash::{BuildHasher, RandomState};
 
 use saphyr_parser::{Event, Parser, ScanError};
 use zeroize::Zeroizing;
 
 use super::super::value::shortened;
 use super::YamlError;
-use super::node::{Content, Entry, MAX_DEPTH, MAX_NODES, Node, too_deep, too_large};
-use super::scalar::{Scalar, form};
+use super::node::{Content, Id, MAX_DEPTH, MAX_NODES, Node, Tree, View};
+use super::node::{no_memory, too_deep, too_large};
+use super::scalar::form;
+use crate::sys::pages::Pages;
 
 /// The longest `%TAG` directive, in bytes. The parser copies it for each tag that uses it.
 const MAX_DIRECTIVE: usize = 512;
@@ -18,16 +20,17 @@ const MAX_DIRECTIVE: usize = 512;
 ///
 /// # Errors
 /// Text that is not well-formed, has duplicate keys or several documents, or exceeds a bound.
-pub(in super::super) fn parse(text: &str) -> Result<Rc<Node>, YamlError> {
+pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
     bounded_directives(text)?;
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) = event.map_err(|error| malformed(&error))?;
         builder.take(event, span.start.line())?;
     }
-    builder
-        .root
-        .ok_or_else(|| YamlError::new(1, "table expected, got an empty document"))
+    match builder.tree.root {
+        Some(_) => Ok(builder.tree),
+        None => Err(YamlError::new(1, "table expected, got an empty document")),
+    }
 }
 
 fn bounded_directives(text: &str) -> Result<(), YamlError> {
@@ -46,13 +49,19 @@ fn malformed(error: &ScanError) -> YamlError {
     YamlError::new(error.marker().line(), problem)
 }
 
+/// From so many keys on a table's are looked up by their hashes.
+const FEW: usize = 16;
+
 /// Puts a document together from the parser's events.
 #[derive(Default)]
 struct Builder {
+    tree: Tree,
     /// What is open, the outermost first.
     open: Vec<Open>,
-    anchors: HashMap<usize, Rc<Node>>,
-    root: Option<Rc<Node>>,
+    /// What is in it so far, that of the innermost last.
+    inside: Pages<Id>,
+    anchors: HashMap<usize, Id>,
+    hasher: RandomState,
     documents: usize,
     /// Entries that merge keys have looked at, in the whole document.
     merged: usize,
@@ -62,18 +71,15 @@ struct Builder {
 struct Open {
     line: usize,
     anchor: usize,
-    items: Items,
+    /// Where in `inside` it begins.
+    start: usize,
+    kind: Kind,
 }
 
-enum Items {
-    List(Vec<Rc<Node>>),
-    Map {
-        entries: Vec<Entry>,
-        /// The key whose value comes next.
-        key: Option<Rc<Node>>,
-        /// Keys so far: whether they are strings, and their text.
-        seen: HashSet<(bool, String)>,
-    },
+enum Kind {
+    List,
+    /// With the hashes of its keys, where these are many.
+    Map(HashSet<u64>),
 }
 
 impl Builder {
@@ -87,35 +93,27 @@ impl Builder {
             }
             Event::Alias(anchor) => {
                 // The parser refuses unknown names, so that one is open still.
-                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| {
+                let node = self.anchors.get(&anchor).copied().ok_or_else(|| {
                     YamlError::new(line, "an alias cannot stand inside what it names")
                 })?;
                 self.add(node, line)?;
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let scalar = Scalar {
-                    form: form(style, tag.as_deref()),
-                    text: Zeroizing::new(text.into_owned()),
-                };
-                self.finish(line, anchor, Content::Scalar(scalar))?;
+                let text = Zeroizing::new(text.into_owned());
+                let mut keep = |text: &str| self.tree.keep(text);
+                let form = form(style, tag.as_deref()).map(|tag| keep(&tag));
+                let form = form.transposed().map_err(no_memory(line))?;
+                let text = keep(&text).map_err(no_memory(line))?;
+                self.finish(line, anchor, Content::Scalar(text, form))?;
             }
-            Event::SequenceStart(anchor, _) => {
-                self.start(line, anchor, Items::List(Vec::new()))?;
-            }
+            Event::SequenceStart(anchor, _) => self.start(line, anchor, Kind::List)?,
             Event::MappingStart(anchor, _) => {
-                let items = Items::Map {
-                    entries: Vec::new(),
-                    key: None,
-                    seen: HashSet::new(),
-                };
-                self.start(line, anchor, items)?;
+                self.start(line, anchor, Kind::Map(HashSet::new()))?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.open.pop() {
-                    let content = match open.items {
-                        Items::List(items) => Content::List(items),
-                        Items::Map { entries, .. } => Content::Map(self.merge(entries)?),
-                    };
+                    let content = self.close(&open)?;
+                    self.inside.truncate(open.start);
                     self.finish(open.line, open.anchor, content)?;
                 }
             }
@@ -124,76 +122,127 @@ impl Builder {
         Ok(())
     }
 
-    fn start(&mut self, line: usize, anchor: usize, items: Items) -> Result<(), YamlError> {
+    fn start(&mut self, line: usize, anchor: usize, kind: Kind) -> Result<(), YamlError> {
         if self.open.len() >= MAX_DEPTH {
             return Err(too_deep(line));
         }
         self.open.push(Open {
             line,
             anchor,
-            items,
+            start: self.inside.len(),
+            kind,
         });
         Ok(())
     }
 
     fn finish(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
-        let node = Rc::new(Node::new(line, content)?);
+        let node = self.tree.add(line, content)?;
         if anchor > 0 {
-            self.anchors.insert(anchor, Rc::clone(&node));
+            self.anchors.insert(anchor, node);
         }
         self.add(node, line)
     }
 
-    fn add(&mut self, node: Rc<Node>, line: usize) -> Result<(), YamlError> {
-        match self.open.last_mut().map(|open| &mut open.items) {
-            None => self.root = Some(node),
-            Some(Items::List(items)) => items.push(node),
-            Some(Items::Map { entries, key, seen }) => match key.take() {
-                Some(key) => entries.push((key, node)),
-                None => {
-                    if let Some((string, name)) = node.identity()
-                        && !seen.insert((string, name.to_owned()))
-                    {
-                        let problem = format!("{}: given twice", shortened(name));
-                        return Err(YamlError::new(line, problem));
-                    }
-                    *key = Some(node);
-                }
-            },
+    fn add(&mut self, node: Id, line: usize) -> Result<(), YamlError> {
+        let Some(open) = self.open.last_mut() else {
+            self.tree.root = Some(node);
+            return Ok(());
+        };
+        if let Kind::Map(hashes) = &mut open.kind {
+            let before = self.inside.get(open.start..).unwrap_or_default();
+            // Keys and values come in turn.
+            if before.len().is_multiple_of(2) {
+                let keys = before.iter().step_by(2).map(|id| self.tree.node(*id));
+                check_new(self.tree.node(node), keys, hashes, &self.hasher)
+                    .map_err(|name| YamlError::new(line, format!("{name}: given twice")))?;
+            }
         }
-        Ok(())
+        self.inside.push(node).map_err(no_memory(line))
     }
 
-    /// Resolves merge keys: an entry's own keys win over merged ones, earlier merges over later.
-    /// Unlike an alias this copies, so what it looks at is counted at once.
-    fn merge(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, YamlError> {
-        let (merges, mut own): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|(key, _)| key.is_merge());
-        let Some((_, source)) = merges.first() else {
-            return Ok(own);
+    /// What a list or table holds now that its end has come.
+    fn close(&mut self, open: &Open) -> Result<Content, YamlError> {
+        let inside = self.inside.get(open.start..).unwrap_or_default();
+        let full = no_memory(open.line);
+        if let Kind::List = open.kind {
+            return self.tree.link(inside).map(Content::List).map_err(full);
+        }
+        let is_merge = |key: &Id| self.tree.node(*key).is_merge();
+        let linked = if inside.iter().step_by(2).any(is_merge) {
+            let merged = merge(&self.tree, inside, &mut self.merged)?;
+            self.tree.link(&merged)
+        } else {
+            self.tree.link(inside)
         };
-        let sources: &[Rc<Node>] = match &source.content {
-            Content::List(items) => items,
-            _ => std::slice::from_ref(source),
+        linked.map(Content::Map).map_err(full)
+    }
+}
+
+/// Sees that a key is none of those before it.
+///
+/// # Errors
+/// Its name, for an error.
+fn check_new<'t>(
+    key: Node<'t>,
+    before: impl ExactSizeIterator<Item = Node<'t>> + Clone,
+    hashes: &mut HashSet<u64>,
+    hasher: &RandomState,
+) -> Result<(), String> {
+    let Some(name) = key.name() else {
+        return Ok(());
+    };
+    if before.len() >= FEW {
+        // `1` and `"1"` are two keys.
+        let hash = |key: Node<'_>| Some(hasher.hash_one((key.name()?, key.is_string())));
+        if hashes.is_empty() {
+            hashes.extend(before.clone().filter_map(hash));
+        }
+        if hash(key).is_some_and(|hash| hashes.insert(hash)) {
+            return Ok(());
+        }
+    }
+    let same = |other: Node<'_>| other.name() == Some(name) && other.is_string() == key.is_string();
+    if before.clone().any(same) {
+        return Err(shortened(name));
+    }
+    Ok(())
+}
+
+/// Resolves merge keys: an entry's own keys win over merged ones, earlier merges over later.
+/// Unlike an alias this copies, so what it looks at is counted at once, in `looked_at`.
+fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, YamlError> {
+    let (pairs, _) = entries.as_chunks::<2>();
+    let (merges, own): (Vec<[Id; 2]>, Vec<_>) = pairs
+        .iter()
+        .partition(|[key, _]| tree.node(*key).is_merge());
+    let mut all: Vec<Id> = own.into_iter().flatten().collect();
+    let Some([_, source]) = merges.first() else {
+        return Ok(all);
+    };
+    let mut names: HashSet<&str> = all
+        .iter()
+        .step_by(2)
+        .filter_map(|key| tree.node(*key).name())
+        .collect();
+    let source = tree.node(*source);
+    let mut take = |node: Node<'_>| {
+        let View::Map(entries) = tree.node(node.id).view() else {
+            return Err(YamlError::new(source.line(), "<<: table expected to merge"));
         };
-        let mut names: HashSet<String> = own
-            .iter()
-            .filter_map(|(key, _)| Some(key.name()?.to_owned()))
-            .collect();
-        for node in sources {
-            let Content::Map(entries) = &node.content else {
-                return Err(YamlError::new(source.line, "<<: table expected to merge"));
-            };
-            self.merged = self.merged.saturating_add(entries.len());
-            if self.merged > MAX_NODES {
-                return Err(too_large(source.line));
-            }
-            for (key, value) in entries {
-                if key.name().is_none_or(|name| names.insert(name.to_owned())) {
-                    own.push((Rc::clone(key), Rc::clone(value)));
-                }
+        *looked_at = looked_at.saturating_add(entries.len() / 2);
+        if *looked_at > MAX_NODES {
+            return Err(too_large(source.line()));
+        }
+        for (key, value) in entries.entries() {
+            if key.name().is_none_or(|name| names.insert(name)) {
+                all.extend([key.id, value.id]);
             }
         }
-        Ok(own)
+        Ok(())
+    };
+    match source.view() {
+        View::List(items) => items.iter().try_for_each(take)?,
+        _ => take(source)?,
     }
+    Ok(all)
 }

@@ -1,10 +1,13 @@
 //! Our section as a value, its variables replaced from the environment.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
-use super::super::value::{Value, shortened};
-use super::node::{Content, MAX_KEY, Node};
-use super::scalar::{Form, Scalar, core_schema};
+use super::super::value::{Items, Source, Value};
+use super::node::{List, MAX_KEY, Node, View};
+use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
 const MAX_TEXT: usize = 4 * 1024 * 1024;
@@ -14,68 +17,92 @@ const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// # Errors
 /// A key that is not a scalar, a scalar that does not fit its tag, a variable that is not set,
 /// more text than the bound.
-pub(in super::super) fn to_value(
-    node: &Node,
+pub(in super::super) fn to_value<'t>(
+    node: Node<'t>,
     path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Value, Issue> {
-    let mut room = MAX_TEXT;
-    convert(node, env, &mut room).map_err(|mut issue| {
-        let within = std::mem::take(&mut issue.path.0);
-        issue.path.0.extend(path.0.iter().cloned().chain(within));
-        issue
-    })
+    env: &'t dyn Fn(&str) -> Option<String>,
+) -> Result<Value<'t>, Issue> {
+    let reading = Reading {
+        env,
+        room: Rc::new(Cell::new(MAX_TEXT)),
+    };
+    reading.convert(node).map_err(|issue| issue.within(path))
 }
 
-/// The issue's path begins at `node`: a path that is made only when needed costs nothing where
-/// there are many nodes.
-fn convert(
-    node: &Node,
-    env: &dyn Fn(&str) -> Option<String>,
-    room: &mut usize,
-) -> Result<Value, Issue> {
-    let issue = |problem: String| Path::default().issue(problem);
-    let under = |mut issue: Issue, step: Step| {
-        issue.path.0.insert(0, step);
-        issue
-    };
-    let take = |room: &mut usize, bytes: usize| {
-        *room = room
-            .checked_sub(bytes)
-            .ok_or_else(|| issue(too_much_text()))?;
+/// What all values of a section share.
+#[derive(Clone)]
+struct Reading<'t> {
+    env: &'t dyn Fn(&str) -> Option<String>,
+    /// How much more text there may be, in bytes.
+    room: Rc<Cell<usize>>,
+}
+
+/// A list of lists or tables, none of which is a value yet.
+struct Rest<'t> {
+    items: List<'t>,
+    reading: Reading<'t>,
+}
+
+impl Source for Rest<'_> {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn item(&self, index: usize) -> Result<Value<'_>, Issue> {
+        let item = self.items.get(index);
+        item.map_or(Ok(Value::Nil), |item| self.reading.convert(item))
+    }
+}
+
+impl<'t> Reading<'t> {
+    fn take(&self, bytes: usize) -> Result<(), Issue> {
+        let left = self.room.get().checked_sub(bytes);
+        self.room
+            .set(left.ok_or_else(|| Issue::new(too_much_text()))?);
         Ok(())
-    };
-    match &node.content {
-        Content::Scalar(scalar) => {
-            take(room, scalar.text.len())?;
-            let value = scalar_value(scalar, env, *room).map_err(issue)?;
-            if let Value::Env { text, .. } = &value {
-                take(room, text.len())?;
+    }
+
+    /// The paths of its errors begin at `node`.
+    fn convert(&self, node: Node<'t>) -> Result<Value<'t>, Issue> {
+        match node.view() {
+            View::Scalar(text, form) => {
+                self.take(text.len())?;
+                let value =
+                    scalar_value(text, form, self.env, self.room.get()).map_err(Issue::new)?;
+                if let Value::Env { text, .. } = &value {
+                    self.take(text.len())?;
+                }
+                Ok(value)
             }
-            Ok(value)
+            View::List(items) if items.get(0).is_some_and(|first| !first.is_scalar()) => {
+                Ok(Value::Items(Items::new(Rest {
+                    items,
+                    reading: self.clone(),
+                })))
+            }
+            View::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(at, item)| {
+                    let value = self.convert(item);
+                    value.map_err(|issue| issue.under(Step::item(at)))
+                })
+                .collect::<Result<_, _>>()
+                .map(Value::List),
+            View::Map(entries) => entries
+                .entries()
+                .map(|(key, value)| {
+                    let Some(name) = key.name() else {
+                        return Err(Issue::new(key_problem(key)));
+                    };
+                    self.take(name.len())?;
+                    let value = self.convert(value);
+                    let value = value.map_err(|issue| issue.under(Step::Key(name.to_owned())))?;
+                    Ok((name.to_owned(), value))
+                })
+                .collect::<Result<_, _>>()
+                .map(Value::Map),
         }
-        Content::List(items) => items
-            .iter()
-            .enumerate()
-            .map(|(at, item)| {
-                convert(item, env, room).map_err(|found| under(found, Step::Index(at + 1)))
-            })
-            .collect::<Result<_, _>>()
-            .map(Value::List),
-        Content::Map(entries) => entries
-            .iter()
-            .map(|(key, value)| {
-                let Some(name) = key.name() else {
-                    let problem = key_problem(key);
-                    return Err(issue(problem));
-                };
-                take(room, name.len())?;
-                let value = convert(value, env, room)
-                    .map_err(|found| under(found, Step::Key(name.to_owned())))?;
-                Ok((name.to_owned(), value))
-            })
-            .collect::<Result<_, _>>()
-            .map(Value::Map),
     }
 }
 
@@ -84,16 +111,17 @@ fn too_much_text() -> String {
 }
 
 fn scalar_value(
-    scalar: &Scalar,
+    text: &str,
+    form: Form<&str>,
     env: &dyn Fn(&str) -> Option<String>,
     room: usize,
-) -> Result<Value, String> {
-    let expanded = env::expand(&scalar.text, env, room)?;
-    match (&scalar.form, expanded) {
-        (Form::Foreign(tag), _) => Err(format!("unknown tag {}", shortened(tag))),
+) -> Result<Value<'static>, String> {
+    let expanded = env::expand(text, env, room)?;
+    match (form, expanded) {
+        (Form::Foreign(tag), _) => Err(format!("unknown tag {tag}")),
         (Form::Tagged(tag), expanded) => {
-            let value = core_schema(expanded.as_ref().map_or(&scalar.text, |e| &e.text));
-            let fits = match *tag {
+            let value = core_schema(expanded.as_ref().map_or(text, |e| &e.text));
+            let fits = match tag {
                 "int" => matches!(value, Value::Int(_)),
                 "float" => matches!(value, Value::Int(_) | Value::Float(_)),
                 "bool" => matches!(value, Value::Bool(_)),
@@ -104,18 +132,18 @@ fn scalar_value(
         }
         (_, Some(expanded)) if expanded.replaced => Ok(Value::Env {
             text: expanded.text,
-            template: scalar.text.to_string(),
+            template: text.to_owned(),
         }),
         (_, Some(expanded)) => Ok(Value::Str(expanded.text)),
-        (Form::Text, None) => Ok(Value::Str(scalar.text.to_string())),
-        (Form::Plain, None) => Ok(core_schema(&scalar.text)),
+        (Form::Text, None) => Ok(Value::Str(text.to_owned())),
+        (Form::Plain, None) => Ok(core_schema(text)),
     }
 }
 
-fn key_problem(key: &Node) -> String {
-    match key.content {
-        Content::Scalar(_) => format!("key of at most {MAX_KEY} bytes expected, got more"),
-        Content::List(_) => "key that is a name expected, got list".to_owned(),
-        Content::Map(_) => "key that is a name expected, got table".to_owned(),
+fn key_problem(key: Node<'_>) -> String {
+    match key.view() {
+        View::Scalar(..) => format!("key of at most {MAX_KEY} bytes expected, got more"),
+        View::List(_) => "key that is a name expected, got list".to_owned(),
+        View::Map(_) => "key that is a name expected, got table".to_owned(),
     }
 }

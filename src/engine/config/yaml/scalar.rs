@@ -1,31 +1,48 @@
 //! Scalars: which of them are text, and what the others mean.
 
+use std::io;
+
 use saphyr_parser::{ScalarStyle, Tag};
-use zeroize::Zeroizing;
 
-use super::super::value::Value;
-
-#[derive(Debug)]
-pub(super) struct Scalar {
-    pub(super) text: Zeroizing<String>,
-    pub(super) form: Form,
-}
+use super::super::value::{Value, shortened};
 
 /// How a scalar's text gets its type.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form<T> {
     /// Unquoted: by the core schema.
     Plain,
     /// Quoted, a block, or `!!str`.
     Text,
     /// `!!int` and the like: by the core schema, and it has to be this type.
     Tagged(&'static str),
-    /// A tag that means nothing to us.
-    Foreign(String),
+    /// A tag that means nothing to us, as an error shows it.
+    Foreign(T),
+}
+
+impl<T> Form<T> {
+    pub(super) fn map<U>(self, tag: impl FnOnce(T) -> U) -> Form<U> {
+        match self {
+            Self::Plain => Form::Plain,
+            Self::Text => Form::Text,
+            Self::Tagged(name) => Form::Tagged(name),
+            Self::Foreign(text) => Form::Foreign(tag(text)),
+        }
+    }
+}
+
+impl<T> Form<io::Result<T>> {
+    pub(super) fn transposed(self) -> io::Result<Form<T>> {
+        Ok(match self {
+            Self::Foreign(tag) => Form::Foreign(tag?),
+            Self::Plain => Form::Plain,
+            Self::Text => Form::Text,
+            Self::Tagged(name) => Form::Tagged(name),
+        })
+    }
 }
 
 /// A scalar's form from its style and its tag.
-pub(super) fn form(style: ScalarStyle, tag: Option<&Tag>) -> Form {
+pub(super) fn form(style: ScalarStyle, tag: Option<&Tag>) -> Form<String> {
     let Some(tag) = tag else {
         return match style {
             ScalarStyle::Plain => Form::Plain,
@@ -42,22 +59,21 @@ pub(super) fn form(style: ScalarStyle, tag: Option<&Tag>) -> Form {
         // The non-specific tag: not by the schema.
         "!" if tag.handle.is_empty() => Form::Text,
         "" if tag.handle == "!" => Form::Text,
-        _ => Form::Foreign(tag.to_string()),
+        _ => Form::Foreign(shortened(&tag.to_string())),
     }
 }
 
-impl Scalar {
-    pub(super) fn is_string(&self) -> bool {
-        self.form == Form::Text || self.form == Form::Plain && is_string(&core_schema(&self.text))
+/// Whether a scalar is text.
+pub(super) fn is_string<T>(text: &str, form: Form<T>) -> bool {
+    match form {
+        Form::Text => true,
+        Form::Plain => matches!(core_schema(text), Value::Str(_)),
+        Form::Tagged(_) | Form::Foreign(_) => false,
     }
-}
-
-fn is_string(value: &Value) -> bool {
-    matches!(value, Value::Str(_))
 }
 
 /// The value of an unquoted scalar (YAML 1.2.2 §10.3.2).
-pub(super) fn core_schema(text: &str) -> Value {
+pub(super) fn core_schema(text: &str) -> Value<'static> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Nil,
         "true" | "True" | "TRUE" => return Value::Bool(true),
@@ -77,7 +93,7 @@ pub(super) fn core_schema(text: &str) -> Value {
 }
 
 /// An integer or a float in the core schema's notations; an integer beyond 64 bits is a float.
-fn number(text: &str, unsigned: &str) -> Option<Value> {
+fn number(text: &str, unsigned: &str) -> Option<Value<'static>> {
     for (prefix, radix) in [("0o", 8), ("0x", 16)] {
         if let Some(digits) = text.strip_prefix(prefix) {
             let plain = digits.chars().all(|c| c.is_digit(radix));
