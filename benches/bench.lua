@@ -116,11 +116,13 @@ end
 
 local function sequence()
   local server = choose(nb.get_backend_servers)
-  nb.select_backend_server(server.ip, server.port)
   local result = nauthilus_backend_result.new()
   result:attributes({ hostip = server.ip, account = "user@example.org" })
   nb.apply_backend_result(result)
+  nb.select_backend_server(server.ip, server.port)
   nb.remove_from_backend_result({ "Proxy-Host" })
+  local headers = nb.context():headers()
+  sink = sink + #headers["Auth-Port"]
 end
 
 -- A request's decisions in plain tables: no checks, no copies, no rules.
@@ -133,7 +135,7 @@ local function plain_sequence(list_servers)
       headers["X-Nauthilus-" .. name:gsub("^%l", string.upper)] = value
     end
     headers["X-Nauthilus-Proxy-Host"] = nil
-    sink = sink + #headers
+    sink = sink + #headers["Auth-Port"]
   end
 end
 
@@ -151,7 +153,7 @@ local ROWS = {
     function() return fields(nb.get_backend_servers), fields end,
   },
   {
-    "list, filter, pick, select, apply, remove",
+    "list, filter, pick, apply, select, remove, headers",
     function() return sequence, plain_sequence end,
   },
 }

@@ -144,7 +144,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     native.raw_set("version", VERSION)?;
     native.raw_set("nearest", lua.create_function(nearest_name)?)?;
     let cold = lua.create_table()?;
-    servers::register(lua, native)?;
+    servers::register(&natives)?;
     monitor::register(lua, &cold)?;
     check::register(lua, &cold)?;
     let names = lua.create_table()?;

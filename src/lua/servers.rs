@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
+use super::raw::{Answer, Args, Natives, View, native};
 use crate::engine::process::{Start, current};
 use crate::engine::service::{BackendServer, Service};
 use crate::sys::fork_mark::ForkMark;
@@ -15,8 +16,9 @@ use crate::sys::fork_mark::ForkMark;
 /// The natives that are off the request path.
 pub(super) const COLD: &[&str] = &["servers", "words"];
 
-pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
-    native.raw_set("is_current", lua.create_function(is_current)?)?;
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    let (lua, native) = (natives.lua(), natives.table());
+    natives.add("current_list", native!(current_list))?;
     native.raw_set("servers", lua.create_function(servers)?)?;
     native.raw_set("words", lua.create_function(words)?)?;
     // SAFETY: `seal` is a lua_CFunction that keeps to Lua's stack discipline.
@@ -24,13 +26,27 @@ pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
     Ok(())
 }
 
-/// `is_current(epoch, generation)`: whether a list made at these is still the one.
-fn is_current(_: &Lua, (epoch, generation): (u64, u64)) -> LuaResult<bool> {
-    if ForkMark::of_process().get() != epoch {
-        return Ok(false);
+/// `current_list(epoch, generation, list, count)` → a new array of the first `count` items of
+/// `list`, if that was made at these two and they still are; else nil
+fn current_list(args: &Args) -> Answer {
+    let number = |index| args.view(index).whole();
+    let (Some(epoch), Some(generation), View::Table, Some(count)) =
+        (number(1), number(2), args.view(3), number(4))
+    else {
+        return Answer::Nil;
+    };
+    if ForkMark::of_process().get() != epoch || !is_current(epoch, generation) {
+        return Answer::Nil;
     }
+    Answer::Copy {
+        table: 3,
+        count: count.try_into().unwrap_or(0),
+    }
+}
+
+fn is_current(epoch: u64, generation: u64) -> bool {
     let process = current();
-    Ok(process.epoch() == epoch && process.generation() == Some(generation))
+    process.epoch() == epoch && process.generation() == Some(generation)
 }
 
 /// `servers(may_start)`: epoch (0 where the list must not be kept), generation and an array of

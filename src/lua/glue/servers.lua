@@ -4,7 +4,7 @@
 local native, parts = ...
 local errors, host = parts.errors, parts.host
 local error, format, next, setmetatable, tostring = error, string.format, next, setmetatable, tostring
-local is_current, read_servers, seal = native.is_current, native.servers, native.seal
+local current_list, read_servers, seal = native.current_list, native.servers, native.seal
 
 -- Lua 5.1 and LuaJIT without 5.2's features ignore the field.
 local function server_pairs(fields)
@@ -58,11 +58,14 @@ end
 
 local servers = { api = {}, fields_of = fields_of }
 
+-- A copy in Lua grows step by step; the native makes one of the right size at once.
 function servers.api.get_backend_servers()
-  if epoch == NEVER or not is_current(epoch, generation) then
-    refresh("get_backend_servers")
+  local copy = current_list(epoch, generation, list, count)
+  if copy then
+    return copy
   end
-  local copy = {}
+  refresh("get_backend_servers")
+  copy = {}
   for index = 1, count do
     copy[index] = list[index]
   end

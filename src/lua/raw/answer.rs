@@ -19,6 +19,11 @@ pub(in crate::lua) enum Answer {
     Bytes(Bytes),
     /// An array of strings.
     List(Vec<Bytes>),
+    /// A new array: the first `count` items of the one that is argument `table`.
+    Copy {
+        table: c_int,
+        count: c_int,
+    },
     /// A table name → value.
     Attributes(Attributes),
     /// A table name → value.
@@ -55,6 +60,13 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &Answer) -> c_int {
                 ffi::lua_createtable(state, size(list.len()), 0);
                 for (index, bytes) in (1..).zip(list) {
                     push_bytes(state, bytes);
+                    ffi::lua_rawseti(state, -2, index);
+                }
+            }
+            Answer::Copy { table, count } => {
+                ffi::lua_createtable(state, *count, 0);
+                for index in 1..=(*count).into() {
+                    ffi::lua_rawgeti(state, *table, index);
                     ffi::lua_rawseti(state, -2, index);
                 }
             }

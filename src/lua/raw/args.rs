@@ -44,6 +44,18 @@ impl View<'_> {
         }
     }
 
+    /// The value as a number that is neither negative nor broken.
+    pub(in crate::lua) fn whole(self) -> Option<u64> {
+        match self {
+            Self::Integer(number) => number.try_into().ok(),
+            // Below 2^53 a float holds it exactly.
+            Self::Float(number) if (0.0..9e15).contains(&number) && number.fract() == 0.0 => {
+                Some(number as u64)
+            }
+            _ => None,
+        }
+    }
+
     /// The value as one of an attribute.
     fn scalar(self) -> Option<Scalar> {
         match self {
@@ -57,14 +69,8 @@ impl View<'_> {
 
     /// The value as an index of an array.
     fn index(self) -> Option<usize> {
-        match self {
-            Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
-            // An index has few digits: a float holds it exactly.
-            Self::Float(number) if (1.0..1e15).contains(&number) && number.fract() == 0.0 => {
-                Some(number as usize)
-            }
-            _ => None,
-        }
+        let index = self.whole()?.try_into().ok()?;
+        (index > 0).then_some(index)
     }
 }
 
