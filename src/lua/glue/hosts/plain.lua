@@ -40,8 +40,12 @@ function plain.bound_context()
 end
 local bound_context = plain.bound_context
 
+-- Most states have bound nothing: they are not asked in a call of its own.
 function plain.current_context()
-  return bound_context() or default
+  if bound > 0 then
+    return bound_context() or default
+  end
+  return of_main or default
 end
 
 -- What a host binds from outside: the default context from now on; nil is the state's own.
