@@ -59,7 +59,7 @@ struct More {
 enum Applied {
     #[default]
     Nothing,
-    /// Of a single result, shared with it.
+    /// Of a single result, shared with it, or of several where the last has every name.
     Once(Attributes),
     /// Of several calls; with each name the number of the call that set it.
     Merged {
@@ -128,9 +128,10 @@ impl RequestContext {
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
         let more = self.more_mut();
         for name in names {
-            let name: Bytes = name.as_ref().into();
-            if more.removed_names.insert(name.clone()) {
-                more.removed.push(name);
+            let name = name.as_ref();
+            if !more.removed_names.contains(name) {
+                more.removed_names.insert(name.into());
+                more.removed.push(name.into());
             }
         }
         self.headers = None;
@@ -341,7 +342,8 @@ impl Applied {
         if attributes.is_empty() {
             return;
         }
-        if let Self::Nothing = self {
+        // Whatever earlier calls said, this one says anew.
+        if self.iter().all(|(_, name, _)| attributes.contains(name)) {
             *self = Self::Once(attributes.clone());
             return;
         }

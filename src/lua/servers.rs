@@ -27,26 +27,21 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
 }
 
 /// `current_list(epoch, generation, list, count)` → a new array of the first `count` items of
-/// `list`, if that was made at these two and they still are; else nil
+/// `list`, if that was made at these two and they still are; else nil. No epoch is 0.
 fn current_list(args: &Args) -> Answer {
-    let number = |index| args.view(index).whole();
-    let (Some(epoch), Some(generation), View::Table, Some(count)) =
-        (number(1), number(2), args.view(3), number(4))
-    else {
-        return Answer::Nil;
+    let (epoch, generation) = (args.count(1), args.count(2));
+    let is_current = || {
+        let process = current();
+        process.epoch() == epoch && process.generation() == Some(generation)
     };
-    if ForkMark::of_process().get() != epoch || !is_current(epoch, generation) {
+    let is_ours = epoch != 0 && ForkMark::of_process().get() == epoch;
+    if !is_ours || args.view(3) != View::Table || !is_current() {
         return Answer::Nil;
     }
     Answer::Copy {
         table: 3,
-        count: count.try_into().unwrap_or(0),
+        count: args.count(4).try_into().unwrap_or(0),
     }
-}
-
-fn is_current(epoch: u64, generation: u64) -> bool {
-    let process = current();
-    process.epoch() == epoch && process.generation() == Some(generation)
 }
 
 /// `servers(may_start)`: epoch (0 where the list must not be kept), generation and an array of

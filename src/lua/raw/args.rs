@@ -44,18 +44,6 @@ impl View<'_> {
         }
     }
 
-    /// The value as a number that is neither negative nor broken.
-    pub(in crate::lua) fn whole(self) -> Option<u64> {
-        match self {
-            Self::Integer(number) => number.try_into().ok(),
-            // Below 2^53 a float holds it exactly.
-            Self::Float(number) if (0.0..9e15).contains(&number) && number.fract() == 0.0 => {
-                Some(number as u64)
-            }
-            _ => None,
-        }
-    }
-
     /// The value as one of an attribute.
     fn scalar(self) -> Option<Scalar> {
         match self {
@@ -69,8 +57,14 @@ impl View<'_> {
 
     /// The value as an index of an array.
     fn index(self) -> Option<usize> {
-        let index = self.whole()?.try_into().ok()?;
-        (index > 0).then_some(index)
+        match self {
+            Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
+            // An index has few digits: a float holds it exactly.
+            Self::Float(number) if (1.0..1e15).contains(&number) && number.fract() == 0.0 => {
+                Some(number as usize)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -80,6 +74,14 @@ impl Args {
         // SAFETY: `state` is running a C function with these arguments. A string lives as long
         // as its place on the stack, which outlives `self`.
         unsafe { view(self.state, index) }
+    }
+
+    /// Argument `index` as a number that counts something; 0 for anything else.
+    pub(in crate::lua) fn count(&self, index: c_int) -> u64 {
+        // SAFETY: as in `view`; no argument is changed, which a number need not be.
+        let number = unsafe { ffi::lua_tonumber(self.state, index) };
+        // No number that counts anything is beyond what a float holds; a negative one is 0.
+        number as u64
     }
 
     /// The result that is argument `index`.
@@ -114,17 +116,13 @@ impl Args {
     /// What was expected and what was found.
     pub(in crate::lua) fn strings(&self, index: c_int) -> Result<Vec<Bytes>, String> {
         let table = self.table(index, "array of strings")?;
+        let text = |value: View<'_>| match value {
+            View::Bytes(bytes) => Some(bytes.into()),
+            _ => None,
+        };
         // SAFETY: `index` is a table.
-        let found = unsafe { array(self.state, table) };
-        let scalars = found.map_err(|why| format!("array of strings expected, got {why}"))?;
-        (1..)
-            .zip(scalars)
-            .map(|(at, scalar)| match scalar {
-                Scalar::Bytes(bytes) => Ok((*bytes).into()),
-                Scalar::Bool(_) => Err(not_a_string(at, "boolean")),
-                Scalar::Integer(_) | Scalar::Float(_) => Err(not_a_string(at, "number")),
-            })
-            .collect()
+        unsafe { array(self.state, table, text) }
+            .map_err(|why| format!("array of strings expected, got {why}"))
     }
 
     /// The table of attributes that is argument `index`.
@@ -160,15 +158,12 @@ impl Args {
     }
 }
 
-fn not_a_string(at: usize, kind: &str) -> String {
-    format!("array of strings expected, got {kind} at index {at}")
-}
-
 /// The value at `index`.
 ///
 /// # Safety
 ///
 /// A string is borrowed from its place on the stack: the caller chooses a lifetime within it.
+#[inline]
 unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
     // SAFETY: none of these raises. `lua_tolstring` is asked for strings only: a number would
     // be converted, which allocates.
@@ -245,7 +240,7 @@ unsafe fn attribute(
     let wanted = "string, number, boolean or an array of these";
     let content = match content {
         // SAFETY: `value` is a table.
-        View::Table => unsafe { array(state, value) }
+        View::Table => unsafe { array(state, value, |item| item.scalar()) }
             .map(AttributeValue::Many)
             .map_err(|why| format!("{wanted} expected for attribute {}, got {why}", shown(name)))?,
         other => AttributeValue::One(other.scalar().ok_or_else(|| {
@@ -268,20 +263,32 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
-/// The array at `table`, in order: its keys are exactly 1..n, and none of its values is a table.
+/// The array at `table`, in order: its keys are exactly 1..n, and `read` takes each value.
 ///
 /// # Safety
 ///
 /// `table` is the absolute index of a table, with room for two more values.
-unsafe fn array(state: *mut lua_State, table: c_int) -> Result<Vec<Scalar>, String> {
-    let mut found: Vec<(usize, Scalar)> = Vec::new();
+unsafe fn array<T>(
+    state: *mut lua_State,
+    table: c_int,
+    read: impl Fn(View<'_>) -> Option<T>,
+) -> Result<Vec<T>, String> {
+    let mut found: Vec<T> = Vec::new();
+    // Where they do not come in order: the index of each.
+    let mut order: Vec<usize> = Vec::new();
     let mut refused = None;
     // SAFETY: as of this function, and nothing here changes the table.
     unsafe {
         each(state, table, |key, value| {
             let (key, value) = (view(state, key), view(state, value));
-            match (key.index(), value.scalar()) {
-                (Some(index), Some(scalar)) => found.push((index, scalar)),
+            match (key.index(), read(value)) {
+                (Some(index), Some(item)) => {
+                    found.push(item);
+                    if index != found.len() || !order.is_empty() {
+                        order.extend(order.len() + 1..found.len());
+                        order.push(index);
+                    }
+                }
                 (Some(index), None) => {
                     refused = Some(format!("{} at index {index}", value.type_name()));
                 }
@@ -293,10 +300,13 @@ unsafe fn array(state: *mut lua_State, table: c_int) -> Result<Vec<Scalar>, Stri
     if let Some(why) = refused {
         return Err(why);
     }
-    // Mostly in order already: then this only looks.
-    found.sort_by_key(|(index, _)| *index);
-    if let Some((expected, _)) = (1..).zip(&found).find(|(at, (index, _))| at != index) {
+    if order.is_empty() {
+        return Ok(found);
+    }
+    let mut placed: Vec<(usize, T)> = order.into_iter().zip(found).collect();
+    placed.sort_by_key(|(index, _)| *index);
+    if let Some((expected, _)) = (1..).zip(&placed).find(|(at, (index, _))| at != index) {
         return Err(format!("an array with nothing at index {expected}"));
     }
-    Ok(found.into_iter().map(|(_, scalar)| scalar).collect())
+    Ok(placed.into_iter().map(|(_, item)| item).collect())
 }
