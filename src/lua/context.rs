@@ -8,7 +8,7 @@ use super::raw::{Answer, Args, Natives, View, native};
 use crate::engine::context::SharedContext;
 use crate::engine::process::current;
 use crate::engine::result::SharedResult;
-use crate::engine::server_address::{NotAnAddress, ServerAddress};
+use crate::engine::server_address::{NotAnAddress, ServerAddress, plain_literal};
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     natives.add("context_new", native!(new))?;
@@ -100,6 +100,10 @@ fn select(args: &Args) -> Answer {
     let (View::Bytes(ip), Some(port)) = (args.view(2), port(args.view(3))) else {
         return Answer::Text(NotAnAddress.to_string());
     };
+    if let Some(literal) = plain_literal(ip) {
+        context.with(|c| c.select(literal, port));
+        return Answer::Nothing;
+    }
     match ServerAddress::parse(ip) {
         Ok(ServerAddress::Literal(ip)) => context.with(|c| c.select(ip, port)),
         Ok(ServerAddress::Name(name)) => match current_ip_of(name) {
