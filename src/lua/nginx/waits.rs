@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -74,8 +74,8 @@ pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -
     table.raw_set(
         "wait_take",
         lua.create_function(move |_, number: u64| {
-            let result = with_waits(wake, |waits| Some(waits.take(number))).flatten();
-            Ok(answer(result))
+            let result = with_waits(wake, |waits| Some(waits.take(number)));
+            Ok(answer(result.unwrap_or_else(unknown)))
         })?,
     )?;
     // `wait_end(number)`: the semaphore is not posted any more.
@@ -147,6 +147,16 @@ fn with_waits<T>(wake: &WakeSymbols, work: impl FnOnce(&mut Waits) -> Option<T>)
     work(guard.as_mut()?)
 }
 
+/// The number of the next wait. No two waits of a process have one number, whichever [`Waits`]
+/// they are of: what is late for one never means another.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// Of a wait that is not there there is nothing to wait for: its result is an error.
+fn unknown() -> Option<CheckResult> {
+    let reason = "internal: the process has no such wait any more";
+    Some(Err(reason.to_owned()))
+}
+
 struct Waits {
     pid: u64,
     cycle: usize,
@@ -156,7 +166,6 @@ struct Waits {
     /// The waits of each request whose end is watched.
     of_request: HashMap<Request, Vec<u64>>,
     released: Vec<u64>,
-    next: u64,
 }
 
 struct Wait {
@@ -210,7 +219,6 @@ impl Waits {
             waiting: HashMap::new(),
             of_request: HashMap::new(),
             released: Vec::new(),
-            next: 0,
         })
     }
 
@@ -226,8 +234,8 @@ impl Waits {
             request: Request::at(to_address(request))?,
             own,
         };
-        self.call_off_deserted(wake, wait.request);
-        let number = self.next;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.call_off_deserted(wake, wait.request, number);
         match self.of_request.entry(wait.request) {
             Entry::Occupied(mut watched) => watched.get_mut().push(number),
             Entry::Vacant(unwatched) => {
@@ -238,7 +246,6 @@ impl Waits {
                 unwatched.insert(vec![number]);
             }
         }
-        self.next += 1;
         self.waiting.insert(number, wait);
         Some((number, self.bell.clone()))
     }
@@ -253,19 +260,22 @@ impl Waits {
 
     /// The result of the check that belongs to a wait; with it the wait ends.
     fn take(&mut self, number: u64) -> Option<CheckResult> {
-        let result = self.waiting.get(&number)?.own.as_ref()?.result()?;
+        let Some(wait) = self.waiting.get(&number) else {
+            return unknown();
+        };
+        let result = wait.own.as_ref()?.result()?;
         self.end(number);
         Some(result)
     }
 
     /// Calls checks of the request off whose coroutine was killed. Looks at a few of its waits,
-    /// at others each time: it may have a thousand.
-    fn call_off_deserted(&self, wake: &WakeSymbols, request: Request) {
+    /// at others each `turn`: it may have a thousand.
+    fn call_off_deserted(&self, wake: &WakeSymbols, request: Request, turn: u64) {
         const LOOKS: usize = 4;
         let Some(numbers) = self.of_request.get(&request) else {
             return;
         };
-        let turn = usize::try_from(self.next).unwrap_or_default();
+        let turn = usize::try_from(turn).unwrap_or_default();
         let first = turn
             .wrapping_mul(LOOKS)
             .checked_rem(numbers.len())

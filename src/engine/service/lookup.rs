@@ -1,0 +1,95 @@
+//! Targets by what a host knows of them: an address, a host name, the user of their checks.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Service;
+use crate::engine::target::{Host, Target};
+use crate::engine::verdicts::Slot;
+use crate::sys::clock;
+
+/// Reports of one target are taken at most this often.
+const REPORT_GAP: Duration = Duration::from_millis(100);
+
+impl Service {
+    /// Asks for a probe of the target at this address now; false where there is none. A
+    /// report too soon after another one is counted as part of that.
+    pub fn report_failure(&self, host: &str, port: u16) -> bool {
+        let mut known = false;
+        let wanted = Wanted::new(host);
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if target.port == port && self.is_at(target, *slot, &wanted) {
+                known = true;
+                self.table.report(*slot, clock::monotonic_ns(), REPORT_GAP);
+            }
+        }
+        known
+    }
+
+    /// The targets at an address: by the configured host, or by the address in use.
+    pub fn targets_at<'a>(
+        &'a self,
+        host: &'a str,
+        port: u16,
+    ) -> impl Iterator<Item = &'a Arc<Target>> + 'a {
+        let wanted = Wanted::new(host);
+        self.config
+            .targets
+            .iter()
+            .zip(&self.slots)
+            .filter(move |(target, slot)| {
+                target.port == port && self.is_at(target, **slot, &wanted)
+            })
+            .map(|(target, _)| target)
+    }
+
+    fn is_at(&self, target: &Target, slot: Slot, wanted: &Wanted<'_>) -> bool {
+        match &target.host {
+            Host::Name(name) => {
+                name.eq_ignore_ascii_case(wanted.name)
+                    || (wanted.ip.is_some() && self.table.read_brief(slot).1 == wanted.ip)
+            }
+            Host::Ip(ip) => wanted.ip == Some(*ip),
+        }
+    }
+
+    /// The current address of a configured host name; none where it is not configured, or
+    /// not resolved yet.
+    pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
+        let name = name.trim_end_matches('.');
+        self.config
+            .targets
+            .iter()
+            .zip(&self.slots)
+            .filter(|(target, _)| {
+                matches!(&target.host, Host::Name(mine) if mine.eq_ignore_ascii_case(name))
+            })
+            .find_map(|(_, slot)| self.table.read_brief(*slot).1)
+    }
+
+    /// Whether a target's check logs in as this user.
+    pub fn is_health_check(&self, username: &[u8]) -> bool {
+        self.config.targets.iter().any(|target| {
+            target
+                .test_username
+                .as_ref()
+                .is_some_and(|mine| mine.as_bytes() == username)
+        })
+    }
+}
+
+/// A host that is looked for among the targets, read once for all of them.
+struct Wanted<'a> {
+    name: &'a str,
+    ip: Option<IpAddr>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(host: &'a str) -> Self {
+        Self {
+            name: host.trim_end_matches('.'),
+            ip: host.parse().ok(),
+        }
+    }
+}
