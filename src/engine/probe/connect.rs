@@ -1,7 +1,7 @@
 //! TCP: connecting to the first of a name's addresses that answers.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -69,6 +69,10 @@ pub(super) fn dial(address: IpAddr, port: u16, manner: Manner, spares: &mut Spar
     }
     match open(address) {
         Ok(socket) => dial_with(socket, peer, manner),
+        // This machine has no such addresses: the target is out of its reach for good.
+        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            Dialled::Failed(ProbeError::new(Stage::Connect, io_text(&e)))
+        }
         Err(e) => Dialled::Failed(internal(&e)),
     }
 }
@@ -78,7 +82,7 @@ fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
         // Where the system refuses this, the probe is less discreet but no less right.
         let _ = socket.set_tcp_quickack(false);
     }
-    let peer = SockAddr::from(peer);
+    let (address, peer) = (peer.ip(), SockAddr::from(peer));
     let mut answer = socket.connect(&peer);
     if answer.as_ref().is_err_and(is_underway) {
         // Asked again, the kernel says how the first call ended (connect(2)).
@@ -87,7 +91,7 @@ fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
     match answer {
         Ok(()) => Dialled::Connected(socket),
         Err(e) if is_underway(&e) => Dialled::Underway(socket),
-        Err(e) => Dialled::Failed(failed(&e)),
+        Err(e) => Dialled::Failed(failed(&e, address)),
     }
 }
 
@@ -169,7 +173,7 @@ async fn attempt(
     if !is_connected {
         stream.writable().await.map_err(|e| internal(&e))?;
         if let Some(error) = stream.take_error().map_err(|e| internal(&e))? {
-            return Err(failed(&error));
+            return Err(failed(&error, address));
         }
     }
     if manner == Manner::Talk {
@@ -187,14 +191,30 @@ fn open(address: IpAddr) -> io::Result<Socket> {
     Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Why a connection could not be made.
-fn failed(error: &io::Error) -> ProbeError {
-    // No local port is free, or no memory.
-    let ours = [libc::EADDRNOTAVAIL, libc::ENOMEM, libc::ENOBUFS];
-    if error.raw_os_error().is_some_and(|e| ours.contains(&e)) {
+/// Why a connection to `address` could not be made.
+fn failed(error: &io::Error, address: IpAddr) -> ProbeError {
+    let is_ours = match error.raw_os_error() {
+        Some(libc::ENOMEM | libc::ENOBUFS) => true,
+        // No local port is free, or no local address goes with that one.
+        Some(libc::EADDRNOTAVAIL) => has_address_towards(address),
+        _ => false,
+    };
+    if is_ours {
         return internal(error);
     }
     ProbeError::new(Stage::Connect, io_text(error))
+}
+
+/// Whether this machine has an address from which it could reach that one: it has none of IPv6
+/// where that is switched off. Asked with a socket of UDP, which sends nothing and whose ports
+/// are others.
+fn has_address_towards(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let asked = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, 9)));
+    asked.map_or_else(|e| e.raw_os_error() != Some(libc::EADDRNOTAVAIL), |()| true)
 }
 
 fn internal(error: &io::Error) -> ProbeError {
@@ -225,7 +245,7 @@ pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::TcpListener;
 
     use super::*;
 
@@ -255,6 +275,14 @@ mod tests {
         }
         drop((first, last));
         assert_eq!(ports.map(knock), [(); 3].map(|()| refused.clone()));
+    }
+
+    #[test]
+    fn want_of_ports_says_nothing_of_a_target() {
+        let none_left = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+        assert_eq!(failed(&none_left, HERE).stage, Stage::Internal);
+        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
+        assert_eq!(failed(&refused, HERE).stage, Stage::Connect);
     }
 
     #[tokio::test]
