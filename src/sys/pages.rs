@@ -62,6 +62,17 @@ impl<T: Copy> Pages<T> {
         self.length = self.length.min(length);
     }
 
+    /// Gives the mapping back, where there is one.
+    ///
+    /// # Safety
+    /// Nothing may refer to it any more; `self` gets another one, or goes.
+    unsafe fn unmap(&mut self) {
+        if self.bytes > 0 {
+            // SAFETY: as of this function; the mapping is this array's own.
+            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+        }
+    }
+
     fn make_room(&mut self, length: usize) -> io::Result<()> {
         const { assert!(size_of::<T>() > 0 && align_of::<T>() <= 4096) };
         let needed = length
@@ -75,27 +86,31 @@ impl<T: Copy> Pages<T> {
             .checked_next_power_of_two()
             .ok_or(io::ErrorKind::OutOfMemory)?
             .max(FIRST);
-        // SAFETY: either a new anonymous mapping, or the one of this array, which may move:
-        // `&mut self` proves that nobody holds a reference into it.
+        // Not mremap: what confines a process may know no more than glibc cannot do without.
+        // SAFETY: a new anonymous mapping at an address of the kernel's choosing.
         let mapped = unsafe {
-            if self.bytes == 0 {
-                libc::mmap(
-                    std::ptr::null_mut(),
-                    bytes,
-                    libc::PROT_READ | libc::PROT_WRITE,
-                    libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                    -1,
-                    0,
-                )
-            } else {
-                let start = self.start.as_ptr().cast();
-                libc::mremap(start, self.bytes, bytes, libc::MREMAP_MAYMOVE)
-            }
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
         };
         if mapped == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        self.start = NonNull::new(mapped.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let start: NonNull<T> = NonNull::new(mapped.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the new mapping is larger than what is copied, and apart from it. `&mut self`
+        // proves that nobody holds a reference into the old one.
+        unsafe {
+            start
+                .as_ptr()
+                .copy_from_nonoverlapping(self.start.as_ptr(), self.length);
+            self.unmap();
+        }
+        self.start = start;
         self.bytes = bytes;
         Ok(())
     }
@@ -145,10 +160,8 @@ impl<T: Copy> DerefMut for Pages<T> {
 
 impl<T: Copy> Drop for Pages<T> {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            // SAFETY: the mapping is this array's own, and no reference into it outlives it.
-            unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
-        }
+        // SAFETY: no reference into the array outlives it, and nothing uses it any more.
+        unsafe { self.unmap() };
     }
 }
 
