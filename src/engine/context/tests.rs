@@ -100,6 +100,25 @@ fn among_applied_the_later_wins() {
     assert_eq!(attributes(&context).len(), 4);
 }
 
+/// Where it has every name that was applied before, as where one is missing.
+#[test]
+fn what_is_applied_anew_is_as_if_applied_once() {
+    let anew: &[(&str, &str)] = &[("a", "3"), ("b-c", "4"), ("b_c", "5")];
+    let applied = |before: &[&[(&str, &str)]]| {
+        let mut context = RequestContext::new();
+        for pairs in before.iter().chain([&anew]) {
+            context.apply(&result(pairs)).unwrap();
+        }
+        (attributes(&context), header_lines(&mut context))
+    };
+    let once = applied(&[]);
+    assert_eq!(once.1, ["X-Nauthilus-A: 3", "X-Nauthilus-B-C: 5"]);
+    assert_eq!(applied(&[&[("a", "1"), ("b-c", "2")]]), once);
+    assert_eq!(applied(&[&[("b_c", "1")], &[("a", "2")], anew]), once);
+    let (more, _) = applied(&[&[("a", "1"), ("z", "2")]]);
+    assert_eq!(more, ["a=3", "b-c=4", "b_c=5", "z=2"]);
+}
+
 #[test]
 fn names_are_case_sensitive_and_one_header_has_the_later() {
     let mut context = RequestContext::new();
