@@ -13,4 +13,5 @@ pub mod shared;
 pub mod state_file;
 pub mod stderr;
 pub mod thread;
+pub mod tls_ciphers;
 pub mod tls_session;

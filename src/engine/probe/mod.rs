@@ -3,15 +3,18 @@
 //! The monitor and `check_backend_connection` run the same code. Every stage has a
 //! deadline of its own, and what is read from the peer is bounded.
 
+mod abrupt;
 mod connect;
 mod deadline;
 pub mod dialogue;
 pub mod error;
 mod proxy;
 pub mod resolve;
+mod sessions;
 pub mod tls;
 mod tls_reason;
 pub mod transport;
+mod wire;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +24,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use self::abrupt::Abrupt;
 pub use self::connect::Spares;
 use self::connect::{Dialled, Manner};
 use self::deadline::within;
@@ -96,6 +100,15 @@ pub struct Underway {
     first: Option<(IpAddr, Dialled)>,
 }
 
+/// The sum of the timeouts that bound a probe.
+fn longest(target: &Target, depth: Depth) -> Duration {
+    let deep = match depth {
+        Depth::Connect => Duration::ZERO,
+        Depth::Deep => target.deep_timeout,
+    };
+    target.connect_timeout + target.tls_timeout + deep
+}
+
 fn manner(target: &Target, depth: Depth) -> Manner {
     if depth == Depth::Deep || target.implicit_tls() {
         Manner::Talk
@@ -162,6 +175,10 @@ impl Prober {
     }
 
     /// Goes on with a probe to its end, within the sum of the target's timeouts.
+    ///
+    /// A handshake that fails where a session of an earlier one was offered says nothing yet:
+    /// the server may have another certificate by now, or another version of TLS, or resume
+    /// badly. The probe is made once more, without it.
     pub async fn finish(
         &self,
         probe: Underway,
@@ -170,10 +187,26 @@ impl Prober {
         resumption: Option<&Resumption>,
     ) -> Outcome {
         let Underway { started, first } = probe;
+        let resumption = resumption.filter(|kept| !kept.full_every.is_zero());
         let mut found = Findings::default();
-        let result = self
+        let mut result = self
             .stages(target, depth, resumption, first, &mut found)
             .await;
+        if let (Err(error), Some(kept)) = (&result, resumption)
+            && error.stage == Stage::Tls
+        {
+            let may_be_stale = kept.slot.has_offered();
+            kept.slot.clear();
+            let elapsed = started.elapsed();
+            // What timed out would time out again.
+            if may_be_stale && elapsed < target.tls_timeout {
+                let mut found_anew = Findings::default();
+                let anew = self.stages(target, depth, Some(kept), None, &mut found_anew);
+                if let Some(anew) = within(longest(target, depth) - elapsed, anew).await {
+                    (result, found) = (anew, found_anew);
+                }
+            }
+        }
         if let Err(error) = &result
             && error.certificate_end.is_some()
         {
@@ -212,7 +245,7 @@ impl Prober {
         let (stream, address) = stream;
         found.address = Some(address);
         if depth == Depth::Connect {
-            connect::end_abruptly(&stream);
+            let stream = Abrupt::new(stream);
             if target.implicit_tls() {
                 self.knock_tls(stream, target, resumption, found).await?;
             }
@@ -248,7 +281,7 @@ impl Prober {
 
     async fn knock_tls(
         &self,
-        stream: TcpStream,
+        stream: Abrupt,
         target: &Target,
         resumption: Option<&Resumption>,
         found: &mut Findings,

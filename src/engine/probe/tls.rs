@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
-    Ssl, SslContext, SslMethod, SslOptions, SslRef, SslSession, SslSessionCacheMode, SslVerifyMode,
-    SslVersion,
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSession,
+    SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
@@ -27,9 +27,12 @@ use tokio_openssl::SslStream;
 
 use super::deadline::within;
 use super::error::{ProbeError, Stage};
+use super::sessions::Kept;
+pub use super::sessions::SessionSlot;
 use super::tls_reason;
-use super::transport::{Limited, READ_LIMIT};
+use super::wire::Wire;
 use crate::engine::target::{Host, Target};
+use crate::sys::tls_ciphers;
 use crate::sys::tls_session::Resumable;
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
@@ -43,45 +46,6 @@ pub struct TlsFacts {
     pub not_after: Option<i64>,
     /// Whether an earlier session was resumed, its certificate not sent again.
     pub resumed: bool,
-}
-
-/// Where one target's resumable session is kept between its probes.
-#[derive(Default)]
-pub struct SessionSlot(Mutex<Slot>);
-
-#[derive(Default)]
-struct Slot {
-    session: Option<Resumable>,
-    full_handshake_at: Option<Instant>,
-}
-
-impl SessionSlot {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn has_session(&self) -> bool {
-        self.lock().session.is_some()
-    }
-
-    /// The session for one more handshake, unless it is time for a full one. It is out of
-    /// the slot while it is used: one that the server no longer takes is not offered again.
-    fn take(&self, full_every: Duration) -> Option<Resumable> {
-        let mut kept = self.lock();
-        let is_due = |at: Instant| at.elapsed() >= full_every;
-        let session = kept.session.take();
-        session.filter(|_| !kept.full_handshake_at.is_none_or(is_due))
-    }
-
-    /// Gives back a session that was resumed, if the server gave no newer one.
-    fn give_back(&self, session: Resumable) {
-        self.lock().session.get_or_insert(session);
-    }
-
-    /// Forgets the session, so that the next handshake is a full one.
-    pub fn clear(&self) {
-        *self.lock() = Slot::default();
-    }
 }
 
 /// What sets one context apart from another.
@@ -128,27 +92,26 @@ impl TlsClient {
     /// Performs the handshake within the target's `tls_timeout`.
     ///
     /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
-    /// the given interval, and a new one is stored there. Every failure is of stage `tls`.
+    /// the given interval, and a new one is stored there. Every failure is of stage `tls`; one
+    /// for which the slot's session may be to blame leaves [`SessionSlot::has_offered`] true.
     pub async fn handshake<S>(
         &self,
         stream: S,
         target: &Target,
         slot: Option<(&Arc<SessionSlot>, Duration)>,
-    ) -> Result<(SslStream<Limited<S>>, TlsFacts), ProbeError>
+    ) -> Result<(SslStream<Wire<S>>, TlsFacts), ProbeError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let session = slot.and_then(|(slot, full_every)| slot.take(full_every));
         let ssl = self.connection(target, slot.map(|(slot, _)| slot), session.as_ref())?;
-        let stream = Limited::new(stream, READ_LIMIT);
-        let mut tls = SslStream::new(ssl, stream).map_err(|e| tls_reason::setup(&e))?;
+        let mut tls = SslStream::new(ssl, Wire::new(stream)).map_err(|e| tls_reason::setup(&e))?;
         let handshake = Pin::new(&mut tls).connect();
         match within(target.tls_timeout, handshake).await {
             None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
             Some(Err(error)) => {
-                if let Some((slot, _)) = slot {
-                    slot.clear();
-                }
+                // The alert that says why.
+                send_at_once(&mut tls).await;
                 return Err(tls_reason::handshake(&error, tls.ssl(), target));
             }
             Some(Ok(())) => {}
@@ -157,26 +120,19 @@ impl TlsClient {
             not_after: tls_reason::leaf_not_after(tls.ssl()),
             resumed: tls.ssl().session_reused(),
         };
-        match (slot, session) {
-            (Some((slot, _)), Some(session)) if facts.resumed => {
-                // A ticket of TLS 1.3 is for one use (RFC 8446 §C.4); another one follows.
-                if tls.ssl().version2() != Some(SslVersion::TLS1_3) {
-                    slot.give_back(session);
-                }
-            }
-            (Some((slot, _)), _) => slot.lock().full_handshake_at = Some(Instant::now()),
-            (None, _) => {}
-        }
         // A resumed session's certificate was verified when it was new; time has passed.
         if !target.tls_skip_verify
             && facts
                 .not_after
                 .is_some_and(|at| at <= tls_reason::unix_now())
         {
-            if let Some((slot, _)) = slot {
-                slot.clear();
-            }
             return Err(tls_reason::expired(facts.not_after));
+        }
+        if let Some((slot, _)) = slot {
+            match session {
+                Some(session) if facts.resumed => slot.resumed(session),
+                refused => slot.made_full(refused.as_ref()),
+            }
         }
         Ok((tls, facts))
     }
@@ -185,14 +141,18 @@ impl TlsClient {
         &self,
         target: &Target,
         slot: Option<&Arc<SessionSlot>>,
-        session: Option<&Resumable>,
+        session: Option<&Kept<Resumable>>,
     ) -> Result<Ssl, ProbeError> {
         let context = self.context(target)?;
         let build = || -> Result<Ssl, ErrorStack> {
-            let mut ssl = match session {
+            let mut ssl = match session.map(|kept| &kept.session) {
                 Some(resumable) => resumable.connection()?,
                 None => Ssl::new(&context)?,
             };
+            if session.is_some_and(|kept| kept.session.version() == SslVersion::TLS1_2) {
+                // To offer 1.3 as well takes a key exchange that resuming 1.2 has no use for.
+                ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+            }
             let notes = Notes {
                 slot: slot.cloned(),
                 ..Notes::default()
@@ -255,6 +215,9 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
         .set_min_proto_version(Some(SslVersion::TLS1_2))
         .map_err(setup)?;
     builder.set_options(SslOptions::NO_COMPRESSION);
+    // One read takes in all that has come, rather than two reads per record.
+    builder.set_read_ahead(true);
+    prefer_cheap_suites(&mut builder).map_err(setup)?;
     if policy.skip_verify {
         builder.set_verify(SslVerifyMode::NONE);
     } else {
@@ -278,10 +241,26 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
     builder.set_new_session_callback(move |ssl, session: SslSession| {
         let context = ssl.ssl_context().to_owned();
         if let Some(slot) = ssl.ex_data(index).and_then(|notes| notes.slot.as_ref()) {
-            slot.lock().session = Some(Resumable::new(&context, session));
+            // Without it the next handshake is a full one.
+            if let Ok(resumable) = Resumable::new(&context, &session) {
+                slot.put(resumable);
+            }
         }
     });
     Ok(builder.build())
+}
+
+/// Asks for TLS 1.3's mandatory suite first, of those that this system allows. A probe hashes
+/// more than it encrypts, and processors have instructions for SHA-256 that they lack for
+/// SHA-384.
+fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    let plain = SslContext::builder(SslMethod::tls_client())?.build();
+    let names = tls_ciphers::names(&*Ssl::new(&plain)?);
+    let mut suites: Vec<&str> = names.iter().map(String::as_str).collect();
+    suites.retain(|name| name.starts_with("TLS_"));
+    // A stable sort: the others keep their order.
+    suites.sort_by_key(|&name| name != "TLS_AES_128_GCM_SHA256");
+    builder.set_ciphersuites(&suites.join(":"))
 }
 
 /// Changes no verdict; keeps what a refusal is about.
@@ -302,7 +281,7 @@ fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
 
 /// OpenSSL's own default places, and where it has none (a vendored build looks in the
 /// prefix it was compiled for), those where the systems keep their CAs.
-fn trust_system_cas(builder: &mut openssl::ssl::SslContextBuilder) -> Result<(), ErrorStack> {
+fn trust_system_cas(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     builder.set_default_verify_paths()?;
     if cfg!(feature = "vendored-openssl") {
         let found = openssl_probe::probe();
@@ -313,13 +292,25 @@ fn trust_system_cas(builder: &mut openssl::ssl::SslContextBuilder) -> Result<(),
     Ok(())
 }
 
+/// Sends what is gathered, as far as that goes without waiting.
+async fn send_at_once<S>(tls: &mut SslStream<Wire<S>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|cx| {
+        let _ = tls.get_mut().poll_send(cx);
+        Poll::Ready(())
+    })
+    .await;
+}
+
 /// Reads until the ticket has come, [`TICKET_WAIT`] has passed, or data or the end came.
 /// For connections that are closed next: what was read is lost.
 pub async fn await_ticket<S>(tls: &mut SslStream<S>, slot: &SessionSlot)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if slot.has_session() {
+    if !slot.lacks_session() {
         return;
     }
     let mut scratch = [0_u8; 512];
@@ -327,7 +318,7 @@ where
         let mut buffer = ReadBuf::new(&mut scratch);
         let polled = Pin::new(&mut *tls).poll_read(cx, &mut buffer);
         match polled {
-            Poll::Pending if !slot.has_session() => Poll::Pending,
+            Poll::Pending if slot.lacks_session() => Poll::Pending,
             _ => Poll::Ready(()),
         }
     });

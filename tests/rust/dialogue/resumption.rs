@@ -161,6 +161,30 @@ async fn a_session_that_is_not_taken_is_replaced() {
     assert_eq!(resumed, [false, true], "{name}");
 }
 
+/// A server that was reconfigured may fail where it is offered an old session.
+#[tokio::test]
+async fn a_handshake_that_an_old_session_spoils_is_made_anew() {
+    let (old, new) = (SslVersion::TLS1_2, SslVersion::TLS1_3);
+    let leaf = leaf(None);
+    let after = ways(&leaf.resuming_server(new));
+    for ((name, target, depth, script), after) in
+        ways(&leaf.resuming_server(old)).into_iter().zip(after)
+    {
+        let first = Bench::new(target.clone(), depth, script).await;
+        assert!(!first.resumes().await, "{name}");
+        assert!(first.resumes().await, "{name}");
+        let mut second = Bench::new(target.clone(), depth, after.3).await;
+        second.sessions = first.sessions.clone();
+        assert!(!second.resumes().await, "{name}");
+        assert!(second.resumes().await, "{name}");
+
+        // What fails without one as well is a failure.
+        let mut broken = Bench::new(target, depth, vec![Do::Close]).await;
+        broken.sessions = second.sessions.clone();
+        assert!(broken.probe().await.result.is_err(), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
     let leaf = leaf(Some(8));

@@ -1,0 +1,25 @@
+//! The ciphers that OpenSSL, and whoever configured it for this system, would offer.
+
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use foreign_types::ForeignTypeRef;
+use openssl::ssl::SslRef;
+
+unsafe extern "C" {
+    // `const char *SSL_get_cipher_list(const SSL *s, int n)`, all versions of OpenSSL.
+    fn SSL_get_cipher_list(ssl: *const c_void, n: c_int) -> *const c_char;
+}
+
+/// Their names, in the order of preference.
+pub fn names(ssl: &SslRef) -> Vec<String> {
+    (0..)
+        .map_while(|n| {
+            // SAFETY: `ssl` lives; the name is a constant of the library's, or null past the end.
+            unsafe {
+                let name = SSL_get_cipher_list(ssl.as_ptr().cast(), n);
+                (!name.is_null()).then(|| CStr::from_ptr(name))
+            }
+        })
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
