@@ -1,112 +1,118 @@
-//! lab version
+//! The limit of the TLS rows: the same connections in the plainest way, one after the other on
+//! blocking sockets, with nothing around them: no runtime, no timers, no verdicts.
+//! `tls_floor PORT CA-FILE resumed|full TARGETS COUNT PER-SECOND`; 0 per second is as fast as
+//! they go. The targets are addresses of loopback with that port, each with a session of its
+//! own. Prints nanoseconds of CPU per connection, and how many of them were resumed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nauthilus_backend::sys::tls_session::Resumable;
-use openssl::ssl::*;
+use openssl::ssl::{
+    Ssl, SslContext, SslMethod, SslSession, SslSessionCacheMode, SslStream, SslVerifyMode,
+    SslVersion,
+};
+use socket2::SockRef;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, ca_file, kind, count, rate] = arguments.as_slice() else {
-        return;
-    };
-    let port: u16 = port.parse().unwrap();
-    let count: u32 = count.parse().unwrap();
-    let rate: f64 = rate.parse().unwrap();
-    let env = |n: &str| std::env::var(n).ok();
-    let mut b = SslContext::builder(SslMethod::tls_client()).unwrap();
-    b.set_min_proto_version(Some(SslVersion::TLS1_2)).unwrap();
-    b.set_ca_file(ca_file).unwrap();
-    b.set_verify(if env("NOVERIFY").is_some() {
-        SslVerifyMode::NONE
-    } else {
-        SslVerifyMode::PEER
-    });
-    b.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    if env("AHEAD").is_some() {
-        b.set_read_ahead(true);
+struct Client {
+    context: SslContext,
+    port: u16,
+    resumes: bool,
+    /// By target.
+    sessions: Vec<Option<Resumable>>,
+    /// The last one that a server gave.
+    given: Arc<Mutex<Option<Resumable>>>,
+    resumed: usize,
+}
+
+impl Client {
+    fn new(port: u16, ca_file: &str, resumes: bool, targets: usize) -> Self {
+        let given = Arc::<Mutex<Option<Resumable>>>::default();
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder
+            .set_min_proto_version(Some(SslVersion::TLS1_2))
+            .unwrap();
+        builder.set_ca_file(ca_file).unwrap();
+        builder.set_verify(SslVerifyMode::PEER);
+        builder.set_read_ahead(true);
+        builder
+            .set_ciphersuites("TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384")
+            .unwrap();
+        builder
+            .set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let take = given.clone();
+        builder.set_new_session_callback(move |ssl, session: SslSession| {
+            let context = ssl.ssl_context().to_owned();
+            *take.lock().unwrap() = Some(Resumable::new(&context, &session).unwrap());
+        });
+        Self {
+            context: builder.build(),
+            port,
+            resumes,
+            sessions: (0..targets).map(|_| None).collect(),
+            given,
+            resumed: 0,
+        }
     }
-    if let Some(g) = env("GROUPS") {
-        b.set_groups_list(&g).unwrap();
-    }
-    if let Some(g) = env("SIGALGS") {
-        b.set_sigalgs_list(&g).unwrap();
-    }
-    if let Some(g) = env("CIPHERS") {
-        b.set_cipher_list(&g).unwrap();
-    }
-    if let Some(g) = env("SUITES") {
-        b.set_ciphersuites(&g).unwrap();
-    }
-    if let Some(g) = env("MAX") {
-        b.set_max_proto_version(Some(if g == "1.2" {
-            SslVersion::TLS1_2
-        } else {
-            SslVersion::TLS1_3
-        }))
-        .unwrap();
-    }
-    let got: Arc<Mutex<Option<Resumable>>> = Arc::default();
-    let to = got.clone();
-    b.set_new_session_callback(move |ssl, session| {
-        *to.lock().unwrap() =
-            Some(Resumable::new(&ssl.ssl_context().to_owned(), &session).unwrap());
-    });
-    let context = b.build();
-    let mut kept: Vec<Option<Resumable>> = (0..200).map(|_| None).collect();
-    let mut resumed = 0;
-    let mut one = |i: u32| {
-        let i = (i % 200) as usize;
-        let s = TcpStream::connect((Ipv4Addr::new(127, 1, 0, 1 + i as u8), port)).unwrap();
-        s.set_nodelay(true).unwrap();
-        let session = if kind == "resumed" {
-            kept[i].take()
-        } else {
-            None
-        };
-        let mut ssl = match &session {
-            Some(r) => r.connection().unwrap(),
-            None => Ssl::new(&context).unwrap(),
+
+    fn connect(&mut self, target: usize) {
+        let mut ssl = match &self.sessions[target] {
+            Some(session) => {
+                let mut ssl = session.connection().unwrap();
+                ssl.set_max_proto_version(Some(session.version())).unwrap();
+                ssl
+            }
+            None => Ssl::new(&self.context).unwrap(),
         };
         ssl.set_hostname("localhost").unwrap();
         ssl.param_mut().set_host("localhost").unwrap();
-        let mut s = SslStream::new(ssl, s).unwrap();
-        s.connect().unwrap();
-        resumed += u32::from(s.ssl().session_reused());
-        if kind == "resumed" {
-            if s.ssl().version2() == Some(SslVersion::TLS1_3)
-                && !(env("REUSE").is_some() && s.ssl().session_reused())
-            {
-                let mut x = [0; 512];
-                let _ = s.read(&mut x).unwrap();
-            }
-            kept[i] = got.lock().unwrap().take().or(session);
+        let offset = u32::try_from(target).unwrap();
+        let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + offset);
+        let socket = TcpStream::connect(SocketAddrV4::new(address, self.port)).unwrap();
+        SockRef::from(&socket)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        let mut stream = SslStream::new(ssl, socket).unwrap();
+        stream.connect().unwrap();
+        self.resumed += usize::from(stream.ssl().session_reused());
+        if self.resumes && self.sessions[target].is_none() {
+            // A ticket of TLS 1.3 comes before the server's first word.
+            stream.read_exact(&mut [0]).unwrap();
+            self.sessions[target] = self.given.lock().unwrap().take();
         }
-        if env("NOBYE").is_none() {
-            let _ = s.shutdown();
-        } else {
-            let _ = socket2::SockRef::from(s.get_ref()).set_linger(Some(Duration::ZERO));
-        }
-    };
-    for i in 0..200 {
-        one(i);
+        let _ = stream.shutdown();
     }
-    let cpu = cpu_ns();
-    let start = Instant::now();
-    for i in 0..count {
-        if rate > 0.0 {
-            let due = start + Duration::from_secs_f64(f64::from(i) / rate);
-            std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        }
-        one(i);
-    }
-    let cpu = cpu_ns() - cpu;
-    println!("{} {}", cpu / u64::from(count), resumed);
 }
 
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [port, ca_file, what, targets, count, rate] = arguments.as_slice() else {
+        eprintln!("usage: tls_floor PORT CA-FILE resumed|full TARGETS COUNT PER-SECOND");
+        return;
+    };
+    let targets: usize = targets.parse().unwrap();
+    let count: usize = count.parse().unwrap();
+    let rate: f64 = rate.parse().unwrap();
+    let mut client = Client::new(port.parse().unwrap(), ca_file, what == "resumed", targets);
+    for target in 0..targets {
+        client.connect(target);
+    }
+    client.resumed = 0;
+    let (cpu, started) = (cpu_ns(), Instant::now());
+    for number in 0..count {
+        if rate > 0.0 {
+            let due = Duration::from_secs_f64(number as f64 / rate);
+            std::thread::sleep(due.saturating_sub(started.elapsed()));
+        }
+        client.connect(number % targets);
+    }
+    println!("{} {}", (cpu_ns() - cpu) / count as u64, client.resumed);
+}
+
+/// CPU time of this thread, which is the only one.
 fn cpu_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/self/schedstat").unwrap();
     text.split_whitespace().next().unwrap().parse().unwrap()

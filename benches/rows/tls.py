@@ -1,16 +1,19 @@
 """TLS probes, resumed as in steady state and with full handshakes, beside HAProxy's checks of the
-same server. Handshakes and resumptions are counted at the server, in a process of its own."""
+same server. Handshakes and resumptions are counted at the server, in a process of its own. Beside
+them, for the limit: the same connections in a bare loop (benches/tls_floor.rs)."""
 
+import statistics
+import subprocess
 import time
 
-from lib import Row, Unmeasured, alternate, cpu_seconds, quick
+from lib import Row, Unmeasured, alternate, built, cpu_seconds, quick
 from peers import Certificates, HAProxy, Ours, TlsServer, loopback
 
 TARGETS = 200
 SETTLE, WINDOW, ROUNDS = quick(2, 3), quick(3, 7), quick(1, 4)
 HAPROXY = "HAProxy check-ssl verify none"
 
-PROGRAMS = ["tls_server"]
+PROGRAMS = ["tls_server", "tls_floor"]
 ROWS = [
     Row("tls13", "TLS 1.3 probe, resumed", "µs CPU", HAPROXY, at_most=0.35),
     Row("tls12", "TLS 1.2 probe, resumed", "µs CPU", HAPROXY, at_most=0.5),
@@ -52,8 +55,26 @@ class Lab:
         with HAProxy(self.targets, "inter 1s check-ssl verify none") as process:
             return self.per_probe("HAProxy", process)
 
+    def bare(self, what):
+        """The same at the same pace, by the least that can be written with the same library."""
+        count = WINDOW * TARGETS
+        numbers = [str(number) for number in (TARGETS, count, TARGETS)]
+        command = [built("tls_floor"), str(self.server.port), str(self.certificates.ca), what, *numbers]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Unmeasured("the bare loop: " + done.stderr[-300:])
+        cost, resumed = map(int, done.stdout.split())
+        if resumed != (count if what == "resumed" else 0):
+            raise Unmeasured(f"the bare loop resumed {resumed} of {count}")
+        return cost / 1000
+
     def note(self):
         return "resumed: " + ", ".join(f"{name} {share:.1%}" for name, share in self.resumed.items())
+
+
+def limit(ours, bare):
+    ratio = statistics.median(a / b for a, b in zip(ours, bare))
+    return f"a bare blocking loop {statistics.median(bare):.0f} µs, ours {ratio:.2f} of that"
 
 
 def measure(rows):
@@ -64,15 +85,25 @@ def measure(rows):
                 ROUNDS,
                 haproxy=lab.haproxy,
                 ours=lambda: lab.ours("ours", "1h"),
+                bare=lambda: lab.bare("resumed"),
                 full=lambda: lab.ours("ours, full", "0s"),
+                bare_full=lambda: lab.bare("full"),
             )
             if lab.resumed["ours"] < 0.95 or lab.resumed["ours, full"] > 0:
                 raise Unmeasured("not what was to be measured: " + lab.note())
-            rows["tls13"].pairs(figures["ours"], figures["haproxy"]).note = lab.note()
+            rows["tls13"].pairs(figures["ours"], figures["haproxy"])
+            rows["tls13"].note = lab.note() + "; " + limit(figures["ours"], figures["bare"])
             rows["tls_full"].pairs(figures["full"], figures["haproxy"])
+            rows["tls_full"].note = limit(figures["full"], figures["bare_full"])
         with TlsServer(certificates.server, "1.2") as server:
             lab = Lab(certificates, server)
-            figures = alternate(ROUNDS, haproxy=lab.haproxy, ours=lambda: lab.ours("ours", "1h"))
+            figures = alternate(
+                ROUNDS,
+                haproxy=lab.haproxy,
+                ours=lambda: lab.ours("ours", "1h"),
+                bare=lambda: lab.bare("resumed"),
+            )
             if lab.resumed["ours"] < 0.95:
                 raise Unmeasured("not what was to be measured: " + lab.note())
-            rows["tls12"].pairs(figures["ours"], figures["haproxy"]).note = lab.note()
+            rows["tls12"].pairs(figures["ours"], figures["haproxy"])
+            rows["tls12"].note = lab.note() + "; " + limit(figures["ours"], figures["bare"])

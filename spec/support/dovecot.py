@@ -5,6 +5,8 @@ Requests (see control.py for their form):
 
     start   -> port numbers by listener name, the folder and the certificate authority (ca=).
                The ports are chosen at the first start and kept.
+    keep_logins   Before the first start: login processes serve many connections, as Dovecot's
+               "high-performance mode" has it, rather than one each.
     stop    Ends it, as a service manager would.
     freeze | thaw   Stops and continues all its processes (SIGSTOP, SIGCONT).
     log     -> text=. The end of its log.
@@ -98,17 +100,22 @@ class Dovecot:
         self.folder = folder
         self.process = None
         self.ports = {}
+        self.keeps_logins = False
         self.listeners = {name: how for name, how in LISTENERS.items() if installed(how[0])}
 
     def handlers(self):
         return {
             "start": self.start,
+            "keep_logins": self.keep_logins,
             "stop": self.stop,
             "stop_all": self.stop,
             "freeze": lambda: self.signal_all(signal.SIGSTOP),
             "thaw": lambda: self.signal_all(signal.SIGCONT),
             "log": lambda: {"text": self.log()},
         }
+
+    def keep_logins(self):
+        self.keeps_logins = True
 
     def configure(self):
         for name in self.listeners:
@@ -136,6 +143,8 @@ class Dovecot:
             text += f"service {service} {{\n"
             # An ordinary user cannot change its root directory.
             text += "" if root else "  chroot =\n"
+            if self.keeps_logins and service.endswith("-login"):
+                text += "  service_count = 0\n  process_min_avail = 1\n"
             for name, (owner, tls, proxy) in self.listeners.items():
                 if owner == service:
                     text += f"  inet_listener {name} {{\n    address = 127.0.0.1\n"

@@ -8,6 +8,7 @@ pub mod fork_mark;
 pub mod gate;
 mod own_descriptor;
 pub mod pages;
+pub mod readiness;
 pub mod reconnect;
 pub mod shared;
 pub mod state_file;

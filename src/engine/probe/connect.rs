@@ -7,10 +7,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::error::{ProbeError, Stage, io_text};
+use super::socket::{Stream, ended};
 use crate::sys::reconnect::disconnect;
 
 /// After which the next address is tried beside the one that has not answered yet
@@ -112,7 +112,7 @@ pub(super) async fn connect(
     port: u16,
     manner: Manner,
     first: Option<(IpAddr, Dialled)>,
-) -> Result<(TcpStream, IpAddr), ProbeError> {
+) -> Result<(Stream, IpAddr), ProbeError> {
     let mut first = first;
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
@@ -163,23 +163,26 @@ async fn attempt(
     address: IpAddr,
     dialled: Dialled,
     manner: Manner,
-) -> Result<(TcpStream, IpAddr), ProbeError> {
+) -> Result<(Stream, IpAddr), ProbeError> {
     let (socket, is_connected) = match dialled {
         Dialled::Connected(socket) => (socket, true),
         Dialled::Underway(socket) => (socket, false),
         Dialled::Failed(error) => return Err(error),
     };
-    let stream = TcpStream::from_std(socket.into()).map_err(|e| internal(&e))?;
-    if !is_connected {
-        stream.writable().await.map_err(|e| internal(&e))?;
-        if let Some(error) = stream.take_error().map_err(|e| internal(&e))? {
+    let socket = if is_connected {
+        socket
+    } else {
+        let socket = ended(socket).await.map_err(|e| internal(&e))?;
+        if let Some(error) = socket.take_error().map_err(|e| internal(&e))? {
             return Err(failed(&error, address));
         }
-    }
+        socket
+    };
     if manner == Manner::Talk {
         // Small writes in turn: waiting to fill a packet would only cost time.
-        let _ = stream.set_nodelay(true);
+        let _ = socket.set_tcp_nodelay(true);
     }
+    let stream = Stream::new(socket).map_err(|e| internal(&e))?;
     Ok((stream, address))
 }
 

@@ -3,7 +3,6 @@
 //! The monitor and `check_backend_connection` run the same code. Every stage has a
 //! deadline of its own, and what is read from the peer is bounded.
 
-mod abrupt;
 mod connect;
 mod deadline;
 pub mod dialogue;
@@ -11,6 +10,7 @@ pub mod error;
 mod proxy;
 pub mod resolve;
 mod sessions;
+mod socket;
 pub mod tls;
 mod tls_reason;
 pub mod transport;
@@ -22,15 +22,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
-use self::abrupt::Abrupt;
 pub use self::connect::Spares;
 use self::connect::{Dialled, Manner};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::resolve::Resolver;
+use self::socket::Stream;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use crate::engine::target::{Host, Target};
@@ -242,10 +241,10 @@ impl Prober {
             Some(opened) => opened?,
             None => return Err(ProbeError::timeout(stage, target.connect_timeout)),
         };
-        let (stream, address) = stream;
+        let (mut stream, address) = stream;
         found.address = Some(address);
         if depth == Depth::Connect {
-            let stream = Abrupt::new(stream);
+            stream.end_abruptly();
             if target.implicit_tls() {
                 self.knock_tls(stream, target, resumption, found).await?;
             }
@@ -261,7 +260,7 @@ impl Prober {
         manner: Manner,
         first: Option<(IpAddr, Dialled)>,
         stage: &mut Stage,
-    ) -> Result<(TcpStream, IpAddr), ProbeError> {
+    ) -> Result<(Stream, IpAddr), ProbeError> {
         let resolved;
         let addresses = match &target.host {
             Host::Ip(ip) => std::slice::from_ref(ip),
@@ -281,7 +280,7 @@ impl Prober {
 
     async fn knock_tls(
         &self,
-        stream: Abrupt,
+        stream: Stream,
         target: &Target,
         resumption: Option<&Resumption>,
         found: &mut Findings,
@@ -300,7 +299,7 @@ impl Prober {
 
     async fn converse(
         &self,
-        stream: TcpStream,
+        stream: Stream,
         address: IpAddr,
         target: &Target,
         resumption: Option<&Resumption>,

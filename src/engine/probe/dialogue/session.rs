@@ -293,23 +293,28 @@ impl<'a> Session<'a> {
     /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
     /// for the server to close. It changes no verdict, and is left out in mid-command.
     pub async fn finish(mut self, goodbye: &[u8]) {
-        if self.settled && !goodbye.is_empty() {
-            self.part(goodbye).await;
+        let has_ended = self.settled && !goodbye.is_empty() && self.part(goodbye).await;
+        if !has_ended {
+            self.close_tls().await;
         }
-        self.close_tls().await;
     }
 
-    async fn part(&mut self, goodbye: &[u8]) {
+    /// Whether the server has closed, too: nobody is left to hear more.
+    async fn part(&mut self, goodbye: &[u8]) -> bool {
         self.deadline.shorten(END_MAX);
-        if self.send(goodbye).await.is_ok() {
-            while let Ok(1..) = self.fill().await {
-                self.unread = 0..0;
+        if self.send(goodbye).await.is_err() {
+            return false;
+        }
+        loop {
+            match self.fill().await {
+                Ok(0) => return true,
+                Ok(_) => self.unread = 0..0,
+                Err(_) => return false,
             }
         }
     }
 
-    /// TLS's own goodbye (RFC 8446 §6.1), tried once: without it the session cannot be
-    /// resumed by the next probe.
+    /// TLS's own goodbye (RFC 8446 §6.1), tried once.
     async fn close_tls(&mut self) {
         let Some(transport) = self.transport.as_mut().filter(|_| self.about.tls) else {
             return;

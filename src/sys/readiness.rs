@@ -1,0 +1,17 @@
+//! Being told when a socket can be read from or written to.
+
+use std::io;
+
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a socket with the runtime that this is called in.
+///
+/// # Errors
+/// Where the runtime or the kernel has no room for one more.
+pub fn of(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: the descriptor must stay the same open one for as long as it is registered: a
+    // `Socket` owns its own, and can neither change nor close it while it is borrowed.
+    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
+}
