@@ -1,34 +1,48 @@
 //! The baseline of the deep check: one IMAP login over TLS after the other, a blocking client
 //! written with the same crates in the plainest way, each with a full handshake that verifies
-//! the certificate: `straight PORT CA-FILE COUNT PAUSE-MS`. Prints nanoseconds of CPU per login.
+//! the certificate: `straight PORT CA-FILE COUNT PAUSE-MS full`. With `resumed` in place of `full`
+//! it resumes the first one's session, for the limit. Prints nanoseconds of CPU per login.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use openssl::ssl::{SslConnector, SslMethod, SslStream};
+use nauthilus_backend::sys::tls_session::Resumable;
+use openssl::ssl::{SslConnector, SslMethod, SslSessionCacheMode, SslStream};
 
 type Stream = BufReader<SslStream<TcpStream>>;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, ca_file, count, pause] = arguments.as_slice() else {
-        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS");
+    let [port, ca_file, count, pause, handshakes] = arguments.as_slice() else {
+        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS full|resumed");
         return;
     };
     let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
     builder.set_ca_file(ca_file).unwrap();
+    let given = Arc::<Mutex<Option<Resumable>>>::default();
+    if handshakes == "resumed" {
+        builder
+            .set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+        let take = given.clone();
+        builder.set_new_session_callback(move |ssl, session| {
+            let context = ssl.ssl_context().to_owned();
+            *take.lock().unwrap() = Some(Resumable::new(&context, &session).unwrap());
+        });
+    }
     let connector = builder.build();
     let port = port.parse().unwrap();
     let count: u32 = count.parse().unwrap();
     let pause = Duration::from_millis(pause.parse().unwrap());
-    log_in(&connector, port);
+    log_in(&connector, port, None);
+    let session = given.lock().unwrap().take();
     let before = cpu_ns();
     for _ in 0..count {
-        log_in(&connector, port);
+        log_in(&connector, port, session.as_ref());
         std::thread::sleep(pause);
     }
     println!("{}", (cpu_ns() - before) / u64::from(count));
@@ -40,10 +54,19 @@ fn cpu_ns() -> u64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn log_in(connector: &SslConnector, port: u16) {
+fn log_in(connector: &SslConnector, port: u16, session: Option<&Resumable>) {
     let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
     socket.set_nodelay(true).unwrap();
-    let mut stream = BufReader::new(connector.connect("127.0.0.1", socket).unwrap());
+    let stream = match session {
+        None => connector.connect("127.0.0.1", socket).unwrap(),
+        Some(session) => {
+            let mut stream = SslStream::new(session.connection().unwrap(), socket).unwrap();
+            stream.connect().unwrap();
+            assert!(stream.ssl().session_reused());
+            stream
+        }
+    };
+    let mut stream = BufReader::new(stream);
     let mut greeting = String::new();
     stream.read_line(&mut greeting).unwrap();
     assert!(greeting.starts_with("* OK"), "{greeting}");
