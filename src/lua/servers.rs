@@ -1,5 +1,7 @@
 //! The list of alive servers, as the glue caches it.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
@@ -19,7 +21,13 @@ pub(super) const COLD: &[&str] = &["servers", "words"];
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let (lua, native) = (natives.lua(), natives.table());
     natives.add("current_list", native!(current_list))?;
-    native.raw_set("servers", lua.create_function(servers)?)?;
+    let given = RefCell::new(Given::default());
+    native.raw_set(
+        "servers",
+        lua.create_function(move |lua, (may_start, number)| {
+            servers(lua, &given, may_start, number)
+        })?,
+    )?;
     native.raw_set("words", lua.create_function(words)?)?;
     // SAFETY: `seal` is a lua_CFunction that keeps to Lua's stack discipline.
     native.raw_set("seal", unsafe { lua.create_c_function(seal)? })?;
@@ -44,19 +52,64 @@ fn current_list(args: &Args) -> Answer {
     }
 }
 
-/// `servers(may_start)`: epoch (0 where the list must not be kept), generation and an array of
-/// servers' fields; or nil and why there is no configuration.
-fn servers(lua: &Lua, may_start: bool) -> LuaResult<LuaMultiValue> {
+/// The list that a Lua state was given last: what it has of it need not be made again.
+#[derive(Default)]
+struct Given {
+    /// Which list it is, from 1.
+    number: u64,
+    servers: Vec<BackendServer>,
+}
+
+impl Given {
+    /// For each of these servers the index, from 1, that it has in this list.
+    fn indices_of(&self, servers: &[BackendServer]) -> Vec<Option<usize>> {
+        let known: HashMap<_, _> = (1..)
+            .zip(&self.servers)
+            .map(|(index, server)| (Arc::as_ptr(&server.target), (index, &server.ip)))
+            .collect();
+        let index_of = |server: &BackendServer| {
+            let (index, ip) = known.get(&Arc::as_ptr(&server.target))?;
+            (**ip == server.ip).then_some(*index)
+        };
+        servers.iter().map(index_of).collect()
+    }
+}
+
+/// `servers(may_start, number)`: epoch (0 where the list must not be kept), generation, the
+/// list's number, and an array that has for each server its fields, or its index in the list of
+/// the number given, where it is there; or nil and why there is no configuration.
+fn servers(
+    lua: &Lua,
+    given: &RefCell<Given>,
+    may_start: bool,
+    number: u64,
+) -> LuaResult<LuaMultiValue> {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
         return (LuaNil, reason).into_lua_multi(lua);
     }
     let (epoch, snapshot) = process.keepable_snapshot(super::start_if(may_start));
+    // Making the tables may run finalisers, which may come here, too: nothing is borrowed then.
+    let before = given.take();
+    let next = before.number + 1;
+    let indices = if before.number == number {
+        before.indices_of(&snapshot.servers)
+    } else {
+        vec![None; snapshot.servers.len()]
+    };
+    drop(before);
     let list = lua.create_table_with_capacity(snapshot.servers.len(), 0)?;
-    for (index, server) in snapshot.servers.iter().enumerate() {
-        list.raw_set(index + 1, fields(lua, server)?)?;
+    for (at, (server, index)) in (1..).zip(snapshot.servers.iter().zip(indices)) {
+        match index {
+            Some(index) => list.raw_set(at, index)?,
+            None => list.raw_set(at, fields(lua, server)?)?,
+        }
     }
-    (epoch, snapshot.generation, list).into_lua_multi(lua)
+    given.replace(Given {
+        number: next,
+        servers: snapshot.servers,
+    });
+    (epoch, snapshot.generation, next, list).into_lua_multi(lua)
 }
 
 /// What a server object shows; never a credential.

@@ -177,6 +177,78 @@ SERVER = """
 """
 
 
+# Two reports with headers that vanish, change and come, in the middle and at the ends; then one
+# of as many as a report holds, and one of more.
+MIXED = """
+    location /mixed {
+      content_by_lua_block {
+        local result = nauthilus_backend_result.new()
+        local function apply(attributes)
+          result:attributes(attributes)
+          nb.apply_backend_result(result)
+        end
+        nb.select_backend_server("192.0.2.1", 1)
+        apply({ aa = "1", bbb = "22", cccc = "333", ddddd = "" })
+        nb.context():reset()
+        apply({ bbb = "4444", ee = "5" })
+        nb.select_backend_server("2001:db8::1", 65535)
+        nb.remove_from_backend_result({ "foreign", "ee" })
+        ngx.say(writes)
+      }
+    }
+    location /many {
+      content_by_lua_block {
+        local attributes = {}
+        for number = 1, tonumber(ngx.var.arg_count) do
+          attributes["a" .. number] = ("x"):rep(number)
+        end
+        local result = nauthilus_backend_result.new()
+        result:attributes(attributes)
+        nb.apply_backend_result(result)
+        ngx.say(writes)
+      }
+    }
+"""
+
+# Counts what is set through `ngx.header`.
+COUNTED = """
+  init_by_lua_block {
+    writes = 0
+    local real = ngx.header
+    ngx.header = setmetatable({}, {
+      __index = real,
+      __newindex = function(_, name, value)
+        writes = writes + 1
+        real[name] = value
+      end,
+    })
+    nb = require("nauthilus_backend")
+    nb.configure({ log = "none", backend_servers = {} })
+  }
+"""
+
+
+def ours(headers):
+    return {k: v for k, v in headers.items() if k.startswith(("Auth-", "X-Nauthilus"))}
+
+
+def check_reports(through_strings):
+    """What reports with several headers set; `through_strings` where `ngx.header` sets them."""
+    main_part = "env NAUTHILUS_BACKEND_FFI=0;" if through_strings else ""
+    nginx = Nginx(http=COUNTED, server=MIXED, main=main_part).start()
+    wanted = {"Auth-Server": "2001:db8::1", "Auth-Port": "65535", "X-Nauthilus-Bbb": "4444", "X-Nauthilus-Ee": "5"}
+    # Often enough to be compiled, and once more.
+    for _ in range(200):
+        _, headers, body = nginx.get("/mixed")
+        equal(ours(headers), wanted)
+        equal(int(body) > 0, through_strings, f"{body.strip()} writes through ngx.header")
+    for count in (1, 2, 3, 15, 16, 17, 40):
+        _, headers, body = nginx.get(f"/many?count={count}")
+        equal(ours(headers), {f"X-Nauthilus-A{n}": "x" * n for n in range(1, count + 1)})
+    nginx.assert_clean()
+    nginx.stop()
+
+
 def main():
     backend = Backend()
     tls_port = free_port()
@@ -279,6 +351,12 @@ def main():
     with test("no error was logged"):
         nginx.assert_clean()
     nginx.stop()
+
+    with test("headers of a report are set from its bytes, whichever vanish, change or come"):
+        check_reports(False)
+
+    with test("and are the same where they are set through ngx.header"):
+        check_reports(True)
 
     with test("require in a handler warns of no global write, and defines the globals"):
         lazy = Nginx(server="""

@@ -27,12 +27,8 @@ local function report(context, publish)
 end
 
 -- LuaJIT does what is plain without leaving compiled code.
-local function never()
-  return false
-end
 local fast = parts.fast or {}
-local fast_select, fast_apply = fast.select or never, fast.apply or never
-local fast_remove = fast.remove or never
+local fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
 
 function api.select_backend_server(ip, port)
   if type(ip) ~= "string" then
@@ -43,7 +39,7 @@ function api.select_backend_server(ip, port)
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
   local context, publish, publish_bytes = current_context("select_backend_server")
-  if fast_select(context, ip, number, publish, publish_bytes, report) then
+  if fast_select and fast_select(context, ip, number, publish, publish_bytes, report) then
     return
   end
   local why = context_select(context, ip, number)
@@ -57,7 +53,7 @@ end
 
 function api.apply_backend_result(result)
   local context, publish, publish_bytes = current_context("apply_backend_result")
-  if fast_apply(context, result, publish, publish_bytes, report) then
+  if fast_apply and fast_apply(context, result, publish, publish_bytes, report) then
     return
   end
   local why = context_apply(context, result)
@@ -73,7 +69,7 @@ end
 
 function api.remove_from_backend_result(names)
   local context, publish, publish_bytes = current_context("remove_from_backend_result")
-  if fast_remove(context, names, publish, publish_bytes, report) then
+  if fast_remove and fast_remove(context, names, publish, publish_bytes, report) then
     return
   end
   local why = context_remove(context, names)

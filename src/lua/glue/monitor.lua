@@ -2,7 +2,7 @@
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
-local type, tonumber, floor = type, tonumber, math.floor
+local type, tonumber = type, tonumber
 
 local monitor = { api = {} }
 local api = monitor.api
@@ -67,9 +67,11 @@ end
 
 -- An integer from 1 to 65535 as Lua coerces it, or nil.
 local function port_of(value)
-  local kind = type(value)
-  local number = (kind == "number" or kind == "string") and tonumber(value)
-  if number and number >= 1 and number <= 65535 and number == floor(number) then
+  local number = value
+  if type(value) ~= "number" then
+    number = type(value) == "string" and tonumber(value)
+  end
+  if number and number >= 1 and number <= 65535 and number % 1 == 0 then
     return number
   end
   return nil

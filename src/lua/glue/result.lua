@@ -30,14 +30,15 @@ for number = 1, #result_fields do
   numbers[name] = number
 
   methods[name] = function(self, ...)
-    if select("#", ...) == 0 then
-      local value, bad = result_get(self, number)
+    local value = ...
+    if value == nil and select("#", ...) == 0 then
+      local content, bad = result_get(self, number)
       if bad then
         bad_self(name, CLASS, self)
       end
-      return value
+      return content
     end
-    local why, bad = result_set(self, number, (...))
+    local why, bad = result_set(self, number, value)
     if bad then
       bad_self(name, CLASS, self)
     elseif why then

@@ -1,9 +1,10 @@
--- get_backend_servers: one read-only object per server, made anew when the list changes; each
--- caller gets an array of its own.
+-- get_backend_servers: one read-only object per server, which is made anew when something of it
+-- changes; each caller gets an array of its own.
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
-local error, format, next, setmetatable, tostring = error, string.format, next, setmetatable, tostring
+local error, next, setmetatable, tostring, type = error, next, setmetatable, tostring, type
+local format = string.format
 local current_list, read_servers, seal = native.current_list, native.servers, native.seal
 
 -- Lua 5.1 and LuaJIT without 5.2's features ignore the field.
@@ -41,19 +42,24 @@ end
 local NEVER = -1
 local epoch, generation = NEVER, 0
 local list, count = {}, 0
+-- The list's number with the native, which then knows what is in it.
+local list_number = 0
 
 -- Called by a function of the API, `name`.
 local function refresh(name)
-  local now, at, fields = read_servers(host.may_probe())
+  -- Making tables may run finalisers, which may come here and change both.
+  local before = list
+  local now, at, number, fields = read_servers(host.may_probe(), list_number)
   if not now then
     errors.raise(name, at, 1)
   end
   local fresh, length = {}, #fields
   for index = 1, length do
-    fresh[index] = server(fields[index])
+    local known = fields[index]
+    fresh[index] = type(known) == "number" and before[known] or server(known)
   end
   epoch = now == 0 and NEVER or now
-  generation, list, count = at, fresh, length
+  generation, list, count, list_number = at, fresh, length, number
 end
 
 local servers = { api = {}, fields_of = fields_of }

@@ -19,12 +19,12 @@ function headers.publish(name, value)
 end
 
 -- What `ngx.header` calls itself. Whether this is the function known here is asked of its
--- declaration, which nginx's Lua library made: an argument that does not fit is refused before
--- anything is called, by the number and the type of its parameter, and so is one too many.
+-- declaration, which nginx's Lua library made: a table fits no parameter that C can have, so it is
+-- refused before anything is called, by the parameter's number and type, and so is one too many.
 local function find_setter()
   local set = ffi.C.ngx_http_lua_ffi_set_resp_header
-  local taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, "")
-  if taken or not find(tostring(why), "#10 .*'char %*%*'") then
+  local taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, {})
+  if taken or not find(tostring(why), "#10 .*'table' to 'char %*%*'") then
     return nil
   end
   taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, nil, {})
@@ -55,7 +55,8 @@ local DONE, DECLINED = 0, -5
 function headers.publish_bytes(name, name_length, value, length)
   local request = get_request()
   local clears = length < 0
-  local done = set_header(
+  -- C would follow a null pointer.
+  local done = request and set_header(
     request, name, name_length, clears, value, clears and 0 or length, nil, NO_VALUES, OVERRIDE, problem
   )
   if done ~= DONE and done ~= DECLINED then
