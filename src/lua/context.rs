@@ -91,8 +91,8 @@ fn remove(args: &Args) -> Answer {
     }
 }
 
-/// `context_select(context, ip, port)` → nothing, or why `ip` is refused. `port` has been
-/// checked.
+/// `context_select(context, ip, port)` → nothing, or why `ip` is refused; also where `port` is
+/// no integer from 1 to 65535, which is for the glue to say.
 fn select(args: &Args) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
@@ -124,12 +124,14 @@ fn current_ip_of(name: &str) -> Option<IpAddr> {
 }
 
 fn port(view: View<'_>) -> Option<u16> {
-    match view {
-        View::Integer(number) => number.try_into().ok(),
-        // The glue has checked the range.
-        View::Float(number) => Some(number as u16),
-        _ => None,
-    }
+    let number = match view {
+        View::Integer(number) => number.try_into().ok()?,
+        View::Float(number) if number.fract() == 0.0 && (1.0..=65535.0).contains(&number) => {
+            number as u16
+        }
+        _ => return None,
+    };
+    (number != 0).then_some(number)
 }
 
 /// `context_changes(context, table)` → the new length of `table`, filled with name, value or

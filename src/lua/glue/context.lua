@@ -31,6 +31,16 @@ local fast = parts.fast or {}
 local fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
 
 function api.select_backend_server(ip, port)
+  -- Without a JIT each call counts, and mostly all is plain: then one native does it.
+  if not fast_select then
+    local context, publish = current_context("select_backend_server")
+    if not context_select(context, ip, port) then
+      if publish then
+        report(context, publish)
+      end
+      return
+    end
+  end
   if type(ip) ~= "string" then
     wrong_type(1, "select_backend_server", "string", ip)
   end
