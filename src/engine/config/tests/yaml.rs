@@ -235,6 +235,28 @@ fn the_rest_of_the_file_has_to_be_yaml_too() {
 }
 
 #[test]
+fn a_key_given_twice_is_found_among_many() {
+    let with = |at: usize, last: &str| {
+        let mut keys: Vec<String> = (1..=40).map(|key| format!("k{key}")).collect();
+        keys.insert(at, "1".to_owned());
+        keys.push(last.to_owned());
+        let entries: String = keys.iter().map(|key| format!("  {key}: x\n")).collect();
+        read(&format!(
+            "backend_server_monitoring: {{targets: []}}\na:\n{entries}"
+        ))
+        .map(|config| config.targets.len())
+    };
+    // Early keys and late ones: those of long tables only are hashed as they come.
+    for at in [2, 29] {
+        for last in ["k3", "k15", "k16", "k17", "k30", "k40", "1"] {
+            assert_eq!(with(at, last), Err(format!("line 44: {last}: given twice")));
+        }
+        assert_eq!(with(at, "\"1\""), Ok(0));
+        assert_eq!(with(at, "k41"), Ok(0));
+    }
+}
+
+#[test]
 fn anchors_and_merge_keys_share_settings() {
     let config = read(
         "\

@@ -3,7 +3,8 @@
 //!
 //! Bounded in every direction: depth, nodes (aliases counted as often as they are used) and
 //! text. Aliased nodes are shared rather than copied, so that no input costs more memory than
-//! a multiple of its length.
+//! a multiple of its length. So is the work: what is looked at for each use is of bounded
+//! length, however long a text an alias of a few bytes stands for.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -90,6 +90,15 @@ impl Span {
         };
         range().and_then(|range| array.get(range)).unwrap_or(&[])
     }
+
+    fn length(self) -> usize {
+        usize::try_from(self.length).unwrap_or(usize::MAX)
+    }
+
+    /// Looks at every byte of it.
+    fn text(self, tree: &Tree) -> &str {
+        std::str::from_utf8(self.of(&tree.text)).unwrap_or_default()
+    }
 }
 
 impl Tree {
@@ -219,7 +228,7 @@ impl<'t> Node<'t> {
 
     pub(super) fn view(self) -> View<'t> {
         let tree = self.tree;
-        let text = |span: Span| std::str::from_utf8(span.of(&tree.text)).unwrap_or_default();
+        let text = |span: Span| span.text(tree);
         let list = |span: Span| List {
             tree,
             ids: span.of(&tree.links),
@@ -231,10 +240,17 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// A key's text, if it is a scalar and short enough to be compared.
+    /// A key's text, if it is a scalar and short enough to be compared. Costs the same for any
+    /// longer one: an alias makes a long key of a few bytes.
     pub(super) fn name(self) -> Option<&'t str> {
-        match self.view() {
-            View::Scalar(text, _) if text.len() <= MAX_KEY => Some(text),
+        self.key().map(|(name, _)| name)
+    }
+
+    fn key(self) -> Option<(&'t str, Form<Span>)> {
+        match self.record().content {
+            Content::Scalar(span, form) if span.length() <= MAX_KEY => {
+                Some((span.text(self.tree), form))
+            }
             _ => None,
         }
     }
@@ -243,13 +259,13 @@ impl<'t> Node<'t> {
         matches!(self.record().content, Content::Scalar(..))
     }
 
-    /// Whether a key is text.
+    /// Whether a key that has a name is text.
     pub(super) fn is_string(self) -> bool {
-        matches!(self.view(), View::Scalar(text, form) if is_string(text, form))
+        self.key().is_some_and(|(name, form)| is_string(name, form))
     }
 
     pub(super) fn is_merge(self) -> bool {
-        matches!(self.view(), View::Scalar("<<", Form::Plain))
+        matches!(self.key(), Some(("<<", Form::Plain)))
     }
 
     /// The line of the value at `path`, or of the nearest one above it.
