@@ -4,11 +4,46 @@ use std::ffi::c_void;
 
 use foreign_types::ForeignType;
 use openssl::error::ErrorStack;
-use openssl::ssl::{Ssl, SslContext, SslSession, SslVersion};
+use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslRef, SslSession, SslVersion};
 
 unsafe extern "C" {
     // `SSL_SESSION *SSL_SESSION_dup(const SSL_SESSION *src)`, OpenSSL 1.1.1.
     fn SSL_SESSION_dup(session: *const c_void) -> *mut c_void;
+}
+
+/// A session that a server has just given.
+pub struct Given<'a> {
+    ssl: &'a SslRef,
+    session: &'a SslSession,
+}
+
+/// Calls `keep` with each session that a connection of the context is given.
+pub fn on_new(
+    builder: &mut SslContextBuilder,
+    keep: impl Fn(&Given<'_>) + Send + Sync + 'static,
+) {
+    builder.set_new_session_callback(move |ssl, session| {
+        keep(&Given {
+            ssl,
+            session: &session,
+        });
+    });
+}
+
+impl Given<'_> {
+    /// The connection that it was given to.
+    pub fn connection(&self) -> &SslRef {
+        self.ssl
+    }
+
+    /// # Errors
+    /// Where there is no memory.
+    pub fn copy(&self) -> Result<Resumable, ErrorStack> {
+        Ok(Resumable {
+            context: self.ssl.ssl_context().to_owned(),
+            session: copy(self.session)?,
+        })
+    }
 }
 
 /// A session together with the context that made it.
@@ -20,15 +55,6 @@ pub struct Resumable {
 }
 
 impl Resumable {
-    /// # Errors
-    /// Where there is no memory.
-    pub fn new(context: &SslContext, session: &SslSession) -> Result<Self, ErrorStack> {
-        Ok(Self {
-            context: context.clone(),
-            session: copy(session)?,
-        })
-    }
-
     pub fn version(&self) -> SslVersion {
         self.session.protocol_version()
     }
@@ -40,15 +66,17 @@ impl Resumable {
     pub fn connection(&self) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
         // SAFETY: the session must belong to the `Ssl`'s context; `ssl` was just made from
-        // the context the session was stored with.
+        // that of the connection which OpenSSL gave the session to: only `Given::copy` makes a
+        // `Resumable`, and only OpenSSL's callback a `Given`.
         unsafe { ssl.set_session(&*copy(&self.session)?)? };
         Ok(ssl)
     }
 }
 
 fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
-    // SAFETY: the session lives, and OpenSSL lets this thread read it: either it has just
-    // given it to its callback, or no connection has it.
+    // SAFETY: the session lives, and OpenSSL lets this thread read it: either it is a `Given`
+    // one, and the callback that it was given to still runs, or a `Resumable`'s own, which no
+    // connection has.
     let copy = unsafe { SSL_SESSION_dup(session.as_ptr().cast()) };
     if copy.is_null() {
         return Err(ErrorStack::get());

@@ -52,6 +52,8 @@ pub struct ProbeError {
     pub reason: String,
     /// Where a certificate was refused: seconds since 1970 at which it ends.
     pub certificate_end: Option<i64>,
+    /// Whether a deadline passed.
+    pub is_timeout: bool,
 }
 
 /// Characters of the peer's text that a reason may quote.
@@ -63,15 +65,17 @@ impl ProbeError {
             stage,
             reason: reason.into(),
             certificate_end: None,
+            is_timeout: false,
         }
     }
 
     /// `timed out after 5s`, the same words at every stage.
     pub fn timeout(stage: Stage, after: std::time::Duration) -> Self {
-        Self::new(
-            stage,
-            format!("timed out after {}", humantime::format_duration(after)),
-        )
+        let reason = format!("timed out after {}", humantime::format_duration(after));
+        Self {
+            is_timeout: true,
+            ..Self::new(stage, reason)
+        }
     }
 }
 

@@ -177,7 +177,8 @@ impl Prober {
     ///
     /// A handshake that fails where a session of an earlier one was offered says nothing yet:
     /// the server may have another certificate by now, or another version of TLS, or resume
-    /// badly. The probe is made once more, without it.
+    /// badly. The probe is made once more, without it, in what is left of its time. What timed
+    /// out would time out again.
     pub async fn finish(
         &self,
         probe: Underway,
@@ -194,14 +195,18 @@ impl Prober {
         if let (Err(error), Some(kept)) = (&result, resumption)
             && error.stage == Stage::Tls
         {
-            let may_be_stale = kept.slot.has_offered();
-            kept.slot.clear();
-            let elapsed = started.elapsed();
-            // What timed out would time out again.
-            if may_be_stale && elapsed < target.tls_timeout {
+            kept.slot.failed();
+            let offered = kept.slot.offered().filter(|_| !error.is_timeout);
+            let left = longest(target, depth).checked_sub(started.elapsed());
+            if let (Some(uses), Some(left)) = (offered, left) {
+                // A certificate that was refused is no fault of the session's.
+                let is_blamed = error.certificate_end.is_none();
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, &mut found_anew);
-                if let Some(anew) = within(longest(target, depth) - elapsed, anew).await {
+                if let Some(anew) = within(left, anew).await {
+                    if is_blamed && found_anew.tls.is_some() {
+                        kept.slot.spoiled(uses);
+                    }
                     (result, found) = (anew, found_anew);
                 }
             }

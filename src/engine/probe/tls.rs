@@ -17,8 +17,8 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSession,
-    SslSessionCacheMode, SslVerifyMode, SslVersion,
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode,
+    SslVerifyMode, SslVersion,
 };
 use openssl::x509::verify::X509CheckFlags;
 use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
@@ -33,7 +33,7 @@ use super::tls_reason;
 use super::wire::Wire;
 use crate::engine::target::{Host, Target};
 use crate::sys::tls_ciphers;
-use crate::sys::tls_session::Resumable;
+use crate::sys::tls_session::{self, Resumable};
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
 /// (RFC 8446 §4.6.1). It is waited for only where none came with the handshake.
@@ -93,7 +93,7 @@ impl TlsClient {
     ///
     /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
     /// the given interval, and a new one is stored there. Every failure is of stage `tls`; one
-    /// for which the slot's session may be to blame leaves [`SessionSlot::has_offered`] true.
+    /// for which the slot's session may be to blame leaves [`SessionSlot::offered`] set.
     pub async fn handshake<S>(
         &self,
         stream: S,
@@ -238,13 +238,14 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
     let index = notes_index().map_err(setup)?;
-    builder.set_new_session_callback(move |ssl, session: SslSession| {
-        let context = ssl.ssl_context().to_owned();
-        if let Some(slot) = ssl.ex_data(index).and_then(|notes| notes.slot.as_ref()) {
+    tls_session::on_new(&mut builder, move |given| {
+        let notes = given.connection().ex_data(index);
+        if let Some(slot) = notes.and_then(|notes| notes.slot.as_ref())
+            && slot.lacks_session()
             // Without it the next handshake is a full one.
-            if let Ok(resumable) = Resumable::new(&context, &session) {
-                slot.put(resumable);
-            }
+            && let Ok(session) = given.copy()
+        {
+            slot.put(session);
         }
     });
     Ok(builder.build())

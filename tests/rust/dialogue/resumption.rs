@@ -2,6 +2,7 @@
 //! what a resumed one still sees of the certificate.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nauthilus_backend::engine::probe::{Depth, Outcome, Prober, Resumption};
@@ -11,13 +12,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::pki::{Identity, Wish, root};
-use crate::server::Do::{Hold, Tls};
+use crate::server::Do::{Hold, Tls, Wait};
 use crate::server::{Do, serve};
 use crate::support::target;
 use crate::tls::{agreement, implicit, starttls, trusting, under_tls};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const NEVER: Duration = Duration::ZERO;
+/// Longer than two probes take, even where the machine is busy.
+const SOON: Duration = Duration::from_millis(1500);
 
 /// One server, one prober, one slot for sessions.
 struct Bench {
@@ -25,6 +27,8 @@ struct Bench {
     target: Target,
     depth: Depth,
     sessions: Resumption,
+    /// Connections that the server has had.
+    met: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
 
@@ -34,8 +38,11 @@ impl Bench {
         let address = listener.local_addr().unwrap();
         target.host = Host::Ip(address.ip());
         target.port = address.port();
+        let met = Arc::new(AtomicUsize::new(0));
+        let count = met.clone();
         let server = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, SeqCst);
                 tokio::spawn(serve(stream, script.clone()));
             }
         });
@@ -47,8 +54,16 @@ impl Bench {
                 slot: Arc::default(),
                 full_every: HOUR,
             },
+            met,
             server,
         }
+    }
+
+    /// Another server, met with the sessions of this one.
+    async fn succeeded_by(&self, script: Vec<Do>) -> Self {
+        let mut next = Self::new(self.target.clone(), self.depth, script).await;
+        next.sessions = self.sessions.clone();
+        next
     }
 
     async fn probe(&self) -> Outcome {
@@ -135,14 +150,32 @@ async fn a_full_handshake_is_followed_by_resumed_ones() {
                 "{name} {version:?}"
             );
 
-            bench.sessions.full_every = NEVER;
-            assert!(!bench.resumes().await, "{name} {version:?}: not when due");
-            assert!(!bench.resumes().await, "{name} {version:?}: not when due");
-            bench.sessions.full_every = HOUR;
-            assert!(bench.resumes().await, "{name} {version:?}: again");
-            bench.sessions.slot.clear();
+            bench.sessions.slot = Arc::default();
             assert!(!bench.resumes().await, "{name} {version:?}: forgotten");
+            bench.sessions.full_every = Duration::ZERO;
+            assert!(!bench.resumes().await, "{name} {version:?}: never");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_that_is_due_is_full() {
+    let mut benches = Vec::new();
+    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        let server = leaf(None).resuming_server(version);
+        for (name, target, depth, script) in ways(&server) {
+            let mut bench = Bench::new(target, depth, script).await;
+            bench.sessions.full_every = SOON;
+            benches.push((format!("{name} {version:?}"), bench));
+        }
+    }
+    for (name, bench) in benches {
+        let started = Instant::now();
+        assert!(!bench.resumes().await, "{name}");
+        let resumed = bench.resumes().await;
+        assert!(resumed || started.elapsed() >= SOON, "{name}");
+        tokio::time::sleep(SOON).await;
+        assert!(!bench.resumes().await, "{name}: not when due");
     }
 }
 
@@ -170,19 +203,65 @@ async fn a_handshake_that_an_old_session_spoils_is_made_anew() {
     for ((name, target, depth, script), after) in
         ways(&leaf.resuming_server(old)).into_iter().zip(after)
     {
-        let first = Bench::new(target.clone(), depth, script).await;
+        let first = Bench::new(target, depth, script).await;
         assert!(!first.resumes().await, "{name}");
         assert!(first.resumes().await, "{name}");
-        let mut second = Bench::new(target.clone(), depth, after.3).await;
-        second.sessions = first.sessions.clone();
+        let second = first.succeeded_by(after.3).await;
         assert!(!second.resumes().await, "{name}");
         assert!(second.resumes().await, "{name}");
+        assert_eq!(second.met.load(SeqCst), 3, "{name}");
 
         // What fails without one as well is a failure.
-        let mut broken = Bench::new(target, depth, vec![Do::Close]).await;
-        broken.sessions = second.sessions.clone();
+        let broken = second.succeeded_by(vec![Do::Close]).await;
         assert!(broken.probe().await.result.is_err(), "{name}");
     }
+}
+
+/// SMTP with STARTTLS, of TLS 1.2, after one full handshake and so many resumed ones, and its
+/// successor of TLS 1.3.
+async fn upgraded(resumed: usize, change: fn(&mut Target), before: Option<Do>) -> Bench {
+    let leaf = leaf(None);
+    let old = ways(&leaf.resuming_server(SslVersion::TLS1_2)).remove(3);
+    let (name, mut target, depth, script) = old;
+    change(&mut target);
+    let first = Bench::new(target, depth, script).await;
+    for done in 0..=resumed {
+        assert_eq!(first.resumes().await, done > 0, "{name}");
+    }
+    let new = ways(&leaf.resuming_server(SslVersion::TLS1_3)).remove(3).3;
+    first
+        .succeeded_by(before.into_iter().chain(new).collect())
+        .await
+}
+
+#[tokio::test]
+async fn a_late_greeting_does_not_take_the_second_attempt() {
+    let late = Duration::from_millis(800);
+    let impatient = |target: &mut Target| target.tls_timeout = Duration::from_millis(600);
+    let second = upgraded(1, impatient, Some(Wait(late))).await;
+    assert!(!second.resumes().await);
+    assert_eq!(second.met.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_timed_out_is_not_tried_again() {
+    let impatient = |target: &mut Target| target.deep_timeout = Duration::from_millis(500);
+    let first = upgraded(1, impatient, None).await;
+    let silent = [agreement(Protocol::Smtp), vec![Hold]].concat();
+    let silent = first.succeeded_by(silent).await;
+    let reason = silent.probe().await.result.unwrap_err().to_string();
+    assert_eq!(reason, "tls: timed out after 500ms");
+    assert_eq!(silent.met.load(SeqCst), 1);
+}
+
+/// A session that was new when it spoilt a handshake is the last one to be offered.
+#[tokio::test]
+async fn a_server_that_fails_with_new_sessions_is_offered_no_more() {
+    let second = upgraded(0, |_| (), None).await;
+    for _ in 0..3 {
+        assert!(!second.resumes().await);
+    }
+    assert_eq!(second.met.load(SeqCst), 4, "twice for the first probe alone");
 }
 
 #[tokio::test]
@@ -212,7 +291,16 @@ async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
     while now() <= u64::try_from(ends).unwrap() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    let renewed = self::leaf(None);
     for (name, bench) in &benches {
+        // A new certificate in its place; of TLS 1.3, and so refusing the session of 1.2.
+        if bench.depth == Depth::Connect {
+            let server = renewed.resuming_server(SslVersion::TLS1_3);
+            let next = bench.succeeded_by(vec![Tls(server), Hold]).await;
+            assert!(!next.resumes().await, "{name}");
+            assert!(next.resumes().await, "{name}");
+            continue;
+        }
         let reason = bench.probe().await.result.unwrap_err().to_string();
         assert!(
             reason.starts_with("tls: certificate has expired (on 20"),
