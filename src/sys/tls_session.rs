@@ -18,10 +18,7 @@ pub struct Given<'a> {
 }
 
 /// Calls `keep` with each session that a connection of the context is given.
-pub fn on_new(
-    builder: &mut SslContextBuilder,
-    keep: impl Fn(&Given<'_>) + Send + Sync + 'static,
-) {
+pub fn on_new(builder: &mut SslContextBuilder, keep: impl Fn(&Given<'_>) + Send + Sync + 'static) {
     builder.set_new_session_callback(move |ssl, session| {
         keep(&Given {
             ssl,

@@ -106,7 +106,9 @@ fn is_underway(error: &io::Error) -> bool {
 /// its place when it fails. `first` is an attempt at one of them that has begun.
 ///
 /// # Errors
-/// The first address's reason, as [`dial`] has it. The caller bounds the time.
+/// As [`dial`] has them: where an address could not be tried, that is the reason, since the
+/// others say too little of the target then; if not, the first address's. The caller bounds
+/// the time.
 pub(super) async fn connect(
     addresses: &[IpAddr],
     port: u16,
@@ -143,7 +145,12 @@ pub(super) async fn connect(
             Some(ended) = attempts.next() => match ended {
                 Ok(connected) => return Ok(connected),
                 Err(error) => {
-                    first_error.get_or_insert(error);
+                    let outranks = |known: &ProbeError| {
+                        known.stage != Stage::Internal && error.stage == Stage::Internal
+                    };
+                    if first_error.as_ref().is_none_or(outranks) {
+                        first_error = Some(error);
+                    }
                     if let Some(address) = waiting.next() {
                         attempts.push(begin(address));
                     }
@@ -286,6 +293,20 @@ mod tests {
         assert_eq!(failed(&none_left, HERE).stage, Stage::Internal);
         let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
         assert_eq!(failed(&refused, HERE).stage, Stage::Connect);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_could_not_be_tried_leaves_the_target_unjudged() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let other = IpAddr::from([127, 0, 0, 2]);
+        for addresses in [[HERE, other], [other, HERE]] {
+            let none_left = internal(&io::Error::from_raw_os_error(libc::EMFILE));
+            let first = Some((other, Dialled::Failed(none_left)));
+            let error = connect(&addresses, port, Manner::Talk, first).await;
+            assert_eq!(error.unwrap_err().stage, Stage::Internal);
+        }
     }
 
     #[tokio::test]

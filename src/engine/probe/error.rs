@@ -1,6 +1,6 @@
 //! Why a probe failed: the stage it had reached and one line of text.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// The step of a probe. Its name starts the reason's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,30 @@ impl ProbeError {
     }
 }
 
+/// What this process lacked to go on with a stream, inside the stream's [`io::Error`]: it says
+/// nothing of the peer.
+#[derive(Debug)]
+struct OwnLack(io::Error);
+
+impl fmt::Display for OwnLack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot wait for the connection: {}", self.0)
+    }
+}
+
+impl std::error::Error for OwnLack {}
+
+/// Marks an error as our own side's, for whoever sees it at the other end of a stream.
+pub(super) fn own_lack(error: io::Error) -> io::Error {
+    io::Error::other(OwnLack(error))
+}
+
+/// The failure that an error marked by [`own_lack`] is, whatever stage the probe was at.
+pub(super) fn as_own_lack(error: &io::Error) -> Option<ProbeError> {
+    let lack = error.get_ref()?.downcast_ref::<OwnLack>()?;
+    Some(ProbeError::new(Stage::Internal, lack.to_string()))
+}
+
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.stage.name(), self.reason)
@@ -109,8 +133,8 @@ pub fn quote(peer: &[u8]) -> String {
 }
 
 /// An I/O error in the words every stage uses.
-pub fn io_text(error: &std::io::Error) -> String {
-    use std::io::ErrorKind;
+pub fn io_text(error: &io::Error) -> String {
+    use io::ErrorKind;
     match error.kind() {
         ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => "connection reset".to_owned(),
@@ -124,7 +148,69 @@ pub fn io_text(error: &std::io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
     use super::*;
+    use crate::engine::probe::dialogue::{self, Conversation, testing};
+    use crate::engine::probe::proxy;
+    use crate::engine::probe::tls::TlsClient;
+    use crate::engine::target::Protocol;
+
+    /// Greets, and has no means to be written to.
+    struct Lacking;
+
+    impl AsyncRead for Lacking {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            buf.put_slice(b"220 mx\r\n");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Lacking {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(own_lack(io::Error::from_raw_os_error(libc::ENOSPC))))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_this_process_lacks_is_no_failure_of_the_peer() {
+        let target = testing::target(Protocol::Smtp);
+        let tls = TlsClient::default().handshake(Lacking, &target, None).await;
+        let about = Conversation {
+            target: &target,
+            tls: false,
+            loopback: true,
+            upgrade: &|clear| async move { Ok(clear) }.boxed(),
+        };
+        for error in [
+            proxy::send(&mut Lacking).await.unwrap_err(),
+            tls.map(drop).unwrap_err(),
+            dialogue::run(Box::new(Lacking), about).await.unwrap_err(),
+        ] {
+            assert_eq!(error.stage, Stage::Internal, "{error}");
+            assert!(error.reason.starts_with("cannot wait for"), "{error}");
+        }
+    }
 
     #[test]
     fn a_quote_is_short_and_printable() {

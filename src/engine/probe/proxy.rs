@@ -7,7 +7,7 @@ use ppp::v2::{AddressFamily, Builder, Command, Protocol, Version};
 use socket2::Socket;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::error::{ProbeError, Stage, io_text};
+use super::error::{ProbeError, Stage, as_own_lack, io_text};
 
 /// `LOCAL`, unspecified family, no addresses, no TLVs (PROXY protocol §2.2): the connection
 /// is the sender's own. Some servers refuse `LOCAL` with anything more.
@@ -49,7 +49,7 @@ pub(super) fn send_at_once(socket: &Socket) -> Result<(), ProbeError> {
 }
 
 fn failed(error: &io::Error) -> ProbeError {
-    ProbeError::new(Stage::Proxy, io_text(error))
+    as_own_lack(error).unwrap_or_else(|| ProbeError::new(Stage::Proxy, io_text(error)))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::connect::end_abruptly;
+use super::error::own_lack;
 use crate::sys::readiness;
 
 /// A TCP connection. Unlike tokio's own it tries a write before it waits for leave, and lets
@@ -49,13 +50,17 @@ impl Stream {
     }
 
     /// From now on it is woken when it can be written to.
+    ///
+    /// To register it anew loses the waker of a read that waits. None does: reads and writes
+    /// are polled from one task, one after the other.
     fn wait_to_write(&mut self) -> io::Result<()> {
         if self.waits_to_write {
             return Ok(());
         }
         if let Some(socket) = self.socket.take() {
             let both = Interest::READABLE | Interest::WRITABLE;
-            self.socket = Some(readiness::of(socket.into_inner(), both)?);
+            let registered = readiness::of(socket.into_inner(), both).map_err(own_lack)?;
+            self.socket = Some(registered);
         }
         self.waits_to_write = true;
         Ok(())

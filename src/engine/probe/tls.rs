@@ -92,7 +92,8 @@ impl TlsClient {
     /// Performs the handshake within the target's `tls_timeout`.
     ///
     /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
-    /// the given interval, and a new one is stored there. Every failure is of stage `tls`; one
+    /// the given interval, and a new one is stored there. Every failure is of stage `tls`, or of `internal`
+    /// where the process had no means to go on; one
     /// for which the slot's session may be to blame leaves [`SessionSlot::offered`] set.
     pub async fn handshake<S>(
         &self,

@@ -7,7 +7,7 @@ use openssl::error::ErrorStack;
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::error::{ProbeError, Stage, io_text, quote};
+use super::error::{ProbeError, Stage, as_own_lack, io_text, quote};
 use super::tls::refused_leaf;
 use super::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
@@ -52,6 +52,9 @@ pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
 
 /// Names the reason of a failed handshake.
 pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> ProbeError {
+    if let Some(ours) = error.io_error().and_then(as_own_lack) {
+        return ours;
+    }
     ProbeError {
         certificate_end: refused_leaf(ssl).as_deref().and_then(not_after),
         ..ProbeError::new(Stage::Tls, handshake_text(error, ssl, target))

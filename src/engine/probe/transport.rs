@@ -20,7 +20,7 @@ pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 /// Turns a clear transport into one under TLS, verified as the target asks and bounded by
-/// its `tls_timeout`. Its errors are of stage `tls`.
+/// its `tls_timeout`. Its errors are of stage `tls`, or of `internal` where they are ours.
 pub type Upgrade<'a> = dyn Fn(Box<dyn Transport>) -> BoxFuture<'a, Result<Box<dyn Transport>, ProbeError>>
     + Send
     + Sync

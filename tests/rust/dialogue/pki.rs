@@ -1,7 +1,8 @@
 //! Certificates made for a test.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use openssl::asn1::Asn1Time;
 use openssl::bn::{BigNum, MsbOption};
@@ -122,11 +123,33 @@ impl Identity {
 
     /// A server's side that resumes sessions, of this version alone.
     pub(crate) fn resuming_server(&self, version: SslVersion) -> SslContext {
+        self.resuming(version).build()
+    }
+
+    /// The same, with `next` in its place once it `is_renewed`; sessions stay good.
+    pub(crate) fn renewed_server(
+        &self,
+        version: SslVersion,
+        next: &Self,
+        is_renewed: &Arc<AtomicBool>,
+    ) -> SslContext {
+        let (next, is_renewed) = (next.resuming_server(version), is_renewed.clone());
+        let mut context = self.resuming(version);
+        context.set_servername_callback(move |ssl, _| {
+            if is_renewed.load(SeqCst) {
+                ssl.set_ssl_context(&next).unwrap();
+            }
+            Ok(())
+        });
+        context.build()
+    }
+
+    fn resuming(&self, version: SslVersion) -> SslContextBuilder {
         let mut context = self.configured(&[]);
         context.set_session_id_context(b"test").unwrap();
         context.set_min_proto_version(Some(version)).unwrap();
         context.set_max_proto_version(Some(version)).unwrap();
-        context.build()
+        context
     }
 
     /// A server's side of TLS 1.3 that sends no ticket after the handshake.

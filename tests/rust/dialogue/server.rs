@@ -45,6 +45,8 @@ pub(crate) enum Do {
     /// Ends its side of the connection.
     Close,
     Reset,
+    /// Says TLS's goodbye, and fails where the client does not say it, too.
+    Part,
     /// Puts TLS under what follows.
     Tls(SslContext),
     /// Takes no bytes at all, for longer than the probe may take.
@@ -188,6 +190,10 @@ pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> 
             Do::Flood(bytes) => loop {
                 stream.write_all(&bytes).await?;
             },
+            Do::Part => {
+                stream.shutdown().await?;
+                stream.read_to_end(&mut Vec::new()).await?;
+            }
             Do::Wait(time) => tokio::time::sleep(time).await,
             Do::Tls(context) => {
                 let ssl = Ssl::new(&context)?;

@@ -1,13 +1,15 @@
 //! Dialogues under TLS, from the first byte and after STARTTLS, with servers that are well
 //! and with those whose TLS or certificate is not.
 
+use nauthilus_backend::engine::probe::{Depth, Prober};
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
 use openssl::ssl::SslContext;
+use tokio::net::TcpListener;
 
 use crate::pki::{Identity, Wish, root};
-use crate::server::Do::{Close, Drip, Flood, Hold, Read, ReadBytes, ReadHead, Reset, Tls};
+use crate::server::Do::{Close, Drip, Flood, Hold, Part, Read, ReadBytes, ReadHead, Reset, Tls};
 use crate::server::Ends::{Early, Late};
-use crate::server::{Case, Do, Ends, case, check, say};
+use crate::server::{Case, Do, Ends, case, check, say, serve};
 use crate::support::{With, target};
 
 pub(crate) fn trusting(target: Target) -> Target {
@@ -380,6 +382,37 @@ async fn faults_under_tls() {
         ),
     ])
     .await;
+}
+
+/// RFC 8446 §6.1: each side says goodbye, whoever was first.
+#[tokio::test]
+async fn a_goodbye_of_tls_is_answered() {
+    for (mut target, script) in [
+        (
+            implicit(Protocol::Imap),
+            [vec![Tls(good())], under_tls(Protocol::Imap, false)].concat(),
+        ),
+        (
+            starttls(Protocol::Smtp),
+            [
+                agreement(Protocol::Smtp),
+                vec![Tls(good())],
+                under_tls(Protocol::Smtp, true),
+            ]
+            .concat(),
+        ),
+    ] {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        target.port = listener.local_addr().unwrap().port();
+        let script = [script, vec![Part]].concat();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await?;
+            serve(stream, script).await
+        });
+        let outcome = Prober::default().run(&target, Depth::Deep, None).await;
+        assert_eq!(outcome.result, Ok(()));
+        server.await.unwrap().unwrap();
+    }
 }
 
 /// What comes in the clear, in the handshake and under TLS counts together.

@@ -17,7 +17,7 @@ use zeroize::Zeroize;
 use super::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
-use crate::engine::probe::error::{ProbeError, Stage, quote};
+use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};
 use crate::engine::probe::tls_reason::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
@@ -293,28 +293,23 @@ impl<'a> Session<'a> {
     /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
     /// for the server to close. It changes no verdict, and is left out in mid-command.
     pub async fn finish(mut self, goodbye: &[u8]) {
-        let has_ended = self.settled && !goodbye.is_empty() && self.part(goodbye).await;
-        if !has_ended {
-            self.close_tls().await;
+        if self.settled && !goodbye.is_empty() {
+            self.part(goodbye).await;
         }
+        self.close_tls().await;
     }
 
-    /// Whether the server has closed, too: nobody is left to hear more.
-    async fn part(&mut self, goodbye: &[u8]) -> bool {
+    async fn part(&mut self, goodbye: &[u8]) {
         self.deadline.shorten(END_MAX);
-        if self.send(goodbye).await.is_err() {
-            return false;
-        }
-        loop {
-            match self.fill().await {
-                Ok(0) => return true,
-                Ok(_) => self.unread = 0..0,
-                Err(_) => return false,
+        if self.send(goodbye).await.is_ok() {
+            while matches!(self.fill().await, Ok(1..)) {
+                self.unread = 0..0;
             }
         }
     }
 
-    /// TLS's own goodbye (RFC 8446 §6.1), tried once.
+    /// TLS's own goodbye (RFC 8446 §6.1), tried once. A server that said its own waits for
+    /// ours; one that is gone does not mind.
     async fn close_tls(&mut self) {
         let Some(transport) = self.transport.as_mut().filter(|_| self.about.tls) else {
             return;
@@ -355,6 +350,9 @@ impl<'a> Session<'a> {
     }
 
     fn broken(&self, error: &io::Error) -> ProbeError {
+        if let Some(ours) = as_own_lack(error) {
+            return ours;
+        }
         match error.kind() {
             // The transport counts TLS's records and handshake as well.
             io::ErrorKind::FileTooLarge => self.too_much(),
