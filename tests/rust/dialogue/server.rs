@@ -193,6 +193,8 @@ pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> 
             Do::Part => {
                 stream.shutdown().await?;
                 stream.read_to_end(&mut Vec::new()).await?;
+                // OpenSSL says only now whether the end was a goodbye.
+                stream.shutdown().await?;
             }
             Do::Wait(time) => tokio::time::sleep(time).await,
             Do::Tls(context) => {
