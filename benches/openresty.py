@@ -109,15 +109,16 @@ PARTS = {
 }
 
 
-def main():
+ROUTES = {
+    "constant": ("constant", PLAIN),
+    "module": ("nb.get_backend_servers()", MODULE),
+    "own": ("copied()", OWN),
+}
+
+
+def nginx_with(routes, **options):
+    """One that has these routes, not started, and the backends that its module lists."""
     backends = [Backend() for _ in range(10)]
-    routes = {
-        "constant": ("constant", PLAIN),
-        "module": ("nb.get_backend_servers()", MODULE),
-        "own": ("copied()", OWN),
-    }
-    if os.environ.get("PARTS"):
-        routes.update(PARTS)
     nginx = Nginx(
         http=INIT.format(servers=lua_servers([b.port for b in backends]))
         + """
@@ -132,12 +133,24 @@ def main():
             f"    location /{name} {{{ROUTE.format(list=source, act=act)}    }}\n"
             for name, (source, act) in routes.items()
         ),
-    ).start()
-    worker = nginx.workers()[0]
+        **options,
+    )
+    return nginx, backends
+
+
+def look(nginx, name):
+    """Asks for a route once, which must do what it is there for."""
+    status, headers, _ = nginx.get("/" + name)
+    if status != 204 or "X-Nauthilus-Hostip" not in headers:
+        raise SystemExit(f"/{name}: {status} {headers}")
+
+
+def main():
+    routes = {**ROUTES, **PARTS} if os.environ.get("PARTS") else ROUTES
+    nginx, _backends = nginx_with(routes)
+    worker = nginx.start().workers()[0]
     for name in routes:
-        status, headers, _ = nginx.get("/" + name)
-        if status != 204 or "X-Nauthilus-Hostip" not in headers:
-            raise SystemExit(f"/{name}: {status} {headers}")
+        look(nginx, name)
         wrk(f"http://127.0.0.1:{nginx.port}/{name}", 1, 32)
     seconds, rounds = float(os.environ.get("SECONDS_EACH", "1")), int(os.environ.get("ROUNDS", "7"))
     cost, rates = {name: [] for name in routes}, {name: [] for name in routes}
@@ -162,4 +175,5 @@ def main():
     finish()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -4,12 +4,14 @@
   benches/profile.py requests     the request sequence of bench.lua, in Lua 5.4
   benches/profile.py connects     plain probes of one listener
   benches/profile.py handshakes   resumed TLS probes of benches/tls_server.rs
+  benches/profile.py access       requests of nginx's access phase, of each route of openresty.py
 
 Prints instructions per request or probe, and the functions that have most of them. Builds the
 module with symbols into target/profile."""
 
 import collections
 import contextlib
+import http.client
 import os
 import pathlib
 import re
@@ -26,16 +28,18 @@ import peers  # pylint: disable=wrong-import-position
 from lib import ROOT  # pylint: disable=wrong-import-position
 
 REQUESTS, SETTLE, SECONDS, LINES = 50000, 5, 20, 20
+# Requests of nginx, which each take as long as twenty without.
+SOME = 3000
 
 
-def module():
-    """A folder with the module for Lua 5.4, its symbols kept."""
+def module(feature):
+    """A folder with the module for a Lua, its symbols kept."""
     target = ROOT / "target/profile"
     environment = {
         **os.environ, "CARGO_TARGET_DIR": str(target),
         "CARGO_PROFILE_RELEASE_STRIP": "none",
     }
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--features", "lua54"]
+    command = ["cargo", "build", "--release", "--locked", "--quiet", "--features", feature]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stderr)
@@ -106,13 +110,46 @@ def probes(folder, out, targets, keys=""):
     return after - before, "probe"
 
 
+def ask(port, name, count):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    for _ in range(count):
+        connection.request("GET", "/" + name)
+        connection.getresponse().read()
+    connection.close()
+
+
+def access(folder, out, name):
+    """Requests of one route; nginx is a single process, or callgrind would be asked in vain."""
+    os.environ["NB_MODULE"] = str(folder / "nauthilus_backend.so")
+    import openresty  # pylint: disable=import-outside-toplevel
+
+    nginx, _backends = openresty.nginx_with(openresty.ROUTES, main="master_process off; daemon off;")
+    nginx.binary = [*callgrind(out, "--instr-atstart=no"), *nginx.binary]
+    nginx.workers = lambda: [nginx.master()] if nginx.master() else []
+    nginx.start(in_foreground=True)
+    # Only what is called often is compiled.
+    openresty.look(nginx, name)
+    ask(nginx.port, name, SOME)
+    for state in ("on", "off"):
+        subprocess.run(["callgrind_control", "-i", state, str(nginx.master())], capture_output=True, check=True)
+        if state == "on":
+            ask(nginx.port, name, SOME)
+    nginx.stop()
+    return SOME, f"request of the route {name}"
+
+
 def main():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
-    if what not in ("requests", "connects", "handshakes"):
+    if what not in ("requests", "connects", "handshakes", "access"):
         raise SystemExit(__doc__)
-    folder = module()
+    folder = module("luajit" if what == "access" else "lua54")
     with contextlib.ExitStack() as stack:
         out = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "callgrind"
+        if what == "access":
+            for name in ("constant", "own", "module"):
+                annotate(out, *access(folder, out, name))
+                print()
+            return
         if what == "requests":
             counted = requests(folder, out)
         elif what == "connects":
