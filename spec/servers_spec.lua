@@ -158,6 +158,9 @@ describe("get_backend_servers", function()
         assert.are.equal(server[field], seen[field])
       end
       assert.is_nil(seen.test_password)
+      -- What all callers share is not handed out.
+      local _, state = pairs(server)
+      assert.is_nil(state)
     end
   end)
 

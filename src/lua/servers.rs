@@ -1,11 +1,11 @@
 //! The list of alive servers, as the glue caches it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
@@ -13,6 +13,7 @@ use mlua::prelude::*;
 use super::raw::{Answer, Args, Natives, View, native};
 use crate::engine::process::{Start, current};
 use crate::engine::service::{BackendServer, Service};
+use crate::engine::target::Target;
 use crate::sys::fork_mark::ForkMark;
 
 /// The natives that are off the request path.
@@ -21,11 +22,11 @@ pub(super) const COLD: &[&str] = &["servers", "words"];
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let (lua, native) = (natives.lua(), natives.table());
     natives.add("current_list", native!(current_list))?;
-    let given = RefCell::new(Given::default());
+    let lists = Lists::default();
     native.raw_set(
         "servers",
         lua.create_function(move |lua, (may_start, number)| {
-            servers(lua, &given, may_start, number)
+            servers(lua, &lists, may_start, number)
         })?,
     )?;
     native.raw_set("words", lua.create_function(words)?)?;
@@ -52,20 +53,48 @@ fn current_list(args: &Args) -> Answer {
     }
 }
 
-/// The list that a Lua state was given last: what it has of it need not be made again.
+/// The lists that a Lua state is given: what it has of the last need not be made again.
+#[derive(Default)]
+struct Lists {
+    /// How many there were. No two ever have one number, or indices of one would be taken for
+    /// those of another.
+    count: Cell<u64>,
+    last: RefCell<Given>,
+}
+
+/// A list that was given.
 #[derive(Default)]
 struct Given {
-    /// Which list it is, from 1.
+    /// From 1; 0 is no list's.
     number: u64,
-    servers: Vec<BackendServer>,
+    servers: Vec<GivenServer>,
+}
+
+/// What tells a server apart from others. Not the target itself, which would keep what a
+/// configuration that was replaced has of it, a password too.
+struct GivenServer {
+    target: Weak<Target>,
+    ip: String,
 }
 
 impl Given {
-    /// For each of these servers the index, from 1, that it has in this list.
+    fn new(number: u64, servers: &[BackendServer]) -> Self {
+        let given = |server: &BackendServer| GivenServer {
+            target: Arc::downgrade(&server.target),
+            ip: server.ip.clone(),
+        };
+        Self {
+            number,
+            servers: servers.iter().map(given).collect(),
+        }
+    }
+
+    /// For each of these servers the index, from 1, that it has in this list. While a weak
+    /// pointer lives no other target has its address.
     fn indices_of(&self, servers: &[BackendServer]) -> Vec<Option<usize>> {
         let known: HashMap<_, _> = (1..)
             .zip(&self.servers)
-            .map(|(index, server)| (Arc::as_ptr(&server.target), (index, &server.ip)))
+            .map(|(index, server)| (server.target.as_ptr(), (index, &server.ip)))
             .collect();
         let index_of = |server: &BackendServer| {
             let (index, ip) = known.get(&Arc::as_ptr(&server.target))?;
@@ -78,20 +107,16 @@ impl Given {
 /// `servers(may_start, number)`: epoch (0 where the list must not be kept), generation, the
 /// list's number, and an array that has for each server its fields, or its index in the list of
 /// the number given, where it is there; or nil and why there is no configuration.
-fn servers(
-    lua: &Lua,
-    given: &RefCell<Given>,
-    may_start: bool,
-    number: u64,
-) -> LuaResult<LuaMultiValue> {
+fn servers(lua: &Lua, lists: &Lists, may_start: bool, number: u64) -> LuaResult<LuaMultiValue> {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
         return (LuaNil, reason).into_lua_multi(lua);
     }
     let (epoch, snapshot) = process.keepable_snapshot(super::start_if(may_start));
+    let next = lists.count.get() + 1;
+    lists.count.set(next);
     // Making the tables may run finalisers, which may come here, too: nothing is borrowed then.
-    let before = given.take();
-    let next = before.number + 1;
+    let before = lists.last.take();
     let indices = if before.number == number {
         before.indices_of(&snapshot.servers)
     } else {
@@ -105,10 +130,7 @@ fn servers(
             None => list.raw_set(at, fields(lua, server)?)?,
         }
     }
-    given.replace(Given {
-        number: next,
-        servers: snapshot.servers,
-    });
+    lists.last.replace(Given::new(next, &snapshot.servers));
     (epoch, snapshot.generation, next, list).into_lua_multi(lua)
 }
 

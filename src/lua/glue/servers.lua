@@ -8,9 +8,15 @@ local format = string.format
 local current_list, read_servers, seal = native.current_list, native.servers, native.seal
 
 -- Lua 5.1 and LuaJIT without 5.2's features ignore the field.
+-- The fields' table stays here: all callers share it.
 local function server_pairs(fields)
   return function()
-    return next, fields, nil
+    local key
+    return function()
+      local value
+      key, value = next(fields, key)
+      return key, value
+    end
   end
 end
 

@@ -19,8 +19,8 @@ function headers.publish(name, value)
 end
 
 -- What `ngx.header` calls itself. Whether this is the function known here is asked of its
--- declaration, which nginx's Lua library made: a table fits no parameter that C can have, so it is
--- refused before anything is called, by the parameter's number and type, and so is one too many.
+-- declaration, which nginx's Lua library made: a table is neither a pointer nor a number, so it
+-- is refused before anything is called, by the parameter's number and type; so is one too many.
 local function find_setter()
   local set = ffi.C.ngx_http_lua_ffi_set_resp_header
   local taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, {})
