@@ -49,7 +49,8 @@ pub struct Outcome {
     pub result: Result<(), ProbeError>,
     /// The address that was connected to.
     pub address: Option<IpAddr>,
-    /// How long it took to find out; what is only done for the next probe does not count.
+    /// How long it took to find out: neither the goodbye counts nor what is only done for the
+    /// next probe.
     pub elapsed: Duration,
     /// Of the last handshake, where there was one.
     pub tls: Option<TlsFacts>,
@@ -81,9 +82,15 @@ pub struct Resumption {
 #[derive(Default)]
 struct Findings {
     address: Option<IpAddr>,
-    /// When the outcome was known, where the probe went on after that.
-    known_at: Option<Instant>,
+    /// The outcome and when it was known, where the probe went on after that.
+    known: Option<(Result<(), ProbeError>, Instant)>,
     tls: Option<TlsFacts>,
+}
+
+impl Findings {
+    fn know(&mut self, outcome: Result<(), ProbeError>) {
+        self.known = Some((outcome, Instant::now()));
+    }
 }
 
 /// A probe that was begun.
@@ -203,7 +210,10 @@ impl Prober {
                 let is_blamed = error.certificate_end.is_none();
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, &mut found_anew);
-                if let Some(anew) = within(left, anew).await {
+                let ended = within(left, anew).await;
+                // What comes after an outcome is cut short, and the outcome holds.
+                let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
+                if let Some(anew) = ended.or_else(known) {
                     if is_blamed && found_anew.tls.is_some() {
                         kept.slot.spoiled(uses);
                     }
@@ -219,10 +229,11 @@ impl Prober {
                 resumed: false,
             });
         }
+        let known_at = found.known.map_or_else(Instant::now, |(_, at)| at);
         Outcome {
             result,
             address: found.address,
-            elapsed: found.known_at.unwrap_or_else(Instant::now) - started,
+            elapsed: known_at - started,
             tls: found.tls,
         }
     }
@@ -293,7 +304,7 @@ impl Prober {
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
         found.tls = Some(facts);
-        found.known_at = Some(Instant::now());
+        found.know(Ok(()));
         if let Some(resumption) = resumption {
             tls::await_ticket(&mut tls, &resumption.slot).await;
         }
@@ -323,28 +334,24 @@ impl Prober {
             }
             .boxed()
         };
-        let conversation = async {
-            let tls = target.implicit_tls();
-            // The bound holds over all that follows, in the clear and under TLS.
-            let stream = Limited::new(stream, READ_LIMIT);
-            let transport: Box<dyn Transport> = if tls {
-                upgrade(Box::new(stream)).await?
-            } else {
-                Box::new(stream)
-            };
-            dialogue::run(
-                transport,
-                Conversation {
-                    target,
-                    tls,
-                    loopback: address.is_loopback(),
-                    upgrade: &upgrade,
-                },
-            )
-            .await
+        // The bound holds over all that follows, in the clear and under TLS.
+        let stream = Limited::new(stream, READ_LIMIT);
+        let tls = target.implicit_tls();
+        let transport: Box<dyn Transport> = if tls {
+            upgrade(Box::new(stream)).await?
+        } else {
+            Box::new(stream)
         };
-        let result = conversation.await;
-        found.tls = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        result
+        let about = Conversation {
+            target,
+            tls,
+            loopback: address.is_loopback(),
+            upgrade: &upgrade,
+        };
+        let (verdict, parting) = dialogue::talk(transport, about).await;
+        found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.know(verdict.clone());
+        parting.finish().await;
+        verdict
     }
 }

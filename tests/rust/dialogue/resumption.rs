@@ -218,37 +218,76 @@ async fn a_handshake_that_an_old_session_spoils_is_made_anew() {
 }
 
 /// SMTP with STARTTLS, of TLS 1.2, after one full handshake and so many resumed ones, and its
-/// successor of TLS 1.3.
-async fn upgraded(resumed: usize, change: fn(&mut Target), before: Option<Do>) -> Bench {
+/// successor of TLS 1.3, alone with a target changed by `change`.
+async fn upgraded(
+    resumed: usize,
+    change: fn(&mut Target),
+    before: Option<Do>,
+    after: &[Do],
+) -> Bench {
     let leaf = leaf(None);
     let old = ways(&leaf.resuming_server(SslVersion::TLS1_2)).remove(3);
-    let (name, mut target, depth, script) = old;
-    change(&mut target);
+    let (name, target, depth, script) = old;
     let first = Bench::new(target, depth, script).await;
     for done in 0..=resumed {
         assert_eq!(first.resumes().await, done > 0, "{name}");
     }
     let new = ways(&leaf.resuming_server(SslVersion::TLS1_3)).remove(3).3;
-    first
-        .succeeded_by(before.into_iter().chain(new).collect())
-        .await
+    let script = before.into_iter().chain(new);
+    let script = script.chain(after.iter().cloned()).collect();
+    let mut second = first.succeeded_by(script).await;
+    change(&mut second.target);
+    second
 }
 
 #[tokio::test]
 async fn a_late_greeting_does_not_take_the_second_attempt() {
     let late = Duration::from_millis(800);
     let impatient = |target: &mut Target| target.tls_timeout = Duration::from_millis(600);
-    let second = upgraded(1, impatient, Some(Wait(late))).await;
+    let second = upgraded(1, impatient, Some(Wait(late)), &[]).await;
     assert!(!second.resumes().await);
     assert_eq!(second.met.load(SeqCst), 2);
 }
 
+/// The first attempt takes a good part of the probe's time, so that the second one's ends while
+/// its goodbye waits for the server.
+#[tokio::test]
+async fn a_second_attempt_that_is_cut_short_at_its_goodbye_counts() {
+    const LATE: Duration = Duration::from_millis(650);
+    const WHOLE: Duration = Duration::from_millis(1500);
+    let mut reasons = Vec::new();
+    // A busy machine may take too long over what comes before; no time makes up for a verdict
+    // that is dropped.
+    for _ in 0..5 {
+        let scarce = |target: &mut Target| {
+            target.connect_timeout = Duration::from_millis(300);
+            target.tls_timeout = Duration::from_millis(300);
+            target.deep_timeout = Duration::from_millis(900);
+        };
+        let second = upgraded(1, scarce, Some(Wait(LATE)), &[Hold]).await;
+        let started = Instant::now();
+        let outcome = second.probe().await;
+        let took = started.elapsed();
+        match outcome.result {
+            Ok(()) => {
+                assert!(took >= WHOLE, "not cut short: {took:?}");
+                assert!(outcome.elapsed < WHOLE, "{:?}", outcome.elapsed);
+                assert_eq!(outcome.tls.map(|facts| facts.resumed), Some(false));
+                assert_eq!(second.met.load(SeqCst), 2);
+                return;
+            }
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    panic!("{reasons:?}");
+}
+
 #[tokio::test]
 async fn what_timed_out_is_not_tried_again() {
-    let impatient = |target: &mut Target| target.deep_timeout = Duration::from_millis(500);
-    let first = upgraded(1, impatient, None).await;
+    let first = upgraded(1, |_| (), None, &[]).await;
     let silent = [agreement(Protocol::Smtp), vec![Hold]].concat();
-    let silent = first.succeeded_by(silent).await;
+    let mut silent = first.succeeded_by(silent).await;
+    silent.target.deep_timeout = Duration::from_millis(500);
     let reason = silent.probe().await.result.unwrap_err().to_string();
     assert_eq!(reason, "tls: timed out after 500ms");
     assert_eq!(silent.met.load(SeqCst), 1);
@@ -257,7 +296,7 @@ async fn what_timed_out_is_not_tried_again() {
 /// A session that was new when it spoilt a handshake is the last one to be offered.
 #[tokio::test]
 async fn a_server_that_fails_with_new_sessions_is_offered_no_more() {
-    let second = upgraded(0, |_| (), None).await;
+    let second = upgraded(0, |_| (), None, &[]).await;
     for _ in 0..3 {
         assert!(!second.resumes().await);
     }

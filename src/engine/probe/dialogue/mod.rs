@@ -35,9 +35,25 @@ pub struct Conversation<'a> {
     pub upgrade: &'a Upgrade<'a>,
 }
 
+/// What is left to do once the verdict is known.
+pub struct Parting<'a> {
+    session: Session<'a>,
+    goodbye: &'static [u8],
+}
+
+impl Parting<'_> {
+    /// Takes at most a quarter of a second of what is left of `deep_timeout`. Where it is given
+    /// up, nothing but the server's log is the poorer for it.
+    pub async fn finish(self) {
+        self.session.finish(self.goodbye).await;
+    }
+}
+
 /// Speaks the target's protocol as far as its configuration allows, within `deep_timeout`.
-/// The goodbye after the verdict takes at most a quarter of a second of what is left of it.
-pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
+pub async fn talk(
+    transport: Box<dyn Transport>,
+    about: Conversation<'_>,
+) -> (Result<(), ProbeError>, Parting<'_>) {
     let protocol = about.target.protocol;
     let mut session = Session::new(transport, about);
     let (verdict, goodbye): (_, &[u8]) = match protocol {
@@ -48,7 +64,13 @@ pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Resu
         Protocol::Sieve => (sieve::talk(&mut session).await, sieve::GOODBYE),
         Protocol::Http => (http::talk(&mut session).await, http::GOODBYE),
     };
-    session.finish(goodbye).await;
+    (verdict, Parting { session, goodbye })
+}
+
+/// [`talk`] and the goodbye after it.
+pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
+    let (verdict, parting) = talk(transport, about).await;
+    parting.finish().await;
     verdict
 }
 
