@@ -69,11 +69,7 @@ pub(super) fn dial(address: IpAddr, port: u16, manner: Manner, spares: &mut Spar
     }
     match open(address) {
         Ok(socket) => dial_with(socket, peer, manner),
-        // This machine has no such addresses: the target is out of its reach for good.
-        Err(e) if e.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            Dialled::Failed(ProbeError::new(Stage::Connect, io_text(&e)))
-        }
-        Err(e) => Dialled::Failed(internal(&e)),
+        Err(e) => Dialled::Failed(failed(&e, address)),
     }
 }
 
@@ -108,12 +104,13 @@ fn is_underway(error: &io::Error) -> bool {
 /// # Errors
 /// As [`dial`] has them: where an address could not be tried, that is the reason, since the
 /// others say too little of the target then; if not, the first address's. The caller bounds
-/// the time.
+/// the time, and finds in `lacked` what an address could not be tried for.
 pub(super) async fn connect(
     addresses: &[IpAddr],
     port: u16,
     manner: Manner,
     first: Option<(IpAddr, Dialled)>,
+    lacked: &mut Option<ProbeError>,
 ) -> Result<(Stream, IpAddr), ProbeError> {
     let mut first = first;
     let mut begin = |address| {
@@ -135,7 +132,8 @@ pub(super) async fn connect(
             match waiting.next() {
                 Some(address) => attempts.push(begin(address)),
                 None => {
-                    return Err(first_error.unwrap_or_else(|| {
+                    let error = lacked.take().or(first_error);
+                    return Err(error.unwrap_or_else(|| {
                         ProbeError::new(Stage::Connect, "the name has no address")
                     }));
                 }
@@ -145,12 +143,11 @@ pub(super) async fn connect(
             Some(ended) = attempts.next() => match ended {
                 Ok(connected) => return Ok(connected),
                 Err(error) => {
-                    let outranks = |known: &ProbeError| {
-                        known.stage != Stage::Internal && error.stage == Stage::Internal
+                    let place = match error.stage {
+                        Stage::Internal => &mut *lacked,
+                        _ => &mut first_error,
                     };
-                    if first_error.as_ref().is_none_or(outranks) {
-                        first_error = Some(error);
-                    }
+                    place.get_or_insert(error);
                     if let Some(address) = waiting.next() {
                         attempts.push(begin(address));
                     }
@@ -201,10 +198,11 @@ fn open(address: IpAddr) -> io::Result<Socket> {
     Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Why a connection to `address` could not be made.
+/// Why a connection to `address` could not be made. What this system does not let the process
+/// do at all, such as use a family of addresses, puts the target out of its reach for good.
 fn failed(error: &io::Error, address: IpAddr) -> ProbeError {
     let is_ours = match error.raw_os_error() {
-        Some(libc::ENOMEM | libc::ENOBUFS) => true,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => true,
         // No local port is free, or no local address goes with that one.
         Some(libc::EADDRNOTAVAIL) => has_address_towards(address),
         _ => false,
@@ -288,11 +286,16 @@ mod tests {
     }
 
     #[test]
-    fn want_of_ports_says_nothing_of_a_target() {
-        let none_left = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
-        assert_eq!(failed(&none_left, HERE).stage, Stage::Internal);
-        let refused = io::Error::from_raw_os_error(libc::ECONNREFUSED);
-        assert_eq!(failed(&refused, HERE).stage, Stage::Connect);
+    fn want_of_means_says_nothing_of_a_target() {
+        use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+        let stage = |code| failed(&io::Error::from_raw_os_error(code), HERE).stage;
+        for code in [EADDRNOTAVAIL, EMFILE, ENFILE, ENOMEM, ENOBUFS] {
+            assert_eq!(stage(code), Stage::Internal, "{code}");
+        }
+        use libc::{EACCES, EAFNOSUPPORT, ECONNREFUSED, EPERM, EPROTONOSUPPORT};
+        for code in [ECONNREFUSED, EACCES, EAFNOSUPPORT, EPERM, EPROTONOSUPPORT] {
+            assert_eq!(stage(code), Stage::Connect, "{code}");
+        }
     }
 
     #[tokio::test]
@@ -304,7 +307,7 @@ mod tests {
         for addresses in [[HERE, other], [other, HERE]] {
             let none_left = internal(&io::Error::from_raw_os_error(libc::EMFILE));
             let first = Some((other, Dialled::Failed(none_left)));
-            let error = connect(&addresses, port, Manner::Talk, first).await;
+            let error = connect(&addresses, port, Manner::Talk, first, &mut None).await;
             assert_eq!(error.unwrap_err().stage, Stage::Internal);
         }
     }
@@ -325,13 +328,14 @@ mod tests {
             // What has ended meanwhile is found out.
             Dialled::Underway(begun()),
         ] {
-            let connected = connect(&[HERE], port, Manner::Talk, Some((HERE, first))).await;
+            let connected =
+                connect(&[HERE], port, Manner::Talk, Some((HERE, first)), &mut None).await;
             assert_eq!(connected.unwrap().1, HERE);
         }
         // An attempt at an address that is not among them counts for nothing.
         let other = Some((IpAddr::from([127, 0, 0, 2]), Dialled::Connected(begun())));
         drop(listener);
-        let error = connect(&[HERE], port, Manner::Talk, other)
+        let error = connect(&[HERE], port, Manner::Talk, other, &mut None)
             .await
             .unwrap_err();
         assert_eq!(error.to_string(), "connect: connection refused");

@@ -252,10 +252,17 @@ impl Prober {
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
         let mut stage = Stage::Resolve;
-        let opening = self.open(target, manner(target, depth), first, &mut stage);
+        let mut lacked = None;
+        let manner = manner(target, depth);
+        let opening = self.open(target, manner, first, &mut stage, &mut lacked);
         let stream = match within(target.connect_timeout, opening).await {
             Some(opened) => opened?,
-            None => return Err(ProbeError::timeout(stage, target.connect_timeout)),
+            None => {
+                // An address that could not be tried might have answered.
+                let lacked = lacked.filter(|_| stage == Stage::Connect);
+                let timeout = || ProbeError::timeout(stage, target.connect_timeout);
+                return Err(lacked.unwrap_or_else(timeout));
+            }
         };
         let (mut stream, address) = stream;
         found.address = Some(address);
@@ -276,6 +283,7 @@ impl Prober {
         manner: Manner,
         first: Option<(IpAddr, Dialled)>,
         stage: &mut Stage,
+        lacked: &mut Option<ProbeError>,
     ) -> Result<(Stream, IpAddr), ProbeError> {
         let resolved;
         let addresses = match &target.host {
@@ -286,7 +294,8 @@ impl Prober {
             }
         };
         *stage = Stage::Connect;
-        let (mut stream, address) = connect::connect(addresses, target.port, manner, first).await?;
+        let (mut stream, address) =
+            connect::connect(addresses, target.port, manner, first, lacked).await?;
         if target.haproxy_v2 {
             *stage = Stage::Proxy;
             proxy::send(&mut stream).await?;
@@ -353,5 +362,59 @@ impl Prober {
         found.know(verdict.clone());
         parting.finish().await;
         verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Socket, Type};
+
+    use super::*;
+    use crate::engine::target::Protocol;
+
+    /// A listener with no room for one more connection.
+    fn deaf_listener(address: IpAddr) -> (Socket, Vec<Socket>, u16) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let any = std::net::SocketAddr::new(address, 0);
+        listener.bind(&any.into()).unwrap();
+        listener.listen(0).unwrap();
+        let at = listener.local_addr().unwrap();
+        let clients = [(); 4].map(|()| {
+            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let _ = client.connect(&at);
+            client
+        });
+        let port = at.as_socket().unwrap().port();
+        (listener, clients.into(), port)
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_beside_one_that_could_not_be_tried_says_nothing() {
+        let untried = IpAddr::from([127, 0, 0, 2]);
+        let (_listener, _clients, port) = deaf_listener(IpAddr::from([127, 0, 0, 3]));
+        let prober = Prober {
+            resolver: Resolver::asking(|_| {
+                Ok([2, 3].map(|last| IpAddr::from([127, 0, 0, last])).into())
+            }),
+            ..Prober::default()
+        };
+        let target = Target {
+            host: Host::Name("mx".into()),
+            port,
+            connect_timeout: Duration::from_millis(300),
+            ..dialogue::testing::target(Protocol::Smtp)
+        };
+        for (stage, is_conclusive) in [(Stage::Internal, false), (Stage::Connect, true)] {
+            let error = ProbeError::new(stage, "no");
+            let begun = Underway {
+                started: Instant::now(),
+                first: Some((untried, Dialled::Failed(error))),
+            };
+            let outcome = prober.finish(begun, &target, Depth::Connect, None).await;
+            assert_eq!(outcome.is_conclusive(), is_conclusive, "{outcome:?}");
+            let is_timeout = outcome.result.as_ref().unwrap_err().is_timeout;
+            assert_eq!(is_timeout, is_conclusive, "{outcome:?}");
+        }
     }
 }

@@ -31,7 +31,7 @@ const LOOKUPS_MAX: usize = 32;
 /// Name service modules want room on the stack.
 const LOOKUP_STACK: usize = 512 * 1024;
 
-type Answer = Result<Arc<[IpAddr]>, String>;
+pub(super) type Answer = Result<Arc<[IpAddr]>, String>;
 
 /// The names' addresses, in the order that `getaddrinfo` gives them (RFC 6724).
 pub struct Resolver {
@@ -61,7 +61,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    fn asking(ask: fn(&str) -> Answer) -> Self {
+    pub(super) fn asking(ask: fn(&str) -> Answer) -> Self {
         Self {
             names: Arc::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
