@@ -9,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::time::sleep;
 
-use super::error::{ProbeError, Stage, io_text};
+use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, ended};
 use crate::sys::reconnect::disconnect;
 
@@ -202,10 +202,9 @@ fn open(address: IpAddr) -> io::Result<Socket> {
 /// do at all, such as use a family of addresses, puts the target out of its reach for good.
 fn failed(error: &io::Error, address: IpAddr) -> ProbeError {
     let is_ours = match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS) => true,
         // No local port is free, or no local address goes with that one.
         Some(libc::EADDRNOTAVAIL) => has_address_towards(address),
-        _ => false,
+        number => number.is_some_and(is_want_of_means),
     };
     if is_ours {
         return internal(error);

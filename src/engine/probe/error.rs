@@ -103,6 +103,13 @@ pub(super) fn as_own_lack(error: &io::Error) -> Option<ProbeError> {
     Some(ProbeError::new(Stage::Internal, lack.to_string()))
 }
 
+/// Whether a system's error number stands for means that this process, or the machine, is out
+/// of for the moment.
+pub(super) fn is_want_of_means(number: i32) -> bool {
+    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&number)
+}
+
 impl fmt::Display for ProbeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.stage.name(), self.reason)

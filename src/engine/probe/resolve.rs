@@ -31,7 +31,7 @@ const LOOKUPS_MAX: usize = 32;
 /// Name service modules want room on the stack.
 const LOOKUP_STACK: usize = 512 * 1024;
 
-pub(super) type Answer = Result<Arc<[IpAddr]>, String>;
+pub(super) type Answer = Result<Arc<[IpAddr]>, ProbeError>;
 
 /// The names' addresses, in the order that `getaddrinfo` gives them (RFC 6724).
 pub struct Resolver {
@@ -78,7 +78,8 @@ impl Resolver {
     /// The addresses of `name`, at least one.
     ///
     /// # Errors
-    /// Stage `resolve`. The caller bounds the time.
+    /// Stage `resolve`, or `internal` where no thread could be started to ask. The caller bounds
+    /// the time.
     pub async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, ProbeError> {
         let (known, mut pending) = {
             let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,19 +104,18 @@ impl Resolver {
         };
         let answer = async {
             match pending.wait_for(Option::is_some).await {
-                Ok(answer) => answer.clone().unwrap_or_else(|| Err(String::new())),
-                Err(_) => Err("the look-up was given up".to_owned()),
+                Ok(answer) => answer.clone().unwrap_or_else(|| Err(failure(""))),
+                Err(_) => Err(failure("the look-up was given up")),
             }
         };
-        let answer = match known {
+        match known {
             Some(known) => match tokio::time::timeout(PATIENCE, answer).await {
-                Ok(Err(text)) if !is_for_the_moment(&text) => Err(text),
+                Ok(Err(error)) if !is_for_the_moment(&error) => Err(error),
                 Ok(Ok(addresses)) => Ok(addresses),
                 _ => Ok(known),
             },
             None => answer.await,
-        };
-        answer.map_err(|text| ProbeError::new(Stage::Resolve, text))
+        }
     }
 
     /// Starts a look-up that lives on when the probe that asked does not.
@@ -125,7 +125,7 @@ impl Resolver {
         tokio::spawn(async move {
             let answer = match lookups.acquire_owned().await {
                 Ok(turn) => look_up(name.clone(), turn, ask).await,
-                Err(_) => Err("the resolver is closed".to_owned()),
+                Err(_) => Err(failure("the resolver is closed")),
             };
             let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(entry) = names.get_mut(&name) {
@@ -156,14 +156,15 @@ async fn look_up(
         drop(turn);
         let _ = tell.send(answer);
     })
-    .map_err(|e| format!("cannot start a thread: {e}"))?;
+    .map_err(|e| ProbeError::new(Stage::Internal, format!("cannot start a thread: {e}")))?;
     told.await
-        .unwrap_or_else(|_| Err("the look-up failed".to_owned()))
+        .unwrap_or_else(|_| Err(failure("the look-up failed")))
 }
 
 fn ask_system(name: &str) -> Answer {
     // Port 0 is never used: each probe has its own.
-    let found = gate::look_up(|| (name, 0).to_socket_addrs()).map_err(|e| plain_text(&e))?;
+    let found =
+        gate::look_up(|| (name, 0).to_socket_addrs()).map_err(|e| failure(plain_text(&e)))?;
     let mut addresses: Vec<IpAddr> = Vec::new();
     for address in found.map(|a| a.ip()) {
         if !addresses.contains(&address) {
@@ -171,7 +172,7 @@ fn ask_system(name: &str) -> Answer {
         }
     }
     if addresses.is_empty() {
-        return Err("the name has no address".to_owned());
+        return Err(failure("the name has no address"));
     }
     Ok(addresses.into())
 }
@@ -182,9 +183,13 @@ fn plain_text(error: &std::io::Error) -> String {
     text.rsplit(": ").next().unwrap_or(&text).to_lowercase()
 }
 
+fn failure(reason: impl Into<String>) -> ProbeError {
+    ProbeError::new(Stage::Resolve, reason)
+}
+
 /// `EAI_AGAIN` says that the name may well exist.
-fn is_for_the_moment(text: &str) -> bool {
-    text.contains("temporary failure") || text.starts_with("cannot start a thread")
+fn is_for_the_moment(error: &ProbeError) -> bool {
+    error.stage == Stage::Internal || error.reason.contains("temporary failure")
 }
 
 #[cfg(test)]
@@ -230,7 +235,7 @@ mod tests {
     async fn a_failure_is_not_remembered() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         let resolver = Resolver::asking(|_| match ASKED.fetch_add(1, Ordering::Relaxed) {
-            0 => Err("name or service not known".into()),
+            0 => Err(failure("name or service not known")),
             _ => Ok(Arc::from([IpAddr::from([127, 0, 0, 1])])),
         });
         let error = resolver.resolve("x").await.unwrap_err();

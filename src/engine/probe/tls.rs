@@ -225,14 +225,7 @@ fn build_context(policy: &Policy) -> Result<SslContext, ProbeError> {
         builder.set_verify_callback(SslVerifyMode::PEER, note_refused);
         match &policy.ca_file {
             Some(file) => builder.set_ca_file(file).map_err(|e| {
-                ProbeError::new(
-                    Stage::Tls,
-                    format!(
-                        "tls_ca_file {}: {}",
-                        file.display(),
-                        tls_reason::first_line(&e)
-                    ),
-                )
+                tls_reason::before_handshake(&e, &format!("tls_ca_file {}", file.display()))
             })?,
             None => trust_system_cas(&mut builder).map_err(setup)?,
         }

@@ -3,17 +3,20 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use openssl::asn1::Asn1Time;
-use openssl::error::ErrorStack;
+use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::error::{ProbeError, Stage, as_own_lack, io_text, quote};
+use super::error::{ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote};
 use super::tls::refused_leaf;
 use super::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 
 /// Alternative names of a certificate that a reason lists.
 const NAMES_SHOWN: usize = 4;
+
+/// OpenSSL's library code of the system's own errors (`openssl/err.h`).
+const ERR_LIB_SYS: i32 = 2;
 
 // OpenSSL's reason codes (`openssl/sslerr.h`), part of its stable ABI.
 const SSL_R_WRONG_VERSION_NUMBER: i32 = 267;
@@ -25,7 +28,26 @@ const SSL_R_ALERT_PROTOCOL_VERSION: i32 = 1070;
 
 /// Setting up a connection failed: our side's fault, not the peer's.
 pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
-    ProbeError::new(Stage::Tls, format!("cannot set up: {}", first_line(errors)))
+    before_handshake(errors, "cannot set up")
+}
+
+/// A failure of what comes before the first byte. It lasts, and is of stage `tls`, unless the
+/// process had no descriptor or memory for it.
+pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
+    let mut numbers = errors.errors().iter().filter_map(system_error);
+    let stage = if numbers.any(is_want_of_means) {
+        Stage::Internal
+    } else {
+        Stage::Tls
+    };
+    ProbeError::new(stage, format!("{what}: {}", first_line(errors)))
+}
+
+/// The system's error number, where OpenSSL passed one on.
+fn system_error(error: &Error) -> Option<i32> {
+    // `reason_code` does not have it under OpenSSL 3. It is in the lowest bits in each version.
+    let number = i32::try_from(error.code() & 0xfff).ok()?;
+    (error.library_code() == ERR_LIB_SYS).then_some(number)
 }
 
 /// The first error of a stack, without file names and thread ids.
@@ -201,4 +223,21 @@ pub(super) fn unix_now() -> i64 {
         .ok()
         .and_then(|d| i64::try_from(d.as_secs()).ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::ssl::{SslContext, SslMethod};
+
+    use super::*;
+
+    #[test]
+    fn the_systems_error_is_found_in_openssls() {
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        let errors = builder.set_ca_file("/nonexistent/ca.pem").unwrap_err();
+        let numbers: Vec<i32> = errors.errors().iter().filter_map(system_error).collect();
+        assert_eq!(numbers, [libc::ENOENT]);
+        // The file may be missing for good.
+        assert_eq!(setup(&errors).stage, Stage::Tls);
+    }
 }
