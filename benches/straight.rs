@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nauthilus_backend::sys::tls_session::Resumable;
+use nauthilus_backend::sys::tls_session::{self, Resumable};
 use openssl::ssl::{SslConnector, SslMethod, SslSessionCacheMode, SslStream};
 
 type Stream = BufReader<SslStream<TcpStream>>;
@@ -29,9 +29,8 @@ fn main() {
         builder
             .set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         let take = given.clone();
-        builder.set_new_session_callback(move |ssl, session| {
-            let context = ssl.ssl_context().to_owned();
-            *take.lock().unwrap() = Some(Resumable::new(&context, &session).unwrap());
+        tls_session::on_new(&mut builder, move |session| {
+            *take.lock().unwrap() = Some(session.copy().unwrap());
         });
     }
     let connector = builder.build();

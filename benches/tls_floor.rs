@@ -10,10 +10,9 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nauthilus_backend::sys::tls_session::Resumable;
+use nauthilus_backend::sys::tls_session::{self, Resumable};
 use openssl::ssl::{
-    Ssl, SslContext, SslMethod, SslSession, SslSessionCacheMode, SslStream, SslVerifyMode,
-    SslVersion,
+    Ssl, SslContext, SslMethod, SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use socket2::SockRef;
 
@@ -44,9 +43,8 @@ impl Client {
         builder
             .set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
         let take = given.clone();
-        builder.set_new_session_callback(move |ssl, session: SslSession| {
-            let context = ssl.ssl_context().to_owned();
-            *take.lock().unwrap() = Some(Resumable::new(&context, &session).unwrap());
+        tls_session::on_new(&mut builder, move |session| {
+            *take.lock().unwrap() = Some(session.copy().unwrap());
         });
         Self {
             context: builder.build(),
