@@ -176,22 +176,6 @@ end
 
 -- Request contexts. `publish` is the host's, `later` what reports the changes otherwise.
 
--- The names of headers lately seen: making a string that there is costs less than a new one.
-local MOST_KEPT = 256
-local kept, kept_count = {}, 0
-
-local function name_of(text, length)
-  local name = string_of(text, length)
-  if not kept[name] then
-    if kept_count == MOST_KEPT then
-      kept, kept_count = {}, 0
-    end
-    kept[name] = true
-    kept_count = kept_count + 1
-  end
-  return name
-end
-
 -- Publishes the headers of a report, of which there are `count`. The first two without a loop:
 -- LuaJIT compiles no function with an inner loop of few rounds.
 local function publish_bytes_of(report, publish_bytes, count)
@@ -216,7 +200,7 @@ end
 local function publish_strings_of(report, publish, count)
   local text, lengths, at = report.text, report.lengths, 0
   for index = 0, count * 2 - 2, 2 do
-    local name = name_of(text + at, lengths[index])
+    local name = string_of(text + at, lengths[index])
     at = at + lengths[index]
     local length = lengths[index + 1]
     publish(name, length >= 0 and string_of(text + at, length))

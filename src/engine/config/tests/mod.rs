@@ -1,7 +1,9 @@
 //! The configuration as users meet it: what is accepted, and the text of each refusal.
 
+mod check;
 mod file;
 mod limits;
+mod section;
 mod service;
 mod target;
 mod yaml;
