@@ -70,7 +70,8 @@ OWN_FUNCTIONS = """
       return copy
     end
     function remember(ip, port)
-      ngx.ctx.ip, ngx.ctx.port = ip, port
+      local ctx = ngx.ctx
+      ctx.ip, ctx.port = ip, port
       header["Auth-Server"], header["Auth-Port"] = ip, port
     end
     class = {}

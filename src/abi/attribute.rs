@@ -50,7 +50,7 @@ unsafe fn set(
             text::bytes("name", name, name_size)?,
         )
     };
-    result.0.change(|result| {
+    result.0.with(|result| {
         let mut pairs = copies(&result.attributes);
         pairs.push((name.into(), value));
         result.attributes = Attributes::from_pairs(pairs);
@@ -81,7 +81,7 @@ unsafe fn scalars<T>(
             text::bytes("name", name, name_size)?,
         )
     };
-    result.0.read(|result| match result.attributes.get(name) {
+    result.0.with(|result| match result.attributes.get(name) {
         Some(value) => work(name, value.scalars()),
         None => Err(missing(name)),
     })
@@ -187,7 +187,7 @@ unsafe extern "C" fn nauthilus_backend_result_unset_attribute(
         guard(reason, || {
             let result = handle::get("result", result)?;
             let name = text::bytes("name", name, name_size)?;
-            result.0.change(|result| {
+            result.0.with(|result| {
                 let mut pairs = copies(&result.attributes);
                 let before = pairs.len();
                 pairs.retain(|(other, _)| &**other != name);
@@ -211,7 +211,7 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_count(
     unsafe {
         guard(reason, || {
             let result = handle::get("result", result)?;
-            out("count", count)?.write(result.0.read(|result| result.attributes.len()));
+            out("count", count)?.write(result.0.with(|result| result.attributes.len()));
             Ok(())
         })
     }
@@ -229,7 +229,7 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_name_at(
         guard(reason, || {
             let result = handle::get("result", result)?;
             let name = out("name", name)?;
-            name.write(result.0.read(|result| {
+            name.write(result.0.with(|result| {
                 let attributes = &result.attributes;
                 match attributes.iter().nth(index) {
                     Some((found, _)) => Ok(text::give(found)),

@@ -36,7 +36,7 @@ unsafe extern "C" fn nauthilus_backend_context_new(
     // SAFETY: as `abi` says.
     unsafe {
         guard(reason, || {
-            handle::give("context", context, ContextHandle(SharedContext::new()))
+            handle::give("context", context, ContextHandle(SharedContext::default()))
         })
     }
 }

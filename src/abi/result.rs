@@ -117,7 +117,7 @@ unsafe fn at<T>(
             "field: a constant of nauthilus_backend_field expected, got {field}"
         )));
     };
-    result.0.change(|result| work(place(result, known)))
+    result.0.with(|result| work(place(result, known)))
 }
 
 #[unsafe(no_mangle)]

@@ -7,25 +7,34 @@
 //! applied, an earlier call before a later one, and within one result in order of names).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
 use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
-use super::secret_names::{Exposed, exposed};
+use super::secret_names::{exposed_version, is_exposed};
+use super::shared::Shared;
 
+mod attribute_headers;
 mod changes;
 
-use changes::find;
-pub use changes::{Changes, Headers};
+use attribute_headers::{AttributeHeaders, HeaderList};
+pub use changes::{ChangeList, Changes, Headers};
 
 /// The server selected for the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Selection {
     /// An address literal without brackets, or a host name.
     pub ip: Arc<str>,
     /// 1..=65535.
     pub port: u16,
+}
+
+impl PartialEq for Selection {
+    fn eq(&self, other: &Self) -> bool {
+        // Mostly one is a copy of the other.
+        (Arc::ptr_eq(&self.ip, &other.ip) || self.ip == other.ip) && self.port == other.port
+    }
 }
 
 /// See the module's documentation.
@@ -35,9 +44,8 @@ pub struct RequestContext {
     applied: Applied,
     selection: Option<Selection>,
     more: Option<Box<More>>,
-    /// The headers of the final attributes, until something changes them.
-    headers: Option<AttributeHeaders>,
-    /// What [`RequestContext::take_changes`] reported last.
+    headers: AttributeHeaders,
+    /// What else [`RequestContext::take_changes`] reported last.
     reported: Reported,
 }
 
@@ -68,16 +76,8 @@ enum Applied {
     },
 }
 
-/// The headers of the final attributes, sorted by name, and the policy they were made under.
-#[derive(Clone, Debug)]
-struct AttributeHeaders {
-    list: Arc<[Header]>,
-    exposed: Option<Arc<Exposed>>,
-}
-
 #[derive(Debug, Default)]
 struct Reported {
-    headers: Arc<[Header]>,
     selection: Option<Selection>,
     /// How many of the removed names.
     removed: usize,
@@ -96,7 +96,7 @@ impl RequestContext {
     pub fn set_base(&mut self, base: BackendResult) -> Result<(), RefusedAttribute> {
         check(&base.attributes)?;
         self.base = base;
-        self.headers = None;
+        self.headers.outdate();
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl RequestContext {
             let before = std::mem::take(&mut more.applied_groups);
             more.applied_groups = tidy(before.iter().chain(&result.groups));
         }
-        self.headers = None;
+        self.headers.outdate();
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl RequestContext {
                 more.removed.push(name.into());
             }
         }
-        self.headers = None;
+        self.headers.outdate();
     }
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
@@ -184,9 +184,10 @@ impl RequestContext {
     /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
     pub fn headers(&mut self) -> Headers {
+        self.update_headers();
         Headers {
             selection: self.selection.clone(),
-            attributes: self.attribute_headers(),
+            attributes: self.headers.list().to_vec(),
         }
     }
 
@@ -194,8 +195,11 @@ impl RequestContext {
     pub fn reset(&mut self) {
         let mut reported = std::mem::take(&mut self.reported);
         reported.removed = 0;
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
         *self = Self {
             reported,
+            headers,
             ..Self::default()
         };
     }
@@ -205,43 +209,38 @@ impl RequestContext {
     ///
     /// A removed name is reported as vanished also where this context never had its header:
     /// someone else may have set it.
-    pub fn take_changes(&mut self) -> Changes {
-        let changes = self.changes();
-        self.note_reported(&changes);
-        changes
+    pub fn take_changes(&mut self) -> ChangeList {
+        self.update_headers();
+        let list = self.changes().list();
+        self.note_reported();
+        list
     }
 
     /// The same with `report`: where that says false, nothing counts as asked for.
     pub fn take_changes_if(&mut self, report: impl FnOnce(&Changes) -> bool) {
-        let changes = self.changes();
-        if report(&changes) {
-            self.note_reported(&changes);
+        self.update_headers();
+        if report(&self.changes()) {
+            self.note_reported();
         }
     }
 
-    fn note_reported(&mut self, changes: &Changes) {
-        self.reported.headers = changes.after.clone();
+    fn note_reported(&mut self) {
+        self.headers.note_reported();
         self.reported.removed = self.removed().len();
-        if let Some(selection) = &changes.selection {
-            self.reported.selection.clone_from(selection);
+        if self.selection != self.reported.selection {
+            self.reported.selection.clone_from(&self.selection);
         }
     }
 
-    fn changes(&mut self) -> Changes {
-        let after = self.attribute_headers();
-        let newly_removed = self
-            .removed()
-            .get(self.reported.removed..)
-            .unwrap_or_default();
+    /// For headers that are up to date.
+    fn changes(&self) -> Changes<'_> {
+        let newly_removed = self.removed().get(self.reported.removed..);
+        let after = self.headers.list();
         Changes {
-            selection: (self.selection != self.reported.selection).then(|| self.selection.clone()),
-            removed: newly_removed
-                .iter()
-                .filter(|name| headers::is_name(name))
-                .map(|name| headers::name(name))
-                .filter(|name| find(&after, name).is_none())
-                .collect(),
-            before: self.reported.headers.clone(),
+            selection: (self.selection != self.reported.selection)
+                .then_some(self.selection.as_ref()),
+            removed: newly_removed.unwrap_or_default(),
+            attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),
             after,
         }
     }
@@ -260,43 +259,34 @@ impl RequestContext {
         self.more.get_or_insert_default()
     }
 
-    fn attribute_headers(&mut self) -> Arc<[Header]> {
-        let exposed = exposed();
-        match &self.headers {
-            Some(made) if is_same(made.exposed.as_ref(), exposed.as_ref()) => made.list.clone(),
-            _ => {
-                let list = self.make_headers(exposed.as_deref());
-                self.headers = Some(AttributeHeaders {
-                    list: list.clone(),
-                    exposed,
-                });
-                list
-            }
+    fn has_attributes(&self) -> bool {
+        !self.base.attributes.is_empty() || !matches!(self.applied, Applied::Nothing)
+    }
+
+    fn update_headers(&mut self) {
+        let has_attributes = self.has_attributes();
+        if !self.headers.is_current(has_attributes, exposed_version) {
+            let version = exposed_version();
+            let list = if has_attributes {
+                self.make_headers(is_exposed)
+            } else {
+                HeaderList::new()
+            };
+            self.headers.set(list, version);
         }
     }
 
-    fn make_headers(&self, exposed: Option<&Exposed>) -> Arc<[Header]> {
-        if self.base.attributes.is_empty() && matches!(self.applied, Applied::Nothing) {
-            return Arc::default();
+    fn make_headers(&self, is_exposed: impl Fn(&[u8]) -> bool) -> HeaderList {
+        // What most requests have needs no merging.
+        if let Some((name, value)) = self.only_attribute() {
+            let mut list = HeaderList::new();
+            list.extend(self.header(name, value, is_exposed));
+            return list;
         }
-        let mut all = self
+        let mut made: Vec<(u64, Header)> = self
             .final_attributes()
-            .filter(|(_, name, _)| {
-                !self.is_secret(name) || exposed.is_some_and(|e| e.contains(name))
-            })
-            .filter_map(|(call, name, value)| {
-                let header = Header {
-                    name: name.header()?.clone(),
-                    value: headers::value(name, value),
-                };
-                Some((call, header))
-            });
-        let (first, second) = (all.next(), all.next());
-        let mut made: Vec<(u64, Header)> = match (first, second) {
-            (None, _) => return Arc::default(),
-            (Some((_, header)), None) => return Arc::new([header]),
-            (first, second) => first.into_iter().chain(second).chain(all).collect(),
-        };
+            .filter_map(|(call, name, value)| Some((call, self.header(name, value, &is_exposed)?)))
+            .collect();
         // Stable, and the attributes came in order of their names.
         made.sort_by(|(a_call, a), (b_call, b)| a.name.cmp(&b.name).then(a_call.cmp(b_call)));
         made.dedup_by(|later, kept| {
@@ -307,6 +297,33 @@ impl RequestContext {
             same
         });
         made.into_iter().map(|(_, header)| header).collect()
+    }
+
+    /// The final attribute, where one call said all there is.
+    fn only_attribute(&self) -> Option<(&AttributeName, &AttributeValue)> {
+        let Applied::Once(attributes) = &self.applied else {
+            return None;
+        };
+        if !self.base.attributes.is_empty() || attributes.len() > 1 {
+            return None;
+        }
+        attributes.iter().next()
+    }
+
+    /// The header that an attribute becomes; none where it is withheld.
+    fn header(
+        &self,
+        name: &AttributeName,
+        value: &AttributeValue,
+        is_exposed: impl Fn(&[u8]) -> bool,
+    ) -> Option<Header> {
+        if self.is_secret(name) && !is_exposed(name) {
+            return None;
+        }
+        Some(Header {
+            name: name.header()?.clone(),
+            value: headers::value(name, value),
+        })
     }
 
     /// Whether an attribute is a secret by its name, or because a result says so. A result
@@ -384,10 +401,6 @@ impl Applied {
     }
 }
 
-fn is_same(a: Option<&Arc<Exposed>>, b: Option<&Arc<Exposed>>) -> bool {
-    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
-}
-
 fn check(attributes: &Attributes) -> Result<(), RefusedAttribute> {
     attributes
         .iter()
@@ -407,30 +420,7 @@ fn tidy<'a>(groups: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
 }
 
 /// A context with several holders: Lua and C see the same data.
-#[derive(Clone, Debug, Default)]
-pub struct SharedContext(Arc<Mutex<RequestContext>>);
-
-impl SharedContext {
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Runs `work` under the context's own lock. It must not call out.
-    pub fn with<T>(&self, work: impl FnOnce(&mut RequestContext) -> T) -> T {
-        // A poisoned lock guards plain data that is never left half changed.
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether nobody else has a handle of this context.
-    pub fn is_only_handle(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
-    }
-
-    /// Whether both are handles of one context.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
+pub type SharedContext = Shared<RequestContext>;
 
 #[cfg(test)]
 mod tests;

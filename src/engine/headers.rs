@@ -89,9 +89,7 @@ pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), Refused
         Why::NameByte
     } else {
         let refused = value.scalars().iter().find_map(|scalar| match scalar {
-            Scalar::Bytes(text) if text.iter().any(|b| matches!(b, b'\r' | b'\n' | 0)) => {
-                Some(Why::ValueByte)
-            }
+            Scalar::Bytes(text) if text.iter().any(|&b| breaks_line(b)) => Some(Why::ValueByte),
             Scalar::Float(number) if !number.is_finite() => Some(Why::NotFinite),
             _ => None,
         });
@@ -104,6 +102,12 @@ pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), Refused
         name: (**name).into(),
         why,
     })
+}
+
+/// Whether `byte` may not be in a header's value (RFC 9110 §5.5).
+fn breaks_line(byte: u8) -> bool {
+    // Nearly every byte is told by the first comparison.
+    byte <= b'\r' && matches!(byte, b'\r' | b'\n' | 0)
 }
 
 /// The header an attribute becomes: `hostip` gives `X-Nauthilus-Hostip`, `Proxy-Host` and
@@ -142,7 +146,7 @@ pub fn same_name(a: &[u8], b: &[u8]) -> bool {
 /// distinguished name is full of commas).
 pub fn value(attribute: &[u8], value: &AttributeValue) -> Text {
     match value {
-        AttributeValue::One(Scalar::Bytes(text)) => text.clone(),
+        AttributeValue::One(Scalar::Bytes(text)) => Text::from_slice(text),
         AttributeValue::One(scalar) => {
             let mut text = Text::new();
             append(&mut text, scalar);

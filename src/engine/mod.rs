@@ -22,6 +22,7 @@ mod seat;
 pub mod secret_names;
 pub mod server_address;
 pub mod service;
+pub mod shared;
 pub mod state;
 pub mod store;
 pub mod target;

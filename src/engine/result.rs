@@ -4,11 +4,12 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::attribute_name::AttributeName;
+use super::shared::Shared;
 
 /// A string of bytes.
 pub type Bytes = Box<[u8]>;
@@ -17,12 +18,24 @@ pub type Bytes = Box<[u8]>;
 pub type Text = SmallVec<[u8; 24]>;
 
 /// One value: what a Lua script or a C host can put into an attribute.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub enum Scalar {
     Bytes(Text),
     Integer(i64),
     Float(f64),
     Bool(bool),
+}
+
+impl Clone for Scalar {
+    fn clone(&self) -> Self {
+        match self {
+            // `SmallVec`'s own way to copy goes byte by byte.
+            Self::Bytes(text) => Self::Bytes(Text::from_slice(text)),
+            Self::Integer(number) => Self::Integer(*number),
+            Self::Float(number) => Self::Float(*number),
+            Self::Bool(value) => Self::Bool(*value),
+        }
+    }
 }
 
 /// The value of an attribute: one scalar or an array of them.
@@ -42,34 +55,64 @@ impl AttributeValue {
     }
 }
 
-/// A set of attributes, sorted by name (bytewise). Immutable and shared: a copy costs nothing,
-/// and what one holder sees never changes under it.
-#[derive(Clone, Default, PartialEq)]
-pub struct Attributes(Arc<[(AttributeName, AttributeValue)]>);
+/// Name and value of an attribute.
+pub type Pair = (AttributeName, AttributeValue);
+
+/// A set of attributes, sorted by name (bytewise). Immutable: what one holder sees never changes
+/// under it.
+#[derive(Clone, Default)]
+pub struct Attributes(Pairs);
+
+/// A copy costs little: no memory of its own for one attribute, the same memory for several.
+#[derive(Clone, Default)]
+enum Pairs {
+    #[default]
+    None,
+    One(Pair),
+    Many(Arc<[Pair]>),
+}
 
 impl Attributes {
+    pub fn one(name: AttributeName, value: AttributeValue) -> Self {
+        Self(Pairs::One((name, value)))
+    }
+
     /// Of two pairs with one name the later counts.
-    pub fn from_pairs(mut pairs: Vec<(AttributeName, AttributeValue)>) -> Self {
+    pub fn from_pairs(mut pairs: Vec<Pair>) -> Self {
         Self::take_pairs(&mut pairs)
     }
 
     /// The same, and leaves the list empty, with the memory it has.
-    pub fn take_pairs(pairs: &mut Vec<(AttributeName, AttributeValue)>) -> Self {
-        // Stable: among equal names the order given stays.
-        pairs.sort_by(|a, b| a.0.cmp(&b.0));
-        pairs.dedup_by(|later, kept| {
-            let same = later.0 == kept.0;
-            if same {
-                std::mem::swap(later, kept);
-            }
-            same
-        });
-        Self(pairs.drain(..).collect())
+    pub fn take_pairs(pairs: &mut Vec<Pair>) -> Self {
+        if pairs.len() > 1 {
+            // Stable: among equal names the order given stays.
+            pairs.sort_by(|a, b| a.0.cmp(&b.0));
+            pairs.dedup_by(|later, kept| {
+                let same = later.0 == kept.0;
+                if same {
+                    std::mem::swap(later, kept);
+                }
+                same
+            });
+        }
+        if pairs.len() > 1 {
+            return Self(Pairs::Many(pairs.drain(..).collect()));
+        }
+        Self(pairs.pop().map_or(Pairs::None, Pairs::One))
+    }
+
+    fn pairs(&self) -> &[Pair] {
+        match &self.0 {
+            Pairs::None => &[],
+            Pairs::One(pair) => std::slice::from_ref(pair),
+            Pairs::Many(pairs) => pairs,
+        }
     }
 
     pub fn get(&self, name: &[u8]) -> Option<&AttributeValue> {
-        let at = self.0.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
-        self.0.get(at).map(|(_, value)| value)
+        let pairs = self.pairs();
+        let at = pairs.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
+        pairs.get(at).map(|(_, value)| value)
     }
 
     pub fn contains(&self, name: &[u8]) -> bool {
@@ -78,15 +121,21 @@ impl Attributes {
 
     /// Name and value, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&AttributeName, &AttributeValue)> {
-        self.0.iter().map(|(name, value)| (name, value))
+        self.pairs().iter().map(|(name, value)| (name, value))
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.pairs().len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.pairs().is_empty()
+    }
+}
+
+impl PartialEq for Attributes {
+    fn eq(&self, other: &Self) -> bool {
+        self.pairs() == other.pairs()
     }
 }
 
@@ -180,38 +229,7 @@ impl fmt::Debug for BackendResult {
 }
 
 /// A result with several holders: a userdata of Lua and a handle of C see the same data.
-///
-/// Each result has its own lock, held for the length of one read or change and never across a
-/// call out.
-#[derive(Clone, Debug, Default)]
-pub struct SharedResult(Arc<Mutex<BackendResult>>);
-
-impl SharedResult {
-    pub fn new(result: BackendResult) -> Self {
-        Self(Arc::new(Mutex::new(result)))
-    }
-
-    /// Runs `read` under the lock. It must not call out.
-    pub fn read<T>(&self, read: impl FnOnce(&BackendResult) -> T) -> T {
-        // A poisoned lock guards plain data of which each change is one assignment.
-        read(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Runs `change` under the lock. It must not call out.
-    pub fn change<T>(&self, change: impl FnOnce(&mut BackendResult) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// A copy as of now.
-    pub fn snapshot(&self) -> BackendResult {
-        self.read(Clone::clone)
-    }
-
-    /// Whether both are handles of one result.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
+pub type SharedResult = Shared<BackendResult>;
 
 #[cfg(test)]
 mod tests {
@@ -255,16 +273,5 @@ mod tests {
         };
         result.webauthn_credentials = vec![b"hunter2"[..].into()];
         assert!(!format!("{result:?}").contains("hunter2"));
-    }
-
-    #[test]
-    fn holders_of_a_shared_result_see_the_same_data() {
-        let one = SharedResult::default();
-        let other = one.clone();
-        std::thread::spawn(move || other.change(|r| r.authenticated = true))
-            .join()
-            .unwrap();
-        assert!(one.read(|r| r.authenticated));
-        assert!(!one.is_same(&SharedResult::new(one.snapshot())));
     }
 }

@@ -15,6 +15,7 @@
 //! that only look alike (`passport`, `tokenizer`, `keyboard`, `secretary`, `compass`) are not.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 
@@ -207,14 +208,25 @@ impl Exposed {
 /// while one happens.
 static EXPOSED: ArcSwapOption<Exposed> = ArcSwapOption::const_empty();
 
-/// The running configuration's `expose_attributes`; none before a configuration.
-pub fn exposed() -> Option<Arc<Exposed>> {
-    EXPOSED.load_full()
+/// How often it was set.
+static EXPOSED_VERSION: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the running configuration's `expose_attributes` has this name; it has none before a
+/// configuration.
+pub fn is_exposed(name: &[u8]) -> bool {
+    EXPOSED.load().as_ref().is_some_and(|e| e.contains(name))
+}
+
+/// A number that is another after what [`is_exposed`] answers may have changed. One asked for
+/// before the answer is never newer than it.
+pub fn exposed_version() -> u64 {
+    EXPOSED_VERSION.load(Ordering::Acquire)
 }
 
 /// Sets the running configuration's `expose_attributes`, for all request contexts of the process.
 pub fn set_exposed(names: &[String]) {
     EXPOSED.store(Some(Arc::new(Exposed::new(names))));
+    EXPOSED_VERSION.fetch_add(1, Ordering::Release);
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::slice;
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
+use super::held::Held;
 use super::raw::{self, Answer, Args, Natives, native};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
@@ -66,20 +67,20 @@ fn keep(lua: &Lua, entry: Entry, function: LuaFunction) -> LuaResult<()> {
 /// `take_result(address of an Option<SharedResult>, value)` → whether it is one
 fn take_result(args: &Args) -> Answer {
     // SAFETY: no script has this function; `take` calls it with such an address.
-    unsafe { fill(args.address(1), args.result(2)) }
+    unsafe { fill(args.address(1), args.result(2).map(Held::share)) }
 }
 
 /// `take_context(address of an Option<SharedContext>, value)` → whether it is one
 fn take_context(args: &Args) -> Answer {
     // SAFETY: as in `take_result`.
-    unsafe { fill(args.address(1), args.context(2)) }
+    unsafe { fill(args.address(1), args.context(2).map(Held::share)) }
 }
 
-unsafe fn fill<T: Clone>(place: *mut c_void, found: Option<&T>) -> Answer {
+unsafe fn fill<T>(place: *mut c_void, found: Option<T>) -> Answer {
     // SAFETY: as of the callers.
     match (unsafe { place.cast::<Option<T>>().as_mut() }, found) {
         (Some(place), Some(found)) => {
-            *place = Some(found.clone());
+            *place = Some(found);
             Answer::Bool(true)
         }
         _ => Answer::Bool(false),

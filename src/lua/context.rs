@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use mlua::prelude::*;
 
+use super::held::Held;
 use super::raw::{Answer, Args, Natives, View, native};
-use crate::engine::context::SharedContext;
+use crate::engine::context::RequestContext;
 use crate::engine::process::current;
-use crate::engine::result::SharedResult;
+use crate::engine::result::BackendResult;
 use crate::engine::server_address::{NotAnAddress, ServerAddress, plain_literal};
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
@@ -30,7 +31,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
 
 /// `context_new()` → context
 fn new(_: &Args) -> Answer {
-    Answer::Context(SharedContext::new())
+    Answer::Context
 }
 
 /// `is_context(value)` → boolean
@@ -42,9 +43,8 @@ fn is_context(args: &Args) -> Answer {
 /// is none
 fn set_base(args: &Args) -> Answer {
     with_result(args, |context, result| {
-        let base = result.snapshot();
-        context
-            .with(|c| c.set_base(base))
+        result
+            .with_current(|base| context.with(|c| c.set_base(base.clone())))
             .map_err(|e| e.to_string())
     })
 }
@@ -53,17 +53,15 @@ fn set_base(args: &Args) -> Answer {
 /// is none
 fn apply(args: &Args) -> Answer {
     with_result(args, |context, result| {
-        // A snapshot: the two locks are never held together.
-        let result = result.snapshot();
-        context
-            .with(|c| c.apply(&result))
+        result
+            .with_current(|r| context.with(|c| c.apply(r)))
             .map_err(|e| e.to_string())
     })
 }
 
 fn with_result(
     args: &Args,
-    work: impl FnOnce(&SharedContext, &SharedResult) -> Result<(), String>,
+    work: impl FnOnce(&Held<RequestContext>, &Held<BackendResult>) -> Result<(), String>,
 ) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
@@ -144,7 +142,7 @@ fn changes(args: &Args) -> Answer {
 }
 
 /// Answers from the context that is argument 1; nil, true where it is none.
-fn from_context(args: &Args, answer: impl FnOnce(&SharedContext) -> Answer) -> Answer {
+fn from_context(args: &Args, answer: impl FnOnce(&Held<RequestContext>) -> Answer) -> Answer {
     args.context(1).map_or(Answer::BadSelf, answer)
 }
 
@@ -199,6 +197,6 @@ fn header_list(args: &Args) -> Answer {
 /// `context_result(context)` → a result of its own
 fn current_result(args: &Args) -> Answer {
     from_context(args, |context| {
-        Answer::Result(SharedResult::new(context.with(|c| c.current_result())))
+        Answer::Result(context.with(|c| c.current_result()))
     })
 }

@@ -3,8 +3,9 @@
 //! A call of Lua's own C API ends the trace that LuaJIT compiles, and what follows it is
 //! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the
 //! addresses of these functions, and passes what it has checked: userdata of the class, strings
-//! with their lengths, and a report to fill in. What is done here is what the natives of `result.rs` and `context.rs` do; whatever is
-//! not plain (another type, something to refuse) is left to them, and so are the errors.
+//! with their lengths. What is done here is what the natives of `result.rs` and `context.rs` do;
+//! whatever is not plain (another type, something to refuse) is left to them, and so are the
+//! errors.
 //!
 //! None of these functions calls Lua: no allocation of Lua's, no error, no collection, so that
 //! strings and userdata stay where they are. None panics into Lua: see [`guarded`].
@@ -16,11 +17,12 @@ use std::slice;
 
 use mlua::prelude::*;
 
+use super::held::Held;
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::attribute_name::AttributeName;
-use crate::engine::context::{Changes, RequestContext, SharedContext};
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult, Text};
+use crate::engine::context::RequestContext;
+use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar, Text};
 use crate::engine::server_address::plain_literal;
 
 /// What a function answers; where it does not say otherwise, 0 is done.
@@ -30,56 +32,68 @@ mod outcome {
     pub(super) const DONE: c_int = 0;
     /// Nothing was changed: it is for the native of the same purpose.
     pub(super) const NOT_HERE: c_int = -1;
-    /// Done; the response headers that changed are too long for [`super::Report`], and wait.
+    /// Done; the host still has to hear which response headers changed.
     pub(super) const UNREPORTED: c_int = -2;
 }
 
-/// Headers in one report, at most.
-const MOST: usize = 16;
-/// Bytes of a report's headers, at most.
-const LONGEST: usize = 4096;
+/// How nginx's Lua module declares to its own Lua code what sets a response header: request, name,
+/// whether it is cleared, value, several values (none here), whether an earlier one is replaced,
+/// and where it says what is wrong.
+type SetHeader = unsafe extern "C" fn(
+    *mut c_void,
+    *const u8,
+    usize,
+    c_int,
+    *const u8,
+    usize,
+    *const c_void,
+    usize,
+    c_int,
+    *mut c_void,
+) -> c_int;
 
-/// [`Report`], as the FFI reads it.
-const REPORT: &str = "struct { int lengths[32]; char text[4096]; }";
-const _: () = assert!(MOST * 2 == 32 && LONGEST == 4096);
+/// [`Setter`], as the FFI fills it in.
+const SETTER: &str = "struct { void *set_header; void *problem; }";
 
-/// The response headers that changed: the bytes of name and value of each, one after the other.
+/// What sets the response headers of a host.
 #[repr(C)]
-struct Report {
-    /// Of each name and value; the value's is -1 where the header vanished.
-    lengths: [c_int; MOST * 2],
-    text: [u8; LONGEST],
+struct Setter {
+    set_header: Option<SetHeader>,
+    problem: *mut c_void,
 }
 
-impl Report {
-    /// Writes what changed and returns how many headers that are, if there is room.
-    fn write(&mut self, changes: &Changes) -> Option<c_int> {
-        let mut lengths = self.lengths.iter_mut();
-        let mut rest = &mut self.text[..];
-        let mut count = 0;
-        let mut fits = true;
-        changes.for_each(|name, value| {
-            let parts = [Some(name.as_bytes()), value];
-            for part in parts {
-                let length = part.map_or(Some(-1), |bytes| bytes.len().try_into().ok());
-                let (Some(slot), Some(length)) = (lengths.next(), length) else {
-                    fits = false;
-                    return;
-                };
-                *slot = length;
-                let bytes = part.unwrap_or_default();
-                let Some((place, after)) =
-                    std::mem::take(&mut rest).split_at_mut_checked(bytes.len())
-                else {
-                    fits = false;
-                    return;
-                };
-                place.copy_from_slice(bytes);
-                rest = after;
-            }
-            count += 1;
-        });
-        fits.then_some(count)
+impl Setter {
+    /// Sets a header, or clears it; false where that was not done.
+    ///
+    /// # Safety
+    ///
+    /// The glue has checked that `set_header` is what [`SetHeader`] says, and `request` is the
+    /// current one.
+    unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {
+        const OVERRIDE: c_int = 1;
+        // It was set, or nginx sets a header of this name itself.
+        const DONE: c_int = 0;
+        const DECLINED: c_int = -5;
+        let Some(set_header) = self.set_header else {
+            return false;
+        };
+        let bytes = value.unwrap_or_default();
+        // SAFETY: as of this function. It copies what it keeps, and calls no Lua.
+        let outcome = unsafe {
+            set_header(
+                request,
+                name.as_ptr(),
+                name.len(),
+                value.is_none().into(),
+                bytes.as_ptr(),
+                bytes.len(),
+                std::ptr::null(),
+                0,
+                OVERRIDE,
+                self.problem,
+            )
+        };
+        matches!(outcome, DONE | DECLINED)
     }
 }
 
@@ -94,6 +108,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("add_number", add_number as *const c_void),
         ("add_flag", add_flag as *const c_void),
         ("add_name", add_name as *const c_void),
+        ("set_attribute", set_attribute as *const c_void),
         ("set_attributes", set_attributes as *const c_void),
         ("renew", renew as *const c_void),
         ("select", select as *const c_void),
@@ -104,7 +119,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     }
     fast.raw_set("fill_results", natives.function(fill_results)?)?;
     fast.raw_set("fill_contexts", natives.function(fill_contexts)?)?;
-    fast.raw_set("report", REPORT)?;
+    fast.raw_set("setter", SETTER)?;
     fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
     fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
     natives.table().raw_set("fast", fast)
@@ -128,7 +143,7 @@ fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
 ///
 /// `userdata` is the block of a userdata of the class of `T`, which is alive during the call of
 /// ours that this is in. Only a finaliser changes its content, and none runs meanwhile.
-unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a T> {
+unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a Held<T>> {
     // SAFETY: as of this function.
     unsafe { (*content_of::<T>(userdata)).as_ref() }
 }
@@ -235,7 +250,7 @@ unsafe extern "C" fn add_name(staged: c_int, name: *const u8, length: usize) -> 
 unsafe extern "C" fn set_flag(result: *const c_void, field: c_int, value: bool) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a result.
-        let result = unsafe { handle::<SharedResult>(result)? };
+        let result = unsafe { handle::<BackendResult>(result)? };
         field_at(field.try_into().ok()?)?
             .set_flag(result, value)
             .then_some(outcome::DONE)
@@ -251,10 +266,33 @@ unsafe extern "C" fn set_text(
 ) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a result, and passes a string.
-        let (result, text) = unsafe { (handle::<SharedResult>(result)?, bytes(text, length)) };
+        let (result, text) = unsafe { (handle::<BackendResult>(result)?, bytes(text, length)) };
         field_at(field.try_into().ok()?)?
             .set_text(result, text)
             .then_some(outcome::DONE)
+    })
+}
+
+/// `set_attribute(result, name, length, text, length)`: the only one.
+unsafe extern "C" fn set_attribute(
+    result: *const c_void,
+    name: *const u8,
+    name_length: usize,
+    text: *const u8,
+    text_length: usize,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a result, and passes strings.
+        let (result, name, text) = unsafe {
+            (
+                handle::<BackendResult>(result)?,
+                bytes(name, name_length),
+                bytes(text, text_length),
+            )
+        };
+        let value = AttributeValue::One(Scalar::Bytes(Text::from_slice(text)));
+        result.with(|r| r.attributes = Attributes::one(name.into(), value));
+        Some(outcome::DONE)
     })
 }
 
@@ -262,9 +300,9 @@ unsafe extern "C" fn set_text(
 unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a result.
-        let result = unsafe { handle::<SharedResult>(result)? };
+        let result = unsafe { handle::<BackendResult>(result)? };
         let attributes = with_staged(staged, |s| Attributes::take_pairs(&mut s.attributes))?;
-        result.change(|r| r.attributes = attributes);
+        result.with(|r| r.attributes = attributes);
         Some(outcome::DONE)
     })
 }
@@ -273,93 +311,107 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
 unsafe extern "C" fn renew(context: *mut c_void) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a context; no reference to its content lives.
-        let content = unsafe { &mut *content_of::<SharedContext>(context) };
-        match content {
-            Some(context) if context.is_only_handle() => {
-                context.with(|c| *c = RequestContext::new())
-            }
-            Some(context) => *context = SharedContext::new(),
-            None => return None,
-        }
+        let content = unsafe { &mut *content_of::<RequestContext>(context) };
+        *content.as_mut()? = Held::default();
         Some(outcome::DONE)
     })
 }
 
-/// `select(context, ip, length, port, report)` → how many headers changed. Only takes literals
+/// `select(context, ip, length, port, setter, request)`. Only takes literals
 /// without brackets.
 unsafe extern "C" fn select(
     context: *const c_void,
     ip: *const u8,
     length: usize,
     port: c_int,
-    report: *mut Report,
+    setter: *const Setter,
+    request: *mut c_void,
 ) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that it is a context, and passes a string.
-        let (context, ip) = unsafe { (handle::<SharedContext>(context)?, bytes(ip, length)) };
+        let (context, ip) = unsafe { (handle::<RequestContext>(context)?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
         let literal = plain_literal(ip)?;
         Some(context.with(|c| {
             c.select(literal, port);
-            // SAFETY: the glue passes null or a report.
-            unsafe { changed(c, report) }
+            // SAFETY: the glue passes null or its setter, and the current request.
+            unsafe { changed(c, setter, request) }
         }))
     })
 }
 
-/// `apply(context, result, report)` → how many headers changed
+/// `apply(context, result, setter, request)`
 unsafe extern "C" fn apply(
     context: *const c_void,
     result: *const c_void,
-    report: *mut Report,
+    setter: *const Setter,
+    request: *mut c_void,
 ) -> c_int {
     guarded(|| {
         // SAFETY: the glue has checked that they are of their classes.
         let (context, result) = unsafe {
             (
-                handle::<SharedContext>(context)?,
-                handle::<SharedResult>(result)?,
+                handle::<RequestContext>(context)?,
+                handle::<BackendResult>(result)?,
             )
         };
-        // A snapshot: the two locks are never held together.
-        let result = result.snapshot();
-        context.with(|c| {
-            c.apply(&result).ok()?;
-            // SAFETY: the glue passes null or a report.
-            Some(unsafe { changed(c, report) })
-        })
-    })
-}
-
-/// `remove(staged, context, report)` → how many headers changed
-unsafe extern "C" fn remove(staged: c_int, context: *const c_void, report: *mut Report) -> c_int {
-    guarded(|| {
-        // SAFETY: the glue has checked that it is a context.
-        let context = unsafe { handle::<SharedContext>(context)? };
-        with_staged(staged, |s| {
+        result.with_current(|result| {
             context.with(|c| {
-                c.remove(s.names.drain(..));
-                // SAFETY: the glue passes null or a report.
-                unsafe { changed(c, report) }
+                c.apply(result).ok()?;
+                // SAFETY: the glue passes null or its setter, and the current request.
+                Some(unsafe { changed(c, setter, request) })
             })
         })
     })
 }
 
-/// Writes the headers that changed, where there is a report to write to.
+/// `remove(staged, context, setter, request)`
+unsafe extern "C" fn remove(
+    staged: c_int,
+    context: *const c_void,
+    setter: *const Setter,
+    request: *mut c_void,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue has checked that it is a context.
+        let context = unsafe { handle::<RequestContext>(context)? };
+        with_staged(staged, |s| {
+            context.with(|c| {
+                c.remove(s.names.drain(..));
+                // SAFETY: the glue passes null or its setter, and the current request.
+                unsafe { changed(c, setter, request) }
+            })
+        })
+    })
+}
+
+/// Sets the headers that changed, where something is there to set them. Where one cannot be set
+/// none counts as reported: what tells the host otherwise says what is wrong.
 ///
 /// # Safety
 ///
-/// `report` is null or a report that nothing else uses during the call of ours that this is in.
-unsafe fn changed(context: &mut RequestContext, report: *mut Report) -> c_int {
+/// `setter` is null or one that the glue has filled in, and `request` is the current one or null.
+unsafe fn changed(
+    context: &mut RequestContext,
+    setter: *const Setter,
+    request: *mut c_void,
+) -> c_int {
     // SAFETY: as of this function.
-    let Some(report) = (unsafe { report.as_mut() }) else {
+    let Some(setter) = (unsafe { setter.as_ref() }) else {
         return outcome::DONE;
     };
-    let mut written = None;
+    // C would follow a null pointer.
+    let mut all_set = !request.is_null();
     context.take_changes_if(|changes| {
-        written = report.write(changes);
-        written.is_some()
+        changes.for_each(|name, value| {
+            // SAFETY: as of this function.
+            all_set = all_set && unsafe { setter.set(request, name, value) };
+        });
+        all_set
     });
-    written.unwrap_or(outcome::UNREPORTED)
+    if all_set {
+        outcome::DONE
+    } else {
+        outcome::UNREPORTED
+    }
 }

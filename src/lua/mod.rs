@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | natives on Lua's own C API: the request path |
+//! | `held.rs` | what results and contexts are in their userdata |
 //! | `fast.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
@@ -24,6 +25,7 @@ mod convert;
 #[cfg(feature = "luajit")]
 mod fast;
 mod glue;
+mod held;
 mod monitor;
 mod nginx;
 mod raw;

@@ -28,8 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
-use crate::engine::context::SharedContext;
-use crate::engine::result::SharedResult;
+use crate::engine::context::RequestContext;
+use crate::engine::result::BackendResult;
 
 pub(super) use answer::Answer;
 pub(super) use args::{Args, View};
@@ -55,10 +55,10 @@ pub(super) use native;
 ///
 /// `state` is running a C function made by [`Natives::add`].
 pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> Answer) -> c_int {
-    let answer = ManuallyDrop::new(contained(|| native(&Args { state })));
+    let mut answer = ManuallyDrop::new(contained(|| native(&Args { state })));
     // SAFETY: a C function has room for 20 values above its arguments. When an error jumps,
     // this frame has no destructor to run: see the module's documentation.
-    let count = unsafe { answer::push(state, &answer) };
+    let count = unsafe { answer::push(state, &mut answer) };
     drop(ManuallyDrop::into_inner(answer));
     count
 }
@@ -85,8 +85,8 @@ impl<'l> Natives<'l> {
         let natives = Self {
             lua,
             table: lua.create_table()?,
-            result: class::metatable::<SharedResult>(lua)?,
-            context: class::metatable::<SharedContext>(lua)?,
+            result: class::metatable::<BackendResult>(lua)?,
+            context: class::metatable::<RequestContext>(lua)?,
         };
         natives.table.raw_set("result_metatable", &natives.result)?;
         natives

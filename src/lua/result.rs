@@ -2,8 +2,9 @@
 
 use mlua::prelude::*;
 
+use super::held::Held;
 use super::raw::{Answer, Args, Natives, View, native};
-use crate::engine::result::{Bytes, SharedResult};
+use crate::engine::result::{BackendResult, Bytes};
 
 /// The fields of a result as the glue names and numbers them.
 const FIELDS: &[(&str, Field)] = &[
@@ -62,8 +63,8 @@ fn field(args: &Args) -> Option<Field> {
 
 impl Field {
     /// Sets a field that is a boolean; false where this is none.
-    pub(super) fn set_flag(self, result: &SharedResult, value: bool) -> bool {
-        result.change(|r| {
+    pub(super) fn set_flag(self, result: &Held<BackendResult>, value: bool) -> bool {
+        result.with(|r| {
             let place = match self {
                 Self::Authenticated => &mut r.authenticated,
                 Self::UserFound => &mut r.user_found,
@@ -75,8 +76,8 @@ impl Field {
     }
 
     /// Sets a field that is a string; false where this is none.
-    pub(super) fn set_text(self, result: &SharedResult, value: &[u8]) -> bool {
-        result.change(|r| {
+    pub(super) fn set_text(self, result: &Held<BackendResult>, value: &[u8]) -> bool {
+        result.with(|r| {
             let place = match self {
                 Self::Account => &mut r.account_field,
                 Self::TotpSecret => &mut r.totp_secret_field,
@@ -93,7 +94,7 @@ impl Field {
 
 /// `result_new()` → result
 fn new(_: &Args) -> Answer {
-    Answer::Result(SharedResult::default())
+    Answer::Result(BackendResult::default())
 }
 
 /// `result_get(result, field)` → value, or nil, true where `result` is none
@@ -102,7 +103,7 @@ fn get(args: &Args) -> Answer {
         return Answer::BadSelf;
     };
     let text = |text: &Option<Bytes>| text.clone().map_or(Answer::Nil, Answer::Bytes);
-    result.read(|r| match field {
+    result.with(|r| match field {
         Field::Authenticated => Answer::Bool(r.authenticated),
         Field::UserFound => Answer::Bool(r.user_found),
         Field::Account => text(&r.account_field),
@@ -129,7 +130,7 @@ fn set(args: &Args) -> Answer {
     }
 }
 
-fn assign(args: &Args, result: &SharedResult, field: Field) -> Result<(), String> {
+fn assign(args: &Args, result: &Held<BackendResult>, field: Field) -> Result<(), String> {
     match field {
         Field::Authenticated | Field::UserFound => match args.view(3) {
             View::Bool(value) => {
@@ -151,11 +152,11 @@ fn assign(args: &Args, result: &SharedResult, field: Field) -> Result<(), String
         },
         Field::Attributes => args
             .attributes(3)
-            .map(|v| result.change(|r| r.attributes = v)),
-        Field::Groups => args.strings(3).map(|v| result.change(|r| r.groups = v)),
-        Field::GroupDns => args.strings(3).map(|v| result.change(|r| r.group_dns = v)),
+            .map(|v| result.with(|r| r.attributes = v)),
+        Field::Groups => args.strings(3).map(|v| result.with(|r| r.groups = v)),
+        Field::GroupDns => args.strings(3).map(|v| result.with(|r| r.group_dns = v)),
         Field::WebauthnCredentials => args
             .strings(3)
-            .map(|v| result.change(|r| r.webauthn_credentials = v)),
+            .map(|v| result.with(|r| r.webauthn_credentials = v)),
     }
 }

@@ -237,7 +237,7 @@ def ours(headers):
 
 
 def check_reports(through_strings, main_part="", before_require=""):
-    """What reports with several headers set; `through_strings` where `ngx.header` sets them."""
+    """What calls that change several headers set; `through_strings` where `ngx.header` does."""
     http_part = COUNTED.replace("BEFORE_REQUIRE", before_require)
     nginx = Nginx(http=http_part, server=MIXED, main=main_part).start()
     wanted = {"Auth-Server": "2001:db8::1", "Auth-Port": "65535", "X-Nauthilus-Bbb": "4444", "X-Nauthilus-Ee": "5"}
@@ -356,10 +356,10 @@ def main():
         nginx.assert_clean()
     nginx.stop()
 
-    with test("headers of a report are set from its bytes, whichever vanish, change or come"):
+    with test("headers are set past ngx.header, whichever vanish, change or come"):
         check_reports(False)
 
-    with test("and are the same where they are set through ngx.header, from a report"):
+    with test("and are the same where they are set through it"):
         check_reports(True, before_require=UNKNOWN_SETTER)
 
     with test("or without the FFI"):

@@ -1,22 +1,15 @@
 //! The response headers of a context, and what became of them.
 
-use std::sync::Arc;
-
 use super::super::headers::{self, Header};
+use super::super::result::{Bytes, Text};
 use super::Selection;
-
-pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
-    let at = list
-        .binary_search_by(|header| (*header.name).cmp(name))
-        .ok()?;
-    list.get(at)
-}
+use super::attribute_headers::find;
 
 /// The response headers of a context at one moment.
 #[derive(Clone, Debug)]
 pub struct Headers {
     pub(super) selection: Option<Selection>,
-    pub(super) attributes: Arc<[Header]>,
+    pub(super) attributes: Vec<Header>,
 }
 
 impl Headers {
@@ -26,7 +19,7 @@ impl Headers {
         if let Some(selection) = &self.selection {
             selection.for_each_header(&mut each);
         }
-        for header in &*self.attributes {
+        for header in &self.attributes {
             each(&header.name, &header.value);
         }
     }
@@ -63,25 +56,24 @@ fn decimal(mut number: u16, buffer: &mut [u8; 5]) -> &[u8] {
     buffer.get(first..).unwrap_or_default()
 }
 
-/// What became of the response headers between two calls of [`RequestContext::take_changes`].
-#[derive(Clone, Debug)]
-pub struct Changes {
+/// What became of the response headers since the host last heard of them.
+#[derive(Debug)]
+pub struct Changes<'a> {
     /// The new selection where it changed; `Some(None)` where it vanished.
-    pub(super) selection: Option<Option<Selection>>,
-    pub(super) removed: Vec<Box<str>>,
-    pub(super) before: Arc<[Header]>,
-    pub(super) after: Arc<[Header]>,
+    pub(super) selection: Option<Option<&'a Selection>>,
+    /// The names removed since, of attributes.
+    pub(super) removed: &'a [Bytes],
+    /// The headers of attributes where they may have changed, before and after.
+    pub(super) attributes: Option<(&'a [Header], &'a [Header])>,
+    /// The headers of attributes, whether they changed or not.
+    pub(super) after: &'a [Header],
 }
 
-impl Changes {
-    fn has_same_attributes(&self) -> bool {
-        Arc::ptr_eq(&self.before, &self.after) || (self.before.is_empty() && self.after.is_empty())
-    }
-
+impl Changes<'_> {
     /// Calls `each` with the name of each header that changed and its value, `None` where it
-    /// vanished. Does not allocate.
+    /// vanished. Allocates only for names that were removed.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
-        match &self.selection {
+        match self.selection {
             None => {}
             Some(None) => {
                 each(headers::AUTH_SERVER, None);
@@ -91,24 +83,46 @@ impl Changes {
                 selection.for_each_header(&mut |name, value| each(name, Some(value)));
             }
         }
-        // A name removed that the list before had is reported with that list.
-        for name in &self.removed {
-            if find(&self.before, name).is_none() {
-                each(name, None);
+        let (before, after) = self.attributes.unwrap_or((self.after, self.after));
+        for name in self.removed.iter().filter(|name| headers::is_name(name)) {
+            let name = headers::name(name);
+            // One that the list before had is reported with that list.
+            if find(after, &name).is_none() && find(before, &name).is_none() {
+                each(&name, None);
             }
         }
-        if self.has_same_attributes() {
+        if self.attributes.is_none() {
             return;
         }
-        for header in &*self.before {
-            if find(&self.after, &header.name).is_none() {
+        for header in before {
+            if find(after, &header.name).is_none() {
                 each(&header.name, None);
             }
         }
-        for header in &*self.after {
-            if find(&self.before, &header.name) != Some(header) {
+        for header in after {
+            if find(before, &header.name) != Some(header) {
                 each(&header.name, Some(&header.value));
             }
+        }
+    }
+
+    /// The same as a list of its own.
+    pub(super) fn list(&self) -> ChangeList {
+        let mut list = Vec::new();
+        self.for_each(|name, value| list.push((name.into(), value.map(Text::from_slice))));
+        ChangeList(list)
+    }
+}
+
+/// [`Changes`] that outlive the context.
+#[derive(Debug)]
+pub struct ChangeList(Vec<(Box<str>, Option<Text>)>);
+
+impl ChangeList {
+    /// As [`Changes::for_each`]. Does not allocate.
+    pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        for (name, value) in &self.0 {
+            each(name, value.as_deref());
         }
     }
 }

@@ -48,8 +48,8 @@ function api.select_backend_server(ip, port)
   if not number then
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
-  local context, publish, publish_bytes = current_context("select_backend_server")
-  if fast_select and fast_select(context, ip, number, publish, publish_bytes, report) then
+  local context, publish, setter, request = current_context("select_backend_server")
+  if fast_select and fast_select(context, ip, number, publish, setter, request, report) then
     return
   end
   local why = context_select(context, ip, number)
@@ -62,8 +62,8 @@ function api.select_backend_server(ip, port)
 end
 
 function api.apply_backend_result(result)
-  local context, publish, publish_bytes = current_context("apply_backend_result")
-  if fast_apply and fast_apply(context, result, publish, publish_bytes, report) then
+  local context, publish, setter, request = current_context("apply_backend_result")
+  if fast_apply and fast_apply(context, result, publish, setter, request, report) then
     return
   end
   local why = context_apply(context, result)
@@ -78,8 +78,8 @@ function api.apply_backend_result(result)
 end
 
 function api.remove_from_backend_result(names)
-  local context, publish, publish_bytes = current_context("remove_from_backend_result")
-  if fast_remove and fast_remove(context, names, publish, publish_bytes, report) then
+  local context, publish, setter, request = current_context("remove_from_backend_result")
+  if fast_remove and fast_remove(context, names, publish, setter, request, report) then
     return
   end
   local why = context_remove(context, names)

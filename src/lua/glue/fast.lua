@@ -12,8 +12,8 @@ if not ffi or not fast or type(debug) ~= "table" or type(debug.getmetatable) ~= 
   return nil
 end
 
-local next, type = next, type
-local getmetatable, string_of = debug.getmetatable, ffi.string
+local next, type, new_table = next, type, parts.ffi.new_table
+local getmetatable = debug.getmetatable
 local result_metatable, context_metatable = native.result_metatable, native.context_metatable
 local fill_results, fill_contexts = fast.fill_results, fast.fill_contexts
 
@@ -37,30 +37,14 @@ local add_text = entry("add_text", "int (*)(int, const char *, size_t, const cha
 local add_number = entry("add_number", "int (*)(int, const char *, size_t, double)")
 local add_flag = entry("add_flag", "int (*)(int, const char *, size_t, bool)")
 local add_name = entry("add_name", "int (*)(int, const char *, size_t)")
+local set_attribute = entry("set_attribute", "int (*)(void *, const char *, size_t, const char *, size_t)")
 local set_attributes = entry("set_attributes", "int (*)(int, void *)")
 local renew = entry("renew", "int (*)(void *)")
-local select_server = entry("select", "int (*)(void *, const char *, size_t, int, void *)")
-local apply_result = entry("apply", "int (*)(void *, void *, void *)")
-local remove_names = entry("remove", "int (*)(int, void *, void *)")
+local select_server = entry("select", "int (*)(void *, const char *, size_t, int, void *, void *)")
+local apply_result = entry("apply", "int (*)(void *, void *, void *, void *)")
+local remove_names = entry("remove", "int (*)(int, void *, void *, void *)")
 
 local NOT_HERE, UNREPORTED = fast.NOT_HERE, fast.UNREPORTED
-
-local new_struct, report_type = ffi.new, ffi.typeof(fast.report)
-
-local function new_report()
-  local struct = new_struct(report_type)
-  return { struct = struct, text = ffi.cast("const char *", struct.text), lengths = struct.lengths }
-end
-
--- Who has the report is the only one to use it until it is given back. Where it is not there (a
--- finaliser's call amid another, or an error that ended the one that had it) there is another.
-local spare_report = new_report()
-
-local function take_report()
-  local report = spare_report or new_report()
-  spare_report = nil
-  return report
-end
 
 local function is_result(value)
   return type(value) == "userdata" and getmetatable(value) == result_metatable
@@ -88,7 +72,8 @@ local function maker(fill, make_one)
       left = left - 1
       return object
     end
-    local count, made = size, {}
+    local count = size
+    local made = new_table(count, 0)
     fill(made, count)
     if size < MOST_SPARE then
       size = count * 2
@@ -154,6 +139,16 @@ local function add_all(staged, attributes)
   return true
 end
 
+-- A table with one text, as most have, needs no staging.
+local function set_table(result, attributes)
+  local name, value = next(attributes)
+  if type(name) == "string" and type(value) == "string" and next(attributes, name) == nil then
+    return set_attribute(result, name, #name, value, #value) == 0
+  end
+  local staged = stage()
+  return add_all(staged, attributes) and set_attributes(staged, result) == 0
+end
+
 -- Sets the field with this number.
 function api.set(result, number, value)
   if not is_result(result) then
@@ -161,11 +156,7 @@ function api.set(result, number, value)
   end
   local kind = type(value)
   if kind == "table" then
-    if number ~= ATTRIBUTES then
-      return false
-    end
-    local staged = stage()
-    return add_all(staged, value) and set_attributes(staged, result) == 0
+    return number == ATTRIBUTES and set_table(result, value)
   elseif kind == "string" then
     return set_text(result, number, value, #value) == 0
   elseif kind == "boolean" then
@@ -174,73 +165,34 @@ function api.set(result, number, value)
   return false
 end
 
--- Request contexts. `publish` is the host's, `later` what reports the changes otherwise.
-
--- Publishes the headers of a report, of which there are `count`. The first two without a loop:
--- LuaJIT compiles no function with an inner loop of few rounds.
-local function publish_bytes_of(report, publish_bytes, count)
-  local text, lengths = report.text, report.lengths
-  local at, length = lengths[0], lengths[1]
-  publish_bytes(text, at, text + at, length)
-  if count == 1 then
-    return
-  end
-  at = at + (length >= 0 and length or 0)
-  local name_length = lengths[2]
-  length = lengths[3]
-  publish_bytes(text + at, name_length, text + at + name_length, length)
-  for index = 4, count * 2 - 2, 2 do
-    at = at + name_length + (length >= 0 and length or 0)
-    name_length, length = lengths[index], lengths[index + 1]
-    publish_bytes(text + at, name_length, text + at + name_length, length)
-  end
-end
-
--- The same where the host wants strings.
-local function publish_strings_of(report, publish, count)
-  local text, lengths, at = report.text, report.lengths, 0
-  for index = 0, count * 2 - 2, 2 do
-    local name = string_of(text + at, lengths[index])
-    at = at + lengths[index]
-    local length = lengths[index + 1]
-    publish(name, length >= 0 and string_of(text + at, length))
-    if length >= 0 then
-      at = at + length
-    end
-  end
-end
+-- Request contexts. `setter` sets the response headers of `request`; without one, and where it
+-- does not set all of them, `later` does, by `publish`.
 
 -- What is left to do after a function that changed the context.
-local function finish(context, report, outcome, publish, publish_bytes, later)
-  if outcome > 0 then
-    if publish_bytes then
-      publish_bytes_of(report, publish_bytes, outcome)
-    else
-      publish_strings_of(report, publish, outcome)
-    end
-  elseif outcome == UNREPORTED then
+local function finish(context, outcome, publish, setter, later)
+  if outcome == NOT_HERE then
+    return false
+  end
+  if publish and (outcome == UNREPORTED or not setter) then
     later(context, publish)
   end
-  spare_report = report or spare_report
-  return outcome ~= NOT_HERE
+  return true
 end
 
-function api.select(context, ip, port, publish, publish_bytes, later)
+function api.select(context, ip, port, publish, setter, request, later)
   if not is_context(context) then
     return false
   end
-  local report = publish and take_report()
-  local outcome = select_server(context, ip, #ip, port, report and report.struct)
-  return finish(context, report, outcome, publish, publish_bytes, later)
+  local outcome = select_server(context, ip, #ip, port, setter, request)
+  return finish(context, outcome, publish, setter, later)
 end
 
-function api.apply(context, result, publish, publish_bytes, later)
+function api.apply(context, result, publish, setter, request, later)
   if not is_context(context) or not is_result(result) then
     return false
   end
-  local report = publish and take_report()
-  local outcome = apply_result(context, result, report and report.struct)
-  return finish(context, report, outcome, publish, publish_bytes, later)
+  local outcome = apply_result(context, result, setter, request)
+  return finish(context, outcome, publish, setter, later)
 end
 
 -- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless
@@ -256,7 +208,7 @@ local function add_names(staged, names)
   return true
 end
 
-function api.remove(context, names, publish, publish_bytes, later)
+function api.remove(context, names, publish, setter, request, later)
   if not is_context(context) or type(names) ~= "table" then
     return false
   end
@@ -264,9 +216,8 @@ function api.remove(context, names, publish, publish_bytes, later)
   if not add_names(staged, names) then
     return false
   end
-  local report = publish and take_report()
-  local outcome = remove_names(staged, context, report and report.struct)
-  return finish(context, report, outcome, publish, publish_bytes, later)
+  local outcome = remove_names(staged, context, setter, request)
+  return finish(context, outcome, publish, setter, later)
 end
 
 return api

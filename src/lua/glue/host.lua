@@ -4,12 +4,11 @@
 --   current_context(name)    the request context calls act on now, and, where its response
 --                            headers are to be set at once, a function publish(name, value)
 --                            that sets one to a string; false clears it. Where there is a way
---                            without strings, also publish_bytes(name, length, value, length),
---                            which takes pointers of the FFI; a negative length clears it.
---                            Where there is no request it raises at level 3: it is called by the
---                            functions of the API themselves. `name` is given by those that
---                            change the context: they are also refused where the headers were
---                            sent.
+--                            without strings, also the struct `setter` of `fast.rs`, and the
+--                            request whose headers it sets. Where there is no request it
+--                            raises at level 3: it is called by the functions of the API
+--                            themselves. `name` is given by those that change the context: they
+--                            are also refused where the headers were sent.
 --   keep_context()           called when a script is given the current context: it may keep it
 --   bind(context)            makes `context` the one to act on from now on, nil the host's own;
 --                            called from C, so what it raises needs no position

@@ -5,8 +5,9 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, push_userdata};
-use crate::engine::context::{Changes, Headers, Selection, SharedContext};
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult};
+use crate::engine::context::{ChangeList, Headers, RequestContext, Selection};
+use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
+use crate::lua::held::Held;
 
 /// What a native answers. Pushed as one value unless it says otherwise.
 pub(in crate::lua) enum Answer {
@@ -31,11 +32,13 @@ pub(in crate::lua) enum Answer {
     /// An array name, value, name, value, …
     HeaderList(Headers),
     /// Fills the table that is argument 2 with name, value or false, …; pushes its new length.
-    Changes(Changes),
+    Changes(ChangeList),
     /// Address and port, or two nils.
     Selection(Option<Selection>),
-    Result(SharedResult),
-    Context(SharedContext),
+    /// A new result, with this content.
+    Result(BackendResult),
+    /// A new request context.
+    Context,
     /// A bug of ours: raised, as text.
     Panicked,
     /// nil and true: argument 1 is not what the native works on.
@@ -47,7 +50,7 @@ pub(in crate::lua) enum Answer {
 ///
 /// `state` is running a C function made by [`Natives::add`], with room for 5 values. May raise:
 /// the frames between it and Lua have no destructor to run.
-pub(super) unsafe fn push(state: *mut lua_State, answer: &Answer) -> c_int {
+pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
     // SAFETY: as of this function; no frame below it owns anything.
     unsafe {
         match answer {
@@ -58,7 +61,7 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &Answer) -> c_int {
             Answer::Bytes(bytes) => push_bytes(state, bytes),
             Answer::List(list) => {
                 ffi::lua_createtable(state, size(list.len()), 0);
-                for (index, bytes) in (1..).zip(list) {
+                for (index, bytes) in (1..).zip(&*list) {
                     push_bytes(state, bytes);
                     ffi::lua_rawseti(state, -2, index);
                 }
@@ -121,8 +124,14 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &Answer) -> c_int {
                 ffi::lua_pushinteger(state, selection.port.into());
                 return 2;
             }
-            Answer::Result(result) => push_userdata(state, result, RESULT_METATABLE),
-            Answer::Context(context) => push_userdata(state, context, CONTEXT_METATABLE),
+            Answer::Result(result) => {
+                push_userdata(state, RESULT_METATABLE, || {
+                    Held::new(std::mem::take(result))
+                });
+            }
+            Answer::Context => {
+                push_userdata::<RequestContext>(state, CONTEXT_METATABLE, Held::default);
+            }
             Answer::Panicked => {
                 push_bytes(state, b"nauthilus_backend: internal error");
                 ffi::lua_error(state);

@@ -7,8 +7,9 @@ use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
 use crate::engine::attribute_name::AttributeName;
-use crate::engine::context::SharedContext;
-use crate::engine::result::{AttributeValue, Attributes, Bytes, Scalar, SharedResult, Text};
+use crate::engine::context::RequestContext;
+use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar, Text};
+use crate::lua::held::Held;
 
 /// The arguments of a running native. Reading them raises no error and allocates nothing of
 /// Lua's, and leaves Lua's stack as it was.
@@ -85,15 +86,15 @@ impl Args {
     }
 
     /// The result that is argument `index`.
-    pub(in crate::lua) fn result(&self, index: c_int) -> Option<&SharedResult> {
+    pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
         // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and userdata with it hold a
-        // `Content<SharedResult>`. The argument keeps it alive, and only its finaliser, which
+        // `Content<BackendResult>`. The argument keeps it alive, and only its finaliser, which
         // cannot run while it is an argument, changes it.
         unsafe { (*content(self.state, index, RESULT_METATABLE)?).as_ref() }
     }
 
     /// The context that is argument `index`.
-    pub(in crate::lua) fn context(&self, index: c_int) -> Option<&SharedContext> {
+    pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
         // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
     }

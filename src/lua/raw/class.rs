@@ -5,8 +5,10 @@ use std::ffi::{c_int, c_void};
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
-use crate::engine::context::SharedContext;
-use crate::engine::result::SharedResult;
+use crate::engine::context::RequestContext;
+use crate::engine::result::BackendResult;
+use crate::engine::shared::Shared;
+use crate::lua::held::Held;
 
 /// Upvalues of each native.
 pub(super) const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
@@ -21,15 +23,18 @@ const HOLDER_METATABLE: c_int = 1;
 /// are few: the contents of several userdata are in one other, their holder, which alone has a
 /// finaliser. Each of them has the address of its content, and an environment table with the
 /// holder in it, so that this lives as long as one of them can be reached.
-pub(in crate::lua) type Content<T> = Option<T>;
+pub(in crate::lua) type Content<T> = Option<Held<T>>;
 
-/// Pushes a userdata that holds `handle`.
-pub(super) unsafe fn push_userdata<T: Clone>(state: *mut lua_State, handle: &T, metatable: c_int) {
-    // SAFETY: as of `push`. Nothing raises once it has content. Cloning a handle counts a
-    // reference and cannot panic.
+/// Pushes a userdata that holds what `make` gives, which must not panic.
+pub(super) unsafe fn push_userdata<T>(
+    state: *mut lua_State,
+    metatable: c_int,
+    make: impl FnOnce() -> Held<T>,
+) {
+    // SAFETY: as of `push`. Nothing raises once it has content.
     unsafe {
         let contents = Contents::<T>::new(state, metatable, 1);
-        contents.push_userdata(state, 0).write(Some(handle.clone()));
+        contents.push_userdata(state, 0).write(Some(make()));
         contents.finish(state);
     }
 }
@@ -136,7 +141,7 @@ impl<T> Contents<T> {
 /// Called by Lua, with an address that is valid during the call.
 pub(in crate::lua) unsafe extern "C-unwind" fn push_result(state: *mut lua_State) -> c_int {
     // SAFETY: as of this function; made by `Natives::function`, it has the upvalues.
-    unsafe { push_borrowed::<SharedResult>(state, RESULT_METATABLE) }
+    unsafe { push_borrowed::<BackendResult>(state, RESULT_METATABLE) }
 }
 
 /// `push_context(address of a SharedContext)` → context; as `push_result`.
@@ -146,14 +151,15 @@ pub(in crate::lua) unsafe extern "C-unwind" fn push_result(state: *mut lua_State
 /// As of `push_result`.
 pub(in crate::lua) unsafe extern "C-unwind" fn push_context(state: *mut lua_State) -> c_int {
     // SAFETY: as in `push_result`.
-    unsafe { push_borrowed::<SharedContext>(state, CONTEXT_METATABLE) }
+    unsafe { push_borrowed::<RequestContext>(state, CONTEXT_METATABLE) }
 }
 
-unsafe fn push_borrowed<T: Clone>(state: *mut lua_State, metatable: c_int) -> c_int {
+unsafe fn push_borrowed<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
     // SAFETY: as of the callers.
     unsafe {
-        match ffi::lua_touserdata(state, 1).cast::<T>().as_ref() {
-            Some(handle) => push_userdata(state, handle, metatable),
+        match ffi::lua_touserdata(state, 1).cast::<Shared<T>>().as_ref() {
+            // Counts a reference.
+            Some(handle) => push_userdata(state, metatable, || handle.clone().into()),
             None => ffi::lua_pushnil(state),
         }
     }
@@ -169,7 +175,7 @@ unsafe fn push_borrowed<T: Clone>(state: *mut lua_State, metatable: c_int) -> c_
 #[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_State) -> c_int {
     // SAFETY: as in `push_result`.
-    unsafe { fill::<SharedResult>(state, RESULT_METATABLE) }
+    unsafe { fill::<BackendResult>(state, RESULT_METATABLE) }
 }
 
 /// `fill_contexts(array, count)`: the same with new contexts.
@@ -180,7 +186,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_Stat
 #[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_contexts(state: *mut lua_State) -> c_int {
     // SAFETY: as in `push_result`.
-    unsafe { fill::<SharedContext>(state, CONTEXT_METATABLE) }
+    unsafe { fill::<RequestContext>(state, CONTEXT_METATABLE) }
 }
 
 #[cfg(feature = "luajit")]
@@ -195,7 +201,7 @@ unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
             let contents = Contents::<T>::new(state, metatable, count.unsigned_abs() as usize);
             for index in 0..count {
                 let content = contents.push_userdata(state, index as usize);
-                content.write(Some(T::default()));
+                content.write(Some(Held::default()));
                 ffi::lua_rawseti(state, 1, (index + 1).into());
             }
             contents.finish(state);

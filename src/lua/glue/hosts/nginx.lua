@@ -33,7 +33,8 @@ local no_response = {
 }
 
 local publish = is_http and headers.publish or nil
-local publish_bytes = is_http and headers.publish_bytes or nil
+local setter = is_http and headers.setter or nil
+local get_request = headers.get_request
 
 local past_init = false
 
@@ -69,7 +70,7 @@ function nginx.current_context(name)
   if not context then
     context = make_context(ctx, is_new)
   end
-  return context, publish, publish_bytes
+  return context, publish, setter, setter and get_request()
 end
 
 -- Binds for the rest of the request.

@@ -1,12 +1,13 @@
--- How response headers are set in nginx: through `ngx.header`, and in LuaJIT from the bytes of a
--- report, without making strings of them.
+-- How response headers are set in nginx: through `ngx.header`, and in LuaJIT by what that calls,
+-- without making strings for it.
 
-local _, parts = ...
+local native, parts = ...
 if not parts.nginx_wait then
   return nil
 end
 
-local find, pcall, tostring, type = string.find, pcall, tostring, type
+local find, format, pcall, tostring, type = string.find, string.format, pcall, tostring, type
+local unpack = rawget(_G, "unpack")
 local loaded = package.loaded
 local ffi = parts.ffi.library
 local header = loaded.ngx.header
@@ -18,20 +19,32 @@ function headers.publish(name, value)
   header[name] = value or nil
 end
 
--- What `ngx.header` calls itself. Whether this is the function known here is asked of its
--- declaration, which nginx's Lua library made: a table is neither a pointer nor a number, so it
--- is refused before anything is called, by the parameter's number and type; so is one too many.
+-- What `ngx.header` calls itself: the types of its parameters, as LuaJIT shows them.
+local POINTER, TEXT, SIZE, INT, TEXTS = "%*'", "'const char %*'", "'uint%d+_t'", "'int'", "'char %*%*'"
+local PARAMETERS = { POINTER, TEXT, SIZE, INT, TEXT, SIZE, POINTER, SIZE, INT, TEXTS }
+
+-- Whether this is the function known here is asked of its declaration, which nginx's Lua library
+-- made: a table is neither a pointer nor a number, so it is refused before anything is called, by
+-- the parameter's number and type; so is one too many.
+local function is_known(set)
+  local function refused(wanted, ...)
+    local taken, why = pcall(set, ...)
+    return not taken and find(tostring(why), wanted)
+  end
+  for number = 1, #PARAMETERS do
+    local arguments = { nil, "", 0, 0, nil, 0, nil, 0, 1, nil }
+    arguments[number] = {}
+    local wanted = format("#%d .*'table' to .*%s", number, PARAMETERS[number])
+    if not refused(wanted, unpack(arguments, 1, #PARAMETERS)) then
+      return false
+    end
+  end
+  return refused("wrong number of arguments", nil, "", 0, 0, nil, 0, nil, 0, 1, nil, {})
+end
+
 local function find_setter()
   local set = ffi.C.ngx_http_lua_ffi_set_resp_header
-  local taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, {})
-  if taken or not find(tostring(why), "#10 .*'table' to 'char %*%*'") then
-    return nil
-  end
-  taken, why = pcall(set, nil, "", 0, 0, nil, 0, nil, 0, 1, nil, {})
-  if taken or not find(tostring(why), "wrong number of arguments", 1, true) then
-    return nil
-  end
-  return set
+  return is_known(set) and set
 end
 
 local base = loaded["resty.core.base"]
@@ -45,24 +58,9 @@ if not found or not set_header or not get_request or not get_problem then
 end
 
 local problem = get_problem()
-local string_of = ffi.string
-local NO_VALUES = 0
-local OVERRIDE = 1
--- What it answers where it did so, or where nginx sets this header itself.
-local DONE, DECLINED = 0, -5
-
--- Sets the header to the value of this length; a negative one clears it.
-function headers.publish_bytes(name, name_length, value, length)
-  local request = get_request()
-  local clears = length < 0
-  -- C would follow a null pointer.
-  local done = request and set_header(
-    request, name, name_length, clears, value, clears and 0 or length, nil, NO_VALUES, OVERRIDE, problem
-  )
-  if done ~= DONE and done ~= DECLINED then
-    -- The other way says what is wrong.
-    headers.publish(string_of(name, name_length), not clears and string_of(value, length))
-  end
-end
+headers.get_request = get_request
+headers.setter = ffi.new(native.fast.setter, ffi.cast("void *", set_header), problem)
+-- For nobody to read: a pointer keeps nothing alive.
+headers.anchor = problem
 
 return headers

@@ -1,0 +1,83 @@
+//! The headers of a context's attributes: as they are, and as the host last heard of them.
+
+use smallvec::SmallVec;
+
+use super::super::headers::Header;
+
+/// Sorted by name. Mostly there is one, which needs no memory of its own.
+pub(super) type HeaderList = SmallVec<[Header; 1]>;
+
+/// Finds a header in a sorted list.
+pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
+    let at = list
+        .binary_search_by(|header| (*header.name).cmp(name))
+        .ok()?;
+    list.get(at)
+}
+
+/// See the module's documentation. A new context has no headers, and its host knows of none.
+#[derive(Debug, Default)]
+pub(super) struct AttributeHeaders {
+    list: HeaderList,
+    /// Whether the attributes changed since the list was made.
+    is_outdated: bool,
+    /// The version of the policy (`expose_attributes`) it was made under.
+    version: u64,
+    /// What the host heard of, unless that is `list`.
+    before: HeaderList,
+    has_before: bool,
+}
+
+impl AttributeHeaders {
+    /// The attributes changed.
+    pub(super) fn outdate(&mut self) {
+        self.is_outdated = true;
+    }
+
+    /// Whether the list is of the present attributes under the policy of this version. No policy
+    /// matters where there are no attributes.
+    pub(super) fn is_current(&self, has_attributes: bool, version: impl FnOnce() -> u64) -> bool {
+        !self.is_outdated && (!has_attributes || self.version == version())
+    }
+
+    /// Sets the list, made under the policy of this version.
+    pub(super) fn set(&mut self, list: HeaderList, version: u64) {
+        let last = std::mem::replace(&mut self.list, list);
+        if !self.has_before {
+            self.before = last;
+            self.has_before = true;
+        }
+        self.is_outdated = false;
+        self.version = version;
+    }
+
+    /// The list as it was last made.
+    pub(super) fn list(&self) -> &[Header] {
+        &self.list
+    }
+
+    /// What the host heard of.
+    pub(super) fn reported(&self) -> &[Header] {
+        if self.has_before {
+            &self.before
+        } else {
+            &self.list
+        }
+    }
+
+    /// Whether nothing was made since the host heard of the list.
+    pub(super) fn is_reported(&self) -> bool {
+        !self.has_before
+    }
+
+    /// The host has heard of the list.
+    pub(super) fn note_reported(&mut self) {
+        self.before.clear();
+        self.has_before = false;
+    }
+
+    /// No attributes any more; what the host heard of stays so.
+    pub(super) fn clear(&mut self) {
+        self.set(HeaderList::new(), self.version);
+    }
+}
