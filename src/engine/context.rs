@@ -6,8 +6,10 @@
 //! but two that give the same header count as one header, and the later wins (base before
 //! applied, an earlier call before a later one, and within one result in order of names).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
@@ -17,9 +19,11 @@ use super::shared::Shared;
 
 mod attribute_headers;
 mod changes;
+mod removed;
 
 use attribute_headers::{AttributeHeaders, HeaderList};
 pub use changes::{ChangeList, Changes, Headers};
+use removed::Removed;
 
 /// The server selected for the request.
 #[derive(Clone, Debug)]
@@ -54,9 +58,7 @@ pub struct RequestContext {
 struct More {
     /// Groups of applied results, tidied.
     applied_groups: Vec<Bytes>,
-    /// In order of the calls, each once.
-    removed: Vec<Bytes>,
-    removed_names: BTreeSet<Bytes>,
+    removed: Removed,
     /// Attributes named as secrets by the fields of applied results. Those of the base result
     /// are asked there.
     secret_fields: Vec<Bytes>,
@@ -128,11 +130,7 @@ impl RequestContext {
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
         let more = self.more_mut();
         for name in names {
-            let name = name.as_ref();
-            if !more.removed_names.contains(name) {
-                more.removed_names.insert(name.into());
-                more.removed.push(name.into());
-            }
+            more.removed.add(name.as_ref());
         }
         self.headers.outdate();
     }
@@ -151,8 +149,8 @@ impl RequestContext {
     }
 
     /// The names removed so far, in order of the calls, each once.
-    pub fn removed(&self) -> &[Bytes] {
-        &self.more().removed
+    pub fn removed(&self) -> &[AttributeName] {
+        self.more().removed.names()
     }
 
     /// The final attributes.
@@ -162,8 +160,7 @@ impl RequestContext {
             Applied::Once(applied) if self.base.attributes.is_empty() => applied.clone(),
             _ => Attributes::from_pairs(
                 self.final_attributes()
-                    .map(|(_, name, value)| (name.clone(), value.clone()))
-                    .collect(),
+                    .map(|(_, name, value)| (name.clone(), value.clone())),
             ),
         }
     }
@@ -187,7 +184,7 @@ impl RequestContext {
         self.update_headers();
         Headers {
             selection: self.selection.clone(),
-            attributes: self.headers.list().to_vec(),
+            attributes: self.headers.list().iter().cloned().collect(),
         }
     }
 
@@ -248,8 +245,7 @@ impl RequestContext {
     fn more(&self) -> &More {
         static NOTHING: More = More {
             applied_groups: Vec::new(),
-            removed: Vec::new(),
-            removed_names: BTreeSet::new(),
+            removed: Removed::new(),
             secret_fields: Vec::new(),
         };
         self.more.as_deref().unwrap_or(&NOTHING)
@@ -283,7 +279,7 @@ impl RequestContext {
             list.extend(self.header(name, value, is_exposed));
             return list;
         }
-        let mut made: Vec<(u64, Header)> = self
+        let mut made: SmallVec<[(u64, Header); 2]> = self
             .final_attributes()
             .filter_map(|(call, name, value)| Some((call, self.header(name, value, &is_exposed)?)))
             .collect();
@@ -340,16 +336,17 @@ impl RequestContext {
     /// The number of the call (0 for the base), name and value of each final attribute: the
     /// base's by name, then the applied ones by name.
     fn final_attributes(&self) -> impl Iterator<Item = (u64, &AttributeName, &AttributeValue)> {
-        let removed = &self.more().removed_names;
+        let removed = &self.more().removed;
         let base = self
             .base
             .attributes
             .iter()
-            .filter(|(name, _)| !removed.contains(&***name))
+            .filter(|(name, _)| !removed.contains(name))
             .map(|(name, value)| (0, name, value));
-        let applied = self.applied.iter().filter(|(_, name, _)| {
-            removed.contains(&***name) || !self.base.attributes.contains(name)
-        });
+        let applied = self
+            .applied
+            .iter()
+            .filter(|(_, name, _)| removed.contains(name) || !self.base.attributes.contains(name));
         base.chain(applied)
     }
 }

@@ -58,6 +58,9 @@ impl AttributeValue {
 /// Name and value of an attribute.
 pub type Pair = (AttributeName, AttributeValue);
 
+/// Pairs in any order; a few need no memory of their own.
+pub type PairList = SmallVec<[Pair; 4]>;
+
 /// A set of attributes, sorted by name (bytewise). Immutable: what one holder sees never changes
 /// under it.
 #[derive(Clone, Default)]
@@ -78,12 +81,12 @@ impl Attributes {
     }
 
     /// Of two pairs with one name the later counts.
-    pub fn from_pairs(mut pairs: Vec<Pair>) -> Self {
-        Self::take_pairs(&mut pairs)
+    pub fn from_pairs(pairs: impl IntoIterator<Item = Pair>) -> Self {
+        Self::take_pairs(&mut pairs.into_iter().collect())
     }
 
     /// The same, and leaves the list empty, with the memory it has.
-    pub fn take_pairs(pairs: &mut Vec<Pair>) -> Self {
+    pub fn take_pairs(pairs: &mut PairList) -> Self {
         if pairs.len() > 1 {
             // Stable: among equal names the order given stays.
             pairs.sort_by(|a, b| a.0.cmp(&b.0));

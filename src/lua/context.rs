@@ -169,7 +169,7 @@ fn groups(args: &Args) -> Answer {
 /// `context_removed(context)` → array
 fn removed(args: &Args) -> Answer {
     from_context(args, |context| {
-        Answer::List(context.with(|c| c.removed().to_vec()))
+        Answer::List(context.with(|c| c.removed().iter().map(|name| (**name).into()).collect()))
     })
 }
 

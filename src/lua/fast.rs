@@ -20,9 +20,10 @@ use mlua::prelude::*;
 use super::held::Held;
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
-use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::RequestContext;
-use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar, Text};
+use crate::engine::result::{
+    AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
+};
 use crate::engine::server_address::plain_literal;
 
 /// What a function answers; where it does not say otherwise, 0 is done.
@@ -164,7 +165,7 @@ unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
 struct Staged {
     /// Tells the calls apart: a finaliser's may come in between.
     number: c_int,
-    attributes: Vec<(AttributeName, AttributeValue)>,
+    attributes: PairList,
     names: Vec<Bytes>,
 }
 

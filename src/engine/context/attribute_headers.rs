@@ -4,8 +4,8 @@ use smallvec::SmallVec;
 
 use super::super::headers::Header;
 
-/// Sorted by name. Mostly there is one, which needs no memory of its own.
-pub(super) type HeaderList = SmallVec<[Header; 1]>;
+/// Sorted by name. Mostly there are one or two, which need no memory of their own.
+pub(super) type HeaderList = SmallVec<[Header; 2]>;
 
 /// Finds a header in a sorted list.
 pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {

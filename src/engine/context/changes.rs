@@ -1,15 +1,16 @@
 //! The response headers of a context, and what became of them.
 
+use super::super::attribute_name::AttributeName;
 use super::super::headers::{self, Header};
-use super::super::result::{Bytes, Text};
+use super::super::result::Text;
 use super::Selection;
-use super::attribute_headers::find;
+use super::attribute_headers::{HeaderList, find};
 
 /// The response headers of a context at one moment.
 #[derive(Clone, Debug)]
 pub struct Headers {
     pub(super) selection: Option<Selection>,
-    pub(super) attributes: Vec<Header>,
+    pub(super) attributes: HeaderList,
 }
 
 impl Headers {
@@ -62,7 +63,7 @@ pub struct Changes<'a> {
     /// The new selection where it changed; `Some(None)` where it vanished.
     pub(super) selection: Option<Option<&'a Selection>>,
     /// The names removed since, of attributes.
-    pub(super) removed: &'a [Bytes],
+    pub(super) removed: &'a [AttributeName],
     /// The headers of attributes where they may have changed, before and after.
     pub(super) attributes: Option<(&'a [Header], &'a [Header])>,
     /// The headers of attributes, whether they changed or not.
@@ -71,7 +72,7 @@ pub struct Changes<'a> {
 
 impl Changes<'_> {
     /// Calls `each` with the name of each header that changed and its value, `None` where it
-    /// vanished. Allocates only for names that were removed.
+    /// vanished. Does not allocate.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
         match self.selection {
             None => {}
@@ -84,11 +85,10 @@ impl Changes<'_> {
             }
         }
         let (before, after) = self.attributes.unwrap_or((self.after, self.after));
-        for name in self.removed.iter().filter(|name| headers::is_name(name)) {
-            let name = headers::name(name);
+        for name in self.removed.iter().filter_map(AttributeName::header) {
             // One that the list before had is reported with that list.
-            if find(after, &name).is_none() && find(before, &name).is_none() {
-                each(&name, None);
+            if find(after, name).is_none() && find(before, name).is_none() {
+                each(name, None);
             }
         }
         if self.attributes.is_none() {

@@ -9,8 +9,7 @@ fn text(s: &str) -> AttributeValue {
 fn result(pairs: &[(&str, &str)]) -> BackendResult {
     let pairs = pairs
         .iter()
-        .map(|(name, value)| (name.as_bytes().into(), text(value)))
-        .collect();
+        .map(|(name, value)| (name.as_bytes().into(), text(value)));
     BackendResult {
         attributes: Attributes::from_pairs(pairs),
         ..Default::default()

@@ -8,7 +8,9 @@ use mlua::ffi::{self, lua_State};
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
 use crate::engine::attribute_name::AttributeName;
 use crate::engine::context::RequestContext;
-use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar, Text};
+use crate::engine::result::{
+    AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
+};
 use crate::lua::held::Held;
 
 /// The arguments of a running native. Reading them raises no error and allocates nothing of
@@ -133,7 +135,7 @@ impl Args {
     /// What was expected and what was found.
     pub(in crate::lua) fn attributes(&self, index: c_int) -> Result<Attributes, String> {
         let table = self.table(index, "table")?;
-        let mut pairs = Vec::new();
+        let mut pairs = PairList::new();
         let mut refused = None;
         // SAFETY: `index` is a table, and nothing here changes it.
         unsafe {
@@ -146,7 +148,7 @@ impl Args {
             });
         }
         match refused {
-            None => Ok(Attributes::from_pairs(pairs)),
+            None => Ok(Attributes::take_pairs(&mut pairs)),
             Some(why) => Err(why),
         }
     }
