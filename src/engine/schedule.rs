@@ -16,10 +16,14 @@ const DRAWN: f64 = JITTER - 0.5 / GRID_SHARE as f64;
 
 /// Probes that are due within this share of an interval may start together: waking up costs
 /// as much as a probe.
-const GRID_SHARE: u32 = 60;
+const GRID_SHARE: u32 = 39;
 
-/// But no longer than so many milliseconds.
+/// But no longer than so many milliseconds: twice as long where that gathers few.
 const GRID_MAX_MS: u64 = 128;
+const GRID_WIDE_MS: u64 = 2 * GRID_MAX_MS;
+
+/// So many probes that start together are few.
+const FEW: usize = 16;
 
 /// First looks are spread so that this many start in a second.
 const FIRST_LOOKS_PER_SECOND: u32 = 100;
@@ -57,6 +61,7 @@ pub(super) fn jittered(interval: Duration) -> Duration {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
     origin_ns: u64,
+    max_ms: u64,
 }
 
 impl Grid {
@@ -64,13 +69,33 @@ impl Grid {
     pub(super) fn begin() -> Self {
         Self {
             origin_ns: clock::monotonic_ns(),
+            max_ms: GRID_MAX_MS,
         }
+    }
+
+    /// The grid for `count` timers of about this interval.
+    pub(super) fn fitted(self, count: usize, interval: Duration) -> Self {
+        let steps = clock::ms(interval) / GRID_WIDE_MS;
+        let gathers_few = usize::try_from(steps).is_ok_and(|steps| count <= FEW * steps);
+        Self {
+            max_ms: if gathers_few {
+                GRID_WIDE_MS
+            } else {
+                GRID_MAX_MS
+            },
+            ..self
+        }
+    }
+
+    /// The longest time between two times of the grid.
+    pub(super) fn widest(self) -> Duration {
+        Duration::from_millis(self.max_ms)
     }
 
     /// The time nearest to `due_ns` at which timers of this interval are due: the average
     /// interval stays what it is.
     pub(super) fn nearest(self, due_ns: u64, interval: Duration) -> u64 {
-        let most = clock::ms(interval / GRID_SHARE).min(GRID_MAX_MS);
+        let most = clock::ms(interval / GRID_SHARE).min(self.max_ms);
         let Some(exponent) = most.checked_ilog2() else {
             return due_ns;
         };
@@ -86,11 +111,18 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    fn grid(origin_ns: u64) -> Grid {
+        Grid {
+            origin_ns,
+            max_ms: GRID_MAX_MS,
+        }
+    }
+
     #[test]
     fn jitter_and_grid_stay_within_five_percent_and_add_nothing() {
-        for interval in [SECOND * 100, SECOND, SECOND / 10] {
+        for interval in [SECOND * 100, SECOND * 10, SECOND, SECOND / 10] {
             let start = 123_456_789_012_345;
-            let grid = Grid { origin_ns: 77 };
+            let grid = grid(77).fitted(1, interval);
             let all: Vec<f64> = (0..20_000)
                 .map(|_| grid.nearest(start + clock::ns(jittered(interval)), interval) - start)
                 .map(|ns| ns as f64 / 1e9 / interval.as_secs_f64())
@@ -104,16 +136,32 @@ mod tests {
 
     #[test]
     fn timers_of_an_interval_share_their_times() {
-        let grid = Grid { origin_ns: 7 };
+        let grid = grid(7);
         let near = |due, interval| grid.nearest(due, interval) - 7;
         let due = [1_000_000, 8_000_006, 8_000_007, 24_000_006, 24_000_007];
         let at = due.map(|ns| near(ns, SECOND) / 1_000_000);
         assert_eq!(at, [0, 0, 16, 16, 32]);
-        assert_eq!(near(1_400_000, SECOND / 10), 1_000_000);
+        assert_eq!(near(2_900_000, SECOND / 10), 2_000_000);
         assert_eq!(near(200_000_000, SECOND * 10), 256_000_000);
         assert_eq!(near(200_000_000, SECOND * 3600), 256_000_000);
         assert_eq!(near(1234, SECOND / 100), 1227);
         assert_eq!(grid.nearest(3, SECOND), 7);
+    }
+
+    #[test]
+    fn few_timers_wake_less_often() {
+        let step = |count, interval| {
+            let grid = grid(0).fitted(count, interval);
+            let next = (1..).map(|ms| grid.nearest(ms * 1_000_000, interval));
+            next.skip_while(|due| *due == 0).next().unwrap() / 1_000_000
+        };
+        assert_eq!(step(100, SECOND * 10), 256);
+        assert_eq!(step(624, SECOND * 10), 256);
+        assert_eq!(step(625, SECOND * 10), 128);
+        assert_eq!(step(10_000, SECOND * 10), 128);
+        assert_eq!(step(1, SECOND * 9), 128);
+        assert_eq!(step(1, SECOND), 16);
+        assert_eq!(step(100_000, SECOND), 16);
     }
 
     #[test]
