@@ -88,19 +88,24 @@ class Row:
         return self
 
     def trials(self, ours, baseline):
-        """Figures of trials at random moments: the ratio is that of the medians, the spread
-        what nineteen of twenty repetitions would give (a bootstrap)."""
-        if not ours or not baseline:
+        """Figures of trials at moments that chance chose, in rounds of many: the ratio is that
+        of the medians of all, the spread what nineteen of twenty repetitions of the rounds
+        would give (a bootstrap)."""
+        if not ours or len(ours) != len(baseline) or not all([*ours, *baseline]):
             raise Unmeasured(f"{self.beside} gave no figure")
-        self.ours, self.baseline = list(ours), list(baseline)
-        self.ratio = statistics.median(ours) / statistics.median(baseline)
+
+        def median(rounds):
+            return statistics.median(figure for one in rounds for figure in one)
+
         draw = random.Random(1)
-        again = sorted(
-            statistics.median(draw.choices(ours, k=len(ours)))
-            / statistics.median(draw.choices(baseline, k=len(baseline)))
-            for _ in range(1000)
-        )
-        self.low, self.high, self.by_chance = again[25], again[974], True
+        again = []
+        for _ in range(400):
+            both = draw.choices(list(zip(ours, baseline)), k=len(ours))
+            again.append(median(a for a, _ in both) / median(b for _, b in both))
+        again.sort()
+        self.ours, self.baseline = [f for one in ours for f in one], [f for one in baseline for f in one]
+        self.ratio = median(ours) / median(baseline)
+        self.low, self.high, self.by_chance = again[10], again[-11], True
         return self
 
     def alone(self, values):
