@@ -10,7 +10,7 @@ from lab import Nginx, free_port, lua_servers, until
 from lib import Row, Unmeasured, quick
 from peers import HAProxy
 
-TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 7), 3: quick(1, 5)}
+TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 6), 3: quick(1, 5)}
 INTERVAL, FAST = 1.0, 0.1
 GOLDEN = (5**0.5 - 1) / 2
 # Two polls of one list are so far apart, at most.
