@@ -8,7 +8,7 @@ from peers import HAProxy, Ours, listeners
 
 TARGETS, INTERVAL = 100, 10
 # The first round is another one: faster, for a second.
-SETTLE, SLICE, SLICES = 3, 2.5, quick(4, 12)
+SETTLE, SLICE, SLICES = 3, 2.5, quick(4, 10)
 
 ROWS = [
     Row("idle", f"idle, {TARGETS} targets at {INTERVAL} s", "µs CPU/s", "HAProxy", at_most=0.7),
