@@ -251,9 +251,7 @@ impl Monitor {
         }
     }
 
-    /// When to look again: where there is no haste, when probes may be due as well. Where one
-    /// is due by then, it looks with that one and has a timer for the time after: to set the
-    /// only timer of a runtime costs two system calls.
+    /// When to look again: where there is no haste, when probes may be due as well.
     fn look_at(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Instant {
         let pause = self.pause(serving);
         let at = self.looked + pause;
@@ -263,12 +261,9 @@ impl Monitor {
         let now = clock::monotonic_ns();
         let wait = clock::ns(at.saturating_duration_since(Instant::now()));
         let grid = self.lead.as_ref().map_or(self.grid, Lead::grid);
-        let mut near = grid.nearest(now + wait, Duration::MAX);
         let next_due = self.lead.as_ref().and_then(Lead::next_due);
-        if next_due.is_some_and(|due| due <= near) {
-            near += clock::ns(grid.widest());
-        }
-        Instant::now() + Duration::from_nanos(near.saturating_sub(now))
+        let look = grid.look(now + wait, next_due);
+        Instant::now() + Duration::from_nanos(look.saturating_sub(now))
     }
 
     /// Whether a prober has to make sure of its role before it probes on.

@@ -87,9 +87,15 @@ impl Grid {
         }
     }
 
-    /// The longest time between two times of the grid.
-    pub(super) fn widest(self) -> Duration {
-        Duration::from_millis(self.max_ms)
+    /// When to wake for a look that is due about `at_ns`, where the next probe is due at
+    /// `next_due`. Who wakes for a probe looks as well, and the timer stays for the next time:
+    /// to set the only timer of a runtime costs two system calls.
+    pub(super) fn look(self, at_ns: u64, next_due: Option<u64>) -> u64 {
+        let near = self.nearest(at_ns, Duration::MAX);
+        match next_due {
+            Some(due) if due <= near => near + self.max_ms * 1_000_000,
+            _ => near,
+        }
     }
 
     /// The time nearest to `due_ns` at which timers of this interval are due: the average
@@ -149,6 +155,17 @@ mod tests {
         assert_eq!(near(200_000_000, SECOND * 3600), 256_000_000);
         assert_eq!(near(1234, SECOND / 100), 1227);
         assert_eq!(grid.nearest(3, SECOND), 7);
+    }
+
+    #[test]
+    fn a_look_comes_with_a_probe() {
+        let grid = grid(0);
+        let ms = |ms: u64| ms * 1_000_000;
+        assert_eq!(grid.look(ms(250), None), ms(256));
+        assert_eq!(grid.look(ms(250), Some(ms(257))), ms(256));
+        for due in [0, 128, 256] {
+            assert_eq!(grid.look(ms(250), Some(ms(due))), ms(384));
+        }
     }
 
     #[test]
