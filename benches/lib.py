@@ -87,20 +87,31 @@ class Row:
         self.ratio, self.low, self.high = statistics.median(ratios), min(ratios), max(ratios)
         return self
 
+    def slices(self, ours, baseline):
+        """Figures of many short runs beside each other: the ratio is the median of theirs, the
+        spread what nineteen of twenty repetitions would give."""
+        self.pairs(ours, baseline)
+        ratios = [a / b for a, b in zip(ours, baseline)]
+        self.low, self.high = repeated(ratios, statistics.median)
+        return self
+
     def trials(self, ours, baseline):
-        """Figures of trials at random moments: the ratio is that of the medians, the spread
-        what nineteen of twenty repetitions would give (a bootstrap)."""
-        if not ours or not baseline:
+        """Figures of trials at moments that chance chose, in rounds of many: the ratio is that
+        of the medians of all, the spread what nineteen of twenty repetitions of the rounds
+        would give."""
+        if not ours or len(ours) != len(baseline) or not all([*ours, *baseline]):
             raise Unmeasured(f"{self.beside} gave no figure")
-        self.ours, self.baseline = list(ours), list(baseline)
-        self.ratio = statistics.median(ours) / statistics.median(baseline)
-        draw = random.Random(1)
-        again = sorted(
-            statistics.median(draw.choices(ours, k=len(ours)))
-            / statistics.median(draw.choices(baseline, k=len(baseline)))
-            for _ in range(1000)
-        )
-        self.low, self.high, self.by_chance = again[25], again[974], True
+
+        def flat(rounds):
+            return [figure for one in rounds for figure in one]
+
+        def ratio(rounds):
+            return statistics.median(flat(a for a, _ in rounds)) / statistics.median(flat(b for _, b in rounds))
+
+        self.ours, self.baseline = flat(ours), flat(baseline)
+        rounds = list(zip(ours, baseline))
+        self.ratio, self.by_chance = ratio(rounds), True
+        self.low, self.high = repeated(rounds, ratio)
         return self
 
     def alone(self, values):
@@ -118,6 +129,13 @@ class Row:
             "goal": self.goal(), "met": self.met(), "note": self.note, "failed": self.failed,
             "ours_all": self.ours, "baseline_all": self.baseline,
         }
+
+
+def repeated(samples, figure):
+    """Between which two values `figure` is in nineteen of twenty repetitions (a bootstrap)."""
+    draw = random.Random(1)
+    again = sorted(figure(draw.choices(samples, k=len(samples))) for _ in range(400))
+    return again[10], again[-11]
 
 
 def alternate(rounds, **measures):

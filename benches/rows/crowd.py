@@ -6,7 +6,7 @@ import time
 from lib import Row, Unmeasured, cpu_seconds, quick
 from peers import Certificates, Ours, TlsServer, loopback
 
-TARGETS, INTERVAL, ROUNDS = quick(1000, 10000), quick(4, 10), quick(2, 4)
+TARGETS, INTERVAL, ROUNDS = quick(1000, 10000), quick(4, 10), quick(2, 3)
 
 PROGRAMS = ["tls_server"]
 ROWS = [

@@ -6,12 +6,13 @@ import random
 import socket
 import time
 
-from lab import Nginx, lua_servers, until
+from lab import Nginx, free_port, lua_servers, until
 from lib import Row, Unmeasured, quick
 from peers import HAProxy
 
-TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 7), 3: quick(1, 5)}
+TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 6), 3: quick(1, 5)}
 INTERVAL, FAST = 1.0, 0.1
+GOLDEN = (5**0.5 - 1) / 2
 # Two polls of one list are so far apart, at most.
 POLL = 0.002
 
@@ -40,7 +41,7 @@ class Listener:
     """A port that can be closed and opened again."""
 
     def __init__(self):
-        self.socket, self.port = None, 0
+        self.socket, self.port = None, free_port()
         self.open()
 
     def open(self):
@@ -48,7 +49,6 @@ class Listener:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", self.port))
         self.socket.listen(64)
-        self.port = self.socket.getsockname()[1]
 
     def close(self):
         self.socket.close()
@@ -99,27 +99,31 @@ class Workers:
 
 
 class Watched:
-    """What one observer makes of the closings."""
+    """What one observer makes of the closings, round by round."""
 
     def __init__(self, alive):
-        self.alive, self.latencies = alive, []
+        self.alive, self.rounds = alive, []
 
     def look(self, closed, pending):
         present = self.alive()
         now = time.monotonic()
         for port in [port for port in pending if port not in present]:
             pending.remove(port)
-            self.latencies.append((now - closed[port]) * 1000)
+            self.rounds[-1].append((now - closed[port]) * 1000)
 
 
 def one_round(listeners, observers):
     """Closes each listener at a moment of its own, until all have seen it; then opens them.
 
-    The moments are spread evenly over two intervals: whatever the phases of the probes, which
-    the end of the round before has set, all are met equally often."""
-    start, step = time.monotonic(), 2 * INTERVAL / len(listeners)
-    order = random.sample(listeners, len(listeners))
-    plan = [(start + step * (index + random.random()), one) for index, one in enumerate(order)]
+    The moments are spread evenly over an interval, and so are those of any targets that follow
+    each other in the list (the golden section sees to that). The probes of one observer come
+    all together, those of another one by one in the list's order: either way all moments
+    between two probes are met, and chance has little to say."""
+    for observer in observers:
+        observer.rounds.append([])
+    start, step = time.monotonic() + 0.01, INTERVAL / len(listeners)
+    order = sorted(range(len(listeners)), key=lambda index: index * GOLDEN % 1)
+    plan = [(start + step * (at + random.random()), listeners[index]) for at, index in enumerate(order)]
     closed, pending = {}, {observer: set() for observer in observers}
     while plan or any(pending.values()):
         while plan and plan[0][0] <= time.monotonic():
@@ -137,11 +141,12 @@ def one_round(listeners, observers):
         one.open()
     ports = {one.port for one in listeners}
     until(lambda: all(ports <= observer.alive() for observer in observers), 20, "all alive again")
-    time.sleep(random.uniform(1, 2) * INTERVAL)
+    # Until each has its place again.
+    time.sleep(random.uniform(1.1, 1.4) * INTERVAL)
 
 
 def trials(threshold, with_silent):
-    """Latencies in ms: ours, HAProxy's, ours beside a server that accepts and says nothing."""
+    """Latencies in ms, round by round: ours, HAProxy's, ours beside a server that accepts and says nothing."""
     listeners = [Listener() for _ in range(TARGETS)]
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
@@ -165,12 +170,12 @@ def trials(threshold, with_silent):
             beside.close()
         for one in [*listeners, silent]:
             one.close()
-    return [observer.latencies for observer in observers]
+    return [observer.rounds for observer in observers]
 
 
 def measure(rows):
     alone, haproxy, beside = trials(1, True)
-    rows["detection_1"].trials(alone, haproxy).note = f"{len(alone)} closings"
+    rows["detection_1"].trials(alone, haproxy).note = f"{sum(map(len, alone))} closings"
     rows["independence"].trials(beside, alone)
     alone, haproxy = trials(3, False)
-    rows["detection_3"].trials(alone, haproxy).note = f"{len(alone)} closings"
+    rows["detection_3"].trials(alone, haproxy).note = f"{sum(map(len, alone))} closings"

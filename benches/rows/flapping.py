@@ -1,18 +1,24 @@
 """Requests of an nginx worker while 100 verdicts a second change, and while none does.
 
-Half of some servers besides those that are listed are always closed; in the disturbed runs which
-half it is changes all the time. So both kinds of run probe as often and list as many. What is
-measured is the thread of nginx's event loop: the engine's own thread does the probing."""
+Half of some servers besides those that are listed are always closed; in the disturbed slices
+which half it is changes all the time. So both kinds of slice probe as often and list as many, and
+in both as many listeners open and close: in the quiet ones those that nobody probes. What is
+measured is the thread of nginx's event loop: the engine's own thread does the probing.
+
+One run of wrk lasts through all slices. The worker itself says what it has used and done, both
+at one moment, and each disturbed slice stands beside the mean of the two around it."""
 
 import socket
+import subprocess
 import threading
 import time
 
-from lab import Backend, Nginx, main_thread_cpu, wrk
+from lab import Backend, Nginx, free_port
 from lib import Row, Unmeasured, quick
 
 LISTED, FLAPPING, CHANGES = 10, 40, 100
-SECONDS, ROUNDS = quick(1, 2), quick(2, 8)
+# Of each slice the first part is not measured: verdicts follow within an interval of 50 ms.
+SLICES, SETTLE, SLICE = quick(6, 40), 0.1, 0.25
 
 ROWS = [
     Row("flapping", f"request in nginx while {CHANGES} verdicts a second change", "µs CPU/request", "none changes",
@@ -24,13 +30,25 @@ CONFIGURE = """
     nb = require("nauthilus_backend")
     nb.configure({{ log = "none", connect_interval = "50ms", fast_interval = "50ms", backend_servers = {{ {servers} }} }})
   }}
-  init_worker_by_lua_block {{ nb.start() }}
+  init_worker_by_lua_block {{
+    nb.start()
+    requests = 0
+    local ffi = require("ffi")
+    ffi.cdef([[ int clock_gettime(int, long *); ]])
+    local time = ffi.new("long[2]")
+    -- CPU of this thread in ns, requests so far, and the list's generation.
+    function used()
+      ffi.C.clock_gettime(3, time)
+      return string.format("%.0f %d %d", tonumber(time[0]) * 1e9 + tonumber(time[1]), requests, nb.status().generation)
+    end
+  }}
 """
 
 SERVER = """
-    location /generation { content_by_lua_block { ngx.print(nb.status().generation) } }
+    location /used { content_by_lua_block { ngx.print(used()) } }
     location /request {
       access_by_lua_block {
+        requests = requests + 1
         local servers = nb.get_backend_servers()
         local chosen, count = {}, 0
         for index = 1, #servers do
@@ -49,18 +67,20 @@ SERVER = """
 
 
 class Flapper(threading.Thread):
-    """Closes one server and opens another, again and again, while `disturbing` is set."""
+    """Closes one listener and opens another, again and again: of those that are probed while
+    `disturbing` is set, else of others."""
 
     def __init__(self):
         super().__init__(daemon=True)
         self.disturbing, self.ended = threading.Event(), threading.Event()
-        self.open, self.closed = [], []
-        for index in range(FLAPPING):
-            one = self.listen(0)
-            self.open.append((one.getsockname()[1], one))
-            if index % 2:
-                self.close_first()
-        self.ports = [port for port, _ in self.open] + self.closed
+        self.probed, self.others = self.listeners(), self.listeners()
+        self.ports = [port for port, _ in self.probed]
+
+    @classmethod
+    def listeners(cls):
+        """Pairs of port and listener; of every second one it is closed."""
+        ports = [free_port() for _ in range(FLAPPING)]
+        return [(port, cls.listen(port) if index % 2 else None) for index, port in enumerate(ports)]
 
     @staticmethod
     def listen(port):
@@ -70,18 +90,12 @@ class Flapper(threading.Thread):
         one.listen(64)
         return one
 
-    def close_first(self):
-        port, one = self.open.pop(0)
-        one.close()
-        self.closed.append(port)
-
     def run(self):
-        while not self.ended.is_set():
-            if self.disturbing.wait(0.1):
-                self.close_first()
-                port = self.closed.pop(0)
-                self.open.append((port, self.listen(port)))
-                time.sleep(2 / CHANGES)
+        while not self.ended.wait(2 / CHANGES):
+            some = self.probed if self.disturbing.is_set() else self.others
+            # The first two are those whose turn was the longest ago, one of them closed.
+            for port, one in [some.pop(0), some.pop(0)]:
+                some.append((port, self.listen(port) if one is None else one.close()))
 
 
 def target(protocol, port):
@@ -92,31 +106,39 @@ def measure(rows):
     flapper, listed = Flapper(), [Backend() for _ in range(LISTED)]
     servers = [target("imap", one.port) for one in listed] + [target("pop3", port) for port in flapper.ports]
     nginx = Nginx(http=CONFIGURE.format(servers=", ".join(servers)), server=SERVER).start()
-    worker, url = nginx.workers()[0], f"http://127.0.0.1:{nginx.port}/request"
-    changes = []
 
-    def cost(disturbed):
+    def used():
+        return list(map(int, nginx.body("/used").split()))
+
+    def a_slice(disturbed):
+        """Microseconds of CPU per request, and changes a second."""
         (flapper.disturbing.set if disturbed else flapper.disturbing.clear)()
-        time.sleep(0.3)
-        generation, began = int(nginx.body("/generation")), time.monotonic()
-        before = main_thread_cpu(worker)
-        _, _, output = wrk(url, SECONDS, 32)
-        spent = main_thread_cpu(worker) - before
-        if disturbed:
-            took = time.monotonic() - began
-            changes.append((int(nginx.body("/generation")) - generation) / took)
-        return spent / int(output.split(" requests in ")[0].split()[-1]) * 1e6
+        time.sleep(SETTLE)
+        began, before = time.monotonic(), used()
+        time.sleep(SLICE)
+        cpu, requests, changes = (b - a for a, b in zip(before, used()))
+        return cpu / requests / 1e3, changes / (time.monotonic() - began)
 
+    seconds = 1 + 1.5 * (2 * SLICES + 1) * (SETTLE + SLICE)
+    command = ["wrk", "-t1", "-c32", f"-d{seconds:.0f}s", f"http://127.0.0.1:{nginx.port}/request"]
+    load = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        wrk(url, 1, 32)
         flapper.start()
-        pairs = [(cost(True), cost(False)) for _ in range(ROUNDS)]
+        time.sleep(1)
+        slices = [a_slice(index % 2 == 1) for index in range(2 * SLICES + 1)]
+        if load.poll() is not None:
+            raise Unmeasured("wrk ended before the last slice")
         nginx.assert_clean()
     finally:
         flapper.ended.set()
+        load.kill()
+        load.wait()
         nginx.close()
         for one in listed:
             one.down()
-    if min(changes) < CHANGES / 2:
-        raise Unmeasured(f"only {min(changes):.0f} changes a second")
-    rows["flapping"].pairs(*zip(*pairs)).note = f"{sum(changes) / len(changes):.0f} changes a second"
+    costs, changes = zip(*slices)
+    mean = sum(changes[1::2]) / SLICES
+    if mean < 0.8 * CHANGES:
+        raise Unmeasured(f"only {mean:.0f} changes a second")
+    quiet = [(a + b) / 2 for a, b in zip(costs[0::2], costs[2::2])]
+    rows["flapping"].slices(costs[1::2], quiet).note = f"{mean:.0f} changes a second, and {max(changes[0::2]):.0f}"

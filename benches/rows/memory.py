@@ -8,7 +8,7 @@ import time
 from lib import Row, quick, resident_kb
 from peers import HAProxy, Ours, OursFromFile, loopback, one_listener
 
-FEW, MANY, INTERVAL = 100, quick(2000, 10000), quick(3, 10)
+FEW, MANY, INTERVAL = 100, quick(2000, 10000), quick(3, 5)
 ROUNDS = quick(1, 2)
 
 ROWS = [

@@ -16,7 +16,7 @@ import time
 from lib import Row, Unmeasured, quick
 from peers import Ours, loopback
 
-TARGETS, INTERVAL, ROUNDS = quick(2000, 10000), quick(4, 10), quick(4, 7)
+TARGETS, INTERVAL, ROUNDS = quick(2000, 10000), quick(4, 10), quick(4, 5)
 JITTER, GRAIN, LATE = 0.05, 0.010, 0.100
 
 ROWS = [

@@ -109,6 +109,16 @@ impl Lead {
         }
     }
 
+    /// The times at which its probes are due.
+    pub(super) fn grid(&self) -> Grid {
+        self.grid
+    }
+
+    /// When the next probe is due, in `CLOCK_MONOTONIC` nanoseconds.
+    pub(super) fn next_due(&self) -> Option<u64> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
     fn may_start(&self) -> bool {
         !self.ready.is_empty() && self.flights.len() < self.limit
     }
@@ -172,6 +182,7 @@ impl Lead {
         self.limit = limit(service.config.max_concurrent_probes);
 
         let count = timers(service).count();
+        self.grid = self.grid.fitted(count, service.config.connect_interval);
         let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);
         self.seats.reserve_exact(count);
         for (position, (slot, timer, target)) in timers(service).enumerate() {

@@ -260,8 +260,10 @@ impl Monitor {
         }
         let now = clock::monotonic_ns();
         let wait = clock::ns(at.saturating_duration_since(Instant::now()));
-        let near = self.grid.nearest(now + wait, Duration::MAX);
-        Instant::now() + Duration::from_nanos(near.saturating_sub(now))
+        let grid = self.lead.as_ref().map_or(self.grid, Lead::grid);
+        let next_due = self.lead.as_ref().and_then(Lead::next_due);
+        let look = grid.look(now + wait, next_due);
+        Instant::now() + Duration::from_nanos(look.saturating_sub(now))
     }
 
     /// Whether a prober has to make sure of its role before it probes on.
