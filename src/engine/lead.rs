@@ -14,7 +14,7 @@ use super::config::Config;
 use super::follow::Followed;
 use super::log::{Level, Line, Log};
 use super::panics;
-use super::probe::{Begun, Outcome, Prober, Resumption, Spares};
+use super::probe::{Begun, Farewells, Outcome, Prober, Resumption, Spares};
 use super::saving::Saving;
 use super::schedule::{Grid, phase};
 use super::seat::{Flight, Seat, State, sessions};
@@ -27,6 +27,9 @@ use crate::sys::{clock, gate};
 
 /// Probes that are begun in a row before others of this thread have their turn.
 const BATCH: usize = 64;
+
+/// The share of the connections that may be open which may wait for nothing but their end.
+const FAREWELL_SHARE: usize = 8;
 
 /// The prober's role and what comes with it, also where others see to some of the targets.
 pub(super) struct Lead {
@@ -44,8 +47,9 @@ pub(super) struct Lead {
     /// Probes that have to wait for something, and whose they are.
     flights: JoinSet<Outcome>,
     flying: HashMap<Id, usize>,
-    /// How many may be under way at the same time.
+    /// How many may be under way at the same time, with those that are put aside.
     limit: usize,
+    farewells: Arc<Farewells>,
     waker: Waker,
     /// [`super::verdicts::VerdictTable::wakes`] when reports were last looked for.
     heeded: Option<u32>,
@@ -82,6 +86,7 @@ impl Lead {
             flights: JoinSet::new(),
             flying: HashMap::new(),
             limit: 0,
+            farewells: Arc::default(),
             waker: Waker::start(service.table.clone()),
             heeded: None,
             saving: None,
@@ -120,7 +125,7 @@ impl Lead {
     }
 
     fn may_start(&self) -> bool {
-        !self.ready.is_empty() && self.flights.len() < self.limit
+        !self.ready.is_empty() && self.flights.len() + self.farewells.len() < self.limit
     }
 
     /// Sees that the state file is written from now on, where there is one and it is ours
@@ -180,6 +185,7 @@ impl Lead {
         self.service = service.clone();
         self.log = log.clone();
         self.limit = limit(service.config.max_concurrent_probes);
+        self.farewells.set_room(self.limit / FAREWELL_SHARE);
 
         let count = timers(service).count();
         self.grid = self.grid.fitted(count, service.config.connect_interval);
@@ -286,6 +292,7 @@ impl Lead {
 
     /// Begins the probes that are due, as many as may be under way.
     pub(super) fn probe_due(&mut self) {
+        self.farewells.look();
         let now = clock::monotonic_ns();
         while let Some(&(due, at)) = self.due.first()
             && due <= now
@@ -334,12 +341,14 @@ impl Lead {
             Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, is_hurried),
             Ok(Begun::Underway(probe)) => {
                 let (prober, target) = (self.prober.clone(), seat.target.clone());
+                let farewells = self.farewells.clone();
                 let resumption = seat.sessions.clone().map(|slot| Resumption {
                     slot,
                     full_every: self.service.config.tls_full_handshake_interval,
                 });
                 let task = self.flights.spawn(async move {
-                    let probe = prober.finish(probe, &target, depth, resumption.as_ref());
+                    let kept = resumption.as_ref();
+                    let probe = prober.finish(probe, &target, depth, kept, Some(&farewells));
                     panics::contained(Box::pin(probe)).await
                 });
                 self.flying.insert(task.id(), at);

@@ -7,6 +7,7 @@ mod connect;
 mod deadline;
 pub mod dialogue;
 pub mod error;
+mod farewell;
 mod proxy;
 pub mod resolve;
 mod sessions;
@@ -28,6 +29,7 @@ use self::connect::{Dialled, Manner};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
+pub use self::farewell::Farewells;
 use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
@@ -134,7 +136,7 @@ impl Prober {
     ) -> Outcome {
         match self.begin(target, depth, &mut Spares::default()) {
             Begun::Ended(outcome) => outcome,
-            Begun::Underway(probe) => self.finish(probe, target, depth, resumption).await,
+            Begun::Underway(probe) => self.finish(probe, target, depth, resumption, None).await,
         }
     }
 
@@ -186,18 +188,22 @@ impl Prober {
     /// the server may have another certificate by now, or another version of TLS, or resume
     /// badly. The probe is made once more, without it, in what is left of its time. What timed
     /// out would time out again.
+    ///
+    /// Connections that only wait for the server's goodbye are put aside in `farewells`, where
+    /// it is given and has room.
     pub async fn finish(
         &self,
         probe: Underway,
         target: &Target,
         depth: Depth,
         resumption: Option<&Resumption>,
+        farewells: Option<&Farewells>,
     ) -> Outcome {
         let Underway { started, first } = probe;
         let resumption = resumption.filter(|kept| !kept.full_every.is_zero());
         let mut found = Findings::default();
         let mut result = self
-            .stages(target, depth, resumption, first, &mut found)
+            .stages(target, depth, resumption, first, farewells, &mut found)
             .await;
         if let (Err(error), Some(kept)) = (&result, resumption)
             && error.stage == Stage::Tls
@@ -209,7 +215,7 @@ impl Prober {
                 // A certificate that was refused is no fault of the session's.
                 let is_blamed = error.certificate_end.is_none();
                 let mut found_anew = Findings::default();
-                let anew = self.stages(target, depth, Some(kept), None, &mut found_anew);
+                let anew = self.stages(target, depth, Some(kept), None, farewells, &mut found_anew);
                 let ended = within(left, anew).await;
                 // What comes after an outcome is cut short, and the outcome holds.
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
@@ -249,6 +255,7 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
         first: Option<(IpAddr, Dialled)>,
+        farewells: Option<&Farewells>,
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
         let mut stage = Stage::Resolve;
@@ -273,7 +280,7 @@ impl Prober {
             }
             return Ok(());
         }
-        self.converse(stream, address, target, resumption, found)
+        self.converse(stream, address, target, resumption, farewells, found)
             .await
     }
 
@@ -324,12 +331,15 @@ impl Prober {
 
     async fn converse(
         &self,
-        stream: Stream,
+        mut stream: Stream,
         address: IpAddr,
         target: &Target,
         resumption: Option<&Resumption>,
+        farewells: Option<&Farewells>,
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
+        let farewells = farewells.filter(|farewells| farewells.have_room());
+        let aside = farewells.map(|farewells| (farewells, stream.exit()));
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let seen: Mutex<Option<TlsFacts>> = Mutex::new(None);
         let note = |facts: TlsFacts| {
@@ -360,7 +370,13 @@ impl Prober {
         let (verdict, parting) = dialogue::talk(transport, about).await;
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         found.know(verdict.clone());
-        parting.finish().await;
+        match aside {
+            Some((farewells, exit)) => {
+                parting.leave(|| exit.open()).await;
+                farewells.take(&exit);
+            }
+            None => parting.finish().await,
+        }
         verdict
     }
 }
@@ -411,7 +427,9 @@ mod tests {
                 started: Instant::now(),
                 first: Some((untried, Dialled::Failed(error))),
             };
-            let outcome = prober.finish(begun, &target, Depth::Connect, None).await;
+            let outcome = prober
+                .finish(begun, &target, Depth::Connect, None, None)
+                .await;
             assert_eq!(outcome.is_conclusive(), is_conclusive, "{outcome:?}");
             let is_timeout = outcome.result.as_ref().unwrap_err().is_timeout;
             assert_eq!(is_timeout, is_conclusive, "{outcome:?}");

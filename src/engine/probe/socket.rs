@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use socket2::Socket;
@@ -10,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::connect::end_abruptly;
 use super::error::own_lack;
+use super::farewell::Exit;
 use crate::sys::readiness;
 
 /// A TCP connection. Unlike tokio's own it tries a write before it waits for leave, and lets
@@ -21,6 +23,8 @@ pub(super) struct Stream {
     socket: Option<AsyncFd<Socket>>,
     is_abrupt: bool,
     waits_to_write: bool,
+    exit: Option<Arc<Exit>>,
+    last_words: Vec<u8>,
 }
 
 impl Stream {
@@ -31,6 +35,8 @@ impl Stream {
             socket: Some(readiness::of(socket, Interest::READABLE)?),
             is_abrupt: false,
             waits_to_write: false,
+            exit: None,
+            last_words: Vec::new(),
         })
     }
 
@@ -41,6 +47,15 @@ impl Stream {
             end_abruptly(socket.get_ref());
         }
         self.is_abrupt = true;
+    }
+
+    /// The way by which it may leave its socket, rather than close it.
+    pub(super) fn exit(&mut self) -> Arc<Exit> {
+        self.exit.get_or_insert_default().clone()
+    }
+
+    fn leaves_by(&self) -> Option<&Arc<Exit>> {
+        self.exit.as_ref().filter(|exit| exit.is_open())
     }
 
     fn socket(&self) -> io::Result<&AsyncFd<Socket>> {
@@ -115,6 +130,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.leaves_by().is_some() {
+            self.last_words.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
         if !self.waits_to_write {
             match send(self.socket()?.get_ref(), buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_to_write()?,
@@ -134,11 +153,21 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_abrupt {
+        if self.is_abrupt || self.leaves_by().is_some() {
             return Poll::Ready(Ok(()));
         }
         let socket = self.socket()?.get_ref();
         Poll::Ready(socket.shutdown(std::net::Shutdown::Write))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(exit) = self.exit.take().filter(|exit| exit.is_open())
+            && let Some(socket) = self.socket.take()
+        {
+            exit.leave(socket.into_inner(), std::mem::take(&mut self.last_words));
+        }
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod testing;
 use super::error::ProbeError;
 use super::transport::{Transport, Upgrade};
 use crate::engine::target::{Protocol, Target};
+pub(super) use session::END_MAX;
 use session::Session;
 
 /// What a dialogue knows of its connection.
@@ -46,6 +47,12 @@ impl Parting<'_> {
     /// up, nothing but the server's log is the poorer for it.
     pub async fn finish(self) {
         self.session.finish(self.goodbye).await;
+    }
+
+    /// Does what needs no waiting. Where more is left, `leave` has the connection outlive this
+    /// before TLS's goodbye is said.
+    pub async fn leave(self, leave: impl FnOnce()) {
+        self.session.leave(self.goodbye, leave).await;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::engine::target::Target;
 pub const LINE_MAX: usize = 8 * 1024;
 
 /// How long the end of a conversation is waited for, at most.
-const END_MAX: Duration = Duration::from_millis(250);
+pub const END_MAX: Duration = Duration::from_millis(250);
 
 /// One conversation with one server.
 pub struct Session<'a> {
@@ -293,19 +293,31 @@ impl<'a> Session<'a> {
     /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
     /// for the server to close. It changes no verdict, and is left out in mid-command.
     pub async fn finish(mut self, goodbye: &[u8]) {
-        if self.settled && !goodbye.is_empty() {
-            self.part(goodbye).await;
-        }
-        self.close_tls().await;
-    }
-
-    async fn part(&mut self, goodbye: &[u8]) {
-        self.deadline.shorten(END_MAX);
-        if self.send(goodbye).await.is_ok() {
+        if self.say(goodbye).await {
             while matches!(self.fill().await, Ok(1..)) {
                 self.unread = 0..0;
             }
         }
+        self.close_tls().await;
+    }
+
+    /// Says goodbye, and leaves it to others to wait for the server's: `leave` has the
+    /// connection go on without this session.
+    pub async fn leave(mut self, goodbye: &[u8], leave: impl FnOnce()) {
+        // What is written under TLS leaves with the next read.
+        if self.say(goodbye).await && self.look().await.is_ok() {
+            leave();
+        }
+        self.close_tls().await;
+    }
+
+    /// Whether goodbye was said.
+    async fn say(&mut self, goodbye: &[u8]) -> bool {
+        if !self.settled || goodbye.is_empty() {
+            return false;
+        }
+        self.deadline.shorten(END_MAX);
+        self.send(goodbye).await.is_ok()
     }
 
     /// TLS's own goodbye (RFC 8446 §6.1), tried once. A server that said its own waits for

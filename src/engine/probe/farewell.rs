@@ -1,0 +1,153 @@
+//! Connections on which goodbye was said and for whose end nobody waits.
+//!
+//! A server that is asked to end a session answers, says TLS's goodbye and closes. To be woken
+//! for that costs a prober a tenth of a whole login. So the socket is put aside, where nothing
+//! wakes anybody, and looked at when the thread is awake for something else. The server gets
+//! all that it would get otherwise: its answer is taken in before the connection is closed.
+
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use super::dialogue::END_MAX;
+
+/// After which most servers have answered.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+
+/// Reads of one look, and bytes of each: more than any server's goodbye.
+const READS: usize = 4;
+const READ: usize = 2048;
+
+/// By which a stream, under whatever was put upon it, leaves its socket behind instead of
+/// closing it.
+#[derive(Debug, Default)]
+pub(super) struct Exit {
+    is_open: AtomicBool,
+    left: Mutex<Option<Farewell>>,
+}
+
+impl Exit {
+    /// From now on the stream sends nothing: what is written is the connection's last words.
+    pub(super) fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+
+    /// The stream is gone, its socket stays.
+    pub(super) fn leave(&self, socket: Socket, last_words: Vec<u8>) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = Some(Farewell {
+            socket,
+            last_words,
+            since: Instant::now(),
+        });
+    }
+
+    fn take(&self) -> Option<Farewell> {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.take()
+    }
+}
+
+/// A connection whose end is near. Dropped, it sends its last words and closes.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    socket: Socket,
+    last_words: Vec<u8>,
+    since: Instant,
+}
+
+impl Farewell {
+    /// Takes in what has come. Whether the server has closed its side.
+    fn has_ended(&self) -> bool {
+        let mut bytes = [MaybeUninit::uninit(); READ];
+        for _ in 0..READS {
+            match self.socket.recv(&mut bytes) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(e) => return e.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        if !self.last_words.is_empty() {
+            // One that is gone does not mind.
+            let _ = self
+                .socket
+                .send_with_flags(&self.last_words, libc::MSG_NOSIGNAL);
+        }
+    }
+}
+
+/// The connections that were put aside, the oldest first.
+#[derive(Default)]
+pub struct Farewells(Mutex<Queues>);
+
+#[derive(Default)]
+struct Queues {
+    fresh: VecDeque<Farewell>,
+    /// Those that had not ended when they were first looked at.
+    late: VecDeque<Farewell>,
+    room: usize,
+}
+
+impl Farewells {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many may be put aside at the same time; a probe beyond that waits for its server.
+    pub fn set_room(&self, room: usize) {
+        self.lock().room = room;
+    }
+
+    pub fn len(&self) -> usize {
+        let queues = self.lock();
+        queues.fresh.len() + queues.late.len()
+    }
+
+    pub(super) fn have_room(&self) -> bool {
+        self.len() < self.lock().room
+    }
+
+    /// Takes what was left at an exit.
+    pub(super) fn take(&self, exit: &Exit) {
+        if let Some(farewell) = exit.take() {
+            self.lock().fresh.push_back(farewell);
+        }
+    }
+
+    /// Closes those that have ended, and those whose server takes too long. To be called
+    /// whenever there is something else to do.
+    pub fn look(&self) {
+        let queues = &mut *self.lock();
+        if queues.fresh.is_empty() && queues.late.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        while let Some(farewell) = older(&mut queues.fresh, FIRST_LOOK, now) {
+            if !farewell.has_ended() {
+                queues.late.push_back(farewell);
+            }
+        }
+        while older(&mut queues.late, END_MAX, now).is_some() {}
+    }
+}
+
+/// The first of a queue, where it is that old.
+fn older(queue: &mut VecDeque<Farewell>, age: Duration, now: Instant) -> Option<Farewell> {
+    let first = queue.front()?;
+    let is_older = now.saturating_duration_since(first.since) >= age;
+    is_older.then(|| queue.pop_front()).flatten()
+}
