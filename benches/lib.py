@@ -82,7 +82,7 @@ class Row:
         spread from the least to the greatest."""
         if len(ours) != len(baseline) or not ours:
             raise Unmeasured(f"{self.beside} gave no figure")
-        ratios = [a / b for a, b in zip(ours, baseline)]
+        ratios = pair_ratios(ours, baseline)
         self.ours, self.baseline = list(ours), list(baseline)
         self.ratio, self.low, self.high = statistics.median(ratios), min(ratios), max(ratios)
         return self
@@ -136,6 +136,25 @@ def repeated(samples, figure):
     draw = random.Random(1)
     again = sorted(figure(draw.choices(samples, k=len(samples))) for _ in range(400))
     return again[10], again[-11]
+
+
+def pair_ratios(ours, baseline):
+    return [a / b for a, b in zip(ours, baseline)]
+
+
+def median_ratio(ours, baseline):
+    return statistics.median(pair_ratios(ours, baseline))
+
+
+def limit(figures, baseline, least, what):
+    """The words of a note that say how far a ratio can go: the `least` that the work takes, as a
+    ratio to the `baseline`, and how near `ours` is to it. All are figures of the same rounds."""
+    ratios = pair_ratios(figures[least], figures[baseline])
+    return (
+        f"limit: {statistics.median(ratios):.2f} ({min(ratios):.3g} … {max(ratios):.3g}), {what}, "
+        f"{statistics.median(figures[least]):.0f} µs; "
+        f"ours is {median_ratio(figures['ours'], figures[least]):.2f} of that"
+    )
 
 
 def alternate(rounds, **measures):

@@ -260,6 +260,14 @@ class TlsServer(Process):
         return tuple(map(int, self.ask().split()))
 
 
+def logging_in(facts):
+    """The keys of a target that is this Dovecot."""
+    return (
+        f'tls = true, deep_check = true, tls_ca_file = "{facts["ca"]}", '
+        'test_username = "probe", test_password = "secret"'
+    )
+
+
 class Dovecot(Process):
     """A real Dovecot on loopback; `facts` has its ports and the authority's file. With
     `keeps_logins` in what its manual calls high-performance mode."""

@@ -4,6 +4,7 @@
   benches/profile.py requests     the request sequence of bench.lua, in Lua 5.4
   benches/profile.py connects     plain probes of one listener
   benches/profile.py handshakes   resumed TLS probes of benches/tls_server.rs
+  benches/profile.py deep         IMAP logins at a Dovecot over resumed TLS
   benches/profile.py access       requests of nginx's access phase, of each route of openresty.py
 
 Prints instructions per request or probe, and the functions that have most of them. Builds the
@@ -140,7 +141,7 @@ def access(folder, out, name):
 
 def main():
     what = sys.argv[1] if len(sys.argv) == 2 else ""
-    if what not in ("requests", "connects", "handshakes", "access"):
+    if what not in ("requests", "connects", "handshakes", "deep", "access"):
         raise SystemExit(__doc__)
     folder = module("luajit" if what == "access" else "lua54")
     with contextlib.ExitStack() as stack:
@@ -154,6 +155,9 @@ def main():
             counted = requests(folder, out)
         elif what == "connects":
             counted = probes(folder, out, stack.enter_context(peers.listeners(10)))
+        elif what == "deep":
+            facts = stack.enter_context(peers.Dovecot(keeps_logins=True)).facts
+            counted = probes(folder, out, [("127.0.0.1", facts["imaps"])], peers.logging_in(facts))
         else:
             certificates = stack.enter_context(peers.Certificates())
             server = stack.enter_context(peers.TlsServer(certificates.server, "1.3"))

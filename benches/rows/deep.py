@@ -1,20 +1,21 @@
 """An IMAP login over TLS at a real Dovecot, beside the same dialogue in a straight blocking
-client (benches/straight.rs). Only the client's CPU counts; both keep the same pace.
+client (benches/straight.rs). Only the client's CPU counts; both keep the same pace. The straight
+client once more, resuming its first session, is the limit: what the dialogue costs by itself.
+They take turns in short slices, so that what else the machine does falls on all of them.
 
 Dovecot's login processes serve many connections here ("high-performance mode"). By default
 each serves one, with keys of its own for session tickets, so that no client can resume."""
 
 import contextlib
 import socket
-import statistics
 import subprocess
 import threading
 import time
 
-from lib import Row, Unmeasured, alternate, built, cpu_seconds, quick
-from peers import Dovecot, Ours
+from lib import Row, Unmeasured, alternate, built, cpu_seconds, limit, median_ratio, quick
+from peers import Dovecot, Ours, logging_in
 
-PAUSE_MS, WINDOW, ROUNDS = 50, quick(3, 6), quick(1, 5)
+PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 12), quick(1, 4)
 # A server's first words in TLS 1.3: with its certificate these are more bytes, without fewer.
 WITH_CERTIFICATE = 400
 
@@ -25,7 +26,7 @@ ROWS = [
 
 
 def straight(program, facts, handshakes="full"):
-    count = WINDOW * 1000 // PAUSE_MS
+    count = int(SLICE * 1000) // PAUSE_MS
     command = [program, facts["imaps"], facts["ca"], str(count), str(PAUSE_MS), handshakes]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -34,9 +35,7 @@ def straight(program, facts, handshakes="full"):
 
 
 def probing(port, facts):
-    keys = f"""tls = true, deep_check = true, tls_ca_file = "{facts["ca"]}",
-      test_username = "probe", test_password = "secret" """
-    return Ours([("127.0.0.1", port)], f'connect_interval = "{PAUSE_MS}ms"', keys)
+    return Ours([("127.0.0.1", port)], f'connect_interval = "{PAUSE_MS}ms"', logging_in(facts))
 
 
 def probes_since(before, after):
@@ -48,9 +47,9 @@ def probes_since(before, after):
 
 def ours(facts):
     with probing(facts["imaps"], facts) as process:
-        time.sleep(1)
+        time.sleep(SETTLE)
         before, cpu = process.status(), cpu_seconds(process.pid)
-        time.sleep(WINDOW)
+        time.sleep(SLICE)
         cpu, after = cpu_seconds(process.pid) - cpu, process.status()
         return cpu / probes_since(before, after) * 1e6
 
@@ -92,7 +91,7 @@ def share_resumed(facts):
     relay = Relay(facts["imaps"])
     with contextlib.closing(relay.listener), probing(relay.port, facts) as process:
         before = process.status()
-        time.sleep(2)
+        time.sleep(quick(0.7, 2))
         probes_since(before, process.status())
     # The first one of all has nothing to resume.
     seen = relay.first_words[1:]
@@ -110,11 +109,11 @@ def measure(rows):
         kept = figures(dovecot.facts, ROUNDS, limit=lambda: straight(program, dovecot.facts, "resumed"))
     with Dovecot() as dovecot:
         resumed_by_default = share_resumed(dovecot.facts)
-        default = figures(dovecot.facts, quick(1, 3))
+        default = figures(dovecot.facts, ROUNDS_BY_DEFAULT)
     row = rows["deep"].pairs(kept["ours"], kept["straight"])
-    ratio = statistics.median(a / b for a, b in zip(default["ours"], default["straight"]))
     row.note = (
-        f"ours resumed {resumed:.0%} of its handshakes; the straight client, where it resumes one as well, "
-        f"{statistics.median(kept['limit']):.0f} µs; at a Dovecot with a login process for each "
-        f"connection, its default, {resumed_by_default:.0%}: ratio {ratio:.2f}"
+        f"{limit(kept, 'straight', 'limit', 'the straight client where it resumes as well')}; "
+        f"ours resumed {resumed:.0%} of its handshakes; at a Dovecot with a login process for each "
+        f"connection, its default, {resumed_by_default:.0%}: "
+        f"ratio {median_ratio(default['ours'], default['straight']):.2f}"
     )

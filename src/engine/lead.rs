@@ -125,7 +125,7 @@ impl Lead {
     }
 
     fn may_start(&self) -> bool {
-        !self.ready.is_empty() && self.flights.len() + self.farewells.len() < self.limit
+        !self.ready.is_empty() && self.flights.len() + self.farewells.count() < self.limit
     }
 
     /// Sees that the state file is written from now on, where there is one and it is ours

@@ -112,13 +112,13 @@ impl Farewells {
         self.lock().room = room;
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         let queues = self.lock();
         queues.fresh.len() + queues.late.len()
     }
 
     pub(super) fn have_room(&self) -> bool {
-        self.len() < self.lock().room
+        self.count() < self.lock().room
     }
 
     /// Takes what was left at an exit.
@@ -150,4 +150,72 @@ fn older(queue: &mut VecDeque<Farewell>, age: Duration, now: Instant) -> Option<
     let first = queue.front()?;
     let is_older = now.saturating_duration_since(first.since) >= age;
     is_older.then(|| queue.pop_front()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// A connection that was put aside, and the server's side of it.
+    fn aside(farewells: &Farewells, last_words: &[u8]) -> TcpStream {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let exit = Exit::default();
+        exit.open();
+        exit.leave(near.into(), last_words.to_vec());
+        farewells.take(&exit);
+        listener.accept().unwrap().0
+    }
+
+    /// What the server still hears, once the connection is closed.
+    fn heard(mut server: TcpStream) -> Vec<u8> {
+        let mut heard = Vec::new();
+        server.read_to_end(&mut heard).unwrap();
+        heard
+    }
+
+    #[test]
+    fn what_has_ended_is_closed_at_the_first_look_with_its_last_words() {
+        let farewells = Farewells::default();
+        let server = aside(&farewells, b"bye");
+        std::io::Write::write_all(&mut &server, b"* BYE\r\n").unwrap();
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        farewells.look();
+        assert_eq!(farewells.count(), 1, "too early");
+        std::thread::sleep(FIRST_LOOK);
+        farewells.look();
+        assert_eq!(farewells.count(), 0);
+        assert_eq!(heard(server), b"bye");
+    }
+
+    #[test]
+    fn a_server_that_does_not_close_is_waited_for_a_while() {
+        let farewells = Farewells::default();
+        let begun = Instant::now();
+        let server = aside(&farewells, b"bye");
+        while farewells.count() > 0 {
+            std::thread::sleep(FIRST_LOOK / 2);
+            farewells.look();
+        }
+        assert!(begun.elapsed() >= END_MAX);
+        assert_eq!(heard(server), b"bye");
+    }
+
+    #[test]
+    fn nothing_is_left_where_no_exit_is_open_and_all_ends_with_the_queue() {
+        let farewells = Farewells::default();
+        let exit = Exit::default();
+        assert!(!exit.is_open());
+        farewells.take(&exit);
+        assert_eq!(farewells.count(), 0);
+        assert!(!farewells.have_room(), "none was given");
+        // With those who put them aside, they are gone as well.
+        let server = aside(&farewells, b"");
+        drop(farewells);
+        assert_eq!(heard(server), b"");
+    }
 }

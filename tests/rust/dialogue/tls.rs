@@ -1,10 +1,15 @@
 //! Dialogues under TLS, from the first byte and after STARTTLS, with servers that are well
 //! and with those whose TLS or certificate is not.
 
-use nauthilus_backend::engine::probe::{Depth, Prober};
+use std::io;
+use std::time::Duration;
+
+use nauthilus_backend::engine::probe::{Begun, Depth, Farewells, Prober, Spares};
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
 use openssl::ssl::SslContext;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::pki::{Identity, Wish, root};
 use crate::server::Do::{Close, Drip, Flood, Hold, Part, Read, ReadBytes, ReadHead, Reset, Tls};
@@ -384,10 +389,9 @@ async fn faults_under_tls() {
     .await;
 }
 
-/// RFC 8446 §6.1: each side says goodbye, whoever was first.
-#[tokio::test]
-async fn a_goodbye_of_tls_is_answered() {
-    for (mut target, script) in [
+/// Whole dialogues, the last line read is the client's goodbye.
+fn talks() -> [(Target, Vec<Do>); 2] {
+    [
         (
             implicit(Protocol::Imap),
             [vec![Tls(good())], under_tls(Protocol::Imap, false)].concat(),
@@ -401,17 +405,72 @@ async fn a_goodbye_of_tls_is_answered() {
             ]
             .concat(),
         ),
-    ] {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        target.port = listener.local_addr().unwrap().port();
-        let script = [script, vec![Part]].concat();
-        let server = tokio::spawn(async move {
-            let (stream, _) = listener.accept().await?;
-            serve(stream, script).await
-        });
+    ]
+}
+
+/// A server for one connection.
+async fn server_of(target: &mut Target, script: Vec<Do>) -> JoinHandle<io::Result<()>> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    target.port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await?;
+        serve(stream, script).await
+    })
+}
+
+/// RFC 8446 §6.1: each side says goodbye, whoever was first.
+#[tokio::test]
+async fn a_goodbye_of_tls_is_answered() {
+    for (mut target, script) in talks() {
+        let server = server_of(&mut target, [script, vec![Part]].concat()).await;
         let outcome = Prober::default().run(&target, Depth::Deep, None).await;
         assert_eq!(outcome.result, Ok(()));
         server.await.unwrap().unwrap();
+    }
+}
+
+/// A probe of a server to whose goodbye somebody else listens.
+async fn probe_and_leave(target: &Target, farewells: &Farewells) {
+    let prober = Prober::default();
+    let Begun::Underway(probe) = prober.begin(target, Depth::Deep, &mut Spares::default()) else {
+        panic!("a dialogue takes its time");
+    };
+    let outcome = prober
+        .finish(probe, target, Depth::Deep, None, Some(farewells))
+        .await;
+    assert_eq!(outcome.result, Ok(()));
+}
+
+#[tokio::test]
+async fn a_goodbye_is_said_at_once_and_the_servers_is_answered_later() {
+    const PATIENCE: Duration = Duration::from_secs(20);
+    for (mut target, script) in talks() {
+        let farewells = Farewells::default();
+        farewells.set_room(1);
+        let server = server_of(&mut target, script.clone()).await;
+        probe_and_leave(&target, &farewells).await;
+        assert_eq!(farewells.count(), 1);
+        let heard = timeout(PATIENCE, server).await;
+        heard.expect("said without a look").unwrap().unwrap();
+
+        // There is no room for another one: this one is waited for.
+        let server = server_of(&mut target, [script.clone(), vec![Part]].concat()).await;
+        probe_and_leave(&target, &farewells).await;
+        assert_eq!(farewells.count(), 1);
+        server.await.unwrap().unwrap();
+
+        let farewells = Farewells::default();
+        farewells.set_room(1);
+        let server = server_of(&mut target, [script, vec![Part]].concat()).await;
+        probe_and_leave(&target, &farewells).await;
+        let answer = async {
+            while farewells.count() > 0 {
+                farewells.look();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            server.await.unwrap().unwrap();
+        };
+        timeout(PATIENCE, answer).await.expect("an answer");
     }
 }
 
