@@ -15,7 +15,7 @@ import time
 from lib import Row, Unmeasured, alternate, built, cpu_seconds, limit, median_ratio, quick
 from peers import Dovecot, Ours, logging_in
 
-PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 12), quick(1, 4)
+PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 11), quick(1, 4)
 # A server's first words in TLS 1.3: with its certificate these are more bytes, without fewer.
 WITH_CERTIFICATE = 400
 
