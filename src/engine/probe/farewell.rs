@@ -1,7 +1,7 @@
 //! Connections on which goodbye was said and for whose end nobody waits.
 //!
 //! A server that is asked to end a session answers, says TLS's goodbye and closes. To be woken
-//! for that costs a prober a tenth of a whole login. So the socket is put aside, where nothing
+//! for that costs a prober up to a tenth of a whole login. So the socket is put aside, where nothing
 //! wakes anybody, and looked at when the thread is awake for something else. The server gets
 //! all that it would get otherwise: its answer is taken in before the connection is closed.
 
