@@ -207,7 +207,7 @@ unsafe extern "C" fn nauthilus_backend_context_header_count(
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
-            out("count", count)?.write(context.0.with(|c| c.headers()).len());
+            out("count", count)?.write(context.0.with(|c| c.headers().len()));
             Ok(())
         })
     }
@@ -226,13 +226,14 @@ unsafe extern "C" fn nauthilus_backend_context_header_at(
         guard(reason, || {
             let context = handle::get("context", context)?;
             let (name, value) = (out("name", name)?, out("value", value)?);
-            let headers = context.0.with(|c| c.headers());
             let (mut at, mut found) = (0, None);
-            headers.for_each(|name, value| {
-                if at == index {
-                    found = Some((text::give(name.as_bytes()), text::give(value)));
-                }
-                at += 1;
+            context.0.with(|c| {
+                c.headers().for_each(|name, value| {
+                    if at == index {
+                        found = Some((text::give(name.as_bytes()), text::give(value)));
+                    }
+                    at += 1;
+                });
             });
             let (its_name, its_value) = found.ok_or_else(|| beyond(index, at))?;
             name.write(its_name);

@@ -6,6 +6,7 @@
 //! but two that give the same header count as one header, and the later wins (base before
 //! applied, an earlier call before a later one, and within one result in order of names).
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use smallvec::SmallVec;
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
 use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
-use super::secret_names::{exposed_version, is_exposed};
+use super::secret_names::{exposed, exposed_version};
 use super::shared::Shared;
 
 mod attribute_headers;
@@ -22,7 +23,7 @@ mod changes;
 mod removed;
 
 use attribute_headers::{AttributeHeaders, HeaderList};
-pub use changes::{ChangeList, Changes, Headers};
+pub use changes::{ChangeList, Changes, Headers, HeadersCopy};
 use removed::Removed;
 
 /// The server selected for the request.
@@ -180,11 +181,11 @@ impl RequestContext {
 
     /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
-    pub fn headers(&mut self) -> Headers {
+    pub fn headers(&mut self) -> Headers<'_> {
         self.update_headers();
         Headers {
-            selection: self.selection.clone(),
-            attributes: self.headers.list().iter().cloned().collect(),
+            selection: self.selection.as_ref(),
+            attributes: self.headers.list(),
         }
     }
 
@@ -264,7 +265,9 @@ impl RequestContext {
         if !self.headers.is_current(has_attributes, exposed_version) {
             let version = exposed_version();
             let list = if has_attributes {
-                self.make_headers(is_exposed)
+                // One policy for the whole list, asked for where a secret is met.
+                let policy = LazyCell::new(exposed);
+                self.make_headers(|name| policy.as_ref().is_some_and(|p| p.contains(name)))
             } else {
                 HeaderList::new()
             };

@@ -66,7 +66,8 @@ pub type PairList = SmallVec<[Pair; 4]>;
 #[derive(Clone, Default)]
 pub struct Attributes(Pairs);
 
-/// A copy costs little: no memory of its own for one attribute, the same memory for several.
+/// A copy costs little: one attribute with a short text, as most have, needs no memory, and several
+/// share theirs.
 #[derive(Clone, Default)]
 enum Pairs {
     #[default]

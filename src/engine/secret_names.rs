@@ -208,18 +208,18 @@ impl Exposed {
 /// while one happens.
 static EXPOSED: ArcSwapOption<Exposed> = ArcSwapOption::const_empty();
 
-/// How often it was set.
+/// See [`exposed_version`].
 static EXPOSED_VERSION: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the running configuration's `expose_attributes` has this name; it has none before a
-/// configuration.
-pub fn is_exposed(name: &[u8]) -> bool {
-    EXPOSED.load().as_ref().is_some_and(|e| e.contains(name))
+/// The running configuration's `expose_attributes`; none before a configuration.
+pub fn exposed() -> Option<Arc<Exposed>> {
+    EXPOSED.load_full()
 }
 
-/// A number that is another after what [`is_exposed`] answers may have changed. One asked for
-/// before the answer is never newer than it.
+/// How often the policy was set. Who asks for this before [`exposed`] gets a policy of this version
+/// or a later one, and sees by the next number that it may be another.
 pub fn exposed_version() -> u64 {
+    // With the release below: who sees the number sees the policy.
     EXPOSED_VERSION.load(Ordering::Acquire)
 }
 

@@ -183,14 +183,14 @@ fn selected(args: &Args) -> Answer {
 /// `context_headers(context)` → table name → value
 fn headers(args: &Args) -> Answer {
     from_context(args, |context| {
-        Answer::HeaderTable(context.with(|c| c.headers()))
+        Answer::HeaderTable(context.with(|c| c.headers().copy()))
     })
 }
 
 /// `context_header_list(context)` → array name, value, name, value, …
 fn header_list(args: &Args) -> Answer {
     from_context(args, |context| {
-        Answer::HeaderList(context.with(|c| c.headers()))
+        Answer::HeaderList(context.with(|c| c.headers().copy()))
     })
 }
 

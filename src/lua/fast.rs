@@ -333,11 +333,9 @@ unsafe extern "C" fn select(
         let (context, ip) = unsafe { (handle::<RequestContext>(context)?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
         let literal = plain_literal(ip)?;
-        Some(context.with(|c| {
-            c.select(literal, port);
-            // SAFETY: the glue passes null or its setter, and the current request.
-            unsafe { changed(c, setter, request) }
-        }))
+        context.with(|c| c.select(literal, port));
+        // SAFETY: the glue passes null or its setter, and the current request.
+        Some(unsafe { changed(context, setter, request) })
     })
 }
 
@@ -356,13 +354,9 @@ unsafe extern "C" fn apply(
                 handle::<BackendResult>(result)?,
             )
         };
-        result.with_current(|result| {
-            context.with(|c| {
-                c.apply(result).ok()?;
-                // SAFETY: the glue passes null or its setter, and the current request.
-                Some(unsafe { changed(c, setter, request) })
-            })
-        })
+        result.with_current(|r| context.with(|c| c.apply(r).ok()))?;
+        // SAFETY: the glue passes null or its setter, and the current request.
+        Some(unsafe { changed(context, setter, request) })
     })
 }
 
@@ -376,24 +370,21 @@ unsafe extern "C" fn remove(
     guarded(|| {
         // SAFETY: the glue has checked that it is a context.
         let context = unsafe { handle::<RequestContext>(context)? };
-        with_staged(staged, |s| {
-            context.with(|c| {
-                c.remove(s.names.drain(..));
-                // SAFETY: the glue passes null or its setter, and the current request.
-                unsafe { changed(c, setter, request) }
-            })
-        })
+        with_staged(staged, |s| context.with(|c| c.remove(s.names.drain(..))))?;
+        // SAFETY: the glue passes null or its setter, and the current request.
+        Some(unsafe { changed(context, setter, request) })
     })
 }
 
 /// Sets the headers that changed, where something is there to set them. Where one cannot be set
-/// none counts as reported: what tells the host otherwise says what is wrong.
+/// none counts as reported, and [`outcome::UNREPORTED`] has another way tell the host, which also
+/// says what is wrong.
 ///
 /// # Safety
 ///
 /// `setter` is null or one that the glue has filled in, and `request` is the current one or null.
 unsafe fn changed(
-    context: &mut RequestContext,
+    context: &Held<RequestContext>,
     setter: *const Setter,
     request: *mut c_void,
 ) -> c_int {
@@ -401,14 +392,20 @@ unsafe fn changed(
     let Some(setter) = (unsafe { setter.as_ref() }) else {
         return outcome::DONE;
     };
-    // C would follow a null pointer.
-    let mut all_set = !request.is_null();
-    context.take_changes_if(|changes| {
-        changes.for_each(|name, value| {
-            // SAFETY: as of this function.
-            all_set = all_set && unsafe { setter.set(request, name, value) };
+    // C would follow a null pointer. Nginx, which may write to its log, is not called under a lock
+    // that others wait for.
+    if request.is_null() || context.is_shared() {
+        return outcome::UNREPORTED;
+    }
+    let mut all_set = true;
+    context.with(|c| {
+        c.take_changes_if(|changes| {
+            changes.for_each(|name, value| {
+                // SAFETY: as of this function.
+                all_set = all_set && unsafe { setter.set(request, name, value) };
+            });
+            all_set
         });
-        all_set
     });
     if all_set {
         outcome::DONE

@@ -7,8 +7,8 @@ use crate::engine::shared::Shared;
 
 /// Data of a Lua state, until C asks for a handle of it: from then on both have one.
 ///
-/// A state is used by one thread at a time, and no work on the data calls out: so nobody finds it
-/// borrowed.
+/// A state is used by one thread at a time, and no work on the data calls Lua or this library: so
+/// nobody finds it borrowed.
 #[derive(Default)]
 pub(super) struct Held<T> {
     own: RefCell<T>,
@@ -24,12 +24,21 @@ impl<T> Held<T> {
         }
     }
 
-    /// Runs `work`, which must not call out.
+    /// Runs `work`, which must call neither Lua nor this library, and where the data is shared
+    /// nothing else either.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         match self.shared.get() {
             None => work(&mut self.own.borrow_mut()),
             Some(shared) => shared.with(work),
         }
+    }
+}
+
+impl<T> Held<T> {
+    /// Whether others have a handle of the data.
+    #[cfg(feature = "luajit")]
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared.get().is_some()
     }
 }
 

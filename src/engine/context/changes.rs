@@ -6,21 +6,21 @@ use super::super::result::Text;
 use super::Selection;
 use super::attribute_headers::{HeaderList, find};
 
-/// The response headers of a context at one moment.
-#[derive(Clone, Debug)]
-pub struct Headers {
-    pub(super) selection: Option<Selection>,
-    pub(super) attributes: HeaderList,
+/// The response headers of a context.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers<'a> {
+    pub(super) selection: Option<&'a Selection>,
+    pub(super) attributes: &'a [Header],
 }
 
-impl Headers {
+impl Headers<'_> {
     /// Calls `each` with name and value of each header: `Auth-Server`, `Auth-Port`, then the
     /// others sorted by name. Does not allocate.
     pub fn for_each(&self, mut each: impl FnMut(&str, &[u8])) {
-        if let Some(selection) = &self.selection {
+        if let Some(selection) = self.selection {
             selection.for_each_header(&mut each);
         }
-        for header in &self.attributes {
+        for header in self.attributes {
             each(&header.name, &header.value);
         }
     }
@@ -31,6 +31,30 @@ impl Headers {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The same, to outlive the context.
+    pub fn copy(&self) -> HeadersCopy {
+        HeadersCopy {
+            selection: self.selection.cloned(),
+            attributes: self.attributes.iter().cloned().collect(),
+        }
+    }
+}
+
+/// The response headers that a context had at one moment.
+#[derive(Debug)]
+pub struct HeadersCopy {
+    selection: Option<Selection>,
+    attributes: HeaderList,
+}
+
+impl HeadersCopy {
+    pub fn headers(&self) -> Headers<'_> {
+        Headers {
+            selection: self.selection.as_ref(),
+            attributes: &self.attributes,
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::engine::result::Scalar;
 use crate::engine::secret_names::Exposed;
@@ -311,4 +313,75 @@ fn reset_forgets_everything() {
     assert!(context.headers().is_empty());
     assert!(context.attributes().is_empty() && context.groups().is_empty());
     assert!(context.removed().is_empty() && context.selected().is_none());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Base(Vec<(&'static str, &'static str)>, Option<&'static str>),
+    Apply(Vec<(&'static str, &'static str)>, Option<&'static str>),
+    Remove(&'static str),
+    Select(&'static str),
+    Reset,
+    Look,
+    FailToReport,
+    Report,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let name = || prop::sample::select(vec!["a", "A", "b_c", "b-c", "password", "totp", "x"]);
+    let pairs = || prop::collection::vec((name(), prop::sample::select(vec!["1", "2", ""])), 0..4);
+    let secret = || prop::option::weighted(0.2, name());
+    let step = prop_oneof![
+        (pairs(), secret()).prop_map(|(pairs, secret)| Step::Base(pairs, secret)),
+        (pairs(), secret()).prop_map(|(pairs, secret)| Step::Apply(pairs, secret)),
+        (pairs(), secret()).prop_map(|(pairs, secret)| Step::Apply(pairs, secret)),
+        name().prop_map(Step::Remove),
+        prop::sample::select(vec!["192.0.2.1", "192.0.2.2"]).prop_map(Step::Select),
+        Just(Step::Reset),
+        Just(Step::Look),
+        Just(Step::FailToReport),
+        Just(Step::Report),
+        Just(Step::Report),
+    ];
+    prop::collection::vec(step, 1..16)
+}
+
+proptest! {
+    #[test]
+    fn a_host_that_heard_all_reports_has_the_headers(steps in steps()) {
+        let mut context = RequestContext::new();
+        let mut host = BTreeMap::new();
+        for step in steps.into_iter().chain([Step::Report]) {
+            match step {
+                Step::Base(pairs, secret) => {
+                    let mut base = result(&pairs);
+                    base.totp_secret_field = secret.map(|name| name.as_bytes().into());
+                    context.set_base(base).unwrap();
+                }
+                Step::Apply(pairs, secret) => {
+                    let mut applied = result(&pairs);
+                    applied.totp_secret_field = secret.map(|name| name.as_bytes().into());
+                    context.apply(&applied).unwrap();
+                }
+                Step::Remove(name) => context.remove([name]),
+                Step::Select(ip) => context.select(ip, 143),
+                Step::Reset => context.reset(),
+                Step::Look => drop(header_lines(&mut context)),
+                Step::FailToReport => context.take_changes_if(|_| false),
+                Step::Report => {
+                    context.take_changes().for_each(|name, value| {
+                        match value {
+                            Some(value) => host.insert(name.to_owned(), value.to_vec()),
+                            None => host.remove(name),
+                        };
+                    });
+                    let mut now = BTreeMap::new();
+                    context.headers().for_each(|name, value| {
+                        now.insert(name.to_owned(), value.to_vec());
+                    });
+                    prop_assert_eq!(&host, &now);
+                }
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, push_userdata};
-use crate::engine::context::{ChangeList, Headers, RequestContext, Selection};
+use crate::engine::context::{ChangeList, HeadersCopy, RequestContext, Selection};
 use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use crate::lua::held::Held;
 
@@ -28,9 +28,9 @@ pub(in crate::lua) enum Answer {
     /// A table name → value.
     Attributes(Attributes),
     /// A table name → value.
-    HeaderTable(Headers),
+    HeaderTable(HeadersCopy),
     /// An array name, value, name, value, …
-    HeaderList(Headers),
+    HeaderList(HeadersCopy),
     /// Fills the table that is argument 2 with name, value or false, …; pushes its new length.
     Changes(ChangeList),
     /// Address and port, or two nils.
@@ -81,7 +81,8 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
                     ffi::lua_rawset(state, -3);
                 }
             }
-            Answer::HeaderTable(headers) => {
+            Answer::HeaderTable(copy) => {
+                let headers = copy.headers();
                 ffi::lua_createtable(state, 0, size(headers.len()));
                 headers.for_each(|name, value| {
                     push_bytes(state, name.as_bytes());
@@ -89,7 +90,8 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
                     ffi::lua_rawset(state, -3);
                 });
             }
-            Answer::HeaderList(headers) => {
+            Answer::HeaderList(copy) => {
+                let headers = copy.headers();
                 ffi::lua_createtable(state, size(headers.len() * 2), 0);
                 let mut index = 1;
                 headers.for_each(|name, value| {

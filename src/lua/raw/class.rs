@@ -118,7 +118,13 @@ impl<T> Contents<T> {
 
     /// Pushes a userdata.
     unsafe fn push_userdata(&self, state: *mut lua_State, _: usize) -> *mut Content<T> {
-        // SAFETY: as of `push`. Lua's userdata are aligned for any type of ours. It has content
+        const {
+            assert!(
+                align_of::<Content<T>>() <= 8,
+                "userdata of every Lua are so aligned"
+            )
+        };
+        // SAFETY: as of `push`. It has content
         // before it has the metatable that makes it one of ours and gives it a finaliser;
         // between the two nothing can raise.
         unsafe {
