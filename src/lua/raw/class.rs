@@ -25,6 +25,11 @@ const HOLDER_METATABLE: c_int = 1;
 /// holder in it, so that this lives as long as one of them can be reached.
 pub(in crate::lua) type Content<T> = Option<Held<T>>;
 
+/// To what the blocks of userdata are aligned at least, in every Lua.
+const ALIGNMENT: usize = 8;
+const _: () = assert!(align_of::<Content<BackendResult>>() <= ALIGNMENT);
+const _: () = assert!(align_of::<Content<RequestContext>>() <= ALIGNMENT);
+
 /// Pushes a userdata that holds what `make` gives, which must not panic.
 pub(super) unsafe fn push_userdata<T>(
     state: *mut lua_State,
@@ -118,15 +123,8 @@ impl<T> Contents<T> {
 
     /// Pushes a userdata.
     unsafe fn push_userdata(&self, state: *mut lua_State, _: usize) -> *mut Content<T> {
-        const {
-            assert!(
-                align_of::<Content<T>>() <= 8,
-                "userdata of every Lua are so aligned"
-            )
-        };
-        // SAFETY: as of `push`. It has content
-        // before it has the metatable that makes it one of ours and gives it a finaliser;
-        // between the two nothing can raise.
+        // SAFETY: as of `push`. It has content before it has the metatable that makes it one of
+        // ours and gives it a finaliser; between the two nothing can raise.
         unsafe {
             let block = new_userdata(state, size_of::<Content<T>>()).cast::<Content<T>>();
             block.write(None);
