@@ -48,6 +48,7 @@ class Row:
     low: float | None = None
     high: float | None = None
     by_chance: bool = False  # figures of trials at random moments
+    limit: float | None = None  # how low the ratio can be, where that was measured beside it
     note: str = ""
     failed: str = ""  # why it could not be measured
 
@@ -72,6 +73,21 @@ class Row:
     def is_tie(self):
         """Whether chance alone may have put a ratio of trials above its goal."""
         return self.by_chance and self.low <= self.at_most < self.ratio
+
+    def is_beyond_limit(self):
+        """Whether the goal was missed, and is lower than the ratio can be."""
+        return not self.met() and self.limit is not None and self.at_most < self.limit
+
+    def limited_by(self, least, what):
+        """Takes figures of the least that the work takes, of the same rounds as ours; returns the
+        words of a note that say what that is and how near ours is to it."""
+        ratios = pair_ratios(least, self.baseline)
+        self.limit = statistics.median(ratios)
+        return (
+            f"limit: {self.limit:.2f} ({min(ratios):.3g} … {max(ratios):.3g}), {what}, "
+            f"{statistics.median(least):.3g} {self.unit}; "
+            f"ours is {median_ratio(self.ours, least):.2f} of that"
+        )
 
     def goal(self):
         sign, limit = ("≥", self.at_least) if self.at_most is None else ("≤", self.at_most)
@@ -126,7 +142,7 @@ class Row:
             "ours": statistics.median(self.ours) if self.ours else None,
             "baseline": statistics.median(self.baseline) if self.baseline else None,
             "ratio": self.ratio, "low": self.low, "high": self.high,
-            "goal": self.goal(), "met": self.met(), "note": self.note, "failed": self.failed,
+            "goal": self.goal(), "met": self.met(), "limit": self.limit, "note": self.note, "failed": self.failed,
             "ours_all": self.ours, "baseline_all": self.baseline,
         }
 
@@ -144,17 +160,6 @@ def pair_ratios(ours, baseline):
 
 def median_ratio(ours, baseline):
     return statistics.median(pair_ratios(ours, baseline))
-
-
-def limit(figures, baseline, least, what):
-    """The words of a note that say how far a ratio can go: the `least` that the work takes, as a
-    ratio to the `baseline`, and how near `ours` is to it. All are figures of the same rounds."""
-    ratios = pair_ratios(figures[least], figures[baseline])
-    return (
-        f"limit: {statistics.median(ratios):.2f} ({min(ratios):.3g} … {max(ratios):.3g}), {what}, "
-        f"{statistics.median(figures[least]):.0f} µs; "
-        f"ours is {median_ratio(figures['ours'], figures[least]):.2f} of that"
-    )
 
 
 def alternate(rounds, **measures):

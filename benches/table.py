@@ -25,8 +25,16 @@ def cells(row):
         f"{row.ratio:.2f}" if ratio else "–",
         f"{number(row.low)} … {number(row.high)}",
         row.goal(),
-        "tie" if row.is_tie() else "yes" if row.met() else "no",
+        judgement(row),
     ]
+
+
+def judgement(row):
+    if row.is_tie():
+        return "tie"
+    if row.is_beyond_limit():
+        return f"no: the limit is {row.limit:.2f}"
+    return "yes" if row.met() else "no"
 
 
 def head(facts):

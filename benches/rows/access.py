@@ -11,12 +11,11 @@ from lib import ROOT, Row, Unmeasured, quick
 ROWS = [
     Row("access", "access phase in nginx, 1 worker", "µs CPU/request", "constant tables", at_most=1.08)
 ]
+OWN = "plain Lua that does the same with tables of the caller's own"
 
 
 def measure(rows):
-    environment = {
-        "BENCH_JSON": "1", "SECONDS_EACH": str(quick(1, 2)), "ROUNDS": str(quick(2, 9)), **os.environ
-    }
+    environment = {"BENCH_JSON": "1", "STARTS": str(quick(1, 3)), "ROUNDS": str(quick(8, 14)), **os.environ}
     done = subprocess.run(
         [sys.executable, ROOT / "benches/openresty.py"],
         env=environment, capture_output=True, text=True, check=False,
@@ -24,10 +23,9 @@ def measure(rows):
     if done.returncode != 0:
         raise Unmeasured(f"openresty.py: {(done.stdout + done.stderr).strip()[-300:]}")
     figures = json.loads(done.stdout.splitlines()[-1])
-    rows["access"].pairs(figures["cost"]["module"], figures["cost"]["constant"])
+    cost, row = figures["cost"], rows["access"].slices(figures["cost"]["module"], figures["cost"]["constant"])
     rates = {name: statistics.median(values) for name, values in figures["rates"].items()}
-    own = statistics.median(o / c for o, c in zip(figures["cost"]["own"], figures["cost"]["constant"]))
-    rows["access"].note = (
+    row.note = (
         f"{rates['module']:.0f} requests a second, constant tables {rates['constant']:.0f}; "
-        f"plain Lua with tables of the caller's own costs {own:.2f} of the constant ones"
+        + row.limited_by(cost["own"], OWN)
     )

@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 
-from lib import Row, Unmeasured, alternate, built, cpu_seconds, limit, median_ratio, quick
+from lib import Row, Unmeasured, alternate, built, cpu_seconds, median_ratio, quick
 from peers import Dovecot, Ours, logging_in
 
 PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 11), quick(1, 4)
@@ -117,7 +117,7 @@ def measure(rows):
         default = figures(dovecot.facts, ROUNDS_BY_DEFAULT)
     row = rows["deep"].pairs(kept["ours"], kept["straight"])
     row.note = (
-        f"{limit(kept, 'straight', 'limit', 'the straight client where it resumes as well')}; "
+        f"{row.limited_by(kept['limit'], 'the straight client where it resumes as well')}; "
         f"ours resumed {resumed:.0%} of its handshakes; at a Dovecot with a login process for each "
         f"connection, its default, {resumed_by_default:.0%}: "
         f"ratio {median_ratio(default['ours'], default['straight']):.2f}"

@@ -5,11 +5,11 @@ them, for the limit: the same connections in a bare loop (benches/tls_floor.rs).
 import subprocess
 import time
 
-from lib import Row, Unmeasured, alternate, built, cpu_seconds, limit, quick
+from lib import Row, Unmeasured, alternate, built, cpu_seconds, quick
 from peers import Certificates, HAProxy, Ours, TlsServer, loopback
 
 TARGETS = 200
-SETTLE, WINDOW, ROUNDS = quick(2, 3), quick(3, 7), quick(1, 4)
+SETTLE, WINDOW, ROUNDS = 2, quick(3, 5), quick(1, 3)
 HAPROXY = "HAProxy check-ssl verify none"
 
 PROGRAMS = ["tls_server", "tls_floor"]
@@ -89,10 +89,9 @@ def measure(rows):
             if lab.resumed["ours"] < 0.95 or lab.resumed["ours, full"] > 0:
                 raise Unmeasured("not what was to be measured: " + lab.note())
             rows["tls13"].pairs(figures["ours"], figures["haproxy"])
-            rows["tls13"].note = lab.note() + "; " + limit(figures, "haproxy", "bare", BARE)
+            rows["tls13"].note = lab.note() + "; " + rows["tls13"].limited_by(figures["bare"], BARE)
             rows["tls_full"].pairs(figures["full"], figures["haproxy"])
-            full = {**figures, "ours": figures["full"]}
-            rows["tls_full"].note = limit(full, "haproxy", "bare_full", BARE)
+            rows["tls_full"].note = rows["tls_full"].limited_by(figures["bare_full"], BARE)
         with TlsServer(certificates.server, "1.2") as server:
             lab = Lab(certificates, server)
             figures = alternate(
@@ -104,4 +103,4 @@ def measure(rows):
             if lab.resumed["ours"] < 0.95:
                 raise Unmeasured("not what was to be measured: " + lab.note())
             rows["tls12"].pairs(figures["ours"], figures["haproxy"])
-            rows["tls12"].note = lab.note() + "; " + limit(figures, "haproxy", "bare", BARE)
+            rows["tls12"].note = lab.note() + "; " + rows["tls12"].limited_by(figures["bare"], BARE)
