@@ -10,8 +10,6 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
 use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
@@ -130,10 +128,13 @@ impl RequestContext {
     /// matches nothing.
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
         let more = self.more_mut();
+        let before = more.removed.names().len();
         for name in names {
             more.removed.add(name.as_ref());
         }
-        self.headers.outdate();
+        if more.removed.names().len() > before {
+            self.headers.outdate();
+        }
     }
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
@@ -276,37 +277,23 @@ impl RequestContext {
     }
 
     fn make_headers(&self, is_exposed: impl Fn(&[u8]) -> bool) -> HeaderList {
-        // What most requests have needs no merging.
-        if let Some((name, value)) = self.only_attribute() {
-            let mut list = HeaderList::new();
-            list.extend(self.header(name, value, is_exposed));
-            return list;
-        }
-        let mut made: SmallVec<[(u64, Header); 2]> = self
-            .final_attributes()
-            .filter_map(|(call, name, value)| Some((call, self.header(name, value, &is_exposed)?)))
-            .collect();
-        // Stable, and the attributes came in order of their names.
-        made.sort_by(|(a_call, a), (b_call, b)| a.name.cmp(&b.name).then(a_call.cmp(b_call)));
-        made.dedup_by(|later, kept| {
-            let same = later.1.name == kept.1.name;
-            if same {
-                std::mem::swap(later, kept);
+        let header = |name, value| self.header(name, value, &is_exposed);
+        let mut list = HeaderList::new();
+        match &self.applied {
+            // What most requests have needs no merging.
+            Applied::Once(attributes) if self.base.attributes.is_empty() => {
+                list.extend(attributes.iter().filter_map(|(n, v)| header(n, v)));
             }
-            same
-        });
-        made.into_iter().map(|(_, header)| header).collect()
-    }
-
-    /// The final attribute, where one call said all there is.
-    fn only_attribute(&self) -> Option<(&AttributeName, &AttributeValue)> {
-        let Applied::Once(attributes) = &self.applied else {
-            return None;
-        };
-        if !self.base.attributes.is_empty() || attributes.len() > 1 {
-            return None;
+            _ => {
+                let mut made: Vec<(u64, Header)> = self
+                    .final_attributes()
+                    .filter_map(|(call, name, value)| Some((call, header(name, value)?)))
+                    .collect();
+                made.sort_by_key(|(call, _)| *call);
+                list.extend(made.into_iter().map(|(_, header)| header));
+            }
         }
-        attributes.iter().next()
+        one_per_name(list)
     }
 
     /// The header that an attribute becomes; none where it is withheld.
@@ -352,6 +339,22 @@ impl RequestContext {
             .filter(|(_, name, _)| removed.contains(name) || !self.base.attributes.contains(name));
         base.chain(applied)
     }
+}
+
+/// Sorted by name; of several with one name the last.
+fn one_per_name(mut list: HeaderList) -> HeaderList {
+    if !list.is_sorted_by(|a, b| a.name < b.name) {
+        // Stable.
+        list.sort_by(|a, b| a.name.cmp(&b.name));
+        list.dedup_by(|later, kept| {
+            let same = later.name == kept.name;
+            if same {
+                std::mem::swap(later, kept);
+            }
+            same
+        });
+    }
+    list
 }
 
 impl Applied {

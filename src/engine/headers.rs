@@ -19,12 +19,22 @@ const ATTRIBUTE_PREFIX: &str = "X-Nauthilus-";
 pub const LONGEST_NAME: usize = 256;
 
 /// One response header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Header {
     /// Canonical MIME case.
     pub name: Arc<str>,
     /// Never contains CR, LF or NUL.
     pub value: Text,
+}
+
+impl Clone for Header {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            // `SmallVec`'s own way to copy goes byte by byte.
+            value: Text::from_slice(&self.value),
+        }
+    }
 }
 
 /// Why an attribute cannot become a header. The text names the attribute, never its value.
