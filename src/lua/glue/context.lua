@@ -7,7 +7,7 @@ local format = string.format
 local errors, host, result_class = parts.errors, parts.host, parts.result.name
 local bad_argument, bad_self, show = errors.bad_argument, errors.bad_self, errors.show
 local wrong_type, wrong_value = errors.wrong_type, errors.wrong_value
-local current_context = host.current_context
+local current_context, keep_context = host.current_context, host.keep_context
 local context_select, port_of = native.context_select, parts.monitor.port_of
 local context_apply, context_remove = native.context_apply, native.context_remove
 local context_changes, is_context = native.context_changes, native.is_context
@@ -109,7 +109,9 @@ end
 
 function api.context()
   local context = current_context()
-  host.keep_context()
+  if keep_context then
+    keep_context()
+  end
   return context
 end
 

@@ -53,9 +53,6 @@ function plain.bind(context)
   default = context or own
 end
 
--- The default context is there for good.
-function plain.keep_context() end
-
 local function finish_main(before, ok, ...)
   of_main = before
   if not ok then
