@@ -32,9 +32,7 @@ impl<T> Held<T> {
             Some(shared) => shared.with(work),
         }
     }
-}
 
-impl<T> Held<T> {
     /// Whether others have a handle of the data.
     #[cfg(feature = "luajit")]
     pub(super) fn is_shared(&self) -> bool {

@@ -177,8 +177,8 @@ SERVER = """
 """
 
 
-# Two reports with headers that vanish, change and come, in the middle and at the ends; then one
-# of as many as a report holds, and one of more.
+# Two calls after which headers vanish, change and come, in the middle and at the ends; then one
+# with as many as asked for.
 MIXED = """
     location /mixed {
       content_by_lua_block {

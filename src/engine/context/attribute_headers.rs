@@ -24,8 +24,7 @@ pub(super) struct AttributeHeaders {
     /// The version of the policy (`expose_attributes`) it was made under.
     version: u64,
     /// What the host heard of, unless that is `list`.
-    before: HeaderList,
-    has_before: bool,
+    before: Option<HeaderList>,
 }
 
 impl AttributeHeaders {
@@ -43,10 +42,7 @@ impl AttributeHeaders {
     /// Sets the list, made under the policy of this version.
     pub(super) fn set(&mut self, list: HeaderList, version: u64) {
         let last = std::mem::replace(&mut self.list, list);
-        if !self.has_before {
-            self.before = last;
-            self.has_before = true;
-        }
+        self.before.get_or_insert(last);
         self.is_outdated = false;
         self.version = version;
     }
@@ -58,22 +54,17 @@ impl AttributeHeaders {
 
     /// What the host heard of.
     pub(super) fn reported(&self) -> &[Header] {
-        if self.has_before {
-            &self.before
-        } else {
-            &self.list
-        }
+        self.before.as_ref().unwrap_or(&self.list)
     }
 
     /// Whether nothing was made since the host heard of the list.
     pub(super) fn is_reported(&self) -> bool {
-        !self.has_before
+        self.before.is_none()
     }
 
     /// The host has heard of the list.
     pub(super) fn note_reported(&mut self) {
-        self.before.clear();
-        self.has_before = false;
+        self.before = None;
     }
 
     /// No attributes any more; what the host heard of stays so.
