@@ -13,6 +13,7 @@ use crate::engine::server_address::{NotAnAddress, ServerAddress, plain_literal};
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     natives.add("context_new", native!(new))?;
+    natives.add("context_take", native!(take))?;
     natives.add("is_context", native!(is_context))?;
     natives.add("context_set_base", native!(set_base))?;
     natives.add("context_apply", native!(apply))?;
@@ -32,6 +33,11 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
 /// `context_new()` → context
 fn new(_: &Args) -> Answer {
     Answer::Context
+}
+
+/// `context_take(context)` → a context with what this one held, which is empty then
+fn take(args: &Args) -> Answer {
+    from_context(args, |context| Answer::Taken(Box::new(context.take())))
 }
 
 /// `is_context(value)` → boolean

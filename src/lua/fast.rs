@@ -111,7 +111,6 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("add_name", add_name as *const c_void),
         ("set_attribute", set_attribute as *const c_void),
         ("set_attributes", set_attributes as *const c_void),
-        ("renew", renew as *const c_void),
         ("select", select as *const c_void),
         ("apply", apply as *const c_void),
         ("remove", remove as *const c_void),
@@ -304,16 +303,6 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
         let result = unsafe { handle::<BackendResult>(result)? };
         let attributes = with_staged(staged, |s| Attributes::take_pairs(&mut s.attributes))?;
         result.with(|r| r.attributes = attributes);
-        Some(outcome::DONE)
-    })
-}
-
-/// `renew(context)`: makes it a new one. Whoever else has a handle of it keeps the old.
-unsafe extern "C" fn renew(context: *mut c_void) -> c_int {
-    guarded(|| {
-        // SAFETY: the glue has checked that it is a context; no reference to its content lives.
-        let content = unsafe { &mut *content_of::<RequestContext>(context) };
-        *content.as_mut()? = Held::default();
         Some(outcome::DONE)
     })
 }

@@ -159,7 +159,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
         names.raw_push(*name)?;
     }
     native.raw_set("cold", names)?;
-    nginx::register(lua, native)?;
+    nginx::register(&natives)?;
     Ok(native.clone())
 }
 

@@ -7,32 +7,51 @@
 //! | file | what it is |
 //! |---|---|
 //! | `nginx/symbols.rs` | the names of nginx that are used, and how |
+//! | `nginx/requests.rs` | the request contexts of nginx's requests |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
+#[cfg(feature = "luajit")]
+mod requests;
 mod symbols;
 mod waits;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mlua::prelude::*;
 
 use crate::engine::monitor::HostSigns;
 use crate::engine::process::set_host_signs;
+use crate::lua::raw::Natives;
 use symbols::{Role, Symbols};
 
 /// Registers the natives of `glue/hosts/nginx.lua`, in an nginx.
-pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let Some(symbols) = Symbols::of_process() else {
         return Ok(());
     };
     set_host_signs(HostSigns {
         exiting: || Symbols::of_process().is_some_and(Symbols::is_exiting),
     });
+    let lua = natives.lua();
     let table = lua.create_table()?;
     table.raw_set("is_worker", lua.create_function(is_worker)?)?;
     waits::register(lua, &table, symbols)?;
-    native.raw_set("nginx", table)
+    #[cfg(feature = "luajit")]
+    if symbols.ends.is_some() {
+        requests::register(natives)?;
+    }
+    natives.table().raw_set("nginx", table)
 }
 
 /// `is_worker()`: whether this is a process that nginx's master has forked.
 fn is_worker(_: &Lua, (): ()) -> LuaResult<bool> {
     Ok(Symbols::of_process().is_some_and(|symbols| symbols.role() == Role::Forked))
+}
+
+/// No panic reaches nginx.
+fn contained(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        // Dropping a payload could panic again.
+        std::mem::forget(panic);
+    }
 }

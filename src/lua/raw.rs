@@ -34,7 +34,7 @@ use crate::engine::result::BackendResult;
 pub(super) use answer::Answer;
 pub(super) use args::{Args, View};
 #[cfg(feature = "luajit")]
-pub(super) use class::{content_of, fill_contexts, fill_results};
+pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
 pub(super) use class::{push_context, push_result};
 
 /// Makes a `lua_CFunction` of a native.

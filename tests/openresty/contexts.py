@@ -1,9 +1,12 @@
 """The request context in nginx: one per request, and its headers at once."""
 
 import concurrent.futures
+import http.client
+import socket
 import subprocess
+import time
 
-from lab import Backend, Nginx, equal, finish, free_port, init_block, run_for, test, wrk
+from lab import Backend, Nginx, equal, finish, free_port, init_block, run_for, test, until, wrk
 
 LIBRARY = """
 -- What libraries do: the module's functions are kept when they load, once for all requests.
@@ -123,16 +126,43 @@ SERVER = """
       }
     }
 
-    # A script may put another table in the place of `ngx.ctx`, and the first one back.
+    # A script may put another table in the place of `ngx.ctx`.
     location /swapped {
       content_by_lua_block {
         nb.select_backend_server("192.0.2.1", 1)
-        local first = ngx.ctx
         ngx.ctx = {}
-        nb.select_backend_server("192.0.2.2", 2)
-        local _, second_port = nb.get_selected_backend_server()
-        ngx.ctx = first
-        ngx.say(select(2, nb.get_selected_backend_server()), " ", second_port)
+        ngx.say((select(2, nb.get_selected_backend_server())))
+      }
+    }
+
+    # What the log phase is told, and that it can decide nothing any more. `kept` are contexts that
+    # scripts asked for, there or before.
+    location /logged {
+      content_by_lua_block {
+        local port = tonumber(ngx.var.arg_port)
+        if port then nb.select_backend_server("192.0.2.1", port) end
+        if ngx.var.arg_keep == "content" then keep(nb.context(), port) end
+        if ngx.var.arg_sub then ngx.location.capture("/inner?port=60000&user=inner") end
+        if ngx.var.arg_abort then ngx.sleep(0.2) end
+        if ngx.var.arg_fail then error("as asked for") end
+        ngx.say("done")
+      }
+      log_by_lua_block {
+        local ip, port = nb.get_selected_backend_server()
+        local context = nb.context()
+        assert(context == nb.context())
+        assert(select(2, context:selected()) == port)
+        if ngx.var.arg_keep == "log" then keep(context, port) end
+        local refused = not pcall(nb.select_backend_server, "192.0.2.9", 9)
+        last_logged = tostring(port) .. " " .. tostring(refused)
+      }
+    }
+    location /last_logged {
+      content_by_lua_block {
+        for _, one in ipairs(kept) do
+          assert(select(2, one.context:selected()) == one.port)
+        end
+        ngx.say(last_logged)
       }
     }
 
@@ -228,6 +258,22 @@ COUNTED = """
   }
 """
 
+LOGGED = """
+  lua_check_client_abort on;
+  init_by_lua_block {
+    BEFORE_REQUIRE
+    nb = require("nauthilus_backend")
+    nb.configure({ log = "none", backend_servers = {} })
+    last_logged, kept = "none", {}
+    function keep(context, port)
+      kept[#kept % 50 + 1] = { context = context, port = port }
+    end
+  }
+"""
+
+# An nginx whose requests the module cannot tell apart by themselves.
+NO_REQUESTS = 'require("resty.core.base").get_request = nil'
+
 # An nginx whose function that sets headers is not the one that the module knows.
 UNKNOWN_SETTER = 'require("resty.core.base").get_errmsg_ptr = nil'
 
@@ -250,6 +296,43 @@ def check_reports(through_strings, main_part="", before_require=""):
         _, headers, body = nginx.get(f"/many?count={count}")
         equal(ours(headers), {f"X-Nauthilus-A{n}": "x" * n for n in range(1, count + 1)})
     nginx.assert_clean()
+    nginx.stop()
+
+
+def check_logged(before_require=""):
+    """Requests of one connection mostly have one address in memory, one after the other."""
+    nginx = Nginx(http=LOGGED.replace("BEFORE_REQUIRE", before_require), server=SERVER)
+    nginx.lua("library", LIBRARY)
+    nginx.start()
+    connection = http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=10)
+
+    def ask(path):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode().strip()
+
+    for number in range(100):
+        for query, wanted in (
+            (f"port={number + 1}", f"{number + 1} true"),
+            ("", "nil true"),
+            (f"port={number + 1}&sub=1", f"{number + 1} true"),
+            ("sub=1", "nil true"),
+            (f"port={number + 1}&keep={'log' if number % 2 else 'content'}", f"{number + 1} true"),
+        ):
+            equal(ask("/logged?" + query), (200, "done"))
+            equal(ask("/last_logged"), (200, wanted), query)
+    nginx.assert_clean()
+    # One whose client goes away before an answer, and one that fails: neither sent headers of its own.
+    for number in range(20):
+        with socket.create_connection(("127.0.0.1", nginx.port)) as client:
+            client.sendall(f"GET /logged?port={number + 1}&abort=1 HTTP/1.0\r\n\r\n".encode())
+            time.sleep(0.02)
+        until(lambda wanted=number + 1: ask("/last_logged")[1].split()[0] == str(wanted), what="the log phase")
+        equal(ask("/logged"), (200, "done"))
+        equal(ask("/last_logged")[1].split()[0], "nil")
+    connection.close()
+    # What an aborted request complains of, nothing else.
+    assert "traceback" not in nginx.log() and "panicked" not in nginx.log(), nginx.log()[-2000:]
     nginx.stop()
 
 
@@ -299,8 +382,8 @@ def main():
     with test("a subrequest has a context and headers of its own"):
         equal(nginx.body("/sub").strip(), "2 192.0.2.1 2 inner, 1 nil 1")
 
-    with test("after an internal redirect there is a new context; headers stay"):
-        equal(nginx.body("/redirect").strip(), "nil 1")
+    with test("an internal redirect leaves context and headers as they are"):
+        equal(nginx.body("/redirect").strip(), "192.0.2.1 1")
 
     with test("requests of one TLS connection do not inherit a context"):
         command = ["curl", "-ks"] + [f"https://127.0.0.1:{tls_port}/?port={p}" for p in (5, 6, 7)]
@@ -328,9 +411,9 @@ def main():
         equal((begun, selected), ("begun", "nil"))
         assert refused.startswith("false ") and "headers were already sent" in refused, refused
 
-    with test("another table in the place of ngx.ctx, and the first one back"):
+    with test("the context does not depend on ngx.ctx"):
         for _ in range(20):
-            equal(nginx.body("/swapped").strip(), "1 2")
+            equal(nginx.body("/swapped").strip(), "1")
 
     with test("nothing of a request that ended is in a later one"):
         for number in range(200):
@@ -340,6 +423,12 @@ def main():
             _, headers, body = nginx.get("/clean")
             equal(body.strip(), "nil 0 0 5000 true 1000")
             equal(headers["Auth-Port"], "1")
+
+    with test("the log phase is told what its own request decided"):
+        check_logged()
+
+    with test("and where contexts are kept with ngx.ctx"):
+        check_logged(before_require=NO_REQUESTS)
 
     with test("a context that a script keeps stays as it is"):
         for port in range(1, 100):

@@ -109,10 +109,7 @@ end
 
 function api.context()
   local context = current_context()
-  if keep_context then
-    keep_context()
-  end
-  return context
+  return keep_context and keep_context(context) or context
 end
 
 api.new_context = fast.new_context or native.context_new

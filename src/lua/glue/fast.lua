@@ -39,7 +39,6 @@ local add_flag = entry("add_flag", "int (*)(int, const char *, size_t, bool)")
 local add_name = entry("add_name", "int (*)(int, const char *, size_t)")
 local set_attribute = entry("set_attribute", "int (*)(void *, const char *, size_t, const char *, size_t)")
 local set_attributes = entry("set_attributes", "int (*)(int, void *)")
-local renew = entry("renew", "int (*)(void *)")
 local select_server = entry("select", "int (*)(void *, const char *, size_t, int, void *, void *)")
 local apply_result = entry("apply", "int (*)(void *, void *, void *, void *)")
 local remove_names = entry("remove", "int (*)(int, void *, void *, void *)")
@@ -87,11 +86,6 @@ end
 
 api.new_result = maker(fill_results, native.result_new)
 api.new_context = maker(fill_contexts, native.context_new)
-
--- Makes a context of ours a new one; false where it was finalised.
-function api.renew(context)
-  return is_context(context) and renew(context) == 0
-end
 
 -- Results.
 

@@ -9,8 +9,8 @@
 --                            raises at level 3: it is called by the functions of the API
 --                            themselves. `name` is given by those that change the context: they
 --                            are also refused where the headers were sent.
---   keep_context             nil, or what is called when a script is given the current context,
---                            which it may keep
+--   keep_context(context)    nil, or what gives a script the current context in a form that it may
+--                            keep
 --   bind(context)            makes `context` the one to act on from now on, nil the host's own;
 --                            called from C, so what it raises needs no position
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one

@@ -16,9 +16,18 @@ pub(super) type Opaque = c_void;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Semaphore(NonNull<Opaque>);
 
-/// A request: `ngx_http_request_t`.
+/// A request: `ngx_http_request_t`. Its address is its own for as long as it is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request(NonNull<Opaque>);
+
+/// What is remembered of a request that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Note {
+    pub(super) request: Request,
+    pub(super) number: c_int,
+    /// Which of those that had the number.
+    pub(super) turn: u64,
+}
 
 pub(super) type EventHandler = unsafe extern "C" fn(*mut Opaque);
 pub(super) type CleanupHandler = unsafe extern "C" fn(*mut Opaque);
@@ -55,14 +64,21 @@ pub(super) struct Symbols {
     exiting: &'static AtomicUsize,
     quit: &'static AtomicI32,
     terminate: &'static AtomicI32,
+    pub(super) ends: Option<EndSymbols>,
     pub(super) wake: Option<WakeSymbols>,
+}
+
+/// What tells of the end of a request.
+#[derive(Clone, Copy)]
+pub(super) struct EndSymbols {
+    add_cleanup: AddCleanup,
 }
 
 /// What wakes a coroutine.
 pub(super) struct WakeSymbols {
+    pub(super) ends: EndSymbols,
     cycle: &'static AtomicPtr<Opaque>,
     add_channel_event: AddChannelEvent,
-    add_cleanup: AddCleanup,
     post_semaphore: PostSemaphore,
     count_semaphore: CountSemaphore,
 }
@@ -83,6 +99,7 @@ impl Symbols {
                 exiting: AtomicUsize::from_ptr(address(c"ngx_exiting")?.cast().as_ptr()),
                 quit: AtomicI32::from_ptr(address(c"ngx_quit")?.cast().as_ptr()),
                 terminate: AtomicI32::from_ptr(address(c"ngx_terminate")?.cast().as_ptr()),
+                ends: EndSymbols::look_up(),
                 wake: WakeSymbols::look_up(),
             })
         }
@@ -104,20 +121,110 @@ impl Symbols {
     }
 }
 
+impl EndSymbols {
+    fn look_up() -> Option<Self> {
+        let found = address(c"ngx_http_cleanup_add")?;
+        // SAFETY: nginx declares it with this type: http/ngx_http_core_module.h.
+        let add_cleanup = unsafe { std::mem::transmute::<NonNull<Opaque>, AddCleanup>(found) };
+        Some(Self { add_cleanup })
+    }
+
+    /// Has `handler` called with the request itself when the request ends, however it does, before
+    /// the log phase; false where there is no memory.
+    ///
+    /// # Safety
+    ///
+    /// Called on the thread of nginx's event loop with a request that is being processed.
+    pub(super) unsafe fn at_end(self, request: Request, handler: CleanupHandler) -> bool {
+        // SAFETY: as of this function.
+        unsafe { self.add(request, handler, request.0.as_ptr()) }
+    }
+
+    /// Leaves a note with a request that is ending, or has ended and is in its log phase. It is
+    /// there as long as the request is. `handler` tells whose notes they
+    /// are; where nginx ends the request once more it is called with the note, for [`Self::keep`].
+    ///
+    /// # Safety
+    ///
+    /// As of [`Self::at_end`].
+    pub(super) unsafe fn leave(self, note: Note, handler: CleanupHandler) {
+        // SAFETY: as of this function. Of a size above 0 that much memory is allocated in the
+        // request's pool, aligned for anything.
+        unsafe {
+            let request = note.request.0.as_ptr();
+            if let Some(mut entry) = NonNull::new((self.add_cleanup)(request, size_of::<Note>())) {
+                entry.as_ref().data.cast::<Note>().write(note);
+                entry.as_mut().handler = Some(handler);
+            }
+        }
+    }
+
+    /// Has the request keep a note that its handler was called with.
+    ///
+    /// # Safety
+    ///
+    /// Called by that handler, with what it was called with.
+    pub(super) unsafe fn keep(self, data: *mut Opaque, handler: CleanupHandler) {
+        // SAFETY: as of this function: it is a note, in the pool of a request that still is.
+        unsafe {
+            if let Some(note) = data.cast::<Note>().as_ref() {
+                self.add(note.request, handler, data);
+            }
+        }
+    }
+
+    /// The note that was left with a request by this handler.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Self::at_end`].
+    pub(super) unsafe fn note(self, request: Request, handler: CleanupHandler) -> Option<Note> {
+        // SAFETY: as of this function. An entry without a handler does nothing, and the ones
+        // before it are those of the request and its subrequests, all in one pool: nginx clears
+        // the list once it has called them, so that only what was left since is there. What has
+        // this handler has a note.
+        unsafe {
+            let mut entry = (self.add_cleanup)(request.0.as_ptr(), 0).as_ref()?;
+            while let Some(before) = entry.next.as_ref() {
+                if before
+                    .handler
+                    .is_some_and(|h| std::ptr::fn_addr_eq(h, handler))
+                    && let Some(note) = before.data.cast::<Note>().as_ref()
+                    && note.request == request
+                {
+                    return Some(*note);
+                }
+                entry = before;
+            }
+        }
+        None
+    }
+
+    unsafe fn add(self, request: Request, handler: CleanupHandler, data: *mut Opaque) -> bool {
+        // SAFETY: as of `at_end`. With size 0 nothing but the entry is allocated, in the
+        // request's pool; nginx has linked it in, and reads it when the request ends.
+        unsafe {
+            let Some(mut entry) = NonNull::new((self.add_cleanup)(request.0.as_ptr(), 0)) else {
+                return false;
+            };
+            entry.as_mut().handler = Some(handler);
+            entry.as_mut().data = data;
+        }
+        true
+    }
+}
+
 impl WakeSymbols {
     fn look_up() -> Option<Self> {
-        // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and functions of these
-        // types: os/unix/ngx_channel.h, http/ngx_http_core_module.h; the Lua module declares
-        // the last two for LuaJIT's FFI.
+        // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and a function of this
+        // type: os/unix/ngx_channel.h; the Lua module declares the last two for LuaJIT's FFI.
         unsafe {
             Some(Self {
+                ends: EndSymbols::look_up()?,
                 cycle: AtomicPtr::from_ptr(address(c"ngx_cycle")?.cast().as_ptr()),
                 add_channel_event: std::mem::transmute::<NonNull<Opaque>, AddChannelEvent>(
                     address(c"ngx_add_channel_event")?,
                 ),
-                add_cleanup: std::mem::transmute::<NonNull<Opaque>, AddCleanup>(address(
-                    c"ngx_http_cleanup_add",
-                )?),
                 post_semaphore: std::mem::transmute::<NonNull<Opaque>, PostSemaphore>(address(
                     c"ngx_http_lua_ffi_sema_post",
                 )?),
@@ -145,25 +252,6 @@ impl WakeSymbols {
         let cycle = self.cycle.load(Ordering::Relaxed);
         // SAFETY: as of this function; `cycle` is the running one.
         unsafe { (self.add_channel_event)(cycle, descriptor, READ_EVENT, handler) == 0 }
-    }
-
-    /// Has `handler` called with the request itself when the request ends, however it does;
-    /// false where there is no memory.
-    ///
-    /// # Safety
-    ///
-    /// Called on the thread of nginx's event loop with a request that is being processed.
-    pub(super) unsafe fn at_end(&self, request: Request, handler: CleanupHandler) -> bool {
-        // SAFETY: as of this function. With size 0 nothing but the entry is allocated, in the
-        // request's pool; nginx has linked it in, and reads it when the request ends.
-        unsafe {
-            let Some(mut entry) = NonNull::new((self.add_cleanup)(request.0.as_ptr(), 0)) else {
-                return false;
-            };
-            entry.as_mut().handler = Some(handler);
-            entry.as_mut().data = request.0.as_ptr();
-        }
-        true
     }
 
     /// Lets the coroutine that waits for the semaphore run, in this round of the event loop.
@@ -200,9 +288,10 @@ impl Request {
         at(address).map(Self)
     }
 
-    /// The one that a handler given to [`WakeSymbols::at_end`] is called with.
-    pub(super) fn of_handler(data: *mut Opaque) -> Option<Self> {
-        NonNull::new(data).map(Self)
+    /// The one that a handler given to [`EndSymbols::at_end`] is called with, or that nginx's Lua
+    /// module gives.
+    pub(super) fn of_pointer(request: *mut Opaque) -> Option<Self> {
+        NonNull::new(request).map(Self)
     }
 }
 

@@ -15,13 +15,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mlua::prelude::*;
 
+use super::contained;
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
 use crate::engine::check::{Check, CheckResult};
 use crate::engine::config::Value;
@@ -240,7 +240,7 @@ impl Waits {
             Entry::Occupied(mut watched) => watched.get_mut().push(number),
             Entry::Vacant(unwatched) => {
                 // SAFETY: the glue gives the request that is running, on nginx's thread.
-                if !unsafe { wake.at_end(wait.request, on_request_end) } {
+                if !unsafe { wake.ends.at_end(wait.request, on_request_end) } {
                     return None;
                 }
                 unwatched.insert(vec![number]);
@@ -332,7 +332,7 @@ unsafe extern "C" fn on_bell(_: *mut Opaque) {
 /// nginx calls this when a request ends.
 unsafe extern "C" fn on_request_end(data: *mut Opaque) {
     contained(|| {
-        let Some(request) = Request::of_handler(data) else {
+        let Some(request) = Request::of_pointer(data) else {
             return;
         };
         let ended = lock().as_mut().map(|waits| waits.forget(request));
@@ -343,12 +343,4 @@ unsafe extern "C" fn on_request_end(data: *mut Opaque) {
 
 fn wake_symbols() -> Option<&'static WakeSymbols> {
     Symbols::of_process()?.wake.as_ref()
-}
-
-/// No panic reaches nginx.
-fn contained(work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        // Dropping a payload could panic again.
-        std::mem::forget(panic);
-    }
 }

@@ -39,6 +39,8 @@ pub(in crate::lua) enum Answer {
     Result(BackendResult),
     /// A new request context.
     Context,
+    /// A request context with this content.
+    Taken(Box<Held<RequestContext>>),
     /// A bug of ours: raised, as text.
     Panicked,
     /// nil and true: argument 1 is not what the native works on.
@@ -133,6 +135,9 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
             }
             Answer::Context => {
                 push_userdata::<RequestContext>(state, CONTEXT_METATABLE, Held::default);
+            }
+            Answer::Taken(content) => {
+                push_userdata(state, CONTEXT_METATABLE, || std::mem::take(&mut **content));
             }
             Answer::Panicked => {
                 push_bytes(state, b"nauthilus_backend: internal error");

@@ -90,9 +90,9 @@ impl Args {
     /// The result that is argument `index`.
     pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
         // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and userdata with it hold a
-        // `Content<BackendResult>`. The argument keeps it alive, and only its finaliser and
-        // `fast`'s `renew` put something else in its place: neither runs while a native does,
-        // which calls no Lua.
+        // `Content<BackendResult>`. The argument keeps it alive, and only its finaliser puts
+        // something else in its place, and of a context nginx, when its request begins or ends:
+        // neither runs while a native does, which calls no Lua.
         unsafe { (*content(self.state, index, RESULT_METATABLE)?).as_ref() }
     }
 

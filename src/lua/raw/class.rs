@@ -22,7 +22,8 @@ const HOLDER_METATABLE: c_int = 1;
 /// While finalisers wait to be run, LuaJIT leaves compiled code at each allocation, so there they
 /// are few: the contents of several userdata are in one other, their holder, which alone has a
 /// finaliser. Each of them has the address of its content, and an environment table with the
-/// holder in it, so that this lives as long as one of them can be reached.
+/// holder in it, so that this lives as long as one of them can be reached. A content may also be
+/// in memory that is never freed: then its userdata needs no holder.
 pub(in crate::lua) type Content<T> = Option<Held<T>>;
 
 /// To what the blocks of userdata are aligned at least, in every Lua.
@@ -212,6 +213,34 @@ unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
         }
     }
     0
+}
+
+/// Pushes a userdata of the context that is where `find` says, for the number that is argument 1;
+/// nil where there is none.
+///
+/// # Safety
+///
+/// As of `push_result`; what `find` gives is never freed. `find` must not panic.
+#[cfg(feature = "luajit")]
+pub(in crate::lua) unsafe fn push_lasting_context(
+    state: *mut lua_State,
+    find: impl FnOnce(i64) -> Option<*mut Content<RequestContext>>,
+) -> c_int {
+    // SAFETY: as of this function. It has the address before it has the metatable that makes it
+    // one of ours; no frame owns anything where a call raises.
+    unsafe {
+        // A number that counts something is exact.
+        match find(ffi::lua_tonumber(state, 1) as i64) {
+            Some(content) => {
+                let block = ffi::lua_newuserdata(state, size_of_val(&content));
+                block.cast::<*mut Content<RequestContext>>().write(content);
+                ffi::lua_pushvalue(state, CONTEXT_METATABLE);
+                ffi::lua_setmetatable(state, -2);
+            }
+            None => ffi::lua_pushnil(state),
+        }
+    }
+    1
 }
 
 #[cfg(not(feature = "luajit"))]

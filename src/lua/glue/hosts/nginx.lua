@@ -1,8 +1,6 @@
 -- The adapter of nginx with its Lua module (OpenResty).
 --
--- Each request has a context of its own, in its `ngx.ctx`, made on first use. What `ngx.ctx`
--- does this does too: a subrequest has its own, and after an internal redirect there is a new
--- one, while headers that were set stay set.
+-- Each request has a context of its own, made on first use; a subrequest has one of its own, too.
 
 local native, parts = ...
 local plain, wait = parts.plain, parts.nginx_wait
@@ -14,13 +12,13 @@ local error, setmetatable = error, setmetatable
 local ngx = package.loaded.ngx
 local get_phase = ngx.get_phase
 local contexts, headers, bound_context = parts.nginx_contexts, parts.nginx_headers, plain.bound_context
-local current_ctx, context_of, make_context = contexts.current, contexts.of, contexts.make
+local find_context, make_context = contexts.find, contexts.make
 local is_http = ngx.config.subsystem == "http"
 local is_worker = native.nginx and native.nginx.is_worker
 
 local nginx = setmetatable({}, { __index = wait })
 
--- The phases whose `ngx.ctx` is not that of a request with a response.
+-- The phases without a request that has a response.
 local no_response = {
   init = true,
   init_worker = true,
@@ -36,8 +34,6 @@ local publish = is_http and headers.publish or nil
 local setter = is_http and headers.setter or nil
 local get_request = headers.get_request
 
-local past_init = false
-
 -- Level 4: called by `current_context`, which functions of the API call.
 local function refuse(name, why)
   error((name and name .. ": " or "") .. why, 4)
@@ -48,19 +44,10 @@ function nginx.current_context(name)
   if bound then
     return bound
   end
-  -- `init` has no `ngx.ctx` at all, and asking for it raises. It is the first phase of a state,
-  -- and does not come again.
-  if not past_init then
-    past_init = get_phase() ~= "init"
-  end
-  local ctx, is_new
-  if past_init then
-    ctx, is_new = current_ctx()
-  end
-  local context = ctx and context_of(ctx)
+  local context, request = find_context()
   if not context then
     local phase = get_phase()
-    if no_response[phase] then
+    if no_response[phase] or not request then
       refuse(name, "no request in nginx's phase '" .. phase .. "'")
     end
   end
@@ -68,20 +55,18 @@ function nginx.current_context(name)
     refuse(name, "the response headers were already sent, in nginx's phase '" .. get_phase() .. "'")
   end
   if not context then
-    context = make_context(ctx, is_new)
+    context = make_context(request)
   end
   return context, publish, setter, setter and get_request()
 end
 
 -- Binds for the rest of the request.
 function nginx.bind(context)
-  contexts.bind(ngx.ctx, context)
+  contexts.bind(context)
 end
 
-function nginx.keep_context()
-  if not bound_context() then
-    contexts.keep(ngx.ctx)
-  end
+function nginx.keep_context(context)
+  return bound_context() or contexts.keep(context)
 end
 
 nginx.with_context = plain.with_context

@@ -1,19 +1,24 @@
--- Where the context of a request of nginx is kept: with its `ngx.ctx`.
+-- Where the context of a request of nginx is kept: natively, found by the request, and where that
+-- cannot be with its `ngx.ctx`.
 --
 -- A userdata that is finalised costs more than all a request does with it: while finalisers wait
--- to be run, LuaJIT leaves compiled code at each allocation. So contexts are used again where
--- that is certain to be seen by nobody. nginx's Lua module keeps each `ngx.ctx` under a number. A
--- request that had none and gets one now has the number of a request that ended, and its
--- context. One that a script has asked for is the script's, and is never used again.
+-- to be run, LuaJIT leaves compiled code at each allocation. So a context is used again for a
+-- later request, where that is certain to be seen by nobody: one that a script has asked for is the
+-- script's, and is never used again.
 
 local native, parts = ...
 if not parts.nginx_wait then
   return nil
 end
 
-local rawget, rawset, setmetatable, type = rawget, rawset, setmetatable, type
-local pcall, loaded = pcall, package.loaded
-local fast = parts.fast
+local pcall, rawget, rawset, require = pcall, rawget, rawset, require
+local setmetatable, type = setmetatable, type
+local loaded = package.loaded
+local ngx = loaded.ngx
+local get_phase = ngx.get_phase
+local new_context = parts.fast and parts.fast.new_context or native.context_new
+
+local contexts = {}
 
 -- A key that no script can meet by chance, and of which a dump of `ngx.ctx` can say what it is.
 local KEY = setmetatable({}, {
@@ -22,100 +27,131 @@ local KEY = setmetatable({}, {
   end,
 })
 
-local contexts = {}
-local ngx = loaded.ngx
+local past_init = false
 
--- The `ngx.ctx` of the current request, and whether it is made by this. Raises where nginx does.
-function contexts.current()
-  return ngx.ctx, false
+-- The context of the current request, nil where it has none yet, and what `make` is to know;
+-- nil, nil in a phase without a request. May raise what nginx raises there.
+function contexts.find()
+  -- `init` has no `ngx.ctx` at all, and asking for it raises. It is the first phase of a state,
+  -- and does not come again.
+  if not past_init then
+    if get_phase() == "init" then
+      return nil
+    end
+    past_init = true
+  end
+  local ctx = ngx.ctx
+  -- `rawget`: nginx lets a request inherit the `ngx.ctx` of its connection's TLS handshake.
+  return rawget(ctx, KEY), ctx
 end
 
--- `rawget`: nginx lets a request inherit the `ngx.ctx` of its connection's TLS handshake.
-function contexts.of(ctx)
-  return rawget(ctx, KEY)
-end
-
-local new_context = fast and fast.new_context or native.context_new
-
+-- A context for the current request, which has none.
 function contexts.make(ctx)
   local context = new_context()
   rawset(ctx, KEY, context)
   return context
 end
 
-function contexts.bind(ctx, context)
-  rawset(ctx, KEY, context)
+-- Makes `context` the one of the current request, nil one of its own.
+function contexts.bind(context)
+  rawset(ngx.ctx, KEY, context)
 end
 
--- The script has the context of `ctx` from now on.
-function contexts.keep() end
-
--- A function that gives the number of the current request's `ngx.ctx`, a negative one where it
--- has none, or where this version of nginx's Lua module cannot be asked in this way.
-local function numbers()
-  local base, library = loaded["resty.core.base"], parts.ffi.library
-  local get_request = base.get_request
-  local get_number = library.C.ngx_http_lua_ffi_get_ctx_ref
-  local is_handshake, handshake = library.new("int[1]"), library.new("int[1]")
-  -- Not known before the first request: calling it as it is not declared raises.
-  local can_ask
-  return function()
-    local request = get_request()
-    if can_ask == nil and request then
-      can_ask = pcall(get_number, request, is_handshake, handshake)
-    end
-    return can_ask and request and get_number(request, is_handshake, handshake) or -1
-  end
-end
-
-local can, number_of_ctx = pcall(numbers)
-if not fast or not can then
-  return contexts
-end
-
-local renew = fast.renew
--- Numbers above this had their turn in a crowd of requests and may not come again: their contexts
--- are left to the collector.
-local MOST_SLOTS = 256
--- By number: a context, and the `ngx.ctx` it is for. Where those differ it is for another.
-local slots, owners = {}, setmetatable({}, { __mode = "v" })
-
-function contexts.current()
-  local is_new = number_of_ctx() < 0
-  return ngx.ctx, is_new
-end
-
-function contexts.of(ctx)
-  local found = rawget(ctx, KEY)
-  if type(found) == "number" then
-    return owners[found] == ctx and slots[found] or nil
-  end
-  return found
-end
-
-function contexts.make(ctx, is_new)
-  local number = is_new and number_of_ctx() or 0
-  if number <= 0 or number > MOST_SLOTS then
-    local context = new_context()
-    rawset(ctx, KEY, context)
-    return context
-  end
-  local context = slots[number]
-  if not context or not renew(context) then
-    context = new_context()
-    slots[number] = context
-  end
-  owners[number] = ctx
-  rawset(ctx, KEY, number)
+-- The context of the current request as a script may have it.
+function contexts.keep(context)
   return context
 end
 
-function contexts.keep(ctx)
-  local number = rawget(ctx, KEY)
-  if type(number) == "number" and owners[number] == ctx then
-    rawset(ctx, KEY, slots[number])
-    slots[number] = nil
+local requests, base = native.nginx_requests, loaded["resty.core.base"]
+local has_ffi, ffi = pcall(require, "ffi")
+local get_request = type(base) == "table" and base.get_request
+if not requests or not has_ffi or not get_request or ngx.config.subsystem ~= "http" then
+  return contexts
+end
+
+local take_context = native.context_take
+local find_number = ffi.cast("int (*)(void *)", requests.find)
+local find_ended = ffi.cast("int (*)(void *)", requests.find_ended)
+local begin = ffi.cast("int (*)(void *)", requests.begin)
+local begin_ended = ffi.cast("int (*)(void *)", requests.begin_ended)
+
+-- By the number of a place: what acts on it, and, where that is somebody's own, the userdata of the
+-- place.
+local acting, places = {}, {}
+
+-- The number of a request's place, 0 where it has none. The log phase comes after the end.
+local function number_of(request)
+  local number = find_number(request)
+  if number == 0 and get_phase() == "log" then
+    return find_ended(request)
   end
+  return number
+end
+
+function contexts.find()
+  local request = get_request()
+  if not request then
+    return nil
+  end
+  local number = number_of(request)
+  if number == 0 then
+    return nil, request
+  end
+  return acting[number], request
+end
+
+local function make(request)
+  local number
+  if get_phase() == "log" then
+    number = begin_ended(request)
+  else
+    number = begin(request)
+  end
+  -- Where nginx has no memory.
+  if number == 0 then
+    return new_context(), number
+  end
+  -- What was somebody's own in an earlier request stays that.
+  local context = places[number]
+  if context then
+    places[number] = nil
+  else
+    context = acting[number] or requests.context(number)
+  end
+  acting[number] = context
+  return context, number
+end
+
+function contexts.make(request)
+  return (make(request))
+end
+
+-- Has `context`, which is somebody's own, act for the place.
+local function lend(number, context)
+  places[number] = places[number] or acting[number]
+  acting[number] = context
+end
+
+function contexts.bind(context)
+  local request = get_request()
+  local number = find_number(request)
+  if number == 0 then
+    local _
+    _, number = make(request)
+  end
+  if number ~= 0 then
+    lend(number, context or new_context())
+  end
+end
+
+function contexts.keep(context)
+  local number = number_of(get_request())
+  if number == 0 or places[number] then
+    return context
+  end
+  local own = take_context(context)
+  lend(number, own)
+  return own
 end
 
 return contexts

@@ -1,0 +1,349 @@
+//! The request contexts of nginx's requests, found by the request.
+//!
+//! `ngx.ctx` could hold them, but costs a request a table of Lua's and its removal: more than all
+//! that is done with the context. So they are here, each in a place with a number; nginx says when
+//! a request ends, and then its place is free for another. The Lua side has one userdata for each
+//! place and uses it again, since a userdata that is finalised costs more still.
+//!
+//! In the log phase the request has ended, but may be asked what it held: nobody has had its place
+//! since, or a note that it carries tells of that.
+
+use std::cell::{RefCell, UnsafeCell};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ptr::NonNull;
+
+use mlua::lua_State;
+use mlua::prelude::*;
+
+use super::contained;
+use super::symbols::{EndSymbols, Note, Opaque, Request, Symbols};
+use crate::engine::context::RequestContext;
+use crate::lua::held::Held;
+use crate::lua::raw::{Content, Natives, push_lasting_context};
+
+/// Registers the natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the
+/// FFI, and `context(number)`, which gives a userdata of the context in that place.
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    let table = natives.lua().create_table()?;
+    for (name, function) in [
+        ("find", find as *const c_void),
+        ("find_ended", find_ended as *const c_void),
+        ("begin", begin as *const c_void),
+        ("begin_ended", begin_ended as *const c_void),
+    ] {
+        table.raw_set(name, LuaLightUserData(function.cast_mut()))?;
+    }
+    table.raw_set("context", natives.function(context)?)?;
+    natives.table().raw_set("nginx_requests", table)
+}
+
+thread_local! {
+    /// Of nginx's thread; what `ngx.run_worker_thread` runs has no request.
+    static REQUESTS: RefCell<Requests> = RefCell::default();
+}
+
+fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> {
+    // None as well in a thread that ends.
+    REQUESTS
+        .try_with(|requests| work(&mut *requests.try_borrow_mut().ok()?))
+        .ok()?
+}
+
+/// Numbers begin at 1; 0 is none.
+type Number = c_int;
+
+#[derive(Default)]
+struct Requests {
+    places: Vec<Place>,
+    free: Vec<Number>,
+    of_request: HashMap<Request, Number, BuildHasherDefault<AddressHasher>>,
+    /// What was found last: a request mostly makes several calls in a row.
+    last: Option<(Request, Number)>,
+    /// The place whose request ended last. Its content is still there.
+    ended: Option<Number>,
+}
+
+struct Place {
+    content: Lasting,
+    /// How many requests have had it.
+    turn: u64,
+}
+
+/// Memory that is never freed: userdata of Lua states point to it, whichever ends first.
+struct Lasting(NonNull<UnsafeCell<Content<RequestContext>>>);
+
+impl Lasting {
+    fn new() -> Self {
+        let content = Box::new(UnsafeCell::new(Some(Held::default())));
+        Self(NonNull::from(Box::leak(content)))
+    }
+
+    fn get(&self) -> *mut Content<RequestContext> {
+        UnsafeCell::raw_get(self.0.as_ptr())
+    }
+
+    fn clear(&mut self) {
+        // SAFETY: never freed, and of this thread alone. Nobody has a reference to it: natives
+        // look at a context only during a call of theirs, and none calls nginx or comes here
+        // meanwhile.
+        unsafe { *self.get() = Some(Held::default()) };
+    }
+}
+
+impl Requests {
+    fn find(&mut self, request: Request) -> Option<Number> {
+        match self.last {
+            Some((last, number)) if last == request => Some(number),
+            _ => {
+                let number = *self.of_request.get(&request)?;
+                self.last = Some((request, number));
+                Some(number)
+            }
+        }
+    }
+
+    /// A place for a request that has none.
+    fn begin(&mut self, request: Request) -> Option<Number> {
+        let number = match self.free.pop() {
+            Some(number) => number,
+            None => {
+                let number = Number::try_from(self.places.len() + 1).ok()?;
+                self.places.push(Place {
+                    content: Lasting::new(),
+                    turn: 0,
+                });
+                number
+            }
+        };
+        if self.ended == Some(number) {
+            self.clear_ended();
+        }
+        self.place(number)?.turn += 1;
+        self.of_request.insert(request, number);
+        self.last = Some((request, number));
+        Some(number)
+    }
+
+    /// The request has ended: its place is free, with what is in it until the next one ends.
+    fn end(&mut self, request: Request) -> Option<Note> {
+        let number = self.of_request.remove(&request)?;
+        self.last = None;
+        self.clear_ended();
+        self.ended = Some(number);
+        self.free.push(number);
+        let turn = self.place(number)?.turn;
+        Some(Note {
+            request,
+            number,
+            turn,
+        })
+    }
+
+    /// Whether what the note tells of is still in its place.
+    fn holds(&mut self, note: &Note) -> bool {
+        let is_last = self.ended == Some(note.number);
+        is_last && self.place(note.number).is_some_and(|p| p.turn == note.turn)
+    }
+
+    fn clear_ended(&mut self) {
+        if let Some(number) = self.ended.take()
+            && let Some(place) = self.place(number)
+        {
+            place.content.clear();
+        }
+    }
+
+    fn place(&mut self, number: Number) -> Option<&mut Place> {
+        self.places
+            .get_mut(usize::try_from(number).ok()?.checked_sub(1)?)
+    }
+}
+
+/// `find(request)` → the number of its place, or 0
+unsafe extern "C" fn find(request: *mut Opaque) -> Number {
+    numbered(|| with_requests(|requests| requests.find(Request::of_pointer(request)?)))
+}
+
+/// `begin(request)` → the number of its place, one with a new context where it had none; 0 where
+/// it cannot have one
+unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
+    numbered(|| {
+        let request = Request::of_pointer(request)?;
+        let ends = ends()?;
+        with_requests(|requests| {
+            if let Some(number) = requests.find(request) {
+                return Some(number);
+            }
+            // SAFETY: the glue gives the current request, on nginx's thread. It calls nobody back.
+            unsafe { ends.at_end(request, on_end) }.then_some(())?;
+            requests.begin(request)
+        })
+    })
+}
+
+/// `find_ended(request)` → the number of the place it had, or 0: for the log phase
+unsafe extern "C" fn find_ended(request: *mut Opaque) -> Number {
+    numbered(|| {
+        // SAFETY: the glue gives the current request, on nginx's thread.
+        let note = unsafe { ends()?.note(Request::of_pointer(request)?, on_end_again)? };
+        with_requests(|requests| requests.holds(&note).then_some(note.number))
+    })
+}
+
+/// `begin_ended(request)` → the same for one that has no place in its log phase, to be found by
+/// `find_ended`
+unsafe extern "C" fn begin_ended(request: *mut Opaque) -> Number {
+    numbered(|| {
+        let request = Request::of_pointer(request)?;
+        let note = with_requests(|requests| {
+            requests.begin(request)?;
+            requests.end(request)
+        })?;
+        // SAFETY: the glue gives the current request, on nginx's thread.
+        unsafe { ends()?.leave(note, on_end_again) };
+        Some(note.number)
+    })
+}
+
+fn numbered(work: impl FnOnce() -> Option<Number>) -> Number {
+    let mut number = 0;
+    contained(|| number = work().unwrap_or_default());
+    number
+}
+
+fn ends() -> Option<EndSymbols> {
+    Symbols::of_process()?.ends
+}
+
+/// nginx calls this when a request ends.
+unsafe extern "C" fn on_end(data: *mut Opaque) {
+    contained(|| {
+        let noted = Request::of_pointer(data)
+            .and_then(|request| with_requests(|requests| requests.end(request)));
+        if let (Some(note), Some(ends)) = (noted, ends()) {
+            // SAFETY: called by nginx, of the request's end.
+            unsafe { ends.leave(note, on_end_again) };
+        }
+    });
+}
+
+/// nginx calls this where it ends a request that has a note.
+unsafe extern "C" fn on_end_again(data: *mut Opaque) {
+    contained(|| {
+        if let Some(ends) = ends() {
+            // SAFETY: as of this function.
+            unsafe { ends.keep(data, on_end_again) };
+        }
+    });
+}
+
+/// `context(number)` → a userdata of the context in that place
+///
+/// # Safety
+///
+/// Called by Lua; made by [`Natives::function`].
+unsafe extern "C-unwind" fn context(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; the content lasts as long as the process.
+    unsafe {
+        push_lasting_context(state, |number| {
+            let number = Number::try_from(number).ok()?;
+            with_requests(|requests| Some(requests.place(number)?.content.get()))
+        })
+    }
+}
+
+/// An address is hash enough, once its bits are spread.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_usize(byte.into());
+        }
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mixed = (self.0 ^ number as u64).wrapping_mul(ODD);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(address: usize) -> Request {
+        Request::at(address).unwrap()
+    }
+
+    fn selected(requests: &mut Requests, number: Number) -> Option<u16> {
+        let content = requests.place(number).unwrap().content.get();
+        // SAFETY: nobody else has it.
+        let held = unsafe { (*content).as_ref().unwrap() };
+        held.with(|c| c.selected().map(|s| s.port))
+    }
+
+    fn select(requests: &mut Requests, number: Number, port: u16) {
+        let content = requests.place(number).unwrap().content.get();
+        // SAFETY: nobody else has it.
+        let held = unsafe { (*content).as_ref().unwrap() };
+        held.with(|c| c.select("192.0.2.1", port));
+    }
+
+    #[test]
+    fn requests_have_places_of_their_own_and_find_nothing_of_earlier_ones() {
+        let mut requests = Requests::default();
+        let numbers: Vec<Number> = (1..=5)
+            .map(|address| {
+                assert_eq!(requests.find(request(address)), None);
+                requests.begin(request(address)).unwrap()
+            })
+            .collect();
+        for (number, port) in numbers.iter().zip(1..) {
+            assert_eq!(selected(&mut requests, *number), None);
+            select(&mut requests, *number, port);
+        }
+        for (address, number) in (1..).zip(&numbers) {
+            assert_eq!(requests.find(request(address)), Some(*number));
+        }
+        for (address, port) in (1..=5).zip(1..) {
+            let note = requests.end(request(address)).unwrap();
+            assert_eq!(requests.find(request(address)), None);
+            assert!(requests.end(request(address)).is_none());
+            assert!(requests.holds(&note));
+            assert_eq!(selected(&mut requests, note.number), Some(port));
+        }
+        for address in 6..=10 {
+            let number = requests.begin(request(address)).unwrap();
+            assert!(numbers.contains(&number));
+            assert_eq!(selected(&mut requests, number), None);
+        }
+    }
+
+    #[test]
+    fn a_note_does_not_outlast_what_it_tells_of() {
+        let mut requests = Requests::default();
+        let (one, other) = (request(1), request(2));
+        requests.begin(one).unwrap();
+        let note = requests.end(one).unwrap();
+        // Another request at the same address, in the same place.
+        requests.begin(one).unwrap();
+        assert!(!requests.holds(&note));
+        let later = requests.end(one).unwrap();
+        assert!(requests.holds(&later) && !requests.holds(&note));
+        requests.begin(one).unwrap();
+        requests.begin(other).unwrap();
+        let first = requests.end(one).unwrap();
+        let second = requests.end(other).unwrap();
+        assert!(requests.holds(&second) && !requests.holds(&first));
+        assert_eq!(selected(&mut requests, first.number), None);
+    }
+}
