@@ -203,6 +203,26 @@ impl RequestContext {
         };
     }
 
+    /// Makes it a new one, for another request.
+    pub fn clear(&mut self) {
+        // By parts: most of them are as they were, and it is long.
+        let Self {
+            base,
+            applied,
+            selection,
+            more,
+            headers,
+            reported,
+        } = self;
+        base.clear();
+        *applied = Applied::Nothing;
+        *selection = None;
+        *more = None;
+        headers.renew();
+        reported.selection = None;
+        reported.removed = 0;
+    }
+
     /// What became of the response headers since this was last asked: for hosts that set and
     /// clear them at once.
     ///
@@ -265,6 +285,17 @@ impl RequestContext {
         let has_attributes = self.has_attributes();
         if !self.headers.is_current(has_attributes, exposed_version) {
             let version = exposed_version();
+            // What most requests have needs no list of its own.
+            if let Applied::Once(attributes) = &self.applied
+                && let Some((name, value)) = attributes.single()
+                && self.base.attributes.is_empty()
+                && self.headers.list().is_empty()
+            {
+                let is_exposed = |name: &[u8]| exposed().is_some_and(|p| p.contains(name));
+                let header = self.header(name, value, is_exposed);
+                self.headers.set_first(header, version);
+                return;
+            }
             let list = if has_attributes {
                 // One policy for the whole list, asked for where a secret is met.
                 let policy = LazyCell::new(exposed);

@@ -128,6 +128,14 @@ impl Attributes {
         self.pairs().iter().map(|(name, value)| (name, value))
     }
 
+    /// Name and value of the only one, where it is the only one.
+    pub fn single(&self) -> Option<(&AttributeName, &AttributeValue)> {
+        match self.pairs() {
+            [(name, value)] => Some((name, value)),
+            _ => None,
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.pairs().len()
     }
@@ -212,6 +220,20 @@ impl PartialEq for BackendResult {
 }
 
 impl BackendResult {
+    /// Makes it a new one.
+    pub fn clear(&mut self) {
+        let Self {
+            authenticated,
+            user_found,
+            attributes,
+            details,
+        } = self;
+        *authenticated = false;
+        *user_found = false;
+        *attributes = Attributes::default();
+        *details = None;
+    }
+
     /// The names of attributes that hold secrets, as this result's own fields say.
     pub fn secret_fields(&self) -> impl Iterator<Item = &Bytes> {
         self.totp_secret_field

@@ -18,6 +18,7 @@ use std::slice;
 use mlua::prelude::*;
 
 use super::held::Held;
+use super::nginx::requests::{self, Current};
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::context::RequestContext;
@@ -35,6 +36,8 @@ mod outcome {
     pub(super) const NOT_HERE: c_int = -1;
     /// Done; the host still has to hear which response headers changed.
     pub(super) const UNREPORTED: c_int = -2;
+    /// Nothing was changed: the request has no context yet.
+    pub(super) const NOT_BEGUN: c_int = -3;
 }
 
 /// How nginx's Lua module declares to its own Lua code what sets a response header: request, name,
@@ -53,14 +56,19 @@ type SetHeader = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
+/// How it declares what tells whether a request's response headers were sent: 0 where they were
+/// not; also negative, where the request is none that answers.
+type HeadersSent = unsafe extern "C" fn(*mut c_void) -> c_int;
+
 /// [`Setter`], as the FFI fills it in.
-const SETTER: &str = "struct { void *set_header; void *problem; }";
+const SETTER: &str = "struct { void *set_header; void *problem; void *headers_sent; }";
 
 /// What sets the response headers of a host.
 #[repr(C)]
 struct Setter {
     set_header: Option<SetHeader>,
     problem: *mut c_void,
+    headers_sent: Option<HeadersSent>,
 }
 
 impl Setter {
@@ -70,6 +78,8 @@ impl Setter {
     ///
     /// The glue has checked that `set_header` is what [`SetHeader`] says, and `request` is the
     /// current one.
+    // Called at several places, which are to be short: what a request runs through is cold code.
+    #[inline(never)]
     unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {
         const OVERRIDE: c_int = 1;
         // It was set, or nginx sets a header of this name itself.
@@ -96,6 +106,31 @@ impl Setter {
         };
         matches!(outcome, DONE | DECLINED)
     }
+
+    /// Works on the context of a request whose headers were not sent yet; what it changes becomes
+    /// headers at once. `work` says whether it was done. Answers as the functions below.
+    ///
+    /// # Safety
+    ///
+    /// As of [`Self::set`].
+    unsafe fn decide(
+        &self,
+        request: *mut c_void,
+        work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
+    ) -> Option<c_int> {
+        // SAFETY: as of this function.
+        let context = match unsafe { requests::current(request)? } {
+            Current::Own(context) => context,
+            Current::NotBegun => return Some(outcome::NOT_BEGUN),
+        };
+        // SAFETY: as of this function: it only looks at the request.
+        if unsafe { self.headers_sent?(request) } != 0 {
+            return None;
+        }
+        work(context)?;
+        // SAFETY: as of this function.
+        Some(unsafe { changed(context, self, request) })
+    }
 }
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
@@ -114,6 +149,8 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("select", select as *const c_void),
         ("apply", apply as *const c_void),
         ("remove", remove as *const c_void),
+        ("select_here", select_here as *const c_void),
+        ("apply_here", apply_here as *const c_void),
     ] {
         fast.raw_set(name, LuaLightUserData(function.cast_mut()))?;
     }
@@ -122,6 +159,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     fast.raw_set("setter", SETTER)?;
     fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
     fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
+    fast.raw_set("NOT_BEGUN", outcome::NOT_BEGUN)?;
     natives.table().raw_set("fast", fast)
 }
 
@@ -362,6 +400,48 @@ unsafe extern "C" fn remove(
         with_staged(staged, |s| context.with(|c| c.remove(s.names.drain(..))))?;
         // SAFETY: the glue passes null or its setter, and the current request.
         Some(unsafe { changed(context, setter, request) })
+    })
+}
+
+/// `select_here(setter, request, ip, length, port)`: as `select`, for the context of a request of
+/// nginx.
+unsafe extern "C" fn select_here(
+    setter: *const Setter,
+    request: *mut c_void,
+    ip: *const u8,
+    length: usize,
+    port: c_int,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue passes its setter, the current request and a string.
+        let (setter, ip) = unsafe { (setter.as_ref()?, bytes(ip, length)) };
+        let port = port.try_into().ok()?;
+        // SAFETY: as above.
+        unsafe {
+            setter.decide(request, |context| {
+                let literal = plain_literal(ip)?;
+                context.with(|c| c.select(literal, port));
+                Some(())
+            })
+        }
+    })
+}
+
+/// `apply_here(setter, request, result)`: as `apply`, for the context of a request of nginx.
+unsafe extern "C" fn apply_here(
+    setter: *const Setter,
+    request: *mut c_void,
+    result: *const c_void,
+) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue passes its setter and the current request, and has checked that it is a
+        // result.
+        unsafe {
+            let result = handle::<BackendResult>(result)?;
+            setter.as_ref()?.decide(request, |context| {
+                result.with_current(|r| context.with(|c| c.apply(r).ok()))
+            })
+        }
     })
 }
 

@@ -40,6 +40,19 @@ impl<T> Held<T> {
     }
 }
 
+impl<T> Held<T> {
+    /// Makes it a new one, whose content `clear` has cleared. Whoever else has a handle keeps the
+    /// old one.
+    #[cfg(feature = "luajit")]
+    pub(super) fn clear(&mut self, clear: impl FnOnce(&mut T)) {
+        // What was shared is empty.
+        clear(self.own.get_mut());
+        if self.shared.get().is_some() {
+            self.shared = OnceCell::new();
+        }
+    }
+}
+
 impl<T: Default> Held<T> {
     /// A handle of the data, for others than this state.
     pub(super) fn share(&self) -> Shared<T> {

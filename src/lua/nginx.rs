@@ -7,11 +7,13 @@
 //! | file | what it is |
 //! |---|---|
 //! | `nginx/symbols.rs` | the names of nginx that are used, and how |
+//! | `nginx/request_end.rs` | tells of the end of a request |
 //! | `nginx/requests.rs` | the request contexts of nginx's requests |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
+mod request_end;
 #[cfg(feature = "luajit")]
-mod requests;
+pub(super) mod requests;
 mod symbols;
 mod waits;
 

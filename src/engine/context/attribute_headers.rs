@@ -47,6 +47,14 @@ impl AttributeHeaders {
         self.version = version;
     }
 
+    /// The same where there is one header, and there was none.
+    pub(super) fn set_first(&mut self, header: Option<Header>, version: u64) {
+        self.before.get_or_insert_default();
+        self.list.extend(header);
+        self.is_outdated = false;
+        self.version = version;
+    }
+
     /// The list as it was last made.
     pub(super) fn list(&self) -> &[Header] {
         &self.list
@@ -65,6 +73,21 @@ impl AttributeHeaders {
     /// The host has heard of the list.
     pub(super) fn note_reported(&mut self) {
         self.before = None;
+    }
+
+    /// Makes it a new one.
+    pub(super) fn renew(&mut self) {
+        let Self {
+            list,
+            is_outdated,
+            version,
+            before,
+        } = self;
+        list.clear();
+        list.shrink_to_fit();
+        *is_outdated = false;
+        *version = 0;
+        *before = None;
     }
 
     /// No attributes any more; what the host heard of stays so.

@@ -108,24 +108,25 @@ impl Changes<'_> {
                 selection.for_each_header(&mut |name, value| each(name, Some(value)));
             }
         }
+        self.for_each_removed(&mut each);
+        match self.attributes {
+            None => {}
+            // As in nearly all requests.
+            Some(([], after)) => {
+                for header in after {
+                    each(&header.name, Some(&header.value));
+                }
+            }
+            Some((before, after)) => for_each_difference(before, after, &mut each),
+        }
+    }
+
+    fn for_each_removed(&self, each: &mut impl FnMut(&str, Option<&[u8]>)) {
         let (before, after) = self.attributes.unwrap_or((self.after, self.after));
         for name in self.removed.iter().filter_map(AttributeName::header) {
             // One that the list before had is reported with that list.
             if find(after, name).is_none() && find(before, name).is_none() {
                 each(name, None);
-            }
-        }
-        if self.attributes.is_none() {
-            return;
-        }
-        for header in before {
-            if find(after, &header.name).is_none() {
-                each(&header.name, None);
-            }
-        }
-        for header in after {
-            if find(before, &header.name) != Some(header) {
-                each(&header.name, Some(&header.value));
             }
         }
     }
@@ -135,6 +136,23 @@ impl Changes<'_> {
         let mut list = Vec::new();
         self.for_each(|name, value| list.push((name.into(), value.map(Text::from_slice))));
         ChangeList(list)
+    }
+}
+
+fn for_each_difference(
+    before: &[Header],
+    after: &[Header],
+    each: &mut impl FnMut(&str, Option<&[u8]>),
+) {
+    for header in before {
+        if find(after, &header.name).is_none() {
+            each(&header.name, None);
+        }
+    }
+    for header in after {
+        if find(before, &header.name) != Some(header) {
+            each(&header.name, Some(&header.value));
+        }
     }
 }
 

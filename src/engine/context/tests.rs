@@ -385,3 +385,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_cleared_context_is_a_new_one() {
+    let mut context = RequestContext::new();
+    let mut base = result(&[("base", "1"), ("other", "2")]);
+    base.user_found = true;
+    base.totp_secret_field = Some(b"base"[..].into());
+    context.set_base(base).unwrap();
+    context.apply(&with_groups(&["staff"])).unwrap();
+    context
+        .apply(&result(&[("a", "1"), ("b", "2"), ("c", "3")]))
+        .unwrap();
+    context.select("192.0.2.1", 1);
+    context.remove(["base", "a"]);
+    changes(&mut context);
+    context.select("192.0.2.2", 2);
+    context.clear();
+    // All that is in it, not only what it says of itself.
+    let debug = |context: &RequestContext| format!("{context:?}");
+    assert_eq!(debug(&context), debug(&RequestContext::new()));
+    assert_eq!(changes(&mut context), Vec::<String>::new());
+    assert_eq!(context.current_result(), BackendResult::default());
+}

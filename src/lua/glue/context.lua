@@ -29,6 +29,7 @@ end
 -- LuaJIT does what is plain without leaving compiled code.
 local fast = parts.fast or {}
 local fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
+local select_at_once, apply_at_once = host.select_at_once, host.apply_at_once
 
 function api.select_backend_server(ip, port)
   -- Without a JIT each call counts, and mostly all is plain: then one native does it.
@@ -48,6 +49,9 @@ function api.select_backend_server(ip, port)
   if not number then
     wrong_value(2, "select_backend_server", "integer 1..65535", port)
   end
+  if select_at_once and select_at_once(ip, number) then
+    return
+  end
   local context, publish, setter, request = current_context("select_backend_server")
   if fast_select and fast_select(context, ip, number, publish, setter, request, report) then
     return
@@ -62,6 +66,9 @@ function api.select_backend_server(ip, port)
 end
 
 function api.apply_backend_result(result)
+  if apply_at_once and apply_at_once(result) then
+    return
+  end
   local context, publish, setter, request = current_context("apply_backend_result")
   if fast_apply and fast_apply(context, result, publish, setter, request, report) then
     return

@@ -9,6 +9,10 @@
 --                            raises at level 3: it is called by the functions of the API
 --                            themselves. `name` is given by those that change the context: they
 --                            are also refused where the headers were sent.
+--   select_at_once(ip, port), apply_at_once(result)
+--                            nil, or what does all of it for a string and a number, or for anything;
+--                            false where it is not plain: then nothing was done, or what may be done
+--                            once more
 --   keep_context(context)    nil, or what gives a script the current context in a form that it may
 --                            keep
 --   bind(context)            makes `context` the one to act on from now on, nil the host's own;

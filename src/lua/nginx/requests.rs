@@ -11,14 +11,14 @@
 use std::cell::{RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::ptr::NonNull;
 
 use mlua::lua_State;
 use mlua::prelude::*;
 
 use super::contained;
-use super::symbols::{EndSymbols, Note, Opaque, Request, Symbols};
+use super::request_end::{EndSymbols, Note};
+use super::symbols::{Opaque, Request, Symbols};
 use crate::engine::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::raw::{Content, Natives, push_lasting_context};
@@ -32,6 +32,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("find_ended", find_ended as *const c_void),
         ("begin", begin as *const c_void),
         ("begin_ended", begin_ended as *const c_void),
+        ("lend", lend as *const c_void),
     ] {
         table.raw_set(name, LuaLightUserData(function.cast_mut()))?;
     }
@@ -51,16 +52,37 @@ fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> 
         .ok()?
 }
 
-/// Numbers begin at 1; 0 is none.
+/// Numbers begin at 1; 0 is none. The Lua side is given a negative one where the place is lent.
 type Number = c_int;
+
+/// What a request at work has.
+pub(in crate::lua) enum Current<'a> {
+    Own(&'a Held<RequestContext>),
+    NotBegun,
+}
+
+/// The context of a request; none where another one acts for it, which the Lua side has.
+///
+/// # Safety
+///
+/// Called on nginx's thread with the current request. The context is not used any more once the
+/// function of ours returns that asks for it.
+pub(in crate::lua) unsafe fn current<'a>(request: *mut c_void) -> Option<Current<'a>> {
+    with_requests(|requests| {
+        let Some(number) = requests.find(Request::of_pointer(request)?) else {
+            return Some(Current::NotBegun);
+        };
+        let place = requests.place(number).filter(|place| !place.is_lent)?;
+        // SAFETY: as of this function: nothing clears it while the function of ours runs.
+        unsafe { (*place.content.get()).as_ref().map(Current::Own) }
+    })
+}
 
 #[derive(Default)]
 struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
-    of_request: HashMap<Request, Number, BuildHasherDefault<AddressHasher>>,
-    /// What was found last: a request mostly makes several calls in a row.
-    last: Option<(Request, Number)>,
+    numbers: Numbers,
     /// The place whose request ended last. Its content is still there.
     ended: Option<Number>,
 }
@@ -69,6 +91,8 @@ struct Place {
     content: Lasting,
     /// How many requests have had it.
     turn: u64,
+    /// Whether another context acts for it: one that a script or a C host has.
+    is_lent: bool,
 }
 
 /// Memory that is never freed: userdata of Lua states point to it, whichever ends first.
@@ -86,22 +110,16 @@ impl Lasting {
 
     fn clear(&mut self) {
         // SAFETY: never freed, and of this thread alone. Nobody has a reference to it: natives
-        // look at a context only during a call of theirs, and none calls nginx or comes here
-        // meanwhile.
-        unsafe { *self.get() = Some(Held::default()) };
+        // look at a context only during a call of theirs, and none comes here meanwhile.
+        if let Some(content) = unsafe { (*self.get()).as_mut() } {
+            content.clear(RequestContext::clear);
+        }
     }
 }
 
 impl Requests {
-    fn find(&mut self, request: Request) -> Option<Number> {
-        match self.last {
-            Some((last, number)) if last == request => Some(number),
-            _ => {
-                let number = *self.of_request.get(&request)?;
-                self.last = Some((request, number));
-                Some(number)
-            }
-        }
+    fn find(&self, request: Request) -> Option<Number> {
+        self.numbers.get(request)
     }
 
     /// A place for a request that has none.
@@ -113,6 +131,7 @@ impl Requests {
                 self.places.push(Place {
                     content: Lasting::new(),
                     turn: 0,
+                    is_lent: false,
                 });
                 number
             }
@@ -120,16 +139,16 @@ impl Requests {
         if self.ended == Some(number) {
             self.clear_ended();
         }
-        self.place(number)?.turn += 1;
-        self.of_request.insert(request, number);
-        self.last = Some((request, number));
+        let place = self.place(number)?;
+        place.turn += 1;
+        place.is_lent = false;
+        self.numbers.insert(request, number);
         Some(number)
     }
 
     /// The request has ended: its place is free, with what is in it until the next one ends.
     fn end(&mut self, request: Request) -> Option<Note> {
-        let number = self.of_request.remove(&request)?;
-        self.last = None;
+        let number = self.numbers.remove(request)?;
         self.clear_ended();
         self.ended = Some(number);
         self.free.push(number);
@@ -155,6 +174,14 @@ impl Requests {
         }
     }
 
+    /// The number as the Lua side is given it.
+    fn shown(&mut self, number: Number) -> Number {
+        match self.place(number) {
+            Some(place) if place.is_lent => -number,
+            _ => number,
+        }
+    }
+
     fn place(&mut self, number: Number) -> Option<&mut Place> {
         self.places
             .get_mut(usize::try_from(number).ok()?.checked_sub(1)?)
@@ -163,7 +190,12 @@ impl Requests {
 
 /// `find(request)` → the number of its place, or 0
 unsafe extern "C" fn find(request: *mut Opaque) -> Number {
-    numbered(|| with_requests(|requests| requests.find(Request::of_pointer(request)?)))
+    numbered(|| {
+        with_requests(|requests| {
+            let number = requests.find(Request::of_pointer(request)?)?;
+            Some(requests.shown(number))
+        })
+    })
 }
 
 /// `begin(request)` → the number of its place, one with a new context where it had none; 0 where
@@ -174,7 +206,7 @@ unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
         let ends = ends()?;
         with_requests(|requests| {
             if let Some(number) = requests.find(request) {
-                return Some(number);
+                return Some(requests.shown(number));
             }
             // SAFETY: the glue gives the current request, on nginx's thread. It calls nobody back.
             unsafe { ends.at_end(request, on_end) }.then_some(())?;
@@ -188,7 +220,10 @@ unsafe extern "C" fn find_ended(request: *mut Opaque) -> Number {
     numbered(|| {
         // SAFETY: the glue gives the current request, on nginx's thread.
         let note = unsafe { ends()?.note(Request::of_pointer(request)?, on_end_again)? };
-        with_requests(|requests| requests.holds(&note).then_some(note.number))
+        with_requests(|requests| {
+            let is_there = requests.holds(&note);
+            is_there.then(|| requests.shown(note.number))
+        })
     })
 }
 
@@ -204,6 +239,17 @@ unsafe extern "C" fn begin_ended(request: *mut Opaque) -> Number {
         // SAFETY: the glue gives the current request, on nginx's thread.
         unsafe { ends()?.leave(note, on_end_again) };
         Some(note.number)
+    })
+}
+
+/// `lend(number)`: another context acts for the place from now on, which the Lua side has → the
+/// number as it is given from now on
+unsafe extern "C" fn lend(number: Number) -> Number {
+    numbered(|| {
+        with_requests(|requests| {
+            requests.place(number)?.is_lent = true;
+            Some(requests.shown(number))
+        })
     })
 }
 
@@ -254,25 +300,62 @@ unsafe extern "C-unwind" fn context(state: *mut lua_State) -> c_int {
     }
 }
 
-/// An address is hash enough, once its bits are spread.
-#[derive(Default)]
-struct AddressHasher(u64);
+/// The numbers of requests at work. Mostly each has an entry of the table to itself; one whose entry
+/// is another's is in the map.
+struct Numbers {
+    table: Box<[Option<(Request, Number)>; Self::ENTRIES]>,
+    others: HashMap<Request, Number>,
+}
 
-impl Hasher for AddressHasher {
-    fn finish(&self) -> u64 {
-        self.0
+impl Default for Numbers {
+    fn default() -> Self {
+        Self {
+            table: Box::new([None; Self::ENTRIES]),
+            others: HashMap::new(),
+        }
+    }
+}
+
+impl Numbers {
+    /// A power of two.
+    const ENTRIES: usize = 256;
+
+    fn entry(&mut self, request: Request) -> &mut Option<(Request, Number)> {
+        &mut self.table[Self::entry_of(request)]
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_usize(byte.into());
+    fn entry_of(request: Request) -> usize {
+        // The first bits of nginx's addresses are 0, of neighbours the last ones the same.
+        let address = request.address() >> 4;
+        (address ^ (address >> 8) ^ (address >> 16)) % Self::ENTRIES
+    }
+
+    fn get(&self, request: Request) -> Option<Number> {
+        match self.table[Self::entry_of(request)] {
+            Some((known, number)) if known == request => Some(number),
+            _ if self.others.is_empty() => None,
+            _ => self.others.get(&request).copied(),
         }
     }
 
-    fn write_usize(&mut self, number: usize) {
-        const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mixed = (self.0 ^ number as u64).wrapping_mul(ODD);
-        self.0 = mixed ^ (mixed >> 32);
+    fn insert(&mut self, request: Request, number: Number) {
+        match self.entry(request) {
+            Some((other, _)) if *other != request => {
+                self.others.insert(request, number);
+            }
+            entry => *entry = Some((request, number)),
+        }
+    }
+
+    fn remove(&mut self, request: Request) -> Option<Number> {
+        match self.entry(request) {
+            Some((known, number)) if *known == request => {
+                let number = *number;
+                *self.entry(request) = None;
+                Some(number)
+            }
+            _ => self.others.remove(&request),
+        }
     }
 }
 
@@ -326,6 +409,34 @@ mod tests {
             assert!(numbers.contains(&number));
             assert_eq!(selected(&mut requests, number), None);
         }
+    }
+
+    #[test]
+    fn many_requests_are_told_apart() {
+        let mut numbers = Numbers::default();
+        let count = 4 * Numbers::ENTRIES;
+        // Some as far apart as pools are, some at addresses that share an entry.
+        let address = |n: usize| 0x5600_0000_0000 + (n / 2) * 0x1000 + (n % 2) * 0x10_0000_0000;
+        let all = |numbers: &Numbers| {
+            (0..count)
+                .map(|n| numbers.get(request(address(n))))
+                .collect::<Vec<_>>()
+        };
+        for n in 0..count {
+            assert_eq!(numbers.get(request(address(n))), None);
+            numbers.insert(request(address(n)), Number::try_from(n).unwrap());
+        }
+        assert!(!numbers.others.is_empty());
+        let wanted: Vec<_> = (0..count)
+            .map(|n| Some(Number::try_from(n).unwrap()))
+            .collect();
+        assert_eq!(all(&numbers), wanted);
+        // In another order than they came.
+        for n in (0..count).map(|n| n * 7 % count) {
+            assert_eq!(numbers.remove(request(address(n))), wanted[n]);
+            assert_eq!(numbers.remove(request(address(n))), None);
+        }
+        assert!(all(&numbers).iter().all(Option::is_none) && numbers.others.is_empty());
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
 
+use super::request_end::EndSymbols;
+
 /// `ngx_cycle_t`, `ngx_event_t` and other things that are only passed on.
 pub(super) type Opaque = c_void;
 
@@ -18,30 +20,11 @@ pub(super) struct Semaphore(NonNull<Opaque>);
 
 /// A request: `ngx_http_request_t`. Its address is its own for as long as it is processed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Request(NonNull<Opaque>);
-
-/// What is remembered of a request that has ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Note {
-    pub(super) request: Request,
-    pub(super) number: c_int,
-    /// Which of those that had the number.
-    pub(super) turn: u64,
-}
+pub(super) struct Request(pub(super) NonNull<Opaque>);
 
 pub(super) type EventHandler = unsafe extern "C" fn(*mut Opaque);
-pub(super) type CleanupHandler = unsafe extern "C" fn(*mut Opaque);
-
-/// `ngx_http_cleanup_t`
-#[repr(C)]
-struct Cleanup {
-    handler: Option<CleanupHandler>,
-    data: *mut Opaque,
-    next: *mut Self,
-}
 
 type AddChannelEvent = unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHandler) -> isize;
-type AddCleanup = unsafe extern "C" fn(*mut Opaque, usize) -> *mut Cleanup;
 type PostSemaphore = unsafe extern "C" fn(*mut Opaque, c_int) -> c_int;
 type CountSemaphore = unsafe extern "C" fn(*mut Opaque) -> c_int;
 
@@ -64,14 +47,9 @@ pub(super) struct Symbols {
     exiting: &'static AtomicUsize,
     quit: &'static AtomicI32,
     terminate: &'static AtomicI32,
+    #[cfg(feature = "luajit")]
     pub(super) ends: Option<EndSymbols>,
     pub(super) wake: Option<WakeSymbols>,
-}
-
-/// What tells of the end of a request.
-#[derive(Clone, Copy)]
-pub(super) struct EndSymbols {
-    add_cleanup: AddCleanup,
 }
 
 /// What wakes a coroutine.
@@ -99,6 +77,7 @@ impl Symbols {
                 exiting: AtomicUsize::from_ptr(address(c"ngx_exiting")?.cast().as_ptr()),
                 quit: AtomicI32::from_ptr(address(c"ngx_quit")?.cast().as_ptr()),
                 terminate: AtomicI32::from_ptr(address(c"ngx_terminate")?.cast().as_ptr()),
+                #[cfg(feature = "luajit")]
                 ends: EndSymbols::look_up(),
                 wake: WakeSymbols::look_up(),
             })
@@ -118,99 +97,6 @@ impl Symbols {
         } else {
             Role::Head
         }
-    }
-}
-
-impl EndSymbols {
-    fn look_up() -> Option<Self> {
-        let found = address(c"ngx_http_cleanup_add")?;
-        // SAFETY: nginx declares it with this type: http/ngx_http_core_module.h.
-        let add_cleanup = unsafe { std::mem::transmute::<NonNull<Opaque>, AddCleanup>(found) };
-        Some(Self { add_cleanup })
-    }
-
-    /// Has `handler` called with the request itself when the request ends, however it does, before
-    /// the log phase; false where there is no memory.
-    ///
-    /// # Safety
-    ///
-    /// Called on the thread of nginx's event loop with a request that is being processed.
-    pub(super) unsafe fn at_end(self, request: Request, handler: CleanupHandler) -> bool {
-        // SAFETY: as of this function.
-        unsafe { self.add(request, handler, request.0.as_ptr()) }
-    }
-
-    /// Leaves a note with a request that is ending, or has ended and is in its log phase. It is
-    /// there as long as the request is. `handler` tells whose notes they
-    /// are; where nginx ends the request once more it is called with the note, for [`Self::keep`].
-    ///
-    /// # Safety
-    ///
-    /// As of [`Self::at_end`].
-    pub(super) unsafe fn leave(self, note: Note, handler: CleanupHandler) {
-        // SAFETY: as of this function. Of a size above 0 that much memory is allocated in the
-        // request's pool, aligned for anything.
-        unsafe {
-            let request = note.request.0.as_ptr();
-            if let Some(mut entry) = NonNull::new((self.add_cleanup)(request, size_of::<Note>())) {
-                entry.as_ref().data.cast::<Note>().write(note);
-                entry.as_mut().handler = Some(handler);
-            }
-        }
-    }
-
-    /// Has the request keep a note that its handler was called with.
-    ///
-    /// # Safety
-    ///
-    /// Called by that handler, with what it was called with.
-    pub(super) unsafe fn keep(self, data: *mut Opaque, handler: CleanupHandler) {
-        // SAFETY: as of this function: it is a note, in the pool of a request that still is.
-        unsafe {
-            if let Some(note) = data.cast::<Note>().as_ref() {
-                self.add(note.request, handler, data);
-            }
-        }
-    }
-
-    /// The note that was left with a request by this handler.
-    ///
-    /// # Safety
-    ///
-    /// As of [`Self::at_end`].
-    pub(super) unsafe fn note(self, request: Request, handler: CleanupHandler) -> Option<Note> {
-        // SAFETY: as of this function. An entry without a handler does nothing, and the ones
-        // before it are those of the request and its subrequests, all in one pool: nginx clears
-        // the list once it has called them, so that only what was left since is there. What has
-        // this handler has a note.
-        unsafe {
-            let mut entry = (self.add_cleanup)(request.0.as_ptr(), 0).as_ref()?;
-            while let Some(before) = entry.next.as_ref() {
-                if before
-                    .handler
-                    .is_some_and(|h| std::ptr::fn_addr_eq(h, handler))
-                    && let Some(note) = before.data.cast::<Note>().as_ref()
-                    && note.request == request
-                {
-                    return Some(*note);
-                }
-                entry = before;
-            }
-        }
-        None
-    }
-
-    unsafe fn add(self, request: Request, handler: CleanupHandler, data: *mut Opaque) -> bool {
-        // SAFETY: as of `at_end`. With size 0 nothing but the entry is allocated, in the
-        // request's pool; nginx has linked it in, and reads it when the request ends.
-        unsafe {
-            let Some(mut entry) = NonNull::new((self.add_cleanup)(request.0.as_ptr(), 0)) else {
-                return false;
-            };
-            entry.as_mut().handler = Some(handler);
-            entry.as_mut().data = data;
-        }
-        true
     }
 }
 
@@ -288,6 +174,11 @@ impl Request {
         at(address).map(Self)
     }
 
+    #[cfg(feature = "luajit")]
+    pub(super) fn address(self) -> usize {
+        self.0.addr().get()
+    }
+
     /// The one that a handler given to [`EndSymbols::at_end`] is called with, or that nginx's Lua
     /// module gives.
     pub(super) fn of_pointer(request: *mut Opaque) -> Option<Self> {
@@ -305,7 +196,7 @@ unsafe impl Send for Semaphore {}
 unsafe impl Send for Request {}
 
 /// The address of a symbol that this process has.
-fn address(name: &CStr) -> Option<NonNull<Opaque>> {
+pub(super) fn address(name: &CStr) -> Option<NonNull<Opaque>> {
     let name: *const c_char = name.as_ptr();
     // SAFETY: `name` is NUL-terminated; looking a name up changes nothing.
     NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) })

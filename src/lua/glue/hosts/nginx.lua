@@ -60,6 +60,36 @@ function nginx.current_context(name)
   return context, publish, setter, setter and get_request()
 end
 
+-- What is plain in one call each, without asking for the context first.
+local fast, begin = parts.fast, contexts.begin
+if fast and begin and setter then
+  local fast_select, fast_apply, NOT_BEGUN = fast.select_here, fast.apply_here, fast.NOT_BEGUN
+
+  function nginx.select_at_once(ip, port)
+    local request = not bound_context() and get_request()
+    if not request then
+      return false
+    end
+    local outcome = fast_select(setter, request, ip, port)
+    if outcome == NOT_BEGUN and begin(request) then
+      outcome = fast_select(setter, request, ip, port)
+    end
+    return outcome == 0
+  end
+
+  function nginx.apply_at_once(result)
+    local request = not bound_context() and get_request()
+    if not request then
+      return false
+    end
+    local outcome = fast_apply(setter, request, result)
+    if outcome == NOT_BEGUN and begin(request) then
+      outcome = fast_apply(setter, request, result)
+    end
+    return outcome == 0
+  end
+end
+
 -- Binds for the rest of the request.
 function nginx.bind(context)
   contexts.bind(context)

@@ -74,10 +74,23 @@ local find_number = ffi.cast("int (*)(void *)", requests.find)
 local find_ended = ffi.cast("int (*)(void *)", requests.find_ended)
 local begin = ffi.cast("int (*)(void *)", requests.begin)
 local begin_ended = ffi.cast("int (*)(void *)", requests.begin_ended)
+local lend = ffi.cast("int (*)(int)", requests.lend)
 
--- By the number of a place: what acts on it, and, where that is somebody's own, the userdata of the
--- place.
-local acting, places = {}, {}
+-- By the number of a place: its own context, and the one that acts for it where it is lent, which
+-- a negative number says.
+local own, borrowed = {}, {}
+
+local function context_at(number)
+  if number < 0 then
+    return borrowed[-number]
+  end
+  local context = own[number]
+  if not context then
+    context = requests.context(number)
+    own[number] = context
+  end
+  return context
+end
 
 -- The number of a request's place, 0 where it has none. The log phase comes after the end.
 local function number_of(request)
@@ -88,70 +101,70 @@ local function number_of(request)
   return number
 end
 
+local function make_number(request)
+  if get_phase() == "log" then
+    return begin_ended(request)
+  end
+  return begin(request)
+end
+
 function contexts.find()
   local request = get_request()
   if not request then
     return nil
   end
   local number = number_of(request)
-  if number == 0 then
-    return nil, request
-  end
-  return acting[number], request
-end
-
-local function make(request)
-  local number
-  if get_phase() == "log" then
-    number = begin_ended(request)
-  else
-    number = begin(request)
-  end
-  -- Where nginx has no memory.
-  if number == 0 then
-    return new_context(), number
-  end
-  -- What was somebody's own in an earlier request stays that.
-  local context = places[number]
-  if context then
-    places[number] = nil
-  else
-    context = acting[number] or requests.context(number)
-  end
-  acting[number] = context
-  return context, number
+  return number ~= 0 and context_at(number) or nil, request
 end
 
 function contexts.make(request)
-  return (make(request))
+  local number = make_number(request)
+  -- None where nginx has no memory.
+  return number ~= 0 and context_at(number) or new_context()
 end
 
--- Has `context`, which is somebody's own, act for the place.
-local function lend(number, context)
-  places[number] = places[number] or acting[number]
-  acting[number] = context
+-- What acts for a place is somebody's, and stays that in later requests.
+local function act(number, context)
+  if number > 0 and lend(number) < 0 then
+    borrowed[number] = context
+  elseif number < 0 then
+    borrowed[-number] = context
+  end
 end
 
 function contexts.bind(context)
   local request = get_request()
-  local number = find_number(request)
-  if number == 0 then
-    local _
-    _, number = make(request)
-  end
-  if number ~= 0 then
-    lend(number, context or new_context())
-  end
+  local number = number_of(request)
+  act(number ~= 0 and number or make_number(request), context or new_context())
 end
 
 function contexts.keep(context)
   local number = number_of(get_request())
-  if number == 0 or places[number] then
+  if number <= 0 then
     return context
   end
-  local own = take_context(context)
-  lend(number, own)
-  return own
+  local kept = take_context(context)
+  act(number, kept)
+  return kept
 end
+
+-- The phases in which a request that has no context gets one without being asked about it: it
+-- answers, and nginx tells of its end.
+local begins = {
+  set = true,
+  server_rewrite = true,
+  rewrite = true,
+  access = true,
+  content = true,
+  header_filter = true,
+  balancer = true,
+}
+
+-- Begins the context of a request where there is nothing else to ask; whether it did.
+function contexts.begin(request)
+  return begins[get_phase()] and begin(request) > 0
+end
+
+contexts.get_request = get_request
 
 return contexts

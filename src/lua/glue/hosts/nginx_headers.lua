@@ -19,39 +19,53 @@ function headers.publish(name, value)
   header[name] = value or nil
 end
 
--- What `ngx.header` calls itself: the types of its parameters, as LuaJIT shows them.
+-- What `ngx.header` and `ngx.headers_sent` call themselves: the types of their parameters, as LuaJIT
+-- shows them.
 local POINTER, TEXT, SIZE, INT, TEXTS = "%*'", "'const char %*'", "'uint%d+_t'", "'int'", "'char %*%*'"
-local PARAMETERS = { POINTER, TEXT, SIZE, INT, TEXT, SIZE, POINTER, SIZE, INT, TEXTS }
+local SET_HEADER = { POINTER, TEXT, SIZE, INT, TEXT, SIZE, POINTER, SIZE, INT, TEXTS }
+local HEADERS_SENT = { POINTER }
+-- A value of each type.
+local VALUES = { [POINTER] = false, [TEXT] = "", [SIZE] = 0, [INT] = 0, [TEXTS] = false }
 
 -- Whether this is the function known here is asked of its declaration, which nginx's Lua library
 -- made: a table is neither a pointer nor a number, so it is refused before anything is called, by
 -- the parameter's number and type; so is one too many.
-local function is_known(set)
-  local function refused(wanted, ...)
-    local taken, why = pcall(set, ...)
+local function is_known(fn, parameters)
+  local count = #parameters
+  local function refused(wanted, arguments, given)
+    local taken, why = pcall(fn, unpack(arguments, 1, given))
     return not taken and find(tostring(why), wanted)
   end
-  for number = 1, #PARAMETERS do
-    local arguments = { nil, "", 0, 0, nil, 0, nil, 0, 1, nil }
+  local function plain()
+    local arguments = {}
+    for number = 1, count do
+      arguments[number] = VALUES[parameters[number]] or nil
+    end
+    return arguments
+  end
+  for number = 1, count do
+    local arguments = plain()
     arguments[number] = {}
-    local wanted = format("#%d .*'table' to .*%s", number, PARAMETERS[number])
-    if not refused(wanted, unpack(arguments, 1, #PARAMETERS)) then
+    local wanted = format("#%d .*'table' to .*%s", number, parameters[number])
+    if not refused(wanted, arguments, count) then
       return false
     end
   end
-  return refused("wrong number of arguments", nil, "", 0, 0, nil, 0, nil, 0, 1, nil, {})
+  local arguments = plain()
+  arguments[count + 1] = {}
+  return refused("wrong number of arguments", arguments, count + 1)
 end
 
-local function find_setter()
-  local set = ffi.C.ngx_http_lua_ffi_set_resp_header
-  return is_known(set) and set
+local function known(name, parameters)
+  local fn = ffi.C[name]
+  return is_known(fn, parameters) and ffi.cast("void *", fn)
 end
 
 local base = loaded["resty.core.base"]
 if not ffi or not parts.fast or type(base) ~= "table" then
   return headers
 end
-local found, set_header = pcall(find_setter)
+local found, set_header = pcall(known, "ngx_http_lua_ffi_set_resp_header", SET_HEADER)
 local get_request, get_problem = base.get_request, base.get_errmsg_ptr
 if not found or not set_header or not get_request or not get_problem then
   return headers
@@ -59,7 +73,8 @@ end
 
 local problem = get_problem()
 headers.get_request = get_request
-headers.setter = ffi.new(native.fast.setter, ffi.cast("void *", set_header), problem)
+local tells, headers_sent = pcall(known, "ngx_http_lua_ffi_headers_sent", HEADERS_SENT)
+headers.setter = ffi.new(native.fast.setter, set_header, problem, tells and headers_sent or nil)
 -- For nobody to read: a pointer keeps nothing alive.
 headers.anchor = problem
 
