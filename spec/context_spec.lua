@@ -319,21 +319,14 @@ describe("the request context", function()
   end)
 
   it("tells adapters of hosts that set headers at once what changed", function()
-    -- No adapter of a plain host asks; what the others call is an upvalue.
-    local function upvalue(f, wanted)
-      for i = 1, 60 do
-        local name, value = debug.getupvalue(f, i)
-        if name == wanted then
-          return value
-        end
-      end
-      error("no upvalue " .. wanted)
-    end
-    local take = upvalue(upvalue(nb.apply_backend_result, "report"), "context_changes")
+    -- No adapter of a plain host asks: this is what the functions of the API call for the others.
+    local report = debug.getregistry()["nauthilus_backend.parts"].context.report
     local function changes()
       local list = {}
-      local count = take(context, list)
-      assert.equal(count, #list)
+      report(context, function(name, value)
+        list[#list + 1] = name
+        list[#list + 1] = value
+      end)
       return list
     end
     changes()

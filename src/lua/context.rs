@@ -127,7 +127,8 @@ fn current_ip_of(name: &str) -> Option<IpAddr> {
     process.current_ip_of(name)
 }
 
-fn port(view: View<'_>) -> Option<u16> {
+/// A port as scripts give it; none where it is no integer from 1 to 65535.
+pub(super) fn port(view: View<'_>) -> Option<u16> {
     let number = match view {
         View::Integer(number) => number.try_into().ok()?,
         View::Float(number) if number.fract() == 0.0 && (1.0..=65535.0).contains(&number) => {

@@ -11,6 +11,7 @@
 //! | `held.rs` | what results and contexts are in their userdata |
 //! | `fast.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
+//! | `plainly.rs` | functions of the API that are natives themselves |
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua`, `glue/contain.lua` | how misuse is reported, and a failure of ours |
@@ -28,6 +29,7 @@ mod glue;
 mod held;
 mod monitor;
 mod nginx;
+mod plainly;
 mod raw;
 mod result;
 mod servers;
@@ -140,6 +142,7 @@ fn natives(lua: &Lua) -> LuaResult<LuaTable> {
     result::register(&natives)?;
     context::register(&natives)?;
     bridge::register(&natives)?;
+    plainly::register(&natives)?;
     #[cfg(feature = "luajit")]
     fast::register(&natives)?;
     let native = natives.table();

@@ -49,6 +49,18 @@ macro_rules! native {
 }
 pub(super) use native;
 
+/// The same of a native that leaves what is not plain to a Lua function.
+macro_rules! native_or_else {
+    ($native:path) => {{
+        unsafe extern "C-unwind" fn entry(state: *mut mlua::lua_State) -> std::ffi::c_int {
+            // SAFETY: Lua calls this with its state; `Upvalues::function_with` gave it the upvalues.
+            unsafe { $crate::lua::raw::run_or_else(state, $native) }
+        }
+        entry
+    }};
+}
+pub(super) use native_or_else;
+
 /// Runs a native and pushes its answer; returns the number of values.
 ///
 /// # Safety
@@ -61,6 +73,40 @@ pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> An
     let count = unsafe { answer::push(state, &mut answer) };
     drop(ManuallyDrop::into_inner(answer));
     count
+}
+
+/// Runs a native that answers where all is plain, and otherwise, or where it panics, the Lua
+/// function that it stands for, with the same arguments.
+///
+/// # Safety
+///
+/// `state` is running a C function made by [`Upvalues::function_with`].
+pub(super) unsafe fn run_or_else(
+    state: *mut lua_State,
+    native: impl FnOnce(&Args) -> Option<Answer>,
+) -> c_int {
+    // SAFETY: as of this function. A native leaves the stack as it was, or with a value more on
+    // it. As in `run`, no frame has a destructor to run when an error jumps.
+    unsafe {
+        let given = ffi::lua_gettop(state);
+        let answer = catch_unwind(AssertUnwindSafe(|| native(&Args { state })));
+        match answer {
+            Ok(Some(answer)) => {
+                let mut answer = ManuallyDrop::new(answer);
+                let count = answer::push(state, &mut answer);
+                drop(ManuallyDrop::into_inner(answer));
+                return count;
+            }
+            Ok(None) => {}
+            // Dropping a payload could panic again.
+            Err(panic) => std::mem::forget(panic),
+        }
+        ffi::lua_settop(state, given);
+        ffi::lua_pushvalue(state, args::STANDS_FOR);
+        ffi::lua_insert(state, 1);
+        ffi::lua_call(state, given, ffi::LUA_MULTRET);
+        ffi::lua_gettop(state)
+    }
 }
 
 /// Runs `work`; a panic becomes an answer.
@@ -116,8 +162,40 @@ impl<'l> Natives<'l> {
         }
     }
 
+    /// What natives are made with, to be kept.
+    pub(super) fn upvalues(&self) -> Upvalues {
+        Upvalues {
+            result: self.result.clone(),
+            context: self.context.clone(),
+        }
+    }
+
     /// The Lua that the natives are for.
     pub(super) fn lua(&self) -> &Lua {
         self.lua
+    }
+}
+
+/// The upvalues that all natives have.
+pub(super) struct Upvalues {
+    result: LuaTable,
+    context: LuaTable,
+}
+
+impl Upvalues {
+    /// The function of an entry made by [`native_or_else!`], which stands for `function`.
+    pub(super) fn function_with(
+        &self,
+        lua: &Lua,
+        entry: mlua::lua_CFunction,
+        function: LuaFunction,
+        extra: LuaValue,
+    ) -> LuaResult<LuaFunction> {
+        // SAFETY: the arguments on the stack become the upvalues in this order.
+        unsafe {
+            lua.exec_raw((&self.result, &self.context, function, extra), |state| {
+                ffi::lua_pushcclosure(state, entry, 4);
+            })
+        }
     }
 }

@@ -16,6 +16,7 @@ local context_result, context_removed = native.context_result, native.context_re
 local context_header_list = native.context_header_list
 
 local api = {}
+local shared = host.shared or {}
 
 -- Hosts that set response headers at once get what changed. The table is this call's own:
 -- filling it may run finalisers, which may come here, too.
@@ -26,28 +27,28 @@ local function report(context, publish)
   end
 end
 
--- LuaJIT does what is plain without leaving compiled code.
-local fast = parts.fast or {}
-local fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
+-- LuaJIT does what is plain without leaving compiled code. Without it each function is a native,
+-- which leaves what is not plain to the one here and stands between it and the script.
+local fast = parts.fast
+local fast_select, fast_apply, fast_remove = nil, nil, nil
+if fast then
+  fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
+end
 local select_at_once, apply_at_once = host.select_at_once, host.apply_at_once
+local is_native = not fast and host.shared ~= nil
+local up = is_native and 1 or 0
 
-function api.select_backend_server(ip, port)
-  -- Without a JIT each call counts, and mostly all is plain: then one native does it.
-  if not fast_select then
-    local context, publish = current_context("select_backend_server")
-    if not context_select(context, ip, port) then
-      if publish then
-        report(context, publish)
-      end
-      return
-    end
-  end
+local function offer(name, kind, fn)
+  api[name] = is_native and native.plainly(kind, fn, host.shared) or fn
+end
+
+offer("select_backend_server", "select", function(ip, port)
   if type(ip) ~= "string" then
-    wrong_type(1, "select_backend_server", "string", ip)
+    wrong_type(1, "select_backend_server", "string", ip, up)
   end
   local number = port_of(port)
   if not number then
-    wrong_value(2, "select_backend_server", "integer 1..65535", port)
+    wrong_value(2, "select_backend_server", "integer 1..65535", port, up)
   end
   if select_at_once and select_at_once(ip, number) then
     return
@@ -58,14 +59,14 @@ function api.select_backend_server(ip, port)
   end
   local why = context_select(context, ip, number)
   if why then
-    bad_argument(1, "select_backend_server", why .. ", got " .. show(ip))
+    bad_argument(1, "select_backend_server", why .. ", got " .. show(ip), up)
   end
   if publish then
     report(context, publish)
   end
-end
+end)
 
-function api.apply_backend_result(result)
+offer("apply_backend_result", "apply", function(result)
   if apply_at_once and apply_at_once(result) then
     return
   end
@@ -75,51 +76,48 @@ function api.apply_backend_result(result)
   end
   local why = context_apply(context, result)
   if why == false then
-    wrong_type(1, "apply_backend_result", result_class, result)
+    wrong_type(1, "apply_backend_result", result_class, result, up)
   elseif why then
-    bad_argument(1, "apply_backend_result", why)
+    bad_argument(1, "apply_backend_result", why, up)
   end
   if publish then
     report(context, publish)
   end
-end
+end)
 
-function api.remove_from_backend_result(names)
+offer("remove_from_backend_result", "remove", function(names)
   local context, publish, setter, request = current_context("remove_from_backend_result")
   if fast_remove and fast_remove(context, names, publish, setter, request, report) then
     return
   end
   local why = context_remove(context, names)
   if why then
-    bad_argument(1, "remove_from_backend_result", why)
+    bad_argument(1, "remove_from_backend_result", why, up)
   end
   if publish then
     report(context, publish)
   end
-end
+end)
 
 function api.get_current_backend_result()
-  local context = current_context()
-  return (context_result(context))
+  return (context_result(shared[1] or current_context()))
 end
 
 function api.get_selected_backend_server()
-  local context = current_context()
-  local ip, port = context_selected(context)
+  local ip, port = context_selected(shared[1] or current_context())
   return ip, port
 end
 
 function api.get_removed_backend_attributes()
-  local context = current_context()
-  return (context_removed(context))
+  return (context_removed(shared[1] or current_context()))
 end
 
 function api.context()
-  local context = current_context()
+  local context = shared[1] or current_context()
   return keep_context and keep_context(context) or context
 end
 
-api.new_context = fast.new_context or native.context_new
+api.new_context = fast and fast.new_context or native.context_new
 
 function api.with_context(context, fn, ...)
   if not is_context(context) then
@@ -210,4 +208,4 @@ function metatable.__tostring()
   return metatable.__name
 end
 
-return { api = api }
+return { api = api, report = report }

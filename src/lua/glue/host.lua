@@ -9,6 +9,8 @@
 --                            raises at level 3: it is called by the functions of the API
 --                            themselves. `name` is given by those that change the context: they
 --                            are also refused where the headers were sent.
+--   shared                   nil, or a table whose index 1 is the current context, or nil where
+--                            `current_context` is to be asked; it is not one with `publish`
 --   select_at_once(ip, port), apply_at_once(result)
 --                            nil, or what does all of it for a string and a number, or for anything;
 --                            false where it is not plain: then nothing was done, or what may be done

@@ -24,27 +24,31 @@ end
 local CLASS = "nauthilus_backend_result"
 
 local methods, numbers = {}, {}
+-- What stands between a method and the script that calls it.
+local up = fast and 0 or 1
 
 for number = 1, #result_fields do
   local name = result_fields[number]
   numbers[name] = number
 
-  methods[name] = function(self, ...)
+  local function method(self, ...)
     local value = ...
     if value == nil and select("#", ...) == 0 then
       local content, bad = result_get(self, number)
       if bad then
-        bad_self(name, CLASS, self)
+        bad_self(name, CLASS, self, up)
       end
       return content
     end
     local why, bad = result_set(self, number, value)
     if bad then
-      bad_self(name, CLASS, self)
+      bad_self(name, CLASS, self, up)
     elseif why then
-      bad_argument(1, name, why)
+      bad_argument(1, name, why, up)
     end
   end
+
+  methods[name] = fast and method or native.plainly("result_method", method, number)
 end
 
 -- Level 3: called by a metamethod, which the script's expression calls.

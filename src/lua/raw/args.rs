@@ -13,6 +13,10 @@ use crate::engine::result::{
 };
 use crate::lua::held::Held;
 
+/// Further upvalues of natives that stand for a Lua function: that, and what is theirs.
+pub(super) const STANDS_FOR: c_int = ffi::lua_upvalueindex(3);
+const EXTRA: c_int = ffi::lua_upvalueindex(4);
+
 /// The arguments of a running native. Reading them raises no error and allocates nothing of
 /// Lua's, and leaves Lua's stack as it was.
 pub(in crate::lua) struct Args {
@@ -100,6 +104,22 @@ impl Args {
     pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
         // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
+    }
+
+    /// The current context, of a native whose upvalue [`EXTRA`] is the table that has it, if it is
+    /// the same for all who ask. Leaves it on the stack.
+    pub(in crate::lua) fn current_context(&self) -> Option<&Held<RequestContext>> {
+        // SAFETY: that is a table; a C function has room for more values, and this is called once.
+        unsafe {
+            ffi::lua_rawgeti(self.state, EXTRA, 1);
+            self.context(ffi::lua_gettop(self.state))
+        }
+    }
+
+    /// The number that upvalue [`EXTRA`] is.
+    pub(in crate::lua) fn extra_number(&self) -> Option<usize> {
+        // SAFETY: as in `view`.
+        unsafe { view(self.state, EXTRA) }.index()
     }
 
     /// The address that argument `index` is, or null.

@@ -17,6 +17,13 @@ local of_coroutine = setmetatable({}, { __mode = "k" })
 local of_main
 -- How many functions run under a coroutine's binding; an abandoned coroutine counts for ever.
 local bound = 0
+-- The current context where it is the same for all coroutines, nil where it is to be asked for:
+-- each call counts where Lua is interpreted.
+plain.shared = { default }
+
+local function settle()
+  plain.shared[1] = bound == 0 and (of_main or default) or nil
+end
 
 -- The running coroutine, nil for the main thread.
 local function coroutine_running()
@@ -51,10 +58,12 @@ end
 -- What a host binds from outside: the default context from now on; nil is the state's own.
 function plain.bind(context)
   default = context or own
+  settle()
 end
 
 local function finish_main(before, ok, ...)
   of_main = before
+  settle()
   if not ok then
     error((...), 0)
   end
@@ -64,6 +73,7 @@ end
 local function finish_coroutine(thread, before, ok, ...)
   of_coroutine[thread] = before
   bound = bound - 1
+  settle()
   if not ok then
     error((...), 0)
   end
@@ -76,11 +86,13 @@ function plain.with_context(context, fn, ...)
   if thread == nil then
     local before = of_main
     of_main = context
+    settle()
     return finish_main(before, pcall(fn, ...))
   end
   local before = of_coroutine[thread]
   of_coroutine[thread] = context
   bound = bound + 1
+  settle()
   return finish_coroutine(thread, before, pcall(fn, ...))
 end
 

@@ -1,0 +1,72 @@
+//! Functions of the API that are natives themselves: where Lua is interpreted, a Lua function
+//! around a native costs as much as the native.
+//!
+//! Each does what is plain. Whatever is not (another type, something to refuse, a context that is
+//! to be asked for) is for the Lua function that it stands for, which it calls with the same
+//! arguments, and which also says what is wrong.
+
+use mlua::prelude::*;
+
+use super::context::port;
+use super::raw::{Answer, Args, Natives, View, native_or_else};
+use super::result::{Field, field_at};
+use crate::engine::server_address::plain_literal;
+
+/// Registers `plainly(name, function, extra)`, which gives the native of this name for `function`.
+/// `extra` is the table of the host's adapter whose index 1 is the current context, and of
+/// `result_method` the number of its field.
+pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+    let upvalues = natives.upvalues();
+    let make = move |lua: &Lua, (name, function, extra): (String, LuaFunction, LuaValue)| {
+        let entry: mlua::lua_CFunction = match name.as_str() {
+            "select" => native_or_else!(select),
+            "apply" => native_or_else!(apply),
+            "remove" => native_or_else!(remove),
+            "result_method" => native_or_else!(result_method),
+            _ => return Err(LuaError::runtime("no such native")),
+        };
+        upvalues.function_with(lua, entry, function, extra)
+    };
+    natives
+        .table()
+        .raw_set("plainly", natives.lua().create_function(make)?)
+}
+
+/// `select_backend_server(ip, port)`
+fn select(args: &Args) -> Option<Answer> {
+    let (View::Bytes(ip), Some(port)) = (args.view(1), port(args.view(2))) else {
+        return None;
+    };
+    let literal = plain_literal(ip)?;
+    args.current_context()?.with(|c| c.select(literal, port));
+    Some(Answer::Nothing)
+}
+
+/// `apply_backend_result(result)`
+fn apply(args: &Args) -> Option<Answer> {
+    let (result, context) = (args.result(1)?, args.current_context()?);
+    result.with_current(|r| context.with(|c| c.apply(r).ok()))?;
+    Some(Answer::Nothing)
+}
+
+/// `remove_from_backend_result(names)`
+fn remove(args: &Args) -> Option<Answer> {
+    let (names, context) = (args.strings(1).ok()?, args.current_context()?);
+    context.with(|c| c.remove(names));
+    Some(Answer::Nothing)
+}
+
+/// `result:attributes(table)` and the like, with the field's number as `extra`
+fn result_method(args: &Args) -> Option<Answer> {
+    let result = args.result(1)?;
+    match (field_at(args.extra_number()?)?, args.view(2)) {
+        (Field::Attributes, View::Table) => {
+            let attributes = args.attributes(2).ok()?;
+            result.with(|r| r.attributes = attributes);
+        }
+        (field, View::Bool(value)) => field.set_flag(result, value).then_some(())?,
+        (field, View::Bytes(text)) => field.set_text(result, text).then_some(())?,
+        _ => return None,
+    }
+    Some(Answer::Nothing)
+}
