@@ -116,10 +116,11 @@ impl Setter {
     unsafe fn decide(
         &self,
         request: *mut c_void,
+        may_begin: bool,
         work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
     ) -> Option<c_int> {
         // SAFETY: as of this function.
-        let context = match unsafe { requests::current(request)? } {
+        let context = match unsafe { requests::current(request, may_begin)? } {
             Current::Own(context) => context,
             Current::NotBegun => return Some(outcome::NOT_BEGUN),
         };
@@ -403,11 +404,12 @@ unsafe extern "C" fn remove(
     })
 }
 
-/// `select_here(setter, request, ip, length, port)`: as `select`, for the context of a request of
-/// nginx.
+/// `select_here(setter, request, may_begin, ip, length, port)`: as `select`, for the context of a
+/// request of nginx, begun where it may be.
 unsafe extern "C" fn select_here(
     setter: *const Setter,
     request: *mut c_void,
+    may_begin: bool,
     ip: *const u8,
     length: usize,
     port: c_int,
@@ -418,7 +420,7 @@ unsafe extern "C" fn select_here(
         let port = port.try_into().ok()?;
         // SAFETY: as above.
         unsafe {
-            setter.decide(request, |context| {
+            setter.decide(request, may_begin, |context| {
                 let literal = plain_literal(ip)?;
                 context.with(|c| c.select(literal, port));
                 Some(())
@@ -427,10 +429,11 @@ unsafe extern "C" fn select_here(
     })
 }
 
-/// `apply_here(setter, request, result)`: as `apply`, for the context of a request of nginx.
+/// `apply_here(setter, request, may_begin, result)`: as `apply`, in the same way.
 unsafe extern "C" fn apply_here(
     setter: *const Setter,
     request: *mut c_void,
+    may_begin: bool,
     result: *const c_void,
 ) -> c_int {
     guarded(|| {
@@ -438,7 +441,7 @@ unsafe extern "C" fn apply_here(
         // result.
         unsafe {
             let result = handle::<BackendResult>(result)?;
-            setter.as_ref()?.decide(request, |context| {
+            setter.as_ref()?.decide(request, may_begin, |context| {
                 result.with_current(|r| context.with(|c| c.apply(r).ok()))
             })
         }

@@ -43,8 +43,8 @@ local select_server = entry("select", "int (*)(void *, const char *, size_t, int
 local apply_result = entry("apply", "int (*)(void *, void *, void *, void *)")
 local remove_names = entry("remove", "int (*)(int, void *, void *, void *)")
 
-local select_here = entry("select_here", "int (*)(void *, void *, const char *, size_t, int)")
-local apply_here = entry("apply_here", "int (*)(void *, void *, void *)")
+local select_here = entry("select_here", "int (*)(void *, void *, bool, const char *, size_t, int)")
+local apply_here = entry("apply_here", "int (*)(void *, void *, bool, void *)")
 
 local NOT_HERE, UNREPORTED = fast.NOT_HERE, fast.UNREPORTED
 
@@ -195,12 +195,12 @@ end
 -- The same for the context that nginx's request has natively; they return what the natives say.
 api.NOT_BEGUN = fast.NOT_BEGUN
 
-function api.select_here(setter, request, ip, port)
-  return select_here(setter, request, ip, #ip, port)
+function api.select_here(setter, request, may_begin, ip, port)
+  return select_here(setter, request, may_begin, ip, #ip, port)
 end
 
-function api.apply_here(setter, request, result)
-  return is_result(result) and apply_here(setter, request, result) or NOT_HERE
+function api.apply_here(setter, request, may_begin, result)
+  return is_result(result) and apply_here(setter, request, may_begin, result) or NOT_HERE
 end
 
 -- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless

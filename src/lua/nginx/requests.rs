@@ -61,16 +61,25 @@ pub(in crate::lua) enum Current<'a> {
     NotBegun,
 }
 
-/// The context of a request; none where another one acts for it, which the Lua side has.
+/// The context of a request, made where it has none yet and may begin one; none where another one
+/// acts for it, which the Lua side has.
 ///
 /// # Safety
 ///
-/// Called on nginx's thread with the current request. The context is not used any more once the
-/// function of ours returns that asks for it.
-pub(in crate::lua) unsafe fn current<'a>(request: *mut c_void) -> Option<Current<'a>> {
+/// Called on nginx's thread with the current request, which may begin a context where nginx will
+/// tell of its end. The context is not used any more once the function of ours returns that asks
+/// for it.
+pub(in crate::lua) unsafe fn current<'a>(
+    request: *mut c_void,
+    may_begin: bool,
+) -> Option<Current<'a>> {
     with_requests(|requests| {
-        let Some(number) = requests.find(Request::of_pointer(request)?) else {
-            return Some(Current::NotBegun);
+        let request = Request::of_pointer(request)?;
+        let number = match requests.find(request) {
+            Some(number) => number,
+            None if !may_begin => return Some(Current::NotBegun),
+            // SAFETY: as of this function.
+            None => unsafe { requests.begin_at_work(request)? },
         };
         let place = requests.place(number).filter(|place| !place.is_lent)?;
         // SAFETY: as of this function: nothing clears it while the function of ours runs.
@@ -146,6 +155,17 @@ impl Requests {
         Some(number)
     }
 
+    /// A place for a request that has none, until its end.
+    ///
+    /// # Safety
+    ///
+    /// Called on nginx's thread with the current request.
+    unsafe fn begin_at_work(&mut self, request: Request) -> Option<Number> {
+        // SAFETY: as of this function. It calls nobody back.
+        unsafe { ends()?.at_end(request, on_end) }.then_some(())?;
+        self.begin(request)
+    }
+
     /// The request has ended: its place is free, with what is in it until the next one ends.
     fn end(&mut self, request: Request) -> Option<Note> {
         let number = self.numbers.remove(request)?;
@@ -203,14 +223,10 @@ unsafe extern "C" fn find(request: *mut Opaque) -> Number {
 unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
     numbered(|| {
         let request = Request::of_pointer(request)?;
-        let ends = ends()?;
-        with_requests(|requests| {
-            if let Some(number) = requests.find(request) {
-                return Some(requests.shown(number));
-            }
-            // SAFETY: the glue gives the current request, on nginx's thread. It calls nobody back.
-            unsafe { ends.at_end(request, on_end) }.then_some(())?;
-            requests.begin(request)
+        with_requests(|requests| match requests.find(request) {
+            Some(number) => Some(requests.shown(number)),
+            // SAFETY: the glue gives the current request, on nginx's thread.
+            None => unsafe { requests.begin_at_work(request) },
         })
     })
 }

@@ -61,8 +61,8 @@ function nginx.current_context(name)
 end
 
 -- What is plain in one call each, without asking for the context first.
-local fast, begin = parts.fast, contexts.begin
-if fast and begin and setter then
+local fast, may_begin = parts.fast, contexts.may_begin
+if fast and may_begin and setter then
   local fast_select, fast_apply, NOT_BEGUN = fast.select_here, fast.apply_here, fast.NOT_BEGUN
 
   function nginx.select_at_once(ip, port)
@@ -70,9 +70,9 @@ if fast and begin and setter then
     if not request then
       return false
     end
-    local outcome = fast_select(setter, request, ip, port)
-    if outcome == NOT_BEGUN and begin(request) then
-      outcome = fast_select(setter, request, ip, port)
+    local outcome = fast_select(setter, request, false, ip, port)
+    if outcome == NOT_BEGUN and may_begin() then
+      outcome = fast_select(setter, request, true, ip, port)
     end
     return outcome == 0
   end
@@ -82,9 +82,9 @@ if fast and begin and setter then
     if not request then
       return false
     end
-    local outcome = fast_apply(setter, request, result)
-    if outcome == NOT_BEGUN and begin(request) then
-      outcome = fast_apply(setter, request, result)
+    local outcome = fast_apply(setter, request, false, result)
+    if outcome == NOT_BEGUN and may_begin() then
+      outcome = fast_apply(setter, request, true, result)
     end
     return outcome == 0
   end

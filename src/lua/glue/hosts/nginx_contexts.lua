@@ -160,11 +160,9 @@ local begins = {
   balancer = true,
 }
 
--- Begins the context of a request where there is nothing else to ask; whether it did.
-function contexts.begin(request)
-  return begins[get_phase()] and begin(request) > 0
+-- Whether the current request may begin a context without being asked more.
+function contexts.may_begin()
+  return begins[get_phase()] or false
 end
-
-contexts.get_request = get_request
 
 return contexts
