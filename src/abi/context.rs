@@ -190,7 +190,7 @@ unsafe extern "C" fn nauthilus_backend_context_selected(
             let Some(selection) = context.0.with(|c| c.selected().cloned()) else {
                 return Err(Failure::new(Status::NotFound, "no server is selected"));
             };
-            ip.write(text::give(selection.ip.as_bytes()));
+            ip.write(text::give(&selection.ip));
             port.write(selection.port.into());
             Ok(())
         })

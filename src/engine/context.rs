@@ -6,9 +6,9 @@
 //! but two that give the same header count as one header, and the later wins (base before
 //! applied, an earlier call before a later one, and within one result in order of names).
 
+use smallvec::SmallVec;
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
@@ -24,19 +24,25 @@ use attribute_headers::{AttributeHeaders, HeaderList};
 pub use changes::{ChangeList, Changes, Headers, HeadersCopy};
 use removed::Removed;
 
+/// An address or a host's name: an address needs no memory of its own.
+pub type HostText = SmallVec<[u8; 40]>;
+
 /// The server selected for the request.
-#[derive(Clone, Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Selection {
     /// An address literal without brackets, or a host name.
-    pub ip: Arc<str>,
+    pub ip: HostText,
     /// 1..=65535.
     pub port: u16,
 }
 
-impl PartialEq for Selection {
-    fn eq(&self, other: &Self) -> bool {
-        // Mostly one is a copy of the other.
-        (Arc::ptr_eq(&self.ip, &other.ip) || self.ip == other.ip) && self.port == other.port
+impl Clone for Selection {
+    fn clone(&self) -> Self {
+        Self {
+            // `SmallVec`'s own way to copy goes byte by byte.
+            ip: HostText::from_slice(&self.ip),
+            port: self.port,
+        }
     }
 }
 
@@ -139,9 +145,9 @@ impl RequestContext {
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
     /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
-    pub fn select(&mut self, ip: impl Into<Arc<str>>, port: u16) {
+    pub fn select(&mut self, ip: impl AsRef<[u8]>, port: u16) {
         self.selection = Some(Selection {
-            ip: ip.into(),
+            ip: HostText::from_slice(ip.as_ref()),
             port,
         });
     }
@@ -247,7 +253,7 @@ impl RequestContext {
         self.headers.note_reported();
         self.reported.removed = self.removed().len();
         if self.selection != self.reported.selection {
-            self.reported.selection.clone_from(&self.selection);
+            self.reported.selection = self.selection.clone();
         }
     }
 

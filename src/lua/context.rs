@@ -9,7 +9,7 @@ use super::raw::{Answer, Args, Natives, View, native};
 use crate::engine::context::RequestContext;
 use crate::engine::process::current;
 use crate::engine::result::BackendResult;
-use crate::engine::server_address::{NotAnAddress, ServerAddress, plain_literal};
+use crate::engine::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     natives.add("context_new", native!(new))?;
@@ -104,8 +104,8 @@ fn select(args: &Args) -> Answer {
     let (View::Bytes(ip), Some(port)) = (args.view(2), port(args.view(3))) else {
         return Answer::Text(NotAnAddress.to_string());
     };
-    if let Some(literal) = plain_literal(ip) {
-        context.with(|c| c.select(literal, port));
+    if is_plain_literal(ip) {
+        context.with(|c| c.select(ip, port));
         return Answer::Nothing;
     }
     match ServerAddress::parse(ip) {

@@ -25,7 +25,7 @@ use crate::engine::context::RequestContext;
 use crate::engine::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
-use crate::engine::server_address::plain_literal;
+use crate::engine::server_address::is_plain_literal;
 
 /// What a function answers; where it does not say otherwise, 0 is done.
 mod outcome {
@@ -360,8 +360,8 @@ unsafe extern "C" fn select(
         // SAFETY: the glue has checked that it is a context, and passes a string.
         let (context, ip) = unsafe { (handle::<RequestContext>(context)?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
-        let literal = plain_literal(ip)?;
-        context.with(|c| c.select(literal, port));
+        is_plain_literal(ip).then_some(())?;
+        context.with(|c| c.select(ip, port));
         // SAFETY: the glue passes null or its setter, and the current request.
         Some(unsafe { changed(context, setter, request) })
     })
@@ -421,8 +421,8 @@ unsafe extern "C" fn select_here(
         // SAFETY: as above.
         unsafe {
             setter.decide(request, may_begin, |context| {
-                let literal = plain_literal(ip)?;
-                context.with(|c| c.select(literal, port));
+                is_plain_literal(ip).then_some(())?;
+                context.with(|c| c.select(ip, port));
                 Some(())
             })
         }

@@ -10,7 +10,7 @@ use mlua::prelude::*;
 use super::context::port;
 use super::raw::{Answer, Args, Natives, View, native_or_else};
 use super::result::{Field, field_at};
-use crate::engine::server_address::plain_literal;
+use crate::engine::server_address::is_plain_literal;
 
 /// Registers `plainly(name, function, extra)`, which gives the native of this name for `function`.
 /// `extra` is the table of the host's adapter whose index 1 is the current context, and of
@@ -37,8 +37,8 @@ fn select(args: &Args) -> Option<Answer> {
     let (View::Bytes(ip), Some(port)) = (args.view(1), port(args.view(2))) else {
         return None;
     };
-    let literal = plain_literal(ip)?;
-    args.current_context()?.with(|c| c.select(literal, port));
+    is_plain_literal(ip).then_some(())?;
+    args.current_context()?.with(|c| c.select(ip, port));
     Some(Answer::Nothing)
 }
 

@@ -60,7 +60,7 @@ impl HeadersCopy {
 
 impl Selection {
     fn for_each_header(&self, each: &mut impl FnMut(&str, &[u8])) {
-        each(headers::AUTH_SERVER, self.ip.as_bytes());
+        each(headers::AUTH_SERVER, &self.ip);
         let mut buffer = [0; 5];
         each(headers::AUTH_PORT, decimal(self.port, &mut buffer));
     }

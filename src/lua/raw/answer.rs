@@ -124,7 +124,7 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
                 return 2;
             }
             Answer::Selection(Some(selection)) => {
-                push_bytes(state, selection.ip.as_bytes());
+                push_bytes(state, &selection.ip);
                 ffi::lua_pushinteger(state, selection.port.into());
                 return 2;
             }
