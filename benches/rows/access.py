@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 
-from lib import ROOT, Row, Unmeasured, quick
+from lib import ROOT, Row, Unmeasured, median_ratio, quick
 
 ROWS = [
     Row("access", "access phase in nginx, 1 worker", "µs CPU/request", "constant tables", at_most=1.08)
@@ -25,7 +25,8 @@ def measure(rows):
     figures = json.loads(done.stdout.splitlines()[-1])
     cost, row = figures["cost"], rows["access"].slices(figures["cost"]["module"], figures["cost"]["constant"])
     rates = {name: statistics.median(values) for name, values in figures["rates"].items()}
+    alone = median_ratio(cost["module"], cost["headers"])
     row.note = (
         f"{rates['module']:.0f} requests a second, constant tables {rates['constant']:.0f}; "
-        + row.limited_by(cost["own"], OWN)
+        f"{alone:.2f} of the three headers alone; " + row.limited_by(cost["own"], OWN)
     )
