@@ -8,28 +8,20 @@
 use mlua::prelude::*;
 
 use super::context::port;
-use super::raw::{Answer, Args, Natives, View, native_or_else};
+use super::raw::{Answer, Args, Natives, View, stand_in};
 use super::result::{Field, field_at};
 use crate::engine::server_address::is_plain_literal;
 
-/// Registers `plainly(name, function, extra)`, which gives the native of this name for `function`.
-/// `extra` is the table of the host's adapter whose index 1 is the current context, and of
-/// `result_method` the number of its field.
+/// Registers the table `plainly`: each of its functions takes the Lua function that is stood for and
+/// an extra value, and gives the native. The extra value is the table of the host's adapter whose
+/// index 1 is the current context, and of `result_method` the number of its field.
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    let upvalues = natives.upvalues();
-    let make = move |lua: &Lua, (name, function, extra): (String, LuaFunction, LuaValue)| {
-        let entry: mlua::lua_CFunction = match name.as_str() {
-            "select" => native_or_else!(select),
-            "apply" => native_or_else!(apply),
-            "remove" => native_or_else!(remove),
-            "result_method" => native_or_else!(result_method),
-            _ => return Err(LuaError::runtime("no such native")),
-        };
-        upvalues.function_with(lua, entry, function, extra)
-    };
-    natives
-        .table()
-        .raw_set("plainly", natives.lua().create_function(make)?)
+    let table = natives.lua().create_table()?;
+    table.raw_set("select", natives.function(stand_in!(select))?)?;
+    table.raw_set("apply", natives.function(stand_in!(apply))?)?;
+    table.raw_set("remove", natives.function(stand_in!(remove))?)?;
+    table.raw_set("result_method", natives.function(stand_in!(result_method))?)?;
+    natives.table().raw_set("plainly", table)
 }
 
 /// `select_backend_server(ip, port)`

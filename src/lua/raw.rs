@@ -49,17 +49,22 @@ macro_rules! native {
 }
 pub(super) use native;
 
-/// The same of a native that leaves what is not plain to a Lua function.
-macro_rules! native_or_else {
+/// Makes a `lua_CFunction`, for [`Natives::function`], that takes a Lua function and an extra value
+/// and gives the function of a native that leaves to the former what is not plain.
+macro_rules! stand_in {
     ($native:path) => {{
         unsafe extern "C-unwind" fn entry(state: *mut mlua::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; `Upvalues::function_with` gave it the upvalues.
+            // SAFETY: Lua calls this with its state; `make` gave it the upvalues.
             unsafe { $crate::lua::raw::run_or_else(state, $native) }
         }
-        entry
+        unsafe extern "C-unwind" fn make(state: *mut mlua::lua_State) -> std::ffi::c_int {
+            // SAFETY: Lua calls this with its state; made by `Natives::function`.
+            unsafe { $crate::lua::raw::push_stand_in(state, entry) }
+        }
+        make
     }};
 }
-pub(super) use native_or_else;
+pub(super) use stand_in;
 
 /// Runs a native and pushes its answer; returns the number of values.
 ///
@@ -80,7 +85,7 @@ pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> An
 ///
 /// # Safety
 ///
-/// `state` is running a C function made by [`Upvalues::function_with`].
+/// `state` is running a C function made by [`push_stand_in`].
 pub(super) unsafe fn run_or_else(
     state: *mut lua_State,
     native: impl FnOnce(&Args) -> Option<Answer>,
@@ -107,6 +112,26 @@ pub(super) unsafe fn run_or_else(
         ffi::lua_call(state, given, ffi::LUA_MULTRET);
         ffi::lua_gettop(state)
     }
+}
+
+/// Pushes the function of an entry that calls [`run_or_else`]: it stands for the function that is
+/// argument 1, with argument 2 as its extra value.
+///
+/// # Safety
+///
+/// `state` is running a C function made by [`Natives::function`].
+pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: mlua::lua_CFunction) -> c_int {
+    // SAFETY: as of this function; there is room for the four that become upvalues, and where
+    // there is no memory no frame owns anything.
+    unsafe {
+        ffi::lua_settop(state, 2);
+        ffi::lua_pushvalue(state, class::RESULT_METATABLE);
+        ffi::lua_insert(state, 1);
+        ffi::lua_pushvalue(state, class::CONTEXT_METATABLE);
+        ffi::lua_insert(state, 2);
+        ffi::lua_pushcclosure(state, entry, 4);
+    }
+    1
 }
 
 /// Runs `work`; a panic becomes an answer.
@@ -162,40 +187,8 @@ impl<'l> Natives<'l> {
         }
     }
 
-    /// What natives are made with, to be kept.
-    pub(super) fn upvalues(&self) -> Upvalues {
-        Upvalues {
-            result: self.result.clone(),
-            context: self.context.clone(),
-        }
-    }
-
     /// The Lua that the natives are for.
     pub(super) fn lua(&self) -> &Lua {
         self.lua
-    }
-}
-
-/// The upvalues that all natives have.
-pub(super) struct Upvalues {
-    result: LuaTable,
-    context: LuaTable,
-}
-
-impl Upvalues {
-    /// The function of an entry made by [`native_or_else!`], which stands for `function`.
-    pub(super) fn function_with(
-        &self,
-        lua: &Lua,
-        entry: mlua::lua_CFunction,
-        function: LuaFunction,
-        extra: LuaValue,
-    ) -> LuaResult<LuaFunction> {
-        // SAFETY: the arguments on the stack become the upvalues in this order.
-        unsafe {
-            lua.exec_raw((&self.result, &self.context, function, extra), |state| {
-                ffi::lua_pushcclosure(state, entry, 4);
-            })
-        }
     }
 }

@@ -39,7 +39,7 @@ local is_native = not fast and host.shared ~= nil
 local up = is_native and 1 or 0
 
 local function offer(name, kind, fn)
-  api[name] = is_native and native.plainly(kind, fn, host.shared) or fn
+  api[name] = is_native and native.plainly[kind](fn, host.shared) or fn
 end
 
 offer("select_backend_server", "select", function(ip, port)

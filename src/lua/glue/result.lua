@@ -48,7 +48,7 @@ for number = 1, #result_fields do
     end
   end
 
-  methods[name] = fast and method or native.plainly("result_method", method, number)
+  methods[name] = fast and method or native.plainly.result_method(method, number)
 end
 
 -- Level 3: called by a metamethod, which the script's expression calls.

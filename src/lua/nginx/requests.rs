@@ -8,7 +8,7 @@
 //! In the log phase the request has ended, but may be asked what it held: nobody has had its place
 //! since, or a note that it carries tells of that.
 
-use std::cell::{RefCell, UnsafeCell};
+use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
@@ -41,15 +41,14 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
 }
 
 thread_local! {
-    /// Of nginx's thread; what `ngx.run_worker_thread` runs has no request.
-    static REQUESTS: RefCell<Requests> = RefCell::default();
+    /// Of nginx's thread; what `ngx.run_worker_thread` runs has no request. Never freed, as the
+    /// places are not.
+    static REQUESTS: OnceCell<&'static RefCell<Requests>> = const { OnceCell::new() };
 }
 
 fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> {
-    // None as well in a thread that ends.
-    REQUESTS
-        .try_with(|requests| work(&mut *requests.try_borrow_mut().ok()?))
-        .ok()?
+    let requests = REQUESTS.with(|cell| *cell.get_or_init(|| Box::leak(Box::default())));
+    work(&mut *requests.try_borrow_mut().ok()?)
 }
 
 /// Numbers begin at 1; 0 is none. The Lua side is given a negative one where the place is lent.
