@@ -52,6 +52,8 @@ pub struct RequestContext {
     base: BackendResult,
     applied: Applied,
     selection: Option<Selection>,
+    /// Whether the selection may differ from the reported one.
+    is_reselected: bool,
     more: Option<Box<More>>,
     headers: AttributeHeaders,
     /// What else [`RequestContext::take_changes`] reported last.
@@ -150,6 +152,7 @@ impl RequestContext {
             ip: HostText::from_slice(ip.as_ref()),
             port,
         });
+        self.is_reselected = true;
     }
 
     pub fn selected(&self) -> Option<&Selection> {
@@ -205,6 +208,7 @@ impl RequestContext {
         *self = Self {
             reported,
             headers,
+            is_reselected: true,
             ..Self::default()
         };
     }
@@ -216,6 +220,7 @@ impl RequestContext {
             base,
             applied,
             selection,
+            is_reselected,
             more,
             headers,
             reported,
@@ -223,6 +228,7 @@ impl RequestContext {
         base.clear();
         *applied = Applied::Nothing;
         *selection = None;
+        *is_reselected = false;
         *more = None;
         headers.renew();
         reported.selection = None;
@@ -252,8 +258,9 @@ impl RequestContext {
     fn note_reported(&mut self) {
         self.headers.note_reported();
         self.reported.removed = self.removed().len();
-        if self.selection != self.reported.selection {
+        if self.is_reselected {
             self.reported.selection = self.selection.clone();
+            self.is_reselected = false;
         }
     }
 
@@ -262,7 +269,7 @@ impl RequestContext {
         let newly_removed = self.removed().get(self.reported.removed..);
         let after = self.headers.list();
         Changes {
-            selection: (self.selection != self.reported.selection)
+            selection: (self.is_reselected && self.selection != self.reported.selection)
                 .then_some(self.selection.as_ref()),
             removed: newly_removed.unwrap_or_default(),
             attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),
@@ -400,7 +407,9 @@ impl Applied {
             return;
         }
         // Whatever earlier calls said, this one says anew.
-        if self.iter().all(|(_, name, _)| attributes.contains(name)) {
+        if matches!(self, Self::Nothing)
+            || self.iter().all(|(_, name, _)| attributes.contains(name))
+        {
             *self = Self::Once(attributes.clone());
             return;
         }

@@ -126,6 +126,7 @@ impl Lasting {
 }
 
 impl Requests {
+    #[inline]
     fn find(&self, request: Request) -> Option<Number> {
         self.numbers.get(request)
     }
@@ -345,12 +346,18 @@ impl Numbers {
         (address ^ (address >> 8) ^ (address >> 16)) % Self::ENTRIES
     }
 
+    #[inline]
     fn get(&self, request: Request) -> Option<Number> {
         match self.table[Self::entry_of(request)] {
             Some((known, number)) if known == request => Some(number),
             _ if self.others.is_empty() => None,
-            _ => self.others.get(&request).copied(),
+            _ => self.other(request),
         }
+    }
+
+    #[cold]
+    fn other(&self, request: Request) -> Option<Number> {
+        self.others.get(&request).copied()
     }
 
     fn insert(&mut self, request: Request, number: Number) {
