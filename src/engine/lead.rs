@@ -188,7 +188,7 @@ impl Lead {
         self.farewells.set_room(self.limit / FAREWELL_SHARE);
 
         let count = timers(service).count();
-        self.grid = self.grid.fitted(count, service.config.connect_interval);
+        self.grid = self.grid.fitted(count);
         let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);
         self.seats.reserve_exact(count);
         for (position, (slot, timer, target)) in timers(service).enumerate() {
