@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::task::{Id, JoinError, JoinSet};
 
+use super::alarm::Alarm;
 use super::config::Config;
 use super::follow::Followed;
 use super::log::{Level, Line, Log};
@@ -42,6 +42,7 @@ pub(super) struct Lead {
     seats: Vec<Seat>,
     /// When which seat is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
     due: BTreeSet<(u64, usize)>,
+    alarm: Alarm,
     /// Seats whose time has come, in their order.
     ready: VecDeque<usize>,
     /// Probes that have to wait for something, and whose they are.
@@ -82,6 +83,7 @@ impl Lead {
             grid,
             seats: Vec::new(),
             due: BTreeSet::new(),
+            alarm: Alarm::new(),
             ready: VecDeque::new(),
             flights: JoinSet::new(),
             flying: HashMap::new(),
@@ -103,7 +105,7 @@ impl Lead {
         }
         let due = async {
             match self.due.first() {
-                Some((due, _)) => tokio::time::sleep_until(instant(*due).into()).await,
+                Some((due, _)) => self.alarm.until(*due).await,
                 None => std::future::pending().await,
             }
         };
@@ -112,11 +114,6 @@ impl Lead {
             () = self.waker.bell.notified() => Event::Bell,
             Some(landed) = self.flights.join_next_with_id() => Event::Landed(landed),
         }
-    }
-
-    /// The times at which its probes are due.
-    pub(super) fn grid(&self) -> Grid {
-        self.grid
     }
 
     /// When the next probe is due, in `CLOCK_MONOTONIC` nanoseconds.
@@ -188,7 +185,7 @@ impl Lead {
         self.farewells.set_room(self.limit / FAREWELL_SHARE);
 
         let count = timers(service).count();
-        self.grid = self.grid.fitted(count, service.config.connect_interval);
+        self.grid = self.grid.fitted(count);
         let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);
         self.seats.reserve_exact(count);
         for (position, (slot, timer, target)) in timers(service).enumerate() {
@@ -420,11 +417,6 @@ impl Lead {
             }
         }
     }
-}
-
-fn instant(monotonic_ns: u64) -> Instant {
-    let wait = monotonic_ns.saturating_sub(clock::monotonic_ns());
-    Instant::now() + Duration::from_nanos(wait)
 }
 
 /// Whether two configurations differ in nothing but their targets.

@@ -1,5 +1,6 @@
 //! The engine: everything the product does that has nothing to do with Lua or C.
 
+mod alarm;
 pub mod attribute_name;
 pub mod check;
 pub mod config;

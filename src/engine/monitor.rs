@@ -6,11 +6,13 @@
 //! lock from time to time. Where a state file is shared, the same goes for the families that
 //! share it; `follow` says what a family does that does not hold the file's lock.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Sleep, sleep_until};
 
 use super::check::{Checks, Request};
 use super::follow::{Followed, Following};
@@ -133,6 +135,23 @@ async fn live(
 
 type Serving = Option<(Arc<Service>, Arc<Log>)>;
 
+/// The next look. It is set once for each: as long as the runtime has a timer that is sooner,
+/// those of deadlines cost no system call.
+struct Look {
+    sleep: Pin<Box<Sleep>>,
+    /// When the last one was, and how long to wait after that.
+    set_for: Option<(Instant, Duration)>,
+}
+
+impl Look {
+    fn new() -> Self {
+        Self {
+            sleep: Box::pin(sleep_until(Instant::now().into())),
+            set_for: None,
+        }
+    }
+}
+
 struct Monitor {
     signs: HostSigns,
     reports: Reports,
@@ -171,8 +190,9 @@ impl Monitor {
     async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
         // Where a panic ended the last run, its configuration is served on.
         self.elect(serving.as_ref());
+        let mut look = Look::new();
         loop {
-            let look_at = self.look_at(serving.as_ref());
+            self.set(&mut look, serving.as_ref());
             let event = async {
                 match &mut self.lead {
                     Some(lead) => lead.event().await,
@@ -204,7 +224,7 @@ impl Monitor {
                 event = event => if let (Event::Landed(landed), Some(lead)) = (event, &mut self.lead) {
                     lead.land(landed);
                 },
-                () = tokio::time::sleep_until(look_at.into()) => looks = true,
+                () = look.sleep.as_mut() => looks = true,
             }
             // A check that somebody waits for is no part of what was stopped.
             let is_idle = || commands.is_empty() && self.checks.is_idle();
@@ -251,19 +271,24 @@ impl Monitor {
         }
     }
 
-    /// When to look again: where there is no haste, when probes may be due as well.
-    fn look_at(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Instant {
+    /// Sets when to look again: where there is no haste, when probes may be due as well.
+    fn set(&self, look: &mut Look, serving: Option<&(Arc<Service>, Arc<Log>)>) {
         let pause = self.pause(serving);
-        let at = self.looked + pause;
-        if pause < REASSURE {
-            return at;
+        let set_for = Some((self.looked, pause));
+        if look.set_for == set_for {
+            return;
         }
-        let now = clock::monotonic_ns();
-        let wait = clock::ns(at.saturating_duration_since(Instant::now()));
-        let grid = self.lead.as_ref().map_or(self.grid, Lead::grid);
-        let next_due = self.lead.as_ref().and_then(Lead::next_due);
-        let look = grid.look(now + wait, next_due);
-        Instant::now() + Duration::from_nanos(look.saturating_sub(now))
+        look.set_for = set_for;
+        let mut at = self.looked + pause;
+        if pause >= REASSURE {
+            let now = clock::monotonic_ns();
+            let wait = clock::ns(at.saturating_duration_since(Instant::now()));
+            let next_due = self.lead.as_ref().and_then(Lead::next_due);
+            let look_ns = self.grid.look(now + wait, next_due);
+            at = Instant::now() + Duration::from_nanos(look_ns.saturating_sub(now));
+        }
+        // A new one: to put off the old one would leave a wake-up at its time.
+        look.sleep.set(sleep_until(at.into()));
     }
 
     /// Whether a prober has to make sure of its role before it probes on.

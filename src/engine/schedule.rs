@@ -4,26 +4,42 @@
 //! targets are few. The second look spreads them: it comes as much later as puts the target
 //! where its phase says, evenly over the interval, and never later than an interval after
 //! the first. From then on a target keeps its place, give or take the jitter.
+//!
+//! Probes are due at the times of a grid, so that some start together: to wake up costs as much
+//! as a probe, and a second handshake in a row half of what the first one did, since the
+//! processor still has everything at hand. An interval is a number of the grid's steps and a
+//! half, and a probe comes after as many steps as chance says, around that: the mean is the
+//! interval, and no two targets stay together.
 
 use std::time::Duration;
 
 use crate::sys::clock;
 
-/// How far from its interval a probe may be due, either way: what is drawn, and what the
-/// grid adds.
-const JITTER: f64 = 0.05;
-const DRAWN: f64 = JITTER - 0.5 / GRID_SHARE as f64;
+/// How far from its interval a probe may start, in thousandths, either way. It is due within
+/// the second: the rest is for the probe before it, which may have started late.
+const JITTER: u64 = 50;
+const DUE_WITHIN: u64 = 45;
 
-/// Probes that are due within this share of an interval may start together: waking up costs
-/// as much as a probe.
-const GRID_SHARE: u32 = 39;
+/// So many probes start together, if the steps can be chosen so.
+const FEW: u64 = 16;
 
-/// But no longer than so many milliseconds: twice as long where that gathers few.
-const GRID_MAX_MS: u64 = 128;
-const GRID_WIDE_MS: u64 = 2 * GRID_MAX_MS;
+/// Steps of an interval, at least: half of one is within the jitter.
+const STEPS_MIN: u64 = 11;
 
-/// So many probes that start together are few.
-const FEW: usize = 16;
+/// A step is at most this long: who only wakes up to make sure of its role does so as often.
+const STEP_MAX_NS: u64 = 256_000_000;
+
+/// Where targets are many, more than [`FEW`] start together rather than in shorter steps than
+/// this, or than so many in an interval.
+const STEP_MANY_NS: u64 = 128_000_000;
+const STEPS_MANY: u64 = 64;
+
+/// A look may wait that long for a probe to come with.
+const LOOK_WAITS_NS: u64 = 256_000_000;
+
+/// The runtime's timers wake once for a multiple of this since it was made, and twice for
+/// other times that are farther away.
+const LOOK_STEP_NS: u64 = 64_000_000;
 
 /// First looks are spread so that this many start in a second.
 const FIRST_LOOKS_PER_SECOND: u32 = 100;
@@ -49,19 +65,53 @@ pub(super) fn spread_after(window: Duration, interval: Duration, phase: f32) -> 
     window + (interval - window).mul_f32(phase.clamp(0.0, 1.0))
 }
 
-/// An interval with its jitter.
-pub(super) fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 - DRAWN + 2.0 * DRAWN * fastrand::f64())
-}
-
 /// The times at which timers are due together.
-///
-/// They are powers of two of a millisecond apart and counted from when the runtime was made:
-/// its timer wheel wakes once for such a time, and twice or more for any other.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Grid {
     origin_ns: u64,
-    max_ms: u64,
+    /// How many timers share it.
+    count: u64,
+}
+
+/// What the grid is for timers of one interval.
+#[derive(Clone, Copy, Debug)]
+struct Steps {
+    interval_ns: u64,
+    step_ns: u64,
+    /// The interval is as many steps and a half.
+    whole: u64,
+    /// As many numbers of steps below the interval as above it are within the jitter.
+    reach: u64,
+}
+
+impl Steps {
+    /// None for an interval that is no time.
+    fn of(interval: Duration, count: u64) -> Option<Self> {
+        let interval_ns = clock::ns(interval).min(u64::MAX / (4 * JITTER));
+        let longest = (2 * interval_ns).div_ceil(2 * STEPS_MIN + 1);
+        let longest = longest.min(STEP_MAX_NS);
+        let shortest = (interval_ns / STEPS_MANY).min(STEP_MANY_NS);
+        let gathers_few = interval_ns.saturating_mul(FEW) / count.max(1);
+        let wanted = gathers_few.clamp(shortest, longest).max(1);
+        let whole = (2 * interval_ns).saturating_sub(wanted);
+        let whole = whole.div_ceil(2 * wanted).max(STEPS_MIN);
+        let step_ns = 2 * interval_ns / (2 * whole + 1);
+        let within_ns = interval_ns * DUE_WITHIN / 1000;
+        let reach = (2 * within_ns + step_ns).checked_div(2 * step_ns)?;
+        Some(Self {
+            interval_ns,
+            step_ns,
+            whole,
+            reach,
+        })
+    }
+
+    /// How late a start may be and still count as one at its time.
+    fn patience_ns(self) -> u64 {
+        let least = (self.whole + 1).saturating_sub(self.reach) * self.step_ns;
+        let earliest = self.interval_ns - self.interval_ns * JITTER / 1000;
+        least.saturating_sub(earliest)
+    }
 }
 
 impl Grid {
@@ -69,45 +119,55 @@ impl Grid {
     pub(super) fn begin() -> Self {
         Self {
             origin_ns: clock::monotonic_ns(),
-            max_ms: GRID_MAX_MS,
+            count: 1,
         }
     }
 
-    /// The grid for `count` timers of about this interval.
-    pub(super) fn fitted(self, count: usize, interval: Duration) -> Self {
-        let steps = clock::ms(interval) / GRID_WIDE_MS;
-        let gathers_few = usize::try_from(steps).is_ok_and(|steps| count <= FEW * steps);
+    /// The grid for so many timers.
+    pub(super) fn fitted(self, count: usize) -> Self {
         Self {
-            max_ms: if gathers_few {
-                GRID_WIDE_MS
-            } else {
-                GRID_MAX_MS
-            },
+            count: u64::try_from(count).unwrap_or(u64::MAX),
             ..self
         }
     }
 
     /// When to wake for a look that is due about `at_ns`, where the next probe is due at
-    /// `next_due`. Who wakes for a probe looks as well, and the timer stays for the next time:
-    /// to set the only timer of a runtime costs two system calls.
+    /// `next_due`: who wakes for a probe looks as well.
     pub(super) fn look(self, at_ns: u64, next_due: Option<u64>) -> u64 {
-        let near = self.nearest(at_ns, Duration::MAX);
+        let since = at_ns.saturating_sub(self.origin_ns);
+        let near = self.origin_ns + since.next_multiple_of(LOOK_STEP_NS);
         match next_due {
-            Some(due) if due <= near => near + self.max_ms * 1_000_000,
+            Some(due) if due < near + LOOK_WAITS_NS => near + LOOK_WAITS_NS,
             _ => near,
         }
     }
 
-    /// The time nearest to `due_ns` at which timers of this interval are due: the average
-    /// interval stays what it is.
+    /// When a timer of this interval is due again, the last probe of which started at
+    /// `started_ns`.
+    pub(super) fn after(self, started_ns: u64, interval: Duration) -> u64 {
+        let Some(steps) = Steps::of(interval, self.count) else {
+            return started_ns;
+        };
+        let since = started_ns.saturating_sub(self.origin_ns);
+        let is_after_origin = started_ns >= self.origin_ns;
+        if is_after_origin && since % steps.step_ns <= steps.patience_ns() {
+            let least = steps.whole + 1 - steps.reach.min(steps.whole);
+            let drawn = least + fastrand::u64(..2 * steps.reach.max(1));
+            return self.origin_ns + (since / steps.step_ns + drawn) * steps.step_ns;
+        }
+        // It was not one of the grid's: what the way there adds is taken from the jitter.
+        let room = (steps.interval_ns * DUE_WITHIN / 1000).saturating_sub(steps.step_ns / 2);
+        let due_ns = started_ns + steps.interval_ns - room + fastrand::u64(..=2 * room);
+        self.nearest(due_ns, interval)
+    }
+
+    /// The time nearest to `due_ns` at which timers of this interval are due.
     pub(super) fn nearest(self, due_ns: u64, interval: Duration) -> u64 {
-        let most = clock::ms(interval / GRID_SHARE).min(self.max_ms);
-        let Some(exponent) = most.checked_ilog2() else {
+        let Some(Steps { step_ns, .. }) = Steps::of(interval, self.count) else {
             return due_ns;
         };
-        let step = (1 << exponent) * 1_000_000;
-        let since = due_ns.saturating_sub(self.origin_ns) + step / 2;
-        self.origin_ns + since - since % step
+        let since = due_ns.saturating_sub(self.origin_ns) + step_ns / 2;
+        self.origin_ns + since - since % step_ns
     }
 }
 
@@ -117,71 +177,192 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn grid(origin_ns: u64) -> Grid {
-        Grid {
-            origin_ns,
-            max_ms: GRID_MAX_MS,
+    fn grid(count: usize) -> Grid {
+        let grid = Grid {
+            origin_ns: 77,
+            count: 1,
+        };
+        grid.fitted(count)
+    }
+
+    const INTERVALS: [Duration; 7] = [
+        Duration::from_secs(86_400),
+        Duration::from_secs(100),
+        Duration::from_secs(10),
+        Duration::from_millis(1234),
+        SECOND,
+        Duration::from_millis(50),
+        Duration::from_millis(1),
+    ];
+    const COUNTS: [usize; 7] = [0, 1, 30, 200, 700, 2000, 100_000];
+
+    fn all() -> impl Iterator<Item = (Duration, Grid)> {
+        INTERVALS
+            .into_iter()
+            .flat_map(|interval| COUNTS.map(|count| (interval, grid(count))))
+    }
+
+    /// Starts of one target's probes, each as late as `late` says of an interval, but less than
+    /// a step.
+    fn starts(
+        grid: Grid,
+        interval: Duration,
+        late: impl Fn() -> f64,
+        count: usize,
+    ) -> impl Iterator<Item = u64> {
+        let step_ns = Steps::of(interval, grid.count).unwrap().step_ns;
+        let late_ns = move || (interval.mul_f64(late()).as_nanos() as u64).min(step_ns - 1);
+        // Where between two times of the grid it starts is chance.
+        let first = 123_456_789_012_345 + fastrand::u64(..1_000_000_000);
+        std::iter::successors(Some(first), move |start| {
+            Some(grid.after(*start, interval) + late_ns())
+        })
+        .take(count)
+    }
+
+    /// What is between them, as shares of the interval.
+    fn shares(starts: &[u64], interval: Duration) -> Vec<f64> {
+        starts
+            .windows(2)
+            .map(|pair| (pair[1] - pair[0]) as f64 / 1e9 / interval.as_secs_f64())
+            .collect()
+    }
+
+    #[test]
+    fn a_probe_starts_within_five_percent_of_its_interval() {
+        for (interval, grid) in all() {
+            // As late as may be every time, and now and then.
+            for late in [|| 0.0, || 0.004, || 0.005 * fastrand::f64()] {
+                let starts: Vec<u64> = starts(grid, interval, late, 3000).collect();
+                let shares = shares(&starts, interval);
+                let seen = || format!("{interval:?} {grid:?}");
+                assert!(
+                    shares.iter().all(|s| (0.95..=1.05).contains(s)),
+                    "{}",
+                    seen()
+                );
+                // Both ways, and by more than a little.
+                assert!(shares.iter().any(|s| *s < 0.98), "{}", seen());
+                assert!(shares.iter().any(|s| *s > 1.02), "{}", seen());
+            }
+            // Whatever came before it: a probe on demand, or one that was very late.
+            for _ in 0..1000 {
+                let start = 123_456_789_012_345 + fastrand::u64(..1_000_000_000);
+                let due = grid.after(start, interval);
+                let share = (due - start) as f64 / 1e9 / interval.as_secs_f64();
+                assert!(
+                    (0.95..=1.05).contains(&share),
+                    "{share} {interval:?} {grid:?}"
+                );
+            }
         }
     }
 
     #[test]
-    fn jitter_and_grid_stay_within_five_percent_and_add_nothing() {
-        for interval in [SECOND * 100, SECOND * 10, SECOND, SECOND / 10] {
-            let grid = grid(77).fitted(1, interval);
-            let shares: Vec<f64> = (0..20_000)
-                .map(|_| {
-                    // Where between two times of the grid it starts is chance.
-                    let start = 123_456_789_012_345 + fastrand::u64(..1_000_000_000);
-                    grid.nearest(start + clock::ns(jittered(interval)), interval) - start
-                })
-                .map(|ns| ns as f64 / 1e9 / interval.as_secs_f64())
-                .collect();
-            assert!(shares.iter().all(|share| (0.95..=1.05).contains(share)));
-            assert!(shares.iter().any(|s| *s < 0.97) && shares.iter().any(|s| *s > 1.03));
-            let mean = shares.iter().sum::<f64>() / shares.len() as f64;
-            assert!((mean - 1.0).abs() < 0.005, "{mean}");
+    fn the_mean_interval_is_the_interval() {
+        for (interval, grid) in all() {
+            for late in [|| 0.0, || 0.005 * fastrand::f64()] {
+                let starts: Vec<u64> = starts(grid, interval, late, 20_001).collect();
+                let span = (starts[20_000] - starts[0]) as f64 / 1e9;
+                let mean = span / 20_000.0 / interval.as_secs_f64();
+                // Chance alone leaves less than a fifth of that.
+                assert!((mean - 1.0).abs() < 0.002, "{mean} {interval:?} {grid:?}");
+            }
         }
+    }
+
+    #[test]
+    fn targets_that_start_together_part_and_spread_over_the_interval() {
+        for (interval, grid) in [(SECOND, grid(200)), (SECOND * 10, grid(100))] {
+            let start = grid.nearest(500_000_000_000, interval);
+            let mut together = vec![start; 2000];
+            let mut after = |rounds: usize| {
+                for _ in 0..rounds {
+                    for start in &mut together {
+                        *start = grid.after(*start, interval);
+                    }
+                }
+                let mut times = together.clone();
+                times.sort_unstable();
+                let spread = times[times.len() * 9 / 10] - times[times.len() / 10];
+                let most = times.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+                (most.unwrap(), spread as f64 / clock::ns(interval) as f64)
+            };
+            let (most, _) = after(1);
+            assert!(most < 1200, "{most} are still together");
+            let (most, spread) = after(400);
+            assert!(most < 400, "{most} met again");
+            assert!(spread > 0.8, "spread over {spread} of an interval");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_of_few_or_of_a_short_time() {
+        let step_ms = |count, interval: Duration| {
+            let grid = grid(count);
+            let fine = clock::ns(interval) / 10_000;
+            let mut times = (0..).map(|at| grid.nearest(at * fine, interval));
+            let first = times.next().unwrap();
+            let second = times.find(|due| *due > first).unwrap();
+            (second - first) as f64 / 1e6
+        };
+        for interval in INTERVALS
+            .into_iter()
+            .filter(|interval| *interval <= SECOND * 100)
+        {
+            for count in COUNTS {
+                let ms = step_ms(count, interval);
+                let interval_ms = interval.as_secs_f64() * 1000.0;
+                let burst = count as f64 * ms / interval_ms;
+                assert!(ms <= 256.0 && ms < interval_ms / 11.0, "{ms} {interval:?}");
+                let is_short = ms <= 128.0 && ms <= interval_ms / 64.0;
+                assert!(
+                    burst <= 16.01 || is_short,
+                    "{burst} in {ms} of {interval:?}"
+                );
+            }
+        }
+        // And not of fewer than may be.
+        assert!(step_ms(200, SECOND) > 79.0);
+        assert!(step_ms(1, SECOND) > 86.0);
+        assert!(step_ms(100, SECOND * 10) > 250.0);
+        assert!(step_ms(10_000, SECOND * 10) > 126.0);
     }
 
     #[test]
     fn timers_of_an_interval_share_their_times() {
-        let grid = grid(7);
-        let near = |due, interval| grid.nearest(due, interval) - 7;
-        let due = [1_000_000, 8_000_006, 8_000_007, 24_000_006, 24_000_007];
-        let at = due.map(|ns| near(ns, SECOND) / 1_000_000);
-        assert_eq!(at, [0, 0, 16, 16, 32]);
-        assert_eq!(near(2_900_000, SECOND / 10), 2_000_000);
-        assert_eq!(near(200_000_000, SECOND * 10), 256_000_000);
-        assert_eq!(near(200_000_000, SECOND * 3600), 256_000_000);
-        assert_eq!(near(1234, SECOND / 100), 1227);
-        assert_eq!(grid.nearest(3, SECOND), 7);
+        let grid = grid(200);
+        let step = grid.nearest(200_000_000, SECOND) - grid.nearest(120_000_000, SECOND);
+        for start in [0, 1, 40_000_000, 1_000_000_000] {
+            let due = grid.after(77 + start, SECOND);
+            assert_eq!((due - 77) % step, 0, "{start}");
+        }
+        assert_eq!(grid.nearest(3, SECOND), 77);
+        assert_eq!(grid.nearest(77 + step / 2 - 1, SECOND), 77);
+        assert_eq!(grid.nearest(77 + step / 2 + 1, SECOND), 77 + step);
+    }
+
+    #[test]
+    fn no_interval_is_at_once() {
+        assert_eq!(grid(1).after(5, Duration::ZERO), 5);
+        assert_eq!(grid(1).nearest(5, Duration::ZERO), 5);
+        let far = grid(1).after(5, Duration::MAX);
+        assert!(far > u64::MAX / 1000);
     }
 
     #[test]
     fn a_look_comes_with_a_probe() {
-        let grid = grid(0);
+        let grid = Grid {
+            origin_ns: 0,
+            count: 1,
+        };
         let ms = |ms: u64| ms * 1_000_000;
         assert_eq!(grid.look(ms(250), None), ms(256));
-        assert_eq!(grid.look(ms(250), Some(ms(257))), ms(256));
-        for due in [0, 128, 256] {
-            assert_eq!(grid.look(ms(250), Some(ms(due))), ms(384));
+        assert_eq!(grid.look(ms(256), None), ms(256));
+        assert_eq!(grid.look(ms(250), Some(ms(512))), ms(256));
+        for due in [0, 128, 256, 511] {
+            assert_eq!(grid.look(ms(250), Some(ms(due))), ms(512));
         }
-    }
-
-    #[test]
-    fn few_timers_wake_less_often() {
-        let step = |count, interval| {
-            let grid = grid(0).fitted(count, interval);
-            let mut times = (1..).map(|ms| grid.nearest(ms * 1_000_000, interval));
-            times.find(|due| *due > 0).unwrap() / 1_000_000
-        };
-        assert_eq!(step(100, SECOND * 10), 256);
-        assert_eq!(step(624, SECOND * 10), 256);
-        assert_eq!(step(625, SECOND * 10), 128);
-        assert_eq!(step(10_000, SECOND * 10), 128);
-        assert_eq!(step(1, SECOND * 9), 128);
-        assert_eq!(step(1, SECOND), 16);
-        assert_eq!(step(100_000, SECOND), 16);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use super::probe::tls::SessionSlot;
-use super::schedule::{Grid, first_window, jittered, spread_after};
+use super::schedule::{Grid, first_window, spread_after};
 use super::service::Service;
 use super::target::{Target, TlsMode};
 use super::verdicts::{Record, Slot};
@@ -122,13 +122,16 @@ impl Seat {
         let started = watch.started_ns(record);
         let (fast, interval) = (watch.fast_interval(), watch.interval());
         if watch.wants_fast_probe(record) {
-            return (started + clock::ns(jittered(fast)), Some(fast));
+            return (grid.after(started, fast), Some(fast));
         }
-        let wait = match gathered {
-            Some(window) => spread_after(window, interval, self.phase),
-            None => jittered(interval),
+        let due = match gathered {
+            Some(window) => {
+                let wait = spread_after(window, interval, self.phase);
+                grid.nearest(started + clock::ns(wait), interval)
+            }
+            None => grid.after(started, interval),
         };
-        (grid.nearest(started + clock::ns(wait), interval), None)
+        (due, None)
     }
 }
 

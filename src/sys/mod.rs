@@ -14,5 +14,6 @@ pub mod shared;
 pub mod state_file;
 pub mod stderr;
 pub mod thread;
+pub mod timer;
 pub mod tls_ciphers;
 pub mod tls_session;

@@ -1,10 +1,12 @@
-//! Being told when a socket can be read from or written to.
+//! Being told when a socket can be read from or written to, or a timer's time has come.
 
 use std::io;
 
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::timer::Timer;
 
 /// Registers a socket with the runtime that this is called in.
 ///
@@ -14,4 +16,13 @@ pub fn of(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
     // SAFETY: the descriptor must stay the same open one for as long as it is registered: a
     // `Socket` owns its own, and can neither change nor close it while it is borrowed.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
+}
+
+/// Registers a timer likewise.
+///
+/// # Errors
+/// As [`of`].
+pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
+    // SAFETY: as above, for a `Timer`.
+    unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -16,40 +16,51 @@ use crate::sys::gate;
 /// A process that runs is not that late.
 const LATE: Duration = Duration::from_millis(100);
 
-/// A moment until which something may take.
+/// A moment until which something may take. The runtime hears of it when something has to wait.
 pub(super) struct Deadline {
-    sleep: Pin<Box<Sleep>>,
+    end: Instant,
     limit: Duration,
     renewed: bool,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Deadline {
     pub(super) fn new(limit: Duration) -> Self {
         Self {
-            sleep: Box::pin(sleep_until(Instant::now() + limit)),
+            end: Instant::now() + limit,
             limit,
             renewed: false,
+            sleep: None,
         }
     }
 
     /// Brings it forward, where it is later than `limit` from now.
     pub(super) fn shorten(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
-        if end < self.sleep.deadline() {
-            self.sleep.as_mut().reset(end);
+        if end < self.end {
+            self.end = end;
             self.limit = limit;
         }
     }
 
     /// Ready once it has passed.
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let passed = self.sleep.as_mut().poll(cx);
-        if passed.is_pending() || self.renewed || self.sleep.deadline().elapsed() < LATE {
+        let passed = self.poll_sleep(cx);
+        if passed.is_pending() || self.renewed || self.end.elapsed() < LATE {
             return passed;
         }
         self.renewed = true;
-        self.sleep.as_mut().reset(Instant::now() + self.limit);
-        self.sleep.as_mut().poll(cx)
+        self.end = Instant::now() + self.limit;
+        self.poll_sleep(cx)
+    }
+
+    fn poll_sleep(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let end = self.end;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() != end {
+            sleep.as_mut().reset(end);
+        }
+        sleep.as_mut().poll(cx)
     }
 }
 

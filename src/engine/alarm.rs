@@ -1,0 +1,145 @@
+//! When the next probe is due: the prober's own alarm.
+//!
+//! The runtime's timers count in milliseconds, wake up more than once on the way to a time that is
+//! far, and to set one that is earlier than all others takes two system calls and a turn of the
+//! runtime. A descriptor of the kernel's takes one, and wakes once.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep_until;
+
+use crate::sys::clock;
+use crate::sys::readiness;
+use crate::sys::timer::Timer;
+
+pub(super) struct Alarm {
+    /// None where the system has no descriptor to spare, or took it: the runtime's timers do it then.
+    timer: Option<AsyncFd<Timer>>,
+    set_for: Option<u64>,
+}
+
+impl Alarm {
+    /// To be called in the runtime.
+    pub(super) fn new() -> Self {
+        Self {
+            timer: Timer::new().and_then(readiness::of_timer).ok(),
+            set_for: None,
+        }
+    }
+
+    /// Waits until `CLOCK_MONOTONIC` is at `at_ns`. May be called off at any time.
+    pub(super) async fn until(&mut self, at_ns: u64) {
+        if at_ns <= clock::monotonic_ns() {
+            return;
+        }
+        if self.set(at_ns) && poll_fn(|cx| self.poll_passed(cx, at_ns)).await.is_ok() {
+            return;
+        }
+        let wait = at_ns.saturating_sub(clock::monotonic_ns());
+        sleep_until((Instant::now() + Duration::from_nanos(wait)).into()).await;
+    }
+
+    /// False where it cannot be set.
+    fn set(&mut self, at_ns: u64) -> bool {
+        let Some(timer) = &self.timer else {
+            return false;
+        };
+        if self.set_for != Some(at_ns) {
+            self.set_for = timer.get_ref().set(at_ns).is_ok().then_some(at_ns);
+        }
+        self.set_for.is_some()
+    }
+
+    fn poll_passed(&self, cx: &mut Context<'_>, at_ns: u64) -> Poll<std::io::Result<()>> {
+        let Some(timer) = &self.timer else {
+            return Poll::Ready(Err(std::io::ErrorKind::NotConnected.into()));
+        };
+        loop {
+            match timer.poll_read_ready(cx) {
+                // It may be of the time that it was set for before.
+                Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => return Poll::Pending,
+            }
+            if at_ns <= clock::monotonic_ns() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms_from_now(ms: u64) -> u64 {
+        clock::monotonic_ns() + ms * 1_000_000
+    }
+
+    async fn without_descriptor(at_ns: u64) {
+        let mut alarm = Alarm {
+            timer: None,
+            set_for: None,
+        };
+        alarm.until(at_ns).await;
+    }
+
+    #[tokio::test]
+    async fn it_goes_off_in_time_and_not_before() {
+        let mut alarm = Alarm::new();
+        for ms in [0, 1, 20, 1] {
+            let at = ms_from_now(ms);
+            alarm.until(at).await;
+            assert!(clock::monotonic_ns() >= at);
+            assert!(clock::monotonic_ns() < at + 1_000_000_000);
+        }
+        let at = ms_from_now(5);
+        without_descriptor(at).await;
+        assert!(clock::monotonic_ns() >= at);
+    }
+
+    #[tokio::test]
+    async fn what_it_was_set_for_before_counts_for_nothing() {
+        let mut alarm = Alarm::new();
+        let early = ms_from_now(10);
+        let called_off = tokio::time::timeout(Duration::from_millis(1), alarm.until(early));
+        assert!(called_off.await.is_err());
+        // Passed, and nobody waited for it.
+        std::thread::sleep(Duration::from_millis(20));
+        tokio::task::yield_now().await;
+        let at = ms_from_now(20);
+        alarm.until(at).await;
+        assert!(clock::monotonic_ns() >= at);
+        // Brought forward.
+        let late = alarm.until(ms_from_now(60_000));
+        assert!(
+            tokio::time::timeout(Duration::from_millis(5), late)
+                .await
+                .is_err()
+        );
+        let soon = alarm.until(ms_from_now(5));
+        assert!(
+            tokio::time::timeout(Duration::from_secs(30), soon)
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_that_the_host_took_is_done_without() {
+        let mut alarm = Alarm::new();
+        let fd = {
+            use std::os::fd::AsRawFd;
+            alarm.timer.as_ref().unwrap().get_ref().as_raw_fd()
+        };
+        let other = std::fs::File::open("/dev/null").unwrap();
+        crate::sys::timer::testing::replace(fd, &other);
+        let at = ms_from_now(5);
+        let done = tokio::time::timeout(Duration::from_secs(30), alarm.until(at));
+        assert!(done.await.is_ok());
+        assert!(clock::monotonic_ns() >= at);
+    }
+}
