@@ -255,6 +255,13 @@ impl RequestContext {
         }
     }
 
+    /// The host has none of the headers, for all that is known.
+    pub fn report_anew(&mut self) {
+        self.headers.report_anew();
+        self.reported = Reported::default();
+        self.is_reselected = true;
+    }
+
     fn note_reported(&mut self) {
         self.headers.note_reported();
         self.reported.removed = self.removed().len();

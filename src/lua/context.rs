@@ -13,7 +13,8 @@ use crate::engine::server_address::{NotAnAddress, ServerAddress, is_plain_litera
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     natives.add("context_new", native!(new))?;
-    natives.add("context_take", native!(take))?;
+    natives.add("context_share", native!(share))?;
+    natives.add("context_become", native!(become_other))?;
     natives.add("is_context", native!(is_context))?;
     natives.add("context_set_base", native!(set_base))?;
     natives.add("context_apply", native!(apply))?;
@@ -35,9 +36,19 @@ fn new(_: &Args) -> Answer {
     Answer::Context
 }
 
-/// `context_take(context)` → a context with what this one held, which is empty then
-fn take(args: &Args) -> Answer {
-    from_context(args, |context| Answer::Taken(Box::new(context.take())))
+/// `context_share(context)` → another userdata of the same data
+fn share(args: &Args) -> Answer {
+    from_context(args, |context| Answer::SharedContext(context.share()))
+}
+
+/// `context_become(context, other)`: makes the first a userdata of the other's data
+fn become_other(args: &Args) -> Answer {
+    let other = args.context(2).map(Held::share);
+    if other.is_some_and(|shared| args.replace_context(1, shared.into())) {
+        Answer::Nothing
+    } else {
+        Answer::BadSelf
+    }
 }
 
 /// `is_context(value)` → boolean

@@ -119,13 +119,17 @@ impl Setter {
         may_begin: bool,
         work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
     ) -> Option<c_int> {
+        // SAFETY: as of this function: it only looks at the request.
+        let are_sent = || unsafe { self.headers_sent.is_none_or(|sent| sent(request) != 0) };
+        if may_begin && are_sent() {
+            return None;
+        }
         // SAFETY: as of this function.
         let context = match unsafe { requests::current(request, may_begin)? } {
             Current::Own(context) => context,
             Current::NotBegun => return Some(outcome::NOT_BEGUN),
         };
-        // SAFETY: as of this function: it only looks at the request.
-        if unsafe { self.headers_sent?(request) } != 0 {
+        if !may_begin && are_sent() {
             return None;
         }
         work(context)?;
@@ -464,21 +468,34 @@ unsafe fn changed(
     let Some(setter) = (unsafe { setter.as_ref() }) else {
         return outcome::DONE;
     };
-    // C would follow a null pointer. Nginx, which may write to its log, is not called under a lock
-    // that others wait for.
-    if request.is_null() || context.is_shared() {
+    // C would follow a null pointer.
+    if request.is_null() {
         return outcome::UNREPORTED;
     }
     let mut all_set = true;
-    context.with(|c| {
-        c.take_changes_if(|changes| {
-            changes.for_each(|name, value| {
-                // SAFETY: as of this function.
-                all_set = all_set && unsafe { setter.set(request, name, value) };
-            });
-            all_set
+    let mut set = |name: &str, value: Option<&[u8]>| {
+        // SAFETY: as of this function.
+        all_set = all_set && unsafe { setter.set(request, name, value) };
+        all_set
+    };
+    if context.is_shared() {
+        // nginx, which may write to its log, is not called under a lock that others wait for.
+        let changes = context.with(RequestContext::take_changes);
+        changes.for_each(|name, value| {
+            set(name, value);
         });
-    });
+        if !all_set {
+            context.with(RequestContext::report_anew);
+        }
+    } else {
+        context.with(|c| {
+            c.take_changes_if(|changes| {
+                let mut done = true;
+                changes.for_each(|name, value| done = set(name, value));
+                done
+            });
+        });
+    }
     if all_set {
         outcome::DONE
     } else {

@@ -60,14 +60,6 @@ impl<T: Default> Held<T> {
             .get_or_init(|| Shared::new(self.own.take()))
             .clone()
     }
-
-    /// What it holds, which it does not any more; with others who have a handle, too.
-    pub(super) fn take(&self) -> Self {
-        match self.shared.get() {
-            None => Self::new(self.own.take()),
-            Some(shared) => shared.clone().into(),
-        }
-    }
 }
 
 impl<T: Clone> Held<T> {
@@ -107,14 +99,5 @@ mod tests {
         let other = Held::from(shared);
         other.with(|n| *n = 7);
         assert_eq!(held.with_current(|n| *n), 7);
-        assert!(held.take().share().is_same(&held.share()));
-    }
-
-    #[test]
-    fn what_is_taken_is_gone() {
-        let held = Held::new(1);
-        let taken = held.take();
-        assert_eq!(held.with_current(|n| *n), 0);
-        assert_eq!(taken.with_current(|n| *n), 1);
     }
 }

@@ -60,6 +60,25 @@ SERVER = """
         ngx.exec("/after")
       }
     }
+    location /kept_redirect {
+      rewrite_by_lua_block {
+        local result = nauthilus_backend_result.new()
+        result:attributes({ user = ngx.var.arg_user })
+        local context = nb.context()
+        nb.apply_backend_result(result)
+        assert(context:attributes().user == ngx.var.arg_user and context == nb.context())
+        if ngx.var.arg_on then ngx.exec("/kept_after") end
+      }
+      content_by_lua_block { ngx.say("stayed") }
+    }
+    location /kept_after {
+      content_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 7)
+        nb.remove_from_backend_result({ "user" })
+        ngx.say(nb.context():attributes().user, " ", (select(2, nb.get_selected_backend_server())), " ",
+          #nb.get_removed_backend_attributes())
+      }
+    }
     location /after {
       content_by_lua_block {
         ngx.say(tostring(nb.get_selected_backend_server()), " ", ngx.header["Auth-Port"])
@@ -143,6 +162,8 @@ SERVER = """
         if port then nb.select_backend_server("192.0.2.1", port) end
         if ngx.var.arg_keep == "content" then keep(nb.context(), port) end
         if ngx.var.arg_sub then ngx.location.capture("/inner?port=60000&user=inner") end
+        local late = tonumber(ngx.var.arg_late)
+        if late then nb.select_backend_server("192.0.2.1", late) end
         if ngx.var.arg_abort then ngx.sleep(0.2) end
         if ngx.var.arg_fail then error("as asked for") end
         ngx.say("done")
@@ -198,6 +219,20 @@ SERVER = """
           ngx.header["X-Nauthilus-Is"], " ", ngx.header["X-Nauthilus-Uid"])
         if ngx.var.arg_fail then ngx.exit(500) end
       }
+    }
+
+    # A finaliser that asks while its Lua state is closed.
+    location /closing {
+      content_by_lua_block {
+        nb.select_backend_server("192.0.2.1", 1)
+        ngx.ctx.touched = true
+        getmetatable(newproxy(true)).__gc = function()
+          pcall(nb.get_selected_backend_server)
+          pcall(nb.select_backend_server, "192.0.2.1", 2)
+        end
+        ngx.say("done")
+      }
+      log_by_lua_block { assert(select(2, nb.get_selected_backend_server()) == 1) }
     }
 
     location /filter {
@@ -317,6 +352,9 @@ def check_logged(before_require=""):
             ("", "nil true"),
             (f"port={number + 1}&sub=1", f"{number + 1} true"),
             ("sub=1", "nil true"),
+            # The subrequest's context is older than the request's.
+            (f"sub=1&late={number + 1}", f"{number + 1} true"),
+            (f"sub=1&late={number + 1}&keep=log", f"{number + 1} true"),
             (f"port={number + 1}&keep={'log' if number % 2 else 'content'}", f"{number + 1} true"),
         ):
             equal(ask("/logged?" + query), (200, "done"))
@@ -384,6 +422,19 @@ def main():
 
     with test("an internal redirect leaves context and headers as they are"):
         equal(nginx.body("/redirect").strip(), "192.0.2.1 1")
+
+    with test("whose context a script has, too, whoever had the place before"):
+        for number in range(50):
+            equal(nginx.body(f"/kept_redirect?user=u{number}").strip(), "stayed")
+            equal(nginx.body(f"/kept_redirect?user=v{number}&on=1").strip(), f"v{number} 7 1")
+
+    with test("and with a Lua state for each request"):
+        each = Nginx(http="lua_code_cache off;" + LOGGED.replace("BEFORE_REQUIRE", ""), server=SERVER).start()
+        for number in range(5):
+            equal(each.body(f"/kept_redirect?user=v{number}&on=1").strip(), f"v{number} 7 1")
+            equal(each.body("/closing").strip(), "done")
+        assert "exited on signal" not in each.log(), each.log()[-2000:]
+        each.stop()
 
     with test("requests of one TLS connection do not inherit a context"):
         command = ["curl", "-ks"] + [f"https://127.0.0.1:{tls_port}/?port={p}" for p in (5, 6, 7)]

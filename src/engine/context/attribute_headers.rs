@@ -90,6 +90,11 @@ impl AttributeHeaders {
         *before = None;
     }
 
+    /// The host has heard of none.
+    pub(super) fn report_anew(&mut self) {
+        self.before = Some(HeaderList::new());
+    }
+
     /// No attributes any more; what the host heard of stays so.
     pub(super) fn clear(&mut self) {
         self.set(HeaderList::new(), self.version);

@@ -408,3 +408,15 @@ fn a_cleared_context_is_a_new_one() {
     assert_eq!(changes(&mut context), Vec::<String>::new());
     assert_eq!(context.current_result(), BackendResult::default());
 }
+
+#[test]
+fn what_did_not_reach_the_host_is_reported_anew() {
+    let mut context = RequestContext::new();
+    context.apply(&result(&[("a", "1"), ("b", "2")])).unwrap();
+    context.select("192.0.2.1", 1);
+    context.remove(["c"]);
+    let all = changes(&mut context);
+    assert_eq!(changes(&mut context), Vec::<String>::new());
+    context.report_anew();
+    assert_eq!(changes(&mut context), all);
+}

@@ -113,7 +113,7 @@ function api.get_removed_backend_attributes()
 end
 
 function api.context()
-  local context = shared[1] or current_context()
+  local context = shared[1] or current_context(nil, true)
   return keep_context and keep_context(context) or context
 end
 

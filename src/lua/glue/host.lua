@@ -1,14 +1,16 @@
 -- Which host runs this Lua state, and so which adapter is used.
 --
 -- A host adapter is a table with
---   current_context(name)    the request context calls act on now, and, where its response
+--   current_context(name, is_asked_for)
+--                            the request context calls act on now, and, where its response
 --                            headers are to be set at once, a function publish(name, value)
 --                            that sets one to a string; false clears it. Where there is a way
 --                            without strings, also the struct `setter` of `fast.rs`, and the
 --                            request whose headers it sets. Where there is no request it
 --                            raises at level 3: it is called by the functions of the API
 --                            themselves. `name` is given by those that change the context: they
---                            are also refused where the headers were sent.
+--                            are also refused where the headers were sent. Without it, and unless
+--                            the context itself is asked for, it is only looked at.
 --   shared                   nil, or a table whose index 1 is the current context, or nil where
 --                            `current_context` is to be asked; it is not one with `publish`
 --   select_at_once(ip, port), apply_at_once(result)

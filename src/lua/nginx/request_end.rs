@@ -79,11 +79,11 @@ impl EndSymbols {
     /// As of [`Self::at_end`].
     pub(super) unsafe fn leave(self, note: Note, handler: CleanupHandler) {
         // SAFETY: as of this function. Of a size above 0 that much memory is allocated in the
-        // request's pool, aligned for anything.
+        // request's pool, aligned for a pointer only.
         unsafe {
             let request = note.request.0.as_ptr();
             if let Some(mut entry) = NonNull::new((self.add_cleanup)(request, size_of::<Note>())) {
-                entry.as_ref().data.cast::<Note>().write(note);
+                entry.as_ref().data.cast::<Note>().write_unaligned(note);
                 entry.as_mut().handler = Some(handler);
             }
         }
@@ -97,13 +97,15 @@ impl EndSymbols {
     pub(super) unsafe fn keep(self, data: *mut Opaque, handler: CleanupHandler) {
         // SAFETY: as of this function: it is a note, in the pool of a request that still is.
         unsafe {
-            if let Some(note) = data.cast::<Note>().as_ref() {
+            if !data.is_null() {
+                let note = data.cast::<Note>().read_unaligned();
                 self.add(note.request, handler, data);
             }
         }
     }
 
-    /// The note that was left with a request by this handler.
+    /// The note that was left with a request by this handler. Each call takes the memory of an entry
+    /// in the request's pool.
     ///
     /// # Safety
     ///

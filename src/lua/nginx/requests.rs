@@ -5,8 +5,8 @@
 //! a request ends, and then its place is free for another. The Lua side has one userdata for each
 //! place and uses it again, since a userdata that is finalised costs more still.
 //!
-//! In the log phase the request has ended, but may be asked what it held: nobody has had its place
-//! since, or a note that it carries tells of that.
+//! In the log phase the request has ended, but may be asked what it held: that is there until
+//! another request begins, and a note that it carries tells where.
 
 use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
         ("find_ended", find_ended as *const c_void),
         ("begin", begin as *const c_void),
         ("begin_ended", begin_ended as *const c_void),
-        ("lend", lend as *const c_void),
+        ("turn", turn as *const c_void),
     ] {
         table.raw_set(name, LuaLightUserData(function.cast_mut()))?;
     }
@@ -51,7 +51,7 @@ fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> 
     work(&mut *requests.try_borrow_mut().ok()?)
 }
 
-/// Numbers begin at 1; 0 is none. The Lua side is given a negative one where the place is lent.
+/// Numbers begin at 1; 0 is none.
 type Number = c_int;
 
 /// What a request at work has.
@@ -60,14 +60,13 @@ pub(in crate::lua) enum Current<'a> {
     NotBegun,
 }
 
-/// The context of a request, made where it has none yet and may begin one; none where another one
-/// acts for it, which the Lua side has.
+/// The context of a request, made where it has none yet and may begin one.
 ///
 /// # Safety
 ///
 /// Called on nginx's thread with the current request, which may begin a context where nginx will
 /// tell of its end. The context is not used any more once the function of ours returns that asks
-/// for it.
+/// for it, and until then nothing comes here.
 pub(in crate::lua) unsafe fn current<'a>(
     request: *mut c_void,
     may_begin: bool,
@@ -77,10 +76,13 @@ pub(in crate::lua) unsafe fn current<'a>(
         let number = match requests.find(request) {
             Some(number) => number,
             None if !may_begin => return Some(Current::NotBegun),
+            // The old worker of a reload closes its Lua states while it exits, and what a finaliser
+            // calls there has no request: the Lua side can tell.
+            None if Symbols::of_process()?.is_exiting() => return None,
             // SAFETY: as of this function.
             None => unsafe { requests.begin_at_work(request)? },
         };
-        let place = requests.place(number).filter(|place| !place.is_lent)?;
+        let place = requests.place(number)?;
         // SAFETY: as of this function: nothing clears it while the function of ours runs.
         unsafe { (*place.content.get()).as_ref().map(Current::Own) }
     })
@@ -91,16 +93,18 @@ struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
     numbers: Numbers,
-    /// The place whose request ended last. Its content is still there.
-    ended: Option<Number>,
+    /// The places whose requests ended since the last one began: their contents are still there.
+    /// With a request its subrequests end, in any order, before its log phase, and nothing tells
+    /// them from others that end.
+    ended: Vec<Number>,
 }
 
 struct Place {
     content: Lasting,
     /// How many requests have had it.
     turn: u64,
-    /// Whether another context acts for it: one that a script or a C host has.
-    is_lent: bool,
+    /// Whether its request has ended, and its content is still there.
+    is_ended: bool,
 }
 
 /// Memory that is never freed: userdata of Lua states point to it, whichever ends first.
@@ -133,6 +137,7 @@ impl Requests {
 
     /// A place for a request that has none.
     fn begin(&mut self, request: Request) -> Option<Number> {
+        self.clear_ended();
         let number = match self.free.pop() {
             Some(number) => number,
             None => {
@@ -140,17 +145,12 @@ impl Requests {
                 self.places.push(Place {
                     content: Lasting::new(),
                     turn: 0,
-                    is_lent: false,
+                    is_ended: false,
                 });
                 number
             }
         };
-        if self.ended == Some(number) {
-            self.clear_ended();
-        }
-        let place = self.place(number)?;
-        place.turn += 1;
-        place.is_lent = false;
+        self.place(number)?.turn += 1;
         self.numbers.insert(request, number);
         Some(number)
     }
@@ -166,13 +166,13 @@ impl Requests {
         self.begin(request)
     }
 
-    /// The request has ended: its place is free, with what is in it until the next one ends.
+    /// The request has ended: its place is free once another one begins.
     fn end(&mut self, request: Request) -> Option<Note> {
         let number = self.numbers.remove(request)?;
-        self.clear_ended();
-        self.ended = Some(number);
-        self.free.push(number);
-        let turn = self.place(number)?.turn;
+        self.ended.push(number);
+        let place = self.place(number)?;
+        place.is_ended = true;
+        let turn = place.turn;
         Some(Note {
             request,
             number,
@@ -182,23 +182,17 @@ impl Requests {
 
     /// Whether what the note tells of is still in its place.
     fn holds(&mut self, note: &Note) -> bool {
-        let is_last = self.ended == Some(note.number);
-        is_last && self.place(note.number).is_some_and(|p| p.turn == note.turn)
+        self.place(note.number)
+            .is_some_and(|place| place.is_ended && place.turn == note.turn)
     }
 
     fn clear_ended(&mut self) {
-        if let Some(number) = self.ended.take()
-            && let Some(place) = self.place(number)
-        {
-            place.content.clear();
-        }
-    }
-
-    /// The number as the Lua side is given it.
-    fn shown(&mut self, number: Number) -> Number {
-        match self.place(number) {
-            Some(place) if place.is_lent => -number,
-            _ => number,
+        while let Some(number) = self.ended.pop() {
+            if let Some(place) = self.place(number) {
+                place.content.clear();
+                place.is_ended = false;
+                self.free.push(number);
+            }
         }
     }
 
@@ -210,12 +204,7 @@ impl Requests {
 
 /// `find(request)` → the number of its place, or 0
 unsafe extern "C" fn find(request: *mut Opaque) -> Number {
-    numbered(|| {
-        with_requests(|requests| {
-            let number = requests.find(Request::of_pointer(request)?)?;
-            Some(requests.shown(number))
-        })
-    })
+    numbered(|| with_requests(|requests| requests.find(Request::of_pointer(request)?)))
 }
 
 /// `begin(request)` → the number of its place, one with a new context where it had none; 0 where
@@ -224,7 +213,7 @@ unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
     numbered(|| {
         let request = Request::of_pointer(request)?;
         with_requests(|requests| match requests.find(request) {
-            Some(number) => Some(requests.shown(number)),
+            Some(number) => Some(number),
             // SAFETY: the glue gives the current request, on nginx's thread.
             None => unsafe { requests.begin_at_work(request) },
         })
@@ -236,10 +225,7 @@ unsafe extern "C" fn find_ended(request: *mut Opaque) -> Number {
     numbered(|| {
         // SAFETY: the glue gives the current request, on nginx's thread.
         let note = unsafe { ends()?.note(Request::of_pointer(request)?, on_end_again)? };
-        with_requests(|requests| {
-            let is_there = requests.holds(&note);
-            is_there.then(|| requests.shown(note.number))
-        })
+        with_requests(|requests| requests.holds(&note).then_some(note.number))
     })
 }
 
@@ -258,15 +244,14 @@ unsafe extern "C" fn begin_ended(request: *mut Opaque) -> Number {
     })
 }
 
-/// `lend(number)`: another context acts for the place from now on, which the Lua side has → the
-/// number as it is given from now on
-unsafe extern "C" fn lend(number: Number) -> Number {
-    numbered(|| {
-        with_requests(|requests| {
-            requests.place(number)?.is_lent = true;
-            Some(requests.shown(number))
-        })
-    })
+/// `turn(number)` → how many requests have had the place: with the number, what tells a request
+/// from all others
+unsafe extern "C" fn turn(number: Number) -> f64 {
+    let mut turn = 0;
+    contained(|| {
+        turn = with_requests(|requests| Some(requests.place(number)?.turn)).unwrap_or_default();
+    });
+    turn as f64
 }
 
 fn numbered(work: impl FnOnce() -> Option<Number>) -> Number {
@@ -464,7 +449,7 @@ mod tests {
     #[test]
     fn a_note_does_not_outlast_what_it_tells_of() {
         let mut requests = Requests::default();
-        let (one, other) = (request(1), request(2));
+        let one = request(1);
         requests.begin(one).unwrap();
         let note = requests.end(one).unwrap();
         // Another request at the same address, in the same place.
@@ -472,11 +457,32 @@ mod tests {
         assert!(!requests.holds(&note));
         let later = requests.end(one).unwrap();
         assert!(requests.holds(&later) && !requests.holds(&note));
-        requests.begin(one).unwrap();
-        requests.begin(other).unwrap();
-        let first = requests.end(one).unwrap();
-        let second = requests.end(other).unwrap();
-        assert!(requests.holds(&second) && !requests.holds(&first));
-        assert_eq!(selected(&mut requests, first.number), None);
+    }
+
+    #[test]
+    fn a_request_and_its_subrequests_end_together() {
+        let mut requests = Requests::default();
+        let addresses = [1, 2, 3].map(request);
+        for (address, port) in addresses.iter().zip(1..) {
+            let number = requests.begin(*address).unwrap();
+            select(&mut requests, number, port);
+        }
+        // Whichever began first.
+        for order in [[0, 1, 2], [2, 1, 0]] {
+            let mut again = Requests::default();
+            std::mem::swap(&mut again, &mut requests);
+            let notes = order.map(|n: usize| (n, again.end(addresses[n]).unwrap()));
+            for (n, note) in notes {
+                assert!(again.holds(&note));
+                assert_eq!(selected(&mut again, note.number), u16::try_from(n + 1).ok());
+            }
+            for (address, port) in addresses.iter().zip(1..) {
+                let number = again.begin(*address).unwrap();
+                assert_eq!(selected(&mut again, number), None);
+                select(&mut again, number, port);
+                assert!(notes.iter().all(|(_, note)| !again.holds(note)));
+            }
+            requests = again;
+        }
     }
 }

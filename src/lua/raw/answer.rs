@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, push_userdata};
-use crate::engine::context::{ChangeList, HeadersCopy, RequestContext, Selection};
+use crate::engine::context::{ChangeList, HeadersCopy, RequestContext, Selection, SharedContext};
 use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use crate::lua::held::Held;
 
@@ -39,8 +39,8 @@ pub(in crate::lua) enum Answer {
     Result(BackendResult),
     /// A new request context.
     Context,
-    /// A request context with this content.
-    Taken(Box<Held<RequestContext>>),
+    /// A request context that has this data with others.
+    SharedContext(SharedContext),
     /// A bug of ours: raised, as text.
     Panicked,
     /// nil and true: argument 1 is not what the native works on.
@@ -136,8 +136,8 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
             Answer::Context => {
                 push_userdata::<RequestContext>(state, CONTEXT_METATABLE, Held::default);
             }
-            Answer::Taken(content) => {
-                push_userdata(state, CONTEXT_METATABLE, || std::mem::take(&mut **content));
+            Answer::SharedContext(shared) => {
+                push_userdata(state, CONTEXT_METATABLE, || shared.clone().into());
             }
             Answer::Panicked => {
                 push_bytes(state, b"nauthilus_backend: internal error");

@@ -95,8 +95,9 @@ impl Args {
     pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
         // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and userdata with it hold a
         // `Content<BackendResult>`. The argument keeps it alive, and only its finaliser puts
-        // something else in its place, and of a context nginx, when its request begins or ends:
-        // neither runs while a native does, which calls no Lua.
+        // something else in its place, or of a context `replace_context`, and nginx's requests as
+        // they begin and end: none of that runs while a native does, which calls no Lua and does
+        // not return to nginx's event loop.
         unsafe { (*content(self.state, index, RESULT_METATABLE)?).as_ref() }
     }
 
@@ -104,6 +105,22 @@ impl Args {
     pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
         // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
+    }
+
+    /// Puts `held` in the place of the context that is argument `index`; false where it is none. The
+    /// caller holds no reference to that one.
+    pub(in crate::lua) fn replace_context(&self, index: c_int, held: Held<RequestContext>) -> bool {
+        // SAFETY: as in `context`. What borrowed the old content from `self` has given it back: this
+        // is called where nothing of it is used any more.
+        unsafe {
+            match content::<RequestContext>(self.state, index, CONTEXT_METATABLE) {
+                Some(content) if (*content).is_some() => {
+                    *content = Some(held);
+                    true
+                }
+                _ => false,
+            }
+        }
     }
 
     /// The current context, of a native whose upvalue [`EXTRA`] is the table that has it, if it is

@@ -50,15 +50,14 @@ pub(super) unsafe fn push_userdata<T>(
 struct Contents<T> {
     first: *mut Content<T>,
     metatable: c_int,
-    /// Stack index of the running function's own environment.
+    /// Stack index of the environment table.
     environment: c_int,
 }
 
 #[cfg(feature = "luajit")]
 impl<T> Contents<T> {
-    /// For `count` userdata; leaves a value on the stack. Until `finish` the environment table is
-    /// that of the running function, so that what this makes has it from the first; where a call
-    /// raises in between it stays so, which only keeps a holder alive.
+    /// For `count` userdata; leaves the environment table on the stack. (As that of the running
+    /// function it would be had for nothing, but finalisers may call the same function meanwhile.)
     ///
     /// # Safety
     ///
@@ -67,9 +66,8 @@ impl<T> Contents<T> {
         // SAFETY: as of this function. The holder has contents before it has the metatable that
         // gives it a finaliser; between the two nothing can raise.
         unsafe {
-            ffi::lua_pushvalue(state, ffi::LUA_ENVIRONINDEX);
-            let environment = ffi::lua_gettop(state);
             ffi::lua_createtable(state, 1, 0);
+            let environment = ffi::lua_gettop(state);
             let first = ffi::lua_newuserdata(state, size_of::<Content<T>>() * count);
             let first = first.cast::<Content<T>>();
             for index in 0..count {
@@ -77,8 +75,7 @@ impl<T> Contents<T> {
             }
             ffi::lua_rawgeti(state, metatable, HOLDER_METATABLE.into());
             ffi::lua_setmetatable(state, -2);
-            ffi::lua_rawseti(state, -2, 1);
-            ffi::lua_replace(state, ffi::LUA_ENVIRONINDEX);
+            ffi::lua_rawseti(state, environment, 1);
             Self {
                 first,
                 metatable,
@@ -90,26 +87,24 @@ impl<T> Contents<T> {
     /// Pushes the userdata of the content at `index`, below the count.
     unsafe fn push_userdata(&self, state: *mut lua_State, index: usize) -> *mut Content<T> {
         // SAFETY: as of `new`. It has the address before it has the metatable that makes it one
-        // of ours, and the environment that keeps the address valid from the first.
+        // of ours, and from then on the environment that keeps the address valid: none of the
+        // calls in between raises or collects.
         unsafe {
             let content = self.first.add(index);
             let block = ffi::lua_newuserdata(state, size_of::<*mut Content<T>>());
             block.cast::<*mut Content<T>>().write(content);
+            ffi::lua_pushvalue(state, self.environment);
+            ffi::lua_setfenv(state, -2);
             ffi::lua_pushvalue(state, self.metatable);
             ffi::lua_setmetatable(state, -2);
             content
         }
     }
 
-    /// Gives the function its own environment back, and takes that off the stack, from below a
-    /// userdata or from its top.
+    /// Takes the environment table off the stack, from below a userdata or from its top.
     unsafe fn finish(self, state: *mut lua_State) {
         // SAFETY: `new` left it there.
-        unsafe {
-            ffi::lua_pushvalue(state, self.environment);
-            ffi::lua_replace(state, ffi::LUA_ENVIRONINDEX);
-            ffi::lua_remove(state, self.environment);
-        }
+        unsafe { ffi::lua_remove(state, self.environment) }
     }
 }
 

@@ -39,7 +39,10 @@ local function refuse(name, why)
   error((name and name .. ": " or "") .. why, 4)
 end
 
-function nginx.current_context(name)
+-- For those who only ask, where nothing was decided.
+local nothing = native.context_new()
+
+function nginx.current_context(name, is_asked_for)
   local bound = bound_context()
   if bound then
     return bound
@@ -55,7 +58,7 @@ function nginx.current_context(name)
     refuse(name, "the response headers were already sent, in nginx's phase '" .. get_phase() .. "'")
   end
   if not context then
-    context = make_context(request)
+    context = (name or is_asked_for) and make_context(request) or nothing
   end
   return context, publish, setter, setter and get_request()
 end

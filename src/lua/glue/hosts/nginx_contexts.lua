@@ -2,17 +2,17 @@
 -- cannot be with its `ngx.ctx`.
 --
 -- A userdata that is finalised costs more than all a request does with it: while finalisers wait
--- to be run, LuaJIT leaves compiled code at each allocation. So a context is used again for a
--- later request, where that is certain to be seen by nobody: one that a script has asked for is the
--- script's, and is never used again.
+-- to be run, LuaJIT leaves compiled code at each allocation. So each place has one userdata, for
+-- all its requests, which no script is given: one that asks for the context gets its own.
 
 local native, parts = ...
 if not parts.nginx_wait then
   return nil
 end
 
-local pcall, rawget, rawset, require = pcall, rawget, rawset, require
+local error, pcall, rawget, rawset, require = error, pcall, rawget, rawset, require
 local setmetatable, type = setmetatable, type
+local jit = rawget(_G, "jit")
 local loaded = package.loaded
 local ngx = loaded.ngx
 local get_phase = ngx.get_phase
@@ -69,43 +69,41 @@ if not requests or not has_ffi or not get_request or ngx.config.subsystem ~= "ht
   return contexts
 end
 
-local take_context = native.context_take
+local share_context, become = native.context_share, native.context_become
 local find_number = ffi.cast("int (*)(void *)", requests.find)
 local find_ended = ffi.cast("int (*)(void *)", requests.find_ended)
 local begin = ffi.cast("int (*)(void *)", requests.begin)
 local begin_ended = ffi.cast("int (*)(void *)", requests.begin_ended)
-local lend = ffi.cast("int (*)(int)", requests.lend)
+local turn_of = ffi.cast("double (*)(int)", requests.turn)
 
--- By the number of a place: its own context, and the one that acts for it where it is lent, which
--- a negative number says.
-local own, borrowed = {}, {}
+-- By the number of a place: its context.
+local places = {}
 
 local function context_at(number)
-  if number < 0 then
-    return borrowed[-number]
-  end
-  local context = own[number]
+  local context = places[number]
   if not context then
     context = requests.context(number)
-    own[number] = context
+    places[number] = context
   end
   return context
+end
+
+-- While a state is closed its finalisers may come here, and what nginx then gives as the request is
+-- none any more. LuaJIT has its compiler switched off by then.
+local jit_status = jit and jit.status
+local was_on = jit_status and jit_status()
+
+local function is_closing()
+  return was_on and not jit_status()
 end
 
 -- The number of a request's place, 0 where it has none. The log phase comes after the end.
 local function number_of(request)
   local number = find_number(request)
-  if number == 0 and get_phase() == "log" then
+  if number == 0 and get_phase() == "log" and not is_closing() then
     return find_ended(request)
   end
   return number
-end
-
-local function make_number(request)
-  if get_phase() == "log" then
-    return begin_ended(request)
-  end
-  return begin(request)
 end
 
 function contexts.find()
@@ -117,35 +115,55 @@ function contexts.find()
   return number ~= 0 and context_at(number) or nil, request
 end
 
-function contexts.make(request)
-  local number = make_number(request)
-  -- None where nginx has no memory.
-  return number ~= 0 and context_at(number) or new_context()
+-- The phases whose request is none that nginx would tell of.
+local no_place = { init = true, init_worker = true, exit_worker = true }
+
+local function make_number(request)
+  local phase = get_phase()
+  if not request or no_place[phase] or is_closing() then
+    error("no request in nginx's phase '" .. phase .. "'", 0)
+  end
+  local number
+  if phase == "log" then
+    number = begin_ended(request)
+  else
+    number = begin(request)
+  end
+  if number == 0 then
+    error("nginx has no memory for a request's context", 0)
+  end
+  return number
 end
 
--- What acts for a place is somebody's, and stays that in later requests.
-local function act(number, context)
-  if number > 0 and lend(number) < 0 then
-    borrowed[number] = context
-  elseif number < 0 then
-    borrowed[-number] = context
-  end
+function contexts.make(request)
+  return context_at(make_number(request))
 end
 
 function contexts.bind(context)
   local request = get_request()
-  local number = number_of(request)
-  act(number ~= 0 and number or make_number(request), context or new_context())
+  local number = request and number_of(request) or 0
+  if number == 0 then
+    number = make_number(request)
+  end
+  become(context_at(number), context or new_context())
 end
 
+-- What scripts were given, by number, as long as they have it; and whose turn it was.
+local given, turns = setmetatable({}, { __mode = "v" }), {}
+
+-- It shares its data with the place's own until the request ends.
 function contexts.keep(context)
   local number = number_of(get_request())
-  if number <= 0 then
+  if number == 0 then
     return context
   end
-  local kept = take_context(context)
-  act(number, kept)
-  return kept
+  local turn = turn_of(number)
+  local one = turns[number] == turn and given[number]
+  if not one then
+    one = share_context(context)
+    given[number], turns[number] = one, turn
+  end
+  return one
 end
 
 -- The phases in which a request that has no context gets one without being asked about it: it
