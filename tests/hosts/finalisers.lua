@@ -53,8 +53,9 @@ for round = 1, ROUNDS do
     armed = try < TRIES
     collectgarbage("restart")
     local ok, servers = pcall(nb.get_backend_servers)
-    collectgarbage("stop")
+    -- First: in Lua 5.2 any call of a C function may collect.
     armed = false
+    collectgarbage("stop")
     pcall(collectgarbage)
     collectgarbage("stop")
     if ok then
