@@ -299,6 +299,7 @@ LOGGED = """
     BEFORE_REQUIRE
     nb = require("nauthilus_backend")
     nb.configure({ log = "none", backend_servers = {} })
+    AFTER_REQUIRE
     last_logged, kept = "none", {}
     function keep(context, port)
       kept[#kept % 50 + 1] = { context = context, port = port }
@@ -334,9 +335,13 @@ def check_reports(through_strings, main_part="", before_require=""):
     nginx.stop()
 
 
-def check_logged(before_require=""):
+def logged(before_require="", after_require=""):
+    return LOGGED.replace("BEFORE_REQUIRE", before_require).replace("AFTER_REQUIRE", after_require)
+
+
+def check_logged(**parts):
     """Requests of one connection mostly have one address in memory, one after the other."""
-    nginx = Nginx(http=LOGGED.replace("BEFORE_REQUIRE", before_require), server=SERVER)
+    nginx = Nginx(http=logged(**parts), server=SERVER)
     nginx.lua("library", LIBRARY)
     nginx.start()
     connection = http.client.HTTPConnection("127.0.0.1", nginx.port, timeout=10)
@@ -429,7 +434,7 @@ def main():
             equal(nginx.body(f"/kept_redirect?user=v{number}&on=1").strip(), f"v{number} 7 1")
 
     with test("and with a Lua state for each request"):
-        each = Nginx(http="lua_code_cache off;" + LOGGED.replace("BEFORE_REQUIRE", ""), server=SERVER).start()
+        each = Nginx(http="lua_code_cache off;" + logged(), server=SERVER).start()
         for number in range(5):
             equal(each.body(f"/kept_redirect?user=v{number}&on=1").strip(), f"v{number} 7 1")
             equal(each.body("/closing").strip(), "done")
@@ -477,6 +482,9 @@ def main():
 
     with test("the log phase is told what its own request decided"):
         check_logged()
+
+    with test("and with the compiler off"):
+        check_logged(after_require="jit.off()")
 
     with test("and where contexts are kept with ngx.ctx"):
         check_logged(before_require=NO_REQUESTS)

@@ -121,10 +121,12 @@ impl EndSymbols {
                 if before
                     .handler
                     .is_some_and(|h| std::ptr::fn_addr_eq(h, handler))
-                    && let Some(note) = before.data.cast::<Note>().as_ref()
-                    && note.request == request
+                    && !before.data.is_null()
                 {
-                    return Some(*note);
+                    let note = before.data.cast::<Note>().read_unaligned();
+                    if note.request == request {
+                        return Some(note);
+                    }
                 }
                 entry = before;
             }

@@ -69,7 +69,7 @@ if not requests or not has_ffi or not get_request or ngx.config.subsystem ~= "ht
   return contexts
 end
 
-local share_context, become = native.context_share, native.context_become
+local share_context, become, is_context = native.context_share, native.context_become, native.is_context
 local find_number = ffi.cast("int (*)(void *)", requests.find)
 local find_ended = ffi.cast("int (*)(void *)", requests.find_ended)
 local begin = ffi.cast("int (*)(void *)", requests.begin)
@@ -89,12 +89,14 @@ local function context_at(number)
 end
 
 -- While a state is closed its finalisers may come here, and what nginx then gives as the request is
--- none any more. LuaJIT has its compiler switched off by then.
-local jit_status = jit and jit.status
+-- none any more. LuaJIT has its compiler switched off by then. So may a script have it: only an
+-- exiting worker closes its state, or one that has a state for each request.
+local jit_status, is_exiting = jit and jit.status, ngx.worker and ngx.worker.exiting
 local was_on = jit_status and jit_status()
+local closes_often = native.nginx and native.nginx.is_worker and native.nginx.is_worker()
 
 local function is_closing()
-  return was_on and not jit_status()
+  return was_on and not jit_status() and (closes_often or is_exiting and is_exiting())
 end
 
 -- The number of a request's place, 0 where it has none. The log phase comes after the end.
@@ -139,17 +141,19 @@ function contexts.make(request)
   return context_at(make_number(request))
 end
 
+-- What was bound, or given to scripts, by number, as long as somebody has it; and whose turn it was.
+local given, turns = setmetatable({}, { __mode = "v" }), {}
+
 function contexts.bind(context)
   local request = get_request()
   local number = request and number_of(request) or 0
   if number == 0 then
     number = make_number(request)
   end
-  become(context_at(number), context or new_context())
+  context = context or new_context()
+  become(context_at(number), context)
+  given[number], turns[number] = context, turn_of(number)
 end
-
--- What scripts were given, by number, as long as they have it; and whose turn it was.
-local given, turns = setmetatable({}, { __mode = "v" }), {}
 
 -- It shares its data with the place's own until the request ends.
 function contexts.keep(context)
@@ -159,7 +163,8 @@ function contexts.keep(context)
   end
   local turn = turn_of(number)
   local one = turns[number] == turn and given[number]
-  if not one then
+  -- One may be finalised and still be reached, by other finalisers.
+  if not one or not is_context(one) then
     one = share_context(context)
     given[number], turns[number] = one, turn
   end
