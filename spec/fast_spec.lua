@@ -186,9 +186,9 @@ describe("the path that LuaJIT compiles", function()
 
   it("bears finalisers at any moment", function()
     for _, environment in ipairs({ "NAUTHILUS_BACKEND_FFI=1", "NAUTHILUS_BACKEND_FFI=0" }) do
-      -- LuaJIT itself may enter a trace of a function again and again that it leaves at once: while
-      -- finalisers wait to be run it leaves each that allocates, and within a finaliser it does not
-      -- get to run the others. One script in a hundred like this one never ends.
+      -- One in a hundred of these scripts never ends: it enters a trace and leaves it at once, again
+      -- and again. Presumably LuaJIT's own doing (within a finaliser it does not get to run the
+      -- others, for which it leaves each trace that allocates), but that is not proven.
       local printed, well
       for _ = 1, 4 do
         printed, well = interpreter.run(FINALISERS, nil, environment .. " timeout 20")
