@@ -34,8 +34,11 @@ local function from_arguments(name, options, ip, port, haproxy_v2, tls)
     errors.wrong_type(5, name, "table or nil", options, 2)
   end
   local target = {}
-  for key, value in next, options do
+  -- Not `for ... in next`: see `fast.lua`.
+  local key, value = next(options)
+  while key ~= nil do
     target[key] = value
+    key, value = next(options, key)
   end
   target.host, target.port, target.haproxy_v2 = ip, port, haproxy_v2 or false
   -- An option says more than the flag can; where both speak they must agree.

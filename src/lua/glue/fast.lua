@@ -4,6 +4,9 @@
 --
 -- Collecting garbage runs finalisers, and those may call anything here: between a call through
 -- the FFI and the use of what it gave, nothing counts on shared state that they could change.
+-- Nor does a loop here use `for ... in next` or `pairs`: once LuaJIT has compiled such a loop by
+-- itself, its end leaves the trace for the instruction that enters it again, until a trace for
+-- the rest is recorded; in a finaliser nothing is recorded, and the loop never ends.
 
 local native, parts = ...
 local ffi, fast = parts.ffi.library, native.fast
@@ -206,12 +209,14 @@ end
 -- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless
 -- it was filled in another.
 local function add_names(staged, names)
-  local count = 0
-  for index, name in next, names do
-    count = count + 1
+  local count = 1
+  local index, name = next(names)
+  while index ~= nil do
     if index ~= count or type(name) ~= "string" or add_name(staged, name, #name) ~= 0 then
       return false
     end
+    index, name = next(names, index)
+    count = count + 1
   end
   return true
 end

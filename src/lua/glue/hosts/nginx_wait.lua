@@ -103,7 +103,9 @@ local function give_back(entry)
 end
 
 local function take_back_released()
-  for _, number in next, waits_released() or {} do
+  local released = waits_released() or {}
+  for index = 1, #released do
+    local number = released[index]
     local entry = held[number]
     if entry then
       held[number] = nil
