@@ -52,12 +52,12 @@ pub struct RequestContext {
     base: BackendResult,
     applied: Applied,
     selection: Option<Selection>,
-    /// Whether the selection may differ from the reported one.
-    is_reselected: bool,
+    /// The selection that [`RequestContext::take_changes`] reported last, unless that is `selection`.
+    selection_before: Option<Option<Selection>>,
     more: Option<Box<More>>,
     headers: AttributeHeaders,
-    /// What else [`RequestContext::take_changes`] reported last.
-    reported: Reported,
+    /// How many of the removed names it reported.
+    reported_removed: usize,
 }
 
 /// What most requests do without: it has memory of its own once something is noted.
@@ -83,13 +83,6 @@ enum Applied {
         calls: u64,
         by_name: BTreeMap<AttributeName, (u64, AttributeValue)>,
     },
-}
-
-#[derive(Debug, Default)]
-struct Reported {
-    selection: Option<Selection>,
-    /// How many of the removed names.
-    removed: usize,
 }
 
 impl RequestContext {
@@ -148,11 +141,11 @@ impl RequestContext {
     /// Selects the server; a later call replaces an earlier one. `ip` is what
     /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
     pub fn select(&mut self, ip: impl AsRef<[u8]>, port: u16) {
-        self.selection = Some(Selection {
+        let last = self.selection.replace(Selection {
             ip: HostText::from_slice(ip.as_ref()),
             port,
         });
-        self.is_reselected = true;
+        self.selection_before.get_or_insert(last);
     }
 
     pub fn selected(&self) -> Option<&Selection> {
@@ -201,14 +194,13 @@ impl RequestContext {
 
     /// Forgets everything, the base result too.
     pub fn reset(&mut self) {
-        let mut reported = std::mem::take(&mut self.reported);
-        reported.removed = 0;
+        let last = self.selection.take();
+        let selection_before = Some(self.selection_before.take().unwrap_or(last));
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
         *self = Self {
-            reported,
+            selection_before,
             headers,
-            is_reselected: true,
             ..Self::default()
         };
     }
@@ -220,19 +212,18 @@ impl RequestContext {
             base,
             applied,
             selection,
-            is_reselected,
+            selection_before,
             more,
             headers,
-            reported,
+            reported_removed,
         } = self;
         base.clear();
         *applied = Applied::Nothing;
         *selection = None;
-        *is_reselected = false;
+        *selection_before = None;
         *more = None;
         headers.renew();
-        reported.selection = None;
-        reported.removed = 0;
+        *reported_removed = 0;
     }
 
     /// What became of the response headers since this was last asked: for hosts that set and
@@ -258,25 +249,23 @@ impl RequestContext {
     /// The host has none of the headers, for all that is known.
     pub fn report_anew(&mut self) {
         self.headers.report_anew();
-        self.reported = Reported::default();
-        self.is_reselected = true;
+        self.selection_before = Some(None);
+        self.reported_removed = 0;
     }
 
     fn note_reported(&mut self) {
         self.headers.note_reported();
-        self.reported.removed = self.removed().len();
-        if self.is_reselected {
-            self.reported.selection = self.selection.clone();
-            self.is_reselected = false;
-        }
+        self.selection_before = None;
+        self.reported_removed = self.removed().len();
     }
 
     /// For headers that are up to date.
     fn changes(&self) -> Changes<'_> {
-        let newly_removed = self.removed().get(self.reported.removed..);
+        let newly_removed = self.removed().get(self.reported_removed..);
         let after = self.headers.list();
         Changes {
-            selection: (self.is_reselected && self.selection != self.reported.selection)
+            selection: (self.selection_before.as_ref())
+                .is_some_and(|before| *before != self.selection)
                 .then_some(self.selection.as_ref()),
             removed: newly_removed.unwrap_or_default(),
             attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),

@@ -99,7 +99,7 @@ pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), Refused
         Why::NameByte
     } else {
         let refused = value.scalars().iter().find_map(|scalar| match scalar {
-            Scalar::Bytes(text) if text.iter().any(|&b| breaks_line(b)) => Some(Why::ValueByte),
+            Scalar::Bytes(text) if breaks_line(text) => Some(Why::ValueByte),
             Scalar::Float(number) if !number.is_finite() => Some(Why::NotFinite),
             _ => None,
         });
@@ -114,10 +114,19 @@ pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), Refused
     })
 }
 
-/// Whether `byte` may not be in a header's value (RFC 9110 §5.5).
-fn breaks_line(byte: u8) -> bool {
-    // Nearly every byte is told by the first comparison.
-    byte <= b'\r' && matches!(byte, b'\r' | b'\n' | 0)
+/// Whether the text has a byte that may not be in a header's value (RFC 9110 §5.5).
+fn breaks_line(text: &[u8]) -> bool {
+    // No higher byte does, and hardly a text has one as low.
+    const HIGHEST: u8 = b'\r';
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // In a word with a byte below a limit of at most 128, taking the limit from each byte sets the
+    // highest bit of one that had it unset.
+    let has_low =
+        |word: u64| word.wrapping_sub(ONES * (HIGHEST as u64 + 1)) & !word & (ONES << 7) != 0;
+    let (words, rest) = text.as_chunks();
+    let is_low = words.iter().any(|&word| has_low(u64::from_ne_bytes(word)))
+        || rest.iter().any(|&byte| byte <= HIGHEST);
+    is_low && text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
 /// The header an attribute becomes: `hostip` gives `X-Nauthilus-Hostip`, `Proxy-Host` and

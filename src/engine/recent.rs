@@ -1,5 +1,9 @@
 //! What was lately made of short texts, so that it need not be made again.
 
+use std::hash::Hasher;
+
+use rustc_hash::FxHasher;
+
 /// How many are kept, each at the place that its text's hash says: a power of two.
 const PLACES: usize = 64;
 /// Longer texts, in bytes, are not worth looking for.
@@ -19,9 +23,11 @@ impl<T: Clone> Recent<T> {
 
     /// The value of this text, made by `make` unless it is there.
     pub(super) fn get_or_make(&mut self, text: &[u8], make: impl FnOnce() -> T) -> T {
-        let place = match self.places.get_mut(place_of(text)) {
-            Some(place) if text.len() <= LONGEST => place,
-            _ => return make(),
+        if text.len() > LONGEST {
+            return make();
+        }
+        let Some(place) = self.places.get_mut(place_of(text)) else {
+            return make();
         };
         match place {
             Some((known, value)) if **known == *text => value.clone(),
@@ -34,13 +40,11 @@ impl<T: Clone> Recent<T> {
     }
 }
 
-/// FNV-1a, folded. Who chooses texts that meet at one place only makes them be made again.
+/// Who chooses texts that meet at one place only makes them be made again.
 fn place_of(text: &[u8]) -> usize {
-    let mut hash: u32 = 0x811c_9dc5;
-    for &byte in text.iter().take(LONGEST) {
-        hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    }
-    (hash ^ (hash >> 16)) as usize & (PLACES - 1)
+    let mut hasher = FxHasher::default();
+    hasher.write(text);
+    hasher.finish() as usize & (PLACES - 1)
 }
 
 #[cfg(test)]

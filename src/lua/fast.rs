@@ -18,7 +18,6 @@ use std::slice;
 use mlua::prelude::*;
 
 use super::held::Held;
-use super::nginx::requests::{self, Current};
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::context::RequestContext;
@@ -26,6 +25,10 @@ use crate::engine::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
 use crate::engine::server_address::is_plain_literal;
+
+mod setter;
+
+use setter::{Setter, changed};
 
 /// What a function answers; where it does not say otherwise, 0 is done.
 mod outcome {
@@ -38,104 +41,6 @@ mod outcome {
     pub(super) const UNREPORTED: c_int = -2;
     /// Nothing was changed: the request has no context yet.
     pub(super) const NOT_BEGUN: c_int = -3;
-}
-
-/// How nginx's Lua module declares to its own Lua code what sets a response header: request, name,
-/// whether it is cleared, value, several values (none here), whether an earlier one is replaced,
-/// and where it says what is wrong.
-type SetHeader = unsafe extern "C" fn(
-    *mut c_void,
-    *const u8,
-    usize,
-    c_int,
-    *const u8,
-    usize,
-    *const c_void,
-    usize,
-    c_int,
-    *mut c_void,
-) -> c_int;
-
-/// How it declares what tells whether a request's response headers were sent: 0 where they were
-/// not; also negative, where the request is none that answers.
-type HeadersSent = unsafe extern "C" fn(*mut c_void) -> c_int;
-
-/// [`Setter`], as the FFI fills it in.
-const SETTER: &str = "struct { void *set_header; void *problem; void *headers_sent; }";
-
-/// What sets the response headers of a host.
-#[repr(C)]
-struct Setter {
-    set_header: Option<SetHeader>,
-    problem: *mut c_void,
-    headers_sent: Option<HeadersSent>,
-}
-
-impl Setter {
-    /// Sets a header, or clears it; false where that was not done.
-    ///
-    /// # Safety
-    ///
-    /// The glue has checked that `set_header` is what [`SetHeader`] says, and `request` is the
-    /// current one.
-    // Called at several places, which are to be short: what a request runs through is cold code.
-    #[inline(never)]
-    unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {
-        const OVERRIDE: c_int = 1;
-        // It was set, or nginx sets a header of this name itself.
-        const DONE: c_int = 0;
-        const DECLINED: c_int = -5;
-        let Some(set_header) = self.set_header else {
-            return false;
-        };
-        let bytes = value.unwrap_or_default();
-        // SAFETY: as of this function. It copies what it keeps, and calls no Lua.
-        let outcome = unsafe {
-            set_header(
-                request,
-                name.as_ptr(),
-                name.len(),
-                value.is_none().into(),
-                bytes.as_ptr(),
-                bytes.len(),
-                std::ptr::null(),
-                0,
-                OVERRIDE,
-                self.problem,
-            )
-        };
-        matches!(outcome, DONE | DECLINED)
-    }
-
-    /// Works on the context of a request whose headers were not sent yet; what it changes becomes
-    /// headers at once. `work` says whether it was done. Answers as the functions below.
-    ///
-    /// # Safety
-    ///
-    /// As of [`Self::set`].
-    unsafe fn decide(
-        &self,
-        request: *mut c_void,
-        may_begin: bool,
-        work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
-    ) -> Option<c_int> {
-        // SAFETY: as of this function: it only looks at the request.
-        let are_sent = || unsafe { self.headers_sent.is_none_or(|sent| sent(request) != 0) };
-        if may_begin && are_sent() {
-            return None;
-        }
-        // SAFETY: as of this function.
-        let context = match unsafe { requests::current(request, may_begin)? } {
-            Current::Own(context) => context,
-            Current::NotBegun => return Some(outcome::NOT_BEGUN),
-        };
-        if !may_begin && are_sent() {
-            return None;
-        }
-        work(context)?;
-        // SAFETY: as of this function.
-        Some(unsafe { changed(context, self, request) })
-    }
 }
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
@@ -161,7 +66,7 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     }
     fast.raw_set("fill_results", natives.function(fill_results)?)?;
     fast.raw_set("fill_contexts", natives.function(fill_contexts)?)?;
-    fast.raw_set("setter", SETTER)?;
+    fast.raw_set("setter", setter::DECLARATION)?;
     fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
     fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
     fast.raw_set("NOT_BEGUN", outcome::NOT_BEGUN)?;
@@ -450,55 +355,4 @@ unsafe extern "C" fn apply_here(
             })
         }
     })
-}
-
-/// Sets the headers that changed, where something is there to set them. Where one cannot be set
-/// none counts as reported, and [`outcome::UNREPORTED`] has another way tell the host, which also
-/// says what is wrong.
-///
-/// # Safety
-///
-/// `setter` is null or one that the glue has filled in, and `request` is the current one or null.
-unsafe fn changed(
-    context: &Held<RequestContext>,
-    setter: *const Setter,
-    request: *mut c_void,
-) -> c_int {
-    // SAFETY: as of this function.
-    let Some(setter) = (unsafe { setter.as_ref() }) else {
-        return outcome::DONE;
-    };
-    // C would follow a null pointer.
-    if request.is_null() {
-        return outcome::UNREPORTED;
-    }
-    let mut all_set = true;
-    let mut set = |name: &str, value: Option<&[u8]>| {
-        // SAFETY: as of this function.
-        all_set = all_set && unsafe { setter.set(request, name, value) };
-        all_set
-    };
-    if context.is_shared() {
-        // nginx, which may write to its log, is not called under a lock that others wait for.
-        let changes = context.with(RequestContext::take_changes);
-        changes.for_each(|name, value| {
-            set(name, value);
-        });
-        if !all_set {
-            context.with(RequestContext::report_anew);
-        }
-    } else {
-        context.with(|c| {
-            c.take_changes_if(|changes| {
-                let mut done = true;
-                changes.for_each(|name, value| done = set(name, value));
-                done
-            });
-        });
-    }
-    if all_set {
-        outcome::DONE
-    } else {
-        outcome::UNREPORTED
-    }
 }

@@ -63,7 +63,7 @@ local api = {}
 
 -- Making a userdata takes a call of the C API: so several are made at once, more each time, in
 -- an array of their own. What they hold is only freed when none of them is used any more.
-local MOST_SPARE = 16
+local MOST_SPARE = 64
 
 -- Whatever finalisers do meanwhile: an object that was taken is no longer there, and what was
 -- just made is taken from an array that nobody else has. Where nothing is there all the same,

@@ -56,11 +56,13 @@ type Number = c_int;
 
 /// What a request at work has.
 pub(in crate::lua) enum Current<'a> {
-    Own(&'a Held<RequestContext>),
+    Found(&'a Held<RequestContext>),
+    /// It had none.
+    Begun(&'a Held<RequestContext>),
     NotBegun,
 }
 
-/// The context of a request, made where it has none yet and may begin one.
+/// The context of a request, made where it has none yet and `may_begin` says that it may begin one.
 ///
 /// # Safety
 ///
@@ -69,22 +71,27 @@ pub(in crate::lua) enum Current<'a> {
 /// for it, and until then nothing comes here.
 pub(in crate::lua) unsafe fn current<'a>(
     request: *mut c_void,
-    may_begin: bool,
+    may_begin: impl FnOnce() -> bool,
 ) -> Option<Current<'a>> {
     with_requests(|requests| {
         let request = Request::of_pointer(request)?;
-        let number = match requests.find(request) {
-            Some(number) => number,
-            None if !may_begin => return Some(Current::NotBegun),
-            // The old worker of a reload closes its Lua states while it exits, and what a finaliser
-            // calls there has no request: the Lua side can tell.
-            None if Symbols::of_process()?.is_exiting() => return None,
+        if let Some(number) = requests.find(request) {
             // SAFETY: as of this function.
-            None => unsafe { requests.begin_at_work(request)? },
-        };
-        let place = requests.place(number)?;
-        // SAFETY: as of this function: nothing clears it while the function of ours runs.
-        unsafe { (*place.content.get()).as_ref().map(Current::Own) }
+            return unsafe { requests.context(number).map(Current::Found) };
+        }
+        // The old worker of a reload closes its Lua states while it exits, and what a finaliser
+        // calls there has no request: the Lua side can tell.
+        if Symbols::of_process()?.is_exiting() {
+            return None;
+        }
+        if !may_begin() {
+            return Some(Current::NotBegun);
+        }
+        // SAFETY: as of this function.
+        unsafe {
+            let number = requests.begin_at_work(request)?;
+            requests.context(number).map(Current::Begun)
+        }
     })
 }
 
@@ -194,6 +201,16 @@ impl Requests {
                 self.free.push(number);
             }
         }
+    }
+
+    /// The context in a place.
+    ///
+    /// # Safety
+    ///
+    /// As of [`current`]: nothing clears the place while the context is used.
+    unsafe fn context<'a>(&mut self, number: Number) -> Option<&'a Held<RequestContext>> {
+        // SAFETY: never freed, and as of this function.
+        unsafe { (*self.place(number)?.content.get()).as_ref() }
     }
 
     fn place(&mut self, number: Number) -> Option<&mut Place> {

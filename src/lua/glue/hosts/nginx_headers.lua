@@ -19,11 +19,11 @@ function headers.publish(name, value)
   header[name] = value or nil
 end
 
--- What `ngx.header` and `ngx.headers_sent` call themselves: the types of their parameters, as LuaJIT
--- shows them.
+-- What `ngx.header`, `ngx.headers_sent` and `ngx.get_phase` call themselves: the types of their
+-- parameters, as LuaJIT shows them.
 local POINTER, TEXT, SIZE, INT, TEXTS = "%*'", "'const char %*'", "'uint%d+_t'", "'int'", "'char %*%*'"
 local SET_HEADER = { POINTER, TEXT, SIZE, INT, TEXT, SIZE, POINTER, SIZE, INT, TEXTS }
-local HEADERS_SENT = { POINTER }
+local HEADERS_SENT, GET_PHASE = { POINTER }, { POINTER, TEXTS }
 -- A value of each type.
 local VALUES = { [POINTER] = false, [TEXT] = "", [SIZE] = 0, [INT] = 0, [TEXTS] = false }
 
@@ -74,7 +74,9 @@ end
 local problem = get_problem()
 headers.get_request = get_request
 local tells, headers_sent = pcall(known, "ngx_http_lua_ffi_headers_sent", HEADERS_SENT)
-headers.setter = ffi.new(native.fast.setter, set_header, problem, tells and headers_sent or nil)
+local tells_phase, phase = pcall(known, "ngx_http_lua_ffi_get_phase", GET_PHASE)
+headers.setter = ffi.new(native.fast.setter, set_header, problem, tells and headers_sent or nil,
+  tells_phase and phase or nil)
 -- For nobody to read: a pointer keeps nothing alive.
 headers.anchor = problem
 
