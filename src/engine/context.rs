@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
-use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
+use super::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use super::secret_names::{exposed, exposed_version};
 use super::shared::Shared;
 
@@ -97,6 +97,7 @@ impl RequestContext {
     /// Where one of its attributes cannot become a header; nothing is changed then.
     pub fn set_base(&mut self, base: BackendResult) -> Result<(), RefusedAttribute> {
         check(&base.attributes)?;
+        self.make_up_headers();
         self.base = base;
         self.headers.outdate();
         Ok(())
@@ -109,7 +110,17 @@ impl RequestContext {
     /// Where one of its attributes cannot become a header; nothing is changed then.
     pub fn apply(&mut self, result: &BackendResult) -> Result<(), RefusedAttribute> {
         check(&result.attributes)?;
+        self.make_up_headers();
         self.applied.add(&result.attributes);
+        if result.details.is_some() {
+            self.apply_details(result);
+        }
+        self.headers.outdate();
+        Ok(())
+    }
+
+    #[cold]
+    fn apply_details(&mut self, result: &BackendResult) {
         for field in result.secret_fields() {
             let more = self.more_mut();
             if !more.secret_fields.contains(field) {
@@ -121,13 +132,12 @@ impl RequestContext {
             let before = std::mem::take(&mut more.applied_groups);
             more.applied_groups = tidy(before.iter().chain(&result.groups));
         }
-        self.headers.outdate();
-        Ok(())
     }
 
     /// Removes attributes of the base result. Any bytes are allowed: what cannot be a name
     /// matches nothing.
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
+        self.make_up_headers();
         let more = self.more_mut();
         let before = more.removed.names().len();
         for name in names {
@@ -185,6 +195,7 @@ impl RequestContext {
     /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
     pub fn headers(&mut self) -> Headers<'_> {
+        self.make_up_headers();
         self.update_headers();
         Headers {
             selection: self.selection.as_ref(),
@@ -194,6 +205,7 @@ impl RequestContext {
 
     /// Forgets everything, the base result too.
     pub fn reset(&mut self) {
+        self.make_up_headers();
         let last = self.selection.take();
         let selection_before = Some(self.selection_before.take().unwrap_or(last));
         let mut headers = std::mem::take(&mut self.headers);
@@ -238,16 +250,61 @@ impl RequestContext {
         list
     }
 
-    /// The same with `report`: where that says false, nothing counts as asked for.
-    pub fn take_changes_if(&mut self, report: impl FnOnce(&Changes) -> bool) {
+    /// The same by `set`, which sets a header and says whether it did; so does this. Once it says
+    /// false it is not asked further, and nothing counts as reported.
+    pub fn report(&mut self, mut set: impl FnMut(&str, Option<&[u8]>) -> bool) -> bool {
+        if let Some((name, value)) = self.first_header() {
+            let is_set = set(name, Some(value));
+            if is_set {
+                self.headers.note_first_reported();
+            }
+            return is_set;
+        }
         self.update_headers();
-        if report(&self.changes()) {
+        let mut all_set = true;
+        self.changes()
+            .for_each(|name, value| all_set = all_set && set(name, value));
+        if all_set {
             self.note_reported();
         }
+        all_set
+    }
+
+    /// Name and value of the header that alone is to be reported, as in most requests: of the only
+    /// attribute, a text, where nothing could withhold it.
+    fn first_header(&self) -> Option<(&str, &[u8])> {
+        let is_first = self.headers.is_first()
+            && self.selection_before.is_none()
+            && self.more.is_none()
+            && self.base.attributes.is_empty()
+            && self.base.details.is_none();
+        match &self.applied {
+            Applied::Once(attributes) if is_first => match attributes.single()? {
+                (name, AttributeValue::One(Scalar::Bytes(text))) if !name.means_secret() => {
+                    Some((name.header()?, text))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Makes the list that [`Self::report`] found no need for.
+    fn make_up_headers(&mut self) {
+        if self.headers.is_unmade() {
+            self.make_up_first_header();
+        }
+    }
+
+    #[cold]
+    fn make_up_first_header(&mut self) {
+        let list = self.make_headers(|_| false);
+        self.headers.set_up(list, exposed_version());
     }
 
     /// The host has none of the headers, for all that is known.
     pub fn report_anew(&mut self) {
+        self.make_up_headers();
         self.headers.report_anew();
         self.selection_before = Some(None);
         self.reported_removed = 0;
@@ -264,9 +321,11 @@ impl RequestContext {
         let newly_removed = self.removed().get(self.reported_removed..);
         let after = self.headers.list();
         Changes {
-            selection: (self.selection_before.as_ref())
-                .is_some_and(|before| *before != self.selection)
-                .then_some(self.selection.as_ref()),
+            selection: match &self.selection_before {
+                None => None,
+                Some(None) => self.selection.as_ref().map(Some),
+                Some(before) => (*before != self.selection).then_some(self.selection.as_ref()),
+            },
             removed: newly_removed.unwrap_or_default(),
             attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),
             after,
@@ -294,17 +353,6 @@ impl RequestContext {
         let has_attributes = self.has_attributes();
         if !self.headers.is_current(has_attributes, exposed_version) {
             let version = exposed_version();
-            // What most requests have needs no list of its own.
-            if let Applied::Once(attributes) = &self.applied
-                && let Some((name, value)) = attributes.single()
-                && self.base.attributes.is_empty()
-                && self.headers.list().is_empty()
-            {
-                let is_exposed = |name: &[u8]| exposed().is_some_and(|p| p.contains(name));
-                let header = self.header(name, value, is_exposed);
-                self.headers.set_first(header, version);
-                return;
-            }
             let list = if has_attributes {
                 // One policy for the whole list, asked for where a secret is met.
                 let policy = LazyCell::new(exposed);

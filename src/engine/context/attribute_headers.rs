@@ -19,39 +19,67 @@ pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
 #[derive(Debug, Default)]
 pub(super) struct AttributeHeaders {
     list: HeaderList,
-    /// Whether the attributes changed since the list was made.
-    is_outdated: bool,
+    state: State,
     /// The version of the policy (`expose_attributes`) it was made under.
     version: u64,
     /// What the host heard of, unless that is `list`.
     before: Option<HeaderList>,
 }
 
+/// How the list stands to the attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Current,
+    /// They changed since it was made.
+    Outdated,
+    /// They changed, from none to one, and the host heard of its header, which no policy changes. The
+    /// list is to be made before they change again, or somebody asks for it.
+    Unmade,
+}
+
 impl AttributeHeaders {
     /// The attributes changed.
     pub(super) fn outdate(&mut self) {
-        self.is_outdated = true;
+        self.state = State::Outdated;
     }
 
-    /// Whether the list is of the present attributes under the policy of this version. No policy
-    /// matters where there are no attributes.
+    /// Whether the attributes changed, and there were no headers before.
+    pub(super) fn is_first(&self) -> bool {
+        self.state == State::Outdated && self.list.is_empty() && self.before.is_none()
+    }
+
+    /// The host has heard of the header of the only attribute there is.
+    pub(super) fn note_first_reported(&mut self) {
+        self.state = State::Unmade;
+    }
+
+    pub(super) fn is_unmade(&self) -> bool {
+        self.state == State::Unmade
+    }
+
+    /// Sets the list that was not made so far; it is the same under any policy.
+    pub(super) fn set_up(&mut self, list: HeaderList, version: u64) {
+        self.list = list;
+        self.state = State::Current;
+        self.version = version;
+    }
+
+    /// Whether the headers are those of the present attributes under the policy of this version. No
+    /// policy matters where there are no attributes.
     pub(super) fn is_current(&self, has_attributes: bool, version: impl FnOnce() -> u64) -> bool {
-        !self.is_outdated && (!has_attributes || self.version == version())
+        match self.state {
+            State::Current => !has_attributes || self.version == version(),
+            State::Outdated => false,
+            State::Unmade => true,
+        }
     }
 
     /// Sets the list, made under the policy of this version.
     pub(super) fn set(&mut self, list: HeaderList, version: u64) {
         let last = std::mem::replace(&mut self.list, list);
         self.before.get_or_insert(last);
-        self.is_outdated = false;
-        self.version = version;
-    }
-
-    /// The same where there is one header, and there was none.
-    pub(super) fn set_first(&mut self, header: Option<Header>, version: u64) {
-        self.before.get_or_insert_default();
-        self.list.extend(header);
-        self.is_outdated = false;
+        self.state = State::Current;
         self.version = version;
     }
 
@@ -79,13 +107,13 @@ impl AttributeHeaders {
     pub(super) fn renew(&mut self) {
         let Self {
             list,
-            is_outdated,
+            state,
             version,
             before,
         } = self;
         list.clear();
         list.shrink_to_fit();
-        *is_outdated = false;
+        *state = State::Current;
         *version = 0;
         *before = None;
     }

@@ -108,7 +108,9 @@ impl Changes<'_> {
                 selection.for_each_header(&mut |name, value| each(name, Some(value)));
             }
         }
-        self.for_each_removed(&mut each);
+        if !self.removed.is_empty() {
+            self.for_each_removed(&mut each);
+        }
         match self.attributes {
             None => {}
             // As in nearly all requests.
@@ -121,7 +123,8 @@ impl Changes<'_> {
         }
     }
 
-    fn for_each_removed(&self, each: &mut impl FnMut(&str, Option<&[u8]>)) {
+    #[cold]
+    fn for_each_removed(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
         let (before, after) = self.attributes.unwrap_or((self.after, self.after));
         for name in self.removed.iter().filter_map(AttributeName::header) {
             // One that the list before had is reported with that list.
@@ -139,10 +142,11 @@ impl Changes<'_> {
     }
 }
 
+#[cold]
 fn for_each_difference(
     before: &[Header],
     after: &[Header],
-    each: &mut impl FnMut(&str, Option<&[u8]>),
+    each: &mut dyn FnMut(&str, Option<&[u8]>),
 ) {
     for header in before {
         if find(after, &header.name).is_none() {

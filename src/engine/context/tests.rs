@@ -324,6 +324,8 @@ enum Step {
     Reset,
     Look,
     FailToReport,
+    /// To a host that sets each header at once.
+    Set,
     Report,
 }
 
@@ -340,10 +342,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Step::Reset),
         Just(Step::Look),
         Just(Step::FailToReport),
+        Just(Step::Set),
+        Just(Step::Set),
         Just(Step::Report),
         Just(Step::Report),
     ];
     prop::collection::vec(step, 1..16)
+}
+
+fn hear(host: &mut BTreeMap<String, Vec<u8>>, name: &str, value: Option<&[u8]>) {
+    match value {
+        Some(value) => host.insert(name.to_owned(), value.to_vec()),
+        None => host.remove(name),
+    };
 }
 
 proptest! {
@@ -367,14 +378,22 @@ proptest! {
                 Step::Select(ip) => context.select(ip, 143),
                 Step::Reset => context.reset(),
                 Step::Look => drop(header_lines(&mut context)),
-                Step::FailToReport => context.take_changes_if(|_| false),
-                Step::Report => {
-                    context.take_changes().for_each(|name, value| {
-                        match value {
-                            Some(value) => host.insert(name.to_owned(), value.to_vec()),
-                            None => host.remove(name),
-                        };
+                Step::FailToReport => {
+                    // Nothing to report is a success.
+                    context.report(|_, _| false);
+                }
+                Step::Set => {
+                    let is_told = context.report(|name, value| {
+                        hear(&mut host, name, value);
+                        true
                     });
+                    prop_assert!(is_told);
+                    prop_assert!(context.report(|_, _| false), "told twice");
+                }
+                Step::Report => {
+                    context
+                        .take_changes()
+                        .for_each(|name, value| hear(&mut host, name, value));
                     let mut now = BTreeMap::new();
                     context.headers().for_each(|name, value| {
                         now.insert(name.to_owned(), value.to_vec());

@@ -155,33 +155,31 @@ pub(super) unsafe fn changed(
     if request.is_null() {
         return outcome::UNREPORTED;
     }
-    let mut all_set = true;
-    let mut set = |name: &str, value: Option<&[u8]>| {
-        // SAFETY: as of this function.
-        all_set = all_set && unsafe { setter.set(request, name, value) };
-        all_set
-    };
-    if context.is_shared() {
-        // nginx, which may write to its log, is not called under a lock that others wait for.
-        let changes = context.with(RequestContext::take_changes);
-        changes.for_each(|name, value| {
-            set(name, value);
-        });
-        if !all_set {
-            context.with(RequestContext::report_anew);
-        }
+    // SAFETY: as of this function.
+    let mut set = |name: &str, value: Option<&[u8]>| unsafe { setter.set(request, name, value) };
+    let all_set = if context.is_shared() {
+        changed_for_several(context, &mut set)
     } else {
-        context.with(|c| {
-            c.take_changes_if(|changes| {
-                let mut done = true;
-                changes.for_each(|name, value| done = set(name, value));
-                done
-            });
-        });
-    }
+        context.with(|c| c.report(set))
+    };
     if all_set {
         outcome::DONE
     } else {
         outcome::UNREPORTED
     }
+}
+
+/// nginx, which may write to its log, is not called under a lock that others wait for.
+#[cold]
+fn changed_for_several(
+    context: &Held<RequestContext>,
+    set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool,
+) -> bool {
+    let mut all_set = true;
+    let changes = context.with(RequestContext::take_changes);
+    changes.for_each(|name, value| all_set = all_set && set(name, value));
+    if !all_set {
+        context.with(RequestContext::report_anew);
+    }
+    all_set
 }
