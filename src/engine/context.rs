@@ -49,23 +49,23 @@ impl Clone for Selection {
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct RequestContext {
-    base: BackendResult,
     applied: Applied,
     selection: Option<Selection>,
     /// The selection that [`RequestContext::take_changes`] reported last, unless that is `selection`.
     selection_before: Option<Option<Selection>>,
     more: Option<Box<More>>,
     headers: AttributeHeaders,
-    /// How many of the removed names it reported.
-    reported_removed: usize,
 }
 
 /// What most requests do without: it has memory of its own once something is noted.
 #[derive(Debug, Default)]
 struct More {
+    base: BackendResult,
     /// Groups of applied results, tidied.
     applied_groups: Vec<Bytes>,
     removed: Removed,
+    /// How many of these names [`RequestContext::take_changes`] reported.
+    reported_removed: usize,
     /// Attributes named as secrets by the fields of applied results. Those of the base result
     /// are asked there.
     secret_fields: Vec<Bytes>,
@@ -98,7 +98,7 @@ impl RequestContext {
     pub fn set_base(&mut self, base: BackendResult) -> Result<(), RefusedAttribute> {
         check(&base.attributes)?;
         self.make_up_headers();
-        self.base = base;
+        self.more_mut().base = base;
         self.headers.outdate();
         Ok(())
     }
@@ -170,8 +170,8 @@ impl RequestContext {
     /// The final attributes.
     pub fn attributes(&self) -> Attributes {
         match &self.applied {
-            Applied::Nothing if self.removed().is_empty() => self.base.attributes.clone(),
-            Applied::Once(applied) if self.base.attributes.is_empty() => applied.clone(),
+            Applied::Nothing if self.removed().is_empty() => self.base().attributes.clone(),
+            Applied::Once(applied) if self.base().attributes.is_empty() => applied.clone(),
             _ => Attributes::from_pairs(
                 self.final_attributes()
                     .map(|(_, name, value)| (name.clone(), value.clone())),
@@ -181,12 +181,12 @@ impl RequestContext {
 
     /// The groups of the base result and of the applied ones: trimmed, sorted, unique.
     pub fn groups(&self) -> Vec<Bytes> {
-        tidy(self.base.groups.iter().chain(&self.more().applied_groups))
+        tidy(self.base().groups.iter().chain(&self.more().applied_groups))
     }
 
     /// The base result with the final attributes and groups: a copy.
     pub fn current_result(&self) -> BackendResult {
-        let mut result = self.base.clone();
+        let mut result = self.base().clone();
         result.attributes = self.attributes();
         result.groups = self.groups();
         result
@@ -221,21 +221,17 @@ impl RequestContext {
     pub fn clear(&mut self) {
         // By parts: most of them are as they were, and it is long.
         let Self {
-            base,
             applied,
             selection,
             selection_before,
             more,
             headers,
-            reported_removed,
         } = self;
-        base.clear();
         *applied = Applied::Nothing;
         *selection = None;
         *selection_before = None;
         *more = None;
         headers.renew();
-        *reported_removed = 0;
     }
 
     /// What became of the response headers since this was last asked: for hosts that set and
@@ -273,11 +269,8 @@ impl RequestContext {
     /// Name and value of the header that alone is to be reported, as in most requests: of the only
     /// attribute, a text, where nothing could withhold it.
     fn first_header(&self) -> Option<(&str, &[u8])> {
-        let is_first = self.headers.is_first()
-            && self.selection_before.is_none()
-            && self.more.is_none()
-            && self.base.attributes.is_empty()
-            && self.base.details.is_none();
+        let is_first =
+            self.headers.is_first() && self.selection_before.is_none() && self.more.is_none();
         match &self.applied {
             Applied::Once(attributes) if is_first => match attributes.single()? {
                 (name, AttributeValue::One(Scalar::Bytes(text))) if !name.means_secret() => {
@@ -307,18 +300,22 @@ impl RequestContext {
         self.make_up_headers();
         self.headers.report_anew();
         self.selection_before = Some(None);
-        self.reported_removed = 0;
+        if let Some(more) = &mut self.more {
+            more.reported_removed = 0;
+        }
     }
 
     fn note_reported(&mut self) {
         self.headers.note_reported();
         self.selection_before = None;
-        self.reported_removed = self.removed().len();
+        if let Some(more) = &mut self.more {
+            more.reported_removed = more.removed.names().len();
+        }
     }
 
     /// For headers that are up to date.
     fn changes(&self) -> Changes<'_> {
-        let newly_removed = self.removed().get(self.reported_removed..);
+        let newly_removed = self.removed().get(self.more().reported_removed..);
         let after = self.headers.list();
         Changes {
             selection: match &self.selection_before {
@@ -334,6 +331,8 @@ impl RequestContext {
 
     fn more(&self) -> &More {
         static NOTHING: More = More {
+            base: BackendResult::new(),
+            reported_removed: 0,
             applied_groups: Vec::new(),
             removed: Removed::new(),
             secret_fields: Vec::new(),
@@ -341,12 +340,16 @@ impl RequestContext {
         self.more.as_deref().unwrap_or(&NOTHING)
     }
 
+    fn base(&self) -> &BackendResult {
+        &self.more().base
+    }
+
     fn more_mut(&mut self) -> &mut More {
         self.more.get_or_insert_default()
     }
 
     fn has_attributes(&self) -> bool {
-        !self.base.attributes.is_empty() || !matches!(self.applied, Applied::Nothing)
+        !self.base().attributes.is_empty() || !matches!(self.applied, Applied::Nothing)
     }
 
     fn update_headers(&mut self) {
@@ -369,7 +372,7 @@ impl RequestContext {
         let mut list = HeaderList::new();
         match &self.applied {
             // What most requests have needs no merging.
-            Applied::Once(attributes) if self.base.attributes.is_empty() => {
+            Applied::Once(attributes) if self.base().attributes.is_empty() => {
                 list.extend(attributes.iter().filter_map(|(n, v)| header(n, v)));
             }
             _ => {
@@ -405,7 +408,7 @@ impl RequestContext {
     fn is_secret(&self, name: &AttributeName) -> bool {
         name.means_secret()
             || self
-                .base
+                .base()
                 .secret_fields()
                 .chain(&self.more().secret_fields)
                 .any(|field| headers::same_name(field, name))
@@ -416,15 +419,14 @@ impl RequestContext {
     fn final_attributes(&self) -> impl Iterator<Item = (u64, &AttributeName, &AttributeValue)> {
         let removed = &self.more().removed;
         let base = self
-            .base
+            .base()
             .attributes
             .iter()
             .filter(|(name, _)| !removed.contains(name))
             .map(|(name, value)| (0, name, value));
-        let applied = self
-            .applied
-            .iter()
-            .filter(|(_, name, _)| removed.contains(name) || !self.base.attributes.contains(name));
+        let applied = self.applied.iter().filter(|(_, name, _)| {
+            removed.contains(name) || !self.base().attributes.contains(name)
+        });
         base.chain(applied)
     }
 }

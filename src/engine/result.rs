@@ -220,18 +220,14 @@ impl PartialEq for BackendResult {
 }
 
 impl BackendResult {
-    /// Makes it a new one.
-    pub fn clear(&mut self) {
-        let Self {
-            authenticated,
-            user_found,
-            attributes,
-            details,
-        } = self;
-        *authenticated = false;
-        *user_found = false;
-        *attributes = Attributes::default();
-        *details = None;
+    /// One that says nothing.
+    pub const fn new() -> Self {
+        Self {
+            authenticated: false,
+            user_found: false,
+            attributes: Attributes(Pairs::None),
+            details: None,
+        }
     }
 
     /// The names of attributes that hold secrets, as this result's own fields say.

@@ -18,8 +18,15 @@ pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
 /// See the module's documentation. A new context has no headers, and its host knows of none.
 #[derive(Debug, Default)]
 pub(super) struct AttributeHeaders {
-    list: HeaderList,
     state: State,
+    /// None as long as no list was made, as in most requests: it is empty then, and reported.
+    lists: Option<Box<Lists>>,
+}
+
+#[derive(Debug, Default)]
+struct Lists {
+    /// As it was last made.
+    list: HeaderList,
     /// The version of the policy (`expose_attributes`) it was made under.
     version: u64,
     /// What the host heard of, unless that is `list`.
@@ -44,9 +51,9 @@ impl AttributeHeaders {
         self.state = State::Outdated;
     }
 
-    /// Whether the attributes changed, and there were no headers before.
+    /// Whether the attributes changed, and no headers were made before.
     pub(super) fn is_first(&self) -> bool {
-        self.state == State::Outdated && self.list.is_empty() && self.before.is_none()
+        self.state == State::Outdated && self.lists.is_none()
     }
 
     /// The host has heard of the header of the only attribute there is.
@@ -60,16 +67,22 @@ impl AttributeHeaders {
 
     /// Sets the list that was not made so far; it is the same under any policy.
     pub(super) fn set_up(&mut self, list: HeaderList, version: u64) {
-        self.list = list;
         self.state = State::Current;
-        self.version = version;
+        self.lists = Some(Box::new(Lists {
+            list,
+            version,
+            before: None,
+        }));
     }
 
     /// Whether the headers are those of the present attributes under the policy of this version. No
     /// policy matters where there are no attributes.
     pub(super) fn is_current(&self, has_attributes: bool, version: impl FnOnce() -> u64) -> bool {
         match self.state {
-            State::Current => !has_attributes || self.version == version(),
+            State::Current => {
+                let made = self.lists.as_ref().map(|lists| lists.version);
+                !has_attributes || made == Some(version())
+            }
             State::Outdated => false,
             State::Unmade => true,
         }
@@ -77,54 +90,57 @@ impl AttributeHeaders {
 
     /// Sets the list, made under the policy of this version.
     pub(super) fn set(&mut self, list: HeaderList, version: u64) {
-        let last = std::mem::replace(&mut self.list, list);
-        self.before.get_or_insert(last);
+        let lists = self.lists.get_or_insert_default();
+        let last = std::mem::replace(&mut lists.list, list);
+        lists.before.get_or_insert(last);
+        lists.version = version;
         self.state = State::Current;
-        self.version = version;
     }
 
     /// The list as it was last made.
     pub(super) fn list(&self) -> &[Header] {
-        &self.list
+        self.lists.as_ref().map_or(&[], |lists| &lists.list)
     }
 
     /// What the host heard of.
     pub(super) fn reported(&self) -> &[Header] {
-        self.before.as_ref().unwrap_or(&self.list)
+        match &self.lists {
+            Some(lists) => lists.before.as_ref().unwrap_or(&lists.list),
+            None => &[],
+        }
     }
 
     /// Whether nothing was made since the host heard of the list.
     pub(super) fn is_reported(&self) -> bool {
-        self.before.is_none()
+        (self.lists.as_ref()).is_none_or(|lists| lists.before.is_none())
     }
 
     /// The host has heard of the list.
     pub(super) fn note_reported(&mut self) {
-        self.before = None;
+        if let Some(lists) = &mut self.lists {
+            lists.before = None;
+        }
     }
 
     /// Makes it a new one.
     pub(super) fn renew(&mut self) {
-        let Self {
-            list,
-            state,
-            version,
-            before,
-        } = self;
-        list.clear();
-        list.shrink_to_fit();
+        let Self { state, lists } = self;
         *state = State::Current;
-        *version = 0;
-        *before = None;
+        *lists = None;
     }
 
     /// The host has heard of none.
     pub(super) fn report_anew(&mut self) {
-        self.before = Some(HeaderList::new());
+        if let Some(lists) = &mut self.lists {
+            lists.before = Some(HeaderList::new());
+        }
     }
 
     /// No attributes any more; what the host heard of stays so.
     pub(super) fn clear(&mut self) {
-        self.set(HeaderList::new(), self.version);
+        match &self.lists {
+            Some(lists) => self.set(HeaderList::new(), lists.version),
+            None => self.state = State::Current,
+        }
     }
 }
