@@ -256,6 +256,22 @@ impl RequestContext {
             }
             return is_set;
         }
+        if self.more.is_some() || !self.headers.is_as_reported() {
+            return self.report_all(&mut set);
+        }
+        let mut all_set = true;
+        changes::for_each_of_selection(self.selection_change(), |name, value| {
+            all_set = all_set && set(name, value);
+        });
+        if all_set {
+            self.selection_before = None;
+        }
+        all_set
+    }
+
+    // Few requests need it: it is not to lie between what most of them do.
+    #[cold]
+    fn report_all(&mut self, set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool) -> bool {
         self.update_headers();
         let mut all_set = true;
         self.changes()
@@ -318,14 +334,19 @@ impl RequestContext {
         let newly_removed = self.removed().get(self.more().reported_removed..);
         let after = self.headers.list();
         Changes {
-            selection: match &self.selection_before {
-                None => None,
-                Some(None) => self.selection.as_ref().map(Some),
-                Some(before) => (*before != self.selection).then_some(self.selection.as_ref()),
-            },
+            selection: self.selection_change(),
             removed: newly_removed.unwrap_or_default(),
             attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),
             after,
+        }
+    }
+
+    /// The selection where it is another than was reported; `Some(None)` where it vanished.
+    fn selection_change(&self) -> Option<Option<&Selection>> {
+        match &self.selection_before {
+            None => None,
+            Some(None) => self.selection.as_ref().map(Some),
+            Some(before) => (*before != self.selection).then_some(self.selection.as_ref()),
         }
     }
 

@@ -56,6 +56,11 @@ impl AttributeHeaders {
         self.state == State::Outdated && self.lists.is_none()
     }
 
+    /// Whether no list was made, and the attributes did not change since the host heard of them.
+    pub(super) fn is_as_reported(&self) -> bool {
+        self.state != State::Outdated && self.lists.is_none()
+    }
+
     /// The host has heard of the header of the only attribute there is.
     pub(super) fn note_first_reported(&mut self) {
         self.state = State::Unmade;

@@ -98,16 +98,7 @@ impl Changes<'_> {
     /// Calls `each` with the name of each header that changed and its value, `None` where it
     /// vanished. Does not allocate.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
-        match self.selection {
-            None => {}
-            Some(None) => {
-                each(headers::AUTH_SERVER, None);
-                each(headers::AUTH_PORT, None);
-            }
-            Some(Some(selection)) => {
-                selection.for_each_header(&mut |name, value| each(name, Some(value)));
-            }
-        }
+        for_each_of_selection(self.selection, &mut each);
         if !self.removed.is_empty() {
             self.for_each_removed(&mut each);
         }
@@ -139,6 +130,23 @@ impl Changes<'_> {
         let mut list = Vec::new();
         self.for_each(|name, value| list.push((name.into(), value.map(Text::from_slice))));
         ChangeList(list)
+    }
+}
+
+/// As [`Changes::for_each`], for what became of the selection.
+pub(super) fn for_each_of_selection(
+    selection: Option<Option<&Selection>>,
+    mut each: impl FnMut(&str, Option<&[u8]>),
+) {
+    match selection {
+        None => {}
+        Some(None) => {
+            each(headers::AUTH_SERVER, None);
+            each(headers::AUTH_PORT, None);
+        }
+        Some(Some(selection)) => {
+            selection.for_each_header(&mut |name, value| each(name, Some(value)));
+        }
     }
 }
 
