@@ -51,7 +51,7 @@ impl Clone for Selection {
 pub struct RequestContext {
     applied: Applied,
     selection: Option<Selection>,
-    /// The selection that [`RequestContext::take_changes`] reported last, unless that is `selection`.
+    /// The selection that the host heard of, unless that is `selection`.
     selection_before: Option<Option<Selection>>,
     more: Option<Box<More>>,
     headers: AttributeHeaders,
@@ -64,7 +64,7 @@ struct More {
     /// Groups of applied results, tidied.
     applied_groups: Vec<Bytes>,
     removed: Removed,
-    /// How many of these names [`RequestContext::take_changes`] reported.
+    /// How many of these names the host heard of.
     reported_removed: usize,
     /// Attributes named as secrets by the fields of applied results. Those of the base result
     /// are asked there.
@@ -195,7 +195,6 @@ impl RequestContext {
     /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
     pub fn headers(&mut self) -> Headers<'_> {
-        self.make_up_headers();
         self.update_headers();
         Headers {
             selection: self.selection.as_ref(),
@@ -246,8 +245,10 @@ impl RequestContext {
         list
     }
 
-    /// The same by `set`, which sets a header and says whether it did; so does this. Once it says
-    /// false it is not asked further, and nothing counts as reported.
+    /// The same by `set`, which sets or clears a header and says whether it did. True where it did so
+    /// with all there were, or there was nothing to report. Once it says false it is not called again,
+    /// and nothing counts as reported, though the host has some: it is to be told in another way
+    /// ([`Self::take_changes`]) before anything else changes.
     pub fn report(&mut self, mut set: impl FnMut(&str, Option<&[u8]>) -> bool) -> bool {
         if let Some((name, value)) = self.first_header() {
             let is_set = set(name, Some(value));
@@ -256,7 +257,7 @@ impl RequestContext {
             }
             return is_set;
         }
-        if self.more.is_some() || !self.headers.is_as_reported() {
+        if self.more.is_some() || !self.headers.needs_no_list() {
             return self.report_all(&mut set);
         }
         let mut all_set = true;
@@ -298,7 +299,7 @@ impl RequestContext {
         }
     }
 
-    /// Makes the list that [`Self::report`] found no need for.
+    /// Makes the list that [`Self::report`] had no need for.
     fn make_up_headers(&mut self) {
         if self.headers.is_unmade() {
             self.make_up_first_header();
@@ -374,6 +375,7 @@ impl RequestContext {
     }
 
     fn update_headers(&mut self) {
+        self.make_up_headers();
         let has_attributes = self.has_attributes();
         if !self.headers.is_current(has_attributes, exposed_version) {
             let version = exposed_version();

@@ -116,11 +116,11 @@ pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), Refused
 
 /// Whether the text has a byte that may not be in a header's value (RFC 9110 §5.5).
 fn breaks_line(text: &[u8]) -> bool {
-    // No higher byte does, and hardly a text has one as low.
+    // No higher byte does, and hardly any text has one that low.
     const HIGHEST: u8 = b'\r';
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    // In a word with a byte below a limit of at most 128, taking the limit from each byte sets the
-    // highest bit of one that had it unset.
+    // Where a byte of the word is below a limit of at most 128, and only then, taking the limit from
+    // each byte sets the highest bit of one that had it unset.
     let has_low =
         |word: u64| word.wrapping_sub(ONES * (HIGHEST as u64 + 1)) & !word & (ONES << 7) != 0;
     let (words, rest) = text.as_chunks();
@@ -305,6 +305,27 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(long.len() < 300 && !long.contains('\n'), "{long}");
+    }
+
+    #[test]
+    fn a_byte_that_breaks_a_line_is_found_wherever_it_is() {
+        for length in 0..=24 {
+            for fill in [b'a', b'\t', 0x0e, 0x7f, 0x80, 0xff] {
+                let mut bytes = vec![fill; length];
+                assert!(!breaks_line(&bytes), "{bytes:?}");
+                for at in 0..length {
+                    for byte in 0..=u8::MAX {
+                        bytes[at] = byte;
+                        assert_eq!(
+                            breaks_line(&bytes),
+                            matches!(byte, 0 | b'\r' | b'\n'),
+                            "{bytes:?}"
+                        );
+                    }
+                    bytes[at] = fill;
+                }
+            }
+        }
     }
 
     proptest! {

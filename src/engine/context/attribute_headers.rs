@@ -19,10 +19,11 @@ pub(super) fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
 #[derive(Debug, Default)]
 pub(super) struct AttributeHeaders {
     state: State,
-    /// None as long as no list was made, as in most requests: it is empty then, and reported.
+    /// None as long as no list was made, as in most requests. It counts as empty then, and as reported.
     lists: Option<Box<Lists>>,
 }
 
+/// The headers as they are, and as the host knows them.
 #[derive(Debug, Default)]
 struct Lists {
     /// As it was last made.
@@ -40,8 +41,8 @@ enum State {
     Current,
     /// They changed since it was made.
     Outdated,
-    /// They changed, from none to one, and the host heard of its header, which no policy changes. The
-    /// list is to be made before they change again, or somebody asks for it.
+    /// They changed, from none to one, and the host heard of its header, which no policy changes.
+    /// No list was made so far: it is to be made before they change again and before it is used.
     Unmade,
 }
 
@@ -57,7 +58,7 @@ impl AttributeHeaders {
     }
 
     /// Whether no list was made, and the attributes did not change since the host heard of them.
-    pub(super) fn is_as_reported(&self) -> bool {
+    pub(super) fn needs_no_list(&self) -> bool {
         self.state != State::Outdated && self.lists.is_none()
     }
 
@@ -88,8 +89,7 @@ impl AttributeHeaders {
                 let made = self.lists.as_ref().map(|lists| lists.version);
                 !has_attributes || made == Some(version())
             }
-            State::Outdated => false,
-            State::Unmade => true,
+            State::Outdated | State::Unmade => false,
         }
     }
 

@@ -323,7 +323,10 @@ enum Step {
     Select(&'static str),
     Reset,
     Look,
-    FailToReport,
+    /// As another request's.
+    Clear,
+    /// After so many headers.
+    FailToReport(u32),
     /// To a host that sets each header at once.
     Set,
     Report,
@@ -341,7 +344,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         prop::sample::select(vec!["192.0.2.1", "192.0.2.2"]).prop_map(Step::Select),
         Just(Step::Reset),
         Just(Step::Look),
-        Just(Step::FailToReport),
+        Just(Step::Clear),
+        (0_u32..4).prop_map(Step::FailToReport),
         Just(Step::Set),
         Just(Step::Set),
         Just(Step::Report),
@@ -378,9 +382,25 @@ proptest! {
                 Step::Select(ip) => context.select(ip, 143),
                 Step::Reset => context.reset(),
                 Step::Look => drop(header_lines(&mut context)),
-                Step::FailToReport => {
-                    // Nothing to report is a success.
-                    context.report(|_, _| false);
+                Step::Clear => {
+                    context.clear();
+                    host.clear();
+                }
+                Step::FailToReport(may_set) => {
+                    // At the first header, or a later one; then the host knows for sure of none.
+                    let mut left = may_set;
+                    let is_told = context.report(|name, value| {
+                        let is_set = left > 0;
+                        if is_set {
+                            hear(&mut host, name, value);
+                            left -= 1;
+                        }
+                        is_set
+                    });
+                    if !is_told {
+                        context.report_anew();
+                        host.clear();
+                    }
                 }
                 Step::Set => {
                     let is_told = context.report(|name, value| {

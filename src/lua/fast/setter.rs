@@ -45,13 +45,14 @@ pub(super) struct Setter {
     headers_sent: Option<HeadersSent>,
     get_phase: Option<GetPhase>,
     /// The phases in which a request may begin a context, as far as the glue has said so: it knows
-    /// them by their names.
+    /// them by their names. Nothing but the phase decides.
     begins: Cell<c_int>,
 }
 
 impl Setter {
     /// Works on the context of a request whose headers were not sent yet; what it changes becomes
-    /// headers at once. `may_begin`: the glue says that in this phase a context may be begun.
+    /// headers at once. `may_begin`: the glue says that in this phase a context may be begun; else it
+    /// has not looked.
     /// `work` says whether it was done. Answers as the functions of `fast`.
     ///
     /// # Safety
@@ -63,7 +64,7 @@ impl Setter {
         may_begin: bool,
         work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
     ) -> Option<c_int> {
-        // SAFETY: as of this function: it only looks at the request.
+        // SAFETY: as of this function.
         let is_open = || unsafe { self.headers_sent.is_some_and(|sent| sent(request) == 0) };
         // SAFETY: as of this function.
         let begins = || unsafe { self.begins_in_phase(request, may_begin) } && is_open();
@@ -83,28 +84,29 @@ impl Setter {
     /// # Safety
     ///
     /// As of [`Self::set`].
-    unsafe fn begins_in_phase(&self, request: *mut c_void, is_said: bool) -> bool {
-        // SAFETY: as of this function: it only looks at the request.
-        let phase = self
-            .get_phase
-            .map_or(0, |phase| unsafe { phase(request, self.problem) });
-        let known = self.begins.get();
-        // Negative is no phase, and two bits would be none of those known.
+    unsafe fn begins_in_phase(&self, request: *mut c_void, may_begin: bool) -> bool {
+        let Some(get_phase) = self.get_phase else {
+            return may_begin;
+        };
+        // SAFETY: as of this function.
+        let phase = unsafe { get_phase(request, self.problem) };
+        // Only a single bit is a phase.
         if phase <= 0 || phase & (phase - 1) != 0 {
-            return is_said;
+            return may_begin;
         }
-        if is_said {
+        let known = self.begins.get();
+        if may_begin {
             self.begins.set(known | phase);
         }
-        is_said || known & phase != 0
+        may_begin || known & phase != 0
     }
 
     /// Sets a header, or clears it; false where that was not done.
     ///
     /// # Safety
     ///
-    /// The glue has checked that the functions are what their types here say, and `request` is the
-    /// current one.
+    /// The glue has checked that the functions are what their types here say, and keeps `problem`,
+    /// where they write a pointer; `request` is the current one.
     // Called at several places, which are to be short: what a request runs through is cold code.
     #[inline(never)]
     unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {

@@ -4,9 +4,9 @@
 --
 -- Collecting garbage runs finalisers, and those may call anything here: between a call through
 -- the FFI and the use of what it gave, nothing counts on shared state that they could change.
--- Nor does a loop here use `for ... in next` or `pairs`: once LuaJIT has compiled such a loop by
--- itself, its end leaves the trace for the instruction that enters it again, until a trace for
--- the rest is recorded; in a finaliser nothing is recorded, and the loop never ends.
+-- Nor does a loop that runs after loading use `for ... in next` or `pairs`: once LuaJIT has compiled
+-- such a loop by itself, its end leaves the trace for the instruction that enters it again, until a
+-- trace for the rest is recorded; in a finaliser nothing is recorded, and the loop never ends.
 
 local native, parts = ...
 local ffi, fast = parts.ffi.library, native.fast

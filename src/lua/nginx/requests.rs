@@ -68,7 +68,7 @@ pub(in crate::lua) enum Current<'a> {
 ///
 /// Called on nginx's thread with the current request, which may begin a context where nginx will
 /// tell of its end. The context is not used any more once the function of ours returns that asks
-/// for it, and until then nothing comes here.
+/// for it, and until then nothing comes here: `may_begin` does not, either.
 pub(in crate::lua) unsafe fn current<'a>(
     request: *mut c_void,
     may_begin: impl FnOnce() -> bool,

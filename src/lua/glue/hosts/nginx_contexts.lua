@@ -183,7 +183,8 @@ local begins = {
   balancer = true,
 }
 
--- Whether the current request may begin a context without being asked more.
+-- Whether the current request may begin a context without being asked more. The phase alone decides:
+-- the natives remember the answer.
 function contexts.may_begin()
   return begins[get_phase()] or false
 end
