@@ -93,25 +93,34 @@ pub fn is_name(name: &[u8]) -> bool {
 /// Where the name is not 1..=256 token characters, a text of the value has CR, LF or NUL, or a
 /// number of it is not finite.
 pub fn check(name: &AttributeName, value: &AttributeValue) -> Result<(), RefusedAttribute> {
-    let why = if name.is_empty() || name.len() > LONGEST_NAME {
-        Why::NameLength
-    } else if name.header().is_none() {
-        Why::NameByte
-    } else {
-        let refused = value.scalars().iter().find_map(|scalar| match scalar {
-            Scalar::Bytes(text) if breaks_line(text) => Some(Why::ValueByte),
-            Scalar::Float(number) if !number.is_finite() => Some(Why::NotFinite),
-            _ => None,
-        });
-        match refused {
-            None => return Ok(()),
-            Some(why) => why,
-        }
-    };
-    Err(RefusedAttribute {
-        name: (**name).into(),
-        why,
+    match why_refused(name, value) {
+        None => Ok(()),
+        Some(why) => Err(RefusedAttribute::new(name, why)),
+    }
+}
+
+fn why_refused(name: &AttributeName, value: &AttributeValue) -> Option<Why> {
+    if name.is_empty() || name.len() > LONGEST_NAME {
+        return Some(Why::NameLength);
+    }
+    if name.header().is_none() {
+        return Some(Why::NameByte);
+    }
+    value.scalars().iter().find_map(|scalar| match scalar {
+        Scalar::Bytes(text) if breaks_line(text) => Some(Why::ValueByte),
+        Scalar::Float(number) if !number.is_finite() => Some(Why::NotFinite),
+        _ => None,
     })
+}
+
+impl RefusedAttribute {
+    #[cold]
+    fn new(name: &[u8], why: Why) -> Self {
+        Self {
+            name: name.into(),
+            why,
+        }
+    }
 }
 
 /// Whether the text has a byte that may not be in a header's value (RFC 9110 §5.5).

@@ -1,13 +1,13 @@
 //! Setting nginx's response headers without Lua: what a function of the API decides becomes
 //! headers in the same call.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 
 use super::outcome;
 use crate::engine::context::RequestContext;
 use crate::lua::held::Held;
-use crate::lua::nginx::requests::{self, Current};
+use crate::lua::nginx::requests::{self, Current, Requests};
 
 /// How nginx's Lua module declares to its own Lua code what sets a response header: request, name,
 /// whether it is cleared, value, several values (none here), whether an earlier one is replaced,
@@ -35,11 +35,13 @@ type GetPhase = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 
 /// [`Setter`], as the FFI fills it in; `begins` is 0.
 pub(super) const DECLARATION: &str =
-    "struct { void *set_header, *problem, *headers_sent, *get_phase; int begins; }";
+    "struct { void *requests, *set_header, *problem, *headers_sent, *get_phase; int begins; }";
 
 /// What sets the response headers of a host.
 #[repr(C)]
 pub(super) struct Setter {
+    /// Those of nginx's thread; null where they have no contexts of their own.
+    requests: *const RefCell<Requests>,
     set_header: Option<SetHeader>,
     problem: *mut c_void,
     headers_sent: Option<HeadersSent>,
@@ -69,7 +71,8 @@ impl Setter {
         // SAFETY: as of this function.
         let begins = || unsafe { self.begins_in_phase(request, may_begin) } && is_open();
         // SAFETY: as of this function.
-        let context = match unsafe { requests::current(request, begins)? } {
+        let context = match unsafe { requests::current(self.requests.as_ref()?, request, begins)? }
+        {
             Current::Begun(context) => context,
             Current::Found(context) => is_open().then_some(context)?,
             Current::NotBegun => return Some(outcome::NOT_BEGUN),
@@ -106,7 +109,7 @@ impl Setter {
     /// # Safety
     ///
     /// The glue has checked that the functions are what their types here say, and keeps `problem`,
-    /// where they write a pointer; `request` is the current one.
+    /// where they write a pointer; `request` is the current one, and only nginx's thread has one.
     // Called at several places, which are to be short: what a request runs through is cold code.
     #[inline(never)]
     unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {

@@ -11,7 +11,7 @@
 use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use mlua::lua_State;
 use mlua::prelude::*;
@@ -24,7 +24,8 @@ use crate::lua::held::Held;
 use crate::lua::raw::{Content, Natives, push_lasting_context};
 
 /// Registers the natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the
-/// FFI, and `context(number)`, which gives a userdata of the context in that place.
+/// FFI, where the requests of this thread are, which never ends, and `context(number)`, which gives
+/// a userdata of the context in that place.
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let table = natives.lua().create_table()?;
     for (name, function) in [
@@ -36,6 +37,8 @@ pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     ] {
         table.raw_set(name, LuaLightUserData(function.cast_mut()))?;
     }
+    let requests = ptr::from_ref(requests_of_thread()).cast_mut();
+    table.raw_set("requests", LuaLightUserData(requests.cast()))?;
     table.raw_set("context", natives.function(context)?)?;
     natives.table().raw_set("nginx_requests", table)
 }
@@ -46,9 +49,12 @@ thread_local! {
     static REQUESTS: OnceCell<&'static RefCell<Requests>> = const { OnceCell::new() };
 }
 
+fn requests_of_thread() -> &'static RefCell<Requests> {
+    REQUESTS.with(|cell| *cell.get_or_init(|| Box::leak(Box::default())))
+}
+
 fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> {
-    let requests = REQUESTS.with(|cell| *cell.get_or_init(|| Box::leak(Box::default())));
-    work(&mut *requests.try_borrow_mut().ok()?)
+    work(&mut *requests_of_thread().try_borrow_mut().ok()?)
 }
 
 /// Numbers begin at 1; 0 is none.
@@ -66,37 +72,38 @@ pub(in crate::lua) enum Current<'a> {
 ///
 /// # Safety
 ///
-/// Called on nginx's thread with the current request, which may begin a context where nginx will
+/// Called on nginx's thread, with its requests and the current one, which may begin a context where nginx will
 /// tell of its end. The context is not used any more once the function of ours returns that asks
 /// for it, and until then nothing comes here: `may_begin` does not, either.
 pub(in crate::lua) unsafe fn current<'a>(
+    requests: &RefCell<Requests>,
     request: *mut c_void,
     may_begin: impl FnOnce() -> bool,
 ) -> Option<Current<'a>> {
-    with_requests(|requests| {
-        let request = Request::of_pointer(request)?;
-        if let Some(number) = requests.find(request) {
-            // SAFETY: as of this function.
-            return unsafe { requests.context(number).map(Current::Found) };
-        }
-        // The old worker of a reload closes its Lua states while it exits, and what a finaliser
-        // calls there has no request: the Lua side can tell.
-        if Symbols::of_process()?.is_exiting() {
-            return None;
-        }
-        if !may_begin() {
-            return Some(Current::NotBegun);
-        }
+    let mut requests = requests.try_borrow_mut().ok()?;
+    let request = Request::of_pointer(request)?;
+    if let Some(number) = requests.find(request) {
         // SAFETY: as of this function.
-        unsafe {
-            let number = requests.begin_at_work(request)?;
-            requests.context(number).map(Current::Begun)
-        }
-    })
+        return unsafe { requests.context(number).map(Current::Found) };
+    }
+    // The old worker of a reload closes its Lua states while it exits, and what a finaliser
+    // calls there has no request: the Lua side can tell.
+    if Symbols::of_process()?.is_exiting() {
+        return None;
+    }
+    if !may_begin() {
+        return Some(Current::NotBegun);
+    }
+    // SAFETY: as of this function.
+    unsafe {
+        let number = requests.begin_at_work(request)?;
+        requests.context(number).map(Current::Begun)
+    }
 }
 
+/// See the module's documentation.
 #[derive(Default)]
-struct Requests {
+pub(in crate::lua) struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
     numbers: Numbers,
@@ -144,8 +151,7 @@ impl Requests {
 
     /// A place for a request that has none.
     fn begin(&mut self, request: Request) -> Option<Number> {
-        self.clear_ended();
-        let number = match self.free.pop() {
+        let number = match self.clear_ended().or_else(|| self.free.pop()) {
             Some(number) => number,
             None => {
                 let number = Number::try_from(self.places.len() + 1).ok()?;
@@ -193,14 +199,16 @@ impl Requests {
             .is_some_and(|place| place.is_ended && place.turn == note.turn)
     }
 
-    fn clear_ended(&mut self) {
+    /// Frees the places of those that have ended, but for one, which it returns.
+    fn clear_ended(&mut self) -> Option<Number> {
+        let mut last = None;
         while let Some(number) = self.ended.pop() {
-            if let Some(place) = self.place(number) {
-                place.content.clear();
-                place.is_ended = false;
-                self.free.push(number);
-            }
+            let place = self.place(number)?;
+            place.content.clear();
+            place.is_ended = false;
+            self.free.extend(last.replace(number));
         }
+        last
     }
 
     /// The context in a place.

@@ -75,8 +75,9 @@ local problem = get_problem()
 headers.get_request = get_request
 local tells, headers_sent = pcall(known, "ngx_http_lua_ffi_headers_sent", HEADERS_SENT)
 local tells_phase, phase = pcall(known, "ngx_http_lua_ffi_get_phase", GET_PHASE)
-headers.setter = ffi.new(native.fast.setter, set_header, problem, tells and headers_sent or nil,
-  tells_phase and phase or nil)
+local requests = native.nginx_requests and native.nginx_requests.requests
+headers.setter = ffi.new(native.fast.setter, requests, set_header, problem,
+  tells and headers_sent or nil, tells_phase and phase or nil)
 -- For nobody to read: a pointer keeps nothing alive.
 headers.anchor = problem
 
