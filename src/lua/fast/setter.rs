@@ -40,7 +40,8 @@ pub(super) const DECLARATION: &str =
 /// What sets the response headers of a host.
 #[repr(C)]
 pub(super) struct Setter {
-    /// Those of nginx's thread; null where they have no contexts of their own.
+    /// Those of the thread that loaded the module into this Lua state, never freed: nginx's, in a state
+    /// that has requests. Null where they have no contexts of their own.
     requests: *const RefCell<Requests>,
     set_header: Option<SetHeader>,
     problem: *mut c_void,
@@ -54,8 +55,7 @@ pub(super) struct Setter {
 impl Setter {
     /// Works on the context of a request whose headers were not sent yet; what it changes becomes
     /// headers at once. `may_begin`: the glue says that in this phase a context may be begun; else it
-    /// has not looked.
-    /// `work` says whether it was done. Answers as the functions of `fast`.
+    /// has not looked. `work` says whether it was done. Answers as the functions of `fast`.
     ///
     /// # Safety
     ///

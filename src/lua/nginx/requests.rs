@@ -24,8 +24,8 @@ use crate::lua::held::Held;
 use crate::lua::raw::{Content, Natives, push_lasting_context};
 
 /// Registers the natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the
-/// FFI, where the requests of this thread are, which never ends, and `context(number)`, which gives
-/// a userdata of the context in that place.
+/// FFI, that of this thread's requests, which are never freed, and `context(number)`, which gives a
+/// userdata of the context in that place.
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let table = natives.lua().create_table()?;
     for (name, function) in [

@@ -6,7 +6,7 @@
 
 local native, parts = ...
 local raise = parts.errors.raise
-local next, pcall, require, tonumber, type = next, pcall, require, tonumber, type
+local pcall, require, tonumber, type = pcall, require, tonumber, type
 local max, min = math.max, math.min
 
 local package = package
