@@ -8,7 +8,6 @@
 
 use smallvec::SmallVec;
 use std::cell::LazyCell;
-use std::collections::BTreeMap;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
@@ -16,10 +15,12 @@ use super::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use super::secret_names::{exposed, exposed_version};
 use super::shared::Shared;
 
+mod applied;
 mod attribute_headers;
 mod changes;
 mod removed;
 
+use applied::Applied;
 use attribute_headers::{AttributeHeaders, HeaderList};
 pub use changes::{ChangeList, Changes, Headers, HeadersCopy};
 use removed::Removed;
@@ -69,20 +70,6 @@ struct More {
     /// Attributes named as secrets by the fields of applied results. Those of the base result
     /// are asked there.
     secret_fields: Vec<Bytes>,
-}
-
-/// The attributes applied so far.
-#[derive(Debug, Default)]
-enum Applied {
-    #[default]
-    Nothing,
-    /// Of a single result, shared with it, or of several where the last has every name.
-    Once(Attributes),
-    /// Of several calls; with each name the number of the call that set it.
-    Merged {
-        calls: u64,
-        by_name: BTreeMap<AttributeName, (u64, AttributeValue)>,
-    },
 }
 
 impl RequestContext {
@@ -468,55 +455,6 @@ fn one_per_name(mut list: HeaderList) -> HeaderList {
         });
     }
     list
-}
-
-impl Applied {
-    fn add(&mut self, attributes: &Attributes) {
-        if attributes.is_empty() {
-            return;
-        }
-        // Whatever earlier calls said, this one says anew.
-        if matches!(self, Self::Nothing)
-            || self.iter().all(|(_, name, _)| attributes.contains(name))
-        {
-            *self = Self::Once(attributes.clone());
-            return;
-        }
-        let (call, mut by_name) = match std::mem::take(self) {
-            Self::Merged { calls, by_name } => (calls.saturating_add(1), by_name),
-            before => {
-                let own = |(call, name, value): (u64, &AttributeName, &AttributeValue)| {
-                    (name.clone(), (call, value.clone()))
-                };
-                (2, before.iter().map(own).collect())
-            }
-        };
-        for (name, value) in attributes.iter() {
-            by_name.insert(name.clone(), (call, value.clone()));
-        }
-        *self = Self::Merged {
-            calls: call,
-            by_name,
-        };
-    }
-
-    /// Number of the call (from 1), name and value, sorted by name.
-    fn iter(&self) -> impl Iterator<Item = (u64, &AttributeName, &AttributeValue)> {
-        let (once, merged) = match self {
-            Self::Nothing => (None, None),
-            Self::Once(attributes) => (Some(attributes), None),
-            Self::Merged { by_name, .. } => (None, Some(by_name)),
-        };
-        let once = once
-            .into_iter()
-            .flat_map(|attributes| attributes.iter().map(|(name, value)| (1, name, value)));
-        let merged = merged.into_iter().flat_map(|by_name| {
-            by_name
-                .iter()
-                .map(|(name, (call, value))| (*call, name, value))
-        });
-        once.chain(merged)
-    }
 }
 
 fn check(attributes: &Attributes) -> Result<(), RefusedAttribute> {

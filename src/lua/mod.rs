@@ -9,7 +9,7 @@
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | natives on Lua's own C API: the request path |
 //! | `held.rs` | what results and contexts are in their userdata |
-//! | `fast.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
+//! | `fast.rs`, `fast/setter.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
 //! | `result.rs`, `context.rs` | natives of results and request contexts |
 //! | `plainly.rs` | functions of the API that are natives themselves |
 //! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `nginx/symbols.rs` | the names of nginx that are used, and how |
 //! | `nginx/request_end.rs` | tells of the end of a request |
-//! | `nginx/requests.rs` | the request contexts of nginx's requests |
+//! | `nginx/requests.rs`, `nginx/requests/` | the request contexts of nginx's requests |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
 mod request_end;

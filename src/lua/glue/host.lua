@@ -5,7 +5,7 @@
 --                            the request context calls act on now, and, where its response
 --                            headers are to be set at once, a function publish(name, value)
 --                            that sets one to a string; false clears it. Where there is a way
---                            without strings, also the struct `setter` of `fast.rs`, and the
+--                            without strings, also the struct of `fast/setter.rs`, and the
 --                            request whose headers it sets. Where there is no request it
 --                            raises at level 3: it is called by the functions of the API
 --                            themselves. `name` is given by those that change the context: they
