@@ -139,6 +139,40 @@ describe("get_backend_servers", function()
     assert.are.same({ one.port, two.port, one.port }, engine.ports(nb))
   end)
 
+  -- Long enough for LuaJIT to compile each, and more lengths than it copies in one go.
+  it("gives lists of any length, however often it changes", function()
+    local function uri(index, number)
+      return string.format("/%d/%d", number, index)
+    end
+    local kept = {}
+    for number, length in ipairs({ 3, 1, 10, 0, 9, 2, 5, 300, 256, 4, 6, 7, 10, 11, 8, 12, 3, 1, 0, 10 }) do
+      local targets = {}
+      for index = 1, length do
+        targets[index] = {
+          protocol = "http", host = "127.0.0.1", port = one.port, request_uri = uri(index, number),
+        }
+      end
+      nb.configure(engine.config(targets, { connect_interval = "1h", fast_interval = "1h" }))
+      local wrong = 0
+      for _ = 1, 200 do
+        local servers = nb.get_backend_servers()
+        wrong = wrong + (#servers == length and 0 or 1)
+        for index = 1, length do
+          wrong = wrong + (servers[index].request_uri == uri(index, number) and 0 or 1)
+          servers[index] = index
+        end
+        servers[length + 1], servers.extra = true, true
+      end
+      assert.are.equal(0, wrong)
+      kept[number] = nb.get_backend_servers()
+    end
+    for number, servers in ipairs(kept) do
+      for index, server in ipairs(servers) do
+        assert.are.equal(uri(index, number), server.request_uri)
+      end
+    end
+  end)
+
   it("lets pairs() list the fields where __pairs is honoured", function()
     local server = nb.get_backend_servers()[1]
     local honoured = false

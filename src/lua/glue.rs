@@ -25,6 +25,7 @@ const PARTS: &[(&str, &str)] = &[
     ),
     ("nginx", include_str!("glue/hosts/nginx.lua")),
     ("host", include_str!("glue/host.lua")),
+    ("copies", include_str!("glue/copies.lua")),
     ("servers", include_str!("glue/servers.lua")),
     ("monitor", include_str!("glue/monitor.lua")),
     ("check", include_str!("glue/check.lua")),

@@ -69,23 +69,26 @@ local MOST_SPARE = 64
 -- just made is taken from an array that nobody else has. Where nothing is there all the same,
 -- `make_one` does without the array.
 local function maker(fill, make_one)
-  local spare, left, size = {}, 0, 1
+  local spare = {}
+  -- How many are left, and how many are made next. Of a struct so small a trace knows the address.
+  local state = ffi.new("struct { int left, size; }", 0, 1)
   return function()
+    local left = state.left
     local object = spare[left]
     if object then
       spare[left] = nil
-      left = left - 1
+      state.left = left - 1
       return object
     end
-    local count = size
+    local count = state.size
     local made = new_table(count, 0)
     fill(made, count)
-    if size < MOST_SPARE then
-      size = count * 2
+    if count < MOST_SPARE then
+      state.size = count * 2
     end
     object = made[count]
     made[count] = nil
-    spare, left = made, count - 1
+    spare, state.left = made, count - 1
     return object or make_one()
   end
 end
@@ -147,6 +150,11 @@ local function set_table(result, attributes)
   end
   local staged = stage()
   return add_all(staged, attributes) and set_attributes(staged, result) == 0
+end
+
+-- Sets the attributes.
+function api.set_attributes(result, value)
+  return type(value) == "table" and is_result(result) and set_table(result, value)
 end
 
 -- Sets the field with this number.

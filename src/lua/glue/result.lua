@@ -51,6 +51,19 @@ for number = 1, #result_fields do
   methods[name] = fast and method or native.plainly.result_method(method, number)
 end
 
+-- What most scripts set: a function of its own, of which a trace knows more than of one that any
+-- field's may be.
+if fast then
+  local set_attributes, method = fast.set_attributes, methods.attributes
+  function methods.attributes(self, ...)
+    if set_attributes(self, (...)) then
+      return nil
+    end
+    -- A tail call, which takes the place of this one: errors are told of whoever called it.
+    return method(self, ...)
+  end
+end
+
 -- Level 3: called by a metamethod, which the script's expression calls.
 local function unknown(what, key)
   local known = type(key) == "string" and nearest(key, result_fields)

@@ -91,33 +91,58 @@ end
 
 -- LuaJIT: the two words that say whether the list still holds are read where they are, without
 -- a call, so that a trace compiles all of it. `volatile` keeps a compiled loop from reading
--- them once. The anchor keeps the memory mapped for as long as the addresses are used.
-local new_table = parts.ffi.new_table
-local word = ffi.typeof("const volatile uint32_t *")
+-- them once. The anchor keeps the memory mapped for as long as the addresses are used. A trace
+-- knows the addresses of structs as small as these.
 local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
-local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
--- What the two point into: a pointer keeps nothing alive.
+local word = ffi.typeof("const volatile uint32_t *")
+local words = ffi.new("struct { const volatile uint32_t *epoch, *generation; }", none, none)
+-- What they are as long as the list holds.
+local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
+-- What the words point into: a pointer keeps nothing alive.
 local anchor = none
+
+local new_table, copies = parts.ffi.new_table, parts.copies
+
+local function copy_list()
+  local copy = new_table(count, 0)
+  for index = 1, count do
+    copy[index] = list[index]
+  end
+  return copy
+end
+
+-- Returns a copy of the list.
+local copied = copy_list
 
 local function refresh_words(name)
   refresh(name)
   local epoch_at, generation_at, keeper = native.words()
   if epoch_at and keeper then
-    epoch_word = ffi.cast(word, epoch_at) + low
-    generation_word = ffi.cast(word, generation_at) + low
+    words.epoch = ffi.cast(word, epoch_at) + low
+    words.generation = ffi.cast(word, generation_at) + low
     anchor = keeper
   end
+  local copy, template = copies.of_length(count)
+  -- All that made something is behind: nothing comes here any more before this is done. What did
+  -- so meanwhile may have found another list.
+  if copy and #template == count then
+    for index = 1, count do
+      template[index] = list[index]
+    end
+    copied = copy
+  else
+    copied = copy_list
+  end
+  known.epoch, known.generation = epoch, generation
 end
 
 function servers.api.get_backend_servers()
-  if epoch_word[0] ~= epoch or generation_word[0] ~= generation then
+  if words.epoch[0] ~= known.epoch or words.generation[0] ~= known.generation then
     refresh_words("get_backend_servers")
   end
-  local copy = new_table(count, 0)
-  for index = 1, count do
-    copy[index] = list[index]
-  end
+  -- No tail call: a trace that begins with this function would not end with it.
+  local copy = copied()
   return copy
 end
 

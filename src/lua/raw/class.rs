@@ -56,8 +56,7 @@ struct Contents<T> {
 
 #[cfg(feature = "luajit")]
 impl<T> Contents<T> {
-    /// For `count` userdata; leaves the environment table on the stack. (As that of the running
-    /// function it would be had for nothing, but finalisers may call the same function meanwhile.)
+    /// For `count` userdata; leaves the environment table on the stack.
     ///
     /// # Safety
     ///
@@ -91,8 +90,7 @@ impl<T> Contents<T> {
         // calls in between raises or collects.
         unsafe {
             let content = self.first.add(index);
-            let block = ffi::lua_newuserdata(state, size_of::<*mut Content<T>>());
-            block.cast::<*mut Content<T>>().write(content);
+            push_address(state, content);
             ffi::lua_pushvalue(state, self.environment);
             ffi::lua_setfenv(state, -2);
             ffi::lua_pushvalue(state, self.metatable);
@@ -198,22 +196,64 @@ pub(in crate::lua) unsafe extern "C-unwind" fn fill_contexts(state: *mut lua_Sta
 #[cfg(feature = "luajit")]
 unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
     // SAFETY: as of the callers. The array is a table, so that nothing but want of memory
-    // raises; no frame owns anything then: what is made belongs to its userdata at once. Making
-    // it cannot panic.
+    // raises; no frame owns anything then: what is made belongs to its userdata at once.
     unsafe {
         if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
             // The glue asks for few: any number it can mean is exact.
             let count = ffi::lua_tonumber(state, 2) as c_int;
             let contents = Contents::<T>::new(state, metatable, count.unsigned_abs() as usize);
-            for index in 0..count {
-                let content = contents.push_userdata(state, index as usize);
-                content.write(Some(Held::default()));
-                ffi::lua_rawseti(state, 1, (index + 1).into());
-            }
+            // A userdata begins with the environment of the function that makes it, for nothing: so
+            // a function of these alone makes them. (Of one that is called again, finalisers could
+            // change the environment meanwhile.)
+            ffi::lua_pushvalue(state, metatable);
+            ffi::lua_pushcclosure(state, fill_here::<T>, 1);
+            ffi::lua_pushvalue(state, contents.environment);
+            ffi::lua_setfenv(state, -2);
+            ffi::lua_pushvalue(state, 1);
+            ffi::lua_call(state, 1, 0);
             contents.finish(state);
         }
     }
     0
+}
+
+/// `fill_here(array)`: puts userdata of all contents of a holder into the array.
+///
+/// # Safety
+///
+/// Called by `fill`: its environment is that of a `Contents` which nobody else has, and upvalue 1 the
+/// metatable of its class.
+#[cfg(feature = "luajit")]
+unsafe extern "C-unwind" fn fill_here<T: Default>(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; see `Contents::push_userdata`. Making a content cannot panic.
+    unsafe {
+        ffi::lua_rawgeti(state, ffi::LUA_ENVIRONINDEX, 1);
+        let first = ffi::lua_touserdata(state, -1).cast::<Content<T>>();
+        let count = ffi::lua_objlen(state, -1) / size_of::<Content<T>>();
+        for index in 0..count {
+            let content = first.add(index);
+            push_address(state, content);
+            ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
+            ffi::lua_setmetatable(state, -2);
+            content.write(Some(Held::default()));
+            ffi::lua_rawseti(state, 1, (index as c_int + 1).into());
+        }
+    }
+    0
+}
+
+/// Pushes a userdata with the address of its content, and without metatable.
+///
+/// # Safety
+///
+/// As of `push_result`.
+#[cfg(feature = "luajit")]
+unsafe fn push_address<T>(state: *mut lua_State, content: *mut Content<T>) {
+    // SAFETY: as of this function.
+    unsafe {
+        let block = ffi::lua_newuserdata(state, size_of_val(&content));
+        block.cast::<*mut Content<T>>().write(content);
+    }
 }
 
 /// Pushes a userdata of the context that is where `find` says, for the number that is argument 1;
@@ -233,8 +273,7 @@ pub(in crate::lua) unsafe fn push_lasting_context(
         // A number that counts something is exact.
         match find(ffi::lua_tonumber(state, 1) as i64) {
             Some(content) => {
-                let block = ffi::lua_newuserdata(state, size_of_val(&content));
-                block.cast::<*mut Content<RequestContext>>().write(content);
+                push_address(state, content);
                 ffi::lua_pushvalue(state, CONTEXT_METATABLE);
                 ffi::lua_setmetatable(state, -2);
             }

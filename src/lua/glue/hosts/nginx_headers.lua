@@ -76,9 +76,11 @@ headers.get_request = get_request
 local tells, headers_sent = pcall(known, "ngx_http_lua_ffi_headers_sent", HEADERS_SENT)
 local tells_phase, phase = pcall(known, "ngx_http_lua_ffi_get_phase", GET_PHASE)
 local requests = native.nginx_requests and native.nginx_requests.requests
-headers.setter = ffi.new(native.fast.setter, requests, set_header, problem,
+local setter = ffi.new(native.fast.setter, requests, set_header, problem,
   tells and headers_sent or nil, tells_phase and phase or nil)
+-- A trace knows the value of a pointer, but not the address of a struct of this size.
+headers.setter = ffi.cast("void *", setter)
 -- For nobody to read: a pointer keeps nothing alive.
-headers.anchor = problem
+headers.anchor = { problem, setter }
 
 return headers
