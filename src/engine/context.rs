@@ -11,7 +11,7 @@ use std::cell::LazyCell;
 
 use super::attribute_name::AttributeName;
 use super::headers::{self, Header, RefusedAttribute};
-use super::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
+use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
 use super::secret_names::{exposed, exposed_version};
 use super::shared::Shared;
 
@@ -236,30 +236,9 @@ impl RequestContext {
     /// with all there were, or there was nothing to report. Once it says false it is not called again,
     /// and nothing counts as reported, though the host has some: it is to be told in another way
     /// ([`Self::take_changes`]) before anything else changes.
-    pub fn report(&mut self, mut set: impl FnMut(&str, Option<&[u8]>) -> bool) -> bool {
-        if let Some((name, value)) = self.first_header() {
-            let is_set = set(name, Some(value));
-            if is_set {
-                self.headers.note_first_reported();
-            }
-            return is_set;
-        }
-        if self.more.is_some() || !self.headers.needs_no_list() {
-            return self.report_all(&mut set);
-        }
-        let mut all_set = true;
-        changes::for_each_of_selection(self.selection_change(), |name, value| {
-            all_set = all_set && set(name, value);
-        });
-        if all_set {
-            self.selection_before = None;
-        }
-        all_set
-    }
-
-    // Few requests need it: it is not to lie between what most of them do.
+    // Hardly any request needs it: it is not to lie between what most of them do.
     #[cold]
-    fn report_all(&mut self, set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool) -> bool {
+    pub fn report(&mut self, set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool) -> bool {
         self.update_headers();
         let mut all_set = true;
         self.changes()
@@ -270,23 +249,67 @@ impl RequestContext {
         all_set
     }
 
-    /// Name and value of the header that alone is to be reported, as in most requests: of the only
-    /// attribute, a text, where nothing could withhold it.
-    fn first_header(&self) -> Option<(&str, &[u8])> {
-        let is_first =
-            self.headers.is_first() && self.selection_before.is_none() && self.more.is_none();
-        match &self.applied {
-            Applied::Once(attributes) if is_first => match attributes.single()? {
-                (name, AttributeValue::One(Scalar::Bytes(text))) if !name.means_secret() => {
-                    Some((name.header()?, text))
-                }
-                _ => None,
-            },
-            _ => None,
+    /// [`Self::select`], then [`Self::report`]: in one where it is the first selection and nothing else
+    /// is to be reported.
+    pub fn select_and_report(
+        &mut self,
+        ip: &[u8],
+        port: u16,
+        mut set: impl FnMut(&str, Option<&[u8]>) -> bool,
+    ) -> bool {
+        let is_first = self.selection.is_none()
+            && self.selection_before.is_none()
+            && self.more.is_none()
+            && self.headers.needs_no_list();
+        if !is_first {
+            self.select(ip, port);
+            return self.report(&mut set);
         }
+        let selection = self.selection.insert(Selection {
+            ip: HostText::from_slice(ip),
+            port,
+        });
+        let mut all_set = true;
+        selection.for_each_header(&mut |name, value| all_set = all_set && set(name, Some(value)));
+        if !all_set {
+            self.selection_before = Some(None);
+        }
+        all_set
     }
 
-    /// Makes the list that [`Self::report`] had no need for.
+    /// [`Self::apply`], then [`Self::report`]: in one, and without a list of headers, where the result
+    /// has one attribute, a text that nothing could withhold, it is the first, and nothing else is to be
+    /// reported.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::apply`].
+    pub fn apply_and_report(
+        &mut self,
+        result: &BackendResult,
+        mut set: impl FnMut(&str, Option<&[u8]>) -> bool,
+    ) -> Result<bool, RefusedAttribute> {
+        let is_first = matches!(self.applied, Applied::Nothing)
+            && self.selection_before.is_none()
+            && self.more.is_none()
+            && self.headers.is_new()
+            && result.details.is_none();
+        let only = result.attributes.single().filter(|_| is_first);
+        let Some((name, text, header)) = only.and_then(|(n, v)| headers::of_text(n, v)) else {
+            self.apply(result)?;
+            return Ok(self.report(&mut set));
+        };
+        self.applied = Applied::Once(Attributes::text(name.clone(), text));
+        let is_set = set(header, Some(text));
+        if is_set {
+            self.headers.note_first_reported();
+        } else {
+            self.headers.outdate();
+        }
+        Ok(is_set)
+    }
+
+    /// Makes the list that [`Self::apply_and_report`] had no need for.
     fn make_up_headers(&mut self) {
         if self.headers.is_unmade() {
             self.make_up_first_header();

@@ -77,7 +77,9 @@ enum Pairs {
 }
 
 impl Attributes {
-    pub fn one(name: AttributeName, value: AttributeValue) -> Self {
+    /// One attribute, a text.
+    pub fn text(name: AttributeName, text: &[u8]) -> Self {
+        let value = AttributeValue::One(Scalar::Bytes(Text::from_slice(text)));
         Self(Pairs::One((name, value)))
     }
 

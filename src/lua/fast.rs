@@ -238,8 +238,7 @@ unsafe extern "C" fn set_attribute(
                 bytes(text, text_length),
             )
         };
-        let value = AttributeValue::One(Scalar::Bytes(Text::from_slice(text)));
-        result.with(|r| r.attributes = Attributes::one(name.into(), value));
+        result.with(|r| r.attributes = Attributes::text(name.into(), text));
         Some(outcome::DONE)
     })
 }
@@ -327,13 +326,15 @@ unsafe extern "C" fn select_here(
         // SAFETY: the glue passes its setter, the current request and a string.
         let (setter, ip) = unsafe { (setter.as_ref()?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
+        is_plain_literal(ip).then_some(())?;
         // SAFETY: as above.
         unsafe {
-            setter.decide(request, may_begin, |context| {
-                is_plain_literal(ip).then_some(())?;
-                context.with(|c| c.select(ip, port));
-                Some(())
-            })
+            setter.decide(
+                request,
+                may_begin,
+                |c, set| Some(c.select_and_report(ip, port, set)),
+                |c| Some(c.select(ip, port)),
+            )
         }
     })
 }
@@ -350,8 +351,13 @@ unsafe extern "C" fn apply_here(
         // result.
         unsafe {
             let result = handle::<BackendResult>(result)?;
-            setter.as_ref()?.decide(request, may_begin, |context| {
-                result.with_current(|r| context.with(|c| c.apply(r).ok()))
+            result.with_current(|r| {
+                setter.as_ref()?.decide(
+                    request,
+                    may_begin,
+                    |c, set| c.apply_and_report(r, set).ok(),
+                    |c| c.apply(r).ok(),
+                )
             })
         }
     })

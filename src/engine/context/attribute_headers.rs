@@ -52,9 +52,9 @@ impl AttributeHeaders {
         self.state = State::Outdated;
     }
 
-    /// Whether the attributes changed, and no headers were made before.
-    pub(super) fn is_first(&self) -> bool {
-        self.state == State::Outdated && self.lists.is_none()
+    /// Whether there were no attributes so far, for all that the host knows.
+    pub(super) fn is_new(&self) -> bool {
+        self.state == State::Current && self.lists.is_none()
     }
 
     /// Whether no list was made, and the attributes did not change since the host heard of them.

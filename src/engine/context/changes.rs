@@ -59,26 +59,11 @@ impl HeadersCopy {
 }
 
 impl Selection {
-    fn for_each_header(&self, each: &mut impl FnMut(&str, &[u8])) {
+    pub(super) fn for_each_header(&self, each: &mut impl FnMut(&str, &[u8])) {
         each(headers::AUTH_SERVER, &self.ip);
-        let mut buffer = [0; 5];
-        each(headers::AUTH_PORT, decimal(self.port, &mut buffer));
+        let mut digits = itoa::Buffer::new();
+        each(headers::AUTH_PORT, digits.format(self.port).as_bytes());
     }
-}
-
-/// `number` in digits, without an allocation.
-fn decimal(mut number: u16, buffer: &mut [u8; 5]) -> &[u8] {
-    let mut first = buffer.len();
-    for (at, slot) in buffer.iter_mut().enumerate().rev() {
-        // `number % 10` is below 10.
-        *slot = b'0' + (number % 10) as u8;
-        first = at;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    buffer.get(first..).unwrap_or_default()
 }
 
 /// What became of the response headers since the host last heard of them.
@@ -98,7 +83,16 @@ impl Changes<'_> {
     /// Calls `each` with the name of each header that changed and its value, `None` where it
     /// vanished. Does not allocate.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
-        for_each_of_selection(self.selection, &mut each);
+        match self.selection {
+            None => {}
+            Some(None) => {
+                each(headers::AUTH_SERVER, None);
+                each(headers::AUTH_PORT, None);
+            }
+            Some(Some(selection)) => {
+                selection.for_each_header(&mut |name, value| each(name, Some(value)));
+            }
+        }
         if !self.removed.is_empty() {
             self.for_each_removed(&mut each);
         }
@@ -130,23 +124,6 @@ impl Changes<'_> {
         let mut list = Vec::new();
         self.for_each(|name, value| list.push((name.into(), value.map(Text::from_slice))));
         ChangeList(list)
-    }
-}
-
-/// As [`Changes::for_each`], for what became of the selection.
-pub(super) fn for_each_of_selection(
-    selection: Option<Option<&Selection>>,
-    mut each: impl FnMut(&str, Option<&[u8]>),
-) {
-    match selection {
-        None => {}
-        Some(None) => {
-            each(headers::AUTH_SERVER, None);
-            each(headers::AUTH_PORT, None);
-        }
-        Some(Some(selection)) => {
-            selection.for_each_header(&mut |name, value| each(name, Some(value)));
-        }
     }
 }
 

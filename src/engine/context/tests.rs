@@ -327,10 +327,11 @@ enum Step {
     Look,
     /// As another request's.
     Clear,
-    /// After so many headers.
-    FailToReport(u32),
-    /// To a host that sets each header at once.
-    Set,
+    /// To a host that sets each header at once, but for what comes after so many headers: a selection,
+    /// a result, or what is there to be reported.
+    SelectFor(&'static str, u32),
+    ApplyFor(Vec<(&'static str, &'static str)>, Option<&'static str>, u32),
+    Set(u32),
     Report,
 }
 
@@ -338,18 +339,22 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let name = || prop::sample::select(vec!["a", "A", "b_c", "b-c", "password", "totp", "x"]);
     let pairs = || prop::collection::vec((name(), prop::sample::select(vec!["1", "2", ""])), 0..4);
     let secret = || prop::option::weighted(0.2, name());
+    let ip = || prop::sample::select(vec!["192.0.2.1", "192.0.2.2"]);
+    let headers = || prop_oneof![Just(u32::MAX), 0_u32..4];
     let step = prop_oneof![
         (pairs(), secret()).prop_map(|(pairs, secret)| Step::Base(pairs, secret)),
         (pairs(), secret()).prop_map(|(pairs, secret)| Step::Apply(pairs, secret)),
         (pairs(), secret()).prop_map(|(pairs, secret)| Step::Apply(pairs, secret)),
         name().prop_map(Step::Remove),
-        prop::sample::select(vec!["192.0.2.1", "192.0.2.2"]).prop_map(Step::Select),
+        ip().prop_map(Step::Select),
         Just(Step::Reset),
         Just(Step::Look),
         Just(Step::Clear),
-        (0_u32..4).prop_map(Step::FailToReport),
-        Just(Step::Set),
-        Just(Step::Set),
+        (ip(), headers()).prop_map(|(ip, may_set)| Step::SelectFor(ip, may_set)),
+        (ip(), headers()).prop_map(|(ip, may_set)| Step::SelectFor(ip, may_set)),
+        (pairs(), secret(), headers()).prop_map(|(p, s, may_set)| Step::ApplyFor(p, s, may_set)),
+        (pairs(), secret(), headers()).prop_map(|(p, s, may_set)| Step::ApplyFor(p, s, may_set)),
+        headers().prop_map(Step::Set),
         Just(Step::Report),
         Just(Step::Report),
     ];
@@ -361,6 +366,43 @@ fn hear(host: &mut BTreeMap<String, Vec<u8>>, name: &str, value: Option<&[u8]>) 
         Some(value) => host.insert(name.to_owned(), value.to_vec()),
         None => host.remove(name),
     };
+}
+
+fn applied(pairs: &[(&str, &str)], secret: Option<&str>) -> BackendResult {
+    let mut applied = result(pairs);
+    applied.totp_secret_field = secret.map(|name| name.as_bytes().into());
+    applied
+}
+
+type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
+
+/// Reports to a host that sets no more headers than it may. Where it is to set more it knows for sure
+/// of none; else it is told of nothing twice.
+fn tell(
+    context: &mut RequestContext,
+    host: &mut BTreeMap<String, Vec<u8>>,
+    may_set: u32,
+    report: impl FnOnce(&mut RequestContext, SetOne<'_>) -> bool,
+) -> Result<(), TestCaseError> {
+    let mut left = may_set;
+    let mut failed = false;
+    let is_told = report(context, &mut |name, value| {
+        assert!(!failed, "asked again");
+        failed = left == 0;
+        if !failed {
+            hear(host, name, value);
+            left -= 1;
+        }
+        !failed
+    });
+    prop_assert_eq!(is_told, !failed);
+    if is_told {
+        prop_assert!(context.report(&mut |_, _| false), "told twice");
+    } else {
+        context.report_anew();
+        host.clear();
+    }
+    Ok(())
 }
 
 proptest! {
@@ -375,11 +417,7 @@ proptest! {
                     base.totp_secret_field = secret.map(|name| name.as_bytes().into());
                     context.set_base(base).unwrap();
                 }
-                Step::Apply(pairs, secret) => {
-                    let mut applied = result(&pairs);
-                    applied.totp_secret_field = secret.map(|name| name.as_bytes().into());
-                    context.apply(&applied).unwrap();
-                }
+                Step::Apply(pairs, secret) => context.apply(&applied(&pairs, secret)).unwrap(),
                 Step::Remove(name) => context.remove([name]),
                 Step::Select(ip) => context.select(ip, 143),
                 Step::Reset => context.reset(),
@@ -388,29 +426,21 @@ proptest! {
                     context.clear();
                     host.clear();
                 }
-                Step::FailToReport(may_set) => {
-                    // At the first header, or a later one; then the host knows for sure of none.
-                    let mut left = may_set;
-                    let is_told = context.report(|name, value| {
-                        let is_set = left > 0;
-                        if is_set {
-                            hear(&mut host, name, value);
-                            left -= 1;
-                        }
-                        is_set
-                    });
-                    if !is_told {
-                        context.report_anew();
-                        host.clear();
-                    }
+                Step::SelectFor(ip, may_set) => {
+                    let told = |c: &mut RequestContext, set: SetOne<'_>| {
+                        c.select_and_report(ip.as_bytes(), 143, set)
+                    };
+                    tell(&mut context, &mut host, may_set, told)?;
                 }
-                Step::Set => {
-                    let is_told = context.report(|name, value| {
-                        hear(&mut host, name, value);
-                        true
-                    });
-                    prop_assert!(is_told);
-                    prop_assert!(context.report(|_, _| false), "told twice");
+                Step::ApplyFor(pairs, secret, may_set) => {
+                    let result = applied(&pairs, secret);
+                    let told = |c: &mut RequestContext, set: SetOne<'_>| {
+                        c.apply_and_report(&result, set).unwrap()
+                    };
+                    tell(&mut context, &mut host, may_set, told)?;
+                }
+                Step::Set(may_set) => {
+                    tell(&mut context, &mut host, may_set, RequestContext::report)?;
                 }
                 Step::Report => {
                     context

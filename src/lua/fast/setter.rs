@@ -33,6 +33,9 @@ type HeadersSent = unsafe extern "C" fn(*mut c_void) -> c_int;
 /// and where it says what is wrong.
 type GetPhase = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 
+/// Sets a header, or clears it, and says whether that was done.
+type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
+
 /// [`Setter`], as the FFI fills it in; `begins` is 0.
 pub(super) const DECLARATION: &str =
     "struct { void *requests, *set_header, *problem, *headers_sent, *get_phase; int begins; }";
@@ -53,9 +56,11 @@ pub(super) struct Setter {
 }
 
 impl Setter {
-    /// Works on the context of a request whose headers were not sent yet; what it changes becomes
+    /// Changes the context of a request whose headers were not sent yet; what that changes becomes
     /// headers at once. `may_begin`: the glue says that in this phase a context may be begun; else it
-    /// has not looked. `work` says whether it was done. Answers as the functions of `fast`.
+    /// has not looked. `change_and_report` changes a context and tells its second argument of the
+    /// headers, as [`RequestContext::report`] does; `change` does the same without telling anybody, for
+    /// one that others have, too. Both say whether it was done. Answers as the functions of `fast`.
     ///
     /// # Safety
     ///
@@ -64,7 +69,8 @@ impl Setter {
         &self,
         request: *mut c_void,
         may_begin: bool,
-        work: impl FnOnce(&Held<RequestContext>) -> Option<()>,
+        change_and_report: impl FnOnce(&mut RequestContext, SetOne<'_>) -> Option<bool>,
+        change: impl FnOnce(&mut RequestContext) -> Option<()>,
     ) -> Option<c_int> {
         // SAFETY: as of this function.
         let is_open = || unsafe { self.headers_sent.is_some_and(|sent| sent(request) == 0) };
@@ -77,9 +83,15 @@ impl Setter {
             Current::Found(context) => is_open().then_some(context)?,
             Current::NotBegun => return Some(outcome::NOT_BEGUN),
         };
-        work(context)?;
         // SAFETY: as of this function.
-        Some(unsafe { changed(context, self, request) })
+        let mut set = |name: &str, value: Option<&[u8]>| unsafe { self.set(request, name, value) };
+        let all_set = if context.is_shared() {
+            context.with(change)?;
+            report_to_several(context, &mut set)
+        } else {
+            context.with(|c| change_and_report(c, &mut set))?
+        };
+        Some(reported(all_set))
     }
 
     /// Whether a context may be begun in the phase that the request is in.
@@ -162,11 +174,14 @@ pub(super) unsafe fn changed(
     }
     // SAFETY: as of this function.
     let mut set = |name: &str, value: Option<&[u8]>| unsafe { setter.set(request, name, value) };
-    let all_set = if context.is_shared() {
-        changed_for_several(context, &mut set)
+    reported(if context.is_shared() {
+        report_to_several(context, &mut set)
     } else {
-        context.with(|c| c.report(set))
-    };
+        context.with(|c| c.report(&mut set))
+    })
+}
+
+fn reported(all_set: bool) -> c_int {
     if all_set {
         outcome::DONE
     } else {
@@ -176,10 +191,7 @@ pub(super) unsafe fn changed(
 
 /// nginx, which may write to its log, is not called under a lock that others wait for.
 #[cold]
-fn changed_for_several(
-    context: &Held<RequestContext>,
-    set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool,
-) -> bool {
+fn report_to_several(context: &Held<RequestContext>, set: SetOne<'_>) -> bool {
     let mut all_set = true;
     let changes = context.with(RequestContext::take_changes);
     changes.for_each(|name, value| all_set = all_set && set(name, value));
