@@ -333,7 +333,10 @@ unsafe extern "C" fn select_here(
                 request,
                 may_begin,
                 |c, set| Some(c.select_and_report(ip, port, set)),
-                |c| Some(c.select(ip, port)),
+                |c| {
+                    c.select(ip, port);
+                    Some(())
+                },
             )
         }
     })
