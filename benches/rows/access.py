@@ -15,7 +15,7 @@ OWN = "plain Lua that does the same with tables of the caller's own"
 
 
 def measure(rows):
-    environment = {"BENCH_JSON": "1", "STARTS": str(quick(1, 7)), "ROUNDS": str(quick(8, 6)), **os.environ}
+    environment = {"BENCH_JSON": "1", "STARTS": str(quick(1, 12)), "ROUNDS": str(quick(8, 6)), **os.environ}
     done = subprocess.run(
         [sys.executable, ROOT / "benches/openresty.py"],
         env=environment, capture_output=True, text=True, check=False,

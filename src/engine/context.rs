@@ -236,7 +236,7 @@ impl RequestContext {
     /// with all there were, or there was nothing to report. Once it says false it is not called again,
     /// and nothing counts as reported, though the host has some: it is to be told in another way
     /// ([`Self::take_changes`]) before anything else changes.
-    // Hardly any request needs it: it is not to lie between what most of them do.
+    // Most requests do with the two below: it is not to lie between what those do.
     #[cold]
     pub fn report(&mut self, set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool) -> bool {
         self.update_headers();
@@ -295,7 +295,8 @@ impl RequestContext {
             && self.headers.is_new()
             && result.details.is_none();
         let only = result.attributes.single().filter(|_| is_first);
-        let Some((name, text, header)) = only.and_then(|(n, v)| headers::of_text(n, v)) else {
+        let header = only.and_then(|(name, value)| Some((name, headers::of_text(name, value)?)));
+        let Some((name, (text, header))) = header else {
             self.apply(result)?;
             return Ok(self.report(&mut set));
         };

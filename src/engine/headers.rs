@@ -113,15 +113,15 @@ fn why_refused(name: &AttributeName, value: &AttributeValue) -> Option<Why> {
     })
 }
 
-/// An attribute that is a text and no secret by its name, with the header it becomes; none where it is
-/// something else or cannot become one.
+/// The text of an attribute that is one and no secret by its name, and the header it becomes; none where
+/// it is something else or cannot become one.
 pub fn of_text<'a>(
     name: &'a AttributeName,
     value: &'a AttributeValue,
-) -> Option<(&'a AttributeName, &'a [u8], &'a str)> {
+) -> Option<(&'a [u8], &'a str)> {
     match value {
         AttributeValue::One(Scalar::Bytes(text)) if !name.means_secret() && !breaks_line(text) => {
-            Some((name, text, name.header()?))
+            Some((text, name.header()?))
         }
         _ => None,
     }

@@ -305,6 +305,52 @@ fn the_current_result_is_the_base_with_the_final_attributes() {
 }
 
 #[test]
+fn what_is_reported_at_once_is_refused_as_what_is_applied() {
+    for bad in ["a\rb", "12345678\n", "\0"] {
+        let mut context = RequestContext::new();
+        let refused = context.apply_and_report(&result(&[("a", bad)]), |_, _| panic!("told"));
+        assert_eq!(
+            refused,
+            context.apply(&result(&[("a", bad)])).map(|()| true)
+        );
+        assert!(refused.is_err() && context.attributes().is_empty());
+        let refused = context.apply_and_report(&result(&[("a b", "1")]), |_, _| panic!("told"));
+        assert!(refused.is_err() && context.attributes().is_empty());
+    }
+}
+
+#[test]
+fn nothing_is_reported_where_nothing_changed() {
+    let mut context = RequestContext::new();
+    let mut told = Vec::new();
+    let mut set = |name: &str, value: Option<&[u8]>| {
+        told.push((name.to_owned(), value.map(<[u8]>::to_vec)));
+        true
+    };
+    let number = BackendResult {
+        attributes: Attributes::from_pairs([(
+            b"n"[..].into(),
+            AttributeValue::One(Scalar::Integer(7)),
+        )]),
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        assert_eq!(context.apply_and_report(&result(&[]), &mut set), Ok(true));
+        assert!(context.select_and_report(b"192.0.2.1", 143, &mut set));
+        assert_eq!(context.apply_and_report(&number, &mut set), Ok(true));
+    }
+    let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
+    assert_eq!(
+        told,
+        [
+            header("Auth-Server", "192.0.2.1"),
+            header("Auth-Port", "143"),
+            header("X-Nauthilus-N", "7")
+        ]
+    );
+}
+
+#[test]
 fn reset_forgets_everything() {
     let mut context = RequestContext::new();
     context.set_base(with_groups(&["g"])).unwrap();

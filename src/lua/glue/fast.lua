@@ -70,7 +70,8 @@ local MOST_SPARE = 64
 -- `make_one` does without the array.
 local function maker(fill, make_one)
   local spare = {}
-  -- How many are left, and how many are made next. Of a struct so small a trace knows the address.
+  -- How many are left, and how many are made next. Of a struct of up to 16 bytes a trace knows the
+  -- address.
   local state = ffi.new("struct { int left, size; }", 0, 1)
   return function()
     local left = state.left

@@ -91,18 +91,18 @@ end
 
 -- LuaJIT: the two words that say whether the list still holds are read where they are, without
 -- a call, so that a trace compiles all of it. `volatile` keeps a compiled loop from reading
--- them once. The anchor keeps the memory mapped for as long as the addresses are used. A trace
--- knows the addresses of structs as small as these.
+-- them once. The anchor keeps the memory mapped for as long as the addresses are used: from one
+-- look to the next nothing is made, so that no finaliser comes in between.
+local word = ffi.typeof("const volatile uint32_t *")
 local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
-local word = ffi.typeof("const volatile uint32_t *")
-local words = ffi.new("struct { const volatile uint32_t *epoch, *generation; }", none, none)
--- What they are as long as the list holds.
-local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
--- What the words point into: a pointer keeps nothing alive.
+local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
+-- What the two point into: a pointer keeps nothing alive.
 local anchor = none
+-- What they say as long as the list holds. Of a struct of up to 16 bytes a trace knows the address.
+local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
 
-local new_table, copies = parts.ffi.new_table, parts.copies
+local new_table, copy_of = parts.ffi.new_table, parts.copies.of
 
 local function copy_list()
   local copy = new_table(count, 0)
@@ -119,26 +119,19 @@ local function refresh_words(name)
   refresh(name)
   local epoch_at, generation_at, keeper = native.words()
   if epoch_at and keeper then
-    words.epoch = ffi.cast(word, epoch_at) + low
-    words.generation = ffi.cast(word, generation_at) + low
+    epoch_word = ffi.cast(word, epoch_at) + low
+    generation_word = ffi.cast(word, generation_at) + low
     anchor = keeper
   end
-  local copy, template = copies.of_length(count)
-  -- All that made something is behind: nothing comes here any more before this is done. What did
-  -- so meanwhile may have found another list.
-  if copy and #template == count then
-    for index = 1, count do
-      template[index] = list[index]
-    end
-    copied = copy
-  else
-    copied = copy_list
-  end
-  known.epoch, known.generation = epoch, generation
+  -- Finalisers and hooks may come here meanwhile: what they find is either of this list, or this one
+  -- is known by words that no longer hold.
+  local list_epoch, list_generation = epoch, generation
+  copied = copy_of(list, count) or copy_list
+  known.epoch, known.generation = list_epoch, list_generation
 end
 
 function servers.api.get_backend_servers()
-  if words.epoch[0] ~= known.epoch or words.generation[0] ~= known.generation then
+  if epoch_word[0] ~= known.epoch or generation_word[0] ~= known.generation then
     refresh_words("get_backend_servers")
   end
   -- No tail call: a trace that begins with this function would not end with it.

@@ -195,16 +195,16 @@ pub(in crate::lua) unsafe extern "C-unwind" fn fill_contexts(state: *mut lua_Sta
 
 #[cfg(feature = "luajit")]
 unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
-    // SAFETY: as of the callers. The array is a table, so that nothing but want of memory
-    // raises; no frame owns anything then: what is made belongs to its userdata at once.
+    // SAFETY: as of the callers. Want of memory or of stack, finalisers and hooks may raise; no frame
+    // owns anything then: what is made belongs to its userdata at once.
     unsafe {
         if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
             // The glue asks for few: any number it can mean is exact.
             let count = ffi::lua_tonumber(state, 2) as c_int;
             let contents = Contents::<T>::new(state, metatable, count.unsigned_abs() as usize);
             // A userdata begins with the environment of the function that makes it, for nothing: so
-            // a function of these alone makes them. (Of one that is called again, finalisers could
-            // change the environment meanwhile.)
+            // a function of these alone makes them. (One for all would have to be given theirs, and
+            // finalisers may come here meanwhile and give it others.)
             ffi::lua_pushvalue(state, metatable);
             ffi::lua_pushcclosure(state, fill_here::<T>, 1);
             ffi::lua_pushvalue(state, contents.environment);
@@ -246,7 +246,8 @@ unsafe extern "C-unwind" fn fill_here<T: Default>(state: *mut lua_State) -> c_in
 ///
 /// # Safety
 ///
-/// As of `push_result`.
+/// Within a function that Lua called, with a stack slot left. Who gives it a metatable sees to it that
+/// the content is there as long as the userdata: by its environment, or for ever.
 #[cfg(feature = "luajit")]
 unsafe fn push_address<T>(state: *mut lua_State, content: *mut Content<T>) {
     // SAFETY: as of this function.
