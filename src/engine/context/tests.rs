@@ -444,7 +444,7 @@ fn tell(
     prop_assert_eq!(is_told, !failed);
     if is_told {
         prop_assert!(context.report(&mut |_, _| false), "told twice");
-    } else if may_set % 2 == 0 {
+    } else if may_set.is_multiple_of(2) {
         context
             .take_changes()
             .for_each(|name, value| hear(host, name, value));
