@@ -15,5 +15,6 @@ pub mod state_file;
 pub mod stderr;
 pub mod thread;
 pub mod timer;
-pub mod tls_ciphers;
+pub mod tls_algorithms;
 pub mod tls_session;
+pub mod tls_verify;

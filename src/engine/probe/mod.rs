@@ -10,12 +10,9 @@ pub mod error;
 mod farewell;
 mod proxy;
 pub mod resolve;
-mod sessions;
 mod socket;
 pub mod tls;
-mod tls_reason;
 pub mod transport;
-mod wire;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -184,9 +181,9 @@ impl Prober {
 
     /// Goes on with a probe to its end, within the sum of the target's timeouts.
     ///
-    /// A handshake that fails where a session of an earlier one was offered says nothing yet:
-    /// the server may have another certificate by now, or another version of TLS, or resume
-    /// badly. The probe is made once more, without it, in what is left of its time. What timed
+    /// A handshake that fails where a session of an earlier one was offered, or by rustls, says
+    /// nothing yet: the server may have another certificate by now, or another version of TLS, or
+    /// resume badly. The probe is made once more, plainly, in what is left of its time. What timed
     /// out would time out again.
     ///
     /// Connections that only wait for the server's goodbye are put aside in `farewells`, where
@@ -200,7 +197,6 @@ impl Prober {
         farewells: Option<&Farewells>,
     ) -> Outcome {
         let Underway { started, first } = probe;
-        let resumption = resumption.filter(|kept| !kept.full_every.is_zero());
         let mut found = Findings::default();
         let mut result = self
             .stages(target, depth, resumption, first, farewells, &mut found)
@@ -208,11 +204,11 @@ impl Prober {
         if let (Err(error), Some(kept)) = (&result, resumption)
             && error.stage == Stage::Tls
         {
+            let suspect = kept.slot.suspect(error.is_timeout);
             kept.slot.failed();
-            let offered = kept.slot.offered().filter(|_| !error.is_timeout);
             let left = longest(target, depth).checked_sub(started.elapsed());
-            if let (Some(uses), Some(left)) = (offered, left) {
-                // A certificate that was refused is no fault of the session's.
+            if let (Some(suspect), Some(left)) = (suspect, left) {
+                // A certificate that has ended is no fault of the session's.
                 let is_blamed = error.certificate_end.is_none();
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, farewells, &mut found_anew);
@@ -221,7 +217,7 @@ impl Prober {
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
                 if let Some(anew) = ended.or_else(known) {
                     if is_blamed && found_anew.tls.is_some() {
-                        kept.slot.spoiled(uses);
+                        kept.slot.convicted(suspect);
                     }
                     (result, found) = (anew, found_anew);
                 }
@@ -322,7 +318,7 @@ impl Prober {
         found.tls = Some(facts);
         found.know(Ok(()));
         if let Some(resumption) = resumption {
-            tls::await_ticket(&mut tls, &resumption.slot).await;
+            tls::await_ticket(&mut *tls, &resumption.slot).await;
         }
         // One attempt to say goodbye; a peer that does not take it changes nothing.
         let _ = tls.shutdown().now_or_never();
@@ -349,7 +345,7 @@ impl Prober {
             async move {
                 let (tls, facts) = self.tls.handshake(transport, target, kept).await?;
                 note(facts);
-                Ok(Box::new(tls) as Box<dyn Transport>)
+                Ok(tls)
             }
             .boxed()
         };

@@ -1,7 +1,10 @@
 //! Deep checks against scripted servers: every legal form in memory (`forms`), every hostile
-//! one over TCP (`hostile`) and TLS (`tls`); and TLS sessions that outlive a probe (`resumption`).
+//! one over TCP (`hostile`) and TLS (`tls`); TLS sessions that outlive a probe (`resumption`), and
+//! who makes its handshakes (`clients`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bench;
+mod clients;
 mod forms;
 mod hostile;
 mod pki;

@@ -9,9 +9,12 @@ use openssl::bn::{BigNum, MsbOption};
 use openssl::ec::{EcGroup, EcKey};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::pkey::{PKey, Private};
+use openssl::pkey::{Id, PKey, Private};
+use openssl::rsa::Rsa;
 use openssl::ssl::{SslContext, SslContextBuilder, SslMethod, SslVersion};
-use openssl::x509::extension::{BasicConstraints, KeyUsage, SubjectAlternativeName};
+use openssl::x509::extension::{
+    BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName,
+};
 use openssl::x509::{X509, X509Name};
 
 const DAY: i64 = 86_400;
@@ -34,6 +37,39 @@ pub(crate) struct Wish<'a> {
     pub(crate) until: i64,
     /// In seconds from now, instead of `until`.
     pub(crate) ends_in: Option<i64>,
+    pub(crate) key: Key,
+    pub(crate) signed_over: MessageDigest,
+    /// Good for clients alone (RFC 5280 §4.2.1.12).
+    pub(crate) for_clients: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Key {
+    Ec(Nid),
+    Ed25519,
+    Rsa(u32),
+}
+
+impl Key {
+    fn generate(self) -> PKey<Private> {
+        match self {
+            Self::Ec(curve) => {
+                let group = EcGroup::from_curve_name(curve).unwrap();
+                PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap()
+            }
+            Self::Ed25519 => PKey::generate_ed25519().unwrap(),
+            Self::Rsa(bits) => PKey::from_rsa(Rsa::generate(bits).unwrap()).unwrap(),
+        }
+    }
+}
+
+/// The digest that a key signs over, unless it has one of its own.
+fn digest(key: &PKey<Private>, wished: MessageDigest) -> MessageDigest {
+    if key.id() == Id::ED25519 {
+        MessageDigest::null()
+    } else {
+        wished
+    }
 }
 
 impl Default for Wish<'_> {
@@ -46,14 +82,16 @@ impl Default for Wish<'_> {
             from: -1,
             until: 30,
             ends_in: None,
+            key: Key::Ec(Nid::X9_62_PRIME256V1),
+            signed_over: MessageDigest::sha256(),
+            for_clients: false,
         }
     }
 }
 
 impl Identity {
     pub(crate) fn new(wish: &Wish<'_>) -> Self {
-        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
-        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let key = wish.key.generate();
         let mut name = X509Name::builder().unwrap();
         name.append_entry_by_nid(Nid::COMMONNAME, wish.name)
             .unwrap();
@@ -89,15 +127,20 @@ impl Identity {
             let names = names.build(&x.x509v3_context(None, None)).unwrap();
             x.append_extension(names).unwrap();
         }
+        if wish.for_clients {
+            x.append_extension(ExtendedKeyUsage::new().client_auth().build().unwrap())
+                .unwrap();
+        }
         match wish.issuer {
             Some(issuer) => {
                 x.set_issuer_name(issuer.certificate.subject_name())
                     .unwrap();
-                x.sign(&issuer.key, MessageDigest::sha256()).unwrap();
+                x.sign(&issuer.key, digest(&issuer.key, wish.signed_over))
+                    .unwrap();
             }
             None => {
                 x.set_issuer_name(&name).unwrap();
-                x.sign(&key, MessageDigest::sha256()).unwrap();
+                x.sign(&key, digest(&key, wish.signed_over)).unwrap();
             }
         }
         Self {
@@ -162,8 +205,28 @@ impl Identity {
         context.build()
     }
 
+    /// A server's side under a policy of its own, sessions included; small keys and old digests
+    /// are none of its business.
+    pub(crate) fn lax_server(
+        &self,
+        chain: &[&Self],
+        change: impl FnOnce(&mut SslContextBuilder),
+    ) -> SslContext {
+        let mut context = SslContext::builder(SslMethod::tls_server()).unwrap();
+        context.set_security_level(0);
+        self.configure(&mut context, chain);
+        context.set_session_id_context(b"test").unwrap();
+        change(&mut context);
+        context.build()
+    }
+
     fn configured(&self, chain: &[&Self]) -> SslContextBuilder {
         let mut context = SslContext::builder(SslMethod::tls_server()).unwrap();
+        self.configure(&mut context, chain);
+        context
+    }
+
+    fn configure(&self, context: &mut SslContextBuilder, chain: &[&Self]) {
         context.set_certificate(&self.certificate).unwrap();
         context.set_private_key(&self.key).unwrap();
         for identity in chain {
@@ -171,7 +234,6 @@ impl Identity {
                 .add_extra_chain_cert(identity.certificate.clone())
                 .unwrap();
         }
-        context
     }
 }
 

@@ -18,7 +18,7 @@ use super::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
 use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};
-use crate::engine::probe::tls_reason::stream_text;
+use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
 

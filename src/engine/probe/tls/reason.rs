@@ -7,9 +7,11 @@ use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::error::{ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote};
-use super::tls::refused_leaf;
-use super::transport::READ_LIMIT_TEXT;
+use super::with_openssl::refused_leaf;
+use crate::engine::probe::error::{
+    ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
+};
+use crate::engine::probe::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 
 /// Alternative names of a certificate that a reason lists.
@@ -125,10 +127,13 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
 }
 
 /// What went wrong with a stream, under TLS or not, after any handshake.
-pub(super) fn stream_text(error: &std::io::Error) -> String {
+pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     let under_tls = error.get_ref().and_then(|e| e.downcast_ref::<ssl::Error>());
     let Some(under_tls) = under_tls else {
-        return io_text(error);
+        return match error.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(by_rustls) => rustls_text(by_rustls),
+            None => io_text(error),
+        };
     };
     let first = under_tls.ssl_error().and_then(|s| s.errors().first());
     match first.map(|e| (e.reason_code(), e.reason())) {
@@ -136,6 +141,10 @@ pub(super) fn stream_text(error: &std::io::Error) -> String {
         None | Some((SSL_R_UNEXPECTED_EOF_WHILE_READING, _)) => "connection closed".to_owned(),
         Some((_, reason)) => format!("TLS failed: {}", reason.unwrap_or("unknown error")),
     }
+}
+
+fn rustls_text(error: &rustls::Error) -> String {
+    format!("TLS failed: {}", error.to_string().to_lowercase())
 }
 
 /// The commonest cause of a handshake that ends at once is the PROXY header.
@@ -206,12 +215,8 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
     Some(std::net::Ipv6Addr::from(v6).to_string())
 }
 
-/// Seconds since 1970 at which the peer's certificate ends.
-pub(super) fn leaf_not_after(ssl: &SslRef) -> Option<i64> {
-    ssl.peer_certificate().as_deref().and_then(not_after)
-}
-
-fn not_after(leaf: &X509Ref) -> Option<i64> {
+/// Seconds since 1970 at which a certificate ends.
+pub(super) fn not_after(leaf: &X509Ref) -> Option<i64> {
     let epoch = Asn1Time::from_unix(0).ok()?;
     let span = epoch.diff(leaf.not_after()).ok()?;
     Some(i64::from(span.days) * 86_400 + i64::from(span.secs))

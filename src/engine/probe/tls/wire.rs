@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::transport::{Limited, READ_LIMIT};
+use crate::engine::probe::transport::{Limited, READ_LIMIT};
 
 /// What is gathered at most, in bytes: more than a handshake's longest flight.
 const GATHERED_MAX: usize = 8 * 1024;
@@ -15,7 +15,7 @@ const GATHERED_MAX: usize = 8 * 1024;
 ///
 /// What is written is gathered, and sent before the next read, by [`Self::poll_send`] or with
 /// the end: the last flight of a handshake leaves in one packet with what follows it.
-pub struct Wire<S> {
+pub(super) struct Wire<S> {
     inner: Limited<S>,
     gathered: Vec<u8>,
 }
