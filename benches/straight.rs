@@ -1,47 +1,95 @@
 //! The baseline of the deep check: one IMAP login over TLS after the other, a blocking client
-//! written with the same crates in the plainest way, each with a full handshake that verifies
-//! the certificate: `straight PORT CA-FILE COUNT PAUSE-MS full`. With `resumed` in place of `full`
-//! it resumes the first one's session, for the limit. Prints nanoseconds of CPU per login.
+//! written with the same crates in the plainest way, each with a handshake that verifies the certificate:
+//! `straight PORT CA-FILE COUNT PAUSE-MS openssl|rustls full|resumed`. OpenSSL resumes nothing
+//! here. Prints nanoseconds of CPU per login.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use nauthilus_backend::sys::tls_session::{self, Resumable};
-use openssl::ssl::{SslConnector, SslMethod, SslSessionCacheMode, SslStream};
+use openssl::ssl::{SslConnector, SslMethod};
+use rustls::client::Resumption;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
 
-type Stream = BufReader<SslStream<TcpStream>>;
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
+enum Client {
+    Openssl(SslConnector),
+    Rustls(Arc<ClientConfig>, bool),
+}
+
+impl Client {
+    fn new(library: &str, ca_file: &str, resumes: bool) -> Self {
+        if library == "openssl" {
+            assert!(!resumes, "not here");
+            let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
+            builder.set_ca_file(ca_file).unwrap();
+            return Self::Openssl(builder.build());
+        }
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca_file).unwrap() {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        if !resumes {
+            config.resumption = Resumption::disabled();
+        }
+        Self::Rustls(Arc::new(config), resumes)
+    }
+
+    fn connect(&self, port: u16, is_first: bool) -> Box<dyn Stream> {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        socket.set_nodelay(true).unwrap();
+        match self {
+            Self::Openssl(connector) => Box::new(connector.connect("127.0.0.1", socket).unwrap()),
+            Self::Rustls(config, resumes) => {
+                let name = ServerName::try_from("127.0.0.1").unwrap();
+                let mut tls = ClientConnection::new(config.clone(), name).unwrap();
+                while tls.is_handshaking() {
+                    tls.complete_io(&mut socket).unwrap();
+                }
+                let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+                assert_eq!(resumed, *resumes && !is_first);
+                Box::new(StreamOwned::new(tls, socket))
+            }
+        }
+    }
+
+    fn log_in(&self, port: u16, is_first: bool) {
+        let mut stream = BufReader::new(self.connect(port, is_first));
+        let mut greeting = String::new();
+        stream.read_line(&mut greeting).unwrap();
+        assert!(greeting.starts_with("* OK"), "{greeting}");
+        command(&mut stream, "a1", "CAPABILITY");
+        let login = STANDARD.encode("\0probe\0secret");
+        command(&mut stream, "a2", &format!("AUTHENTICATE PLAIN {login}"));
+        command(&mut stream, "a3", "LOGOUT");
+    }
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, ca_file, count, pause, handshakes] = arguments.as_slice() else {
-        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS full|resumed");
+    let [port, ca_file, count, pause, library, handshakes] = arguments.as_slice() else {
+        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS openssl|rustls full|resumed");
         return;
     };
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
-    builder.set_ca_file(ca_file).unwrap();
-    let given = Arc::<Mutex<Option<Resumable>>>::default();
-    if handshakes == "resumed" {
-        builder
-            .set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-        let take = given.clone();
-        tls_session::on_new(&mut builder, move |session| {
-            *take.lock().unwrap() = Some(session.copy().unwrap());
-        });
-    }
-    let connector = builder.build();
+    let client = Client::new(library, ca_file, handshakes == "resumed");
     let port = port.parse().unwrap();
     let count: u32 = count.parse().unwrap();
     let pause = Duration::from_millis(pause.parse().unwrap());
-    log_in(&connector, port, None);
-    let session = given.lock().unwrap().take();
+    client.log_in(port, true);
     let before = cpu_ns();
     for _ in 0..count {
-        log_in(&connector, port, session.as_ref());
+        client.log_in(port, false);
         std::thread::sleep(pause);
     }
     println!("{}", (cpu_ns() - before) / u64::from(count));
@@ -53,30 +101,8 @@ fn cpu_ns() -> u64 {
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn log_in(connector: &SslConnector, port: u16, session: Option<&Resumable>) {
-    let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    socket.set_nodelay(true).unwrap();
-    let stream = match session {
-        None => connector.connect("127.0.0.1", socket).unwrap(),
-        Some(session) => {
-            let mut stream = SslStream::new(session.connection().unwrap(), socket).unwrap();
-            stream.connect().unwrap();
-            assert!(stream.ssl().session_reused());
-            stream
-        }
-    };
-    let mut stream = BufReader::new(stream);
-    let mut greeting = String::new();
-    stream.read_line(&mut greeting).unwrap();
-    assert!(greeting.starts_with("* OK"), "{greeting}");
-    command(&mut stream, "a1", "CAPABILITY");
-    let login = STANDARD.encode("\0probe\0secret");
-    command(&mut stream, "a2", &format!("AUTHENTICATE PLAIN {login}"));
-    command(&mut stream, "a3", "LOGOUT");
-}
-
 /// Sends one command and reads up to its good answer.
-fn command(stream: &mut Stream, tag: &str, text: &str) {
+fn command(stream: &mut BufReader<Box<dyn Stream>>, tag: &str, text: &str) {
     let line = format!("{tag} {text}\r\n");
     stream.get_mut().write_all(line.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -1,4 +1,4 @@
-//! The limit of the TLS rows: the same connections in the plainest way, one after the other on
+//! What OpenSSL takes for the connections of the TLS rows, in the plainest way: one after the other on
 //! blocking sockets, with nothing around them: no runtime, no timers, no verdicts.
 //! `tls_floor PORT CA-FILE resumed|full TARGETS COUNT PER-SECOND`; 0 per second is as fast as
 //! they go. The targets are addresses of loopback with that port, each with a session of its

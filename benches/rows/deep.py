@@ -1,13 +1,14 @@
 """An IMAP login over TLS at a real Dovecot, beside the same dialogue in a straight blocking
-client (benches/straight.rs). Only the client's CPU counts; both keep the same pace. The straight
-client once more, resuming its first session, is the limit: what the dialogue costs by itself.
-They take turns in short slices, so that what else the machine does falls on all of them.
+client (benches/straight.rs) by OpenSSL. Only the client's CPU counts; both keep the same pace. The
+same client by rustls stands in the note, and where that resumes as well it is the limit: what the dialogue
+costs by itself. They take turns in short slices, so that what else the machine does falls on all of them.
 
 Dovecot's login processes serve many connections here ("high-performance mode"). By default
 each serves one, with keys of its own for session tickets, so that no client can resume."""
 
 import contextlib
 import socket
+import statistics
 import subprocess
 import threading
 import time
@@ -15,7 +16,7 @@ import time
 from lib import Row, Unmeasured, alternate, built, cpu_seconds, median_ratio, quick
 from peers import Dovecot, Ours, logging_in
 
-PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 11), quick(1, 4)
+PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 9), quick(1, 4)
 # Handshakes of which the share that was resumed is taken.
 SEEN = quick(8, 20)
 # A server's first words in TLS 1.3: with its certificate these are more bytes, without fewer.
@@ -27,9 +28,9 @@ ROWS = [
 ]
 
 
-def straight(program, facts, handshakes="full"):
+def straight(program, facts, *how):
     count = int(SLICE * 1000) // PAUSE_MS
-    command = [program, facts["imaps"], facts["ca"], str(count), str(PAUSE_MS), handshakes]
+    command = [program, facts["imaps"], facts["ca"], str(count), str(PAUSE_MS), *how]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Unmeasured("the straight client: " + done.stderr[-300:])
@@ -98,8 +99,8 @@ def share_resumed(facts):
         while time.monotonic() < end and process.status()[0] - before[0] < SEEN:
             time.sleep(0.1)
         probes_since(before, process.status())
-    # The first one of all has nothing to resume.
-    seen = relay.first_words[1:]
+    # The first one, and the first one by rustls, have nothing to resume.
+    seen = relay.first_words[2:]
     return sum(size < WITH_CERTIFICATE for size in seen) / max(len(seen), 1)
 
 
@@ -107,18 +108,23 @@ def measure(rows):
     program = built("straight")
 
     def figures(facts, rounds, **more):
-        return alternate(rounds, ours=lambda: ours(facts), straight=lambda: straight(program, facts), **more)
+        others = {"straight": ("openssl", "full"), **more}
+        ways = {name: lambda how=how: straight(program, facts, *how) for name, how in others.items()}
+        return alternate(rounds, ours=lambda: ours(facts), **ways)
 
     with Dovecot(keeps_logins=True) as dovecot:
         resumed = share_resumed(dovecot.facts)
-        kept = figures(dovecot.facts, ROUNDS, limit=lambda: straight(program, dovecot.facts, "resumed"))
+        kept = figures(dovecot.facts, ROUNDS, rustls=("rustls", "full"), limit=("rustls", "resumed"))
     with Dovecot() as dovecot:
         resumed_by_default = share_resumed(dovecot.facts)
-        default = figures(dovecot.facts, ROUNDS_BY_DEFAULT)
+        default = figures(dovecot.facts, ROUNDS_BY_DEFAULT, rustls=("rustls", "full"))
     row = rows["deep"].pairs(kept["ours"], kept["straight"])
     row.note = (
-        f"{row.limited_by(kept['limit'], 'the straight client where it resumes as well')}; "
+        f"{median_ratio(kept['ours'], kept['rustls']):.2f} of the same client by rustls, "
+        f"{statistics.median(kept['rustls']):.3g} µs; "
+        f"{row.limited_by(kept['limit'], 'that one where it resumes as well')}; "
         f"ours resumed {resumed:.0%} of its handshakes; at a Dovecot with a login process for each "
         f"connection, its default, {resumed_by_default:.0%}: "
-        f"ratio {median_ratio(default['ours'], default['straight']):.2f}"
+        f"ratio {median_ratio(default['ours'], default['straight']):.2f}, "
+        f"by rustls {median_ratio(default['ours'], default['rustls']):.2f}"
     )

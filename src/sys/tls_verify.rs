@@ -48,6 +48,67 @@ pub fn would_accept(
         if !is_set {
             return Err(ErrorStack::get());
         }
-        context.verify_cert()
+        let is_accepted = context.verify_cert();
+        // What a refusal leaves in this thread's queue must not be taken for another call's.
+        drop(ErrorStack::get());
+        is_accepted
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::ssl::{Ssl, SslContext, SslMethod};
+    use openssl::stack::Stack;
+    use openssl::x509::X509Name;
+    use openssl::x509::extension::SubjectAlternativeName;
+
+    use super::*;
+
+    /// A certificate that vouches for itself.
+    fn certificate(host: &str) -> X509 {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut name = X509Name::builder().unwrap();
+        name.append_entry_by_nid(Nid::COMMONNAME, host).unwrap();
+        let name = name.build();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_subject_name(&name).unwrap();
+        builder.set_issuer_name(&name).unwrap();
+        let day = |days| Asn1Time::days_from_now(days).unwrap();
+        builder.set_not_before(&day(0)).unwrap();
+        builder.set_not_after(&day(1)).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        let mut names = SubjectAlternativeName::new();
+        let names = names.dns(host);
+        let names = names.build(&builder.x509v3_context(None, None)).unwrap();
+        builder.append_extension(names).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        builder.build()
+    }
+
+    #[test]
+    fn authorities_and_name_decide_and_no_error_is_left_behind() {
+        let known = certificate("mx.example.org");
+        let mut context = SslContext::builder(SslMethod::tls_client()).unwrap();
+        context.cert_store_mut().add_cert(known.clone()).unwrap();
+        let context = context.build();
+        let mut others = Stack::new().unwrap();
+        others.push(certificate("other.example.org")).unwrap();
+        let accepts = |name: &str, leaf: &X509| {
+            let mut ssl = Ssl::new(&context).unwrap();
+            ssl.param_mut().set_host(name).unwrap();
+            would_accept(&mut ssl, leaf, &others).unwrap()
+        };
+        assert!(accepts("mx.example.org", &known));
+        assert!(!accepts("mx.example.com", &known));
+        assert!(!accepts("mx.example.org", &certificate("mx.example.org")));
+        assert!(accepts("mx.example.org", &known));
+        assert!(ErrorStack::get().errors().is_empty());
+    }
 }
