@@ -29,7 +29,7 @@ use self::error::{ProbeError, Stage};
 pub use self::farewell::Farewells;
 use self::resolve::Resolver;
 use self::socket::Stream;
-use self::tls::{SessionSlot, TlsClient, TlsFacts};
+use self::tls::{SessionSlot, Suspect, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use crate::engine::target::{Host, Target};
 
@@ -183,8 +183,9 @@ impl Prober {
     ///
     /// A handshake that fails where a session of an earlier one was offered, or by rustls, says
     /// nothing yet: the server may have another certificate by now, or another version of TLS, or
-    /// resume badly. The probe is made once more, plainly, in what is left of its time. What timed
-    /// out would time out again.
+    /// resume badly. The probe is made once more, plainly, in what is left of its time. So it is
+    /// where rustls cannot go on with what came later. What timed out would time out again, unless
+    /// the server has not yet answered the like.
     ///
     /// Connections that only wait for the server's goodbye are put aside in `farewells`, where
     /// it is given and has room.
@@ -202,22 +203,32 @@ impl Prober {
             .stages(target, depth, resumption, first, farewells, &mut found)
             .await;
         if let (Err(error), Some(kept)) = (&result, resumption)
-            && error.stage == Stage::Tls
+            && (error.stage == Stage::Tls || error.by_rustls)
         {
-            let suspect = kept.slot.suspect(error.is_timeout);
+            let suspect = if error.by_rustls {
+                Some(Suspect::Rustls)
+            } else {
+                kept.slot.suspect(error.is_timeout)
+            };
             kept.slot.failed();
+            if let Some(suspect) = suspect.filter(|_| error.is_timeout) {
+                // The other attempt has perhaps no time to tell who is to blame.
+                kept.slot.convicted(suspect, true);
+            }
             let left = longest(target, depth).checked_sub(started.elapsed());
             if let (Some(suspect), Some(left)) = (suspect, left) {
                 // A certificate that has ended is no fault of the session's.
-                let is_blamed = error.certificate_end.is_none();
+                let is_blamed = error.certificate_end.is_none() && !error.is_timeout;
+                let by_rustls = error.by_rustls;
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, farewells, &mut found_anew);
                 let ended = within(left, anew).await;
                 // What comes after an outcome is cut short, and the outcome holds.
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
                 if let Some(anew) = ended.or_else(known) {
-                    if is_blamed && found_anew.tls.is_some() {
-                        kept.slot.convicted(suspect);
+                    let is_better = found_anew.tls.is_some() && (anew.is_ok() || !by_rustls);
+                    if is_blamed && is_better {
+                        kept.slot.convicted(suspect, false);
                     }
                     (result, found) = (anew, found_anew);
                 }

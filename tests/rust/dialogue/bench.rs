@@ -19,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// One server, one prober, one slot for sessions.
 pub(crate) struct Bench {
-    pub(crate) prober: Prober,
+    prober: Arc<Prober>,
     pub(crate) target: Target,
     pub(crate) depth: Depth,
     pub(crate) sessions: Resumption,
@@ -50,7 +50,7 @@ impl Bench {
             }
         });
         Self {
-            prober: Prober::default(),
+            prober: Arc::default(),
             target,
             depth,
             sessions: Resumption {
@@ -67,6 +67,7 @@ impl Bench {
     pub(crate) async fn succeeded_by(&self, script: Vec<Do>) -> Self {
         let mut next = Self::new(self.target.clone(), self.depth, script).await;
         next.sessions = self.sessions.clone();
+        next.prober = self.prober.clone();
         next
     }
 

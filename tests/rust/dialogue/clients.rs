@@ -6,17 +6,18 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nauthilus_backend::engine::probe::{Depth, Resumption};
+use nauthilus_backend::engine::probe::Resumption;
 use nauthilus_backend::engine::target::Target;
 use openssl::error::ErrorStack;
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::ssl::{ClientHelloResponse, SslAlert, SslContextBuilder, SslVersion};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use crate::bench::{Bench, ways};
 use crate::pki::{Identity, Key, Wish, root};
-use crate::server::Do::{Hold, Part, Tls};
+use crate::server::Do::{Blurt, Part, Say, Tls};
 use crate::server::serve;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,11 @@ pub(crate) async fn quick_sessions() -> Resumption {
         assert_eq!(server.probe().await.result, Ok(()));
     }
     assert_eq!(hellos.take(), [Openssl, Rustls]);
-    server.sessions.clone()
+    // Without a session, so that nothing else can be to blame.
+    Resumption {
+        full_every: Duration::ZERO,
+        ..server.sessions.clone()
+    }
 }
 
 #[tokio::test]
@@ -178,44 +183,155 @@ async fn a_server_that_fails_rustls_is_left_to_openssl() {
     }
 }
 
-/// A server that falls silent at hellos of rustls.
-async fn shy_server(stream: TcpStream, script: Vec<crate::server::Do>) -> io::Result<()> {
-    // A record's header is 5 bytes long, the message's another 4; version, random number, session
-    // and suites follow (RFC 8446 §4.1.2).
-    let mut hello = [0; 80];
-    while stream.peek(&mut hello).await? < hello.len() {}
-    let session = usize::from(hello[43]);
-    let suites = u16::from_be_bytes([hello[44 + session], hello[45 + session]]);
-    if by(&vec![0; suites.into()]) == Rustls {
-        std::future::pending::<()>().await;
+/// What a server that is shy of some hellos does at them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Shy {
+    Silent,
+    Resets,
+}
+
+/// What a hello shows.
+struct Hello {
+    by: By,
+    /// It offers a session of TLS 1.3.
+    has_session: bool,
+}
+
+impl Hello {
+    /// A record's header is 5 bytes long, the message's another 4; version, random number, session,
+    /// suites, compressions and extensions follow (RFC 8446 §4.1.2).
+    fn read(bytes: &[u8]) -> Self {
+        const PRE_SHARED_KEY: usize = 41;
+        let number = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+        let suites_at = 44 + usize::from(bytes[43]);
+        let suites = number(suites_at);
+        let mut at = suites_at + 2 + suites;
+        at += 1 + usize::from(bytes[at]) + 2;
+        let mut has_session = false;
+        while at < bytes.len() {
+            has_session |= number(at) == PRE_SHARED_KEY;
+            at += 4 + number(at + 2);
+        }
+        Self {
+            by: by(&vec![0; suites]),
+            has_session,
+        }
     }
-    serve(stream, script).await
+
+    async fn peek(stream: &TcpStream) -> io::Result<Self> {
+        let mut seen = vec![0; 2048];
+        loop {
+            let count = stream.peek(&mut seen).await?;
+            let whole = 5 + usize::from(u16::from_be_bytes([seen[3], seen[4]]));
+            if count > 5 && count >= whole {
+                return Ok(Self::read(&seen[..whole]));
+            }
+        }
+    }
+}
+
+/// A server that is shy of some hellos, which `bench` is to probe.
+async fn shy_server(
+    bench: &mut Bench,
+    script: Vec<crate::server::Do>,
+    manner: Shy,
+    is_shy_of: fn(&Hello) -> bool,
+) -> JoinHandle<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    bench.target.port = listener.local_addr().unwrap().port();
+    bench.target.tls_timeout = Duration::from_millis(300);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let script = script.clone();
+            tokio::spawn(async move {
+                if is_shy_of(&Hello::peek(&stream).await?) {
+                    match manner {
+                        Shy::Silent => std::future::pending::<()>().await,
+                        Shy::Resets => stream.set_zero_linger()?,
+                    }
+                    return Ok(());
+                }
+                serve(stream, script).await
+            });
+        }
+    })
 }
 
 #[tokio::test]
 async fn a_server_that_is_silent_to_rustls_is_left_to_openssl() {
-    let server = identity(Wish::default()).server(&[]);
+    let server = identity(Wish::default()).resuming_server(SslVersion::TLS1_3);
     let (_, target, depth, script) = ways(&server).swap_remove(0);
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mut bench = Bench::new(target, depth, Vec::new()).await;
-    bench.target.port = listener.local_addr().unwrap().port();
-    bench.target.tls_timeout = Duration::from_millis(300);
-    let shy = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(shy_server(stream, script.clone()));
-        }
-    });
+    let shy = shy_server(&mut bench, script, Shy::Silent, |hello| hello.by == Rustls).await;
     for late in [false, true, false, false] {
         let outcome = bench.probe().await;
         assert_eq!(outcome.result, Ok(()));
         assert_eq!(outcome.elapsed >= bench.target.tls_timeout, late);
     }
+    // There may be no time left to ask again: it is not forgotten.
+    bench.sessions.slot = Arc::default();
+    let mut good = Vec::new();
+    for _ in 0..4 {
+        bench.target.connect_timeout = Duration::from_secs(2);
+        if good.len() == 1 {
+            bench.target.connect_timeout = Duration::from_millis(1);
+        }
+        good.push(bench.probe().await.result.is_ok());
+    }
+    assert_eq!(good, [true, false, true, true]);
+
     // Where it was once met with success, the silence is the server's.
     bench.sessions = quick_sessions().await;
     let reason = bench.probe().await.result.unwrap_err().to_string();
     assert_eq!(reason, "tls: timed out after 300ms");
     assert_eq!(bench.probe().await.result, Ok(()), "by OpenSSL");
     shy.abort();
+}
+
+/// Rustls goes on without them.
+#[tokio::test]
+async fn a_server_that_fails_at_sessions_of_rustls_is_offered_no_more() {
+    let hellos = Hellos::default();
+    let server = identity(Wish::default()).lax_server(&[], |context| hellos.note(context, None));
+    let (_, target, depth, script) = ways(&server).swap_remove(0);
+    for (manner, failing) in [(Shy::Silent, 1), (Shy::Resets, 3)] {
+        let mut bench = Bench::new(target.clone(), depth, Vec::new()).await;
+        let is_shy_of = |hello: &Hello| hello.by == Rustls && hello.has_session;
+        let shy = shy_server(&mut bench, script.clone(), manner, is_shy_of).await;
+        for _ in 0..12 {
+            assert!(!bench.resumes().await, "{manner:?}");
+        }
+        // Two good hellos, and in the third probe a bad one that is not counted and another by OpenSSL.
+        let mut expected = vec![Openssl, Rustls];
+        expected.extend([Openssl, Rustls].repeat(failing));
+        expected.resize(12, Rustls);
+        assert_eq!(hellos.take(), expected, "{manner:?}");
+        shy.abort();
+    }
+}
+
+/// OpenSSL hands out a good answer before it looks at what came in one piece with it, rustls after
+/// that.
+#[tokio::test]
+async fn what_rustls_stumbles_over_after_a_handshake_is_looked_at_by_openssl() {
+    let hellos = Hellos::default();
+    let server = identity(Wish::default()).lax_server(&[], |context| hellos.note(context, None));
+    let (name, target, depth, mut script) = ways(&server).swap_remove(1);
+    let last = script.iter_mut().rev().find_map(|step| match step {
+        Say(_) => Some(step),
+        _ => None,
+    });
+    let last = last.unwrap_or_else(|| panic!("{name} ends with an answer"));
+    if let Say(answer) = last {
+        // An alert in the clear (RFC 8446 §6).
+        *last = Blurt(answer.clone(), b"\x15\x03\x03\x00\x02\x02\x50".to_vec());
+    }
+    let bench = Bench::new(target, depth, script).await;
+    for _ in 0..4 {
+        assert_eq!(bench.probe().await.result, Ok(()));
+    }
+    let expected = [Openssl, Rustls, Openssl, Openssl, Openssl];
+    assert_eq!(hellos.take(), expected);
 }
 
 /// Whatever a server sends, what is said of it does not depend on who asked; and rustls refuses it
@@ -334,6 +450,13 @@ async fn both_are_of_one_mind_about_certificates() {
         ),
         ("the name", &named("a.example.org"), none, at_example, true),
         (
+            "the name with a dot",
+            &named("b.a.example.org"),
+            none,
+            below_example,
+            true,
+        ),
+        (
             "a wildcard",
             &named("*.example.org"),
             none,
@@ -377,10 +500,7 @@ async fn both_are_of_one_mind_about_certificates() {
             "{name}: {by_openssl:?}"
         );
 
-        server.sessions = Resumption {
-            full_every: Duration::ZERO,
-            ..quick_sessions().await
-        };
+        server.sessions = quick_sessions().await;
         let by_rustls = server.probe().await;
         let expected: &[By] = if is_accepted {
             &[Rustls]
@@ -396,19 +516,17 @@ async fn both_are_of_one_mind_about_certificates() {
 /// RFC 8446 §6.1.
 #[tokio::test]
 async fn rustls_says_goodbye_and_answers_one() {
-    for (name, target, depth, mut script) in ways(&identity(Wish::default()).server(&[])) {
-        if script.last().is_some_and(|step| matches!(step, Hold)) {
-            script.pop();
-        }
+    let hellos = Hellos::default();
+    let server = identity(Wish::default()).lax_server(&[], |context| hellos.note(context, None));
+    // Who only knocks resets the connection after it.
+    for (name, target, depth, mut script) in ways(&server).into_iter().skip(1) {
         script.push(Part);
         let bench = Bench::new(target, depth, script).await;
         for _ in 0..3 {
             assert_eq!(bench.probe().await.result, Ok(()), "{name}");
         }
-        assert_eq!(bench.met.load(SeqCst), 3, "{name}");
-        if depth == Depth::Deep {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            assert_eq!(bench.faults.load(SeqCst), 0, "{name}");
-        }
+        assert_eq!(hellos.take(), [Openssl, Rustls, Rustls], "{name}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(bench.faults.load(SeqCst), 0, "{name}");
     }
 }

@@ -76,12 +76,11 @@ async fn a_session_that_is_not_taken_is_replaced() {
     let (name, target, depth, _) = ways(&leaf(None).resuming_server(SslVersion::TLS1_3)).remove(0);
     let old = [Tls(leaf(None).resuming_server(SslVersion::TLS1_3)), Hold];
     let new = [Tls(leaf(None).resuming_server(SslVersion::TLS1_3)), Hold];
-    let first = Bench::new(target.clone(), depth, old.to_vec()).await;
+    let first = Bench::new(target, depth, old.to_vec()).await;
     for resumes in [false, false, true] {
         assert_eq!(first.resumes().await, resumes, "{name}");
     }
-    let mut second = Bench::new(target, depth, new.to_vec()).await;
-    second.sessions = first.sessions.clone();
+    let second = first.succeeded_by(new.to_vec()).await;
     let resumed = [second.resumes().await, second.resumes().await];
     assert_eq!(resumed, [false, true], "{name}");
 }

@@ -31,6 +31,8 @@ const AT_ONCE: usize = 32;
 #[derive(Clone)]
 pub(crate) enum Do {
     Say(Vec<u8>),
+    /// Says the former, and in the same packet, beside any TLS, the latter.
+    Blurt(Vec<u8>, Vec<u8>),
     /// Reads one line.
     Read,
     /// Reads up to an empty line.
@@ -185,6 +187,13 @@ pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> 
             Do::Say(bytes) => {
                 stream.write_all(&bytes).await?;
                 stream.flush().await?;
+            }
+            Do::Blurt(bytes, beside_tls) => {
+                socket.set_tcp_cork(true)?;
+                stream.write_all(&bytes).await?;
+                stream.flush().await?;
+                socket.send(&beside_tls)?;
+                socket.set_tcp_cork(false)?;
             }
             Do::Read => drop(stream.read_until(b'\n', &mut line).await?),
             Do::ReadHead => {

@@ -3,11 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use openssl::error::ErrorStack;
 use openssl::x509::X509;
 
 /// How many are kept. Many targets often have one certificate between them, or one authority.
-const KEPT_MAX: usize = 16;
+const KEPT_MAX: usize = 64;
 
 /// Parsing takes OpenSSL 3 longer than all the rest of a verification: what comes again is parsed once.
 #[derive(Default)]
@@ -17,23 +16,24 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// The certificate that a server sent as `der`.
-    ///
-    /// # Errors
-    /// Where it is none.
-    pub(super) fn parsed(&self, der: &[u8]) -> Result<X509, ErrorStack> {
+    /// The certificate that a server sent as `der`; none where it is none, or more than that, which
+    /// OpenSSL's handshakes refuse as well.
+    pub(super) fn parsed(&self, der: &[u8]) -> Option<X509> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().rposition(|(sent, _)| **sent == *der);
         let entry = match found.and_then(|at| kept.remove(at)) {
             Some(entry) => entry,
-            None => (der.into(), X509::from_der(der)?),
+            None => {
+                let whole = X509::from_der(der).ok()?;
+                (whole.to_der().ok()? == der).then(|| (der.into(), whole))?
+            }
         };
         let certificate = entry.1.clone();
         if kept.len() >= KEPT_MAX {
             kept.pop_front();
         }
         kept.push_back(entry);
-        Ok(certificate)
+        Some(certificate)
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn what_comes_again_is_parsed_once_and_few_are_kept() {
         let certificates = Certificates::default();
-        let sent: Vec<_> = (1..=20).map(certificate).collect();
+        let sent: Vec<_> = (1..=70).map(certificate).collect();
         let first = certificates.parsed(&sent[0]).unwrap();
         assert_eq!(first.to_der().unwrap(), sent[0]);
         // It is asked for between all others, so that it stays.
@@ -80,8 +80,10 @@ mod tests {
         assert!(!kept.iter().any(|(der, _)| **der == *sent[1]));
         drop(kept);
 
-        assert!(certificates.parsed(&sent[0][1..]).is_err());
-        assert!(certificates.parsed(b"").is_err());
+        let longer = [&sent[0][..], b"\0"].concat();
+        for bad in [&sent[0][1..], &longer, b""] {
+            assert!(certificates.parsed(bad).is_none());
+        }
         assert_eq!(certificates.kept.lock().unwrap().len(), KEPT_MAX);
     }
 }

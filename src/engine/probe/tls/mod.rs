@@ -3,9 +3,9 @@
 //! Two clients share the work. OpenSSL's speaks whatever servers speak, under the rules of the
 //! system that it runs on, and finds the reason of every failure. The one of rustls knows TLS 1.3 alone,
 //! takes a third to two thirds of the time for it, and has certificates verified by OpenSSL: it
-//! makes a target's handshakes once OpenSSL's has shown that it can. It only ever finds
-//! that a server is well: where it fails, the probe is made once more with OpenSSL, whose
-//! word counts.
+//! makes a target's handshakes once OpenSSL's has shown that it can. It finds that a server is
+//! well; where it fails, the probe is made once more with OpenSSL, whose word counts. Only a
+//! server that rustls has met before and that falls silent is not asked again.
 //!
 //! Resumption saves much of a handshake's price on both sides, but skips the certificate:
 //! hence a full handshake at least every `tls_full_handshake_interval`.
@@ -31,9 +31,10 @@ use openssl::ssl::SslContext;
 use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) use self::reason::stream_text;
+pub(super) use self::reason::{is_by_rustls, stream_text};
 use self::sessions::Offer;
 pub use self::sessions::SessionSlot;
+pub(super) use self::sessions::Suspect;
 use self::wire::Wire;
 use super::error::ProbeError;
 use super::transport::Transport;

@@ -130,8 +130,8 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
 pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     let under_tls = error.get_ref().and_then(|e| e.downcast_ref::<ssl::Error>());
     let Some(under_tls) = under_tls else {
-        return match error.get_ref().and_then(|e| e.downcast_ref()) {
-            Some(by_rustls) => rustls_text(by_rustls),
+        return match by_rustls(error) {
+            Some(error) => format!("TLS failed: {}", error.to_string().to_lowercase()),
             None => io_text(error),
         };
     };
@@ -143,8 +143,13 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     }
 }
 
-fn rustls_text(error: &rustls::Error) -> String {
-    format!("TLS failed: {}", error.to_string().to_lowercase())
+/// Whether it is rustls that could not go on with a stream.
+pub(in crate::engine::probe) fn is_by_rustls(error: &std::io::Error) -> bool {
+    by_rustls(error).is_some()
+}
+
+fn by_rustls(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }
 
 /// The commonest cause of a handshake that ends at once is the PROXY header.

@@ -13,8 +13,10 @@ use crate::sys::tls_session::Resumable;
 /// full handshake that is due.
 const REFUSED_MAX: u32 = 3;
 
-/// How long rustls is left out after it failed where OpenSSL did not.
-const BARRED_FOR: Duration = Duration::from_secs(3600);
+/// How long rustls is left out after it failed where OpenSSL did not, and how long it goes on
+/// without a full handshake of OpenSSL's, by the system's rules of that day, where such are due
+/// more often.
+const REVIEWED_EVERY: Duration = Duration::from_secs(3600);
 
 /// Where what one target's handshakes left is kept between its probes.
 #[derive(Default)]
@@ -47,7 +49,7 @@ pub(super) struct Made {
     pub(super) resumed: bool,
     /// What was offered, if it may be offered again.
     pub(super) session: Option<Kept<Resumable>>,
-    /// It was a full one which rustls could have made.
+    /// It was a full one by OpenSSL which rustls could have made.
     pub(super) suits_rustls: bool,
 }
 
@@ -55,8 +57,10 @@ pub(super) struct Made {
 /// would not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::probe) enum Suspect {
-    /// The session that was offered, and had been resumed so often.
+    /// The session that OpenSSL offered, and had been resumed so often.
     Session(u32),
+    /// The session that rustls offered, as new as each of its.
+    NewSession,
     Rustls,
 }
 
@@ -70,8 +74,8 @@ impl SessionSlot {
         self.lock().lacks_session()
     }
 
-    /// What may be to blame for the failure of the last handshake; what passed its deadline
-    /// would mostly do so again.
+    /// What may be to blame for the failure of the last handshake, or of what followed it. What
+    /// passed its deadline would do so again, unless the server has never answered the like.
     pub(in crate::engine::probe) fn suspect(&self, is_timeout: bool) -> Option<Suspect> {
         self.lock().suspect(is_timeout)
     }
@@ -106,8 +110,7 @@ impl SessionSlot {
         }
     }
 
-    /// The end of the certificate that the last full handshake of rustls showed, in seconds
-    /// since 1970.
+    /// The end of the certificate that the last full handshake showed, in seconds since 1970.
     pub(super) fn certificate_end(&self) -> Option<i64> {
         self.lock().certificate_end
     }
@@ -117,9 +120,10 @@ impl SessionSlot {
         self.lock().failed();
     }
 
-    /// A handshake failed under suspicion, and at once a plain one did not.
-    pub(in crate::engine::probe) fn convicted(&self, suspect: Suspect) {
-        self.lock().convicted(suspect, Instant::now());
+    /// A handshake failed under suspicion, and at once a plain one did not; or it took all the
+    /// time there was, so that no other could tell.
+    pub(in crate::engine::probe) fn convicted(&self, suspect: Suspect, is_timeout: bool) {
+        self.lock().convicted(suspect, is_timeout, Instant::now());
     }
 }
 
@@ -166,10 +170,13 @@ struct Slot<S> {
     /// Who made the last handshake, and who makes the next.
     last: Client,
     next: Client,
-    /// Rustls has made a handshake with this server since the last failure.
+    /// Rustls has made full handshakes with this server since the last failure, and has resumed.
     is_proven: bool,
+    is_proven_to_resume: bool,
     /// Rustls failed where OpenSSL did not.
     barred_at: Option<Instant>,
+    /// OpenSSL's last full handshake.
+    reviewed_at: Option<Instant>,
     certificate_end: Option<i64>,
 }
 
@@ -185,7 +192,9 @@ impl<S> Default for Slot<S> {
             last: Client::Openssl,
             next: Client::Openssl,
             is_proven: false,
+            is_proven_to_resume: false,
             barred_at: None,
+            reviewed_at: None,
             certificate_end: None,
         }
     }
@@ -199,10 +208,17 @@ impl<S> Slot<S> {
     fn take(&mut self, full_every: Duration, now: Instant) -> (Client, Option<Kept<S>>) {
         let is_due = |at| now.saturating_duration_since(at) >= full_every;
         if self.full_handshake_at.is_none_or(is_due) {
+            let is_reviewed = is_recent(self.reviewed_at, now);
             *self = Self {
-                next: self.next,
+                next: if is_reviewed {
+                    self.next
+                } else {
+                    Client::Openssl
+                },
                 is_proven: self.is_proven,
+                is_proven_to_resume: self.is_proven_to_resume,
                 barred_at: self.barred_at,
+                reviewed_at: self.reviewed_at,
                 ..Self::default()
             };
         }
@@ -224,6 +240,7 @@ impl<S> Slot<S> {
     /// sides a new one each time. Where the server takes none twice, the next one is waited for.
     fn resumed(&mut self, kept: Option<Kept<S>>, is_ticket: bool) {
         self.refused = 0;
+        self.is_proven_to_resume |= self.last == Client::Rustls;
         if let Some(kept) = kept.filter(|_| !(is_ticket && self.is_single_use)) {
             self.kept.get_or_insert(Kept {
                 uses: kept.uses.saturating_add(1),
@@ -242,14 +259,14 @@ impl<S> Slot<S> {
         }
         self.full_handshake_at.get_or_insert(now);
         self.certificate_end = certificate_end;
-        let is_barred = |at| now.saturating_duration_since(at) < BARRED_FOR;
-        match self.last {
-            Client::Rustls => self.is_proven = true,
-            Client::Openssl if suits_rustls && !self.barred_at.is_some_and(is_barred) => {
-                self.next = Client::Rustls;
-                self.kept = None;
-            }
-            Client::Openssl => {}
+        if self.last == Client::Rustls {
+            self.is_proven = true;
+            return;
+        }
+        self.reviewed_at = Some(now);
+        if suits_rustls && !is_recent(self.barred_at, now) {
+            self.next = Client::Rustls;
+            self.kept = None;
         }
     }
 
@@ -257,26 +274,36 @@ impl<S> Slot<S> {
         self.kept = None;
         self.next = Client::Openssl;
         self.is_proven = false;
+        self.is_proven_to_resume = false;
+        // Another failure may come before the next handshake begins.
+        self.last = Client::Openssl;
+        self.offered = None;
     }
 
     fn suspect(&self, is_timeout: bool) -> Option<Suspect> {
-        match (self.offered, self.last) {
-            (Some(uses), _) if !is_timeout => Some(Suspect::Session(uses)),
+        let by_rustls = self.last == Client::Rustls;
+        match self.offered {
             // A server may not answer what it does not know.
-            (None, Client::Rustls) if !is_timeout || !self.is_proven => Some(Suspect::Rustls),
+            Some(_) if by_rustls && !(is_timeout && self.is_proven_to_resume) => {
+                Some(Suspect::NewSession)
+            }
+            Some(uses) if !by_rustls && !is_timeout => Some(Suspect::Session(uses)),
+            None if by_rustls && !(is_timeout && self.is_proven) => Some(Suspect::Rustls),
             _ => None,
         }
     }
 
     /// A server that fails where it is offered a session costs two connections each time: it
     /// is offered none in the way that it failed. So it is with one that fails rustls.
-    fn convicted(&mut self, suspect: Suspect, now: Instant) {
+    fn convicted(&mut self, suspect: Suspect, is_timeout: bool, now: Instant) {
         match suspect {
             Suspect::Rustls => {
                 self.barred_at = Some(now);
                 self.failed();
             }
-            Suspect::Session(0) => self.refuse(REFUSED_MAX),
+            // There is always one, so that a single fault of the network's is no proof.
+            Suspect::NewSession if !is_timeout => self.refuse(self.refused.saturating_add(1)),
+            Suspect::NewSession | Suspect::Session(0) => self.refuse(REFUSED_MAX),
             Suspect::Session(_) if self.is_single_use => self.refuse(REFUSED_MAX),
             Suspect::Session(_) => self.is_single_use = true,
         }
@@ -289,6 +316,10 @@ impl<S> Slot<S> {
             self.kept = None;
         }
     }
+}
+
+fn is_recent(at: Option<Instant>, now: Instant) -> bool {
+    at.is_some_and(|at| now.saturating_duration_since(at) < REVIEWED_EVERY)
 }
 
 #[cfg(test)]
@@ -417,7 +448,7 @@ mod tests {
         let suspect = server.slot.suspect(false).unwrap();
         server.slot.failed();
         server.resumed(1);
-        server.slot.convicted(suspect, server.now);
+        server.slot.convicted(suspect, false, server.now);
         assert_eq!(server.offered(58), [false; 58]);
         assert_eq!(server.offered(3), [false, true, true], "when due");
 
@@ -428,13 +459,15 @@ mod tests {
         let suspect = server.slot.suspect(false).unwrap();
         server.slot.failed();
         server.resumed(1);
-        server.slot.convicted(suspect, server.now);
+        server.slot.convicted(suspect, false, server.now);
         for _ in 0..5 {
             assert_eq!(server.probe(), (true, true));
             assert_eq!(server.slot.kept.as_ref().map(|kept| kept.uses), Some(0));
         }
         // And then new ones as well.
-        server.slot.convicted(Suspect::Session(1), server.now);
+        server
+            .slot
+            .convicted(Suspect::Session(1), false, server.now);
         assert!(!server.slot.lacks_session() && server.slot.kept.is_none());
     }
 
@@ -479,10 +512,24 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         assert_eq!(slot.certificate_end, Some(7));
-        // The hour is that of OpenSSL's, and rustls goes on.
+        // OpenSSL looks after it once an hour, where a full handshake is due.
         let due = now + HOUR;
-        assert_eq!(handshake(&mut slot, HOUR, due), (Client::Rustls, false));
-        assert_eq!(handshake(&mut slot, HOUR, due), (Client::Rustls, true));
+        let seen = [(); 3].map(|()| handshake(&mut slot, HOUR, due));
+        assert_eq!(seen, expected[..3]);
+        let minute = due + MINUTE;
+        assert_eq!(
+            handshake(&mut slot, MINUTE, minute),
+            (Client::Rustls, false)
+        );
+        let day = HOUR * 24;
+        assert_eq!(
+            handshake(&mut slot, day, due + HOUR),
+            (Client::Rustls, true)
+        );
+        assert_eq!(
+            handshake(&mut slot, day, minute + day),
+            (Client::Openssl, false)
+        );
     }
 
     #[test]
@@ -507,7 +554,11 @@ mod tests {
             seen.map(|(client, _)| client == Client::Rustls),
             [false, true, true]
         );
+        let later = now + HOUR;
+        let seen = [(); 2].map(|()| handshake(&mut slot, Duration::ZERO, later).0);
+        assert_eq!(seen, [Client::Openssl, Client::Rustls]);
         // Sessions that are wanted again are kept again.
+        let now = later;
         assert_eq!(handshake(&mut slot, HOUR, now), (Client::Rustls, false));
         assert_eq!(handshake(&mut slot, HOUR, now), (Client::Rustls, true));
     }
@@ -524,7 +575,7 @@ mod tests {
             slot.failed();
             assert_eq!(suspect, Suspect::Rustls);
             handshake(&mut slot, full_every, now);
-            slot.convicted(suspect, now);
+            slot.convicted(suspect, false, now);
             let soon = now + HOUR - Duration::from_secs(1);
             for at in [now, soon] {
                 assert_eq!(handshake(&mut slot, full_every, at).0, Client::Openssl);
@@ -545,16 +596,50 @@ mod tests {
         slot.take(HOUR, now);
         assert_eq!(slot.suspect(true), Some(Suspect::Rustls));
         slot.failed();
-        for _ in 0..3 {
+        for _ in 0..2 {
             handshake(&mut slot, HOUR, now);
         }
         slot.take(HOUR, now);
+        assert_eq!(
+            slot.suspect(true),
+            Some(Suspect::NewSession),
+            "never resumed"
+        );
+        handshake(&mut slot, HOUR, now);
+        handshake(&mut slot, HOUR, now);
+        slot.take(HOUR, now);
         assert_eq!(slot.suspect(true), None);
-        assert_eq!(slot.suspect(false), Some(Suspect::Session(0)));
+        assert_eq!(slot.suspect(false), Some(Suspect::NewSession));
+        slot.kept = None;
+        slot.take(HOUR, now);
+        assert_eq!(slot.suspect(true), None, "met before");
+        assert_eq!(slot.suspect(false), Some(Suspect::Rustls));
         slot.failed();
+        assert_eq!(slot.suspect(false), None, "until the next handshake");
         // Silence that comes back with rustls is its own.
         assert_eq!(handshake(&mut slot, HOUR, now).0, Client::Openssl);
         assert_eq!(slot.take(HOUR, now).0, Client::Rustls);
         assert_eq!(slot.suspect(true), Some(Suspect::Rustls));
+    }
+
+    #[test]
+    fn sessions_that_fail_rustls_are_offered_no_more() {
+        for (is_timeout, convictions) in [(false, 3), (true, 1)] {
+            let mut slot = Slot::default();
+            let now = Instant::now();
+            for _ in 0..convictions {
+                // OpenSSL, rustls, and rustls with a session.
+                handshake(&mut slot, HOUR, now);
+                handshake(&mut slot, HOUR, now);
+                assert!(slot.take(HOUR, now).1.is_some());
+                let suspect = slot.suspect(is_timeout).unwrap();
+                assert_eq!(suspect, Suspect::NewSession);
+                slot.failed();
+                slot.convicted(suspect, is_timeout, now);
+            }
+            let seen = [(); 4].map(|()| handshake(&mut slot, HOUR, now));
+            assert!(seen.iter().all(|&(_, is_offered)| !is_offered));
+            assert_eq!(slot.last, Client::Rustls, "which is not to blame");
+        }
     }
 }

@@ -19,7 +19,7 @@ use tokio_openssl::SslStream;
 
 use super::sessions::{Kept, Made, Session, SessionSlot};
 use super::wire::Wire;
-use super::{expect_name, reason, send_at_once, server_name};
+use super::{expect_name, reason, send_at_once, server_name, with_rustls};
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::Target;
@@ -81,7 +81,7 @@ where
         not_after: leaf.as_deref().and_then(reason::not_after),
         resumed: ssl.session_reused(),
         session,
-        suits_rustls: slot.is_some() && leaf.is_some_and(|leaf| suits_rustls(ssl, &leaf)),
+        suits_rustls: slot.is_some() && leaf.is_some_and(|leaf| suits_rustls(ssl, &leaf, target)),
     };
     Ok((tls, made))
 }
@@ -117,9 +117,9 @@ fn connection(
     Ok(ssl)
 }
 
-/// Whether what this full handshake came to is what the other client would have come to. X25519 is
-/// missing where rules like FIPS 140-2 hold: there it is never used.
-fn suits_rustls(ssl: &SslRef, leaf: &X509Ref) -> bool {
+/// Whether what this full handshake came to is what rustls would have come to. Where the system's
+/// rules exclude X25519, the only key exchange that we let it have, that is never so.
+fn suits_rustls(ssl: &SslRef, leaf: &X509Ref, target: &Target) -> bool {
     !ssl.session_reused()
         && ssl.version2() == Some(SslVersion::TLS1_3)
         && tls_algorithms::key_exchange(ssl) == Some(Id::X25519)
@@ -132,6 +132,7 @@ fn suits_rustls(ssl: &SslRef, leaf: &X509Ref) -> bool {
             }),
             _ => false,
         })
+        && with_rustls::takes(server_name(target), leaf)
 }
 
 /// What connections of one policy are made from: verified by the CAs of `ca_file`, or else the

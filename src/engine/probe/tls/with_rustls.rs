@@ -3,15 +3,17 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use openssl::error::ErrorStack;
+use openssl::hash::{MessageDigest, hash};
 use openssl::ssl::{Ssl, SslContext};
 use openssl::stack::Stack;
+use openssl::x509::X509Ref;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{
     ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
 };
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, HandshakeKind, NamedGroup,
     SignatureScheme, version,
@@ -40,6 +42,9 @@ pub(super) struct Client {
 impl Client {
     /// A client that takes what OpenSSL's handshakes of `context` would take; none where it could offer nothing.
     pub(super) fn new(context: &SslContext, skip_verify: bool) -> Option<Self> {
+        if is_restricted() {
+            return None;
+        }
         let names = tls_algorithms::ciphers(&*Ssl::new(context).ok()?);
         let mut provider = CryptoProvider {
             kx_groups: vec![ring::kx_group::X25519],
@@ -110,7 +115,7 @@ impl Client {
             slot.certificate_end()
         } else {
             let leaf = connection.peer_certificates().and_then(<[_]>::first);
-            let leaf = leaf.and_then(|leaf| self.certificates.parsed(leaf).ok());
+            let leaf = leaf.and_then(|leaf| self.certificates.parsed(leaf));
             leaf.as_deref().and_then(reason::not_after)
         };
         let made = Made {
@@ -118,10 +123,22 @@ impl Client {
             resumed,
             // Spent.
             session: None,
-            suits_rustls: true,
+            suits_rustls: false,
         };
         Ok((tls, made))
     }
+}
+
+/// Whether OpenSSL is held to a list of algorithms, as FIPS 140 has it: MD5 is on none. Then no
+/// other library may do its work.
+fn is_restricted() -> bool {
+    hash(MessageDigest::md5(), b"").is_err()
+}
+
+/// Whether rustls can make something of a server's name and certificate.
+pub(super) fn takes(name: String, leaf: &X509Ref) -> bool {
+    let parses = |der: Vec<u8>| ParsedCertificate::try_from(&CertificateDer::from(der)).is_ok();
+    ServerName::try_from(name).is_ok() && leaf.to_der().is_ok_and(parses)
 }
 
 /// A connection's view of its target's slot. Each ticket of TLS 1.3 is offered once, as RFC 8446
@@ -176,14 +193,15 @@ impl Verifier {
         leaf: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-    ) -> Result<bool, ErrorStack> {
-        let mut ssl = Ssl::new(&self.context)?;
-        expect_name(ssl.param_mut(), &name.to_str())?;
-        let mut chain = Stack::new()?;
+    ) -> Option<bool> {
+        let mut ssl = Ssl::new(&self.context).ok()?;
+        expect_name(ssl.param_mut(), &name.to_str()).ok()?;
+        let mut chain = Stack::new().ok()?;
         for other in others {
-            chain.push(self.certificates.parsed(other)?)?;
+            chain.push(self.certificates.parsed(other)?).ok()?;
         }
-        tls_verify::would_accept(&mut ssl, &*self.certificates.parsed(leaf)?, &chain)
+        let leaf = self.certificates.parsed(leaf)?;
+        tls_verify::would_accept(&mut ssl, &leaf, &chain).ok()
     }
 }
 
@@ -205,7 +223,7 @@ impl ServerCertVerifier for Verifier {
         match self.skips || self.accepts(leaf, others, name).unwrap_or(false) {
             true => Ok(ServerCertVerified::assertion()),
             // Why, OpenSSL's own handshake will say.
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+            false => Err(CertificateError::UnknownIssuer.into()),
         }
     }
 
