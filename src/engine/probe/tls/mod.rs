@@ -13,6 +13,7 @@
 mod certificates;
 mod reason;
 mod sessions;
+mod slot;
 mod wire;
 mod with_openssl;
 mod with_rustls;
@@ -34,7 +35,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(super) use self::reason::{is_by_rustls, stream_text};
 use self::sessions::Offer;
 pub use self::sessions::SessionSlot;
-pub(super) use self::sessions::Suspect;
+pub(super) use self::slot::Suspect;
 use self::wire::Wire;
 use super::error::ProbeError;
 use super::transport::Transport;

@@ -17,7 +17,8 @@ use openssl::x509::{X509, X509Ref, X509StoreContext, X509StoreContextRef};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
-use super::sessions::{Kept, Made, Session, SessionSlot};
+use super::sessions::{Made, Session, SessionSlot};
+use super::slot::Kept;
 use super::wire::Wire;
 use super::{expect_name, reason, send_at_once, server_name, with_rustls};
 use crate::engine::probe::deadline::within;

@@ -249,3 +249,40 @@ impl ServerCertVerifier for Verifier {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const NAME: &str =
+        "engine::probe::tls::with_rustls::tests::under_a_list_of_algorithms_it_is_left_out";
+
+    /// In a process of its own with such an OpenSSL, since it asks its configuration once.
+    #[test]
+    fn under_a_list_of_algorithms_it_is_left_out() {
+        if std::env::var_os("OPENSSL_CONF")
+            .is_some_and(|path| path.to_string_lossy().contains("nb-listed"))
+        {
+            assert!(is_restricted());
+            return;
+        }
+        assert!(!is_restricted());
+        let path = std::env::temp_dir().join(format!("nb-listed-{}.cnf", std::process::id()));
+        let rules = "openssl_conf = all\n[all]\nalg_section = algorithms\n\
+            [algorithms]\ndefault_properties = fips=yes\n";
+        std::fs::write(&path, rules).unwrap();
+        let ended = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", NAME])
+            .env("OPENSSL_CONF", &path)
+            .output()
+            .unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let said = String::from_utf8_lossy(&ended.stdout);
+        assert!(
+            ended.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
+}
