@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use nauthilus_backend::engine::config::Config;
-use nauthilus_backend::engine::context::RequestContext;
-use nauthilus_backend::engine::result::{AttributeValue, Attributes, BackendResult, Scalar};
+use nauthilus_backend::engine::request::context::RequestContext;
+use nauthilus_backend::engine::request::result::{
+    AttributeValue, Attributes, BackendResult, Scalar,
+};
 use nauthilus_backend::engine::verdicts::{Record, VerdictTable, hash_identity};
 
 /// The memory that all processes of a family share: one target's record.

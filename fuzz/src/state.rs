@@ -6,9 +6,9 @@
 
 use std::fmt::Write as _;
 
-use nauthilus_backend::engine::health::Thresholds;
-use nauthilus_backend::engine::state::decode;
+use nauthilus_backend::engine::state_file::format::decode;
 use nauthilus_backend::engine::verdicts::ERROR_MAX;
+use nauthilus_backend::engine::verdicts::health::Thresholds;
 
 pub fn state(data: &[u8]) {
     load(data);

@@ -6,9 +6,9 @@ use super::handle::{self, ResultHandle};
 use super::result::{beyond, item};
 use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
-use crate::engine::attribute_name::AttributeName;
-use crate::engine::headers;
-use crate::engine::result::{AttributeValue, Attributes, Scalar, Text};
+use crate::engine::request::attribute_name::AttributeName;
+use crate::engine::request::headers;
+use crate::engine::request::result::{AttributeValue, Attributes, Scalar, Text};
 
 /// A type as C takes it.
 type TypeCode = i32;

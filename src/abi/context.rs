@@ -6,11 +6,11 @@ use super::handle::{self, ContextHandle, ResultHandle};
 use super::result::{beyond, item};
 use super::status::{Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
-use crate::engine::context::SharedContext;
-use crate::engine::headers::RefusedAttribute;
 use crate::engine::process::current;
-use crate::engine::result::SharedResult;
-use crate::engine::server_address::ServerAddress;
+use crate::engine::request::context::SharedContext;
+use crate::engine::request::headers::RefusedAttribute;
+use crate::engine::request::result::SharedResult;
+use crate::engine::request::server_address::ServerAddress;
 
 fn refused(attribute: RefusedAttribute) -> Failure {
     Failure::new(Status::Refused, attribute.to_string())

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use super::status::{Done, Failure, guard_release, out};
-use crate::engine::context::SharedContext;
-use crate::engine::result::SharedResult;
+use crate::engine::request::context::SharedContext;
+use crate::engine::request::result::SharedResult;
 
 /// `nauthilus_backend_result`: one of possibly several handles of a result.
 pub(crate) struct ResultHandle(pub(crate) SharedResult);

@@ -5,7 +5,7 @@ use std::ffi::c_char;
 use super::handle::{self, ResultHandle};
 use super::status::{Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
-use crate::engine::result::{Attributes, BackendResult, Bytes, SharedResult};
+use crate::engine::request::result::{Attributes, BackendResult, Bytes, SharedResult};
 
 /// A field as C gives it: any number.
 type FieldCode = i32;

@@ -13,9 +13,9 @@ use super::handle;
 use super::result::item;
 use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View, terminated};
+use crate::engine::active::{BackendServer, Service};
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::{Process, Start, current};
-use crate::engine::service::{BackendServer, Service};
 use crate::sys::copies;
 
 /// `nauthilus_backend_servers`.

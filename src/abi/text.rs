@@ -4,7 +4,7 @@ use std::ffi::c_char;
 use std::{ptr, slice};
 
 use super::status::{Failure, guard_release};
-use crate::engine::result::Bytes;
+use crate::engine::request::result::Bytes;
 
 /// `nauthilus_backend_view`: bytes that somebody else owns.
 #[derive(Clone, Copy)]

@@ -1,32 +1,17 @@
 //! The engine: everything the product does that has nothing to do with Lua or C.
+//!
+//! A configuration (`config`) becomes targets; the scheduler (`scheduler`) runs one probe
+//! (`probe`) of a target when its timer is due; what the outcome changes goes into the shared
+//! table (`verdicts`) and the state file (`state_file`) of the active configuration (`active`).
+//! `process` is the engine of this process; `request` is what scripts decide in one request.
 
-mod alarm;
-pub mod attribute_name;
-pub mod check;
+pub mod active;
 pub mod config;
-pub mod context;
-mod digest;
-mod follow;
-pub mod headers;
-pub mod health;
-mod lead;
 pub mod log;
-pub mod monitor;
-mod panics;
 pub mod probe;
 pub mod process;
-mod recent;
-pub mod result;
-mod saving;
-mod schedule;
-mod seat;
-pub mod secret_names;
-pub mod server_address;
-pub mod service;
-pub mod shared;
-pub mod state;
-pub mod store;
+pub mod request;
+mod scheduler;
+pub mod state_file;
 pub mod target;
 pub mod verdicts;
-mod waker;
-mod watch;

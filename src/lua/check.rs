@@ -6,8 +6,8 @@ use mlua::prelude::*;
 
 use super::convert;
 use super::monitor::to_duration;
-use crate::engine::check::Check;
 use crate::engine::config::{Value, parse_host};
+use crate::engine::process::check::Check;
 use crate::engine::process::current;
 
 /// The option of a check that is no key of a target: whether an equal one under way will do.

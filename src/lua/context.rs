@@ -6,10 +6,10 @@ use mlua::prelude::*;
 
 use super::held::Held;
 use super::raw::{Answer, Args, Natives, View, native};
-use crate::engine::context::RequestContext;
 use crate::engine::process::current;
-use crate::engine::result::BackendResult;
-use crate::engine::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
+use crate::engine::request::context::RequestContext;
+use crate::engine::request::result::BackendResult;
+use crate::engine::request::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     natives.add("context_new", native!(new))?;

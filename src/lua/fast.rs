@@ -20,11 +20,11 @@ use mlua::prelude::*;
 use super::held::Held;
 use super::raw::{Natives, content_of, fill_contexts, fill_results};
 use super::result::field_at;
-use crate::engine::context::RequestContext;
-use crate::engine::result::{
+use crate::engine::request::context::RequestContext;
+use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
-use crate::engine::server_address::is_plain_literal;
+use crate::engine::request::server_address::is_plain_literal;
 
 mod setter;
 

@@ -3,7 +3,7 @@
 
 use std::cell::{OnceCell, RefCell};
 
-use crate::engine::shared::Shared;
+use crate::engine::request::shared::Shared;
 
 /// Data of a Lua state, until C asks for a handle of it: from then on both have one.
 ///

@@ -6,9 +6,9 @@ use std::time::Duration;
 use mlua::prelude::*;
 
 use super::convert;
+use crate::engine::active::TargetStatus;
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::current;
-use crate::engine::service::TargetStatus;
 
 pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
     native.raw_set("configure", lua.create_function(configure)?)?;

@@ -21,8 +21,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mlua::prelude::*;
 
-use crate::engine::monitor::HostSigns;
 use crate::engine::process::set_host_signs;
+use crate::engine::process::thread::HostSigns;
 use crate::lua::raw::Natives;
 use symbols::{Role, Symbols};
 

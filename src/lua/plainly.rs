@@ -10,7 +10,7 @@ use mlua::prelude::*;
 use super::context::port;
 use super::raw::{Answer, Args, Natives, View, stand_in};
 use super::result::{Field, field_at};
-use crate::engine::server_address::is_plain_literal;
+use crate::engine::request::server_address::is_plain_literal;
 
 /// Registers the table `plainly`: each of its functions takes the Lua function that is stood for and
 /// an extra value, and gives the native. The extra value is the table of the host's adapter whose

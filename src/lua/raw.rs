@@ -28,8 +28,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
-use crate::engine::context::RequestContext;
-use crate::engine::result::BackendResult;
+use crate::engine::request::context::RequestContext;
+use crate::engine::request::result::BackendResult;
 
 pub(super) use answer::Answer;
 pub(super) use args::{Args, View};

@@ -4,7 +4,7 @@ use mlua::prelude::*;
 
 use super::held::Held;
 use super::raw::{Answer, Args, Natives, View, native};
-use crate::engine::result::{BackendResult, Bytes};
+use crate::engine::request::result::{BackendResult, Bytes};
 
 /// The fields of a result as the glue names and numbers them.
 const FIELDS: &[(&str, Field)] = &[

@@ -11,8 +11,8 @@ use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
 use super::raw::{Answer, Args, Natives, View, native};
+use crate::engine::active::{BackendServer, Service};
 use crate::engine::process::{Start, current};
-use crate::engine::service::{BackendServer, Service};
 use crate::engine::target::Target;
 use crate::sys::fork_mark::ForkMark;
 

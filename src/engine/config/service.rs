@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::headers;
 use super::super::target::Target;
 use super::issue::{Issue, Path};
 use super::keys::{self, SERVICE_KEYS};
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::value::Value;
 use super::{Config, InitialState, LogSink, target};
+use crate::engine::request::headers;
 
 /// How long each stage of a probe may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod deadline;
 pub mod dialogue;
 pub mod error;
 mod farewell;
+pub(in crate::engine) mod panics;
 mod proxy;
 pub mod resolve;
 mod socket;
@@ -31,7 +32,7 @@ use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, Suspect, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
-use crate::engine::target::{Host, Target};
+use super::target::{Host, Target};
 
 /// How far a probe goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

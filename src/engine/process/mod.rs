@@ -4,7 +4,9 @@
 //! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
+pub mod check;
 mod reports;
+pub mod thread;
 
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
@@ -17,18 +19,18 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::check::{Check, Request};
+use super::active::{Service, Snapshot, State};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
-use super::monitor::{Command, HostSigns, spawn};
-use super::secret_names;
-use super::service::{Service, Snapshot, State};
-use super::store::Store;
+use super::request::secret_names;
+use super::state_file::file::Store;
 use super::target::{Host, Target};
 use crate::sys::clock;
 use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, pid};
+use check::{Check, Request};
 use reports::REPORTS;
+use thread::{Command, HostSigns, spawn};
 
 /// The path of a YAML file, for hosts that call no `configure`.
 pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";

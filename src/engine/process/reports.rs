@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::current;
-use crate::engine::monitor::Reports;
-use crate::engine::service::Service;
+use super::thread::Reports;
+use crate::engine::active::Service;
 
 pub(super) const REPORTS: Reports = Reports {
     detach,

@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::health::{Gate, Verdict, both};
 use super::layout::*;
 use super::{Slot, VerdictTable};
-use crate::engine::health::{Gate, Verdict, both};
 
 /// The longest error text that is kept, in bytes.
 pub const ERROR_MAX: usize = ERROR_WORDS * 8;

@@ -1,8 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
+use super::health::{Gate, Verdict};
+use super::layout::*;
 use super::*;
-use crate::engine::health::Gate;
 
 fn record() -> Record {
     Record {

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 
 use super::outcome;
-use crate::engine::context::RequestContext;
+use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::nginx::requests::{self, Current, Requests};
 

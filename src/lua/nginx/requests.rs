@@ -18,7 +18,7 @@ use mlua::prelude::*;
 use super::contained;
 use super::request_end::{EndSymbols, Note};
 use super::symbols::{Opaque, Request, Symbols};
-use crate::engine::context::RequestContext;
+use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::raw::{Content, Natives, push_lasting_context};
 

@@ -23,8 +23,8 @@ use mlua::prelude::*;
 
 use super::contained;
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
-use crate::engine::check::{Check, CheckResult};
 use crate::engine::config::Value;
+use crate::engine::process::check::{Check, CheckResult};
 use crate::lua::check::{Handle, answer, begin, described, described_at};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;

@@ -5,8 +5,10 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, push_userdata};
-use crate::engine::context::{ChangeList, HeadersCopy, RequestContext, Selection, SharedContext};
-use crate::engine::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
+use crate::engine::request::context::{
+    ChangeList, HeadersCopy, RequestContext, Selection, SharedContext,
+};
+use crate::engine::request::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use crate::lua::held::Held;
 
 /// What a native answers. Pushed as one value unless it says otherwise.

@@ -6,9 +6,9 @@ use std::slice;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
-use crate::engine::attribute_name::AttributeName;
-use crate::engine::context::RequestContext;
-use crate::engine::result::{
+use crate::engine::request::attribute_name::AttributeName;
+use crate::engine::request::context::RequestContext;
+use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
 use crate::lua::held::Held;

@@ -5,9 +5,9 @@ use std::ffi::{c_int, c_void};
 use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
-use crate::engine::context::RequestContext;
-use crate::engine::result::BackendResult;
-use crate::engine::shared::Shared;
+use crate::engine::request::context::RequestContext;
+use crate::engine::request::result::BackendResult;
+use crate::engine::request::shared::Shared;
 use crate::lua::held::Held;
 
 /// Upvalues of each native.

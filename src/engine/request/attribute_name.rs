@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::headers;
-use super::recent::Recent;
+use super::name_cache::Recent;
 use super::result::Bytes;
 use super::secret_names;
 

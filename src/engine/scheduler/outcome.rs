@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::health::{Gate, Verdict};
-use super::log::{Level, Line, Log};
-use super::probe::{Depth, Outcome};
-use super::service::{Service, shown_ip};
-use super::target::Target;
-use super::verdicts::{Record, Slot};
+use crate::engine::active::{Service, shown_ip};
+use crate::engine::log::{Level, Line, Log};
+use crate::engine::probe::{Depth, Outcome};
+use crate::engine::target::Target;
+use crate::engine::verdicts::health::{Gate, Verdict};
+use crate::engine::verdicts::{Record, Slot};
 use crate::sys::clock;
 
 /// A certificate that ends soon is logged this often, by whichever process probes.

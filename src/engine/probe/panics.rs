@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::probe::Outcome;
-use super::probe::error::{ProbeError, Stage};
+use super::Outcome;
+use super::error::{ProbeError, Stage};
 
 /// The outcome of `probe`, or an inconclusive one where it panicked.
-pub(super) async fn contained<F>(probe: Pin<Box<F>>) -> Outcome
+pub(in crate::engine) async fn contained<F>(probe: Pin<Box<F>>) -> Outcome
 where
     F: Future<Output = Outcome> + ?Sized,
 {
@@ -25,7 +25,9 @@ where
 ///
 /// # Errors
 /// What it panicked with.
-pub(super) async fn outlived<F>(mut future: Pin<Box<F>>) -> std::thread::Result<F::Output>
+pub(in crate::engine) async fn outlived<F>(
+    mut future: Pin<Box<F>>,
+) -> std::thread::Result<F::Output>
 where
     F: Future + ?Sized,
 {
@@ -42,12 +44,12 @@ where
 ///
 /// # Errors
 /// That outcome.
-pub(super) fn caught<T>(step: impl FnOnce() -> T) -> Result<T, Outcome> {
+pub(in crate::engine) fn caught<T>(step: impl FnOnce() -> T) -> Result<T, Outcome> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|panic| inconclusive(panic.as_ref()))
 }
 
 /// The outcome of a probe whose task ended without one.
-pub(super) fn ended(error: JoinError) -> Outcome {
+pub(in crate::engine) fn ended(error: JoinError) -> Outcome {
     match error.try_into_panic() {
         Ok(panic) => inconclusive(panic.as_ref()),
         Err(_) => inconclusive(&"the probe was called off"),

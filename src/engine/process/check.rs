@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::panics;
-use super::probe::{Depth, Prober};
-use super::target::{Host, Target};
+use crate::engine::probe::panics;
+use crate::engine::probe::{Depth, Prober};
+use crate::engine::target::{Host, Target};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;
 

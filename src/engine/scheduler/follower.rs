@@ -8,23 +8,23 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::log::{Level, Line, Log};
-use super::service::Service;
-use super::state::policy;
-use super::verdicts::Slot;
+use crate::engine::active::Service;
+use crate::engine::log::{Level, Line, Log};
+use crate::engine::state_file::format::policy;
+use crate::engine::verdicts::Slot;
 use crate::sys::state_file::Version;
 
 /// A prober that has just begun gets this long for its first word.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// A prober that has saved nothing for so long is not relied on any more.
-pub(super) const SILENCE: Duration = Duration::from_secs(15);
+pub(in crate::engine) const SILENCE: Duration = Duration::from_secs(15);
 
 /// The targets that somebody else probes.
-pub(super) type Followed = Arc<HashSet<Slot>>;
+pub(in crate::engine) type Followed = Arc<HashSet<Slot>>;
 
 /// What is known of the file's writer.
-pub(super) struct Following {
+pub(in crate::engine) struct Following {
     service: Arc<Service>,
     read: Option<Version>,
     /// When a good content was last a new one; at first, when following began.
@@ -37,7 +37,7 @@ pub(super) struct Following {
 }
 
 impl Following {
-    pub(super) fn begin(service: &Arc<Service>) -> Self {
+    pub(in crate::engine) fn begin(service: &Arc<Service>) -> Self {
         Self {
             service: service.clone(),
             read: None,
@@ -49,13 +49,13 @@ impl Following {
         }
     }
 
-    pub(super) fn is_of(&self, service: &Arc<Service>) -> bool {
+    pub(in crate::engine) fn is_of(&self, service: &Arc<Service>) -> bool {
         Arc::ptr_eq(&self.service, service)
     }
 
     /// Publishes what the file says where it says anything new; the targets that are
     /// probed by its writer.
-    pub(super) fn look(&mut self, log: &Log) -> Followed {
+    pub(in crate::engine) fn look(&mut self, log: &Log) -> Followed {
         self.read_anew();
         if self.heard.elapsed() > self.patience {
             self.set(HashSet::new());

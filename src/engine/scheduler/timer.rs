@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::probe::tls::SessionSlot;
+use super::outcome::{Timer, Watch};
 use super::schedule::{Grid, first_window, spread_after};
-use super::service::Service;
-use super::target::{Target, TlsMode};
-use super::verdicts::{Record, Slot};
-use super::watch::{Timer, Watch};
+use crate::engine::active::Service;
+use crate::engine::probe::tls::SessionSlot;
+use crate::engine::target::{Target, TlsMode};
+use crate::engine::verdicts::{Record, Slot};
 use crate::sys::clock;
 
 /// One timer of one target.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::log::Log;
-use super::service::Service;
-use super::state::encode;
-use super::store::{Store, Writer};
+use crate::engine::active::Service;
+use crate::engine::log::Log;
+use crate::engine::state_file::file::{Store, Writer};
+use crate::engine::state_file::format::encode;
 
 /// How often the state file is written where no verdict changes; well within what its
 /// readers take for silence.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{Config, InitialState};
-use super::health::{Thresholds, Verdict};
-use super::state::Saved;
-use super::store::{Lead, Store};
+use super::state_file::file::{Lead, Store};
+use super::state_file::format::Saved;
 use super::target::{Host, Target};
+use super::verdicts::health::{Thresholds, Verdict};
 use super::verdicts::{IdentityHash, RETIRED, Record, Slot, VerdictTable, hash_identity};
 use crate::sys::clock;
 

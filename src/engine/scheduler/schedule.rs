@@ -46,7 +46,11 @@ const FIRST_LOOKS_PER_SECOND: u32 = 100;
 
 /// The time over which the first looks of `count` timers are spread: short for a few, at
 /// most the interval.
-pub(super) fn first_window(fast: Duration, interval: Duration, count: usize) -> Duration {
+pub(in crate::engine) fn first_window(
+    fast: Duration,
+    interval: Duration,
+    count: usize,
+) -> Duration {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let paced = Duration::from_secs(1) * count / FIRST_LOOKS_PER_SECOND;
     paced.max(fast).min(interval)
@@ -54,20 +58,24 @@ pub(super) fn first_window(fast: Duration, interval: Duration, count: usize) -> 
 
 /// Where in its round a timer is, from 0 to 1: evenly apart by position, at random within
 /// its share.
-pub(super) fn phase(position: usize, count: usize) -> f32 {
+pub(in crate::engine) fn phase(position: usize, count: usize) -> f32 {
     (position as f32 + fastrand::f32()) / count.max(1) as f32
 }
 
 /// How long after a look that came in its phase of a `window` the next one is due. At least
 /// the window, at most the interval; where both are the same, that.
-pub(super) fn spread_after(window: Duration, interval: Duration, phase: f32) -> Duration {
+pub(in crate::engine) fn spread_after(
+    window: Duration,
+    interval: Duration,
+    phase: f32,
+) -> Duration {
     let window = window.min(interval);
     window + (interval - window).mul_f32(phase.clamp(0.0, 1.0))
 }
 
 /// The times at which timers are due together.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
+pub(in crate::engine) struct Grid {
     origin_ns: u64,
     /// How many timers share it.
     count: u64,
@@ -116,7 +124,7 @@ impl Steps {
 
 impl Grid {
     /// To be called just before the runtime is built.
-    pub(super) fn begin() -> Self {
+    pub(in crate::engine) fn begin() -> Self {
         Self {
             origin_ns: clock::monotonic_ns(),
             count: 1,
@@ -124,7 +132,7 @@ impl Grid {
     }
 
     /// The grid for so many timers.
-    pub(super) fn fitted(self, count: usize) -> Self {
+    pub(in crate::engine) fn fitted(self, count: usize) -> Self {
         Self {
             count: u64::try_from(count).unwrap_or(u64::MAX),
             ..self
@@ -133,7 +141,7 @@ impl Grid {
 
     /// When to wake for a look that is due about `at_ns`, where the next probe is due at
     /// `next_due`: who wakes for a probe looks as well.
-    pub(super) fn look(self, at_ns: u64, next_due: Option<u64>) -> u64 {
+    pub(in crate::engine) fn look(self, at_ns: u64, next_due: Option<u64>) -> u64 {
         let since = at_ns.saturating_sub(self.origin_ns);
         let near = self.origin_ns + since.next_multiple_of(LOOK_STEP_NS);
         match next_due {
@@ -144,7 +152,7 @@ impl Grid {
 
     /// When a timer of this interval is due again, the last probe of which started at
     /// `started_ns`.
-    pub(super) fn after(self, started_ns: u64, interval: Duration) -> u64 {
+    pub(in crate::engine) fn after(self, started_ns: u64, interval: Duration) -> u64 {
         let Some(steps) = Steps::of(interval, self.count) else {
             return started_ns;
         };
@@ -162,7 +170,7 @@ impl Grid {
     }
 
     /// The time nearest to `due_ns` at which timers of this interval are due.
-    pub(super) fn nearest(self, due_ns: u64, interval: Duration) -> u64 {
+    pub(in crate::engine) fn nearest(self, due_ns: u64, interval: Duration) -> u64 {
         let Some(Steps { step_ns, .. }) = Steps::of(interval, self.count) else {
             return due_ns;
         };

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::recent::Recent;
+use super::name_cache::Recent;
 
 /// A checked address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use crate::sys::gate;
 /// OpenSSL, asked for a digest before it was told otherwise, has the process free all of
 /// OpenSSL's tables when it exits, under the hands of a probe that is in its handshake then.
 /// `openssl::init` tells it otherwise.
-pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
+pub(in crate::engine) fn sha256(data: &[u8]) -> [u8; 32] {
     gate::at_once(|| {
         openssl::init();
         openssl::sha::sha256(data)

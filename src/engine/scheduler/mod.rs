@@ -4,26 +4,34 @@
 //! has to wait goes on in a task of its own, of which there are at most as many as may be
 //! under way at the same time.
 
+pub(in crate::engine) mod follower;
+mod notifier;
+mod outcome;
+mod saver;
+pub(in crate::engine) mod schedule;
+mod timer;
+mod wakeup;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::alarm::Alarm;
+use super::active::Service;
 use super::config::Config;
-use super::follow::Followed;
 use super::log::{Level, Line, Log};
-use super::panics;
+use super::probe::panics;
 use super::probe::{Begun, Farewells, Outcome, Prober, Resumption, Spares};
-use super::saving::Saving;
-use super::schedule::{Grid, phase};
-use super::seat::{Flight, Seat, State, sessions};
-use super::service::Service;
 use super::target::Target;
 use super::verdicts::Slot;
-use super::waker::Waker;
-use super::watch::Timer;
 use crate::sys::{clock, gate};
+use follower::Followed;
+use notifier::Waker;
+use outcome::Timer;
+use saver::Saving;
+use schedule::{Grid, phase};
+use timer::{Flight, Seat, State, sessions};
+use wakeup::Alarm;
 
 /// Probes that are begun in a row before others of this thread have their turn.
 const BATCH: usize = 64;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::log::{Level, Line, Log};
-use super::state::{FILE_MAX, Saved, decode};
+use super::format::{FILE_MAX, Saved, decode};
+use crate::engine::log::{Level, Line, Log};
 use crate::sys::clock;
 use crate::sys::state_file::{StateFile, Version};
 use crate::sys::thread::spawn_quiet;

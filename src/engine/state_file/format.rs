@@ -16,11 +16,11 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::config::{Config, InitialState};
-use super::digest;
-use super::health::Gate;
-use super::service::Service;
-use super::verdicts::{ERROR_MAX, IdentityHash, Record};
+use crate::engine::active::Service;
+use crate::engine::config::{Config, InitialState};
+use crate::engine::verdicts::digest;
+use crate::engine::verdicts::health::Gate;
+use crate::engine::verdicts::{ERROR_MAX, IdentityHash, Record};
 use crate::sys::clock;
 
 /// A file may be so long: room for some 100,000 targets.
@@ -253,8 +253,8 @@ fn checksum(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::Verdict;
     use super::*;
+    use crate::engine::verdicts::health::Verdict;
 
     fn record() -> Record {
         Record {

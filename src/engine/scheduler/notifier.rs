@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::verdicts::VerdictTable;
+use crate::engine::verdicts::VerdictTable;
 use crate::sys::thread::spawn_quiet;
 
 const STACK: usize = 64 * 1024;

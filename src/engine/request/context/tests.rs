@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::result::Scalar;
-use crate::engine::secret_names::Exposed;
+use crate::engine::request::result::Scalar;
+use crate::engine::request::secret_names::Exposed;
 
 fn text(s: &str) -> AttributeValue {
     AttributeValue::One(Scalar::Bytes(s.as_bytes().into()))
