@@ -96,7 +96,7 @@ fn verdicts_follow_the_listeners() {
         ports() == [b]
     });
     assert_eq!(engine.snapshot(Start::Allowed).generation, generation + 1);
-    let status = engine.service(Start::Allowed).unwrap().targets();
+    let status = engine.active(Start::Allowed).unwrap().targets();
     assert_eq!(
         status[0].record.error.as_deref(),
         Some("connect: connection refused")
@@ -109,7 +109,7 @@ fn verdicts_follow_the_listeners() {
     let (third, c) = listener();
     drop(third);
     let probes = |index: usize| {
-        engine.service(Start::Allowed).unwrap().targets()[index]
+        engine.active(Start::Allowed).unwrap().targets()[index]
             .record
             .probes
     };
@@ -132,9 +132,9 @@ fn verdicts_follow_the_listeners() {
     engine.configure(slow, false).unwrap();
     assert_eq!(ports(), [a, b]);
     drop(_first);
-    let service = engine.service(Start::Allowed).unwrap();
-    assert!(!service.report_failure("127.0.0.1", 1));
-    assert!(service.report_failure("127.0.0.1", a));
+    let active = engine.active(Start::Allowed).unwrap();
+    assert!(!active.report_failure("127.0.0.1", 1));
+    assert!(active.report_failure("127.0.0.1", a));
     let took = eventually("a reported one leaves", Duration::from_secs(1), || {
         ports() == [b]
     });
@@ -188,7 +188,7 @@ fn first_looks_come_soon_and_the_next_are_spread() {
     assert!(started.elapsed() < window + interval / 4);
 
     let records = || {
-        let targets = engine.service(Start::Allowed).unwrap().targets();
+        let targets = engine.active(Start::Allowed).unwrap().targets();
         targets.into_iter().map(|target| target.record)
     };
     eventually("each has its second look", interval * 2, || {

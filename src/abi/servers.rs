@@ -13,7 +13,7 @@ use super::handle;
 use super::result::item;
 use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View, terminated};
-use crate::engine::active::{BackendServer, Service};
+use crate::engine::active::{ActiveConfig, BackendServer};
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::{Process, Start, current};
 use crate::sys::copies;
@@ -115,8 +115,8 @@ fn configured() -> Result<Arc<Process>, Failure> {
     Ok(process)
 }
 
-fn service(process: &Process, start: Start) -> Result<Arc<Service>, Failure> {
-    process.service(start).ok_or_else(|| {
+fn active(process: &Process, start: Start) -> Result<Arc<ActiveConfig>, Failure> {
+    process.active(start).ok_or_else(|| {
         Failure::new(
             Status::NotConfigured,
             "nothing was configured: call a configure function, or set NAUTHILUS_BACKEND_CONFIG",
@@ -187,7 +187,7 @@ unsafe extern "C" fn nauthilus_backend_wait_ready(
     unsafe {
         guard(reason, || {
             let process = configured()?;
-            service(&process, Start::Allowed)?;
+            active(&process, Start::Allowed)?;
             let at_most = u64::try_from(milliseconds).ok().map(Duration::from_millis);
             if process.wait_ready(at_most) {
                 return Ok(());
@@ -209,7 +209,7 @@ unsafe extern "C" fn nauthilus_backend_generation(
     unsafe {
         guard(reason, || {
             let generation = out("generation", generation)?;
-            generation.write(service(&current(), Start::Forbidden)?.generation());
+            generation.write(active(&current(), Start::Forbidden)?.generation());
             Ok(())
         })
     }
@@ -227,8 +227,8 @@ unsafe extern "C" fn nauthilus_backend_report_failure(
         guard(reason, || {
             let ip = text::bytes("ip", ip, ip_size)?;
             let port = self::port(port)?;
-            let service = service(&*configured()?, Start::Allowed)?;
-            let known = std::str::from_utf8(ip).is_ok_and(|ip| service.report_failure(ip, port));
+            let active = active(&*configured()?, Start::Allowed)?;
+            let known = std::str::from_utf8(ip).is_ok_and(|ip| active.report_failure(ip, port));
             if known {
                 return Ok(());
             }
@@ -249,7 +249,7 @@ unsafe extern "C" fn nauthilus_backend_servers_acquire(
     unsafe {
         guard(reason, || {
             out("servers", servers)?;
-            let snapshot = service(&*configured()?, Start::Allowed)?.snapshot();
+            let snapshot = active(&*configured()?, Start::Allowed)?.snapshot();
             let list = ServersHandle {
                 generation: snapshot.generation,
                 servers: snapshot.servers.into_iter().map(ServerTexts::new).collect(),

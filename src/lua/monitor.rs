@@ -65,8 +65,8 @@ fn is_ready(_: &Lua, may_start: bool) -> LuaResult<(Option<bool>, Option<String>
     if let Err(reason) = process.configure_from_environment() {
         return Ok((None, Some(reason)));
     }
-    let service = process.service(super::start_if(may_start));
-    Ok((Some(service.is_none_or(|s| s.is_ready())), None))
+    let active = process.active(super::start_if(may_start));
+    Ok((Some(active.is_none_or(|s| s.is_ready())), None))
 }
 
 /// `wait_ready(seconds or nil)`: the same, waited for. Blocks.
@@ -83,18 +83,18 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
 fn status(lua: &Lua, may_start: bool) -> LuaResult<LuaTable> {
     let process = current();
     let failed = process.configure_from_environment().err();
-    let service = process.service(super::start_if(may_start));
+    let active = process.active(super::start_if(may_start));
     let table = lua.create_table()?;
     table.raw_set("pid", std::process::id())?;
-    table.raw_set("configured", service.is_some())?;
+    table.raw_set("configured", active.is_some())?;
     table.raw_set("running", process.is_running())?;
     table.raw_set("probing", process.is_prober())?;
     table.raw_set("error", failed.or_else(|| process.last_start_error()))?;
-    table.raw_set("generation", service.as_ref().map_or(0, |s| s.generation()))?;
+    table.raw_set("generation", active.as_ref().map_or(0, |s| s.generation()))?;
     let targets = lua.create_table()?;
-    if let Some(service) = service {
-        for (index, target) in service.targets().iter().enumerate() {
-            let soon = service.certificate_ends_within(&target.record).is_some();
+    if let Some(active) = active {
+        for (index, target) in active.targets().iter().enumerate() {
+            let soon = active.certificate_ends_within(&target.record).is_some();
             targets.raw_set(index + 1, target_status(lua, target, soon)?)?;
         }
     }
@@ -137,8 +137,8 @@ fn report_failure(_: &Lua, (host, port, may_start): (LuaString, u16, bool)) -> L
     let Ok(host) = host.to_str() else {
         return Ok(false);
     };
-    let service = process.service(super::start_if(may_start));
-    Ok(service.is_some_and(|service| service.report_failure(&host, port)))
+    let active = process.active(super::start_if(may_start));
+    Ok(active.is_some_and(|active| active.report_failure(&host, port)))
 }
 
 /// `is_health_check(username)`
@@ -146,6 +146,6 @@ fn is_health_check(_: &Lua, username: LuaString) -> LuaResult<bool> {
     let process = current();
     // Where the file is bad, other calls say so.
     let _ = process.configure_from_environment();
-    let service = process.service(super::start_if(false));
-    Ok(service.is_some_and(|service| service.is_health_check(&username.as_bytes())))
+    let active = process.active(super::start_if(false));
+    Ok(active.is_some_and(|active| active.is_health_check(&username.as_bytes())))
 }

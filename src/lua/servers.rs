@@ -11,7 +11,7 @@ use mlua::ffi::{self, lua_State};
 use mlua::prelude::*;
 
 use super::raw::{Answer, Args, Natives, View, native};
-use crate::engine::active::{BackendServer, Service};
+use crate::engine::active::{ActiveConfig, BackendServer};
 use crate::engine::process::{Start, current};
 use crate::engine::target::Target;
 use crate::sys::fork_mark::ForkMark;
@@ -152,7 +152,7 @@ fn fields(lua: &Lua, server: &BackendServer) -> LuaResult<LuaTable> {
 }
 
 /// Keeps shared memory mapped for as long as Lua holds an address in it.
-struct Anchor(#[allow(dead_code)] Arc<Service>);
+struct Anchor(#[allow(dead_code)] Arc<ActiveConfig>);
 
 impl LuaUserData for Anchor {}
 
@@ -160,19 +160,19 @@ impl LuaUserData for Anchor {}
 /// valid; nil where a word alone does not tell.
 fn words(lua: &Lua, (): ()) -> LuaResult<LuaMultiValue> {
     let process = current();
-    let (Some(mark), Some(service)) = (
+    let (Some(mark), Some(active)) = (
         ForkMark::of_process().word(),
-        process.service(Start::Forbidden),
+        process.active(Start::Forbidden),
     ) else {
         return LuaNil.into_lua_multi(lua);
     };
     let address =
         |word: &AtomicU64| LuaLightUserData(ptr::from_ref(word).cast_mut().cast::<c_void>());
-    let addresses = (address(mark), address(service.table.generation_word()));
+    let addresses = (address(mark), address(active.table.generation_word()));
     (
         addresses.0,
         addresses.1,
-        lua.create_userdata(Anchor(service))?,
+        lua.create_userdata(Anchor(active))?,
     )
         .into_lua_multi(lua)
 }

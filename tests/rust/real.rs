@@ -219,7 +219,10 @@ async fn nginx() {
         for (uri, reason) in [
             ("/", ""),
             ("/moved", ""),
-            ("/gone", "http: status 503 Service Temporarily Unavailable"),
+            (
+                "/gone",
+                "http: status 503 ActiveConfig Temporarily Unavailable",
+            ),
             ("/private", "http: status 401 Unauthorized"),
         ] {
             assert_eq!(probe(&at(uri)).await, reason, "{listener} {uri}");

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Service;
+use super::ActiveConfig;
 use crate::engine::target::{Host, Target};
 use crate::engine::verdicts::Slot;
 use crate::sys::clock;
@@ -12,7 +12,7 @@ use crate::sys::clock;
 /// Reports of one target are taken at most this often.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 
-impl Service {
+impl ActiveConfig {
     /// Asks for a probe of the target at this address now; false where there is none. A
     /// report too soon after another one is counted as part of that.
     pub fn report_failure(&self, host: &str, port: u16) -> bool {

@@ -23,7 +23,7 @@ const SAME_TIME: Duration = Duration::from_millis(10);
 const SPARE_SLOTS: usize = 256;
 
 /// A configuration in force.
-pub struct Service {
+pub struct ActiveConfig {
     pub config: Arc<Config>,
     pub table: Arc<VerdictTable>,
     /// Of the configuration's targets, in their order. Equal targets share a slot.
@@ -85,7 +85,7 @@ impl TargetStatus {
     }
 }
 
-impl Service {
+impl ActiveConfig {
     /// Puts `config` in force after `before`: targets that both have keep what is known of
     /// them. `head`: this process is the one that the others are forked from, even where
     /// the table was made by a process before it.

@@ -31,12 +31,12 @@ pub(super) enum Manner {
 /// row: to make one and close it is a third of a knock's price. For no longer than that,
 /// since a host may close what it does not know and open something else in its place.
 #[derive(Default)]
-pub struct Spares {
+pub struct ReusableSockets {
     v4: Option<Socket>,
     v6: Option<Socket>,
 }
 
-impl Spares {
+impl ReusableSockets {
     fn of(&mut self, address: IpAddr) -> &mut Option<Socket> {
         match address {
             IpAddr::V4(_) => &mut self.v4,
@@ -58,9 +58,14 @@ pub(super) enum Dialled {
 ///
 /// A failure is of stage `connect`, or of stage `internal` where this process has no
 /// descriptor, port or memory left, which says nothing of the target.
-pub(super) fn dial(address: IpAddr, port: u16, manner: Manner, spares: &mut Spares) -> Dialled {
+pub(super) fn dial(
+    address: IpAddr,
+    port: u16,
+    manner: Manner,
+    reusable: &mut ReusableSockets,
+) -> Dialled {
     let peer = SocketAddr::new(address, port);
-    if let Some(spare) = spares.of(address).take() {
+    if let Some(spare) = reusable.of(address).take() {
         let dialled = dial_with(spare, peer, manner);
         // No target is judged by a failure that a used socket may have brought about.
         if !matches!(dialled, Dialled::Failed(_)) {
@@ -116,7 +121,7 @@ pub(super) async fn connect(
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
         let dialled = begun.map_or_else(
-            || dial(address, port, manner, &mut Spares::default()),
+            || dial(address, port, manner, &mut ReusableSockets::default()),
             |(_, dialled)| dialled,
         );
         attempt(address, dialled, manner)
@@ -233,13 +238,13 @@ fn internal(error: &io::Error) -> ProbeError {
 
 /// Ends a knock with a reset: nothing stays in TIME_WAIT, and a server that was only knocked
 /// at has nothing to log.
-pub(super) fn hang_up(socket: Socket, address: IpAddr, spares: &mut Spares) {
+pub(super) fn hang_up(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
     // Such a socket goes on as one of IPv4, also towards an address of IPv6.
     if address.to_canonical() != address {
         return end_abruptly(&socket);
     }
     match disconnect(&socket) {
-        Ok(()) => *spares.of(address) = Some(socket),
+        Ok(()) => *reusable.of(address) = Some(socket),
         Err(_) => end_abruptly(&socket),
     }
 }
@@ -266,11 +271,11 @@ mod tests {
             .map(|listener| listener.local_addr().unwrap().port());
         let [first, closed, last] = listeners;
         drop(closed);
-        let mut spares = Spares::default();
-        let mut knock = |port| match dial(HERE, port, Manner::Knock, &mut spares) {
+        let mut reusable = ReusableSockets::default();
+        let mut knock = |port| match dial(HERE, port, Manner::Knock, &mut reusable) {
             Dialled::Connected(socket) => {
-                hang_up(socket, HERE, &mut spares);
-                assert!(spares.v4.is_some());
+                hang_up(socket, HERE, &mut reusable);
+                assert!(reusable.v4.is_some());
                 Ok(())
             }
             Dialled::Underway(_) => panic!("no answer from this machine"),
@@ -316,7 +321,8 @@ mod tests {
         let listener = TcpListener::bind((HERE, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let begun = || {
-            let Dialled::Connected(socket) = dial(HERE, port, Manner::Talk, &mut Spares::default())
+            let Dialled::Connected(socket) =
+                dial(HERE, port, Manner::Talk, &mut ReusableSockets::default())
             else {
                 panic!("no answer from this machine");
             };

@@ -7,7 +7,7 @@ mod connect;
 mod deadline;
 pub mod dialogue;
 pub mod error;
-mod farewell;
+mod lingering;
 pub(in crate::engine) mod panics;
 mod proxy;
 pub mod resolve;
@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 
-pub use self::connect::Spares;
+pub use self::connect::ReusableSockets;
 use self::connect::{Dialled, Manner};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
-pub use self::farewell::Farewells;
+pub use self::lingering::LingeringConnections;
 use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, Suspect, TlsClient, TlsFacts};
@@ -132,7 +132,7 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
     ) -> Outcome {
-        match self.begin(target, depth, &mut Spares::default()) {
+        match self.begin(target, depth, &mut ReusableSockets::default()) {
             Begun::Ended(outcome) => outcome,
             Begun::Underway(probe) => self.finish(probe, target, depth, resumption, None).await,
         }
@@ -140,8 +140,8 @@ impl Prober {
 
     /// Begins a probe and does what needs no waiting: one that only connects is often over
     /// with that, at the price of a few system calls and no task.
-    /// `spares` are for other probes in the same breath.
-    pub fn begin(&self, target: &Target, depth: Depth, spares: &mut Spares) -> Begun {
+    /// `reusable` are for other probes in the same breath.
+    pub fn begin(&self, target: &Target, depth: Depth, reusable: &mut ReusableSockets) -> Begun {
         let started = Instant::now();
         let underway = |first| Begun::Underway(Underway { started, first });
         if manner(target, depth) == Manner::Talk {
@@ -158,14 +158,14 @@ impl Prober {
         let Some(&address) = addresses.first() else {
             return underway(None);
         };
-        let (result, address) = match connect::dial(address, target.port, Manner::Knock, spares) {
+        let (result, address) = match connect::dial(address, target.port, Manner::Knock, reusable) {
             Dialled::Connected(socket) => {
                 let result = if target.haproxy_v2 {
                     proxy::send_at_once(&socket)
                 } else {
                     Ok(())
                 };
-                connect::hang_up(socket, address, spares);
+                connect::hang_up(socket, address, reusable);
                 let address = result.is_ok().then_some(address);
                 (result, address)
             }
@@ -188,7 +188,7 @@ impl Prober {
     /// where rustls cannot go on with what came later. What timed out would time out again, unless
     /// the server has not yet answered the like.
     ///
-    /// Connections that only wait for the server's goodbye are put aside in `farewells`, where
+    /// Connections that only wait for the server's goodbye are put aside in `lingering`, where
     /// it is given and has room.
     pub async fn finish(
         &self,
@@ -196,12 +196,12 @@ impl Prober {
         target: &Target,
         depth: Depth,
         resumption: Option<&Resumption>,
-        farewells: Option<&Farewells>,
+        lingering: Option<&LingeringConnections>,
     ) -> Outcome {
         let Underway { started, first } = probe;
         let mut found = Findings::default();
         let mut result = self
-            .stages(target, depth, resumption, first, farewells, &mut found)
+            .stages(target, depth, resumption, first, lingering, &mut found)
             .await;
         if let (Err(error), Some(kept)) = (&result, resumption)
             && (error.stage == Stage::Tls || error.by_rustls)
@@ -222,7 +222,7 @@ impl Prober {
                 let is_blamed = error.certificate_end.is_none() && !error.is_timeout;
                 let by_rustls = error.by_rustls;
                 let mut found_anew = Findings::default();
-                let anew = self.stages(target, depth, Some(kept), None, farewells, &mut found_anew);
+                let anew = self.stages(target, depth, Some(kept), None, lingering, &mut found_anew);
                 let ended = within(left, anew).await;
                 // What comes after an outcome is cut short, and the outcome holds.
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
@@ -263,7 +263,7 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
         first: Option<(IpAddr, Dialled)>,
-        farewells: Option<&Farewells>,
+        lingering: Option<&LingeringConnections>,
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
         let mut stage = Stage::Resolve;
@@ -288,7 +288,7 @@ impl Prober {
             }
             return Ok(());
         }
-        self.converse(stream, address, target, resumption, farewells, found)
+        self.converse(stream, address, target, resumption, lingering, found)
             .await
     }
 
@@ -343,11 +343,11 @@ impl Prober {
         address: IpAddr,
         target: &Target,
         resumption: Option<&Resumption>,
-        farewells: Option<&Farewells>,
+        lingering: Option<&LingeringConnections>,
         found: &mut Findings,
     ) -> Result<(), ProbeError> {
-        let farewells = farewells.filter(|farewells| farewells.have_room());
-        let aside = farewells.map(|farewells| (farewells, stream.exit()));
+        let lingering = lingering.filter(|lingering| lingering.have_room());
+        let aside = lingering.map(|lingering| (lingering, stream.linger()));
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let seen: Mutex<Option<TlsFacts>> = Mutex::new(None);
         let note = |facts: TlsFacts| {
@@ -379,9 +379,9 @@ impl Prober {
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         found.know(verdict.clone());
         match aside {
-            Some((farewells, exit)) => {
-                parting.leave(|| exit.open()).await;
-                farewells.take(&exit);
+            Some((lingering, linger)) => {
+                parting.leave(|| linger.open()).await;
+                lingering.take(&linger);
             }
             None => parting.finish().await,
         }

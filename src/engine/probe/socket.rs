@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::connect::end_abruptly;
 use super::error::own_lack;
-use super::farewell::Exit;
+use super::lingering::LingerHandle;
 use crate::sys::readiness;
 
 /// A TCP connection. Unlike tokio's own it tries a write before it waits for leave, and lets
@@ -23,8 +23,8 @@ pub(super) struct Stream {
     socket: Option<AsyncFd<Socket>>,
     is_abrupt: bool,
     waits_to_write: bool,
-    exit: Option<Arc<Exit>>,
-    last_words: Vec<u8>,
+    linger: Option<Arc<LingerHandle>>,
+    final_bytes: Vec<u8>,
 }
 
 impl Stream {
@@ -35,8 +35,8 @@ impl Stream {
             socket: Some(readiness::of(socket, Interest::READABLE)?),
             is_abrupt: false,
             waits_to_write: false,
-            exit: None,
-            last_words: Vec::new(),
+            linger: None,
+            final_bytes: Vec::new(),
         })
     }
 
@@ -50,12 +50,12 @@ impl Stream {
     }
 
     /// The way by which it may leave its socket, rather than close it.
-    pub(super) fn exit(&mut self) -> Arc<Exit> {
-        self.exit.get_or_insert_default().clone()
+    pub(super) fn linger(&mut self) -> Arc<LingerHandle> {
+        self.linger.get_or_insert_default().clone()
     }
 
-    fn leaves_by(&self) -> Option<&Arc<Exit>> {
-        self.exit.as_ref().filter(|exit| exit.is_open())
+    fn leaves_by(&self) -> Option<&Arc<LingerHandle>> {
+        self.linger.as_ref().filter(|linger| linger.is_open())
     }
 
     fn socket(&self) -> io::Result<&AsyncFd<Socket>> {
@@ -131,7 +131,7 @@ impl AsyncWrite for Stream {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if self.leaves_by().is_some() {
-            self.last_words.extend_from_slice(buf);
+            self.final_bytes.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
         if !self.waits_to_write {
@@ -163,10 +163,10 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(exit) = self.exit.take().filter(|exit| exit.is_open())
+        if let Some(linger) = self.linger.take().filter(|linger| linger.is_open())
             && let Some(socket) = self.socket.take()
         {
-            exit.leave(socket.into_inner(), std::mem::take(&mut self.last_words));
+            linger.leave(socket.into_inner(), std::mem::take(&mut self.final_bytes));
         }
     }
 }

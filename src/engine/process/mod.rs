@@ -19,7 +19,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::active::{Service, Snapshot, State};
+use super::active::{ActiveConfig, Snapshot, State};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
 use super::request::secret_names;
@@ -73,7 +73,7 @@ pub struct Process {
     pid: u64,
     /// Which state of things readers have cached: it changes with the configuration.
     epoch: AtomicU64,
-    service: ArcSwapOption<Service>,
+    active: ArcSwapOption<ActiveConfig>,
     log: ArcSwapOption<Log>,
     /// Whether the monitor runs or may be started by any call.
     wanted: AtomicBool,
@@ -125,7 +125,7 @@ impl Process {
         Self {
             pid: pid(),
             epoch: AtomicU64::new(epoch),
-            service: ArcSwapOption::new(inherited.and_then(|p| p.service.load_full())),
+            active: ArcSwapOption::new(inherited.and_then(|p| p.active.load_full())),
             log: ArcSwapOption::new(inherited.and_then(|p| {
                 let log = p.log.load_full()?;
                 Some(Arc::new(log.after_fork()))
@@ -154,7 +154,7 @@ impl Process {
     }
 
     /// Replaces the running configuration in one step; the verdicts of targets that did
-    /// not change are kept. `head`: see [`Service::succeed`].
+    /// not change are kept. `head`: see [`ActiveConfig::succeed`].
     ///
     /// # Errors
     /// One line that names the key, or the other copy of this library that holds the engine of
@@ -170,7 +170,7 @@ impl Process {
 
     fn put_in_force(&self, config: Config, head: bool) -> Result<(), String> {
         let control = self.control();
-        let before = self.service.load_full();
+        let before = self.active.load_full();
         if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
             self.wanted.store(true, Ordering::Release);
             if let Some(log) = self.log.load_full() {
@@ -185,14 +185,14 @@ impl Process {
             _ => Arc::new(open_log(&config.log)?),
         };
         let state = recall(before.as_deref(), &config, &log)?;
-        let service = Service::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
+        let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
-        let service = Arc::new(service);
-        secret_names::set_exposed(&service.config.expose_attributes);
+        let active = Arc::new(active);
+        secret_names::set_exposed(&active.config.expose_attributes);
         self.log.store(Some(log.clone()));
-        self.service.store(Some(service.clone()));
+        self.active.store(Some(active.clone()));
         self.wanted.store(true, Ordering::Release);
-        control.serve(service, log);
+        control.serve(active, log);
         self.advance();
         Ok(())
     }
@@ -226,7 +226,7 @@ impl Process {
 
     /// The published generation; none before a configuration.
     pub fn generation(&self) -> Option<u64> {
-        Some(self.service.load().as_ref()?.generation())
+        Some(self.active.load().as_ref()?.generation())
     }
 
     /// Why the monitor's thread could not be started when it was last needed.
@@ -268,10 +268,10 @@ impl Process {
     pub fn is_prober(&self) -> bool {
         self.is_running()
             && self
-                .service
+                .active
                 .load()
                 .as_ref()
-                .is_some_and(|service| service.table.prober() == self.pid)
+                .is_some_and(|active| active.table.prober() == self.pid)
     }
 
     fn ensure_running(&self) -> Result<(), String> {
@@ -284,12 +284,12 @@ impl Process {
             None => control.start_thread()?,
         };
         control.commands = Some(commands);
-        if let (Some(service), Some(log)) = (self.service.load_full(), self.log.load_full()) {
+        if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
             // Taken here and now, the role is visible when this call returns.
-            if service.table.epoch() == service.epoch && !(signs().exiting)() {
-                let _ = service.take_role(self.pid);
+            if active.table.epoch() == active.epoch && !(signs().exiting)() {
+                let _ = active.take_role(self.pid);
             }
-            control.serve(service, log);
+            control.serve(active, log);
             self.running.store(true, Ordering::Release);
             drop(control);
             self.advance();
@@ -319,19 +319,19 @@ impl Process {
     }
 
     /// The configuration in force, after starting the monitor where that is allowed.
-    pub fn service(&self, start: Start) -> Option<Arc<Service>> {
+    pub fn active(&self, start: Start) -> Option<Arc<ActiveConfig>> {
         self.start_if(start);
-        self.service.load_full()
+        self.active.load_full()
     }
 
     pub fn is_configured(&self) -> bool {
-        self.service.load().is_some()
+        self.active.load().is_some()
     }
 
     /// The alive targets; none before a configuration.
     pub fn snapshot(&self, start: Start) -> Snapshot {
-        self.service(start)
-            .map(|service| service.snapshot())
+        self.active(start)
+            .map(|active| active.snapshot())
             .unwrap_or_default()
     }
 
@@ -357,8 +357,8 @@ impl Process {
         let end = at_most.and_then(|time| Instant::now().checked_add(time));
         loop {
             let ready = self
-                .service(Start::Allowed)
-                .is_none_or(|service| service.is_ready());
+                .active(Start::Allowed)
+                .is_none_or(|active| active.is_ready());
             if ready {
                 return true;
             }
@@ -377,16 +377,16 @@ impl Process {
     pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
         // A bad file is reported by calls that need servers; a check needs none.
         let _ = self.configure_from_environment();
-        let service = self.service(Start::Forbidden);
+        let active = self.active(Start::Forbidden);
         let configured = |host: &Host, port: u16| {
             let host = host.to_string();
-            let target = service.as_ref()?.targets_at(&host, port).next()?;
+            let target = active.as_ref()?.targets_at(&host, port).next()?;
             Some(target.clone())
         };
         let defaults = CheckDefaults {
-            timeouts: service
+            timeouts: active
                 .as_ref()
-                .map(|service| service.config.timeouts)
+                .map(|active| active.config.timeouts)
                 .unwrap_or_default(),
             configured: &configured,
         };
@@ -423,7 +423,7 @@ impl Process {
 
     /// The current address of a configured host name.
     pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
-        self.service.load().as_ref()?.current_ip_of(name)
+        self.active.load().as_ref()?.current_ip_of(name)
     }
 }
 
@@ -435,17 +435,17 @@ impl Control {
         started
     }
 
-    fn serve(&self, service: Arc<Service>, log: Arc<Log>) {
+    fn serve(&self, active: Arc<ActiveConfig>, log: Arc<Log>) {
         if let Some(commands) = &self.commands {
             // A thread that is gone is replaced by the next call that needs it.
-            let _ = commands.send(Command::Serve(service, log));
+            let _ = commands.send(Command::Serve(active, log));
         }
     }
 }
 
 /// The state file that a configuration names, the one that is open where it is the same,
 /// and what it says. What is no state is logged and made anew.
-fn recall(before: Option<&Service>, config: &Config, log: &Log) -> Result<State, String> {
+fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<State, String> {
     let Some(path) = &config.state_file else {
         return Ok(State::default());
     };

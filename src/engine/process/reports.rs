@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::current;
 use super::thread::Reports;
-use crate::engine::active::Service;
+use crate::engine::active::ActiveConfig;
 
 pub(super) const REPORTS: Reports = Reports {
     detach,
@@ -13,11 +13,11 @@ pub(super) const REPORTS: Reports = Reports {
 };
 
 /// The thread was stopped; it may have been started again since.
-fn stopped(service: &Service) {
+fn stopped(active: &ActiveConfig) {
     let process = current();
     let _control = process.control();
     if !process.is_running() {
-        service.leave_role(process.pid);
+        active.leave_role(process.pid);
     }
 }
 
@@ -33,23 +33,23 @@ fn may_end(is_idle: &dyn Fn() -> bool) -> bool {
 }
 
 /// The host closed what the processes of a family share: this one goes on by itself.
-fn detach(service: &Arc<Service>) {
+fn detach(active: &Arc<ActiveConfig>) {
     let process = current();
     let control = process.control();
     let is_current = process
-        .service
+        .active
         .load()
         .as_ref()
-        .is_some_and(|now| Arc::ptr_eq(now, service));
+        .is_some_and(|now| Arc::ptr_eq(now, active));
     if !is_current {
         return;
     }
     let Some(log) = process.log.load_full() else {
         return;
     };
-    if let Ok(own) = Service::detached(service, process.pid) {
+    if let Ok(own) = ActiveConfig::detached(active, process.pid) {
         let own = Arc::new(own);
-        process.service.store(Some(own.clone()));
+        process.active.store(Some(own.clone()));
         control.serve(own, log);
         drop(control);
         process.advance();

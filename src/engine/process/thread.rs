@@ -15,13 +15,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Sleep, sleep_until};
 
 use super::check::{Checks, Request};
-use crate::engine::active::{Role, Service};
+use crate::engine::active::{ActiveConfig, Role};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::Prober;
 use crate::engine::probe::panics::outlived;
 use crate::engine::scheduler::follower::{Followed, Following};
 use crate::engine::scheduler::schedule::Grid;
-use crate::engine::scheduler::{Event, Lead};
+use crate::engine::scheduler::{Scheduler, SchedulerEvent};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::gate;
@@ -60,7 +60,7 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 pub(super) enum Command {
     /// A configuration to serve from now on.
-    Serve(Arc<Service>, Arc<Log>),
+    Serve(Arc<ActiveConfig>, Arc<Log>),
     Check(Request),
     Stop,
 }
@@ -69,9 +69,9 @@ pub(super) enum Command {
 #[derive(Clone, Copy)]
 pub(super) struct Reports {
     /// The host closed what the processes of a family share: this one must go on by itself.
-    pub detach: fn(&Arc<Service>),
+    pub detach: fn(&Arc<ActiveConfig>),
     /// The thread serves this no longer.
-    pub stopped: fn(&Service),
+    pub stopped: fn(&ActiveConfig),
     /// Whether the thread may end now; it gets no further command where it may. It says
     /// whether it has none.
     pub may_end: fn(&dyn Fn() -> bool) -> bool,
@@ -122,7 +122,7 @@ async fn live(
 ) {
     let mut serving = None;
     loop {
-        let run = Monitor::new(signs, reports, grid).run(&mut commands, &mut serving);
+        let run = EngineLoop::new(signs, reports, grid).run(&mut commands, &mut serving);
         if outlived(Box::pin(run)).await.is_ok() {
             break;
         }
@@ -133,7 +133,7 @@ async fn live(
     }
 }
 
-type Serving = Option<(Arc<Service>, Arc<Log>)>;
+type Serving = Option<(Arc<ActiveConfig>, Arc<Log>)>;
 
 /// The next look. It is set once for each: as long as the runtime has a timer that is sooner,
 /// those of deadlines cost no system call.
@@ -152,13 +152,13 @@ impl Look {
     }
 }
 
-struct Monitor {
+struct EngineLoop {
     signs: HostSigns,
     reports: Reports,
     grid: Grid,
     prober: Arc<Prober>,
     checks: Checks,
-    lead: Option<Lead>,
+    scheduler: Option<Scheduler>,
     /// While a process of another family probes.
     following: Option<Following>,
     /// What a prober follows: nobody.
@@ -169,7 +169,7 @@ struct Monitor {
     looked: Instant,
 }
 
-impl Monitor {
+impl EngineLoop {
     fn new(signs: HostSigns, reports: Reports, grid: Grid) -> Self {
         let prober = Arc::new(Prober::default());
         Self {
@@ -178,7 +178,7 @@ impl Monitor {
             grid,
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
-            lead: None,
+            scheduler: None,
             following: None,
             nobody: Followed::default(),
             lock_failed: false,
@@ -194,18 +194,18 @@ impl Monitor {
         loop {
             self.set(&mut look, serving.as_ref());
             let event = async {
-                match &mut self.lead {
-                    Some(lead) => lead.event().await,
+                match &mut self.scheduler {
+                    Some(scheduler) => scheduler.event().await,
                     None => std::future::pending().await,
                 }
             };
             let mut looks = false;
             tokio::select! {
                 command = commands.recv() => match command {
-                    Some(Command::Serve(service, log)) => {
+                    Some(Command::Serve(active, log)) => {
                         self.stopped = false;
-                        self.adopt(&service, serving.as_ref());
-                        *serving = Some((service, log));
+                        self.adopt(&active, serving.as_ref());
+                        *serving = Some((active, log));
                         looks = true;
                     }
                     Some(Command::Check(request)) => {
@@ -221,8 +221,8 @@ impl Monitor {
                     }
                     None => break,
                 },
-                event = event => if let (Event::Landed(landed), Some(lead)) = (event, &mut self.lead) {
-                    lead.land(landed);
+                event = event => if let (SchedulerEvent::Completed(completed), Some(scheduler)) = (event, &mut self.scheduler) {
+                    scheduler.complete(completed);
                 },
                 () = look.sleep.as_mut() => looks = true,
             }
@@ -232,8 +232,8 @@ impl Monitor {
                 break;
             }
             // What replaces this configuration is on its way, and keeps what is under way.
-            let is_replaced = |(service, _): &(Arc<Service>, _)| {
-                service.table.epoch() != service.epoch && !commands.is_empty()
+            let is_replaced = |(active, _): &(Arc<ActiveConfig>, _)| {
+                active.table.epoch() != active.epoch && !commands.is_empty()
             };
             if !looks && serving.as_ref().is_some_and(is_replaced) {
                 continue;
@@ -241,10 +241,10 @@ impl Monitor {
             if looks || self.must_look(serving.as_ref()) {
                 self.elect(serving.as_ref());
             }
-            if let Some(lead) = &mut self.lead {
-                lead.heed_reports();
-                lead.probe_due();
-                lead.save();
+            if let Some(scheduler) = &mut self.scheduler {
+                scheduler.handle_reports();
+                scheduler.probe_due();
+                scheduler.save();
             }
         }
         self.stop(serving);
@@ -252,19 +252,19 @@ impl Monitor {
 
     fn stop(&mut self, serving: &mut Serving) {
         self.give_up();
-        if let Some((service, _)) = serving.take() {
-            (self.reports.stopped)(&service);
+        if let Some((active, _)) = serving.take() {
+            (self.reports.stopped)(&active);
         }
     }
 
-    fn pause(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> Duration {
-        match (&self.lead, serving) {
+    fn pause(&self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) -> Duration {
+        match (&self.scheduler, serving) {
             _ if self.stopped => LINGER,
             _ if self.following.is_some() => FOLLOW,
-            (Some(lead), _) if lead.is_saving_pending() => SAVE_AGAIN,
+            (Some(scheduler), _) if scheduler.is_saving_pending() => SAVE_AGAIN,
             (Some(_), _) => REASSURE,
-            (None, Some((service, _))) => {
-                (service.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
+            (None, Some((active, _))) => {
+                (active.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
             }
             // Only checks on demand.
             (None, None) => Duration::from_secs(3600),
@@ -272,7 +272,7 @@ impl Monitor {
     }
 
     /// Sets when to look again: where there is no haste, when probes may be due as well.
-    fn set(&self, look: &mut Look, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+    fn set(&self, look: &mut Look, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         let pause = self.pause(serving);
         let set_for = Some((self.looked, pause));
         if look.set_for == set_for {
@@ -283,7 +283,7 @@ impl Monitor {
         if pause >= REASSURE {
             let now = clock::monotonic_ns();
             let wait = clock::ns(at.saturating_duration_since(Instant::now()));
-            let next_due = self.lead.as_ref().and_then(Lead::next_due);
+            let next_due = self.scheduler.as_ref().and_then(Scheduler::next_due);
             let look_ns = self.grid.look(now + wait, next_due);
             at = Instant::now() + Duration::from_nanos(look_ns.saturating_sub(now));
         }
@@ -292,30 +292,34 @@ impl Monitor {
     }
 
     /// Whether a prober has to make sure of its role before it probes on.
-    fn must_look(&self, serving: Option<&(Arc<Service>, Arc<Log>)>) -> bool {
+    fn must_look(&self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) -> bool {
         let every = if self.following.is_some() {
             FOLLOW
         } else {
             REASSURE
         };
-        let is_over = |(service, _): &(Arc<Service>, _)| !self.may_probe(service);
-        self.lead.is_some() && (self.looked.elapsed() >= every || serving.is_some_and(is_over))
+        let is_over = |(active, _): &(Arc<ActiveConfig>, _)| !self.may_probe(active);
+        self.scheduler.is_some() && (self.looked.elapsed() >= every || serving.is_some_and(is_over))
     }
 
     /// Whether this process is to probe at all, by what costs nothing to ask.
-    fn may_probe(&self, service: &Service) -> bool {
-        !(self.signs.exiting)() && service.table.epoch() == service.epoch
+    fn may_probe(&self, active: &ActiveConfig) -> bool {
+        !(self.signs.exiting)() && active.table.epoch() == active.epoch
     }
 
     /// A new configuration: files that it names may have changed with it.
-    fn adopt(&mut self, service: &Arc<Service>, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+    fn adopt(
+        &mut self,
+        active: &Arc<ActiveConfig>,
+        serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>,
+    ) {
         self.prober.forget_tls_contexts();
-        if let Some(lead) = &mut self.lead {
-            lead.forget_sessions();
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.forget_sessions();
         }
         self.lock_failed = false;
         if let Some((before, _)) = serving
-            && !before.shares_with(service)
+            && !before.shares_with(active)
         {
             self.give_up();
             before.leave_role(pid());
@@ -323,25 +327,25 @@ impl Monitor {
     }
 
     /// Takes the prober's role, keeps it, or gives it up.
-    fn elect(&mut self, serving: Option<&(Arc<Service>, Arc<Log>)>) {
+    fn elect(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         self.looked = Instant::now();
-        let Some((service, log)) = serving else {
+        let Some((active, log)) = serving else {
             return;
         };
-        if !self.may_probe(service) {
-            if self.lead.is_some() {
+        if !self.may_probe(active) {
+            if self.scheduler.is_some() {
                 self.give_up();
-                service.leave_role(pid());
+                active.leave_role(pid());
             }
             return;
         }
-        match service.take_role(pid()) {
+        match active.take_role(pid()) {
             Ok(Role::Prober) => {
                 self.following = None;
                 let nobody = self.nobody.clone();
-                self.lead(service, log, &nobody).keep_file(true);
+                self.scheduler(active, log, &nobody).keep_file(true);
             }
-            Ok(Role::Reader) => self.follow(service, log),
+            Ok(Role::Reader) => self.follow(active, log),
             Ok(Role::Waiting) => self.give_up(),
             Err(error) => {
                 self.give_up();
@@ -353,7 +357,7 @@ impl Monitor {
                     );
                 }
                 if error.kind() == std::io::ErrorKind::NotConnected {
-                    (self.reports.detach)(service);
+                    (self.reports.detach)(active);
                 }
             }
         }
@@ -361,37 +365,42 @@ impl Monitor {
 
     /// Ends the watches; their lock stays where another role needs it.
     fn give_up(&mut self) {
-        self.lead = None;
+        self.scheduler = None;
         self.following = None;
     }
 
     /// Publishes what the prober of another family has saved, and probes what it does not.
-    fn follow(&mut self, service: &Arc<Service>, log: &Arc<Log>) {
+    fn follow(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
         let mut following = match self.following.take() {
-            Some(following) if following.is_of(service) => following,
+            Some(following) if following.is_of(active) => following,
             _ => {
-                service.table.repair();
-                Following::begin(service)
+                active.table.repair();
+                Following::begin(active)
             }
         };
         let followed = following.look(log);
         self.following = Some(following);
-        self.lead(service, log, &followed).keep_file(false);
-        if service.slots.iter().all(|slot| followed.contains(slot)) {
-            service.table.silence(pid());
+        self.scheduler(active, log, &followed).keep_file(false);
+        if active.slots.iter().all(|slot| followed.contains(slot)) {
+            active.table.silence(pid());
         } else {
-            service.table.announce(pid());
+            active.table.announce(pid());
         }
     }
 
     /// The prober's role, fitted to the configuration. Targets that are `followed` are only
     /// probed when somebody reports trouble.
-    fn lead(&mut self, service: &Arc<Service>, log: &Arc<Log>, followed: &Followed) -> &mut Lead {
-        let lead = self
-            .lead
-            .get_or_insert_with(|| Lead::begin(service, log, &self.prober, self.grid));
-        lead.fit(service, log, followed, descriptors_for);
-        lead
+    fn scheduler(
+        &mut self,
+        active: &Arc<ActiveConfig>,
+        log: &Arc<Log>,
+        followed: &Followed,
+    ) -> &mut Scheduler {
+        let scheduler = self
+            .scheduler
+            .get_or_insert_with(|| Scheduler::begin(active, log, &self.prober, self.grid));
+        scheduler.fit(active, log, followed, descriptors_for);
+        scheduler
     }
 }
 

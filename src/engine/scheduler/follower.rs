@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::active::Service;
+use crate::engine::active::ActiveConfig;
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::state_file::format::policy;
 use crate::engine::verdicts::Slot;
@@ -25,7 +25,7 @@ pub(in crate::engine) type Followed = Arc<HashSet<Slot>>;
 
 /// What is known of the file's writer.
 pub(in crate::engine) struct Following {
-    service: Arc<Service>,
+    active: Arc<ActiveConfig>,
     read: Option<Version>,
     /// When a good content was last a new one; at first, when following began.
     heard: Instant,
@@ -37,20 +37,20 @@ pub(in crate::engine) struct Following {
 }
 
 impl Following {
-    pub(in crate::engine) fn begin(service: &Arc<Service>) -> Self {
+    pub(in crate::engine) fn begin(active: &Arc<ActiveConfig>) -> Self {
         Self {
-            service: service.clone(),
+            active: active.clone(),
             read: None,
             heard: Instant::now(),
             patience: FIRST_WORD,
             policy_differs: false,
-            followed: Arc::new(service.slots.iter().copied().collect()),
+            followed: Arc::new(active.slots.iter().copied().collect()),
             mentioned: 0,
         }
     }
 
-    pub(in crate::engine) fn is_of(&self, service: &Arc<Service>) -> bool {
-        Arc::ptr_eq(&self.service, service)
+    pub(in crate::engine) fn is_of(&self, active: &Arc<ActiveConfig>) -> bool {
+        Arc::ptr_eq(&self.active, active)
     }
 
     /// Publishes what the file says where it says anything new; the targets that are
@@ -65,7 +65,7 @@ impl Following {
     }
 
     fn read_anew(&mut self) {
-        let Some(store) = &self.service.store else {
+        let Some(store) = &self.active.store else {
             return;
         };
         let Ok(version) = store.version() else {
@@ -76,7 +76,7 @@ impl Following {
         }
         // A content that is being written does not read; the next look finds it whole. Two
         // contents of one tick of the clock look the same from outside.
-        let Ok(saved) = store.load(self.service.config.state_max_age) else {
+        let Ok(saved) = store.load(self.active.config.state_max_age) else {
             return;
         };
         self.read = version.is_settled().then_some(version);
@@ -85,11 +85,11 @@ impl Following {
         };
         self.heard = Instant::now();
         self.patience = SILENCE;
-        self.policy_differs = saved.policy != policy(&self.service.config);
+        self.policy_differs = saved.policy != policy(&self.active.config);
         if self.policy_differs {
             self.set(HashSet::new());
         } else {
-            let followed = self.service.follow(&saved);
+            let followed = self.active.follow(&saved);
             self.set(followed);
         }
     }
@@ -102,13 +102,13 @@ impl Following {
 
     /// Says once that this process probes beside another one, and why.
     fn mention(&mut self, log: &Log) {
-        let all: HashSet<Slot> = self.service.slots.iter().copied().collect();
+        let all: HashSet<Slot> = self.active.slots.iter().copied().collect();
         let own = all.len().saturating_sub(self.followed.len());
         if own == self.mentioned {
             return;
         }
         self.mentioned = own;
-        let Some(store) = self.service.store.as_ref().filter(|_| own > 0) else {
+        let Some(store) = self.active.store.as_ref().filter(|_| own > 0) else {
             return;
         };
         let reason = if self.heard.elapsed() > self.patience {

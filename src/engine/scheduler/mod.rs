@@ -1,4 +1,4 @@
-//! The prober's role: a seat for each timer of each target, and which of them probes when.
+//! The scheduler: one timer per target and kind of probe, and which of them probes when.
 //!
 //! One task sees to all of them. A probe that ends at once is made here and now; one that
 //! has to wait goes on in a task of its own, of which there are at most as many as may be
@@ -17,110 +17,110 @@ use std::sync::Arc;
 
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::active::Service;
+use super::active::ActiveConfig;
 use super::config::Config;
 use super::log::{Level, Line, Log};
 use super::probe::panics;
-use super::probe::{Begun, Farewells, Outcome, Prober, Resumption, Spares};
+use super::probe::{Begun, LingeringConnections, Outcome, Prober, Resumption, ReusableSockets};
 use super::target::Target;
 use super::verdicts::Slot;
 use crate::sys::{clock, gate};
 use follower::Followed;
-use notifier::Waker;
-use outcome::Timer;
-use saver::Saving;
+use notifier::Notifier;
+use outcome::TimerKind;
+use saver::Saver;
 use schedule::{Grid, phase};
-use timer::{Flight, Seat, State, sessions};
-use wakeup::Alarm;
+use timer::{ProbeTimer, RunningProbe, TimerState, sessions};
+use wakeup::WakeupTimer;
 
 /// Probes that are begun in a row before others of this thread have their turn.
 const BATCH: usize = 64;
 
 /// The share of the connections that may be open which may wait for nothing but their end.
-const FAREWELL_SHARE: usize = 8;
+const LINGERING_SHARE: usize = 8;
 
 /// The prober's role and what comes with it, also where others see to some of the targets.
-pub(super) struct Lead {
-    pub service: Arc<Service>,
+pub(super) struct Scheduler {
+    pub active: Arc<ActiveConfig>,
     log: Arc<Log>,
     prober: Arc<Prober>,
     /// The targets that others see to; here they are only probed when somebody asks.
     followed: Followed,
     grid: Grid,
-    seats: Vec<Seat>,
-    /// When which seat is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
+    timers: Vec<ProbeTimer>,
+    /// When which timer is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
     due: BTreeSet<(u64, usize)>,
-    alarm: Alarm,
+    wakeup: WakeupTimer,
     /// Seats whose time has come, in their order.
     ready: VecDeque<usize>,
     /// Probes that have to wait for something, and whose they are.
-    flights: JoinSet<Outcome>,
-    flying: HashMap<Id, usize>,
+    in_flight: JoinSet<Outcome>,
+    tasks: HashMap<Id, usize>,
     /// How many may be under way at the same time, with those that are put aside.
     limit: usize,
-    farewells: Arc<Farewells>,
-    waker: Waker,
+    lingering: Arc<LingeringConnections>,
+    notifier: Notifier,
     /// [`super::verdicts::VerdictTable::wakes`] when reports were last looked for.
     heeded: Option<u32>,
     /// Where this process keeps the state file.
-    saving: Option<Saving>,
+    saver: Option<Saver>,
 }
 
 /// Something that a prober waits for.
-pub(super) enum Event {
+pub(super) enum SchedulerEvent {
     /// A probe is due.
     Due,
-    /// Somebody woke the prober.
-    Bell,
+    /// Another thread or process notified the scheduler.
+    Notified,
     /// A probe has ended.
-    Landed(Result<(Id, Outcome), JoinError>),
+    Completed(Result<(Id, Outcome), JoinError>),
 }
 
-impl Lead {
+impl Scheduler {
     pub(super) fn begin(
-        service: &Arc<Service>,
+        active: &Arc<ActiveConfig>,
         log: &Arc<Log>,
         prober: &Arc<Prober>,
         grid: Grid,
     ) -> Self {
         Self {
-            service: service.clone(),
+            active: active.clone(),
             log: log.clone(),
             prober: prober.clone(),
             followed: Followed::default(),
             grid,
-            seats: Vec::new(),
+            timers: Vec::new(),
             due: BTreeSet::new(),
-            alarm: Alarm::new(),
+            wakeup: WakeupTimer::new(),
             ready: VecDeque::new(),
-            flights: JoinSet::new(),
-            flying: HashMap::new(),
+            in_flight: JoinSet::new(),
+            tasks: HashMap::new(),
             limit: 0,
-            farewells: Arc::default(),
-            waker: Waker::start(service.table.clone()),
+            lingering: Arc::default(),
+            notifier: Notifier::start(active.table.clone()),
             heeded: None,
-            saving: None,
+            saver: None,
         }
     }
 
     /// Waits for the next thing to do. May be called off at any time.
-    pub(super) async fn event(&mut self) -> Event {
+    pub(super) async fn event(&mut self) -> SchedulerEvent {
         if self.may_start() {
             // More are ready than one batch takes. A fork or an exit waits for none of them.
             gate::give_way();
             tokio::task::yield_now().await;
-            return Event::Due;
+            return SchedulerEvent::Due;
         }
         let due = async {
             match self.due.first() {
-                Some((due, _)) => self.alarm.until(*due).await,
+                Some((due, _)) => self.wakeup.until(*due).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            () = due => Event::Due,
-            () = self.waker.bell.notified() => Event::Bell,
-            Some(landed) = self.flights.join_next_with_id() => Event::Landed(landed),
+            () = due => SchedulerEvent::Due,
+            () = self.notifier.notify.notified() => SchedulerEvent::Notified,
+            Some(completed) = self.in_flight.join_next_with_id() => SchedulerEvent::Completed(completed),
         }
     }
 
@@ -130,132 +130,132 @@ impl Lead {
     }
 
     fn may_start(&self) -> bool {
-        !self.ready.is_empty() && self.flights.len() + self.farewells.count() < self.limit
+        !self.ready.is_empty() && self.in_flight.len() + self.lingering.count() < self.limit
     }
 
     /// Sees that the state file is written from now on, where there is one and it is ours
     /// to write.
     pub(super) fn keep_file(&mut self, is_ours: bool) {
-        let store = self.service.store.as_ref().filter(|_| is_ours);
-        let same = match (store, &self.saving) {
-            (Some(store), Some(saving)) => saving.is_to(store),
-            (store, saving) => store.is_none() && saving.is_none(),
+        let store = self.active.store.as_ref().filter(|_| is_ours);
+        let same = match (store, &self.saver) {
+            (Some(store), Some(saver)) => saver.is_to(store),
+            (store, saver) => store.is_none() && saver.is_none(),
         };
         if !same {
-            self.saving = store.map(|store| Saving::begin(store, &self.log));
+            self.saver = store.map(|store| Saver::begin(store, &self.log));
         }
     }
 
     /// Whether the state file waits to be written.
     pub(super) fn is_saving_pending(&self) -> bool {
-        self.saving.as_ref().is_some_and(Saving::is_pending)
+        self.saver.as_ref().is_some_and(Saver::is_pending)
     }
 
     pub(super) fn save(&mut self) {
-        if let Some(saving) = &mut self.saving {
-            saving.save(&self.service);
+        if let Some(saver) = &mut self.saver {
+            saver.save(&self.active);
         }
     }
 
-    // === Seats ===
+    // === Timers ===
 
     /// Has every target's next handshake be a full one: a resumed session would go on trusting
     /// what the CA files no longer say.
     pub(super) fn forget_sessions(&mut self) {
-        for seat in &mut self.seats {
-            seat.sessions = sessions(&seat.target);
+        for timer in &mut self.timers {
+            timer.sessions = sessions(&timer.target);
         }
     }
 
-    /// Gives each timer that the configuration wants its seat. What is under way, or due,
-    /// for a target that stays the same stays so. `limit` says how many probes may be under
-    /// way where so many are wanted.
+    /// Makes the timers that the configuration wants. Where a target stays the same, its timer
+    /// is kept with its due time and the probe that is in flight. `limit` turns the wanted
+    /// number of concurrent probes into the number that this process may run.
     pub(super) fn fit(
         &mut self,
-        service: &Arc<Service>,
+        active: &Arc<ActiveConfig>,
         log: &Arc<Log>,
         followed: &Followed,
         limit: fn(usize) -> usize,
     ) {
-        let is_same = Arc::ptr_eq(&self.service, service);
-        if is_same && Arc::ptr_eq(&self.followed, followed) && !self.seats.is_empty() {
+        let is_same = Arc::ptr_eq(&self.active, active);
+        if is_same && Arc::ptr_eq(&self.followed, followed) && !self.timers.is_empty() {
             return;
         }
-        let keeps_policy = same_policy(&self.service.config, &service.config);
+        let keeps_policy = same_policy(&self.active.config, &active.config);
         let followed_before = std::mem::replace(&mut self.followed, followed.clone());
-        let mut before: HashMap<(Slot, Timer), Seat> = std::mem::take(&mut self.seats)
+        let mut before: HashMap<(Slot, TimerKind), ProbeTimer> = std::mem::take(&mut self.timers)
             .into_iter()
-            .map(|seat| ((seat.slot, seat.timer), seat))
+            .map(|timer| ((timer.slot, timer.kind), timer))
             .collect();
-        self.service = service.clone();
+        self.active = active.clone();
         self.log = log.clone();
-        self.limit = limit(service.config.max_concurrent_probes);
-        self.farewells.set_room(self.limit / FAREWELL_SHARE);
+        self.limit = limit(active.config.max_concurrent_probes);
+        self.lingering.set_room(self.limit / LINGERING_SHARE);
 
-        let count = timers(service).count();
+        let count = timers(active).count();
         self.grid = self.grid.fitted(count);
-        let mut seated: HashMap<(Slot, Timer), usize> = HashMap::with_capacity(count);
-        self.seats.reserve_exact(count);
-        for (position, (slot, timer, target)) in timers(service).enumerate() {
+        let mut positions: HashMap<(Slot, TimerKind), usize> = HashMap::with_capacity(count);
+        self.timers.reserve_exact(count);
+        for (position, (slot, kind, target)) in timers(active).enumerate() {
             // Equal targets share a slot.
-            let at = self.seats.len();
-            if seated.contains_key(&(slot, timer)) {
+            let at = self.timers.len();
+            if positions.contains_key(&(slot, kind)) {
                 continue;
             }
-            let kept = before.remove(&(slot, timer)).filter(|seat| {
+            let kept = before.remove(&(slot, kind)).filter(|timer| {
                 keeps_policy
-                    && seat.target == *target
+                    && timer.target == *target
                     && followed_before.contains(&slot) == followed.contains(&slot)
             });
-            let seat = match kept {
-                Some(seat) => Seat {
+            let timer = match kept {
+                Some(timer) => ProbeTimer {
                     target: target.clone(),
-                    ..seat
+                    ..timer
                 },
                 None => {
-                    let mut seat = Seat::new(slot, timer, target, phase(position, count));
+                    let mut timer = ProbeTimer::new(slot, kind, target, phase(position, count));
                     if !followed.contains(&slot) {
-                        seat.take_first_turn(service, count, self.grid);
+                        timer.take_first_turn(active, count, self.grid);
                     }
-                    seat
+                    timer
                 }
             };
-            seated.insert((slot, timer), at);
-            self.seats.push(seat);
+            positions.insert((slot, kind), at);
+            self.timers.push(timer);
         }
-        self.link(&seated);
+        self.link(&positions);
         drop(before);
-        self.line_up();
+        self.rebuild_queues();
     }
 
     /// The two timers of a target know each other.
-    fn link(&mut self, seated: &HashMap<(Slot, Timer), usize>) {
-        for seat in &mut self.seats {
-            let other = match seat.timer {
-                Timer::Connect => Timer::Deep,
-                Timer::Deep => Timer::Connect,
+    fn link(&mut self, positions: &HashMap<(Slot, TimerKind), usize>) {
+        for timer in &mut self.timers {
+            let other = match timer.kind {
+                TimerKind::Connect => TimerKind::Deep,
+                TimerKind::Deep => TimerKind::Connect,
             };
-            seat.other = seated.get(&(seat.slot, other)).copied();
+            timer.other = positions.get(&(timer.slot, other)).copied();
         }
     }
 
-    /// Puts every seat where its state wants it.
-    fn line_up(&mut self) {
+    /// Fills the queues anew from the states of all timers.
+    fn rebuild_queues(&mut self) {
         self.due.clear();
         self.ready.clear();
-        self.flying.clear();
-        for (at, seat) in self.seats.iter_mut().enumerate() {
-            match &seat.state {
-                State::Resting(Some(due)) => {
+        self.tasks.clear();
+        for (at, timer) in self.timers.iter_mut().enumerate() {
+            match &timer.state {
+                TimerState::Waiting(Some(due)) => {
                     self.due.insert((*due, at));
                 }
-                State::Resting(None) => {}
-                State::Ready | State::Blocked => {
-                    seat.state = State::Ready;
+                TimerState::Waiting(None) => {}
+                TimerState::Ready | TimerState::Blocked => {
+                    timer.state = TimerState::Ready;
                     self.ready.push_back(at);
                 }
-                State::Flying(flight) => {
-                    self.flying.insert(flight.task.id(), at);
+                TimerState::InFlight(running) => {
+                    self.tasks.insert(running.task.id(), at);
                 }
             }
         }
@@ -264,30 +264,30 @@ impl Lead {
     // === Probes ===
 
     /// Asks for probes of the targets that somebody reported since the last look.
-    pub(super) fn heed_reports(&mut self) {
-        let wakes = self.service.table.wakes();
+    pub(super) fn handle_reports(&mut self) {
+        let wakes = self.active.table.wakes();
         if self.heeded.replace(wakes) == Some(wakes) {
             return;
         }
-        for at in 0..self.seats.len() {
-            let Some(seat) = self.seats.get(at) else {
+        for at in 0..self.timers.len() {
+            let Some(timer) = self.timers.get(at) else {
                 continue;
             };
-            if seat.timer == Timer::Connect && self.service.table.take_reports(seat.slot) {
-                let other = seat.other;
-                self.ring(at);
-                other.into_iter().for_each(|at| self.ring(at));
+            if timer.kind == TimerKind::Connect && self.active.table.take_reports(timer.slot) {
+                let other = timer.other;
+                self.request(at);
+                other.into_iter().for_each(|at| self.request(at));
             }
         }
     }
 
-    fn ring(&mut self, at: usize) {
-        let Some(seat) = self.seats.get_mut(at) else {
+    fn request(&mut self, at: usize) {
+        let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
-        seat.is_rung = true;
-        if let State::Resting(due) = seat.state {
-            seat.state = State::Ready;
+        timer.is_requested = true;
+        if let TimerState::Waiting(due) = timer.state {
+            timer.state = TimerState::Ready;
             due.into_iter().for_each(|due| {
                 self.due.remove(&(due, at));
             });
@@ -297,7 +297,7 @@ impl Lead {
 
     /// Begins the probes that are due, as many as may be under way.
     pub(super) fn probe_due(&mut self) {
-        self.farewells.look();
+        self.lingering.look();
         let now = clock::monotonic_ns();
         while let Some(&(due, at)) = self.due.first()
             && due <= now
@@ -305,87 +305,87 @@ impl Lead {
             self.due.pop_first();
             self.make_ready(at);
         }
-        let mut spares = Spares::default();
+        let mut reusable = ReusableSockets::default();
         for _ in 0..BATCH {
             if !self.may_start() {
                 break;
             }
             if let Some(at) = self.ready.pop_front() {
-                self.start(at, &mut spares);
+                self.start(at, &mut reusable);
             }
         }
     }
 
     fn make_ready(&mut self, at: usize) {
-        if let Some(seat) = self.seats.get_mut(at) {
-            seat.state = State::Ready;
+        if let Some(timer) = self.timers.get_mut(at) {
+            timer.state = TimerState::Ready;
             self.ready.push_back(at);
         }
     }
 
-    fn start(&mut self, at: usize, spares: &mut Spares) {
-        let Some(seat) = self.seats.get(at) else {
+    fn start(&mut self, at: usize, reusable: &mut ReusableSockets) {
+        let Some(timer) = self.timers.get(at) else {
             return;
         };
-        let other = seat.other.and_then(|other| self.seats.get(other));
-        let is_blocked = other.is_some_and(|other| matches!(other.state, State::Flying(_)));
-        let watch = seat.watch(&self.service);
+        let other = timer.other.and_then(|other| self.timers.get(other));
+        let is_blocked = other.is_some_and(|other| matches!(other.state, TimerState::InFlight(_)));
+        let watch = timer.watch(&self.active);
         let depth = watch.depth();
         if !is_blocked {
             watch.note_start(clock::monotonic_ns());
         }
-        let Some(seat) = self.seats.get_mut(at) else {
+        let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
         if is_blocked {
-            seat.state = State::Blocked;
+            timer.state = TimerState::Blocked;
             return;
         }
-        let is_hurried = std::mem::take(&mut seat.is_rung);
-        match panics::caught(|| self.prober.begin(&seat.target, depth, spares)) {
+        let is_hurried = std::mem::take(&mut timer.is_requested);
+        match panics::caught(|| self.prober.begin(&timer.target, depth, reusable)) {
             Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, is_hurried),
             Ok(Begun::Underway(probe)) => {
-                let (prober, target) = (self.prober.clone(), seat.target.clone());
-                let farewells = self.farewells.clone();
-                let resumption = seat.sessions.clone().map(|slot| Resumption {
+                let (prober, target) = (self.prober.clone(), timer.target.clone());
+                let lingering = self.lingering.clone();
+                let resumption = timer.sessions.clone().map(|slot| Resumption {
                     slot,
-                    full_every: self.service.config.tls_full_handshake_interval,
+                    full_every: self.active.config.tls_full_handshake_interval,
                 });
-                let task = self.flights.spawn(async move {
+                let task = self.in_flight.spawn(async move {
                     let kept = resumption.as_ref();
-                    let probe = prober.finish(probe, &target, depth, kept, Some(&farewells));
+                    let probe = prober.finish(probe, &target, depth, kept, Some(&lingering));
                     panics::contained(Box::pin(probe)).await
                 });
-                self.flying.insert(task.id(), at);
-                seat.state = State::Flying(Flight { task, is_hurried });
+                self.tasks.insert(task.id(), at);
+                timer.state = TimerState::InFlight(RunningProbe { task, is_hurried });
             }
         }
     }
 
     /// Takes in the outcome of a probe that was under way.
-    pub(super) fn land(&mut self, landed: Result<(Id, Outcome), JoinError>) {
-        let (id, outcome) = match landed {
-            Ok(landed) => landed,
+    pub(super) fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
+        let (id, outcome) = match completed {
+            Ok(completed) => completed,
             Err(error) => (error.id(), panics::ended(error)),
         };
         // A probe of a target that is not here any more was called off.
-        if let Some(at) = self.flying.remove(&id)
-            && let Some(seat) = self.seats.get(at)
-            && let State::Flying(flight) = &seat.state
+        if let Some(at) = self.tasks.remove(&id)
+            && let Some(timer) = self.timers.get(at)
+            && let TimerState::InFlight(running) = &timer.state
         {
-            self.settle(at, &outcome, flight.is_hurried);
+            self.settle(at, &outcome, running.is_hurried);
         }
     }
 
     /// Publishes an outcome and says when the next probe is due: at once where somebody
     /// reported trouble and one failure is not yet a verdict.
     fn settle(&mut self, at: usize, outcome: &Outcome, is_hurried: bool) {
-        let Some(seat) = self.seats.get(at) else {
+        let Some(timer) = self.timers.get(at) else {
             return;
         };
-        let watch = seat.watch(&self.service);
+        let watch = timer.watch(&self.active);
         let applied = panics::caught(|| watch.apply(outcome, &self.log));
-        let is_followed = self.followed.contains(&seat.slot);
+        let is_followed = self.followed.contains(&timer.slot);
         let record = match &applied {
             Ok(effect) => effect.record.clone(),
             Err(panicked) => {
@@ -397,30 +397,30 @@ impl Lead {
                 watch.record()
             }
         };
-        let (due, gathered) = seat.next_due(&watch, &record, self.grid);
-        let other = seat.other;
-        if let (Ok(effect), Some(saving)) = (&applied, &mut self.saving)
+        let (due, gathered) = timer.next_due(&watch, &record, self.grid);
+        let other = timer.other;
+        if let (Ok(effect), Some(saver)) = (&applied, &mut self.saver)
             && effect.turned
         {
-            saving.note_turn();
+            saver.note_turn();
         }
         if let Some(other) = other
-            && let Some(seat) = self.seats.get(other)
-            && matches!(seat.state, State::Blocked)
+            && let Some(timer) = self.timers.get(other)
+            && matches!(timer.state, TimerState::Blocked)
         {
             self.make_ready(other);
         }
         // What panicked once would do so again.
         let is_settled = applied.map_or(true, |effect| effect.settled);
-        if let Some(seat) = self.seats.get_mut(at) {
-            seat.is_rung |= is_hurried && !is_settled;
-            seat.gathered = gathered;
-            if seat.is_rung {
+        if let Some(timer) = self.timers.get_mut(at) {
+            timer.is_requested |= is_hurried && !is_settled;
+            timer.gathered = gathered;
+            if timer.is_requested {
                 // Behind all others: no target keeps the rest from their turn.
                 self.make_ready(at);
             } else {
                 let due = (!is_followed).then_some(due);
-                seat.state = State::Resting(due);
+                timer.state = TimerState::Waiting(due);
                 self.due.extend(due.map(|due| (due, at)));
             }
         }
@@ -437,12 +437,12 @@ fn same_policy(a: &Config, b: &Config) -> bool {
 }
 
 /// The timers that a configuration wants, one or two for each slot.
-fn timers(service: &Service) -> impl Iterator<Item = (Slot, Timer, &Arc<Target>)> {
-    let pairs = service.slots.iter().zip(&service.config.targets);
+fn timers(active: &ActiveConfig) -> impl Iterator<Item = (Slot, TimerKind, &Arc<Target>)> {
+    let pairs = active.slots.iter().zip(&active.config.targets);
     pairs.flat_map(|(slot, target)| {
-        let deep = service
+        let deep = active
             .has_deep_timer(target)
-            .then_some((*slot, Timer::Deep, target));
-        std::iter::once((*slot, Timer::Connect, target)).chain(deep)
+            .then_some((*slot, TimerKind::Deep, target));
+        std::iter::once((*slot, TimerKind::Connect, target)).chain(deep)
     })
 }

@@ -11,39 +11,43 @@ use crate::sys::thread::spawn_quiet;
 
 const STACK: usize = 64 * 1024;
 
-/// A thread that sleeps on the table's wake word and rings a bell in the runtime.
-pub(super) struct Waker {
-    pub bell: Arc<Notify>,
+/// A thread that sleeps on the table's wake word and rings a notify in the runtime.
+pub(super) struct Notifier {
+    pub notify: Arc<Notify>,
     stop: Arc<AtomicBool>,
     table: Arc<VerdictTable>,
 }
 
-impl Waker {
-    /// Without a thread to spare the bell stays silent: reports are then seen when the
+impl Notifier {
+    /// Without a thread to spare the notify stays silent: reports are then seen when the
     /// prober next looks.
     pub(super) fn start(table: Arc<VerdictTable>) -> Self {
-        let waker = Self {
-            bell: Arc::new(Notify::new()),
+        let notifier = Self {
+            notify: Arc::new(Notify::new()),
             stop: Arc::new(AtomicBool::new(false)),
             table,
         };
-        let (bell, stop, table) = (waker.bell.clone(), waker.stop.clone(), waker.table.clone());
+        let (notify, stop, table) = (
+            notifier.notify.clone(),
+            notifier.stop.clone(),
+            notifier.table.clone(),
+        );
         let spawned = spawn_quiet("nb-wake", STACK, move || {
             loop {
                 let seen = table.wakes();
                 if stop.load(Ordering::Acquire) {
                     break;
                 }
-                bell.notify_one();
+                notify.notify_one();
                 table.wait_for_wake(seen, Duration::from_secs(60));
             }
         });
         drop(spawned);
-        waker
+        notifier
     }
 }
 
-impl Drop for Waker {
+impl Drop for Notifier {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         self.table.wake_prober();

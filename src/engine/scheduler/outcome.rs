@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::engine::active::{Service, shown_ip};
+use crate::engine::active::{ActiveConfig, shown_ip};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::{Depth, Outcome};
 use crate::engine::target::Target;
@@ -18,7 +18,7 @@ const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
 
 /// Which of a target's timers this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Timer {
+pub(super) enum TimerKind {
     /// The only one, or that of connect probes where deep ones have their own.
     Connect,
     /// Deep probes, where `deep_interval` is another than `connect_interval`.
@@ -27,10 +27,10 @@ pub(super) enum Timer {
 
 /// One timer of one target, and where what is found out goes.
 pub(super) struct Watch<'a> {
-    pub service: &'a Service,
+    pub active: &'a ActiveConfig,
     pub target: &'a Target,
     pub slot: Slot,
-    pub timer: Timer,
+    pub kind: TimerKind,
 }
 
 /// What an outcome came to.
@@ -45,52 +45,52 @@ pub(super) struct Effect {
 
 impl Watch<'_> {
     pub(super) fn record(&self) -> Record {
-        self.service.table.read(self.slot)
+        self.active.table.read(self.slot)
     }
 
     /// When the timer's last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
     pub(super) fn started_ns(&self, record: &Record) -> u64 {
-        match self.timer {
-            Timer::Connect => record.connect_started_ns,
-            Timer::Deep => record.deep_started_ns,
+        match self.kind {
+            TimerKind::Connect => record.connect_started_ns,
+            TimerKind::Deep => record.deep_started_ns,
         }
     }
 
     /// Between the starts of two probes while all is well.
     pub(super) fn interval(&self) -> Duration {
-        match self.timer {
-            Timer::Connect => self.service.config.connect_interval,
-            Timer::Deep => self.service.config.deep_interval,
+        match self.kind {
+            TimerKind::Connect => self.active.config.connect_interval,
+            TimerKind::Deep => self.active.config.deep_interval,
         }
     }
 
     /// Between the starts of two probes while the next one should come soon.
     pub(super) fn fast_interval(&self) -> Duration {
-        self.service.config.fast_interval.min(self.interval())
+        self.active.config.fast_interval.min(self.interval())
     }
 
     pub(super) fn wants_fast_probe(&self, record: &Record) -> bool {
-        let gate = match self.timer {
-            Timer::Connect => record.connect,
-            Timer::Deep => record.deep.unwrap_or_default(),
+        let gate = match self.kind {
+            TimerKind::Connect => record.connect,
+            TimerKind::Deep => record.deep.unwrap_or_default(),
         };
         gate.wants_fast_probe()
     }
 
     pub(super) fn depth(&self) -> Depth {
-        let has_own = self.service.has_deep_timer(self.target);
-        match self.timer {
-            Timer::Deep => Depth::Deep,
-            Timer::Connect if self.target.deep_check && !has_own => Depth::Deep,
-            Timer::Connect => Depth::Connect,
+        let has_own = self.active.has_deep_timer(self.target);
+        match self.kind {
+            TimerKind::Deep => Depth::Deep,
+            TimerKind::Connect if self.target.deep_check && !has_own => Depth::Deep,
+            TimerKind::Connect => Depth::Connect,
         }
     }
 
     pub(super) fn note_start(&self, now_ns: u64) {
-        let table = &self.service.table;
-        match self.timer {
-            Timer::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
-            Timer::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
+        let table = &self.active.table;
+        match self.kind {
+            TimerKind::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
+            TimerKind::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
         }
     }
 
@@ -126,8 +126,7 @@ impl Watch<'_> {
         if reminder.is_some() {
             after.certificate_logged_ms = clock::unix_ms();
         }
-        self.service
-            .publish(self.target, self.slot, &before, &after);
+        self.active.publish(self.target, self.slot, &before, &after);
         if let Some(line) = self.change(&before, &after) {
             log.write(line);
         }
@@ -135,9 +134,9 @@ impl Watch<'_> {
             log.write(line);
         }
         // Of this timer alone: the other one's verdict is not for it to confirm.
-        let own = match self.timer {
-            Timer::Connect => after.connect,
-            Timer::Deep => after.deep.unwrap_or_default(),
+        let own = match self.kind {
+            TimerKind::Connect => after.connect,
+            TimerKind::Deep => after.deep.unwrap_or_default(),
         };
         let settled = match own.verdict {
             _ if !outcome.is_conclusive() => true,
@@ -155,15 +154,15 @@ impl Watch<'_> {
     /// Whether a good probe leaves nothing to complain of: one that only connects says
     /// nothing of a dialogue that fails.
     fn speaks_for_all(&self, record: &Record) -> bool {
-        self.timer == Timer::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
+        self.kind == TimerKind::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
 
     fn step_gates(&self, record: &mut Record, good: bool) {
-        let thresholds = self.service.thresholds();
+        let thresholds = self.active.thresholds();
         let step = |gate: Gate| gate.step(good, thresholds);
-        match self.timer {
-            Timer::Connect => record.connect = step(record.connect),
-            Timer::Deep => {
+        match self.kind {
+            TimerKind::Connect => record.connect = step(record.connect),
+            TimerKind::Deep => {
                 record.deep = Some(step(record.deep.unwrap_or_default()));
                 // Whoever speaks the protocol has answered the phone.
                 if good {
@@ -188,11 +187,11 @@ impl Watch<'_> {
                 .with("target", self.target.key())
                 .quoted("reason", after.error.as_deref().unwrap_or("unknown")),
         };
-        let count = match (is, self.timer) {
-            (Verdict::Dead, Timer::Connect) => after.connect.failures,
-            (Verdict::Dead, Timer::Deep) => after.deep.unwrap_or_default().failures,
-            (_, Timer::Connect) => after.connect.successes,
-            (_, Timer::Deep) => after.deep.unwrap_or_default().successes,
+        let count = match (is, self.kind) {
+            (Verdict::Dead, TimerKind::Connect) => after.connect.failures,
+            (Verdict::Dead, TimerKind::Deep) => after.deep.unwrap_or_default().failures,
+            (_, TimerKind::Connect) => after.connect.successes,
+            (_, TimerKind::Deep) => after.deep.unwrap_or_default().successes,
         };
         Some(line.with("after", count).with("was", was.name()))
     }
@@ -201,7 +200,7 @@ impl Watch<'_> {
     /// written is in the table, so that neither another process nor another configuration
     /// says it again.
     fn certificate_reminder(&self, record: &Record) -> Option<Line> {
-        let left = self.service.certificate_ends_within(record)?;
+        let left = self.active.certificate_ends_within(record)?;
         let logged = record.certificate_logged_ms;
         // A time in the future is that of a clock that was wrong.
         let is_recent = clock::unix_ms()

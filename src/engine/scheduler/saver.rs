@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::active::Service;
+use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::file::{Store, Writer};
 use crate::engine::state_file::format::encode;
@@ -12,11 +12,11 @@ use crate::engine::state_file::format::encode;
 /// readers take for silence.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Saving takes at most this share of the engine's time, however often verdicts change.
+/// Saver takes at most this share of the engine's time, however often verdicts change.
 const SHARE: u32 = 10;
 
 /// A state file that this process keeps: when it was last written, and by what.
-pub(super) struct Saving {
+pub(super) struct Saver {
     store: Arc<Store>,
     writer: Option<Writer>,
     /// [`Store::moves`] of the last time.
@@ -28,7 +28,7 @@ pub(super) struct Saving {
     turned: bool,
 }
 
-impl Saving {
+impl Saver {
     pub(super) fn begin(store: &Arc<Store>, log: &Arc<Log>) -> Self {
         Self {
             writer: store.writer(log.clone()),
@@ -55,7 +55,7 @@ impl Saving {
     }
 
     /// Hands the state to the file's writer, at once after a change of a verdict.
-    pub(super) fn save(&mut self, service: &Service) {
+    pub(super) fn save(&mut self, active: &ActiveConfig) {
         let Some(writer) = &self.writer else {
             return;
         };
@@ -63,13 +63,13 @@ impl Saving {
         self.turned |= moves != self.moves;
         let since = self.at.map(|at| at.elapsed());
         let rest = self.took * SHARE;
-        let every = EVERY.min(service.config.state_max_age / 4);
+        let every = EVERY.min(active.config.state_max_age / 4);
         let wanted = if self.turned { rest } else { every.max(rest) };
         if since.is_some_and(|since| since < wanted) {
             return;
         }
         let started = Instant::now();
-        let content = encode(service);
+        let content = encode(active);
         self.took = started.elapsed();
         if writer.write(content) {
             self.at = Some(Instant::now());

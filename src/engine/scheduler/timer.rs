@@ -1,26 +1,26 @@
-//! A seat: one timer of one target, when it is due, and what is kept from probe to probe.
+//! A timer: one timer of one target, when it is due, and what is kept from probe to probe.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::outcome::{Timer, Watch};
+use super::outcome::{TimerKind, Watch};
 use super::schedule::{Grid, first_window, spread_after};
-use crate::engine::active::Service;
+use crate::engine::active::ActiveConfig;
 use crate::engine::probe::tls::SessionSlot;
 use crate::engine::target::{Target, TlsMode};
 use crate::engine::verdicts::{Record, Slot};
 use crate::sys::clock;
 
 /// One timer of one target.
-pub(super) struct Seat {
+pub(super) struct ProbeTimer {
     pub target: Arc<Target>,
     pub slot: Slot,
-    pub timer: Timer,
-    pub state: State,
+    pub kind: TimerKind,
+    pub state: TimerState,
     /// Somebody wants a probe now, or one more after the one under way.
-    pub is_rung: bool,
+    pub is_requested: bool,
     /// Where in its round it is.
     pub phase: f32,
     /// It was last probed among others, out of its place: within this time.
@@ -31,38 +31,38 @@ pub(super) struct Seat {
     pub sessions: Option<Arc<SessionSlot>>,
 }
 
-pub(super) enum State {
+pub(super) enum TimerState {
     /// Until it is due; those that others see to never are.
-    Resting(Option<u64>),
+    Waiting(Option<u64>),
     /// Its time has come.
     Ready,
     /// Until the target's other timer has had its probe.
     Blocked,
     /// Its probe is under way.
-    Flying(Flight),
+    InFlight(RunningProbe),
 }
 
-pub(super) struct Flight {
+pub(super) struct RunningProbe {
     pub task: AbortHandle,
     /// Somebody asked for it.
     pub is_hurried: bool,
 }
 
-impl Drop for Flight {
+impl Drop for RunningProbe {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Seat {
-    /// A seat that is never due.
-    pub(super) fn new(slot: Slot, timer: Timer, target: &Arc<Target>, phase: f32) -> Self {
+impl ProbeTimer {
+    /// A timer that is never due.
+    pub(super) fn new(slot: Slot, kind: TimerKind, target: &Arc<Target>, phase: f32) -> Self {
         Self {
             target: target.clone(),
             slot,
-            timer,
-            state: State::Resting(None),
-            is_rung: false,
+            kind,
+            state: TimerState::Waiting(None),
+            is_requested: false,
             phase,
             gathered: None,
             other: None,
@@ -70,23 +70,23 @@ impl Seat {
         }
     }
 
-    pub(super) fn watch<'a>(&'a self, service: &'a Service) -> Watch<'a> {
+    pub(super) fn watch<'a>(&'a self, active: &'a ActiveConfig) -> Watch<'a> {
         Watch {
-            service,
+            active,
             target: &self.target,
             slot: self.slot,
-            timer: self.timer,
+            kind: self.kind,
         }
     }
 
     /// Says when the first probe of this process is due, of so many timers: where one went
     /// before, of this process or another, it counts.
-    pub(super) fn take_first_turn(&mut self, service: &Service, count: usize, grid: Grid) {
-        let watch = self.watch(service);
+    pub(super) fn take_first_turn(&mut self, active: &ActiveConfig, count: usize, grid: Grid) {
+        let watch = self.watch(active);
         let record = watch.record();
         let started = watch.started_ns(&record);
         let interval = watch.interval();
-        let config = &service.config;
+        let config = &active.config;
         let window = first_window(config.fast_interval, config.connect_interval, count);
         let now = clock::monotonic_ns();
         // Never probed, or not for so long that all of them are late.
@@ -99,7 +99,7 @@ impl Seat {
             self.due_after(&watch, &record, gathered, grid)
         };
         self.gathered = gathered;
-        self.state = State::Resting(Some(due));
+        self.state = TimerState::Waiting(Some(due));
     }
 
     /// When the probe after the last one is due, and whether that is out of its place again.

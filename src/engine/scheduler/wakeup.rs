@@ -1,4 +1,4 @@
-//! When the next probe is due: the prober's own alarm.
+//! When the next probe is due: the prober's own wakeup.
 //!
 //! The runtime's timers count in milliseconds, wake up more than once on the way to a time that is
 //! far, and to set one that is earlier than all others takes two system calls and a turn of the
@@ -15,13 +15,13 @@ use crate::sys::clock;
 use crate::sys::readiness;
 use crate::sys::timer::Timer;
 
-pub(super) struct Alarm {
+pub(super) struct WakeupTimer {
     /// None where the system has no descriptor to spare, or took it: the runtime's timers do it then.
     timer: Option<AsyncFd<Timer>>,
     set_for: Option<u64>,
 }
 
-impl Alarm {
+impl WakeupTimer {
     /// To be called in the runtime.
     pub(super) fn new() -> Self {
         Self {
@@ -80,19 +80,19 @@ mod tests {
     }
 
     async fn without_descriptor(at_ns: u64) {
-        let mut alarm = Alarm {
+        let mut wakeup = WakeupTimer {
             timer: None,
             set_for: None,
         };
-        alarm.until(at_ns).await;
+        wakeup.until(at_ns).await;
     }
 
     #[tokio::test]
     async fn it_goes_off_in_time_and_not_before() {
-        let mut alarm = Alarm::new();
+        let mut wakeup = WakeupTimer::new();
         for ms in [0, 1, 20, 1] {
             let at = ms_from_now(ms);
-            alarm.until(at).await;
+            wakeup.until(at).await;
             assert!(clock::monotonic_ns() >= at);
             assert!(clock::monotonic_ns() < at + 1_000_000_000);
         }
@@ -103,24 +103,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_it_was_set_for_before_counts_for_nothing() {
-        let mut alarm = Alarm::new();
+        let mut wakeup = WakeupTimer::new();
         let early = ms_from_now(10);
-        let called_off = tokio::time::timeout(Duration::from_millis(1), alarm.until(early));
+        let called_off = tokio::time::timeout(Duration::from_millis(1), wakeup.until(early));
         assert!(called_off.await.is_err());
         // Passed, and nobody waited for it.
         std::thread::sleep(Duration::from_millis(20));
         tokio::task::yield_now().await;
         let at = ms_from_now(20);
-        alarm.until(at).await;
+        wakeup.until(at).await;
         assert!(clock::monotonic_ns() >= at);
         // Brought forward.
-        let late = alarm.until(ms_from_now(60_000));
+        let late = wakeup.until(ms_from_now(60_000));
         assert!(
             tokio::time::timeout(Duration::from_millis(5), late)
                 .await
                 .is_err()
         );
-        let soon = alarm.until(ms_from_now(5));
+        let soon = wakeup.until(ms_from_now(5));
         assert!(
             tokio::time::timeout(Duration::from_secs(30), soon)
                 .await
@@ -130,15 +130,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_descriptor_that_the_host_took_is_done_without() {
-        let mut alarm = Alarm::new();
+        let mut wakeup = WakeupTimer::new();
         let fd = {
             use std::os::fd::AsRawFd;
-            alarm.timer.as_ref().unwrap().get_ref().as_raw_fd()
+            wakeup.timer.as_ref().unwrap().get_ref().as_raw_fd()
         };
         let other = std::fs::File::open("/dev/null").unwrap();
         crate::sys::timer::testing::replace(fd, &other);
         let at = ms_from_now(5);
-        let done = tokio::time::timeout(Duration::from_secs(30), alarm.until(at));
+        let done = tokio::time::timeout(Duration::from_secs(30), wakeup.until(at));
         assert!(done.await.is_ok());
         assert!(clock::monotonic_ns() >= at);
     }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::engine::active::Service;
+use crate::engine::active::ActiveConfig;
 use crate::engine::config::{Config, InitialState};
 use crate::engine::verdicts::digest;
 use crate::engine::verdicts::health::Gate;
@@ -39,14 +39,14 @@ pub struct Saved {
 }
 
 /// The state of all targets of a configuration.
-pub fn encode(service: &Service) -> String {
+pub fn encode(active: &ActiveConfig) -> String {
     let mut text = format!(
         "{TITLE}\nsaved {}\npolicy {}\n",
         clock::unix_ms(),
-        policy(&service.config)
+        policy(&active.config)
     );
-    for (target, status) in service.slots.iter().zip(service.targets()) {
-        let hash = service.table.hash(*target);
+    for (target, status) in active.slots.iter().zip(active.targets()) {
+        let hash = active.table.hash(*target);
         // Writing to a String does not fail.
         let _ = writeln!(
             text,

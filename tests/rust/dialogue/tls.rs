@@ -4,7 +4,9 @@
 use std::io;
 use std::time::Duration;
 
-use nauthilus_backend::engine::probe::{Begun, Depth, Farewells, Prober, Spares};
+use nauthilus_backend::engine::probe::{
+    Begun, Depth, LingeringConnections, Prober, ReusableSockets,
+};
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
 use openssl::ssl::SslContext;
 use tokio::net::TcpListener;
@@ -430,13 +432,14 @@ async fn a_goodbye_of_tls_is_answered() {
 }
 
 /// A probe of a server to whose goodbye somebody else listens.
-async fn probe_and_leave(target: &Target, farewells: &Farewells) {
+async fn probe_and_leave(target: &Target, lingering: &LingeringConnections) {
     let prober = Prober::default();
-    let Begun::Underway(probe) = prober.begin(target, Depth::Deep, &mut Spares::default()) else {
+    let Begun::Underway(probe) = prober.begin(target, Depth::Deep, &mut ReusableSockets::default())
+    else {
         panic!("a dialogue takes its time");
     };
     let outcome = prober
-        .finish(probe, target, Depth::Deep, None, Some(farewells))
+        .finish(probe, target, Depth::Deep, None, Some(lingering))
         .await;
     assert_eq!(outcome.result, Ok(()));
 }
@@ -445,27 +448,27 @@ async fn probe_and_leave(target: &Target, farewells: &Farewells) {
 async fn a_goodbye_is_said_at_once_and_the_servers_is_answered_later() {
     const PATIENCE: Duration = Duration::from_secs(20);
     for (mut target, script) in talks() {
-        let farewells = Farewells::default();
-        farewells.set_room(1);
+        let lingering = LingeringConnections::default();
+        lingering.set_room(1);
         let server = server_of(&mut target, script.clone()).await;
-        probe_and_leave(&target, &farewells).await;
-        assert_eq!(farewells.count(), 1);
+        probe_and_leave(&target, &lingering).await;
+        assert_eq!(lingering.count(), 1);
         let heard = timeout(PATIENCE, server).await;
         heard.expect("said without a look").unwrap().unwrap();
 
         // There is no room for another one: this one is waited for.
         let server = server_of(&mut target, [script.clone(), vec![Part]].concat()).await;
-        probe_and_leave(&target, &farewells).await;
-        assert_eq!(farewells.count(), 1);
+        probe_and_leave(&target, &lingering).await;
+        assert_eq!(lingering.count(), 1);
         server.await.unwrap().unwrap();
 
-        let farewells = Farewells::default();
-        farewells.set_room(1);
+        let lingering = LingeringConnections::default();
+        lingering.set_room(1);
         let server = server_of(&mut target, [script, vec![Part]].concat()).await;
-        probe_and_leave(&target, &farewells).await;
+        probe_and_leave(&target, &lingering).await;
         let answer = async {
-            while farewells.count() > 0 {
-                farewells.look();
+            while lingering.count() > 0 {
+                lingering.look();
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             server.await.unwrap().unwrap();

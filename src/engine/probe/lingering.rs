@@ -25,13 +25,13 @@ const READ: usize = 2048;
 /// By which a stream, under whatever was put upon it, leaves its socket behind instead of
 /// closing it.
 #[derive(Debug, Default)]
-pub(super) struct Exit {
+pub(super) struct LingerHandle {
     is_open: AtomicBool,
-    left: Mutex<Option<Farewell>>,
+    left: Mutex<Option<LingeringConnection>>,
 }
 
-impl Exit {
-    /// From now on the stream sends nothing: what is written is the connection's last words.
+impl LingerHandle {
+    /// From now on the stream sends nothing: what is written is the connection's final bytes.
     pub(super) fn open(&self) {
         self.is_open.store(true, Ordering::Release);
     }
@@ -41,30 +41,30 @@ impl Exit {
     }
 
     /// The stream is gone, its socket stays.
-    pub(super) fn leave(&self, socket: Socket, last_words: Vec<u8>) {
+    pub(super) fn leave(&self, socket: Socket, final_bytes: Vec<u8>) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left = Some(Farewell {
+        *left = Some(LingeringConnection {
             socket,
-            last_words,
+            final_bytes,
             since: Instant::now(),
         });
     }
 
-    fn take(&self) -> Option<Farewell> {
+    fn take(&self) -> Option<LingeringConnection> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.take()
     }
 }
 
-/// A connection whose end is near. Dropped, it sends its last words and closes.
+/// A connection whose end is near. Dropped, it sends its final bytes and closes.
 #[derive(Debug)]
-pub(super) struct Farewell {
+pub(super) struct LingeringConnection {
     socket: Socket,
-    last_words: Vec<u8>,
+    final_bytes: Vec<u8>,
     since: Instant,
 }
 
-impl Farewell {
+impl LingeringConnection {
     /// Takes in what has come. Whether the server has closed its side.
     fn has_ended(&self) -> bool {
         let mut bytes = [MaybeUninit::uninit(); READ];
@@ -79,30 +79,30 @@ impl Farewell {
     }
 }
 
-impl Drop for Farewell {
+impl Drop for LingeringConnection {
     fn drop(&mut self) {
-        if !self.last_words.is_empty() {
+        if !self.final_bytes.is_empty() {
             // One that is gone does not mind.
             let _ = self
                 .socket
-                .send_with_flags(&self.last_words, libc::MSG_NOSIGNAL);
+                .send_with_flags(&self.final_bytes, libc::MSG_NOSIGNAL);
         }
     }
 }
 
 /// The connections that were put aside, the oldest first.
 #[derive(Default)]
-pub struct Farewells(Mutex<Queues>);
+pub struct LingeringConnections(Mutex<Queues>);
 
 #[derive(Default)]
 struct Queues {
-    fresh: VecDeque<Farewell>,
+    fresh: VecDeque<LingeringConnection>,
     /// Those that had not ended when they were first looked at.
-    late: VecDeque<Farewell>,
+    late: VecDeque<LingeringConnection>,
     room: usize,
 }
 
-impl Farewells {
+impl LingeringConnections {
     fn lock(&self) -> MutexGuard<'_, Queues> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,9 +121,9 @@ impl Farewells {
         self.count() < self.lock().room
     }
 
-    /// Takes what was left at an exit.
-    pub(super) fn take(&self, exit: &Exit) {
-        if let Some(farewell) = exit.take() {
+    /// Takes what was left at an linger.
+    pub(super) fn take(&self, linger: &LingerHandle) {
+        if let Some(farewell) = linger.take() {
             self.lock().fresh.push_back(farewell);
         }
     }
@@ -146,7 +146,11 @@ impl Farewells {
 }
 
 /// The first of a queue, where it is that old.
-fn older(queue: &mut VecDeque<Farewell>, age: Duration, now: Instant) -> Option<Farewell> {
+fn older(
+    queue: &mut VecDeque<LingeringConnection>,
+    age: Duration,
+    now: Instant,
+) -> Option<LingeringConnection> {
     let first = queue.front()?;
     let is_older = now.saturating_duration_since(first.since) >= age;
     is_older.then(|| queue.pop_front()).flatten()
@@ -160,14 +164,14 @@ mod tests {
     use super::*;
 
     /// A connection that was put aside, and the server's side of it.
-    fn aside(farewells: &Farewells, last_words: &[u8]) -> TcpStream {
+    fn aside(lingering: &LingeringConnections, final_bytes: &[u8]) -> TcpStream {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         near.set_nonblocking(true).unwrap();
-        let exit = Exit::default();
-        exit.open();
-        exit.leave(near.into(), last_words.to_vec());
-        farewells.take(&exit);
+        let linger = LingerHandle::default();
+        linger.open();
+        linger.leave(near.into(), final_bytes.to_vec());
+        lingering.take(&linger);
         listener.accept().unwrap().0
     }
 
@@ -179,27 +183,27 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_closed_at_the_first_look_with_its_last_words() {
-        let farewells = Farewells::default();
-        let server = aside(&farewells, b"bye");
+    fn what_has_ended_is_closed_at_the_first_look_with_its_final_bytes() {
+        let lingering = LingeringConnections::default();
+        let server = aside(&lingering, b"bye");
         std::io::Write::write_all(&mut &server, b"* BYE\r\n").unwrap();
         server.shutdown(std::net::Shutdown::Write).unwrap();
-        farewells.look();
-        assert_eq!(farewells.count(), 1, "too early");
+        lingering.look();
+        assert_eq!(lingering.count(), 1, "too early");
         std::thread::sleep(FIRST_LOOK);
-        farewells.look();
-        assert_eq!(farewells.count(), 0);
+        lingering.look();
+        assert_eq!(lingering.count(), 0);
         assert_eq!(heard(server), b"bye");
     }
 
     #[test]
     fn a_server_that_does_not_close_is_waited_for_a_while() {
-        let farewells = Farewells::default();
+        let lingering = LingeringConnections::default();
         let begun = Instant::now();
-        let server = aside(&farewells, b"bye");
-        while farewells.count() > 0 {
+        let server = aside(&lingering, b"bye");
+        while lingering.count() > 0 {
             std::thread::sleep(FIRST_LOOK / 2);
-            farewells.look();
+            lingering.look();
         }
         assert!(begun.elapsed() >= END_MAX);
         assert_eq!(heard(server), b"bye");
@@ -207,15 +211,15 @@ mod tests {
 
     #[test]
     fn nothing_is_left_where_no_exit_is_open_and_all_ends_with_the_queue() {
-        let farewells = Farewells::default();
-        let exit = Exit::default();
-        assert!(!exit.is_open());
-        farewells.take(&exit);
-        assert_eq!(farewells.count(), 0);
-        assert!(!farewells.have_room(), "none was given");
+        let lingering = LingeringConnections::default();
+        let linger = LingerHandle::default();
+        assert!(!linger.is_open());
+        lingering.take(&linger);
+        assert_eq!(lingering.count(), 0);
+        assert!(!lingering.have_room(), "none was given");
         // With those who put them aside, they are gone as well.
-        let server = aside(&farewells, b"");
-        drop(farewells);
+        let server = aside(&lingering, b"");
+        drop(lingering);
         assert_eq!(heard(server), b"");
     }
 }
