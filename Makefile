@@ -116,10 +116,10 @@ test-%:
 	@$(MAKE) --no-print-directory all-luas lib
 	@tests/run $*
 
-# Writes the README's tables of configuration keys; a test compares them.
+# Writes the tables of configuration keys in docs/configuration.md; a test compares them.
 .PHONY: docs-keys
 docs-keys:
-	WRITE_DOCS=1 $(CARGO) test --locked --quiet --test readme
+	WRITE_DOCS=1 $(CARGO) test --locked --quiet --test docs_keys
 
 .PHONY: soak
 soak:

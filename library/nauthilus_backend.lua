@@ -31,7 +31,7 @@ function dynamic_loader(name) end
 ---A value of an attribute.
 ---@alias nauthilus_backend.Value string|number|boolean|(string|number|boolean)[]
 
----One configured server; the README has the defaults and ranges.
+---One configured server; docs/configuration.md has the defaults and ranges.
 ---@class nauthilus_backend.Target
 ---@field protocol nauthilus_backend.Protocol
 ---@field host string A name, an IPv4 or IPv6 address. Also `ip`, `ip_address`.

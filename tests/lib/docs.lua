@@ -1,5 +1,4 @@
--- Compares the module table with README.md and library/nauthilus_backend.lua, and compiles the
--- README's Lua. Prints TAP.
+-- Compares the module table with docs/api.md and library/nauthilus_backend.lua. Prints TAP.
 
 local nb = require("nauthilus_backend")
 
@@ -14,10 +13,10 @@ local function check(name, condition)
   print((condition and "ok" or "not ok") .. " - " .. name)
 end
 
-local readme = read("README.md")
+local api = read("docs/api.md")
 local library = read("library/nauthilus_backend.lua")
 
--- Every function has a row in a table of the README and a definition for editors.
+-- Every function has a row in a table of docs/api.md and a definition for editors.
 local names = {}
 for name in pairs(nb) do
   names[#names + 1] = name
@@ -25,22 +24,22 @@ end
 table.sort(names)
 for _, name in ipairs(names) do
   local row = type(nb[name]) == "function" and "\n| `" .. name .. "(" or "\n| `" .. name .. "`"
-  check("README documents " .. name, readme:find(row, 1, true) ~= nil)
+  check("docs/api.md documents " .. name, api:find(row, 1, true) ~= nil)
   local definition = type(nb[name]) == "function" and "\nfunction nauthilus_backend." .. name .. "("
     or "\n---@field " .. name .. " "
   check("the library documents " .. name, library:find(definition, 1, true) ~= nil)
 end
-check("a name that is not documented would be found", not readme:find("\n| `no_such_function(", 1, true))
+check("a name that is not documented would be found", not api:find("\n| `no_such_function(", 1, true))
 
 -- And the other way round.
 for name in library:gmatch("\nfunction nauthilus_backend%.([%w_]+)%(") do
   check("the module has the library's " .. name, type(nb[name]) == "function")
 end
-for name in readme:gmatch("\n| `([%w_]+)%(") do
-  check("the module has the README's " .. name, type(nb[name]) == "function" or type(_G[name]) == "function")
+for name in api:gmatch("\n| `([%w_]+)%(") do
+  check("the module has docs/api.md's " .. name, type(nb[name]) == "function" or type(_G[name]) == "function")
 end
 
--- The classes: every method of the library works, and every one is in the README.
+-- The classes: every method of the library works, and every one is in docs/api.md.
 local objects = {
   nauthilus_backend_result = nauthilus_backend_result.new(),
   Context = nb.new_context(),
@@ -49,7 +48,7 @@ local objects = {
 for class, object in pairs(objects) do
   for method in library:gmatch("\nfunction " .. class .. ":([%w_]+)%(") do
     check(class .. " has " .. method, pcall(function() return object[method] end))
-    check("README documents " .. class .. ":" .. method, readme:find("[`%p]" .. method .. "[`(]") ~= nil)
+    check("docs/api.md documents " .. class .. ":" .. method, api:find("[`%p]" .. method .. "[`(]") ~= nil)
   end
 end
 
@@ -57,7 +56,7 @@ end
 nb.configure({ log = "none", backend_servers = { { protocol = "imap", host = "127.0.0.1", port = 1 } } })
 local function documented(what, fields)
   for field in pairs(fields) do
-    check("README documents " .. what .. "." .. field, readme:find("`" .. field .. "`", 1, true) ~= nil)
+    check("docs/api.md documents " .. what .. "." .. field, api:find("`" .. field .. "`", 1, true) ~= nil)
     check("the library documents " .. what .. "." .. field, library:find("%-%-%-@field " .. field .. "%??%s") ~= nil)
   end
 end
@@ -67,11 +66,3 @@ local status = nb.status()
 documented("status", status)
 documented("target", status.targets[1])
 nb.stop()
-
--- The README's Lua is Lua.
-local blocks = 0
-for block in readme:gmatch("\n```lua\n(.-)\n```") do
-  blocks = blocks + 1
-  check("README's Lua block " .. blocks .. " compiles", load(block) ~= nil)
-end
-check("README has Lua blocks", blocks > 0)

@@ -1,4 +1,4 @@
-"""Each function in each phase of nginx: the table of README, cell by cell."""
+"""Each function in each phase of nginx: the table of docs/hosts.md, cell by cell."""
 
 import socket
 import ssl

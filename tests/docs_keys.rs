@@ -1,4 +1,4 @@
-//! The README's tables of configuration keys are those of the code.
+//! The tables of configuration keys in docs/configuration.md are those of the code.
 //!
 //! `make docs-keys` writes them; here they are compared.
 
@@ -9,7 +9,7 @@ use nauthilus_backend::engine::config::{SERVICE_KEYS, TARGET_KEYS, markdown};
 
 #[test]
 fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Error>> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
     let before = fs::read_to_string(path)?;
     let mut after = before.clone();
     for (what, table) in [
@@ -17,14 +17,14 @@ fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Err
         ("target keys", markdown(TARGET_KEYS)),
     ] {
         after = with_table(&after, what, &table)
-            .ok_or_else(|| format!("README.md has no place for the {what}"))?;
+            .ok_or_else(|| format!("docs/configuration.md has no place for the {what}"))?;
     }
     if std::env::var_os("WRITE_DOCS").is_some() {
         fs::write(path, after)?;
     } else {
         assert!(
             after == before,
-            "README.md is out of date: run `make docs-keys`"
+            "docs/configuration.md is out of date: run `make docs-keys`"
         );
     }
     Ok(())

@@ -1,0 +1,149 @@
+"""Runs a block in the host it is for. Each function raises an AssertionError, with what the host said, when the
+block does not do what its page says."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+WITHIN = 20
+
+
+def succeed(command, **options):
+    """Runs a command that must end with status 0; returns its output."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                          timeout=120, check=False, **options)
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def lua_of_haproxy():
+    return "lua" + re.search(r"Lua version : Lua (5\.\d)", succeed(["haproxy", "-vv"]))[1]
+
+
+def lua_of_dovecot():
+    plugin = succeed(["find", "/usr/lib", "-name", "libauthdb_lua.so"]).split()[0]
+    return "lua" + re.search(r"liblua(5\.\d)", succeed(["ldd", plugin]))[1]
+
+
+def dovecot_version():
+    return ".".join(succeed(["dovecot", "--version"]).split(".")[:2])
+
+
+class Host:
+    """A program that runs in the foreground until the block was tried."""
+
+    def __init__(self, command, output, **options):
+        self.output = output
+        with open(output, "wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+                                            stdin=subprocess.DEVNULL, **options)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        # Only the first process: it ends its workers.
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def said(self):
+        with open(self.output, encoding="utf-8", errors="replace") as file:
+            return file.read()
+
+    def until(self, condition, what):
+        """Waits until condition() is true, for which it may raise OSError meanwhile."""
+        end, last = time.monotonic() + WITHIN, ""
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                last = condition()
+                if last is True:
+                    return
+            except OSError as error:
+                last = error
+            time.sleep(0.02)
+        raise AssertionError(f"{what}: {last}\n{self.said()}")
+
+
+def dial(address):
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), 5)
+
+
+def log_in(address):
+    """Whether a login through a mail proxy succeeds."""
+    with dial(address) as connection, connection.makefile("rwb", buffering=0) as stream:
+        stream.readline()
+        stream.write(b'a LOGIN "alice" "secret"\r\n')
+        return (line := stream.readline()).startswith(b"a OK") or line
+
+
+def greeting(address):
+    with dial(address) as connection, connection.makefile("rb") as stream:
+        return (line := stream.readline()).startswith(b"* OK") or line
+
+
+def header(url, text):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return text in str(answer.headers) or str(answer.headers)
+
+
+TRIALS = {"login": log_in, "greeting": greeting, "header": header}
+
+
+def trial(block, local):
+    """What the block's comment wants tried, with this machine's addresses."""
+    assert block.test and block.test[0] in TRIALS, f"{block}: a comment must say what to try: {block.test}"
+    name, *arguments = block.test
+    arguments = [local.text(each, "") for each in arguments]
+    return lambda: TRIALS[name](*arguments), " ".join(block.test)
+
+
+def nginx(block, text, local):
+    conf = f"{local.scratch}/nginx.conf"
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(text)
+    condition, what = trial(block, local)
+    command = ["nginx", "-e", "stderr", "-c", conf, "-g",
+               f"daemon off; pid {local.scratch}/nginx.pid; error_log stderr;"]
+    with Host(command, f"{local.scratch}/nginx.log") as host:
+        host.until(condition, what)
+
+
+def haproxy(block, text, local):
+    conf = f"{local.scratch}/haproxy.cfg"
+    with open(conf, "w", encoding="utf-8") as file:
+        file.write(text)
+    condition, what = trial(block, local)
+    with Host(["haproxy", "-W", "-db", "-f", conf], f"{local.scratch}/haproxy.log") as host:
+        host.until(condition, what)
+
+
+def dovecot(block, text, local):
+    home = f"{local.scratch}/dovecot"
+    shutil.rmtree(home, ignore_errors=True)
+    for folder in ("run", "state"):
+        os.makedirs(f"{home}/{folder}")
+    conf = f"{home}/dovecot.conf"
+    version = dovecot_version()
+    with open(conf, "w", encoding="utf-8") as file:
+        if version != "2.3":
+            file.write(f"dovecot_config_version = {version}.0\ndovecot_storage_version = {version}.0\n")
+        file.write(f"base_dir = {home}/run\nstate_dir = {home}/state\nlog_path = /dev/stderr\nprotocols =\nssl = no\n"
+                   "default_internal_user = dovecot\ndefault_login_user = dovenull\n")
+        file.write(text)
+    with Host(["dovecot", "-F", "-c", conf], f"{home}/log") as host:
+        def routed():
+            done = subprocess.run(["doveadm", "-c", conf, "auth", "test", "alice", "secret"], stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, timeout=30, check=False)
+            return ("auth succeeded" in done.stdout and "host=127.0.0." in done.stdout) or done.stdout
+
+        host.until(routed, "a login is routed")
