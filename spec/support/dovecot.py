@@ -19,6 +19,7 @@ import ctypes
 import grp
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -52,6 +53,7 @@ PROTOCOLS = {
     "submission-login": "submission",
 }
 
+# What all versions call by the same name.
 CONFIGURATION = """\
 base_dir = {folder}/run
 state_dir = {folder}/state
@@ -62,16 +64,20 @@ default_internal_user = {internal_user}
 default_internal_group = {internal_group}
 default_login_user = {login_user}
 ssl = yes
-ssl_cert = <{certificates}/good.pem
-ssl_key = <{certificates}/good.pem
-disable_plaintext_auth = no
 auth_mechanisms = plain login
 auth_failure_delay = 0
 haproxy_trusted_networks = 127.0.0.0/8
 haproxy_timeout = 3s
-mail_location = maildir:{folder}/mail/%u
 first_valid_uid = 1
 submission_relay_host = 127.0.0.1
+"""
+
+# Dovecot 2.4 renamed settings, and refuses a file that does not begin with its version.
+BEFORE_2_4 = """\
+ssl_cert = <{certificates}/good.pem
+ssl_key = <{certificates}/good.pem
+disable_plaintext_auth = no
+mail_location = maildir:{folder}/mail/%u
 passdb {{
   driver = static
   args = password=secret
@@ -79,6 +85,27 @@ passdb {{
 userdb {{
   driver = static
   args = uid={mail_uid} gid={mail_gid} home={folder}/mail/%u
+}}
+"""
+VERSIONS_2_4 = """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+"""
+SINCE_2_4 = """\
+ssl_server_cert_file = {certificates}/good.pem
+ssl_server_key_file = {certificates}/good.pem
+auth_allow_cleartext = yes
+mail_driver = maildir
+mail_path = {folder}/mail/%{{user}}
+passdb static {{
+  password = secret
+}}
+userdb static {{
+  fields {{
+    uid = {mail_uid}
+    gid = {mail_gid}
+    home = {folder}/mail/%{{user}}
+  }}
 }}
 """
 
@@ -95,9 +122,21 @@ def installed(service):
     return any(os.path.exists(os.path.join(folder, service)) for folder in folders)
 
 
+def version():
+    """The version of the Dovecot installed, such as (2, 4)."""
+    said = subprocess.run([find("dovecot"), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.match(r"(\d+)\.(\d+)", said)
+    if not found:
+        raise RuntimeError(f"dovecot --version says {said!r}: a version was expected")
+    return int(found.group(1)), int(found.group(2))
+
+
 class Dovecot:
-    def __init__(self, folder):
+    """`settings` are lines for its configuration beside those above, in words of all versions."""
+
+    def __init__(self, folder, settings=""):
         self.folder = folder
+        self.settings = settings
         self.process = None
         self.ports = {}
         self.keeps_logins = False
@@ -129,7 +168,9 @@ class Dovecot:
         me = mail.pw_name
         os.chown(os.path.join(self.folder, "mail"), mail.pw_uid, mail.pw_gid)
         services = {how[0] for how in self.listeners.values()}
-        text = CONFIGURATION.format(
+        since_2_4 = version() >= (2, 4)
+        template = CONFIGURATION + (SINCE_2_4 if since_2_4 else BEFORE_2_4)
+        text = (VERSIONS_2_4 if since_2_4 else "") + template.format(
             folder=self.folder,
             certificates=certificates,
             protocols=" ".join(sorted(PROTOCOLS[service] for service in services)),
@@ -139,15 +180,20 @@ class Dovecot:
             mail_uid=mail.pw_uid,
             mail_gid=mail.pw_gid,
         )
+        text += self.settings
         for service in sorted(services):
             text += f"service {service} {{\n"
             # An ordinary user cannot change its root directory.
             text += "" if root else "  chroot =\n"
             if self.keeps_logins and service.endswith("-login"):
-                text += "  service_count = 0\n  process_min_avail = 1\n"
+                unlimited = "restart_request_count = unlimited" if since_2_4 else "service_count = 0"
+                text += f"  {unlimited}\n  process_min_avail = 1\n"
+            if service == "submission-login":
+                # Dovecot 2.4 has it by default, on a port that is not ours to take.
+                text += "  inet_listener submissions {\n    port = 0\n  }\n"
             for name, (owner, tls, proxy) in self.listeners.items():
                 if owner == service:
-                    text += f"  inet_listener {name} {{\n    address = 127.0.0.1\n"
+                    text += f"  inet_listener {name} {{\n"
                     text += f"    port = {self.ports[name]}\n"
                     text += f"    ssl = {'yes' if tls else 'no'}\n"
                     text += "    haproxy = yes\n" if proxy else ""

@@ -50,12 +50,8 @@ class Site:
     def __init__(self, relay):
         self.folder = tempfile.mkdtemp(prefix="nb-dovecot-")
         os.chmod(self.folder, 0o755)
-        self.dovecot = dovecot.Dovecot(self.folder)
         # Its own log tells who was logged in here.
-        dovecot.CONFIGURATION = CONFIGURATION.replace(
-            "submission_relay_host = 127.0.0.1",
-            f"submission_relay_host = 127.0.0.1\nsubmission_relay_port = {relay.port}",
-        )
+        self.dovecot = dovecot.Dovecot(self.folder, settings=f"submission_relay_port = {relay.port}\n")
         self.start()
 
     def start(self):
@@ -74,7 +70,6 @@ class Site:
 
 for protocol, listener in LISTENERS.items():
     dovecot.LISTENERS[listener] = (SERVICES[protocol], False, True)
-CONFIGURATION = dovecot.CONFIGURATION
 
 
 class Example(Nginx):
