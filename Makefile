@@ -1,6 +1,7 @@
 # Builds nauthilus_backend.so for one Lua or for all, tests it, shows it, installs it.
 #
 #   make                    the module for the Lua found, into build/lua5.1 … build/lua5.4, build/luajit
+#   make help               this
 #   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 luajit, or the path of an interpreter)
 #   make all-luas           for all five
 #   make lib                the library for C hosts without Lua, into build/lib
@@ -18,7 +19,12 @@ CARGO   ?= cargo
 INSTALL ?= install
 PREFIX  ?= /usr/local
 DESTDIR ?=
-LUA     ?= $(firstword $(foreach name,lua luajit lua5.4 lua5.3 lua5.2 lua5.1,$(shell command -v $(name))))
+# The Lua to build for; .ci/lua finds one where none is said.
+ifeq ($(origin LUA),undefined)
+FOUND   := $(shell .ci/lua)
+LUA     := $(firstword $(FOUND))
+WHY     := $(wordlist 2,99,$(FOUND))
+endif
 # The Lua C modules and the Lua files of the Lua that is built for.
 LIBDIR  ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
 LUADIR  ?= $(PREFIX)/share/lua/$(LUA_VERSION)
@@ -60,12 +66,27 @@ endif
 LUA_VERSION = $(patsubst lua%,%,$(LUA_ABI:luajit=lua5.1))
 
 .PHONY: module
-module: module-$(LUA_ABI)
+module: which-lua module-$(LUA_ABI)
+
+.PHONY: which-lua
+which-lua:
+ifneq ($(WHY),)
+	@echo "make: for $(LUA_ABI), since $(LUA) is $(WHY); LUA=5.1, 5.2, 5.3, 5.4 or luajit says another"
+endif
 
 .PHONY: module-
 module-:
+ifeq ($(LUA),)
+	@echo "make: no Lua found. Say which to build for, none needs to be installed for that: make LUA=5.4" >&2
+	@echo "      (5.1, 5.2, 5.3, 5.4, luajit, or the path of an interpreter)" >&2
+else
 	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, luajit or the path of an interpreter" >&2
+endif
 	@exit 2
+
+.PHONY: help
+help:
+	@sed -n '1,/^# What a packager/{/^# What a packager/d;/^#$$/d;s/^# //p}' Makefile
 
 .PHONY: all-luas
 all-luas: $(LUAS:%=module-%)
@@ -90,13 +111,18 @@ lib: toolchain
 toolchain:
 	@CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" .ci/toolchain
 
+# What no package brings, before any is downloaded.
+.PHONY: rust
+rust:
+	@CARGO="$(CARGO)" .ci/toolchain rust
+
 .PHONY: deps
 deps:
-	.ci/deps build test demo
+	.ci/deps build test demo bench
 
 # A second make looks for the interpreters that the first one may have installed.
 .PHONY: demo
-demo:
+demo: rust
 	@.ci/deps build demo$(if $(filter embedded,$(BACKEND)),-embedded)
 	@$(MAKE) --no-print-directory demo-run
 
@@ -105,13 +131,13 @@ demo-run: module
 	@examples/demo $(INTERPRETER) build/$(LUA_ABI) $(or $(BACKEND),dovecot)
 
 .PHONY: test
-test:
+test: rust
 	@.ci/deps build test demo
 	@$(MAKE) --no-print-directory all-luas lib
 	@tests/run
 
 # One suite, or several: make test-specs, make test-openresty.
-test-%:
+test-%: rust
 	@.ci/deps build test demo
 	@$(MAKE) --no-print-directory all-luas lib
 	@tests/run $*
@@ -122,13 +148,13 @@ docs-keys:
 	WRITE_DOCS=1 $(CARGO) test --locked --quiet --test docs_keys
 
 .PHONY: soak
-soak:
+soak: rust
 	@.ci/deps build test demo
 	@$(MAKE) --no-print-directory all-luas lib
 	@SUITES=tests/soak tests/run
 
 .PHONY: bench
-bench:
+bench: rust
 	@.ci/deps build bench
 	@$(MAKE) --no-print-directory module-luajit module-lua5.4
 	@benches/run $(ROWS)
