@@ -173,6 +173,7 @@ describe("a deep check", function()
       assert.is_true(nb.wait_ready(10))
       assert.are.equal("alive", engine.target(nb, server.port).verdict)
       server:await("played", 1)
+      server:await("proxied", 2)
       assert.are.equal(2, engine.target(nb, server.port).probes)
       local stats = server:stats()
       assert.are.same({ 2, 1 }, { stats.proxied, stats.played })
@@ -451,18 +452,33 @@ describe("a deep check", function()
 
   describe("and TLS sessions:", function()
     it("they are resumed between full handshakes", function()
-      local server = world:open({ tls = "good", script = WILLING })
-      local knocked = world:open({ tls = "good" })
-      configure({
-        deep(server, { tls = true, tls_ca_file = ca }),
-        engine.imap(knocked.port, { tls = true, tls_ca_file = ca }),
-      })
-      for _, peer in ipairs({ server, knocked }) do
-        peer:await("handshakes", 6)
+      local function full_ones(peer)
         local stats = peer:stats()
-        -- The ticket of the first may have come too late for the second.
-        assert.is_true(stats.handshakes - stats.resumed <= 2, stats.resumed .. " of " .. stats.handshakes)
+        return stats.handshakes - stats.resumed, stats.handshakes
       end
+      -- Full handshakes until a ticket came in time; on a busy machine that may take a while.
+      local most
+      for _ = 1, 5 do
+        local server = world:open({ tls = "good", script = WILLING })
+        local connected = world:open({ tls = "good" })
+        configure({
+          deep(server, { tls = true, tls_ca_file = ca }),
+          engine.imap(connected.port, { tls = true, tls_ca_file = ca }),
+        })
+        most = 0
+        for _, peer in ipairs({ server, connected }) do
+          peer:await("resumed", 1)
+          local first, before = full_ones(peer)
+          peer:await("handshakes", before + 5)
+          assert.are.equal(first, (full_ones(peer)))
+          most = math.max(most, first)
+        end
+        if most <= 2 then
+          break
+        end
+      end
+      -- The ticket of the first may have come too late for the second.
+      assert.is_true(most <= 2, most .. " full handshakes before one was resumed")
     end)
 
     it("tls_full_handshake_interval forces full ones, 0 each time", function()

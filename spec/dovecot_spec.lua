@@ -32,7 +32,7 @@ describe("a real Dovecot", function()
 
   local function configure(servers)
     nb.configure(engine.config(servers, {
-      connect_interval = FAST, fast_interval = FAST, connect_timeout = "2s", tls_timeout = "2s",
+      connect_interval = FAST, fast_interval = FAST, connect_timeout = "10s", tls_timeout = "10s",
     }))
   end
 
@@ -49,23 +49,29 @@ describe("a real Dovecot", function()
 
   it("is alive on all its listeners, dead when stopped, and alive when started again", function()
     configure(targets())
-    assert.is_true(nb.wait_ready(5))
+    assert.is_true(nb.wait_ready(30))
     for _, target in ipairs(nb.status().targets) do
       assert.are.equal("alive", target.verdict, target.key .. ": " .. tostring(target.last_error))
     end
     assert.are.equal(4, #nb.get_backend_servers())
 
-    dovecot:stop()
-    local stopped = engine.now()
-    engine.eventually("all are dead", all_are("dead"), 2 * FAST + 1)
-    assert.is_true(engine.now() - stopped <= 2 * FAST, "dead after " .. engine.now() - stopped .. " s")
-    assert.are.same({}, nb.get_backend_servers())
-
-    dovecot:start()
-    local started = engine.now()
-    engine.eventually("all are alive", all_are("alive"), 2 * FAST + 1)
-    assert.is_true(engine.now() - started <= 2 * FAST, "alive after " .. engine.now() - started .. " s")
-    assert.are.equal(4, #nb.get_backend_servers())
+    local function within_twice(change, verdict, listed)
+      engine.promptly(2 * FAST, function()
+        -- Where another try is needed, from the other verdict again.
+        if all_are(verdict)() then
+          dovecot[change == "stop" and "start" or "stop"](dovecot)
+          engine.eventually("all are otherwise", all_are(verdict == "dead" and "alive" or "dead"), 30)
+        end
+        dovecot[change](dovecot)
+        local changed = engine.now()
+        engine.eventually("all are " .. verdict, all_are(verdict), 30)
+        local took = engine.now() - changed
+        assert.are.equal(listed, #nb.get_backend_servers())
+        return took
+      end)
+    end
+    within_twice("stop", "dead", 0)
+    within_twice("start", "alive", 4)
   end)
 
   it("says what is wrong when the PROXY header is missing", function()
@@ -80,13 +86,13 @@ describe("a real Dovecot", function()
   end)
 
   it("is dead while it is stopped in its tracks, where TLS is spoken", function()
-    configure({ engine.imap(dovecot.imaps, { tls = true, tls_ca_file = dovecot.ca, tls_timeout = "300ms" }) })
-    assert.is_true(nb.wait_ready(5))
+    configure({ engine.imap(dovecot.imaps, { tls = true, tls_ca_file = dovecot.ca, tls_timeout = "1s" }) })
+    engine.await_verdict(nb, dovecot.imaps, "alive", 30)
     dovecot:freeze()
     finally(function() dovecot:thaw() end)
-    engine.await_verdict(nb, dovecot.imaps, "dead", 5)
+    engine.await_verdict(nb, dovecot.imaps, "dead", 30)
     assert.matches("^tls: timed out", engine.target(nb, dovecot.imaps).last_error)
     dovecot:thaw()
-    engine.await_verdict(nb, dovecot.imaps, "alive", 5)
+    engine.await_verdict(nb, dovecot.imaps, "alive", 30)
   end)
 end)

@@ -51,7 +51,7 @@ describe("the host's process", function()
       { protocol = "imap", host = "localhost", port = world:open().port },
       engine.imap(world:hole().port, { connect_timeout = "30s" }),
     }))
-    nb.start_check("localhost", world:open().port, false, false):wait(5)
+    nb.start_check("localhost", world:open().port, false, false):wait(10)
 
     local ours = 0
     for id, status in pairs(threads()) do

@@ -18,8 +18,8 @@ describe("a probe", function()
     world:stop()
   end)
 
-  -- What is wrong, how to make it so, and the reason that is to be given. The timeouts are all
-  -- 700 ms, and each stage has its own.
+  -- What is wrong, how to make it so, and the reason that is to be given. Each stage has a timeout
+  -- of its own: 700 ms, or 10 s where another reason than the timeout has to come first.
   local cases = {
     {
       "a certificate for another name",
@@ -73,13 +73,13 @@ describe("a probe", function()
     },
   }
 
-  local function target(make)
-    local settings = make()
+  local function target(case)
+    local settings = case[2]()
     settings.protocol = "imap"
     settings.host = settings.host or "127.0.0.1"
     settings.tls_ca_file = settings.tls and ca
     settings.connect_timeout = "700ms"
-    settings.tls_timeout = "700ms"
+    settings.tls_timeout = case[3]:find("timed out", 1, true) and "700ms" or "10s"
     return settings
   end
 
@@ -88,15 +88,15 @@ describe("a probe", function()
   for _, case in ipairs(cases) do
     it("names " .. case[1], function()
       nb.configure(engine.config({}))
-      local settings = target(case[2])
-      local started = engine.now()
-      local reason = nb.check_backend_connection(settings)
-      local elapsed = engine.now() - started
+      local settings = target(case)
+      local reason
+      engine.promptly(1.4 + 0.6, function()
+        reason = nb.check_backend_connection(settings)
+      end)
       assert.are.equal("string", type(reason))
       assert.matches(case[3], reason)
       assert.is_nil(reason:find("%c"), "more than one line: " .. reason)
       assert.is_true(#reason <= 300, "a long line: " .. reason)
-      assert.is_true(elapsed < 1.4 + 0.6, "took " .. elapsed .. " s")
       reasons[case[1]] = reason
     end)
   end
@@ -115,10 +115,10 @@ describe("a probe", function()
   it("takes the verdict and the reason to the monitor", function()
     local servers = { engine.imap(world:open().port) }
     for index, case in ipairs(cases) do
-      servers[index + 1] = target(case[2])
+      servers[index + 1] = target(case)
     end
     nb.configure(engine.config(servers))
-    assert.is_true(nb.wait_ready(10))
+    assert.is_true(nb.wait_ready(30))
     assert.are.same({ servers[1].port }, engine.ports(nb))
     local targets = nb.status().targets
     assert.are.equal("alive", targets[1].verdict)
@@ -136,7 +136,7 @@ describe("a probe", function()
       servers[index + 1] = engine.imap(silent, { protocol = protocol, connect_timeout = "20s" })
     end
     nb.configure(engine.config(servers))
-    engine.await_verdict(nb, port, "alive", 2)
+    engine.await_verdict(nb, port, "alive")
     assert.are.equal("unknown", nb.status().targets[2].verdict)
   end)
 end)

@@ -15,6 +15,7 @@ Any user may log in with the password "secret". Runs as root, or as an ordinary 
 Dovecot then runs everything as that user.
 """
 
+import contextlib
 import ctypes
 import grp
 import os
@@ -157,6 +158,7 @@ class Dovecot:
         self.keeps_logins = True
 
     def configure(self):
+        self.ports = {}
         for name in self.listeners:
             self.ports[name] = control.free_port(taken=self.ports.values())
         certificates = os.path.join(self.folder, "certificates")
@@ -207,8 +209,21 @@ class Dovecot:
     def start(self):
         if self.process:
             raise RuntimeError("already running")
-        if not self.ports:
+        if self.ports:
+            return self.run()
+        # Somebody else may have taken a port since it was seen to be free.
+        for _ in range(5):
             self.configure()
+            try:
+                return self.run()
+            except RuntimeError as error:
+                if "Address already in use" not in str(error):
+                    raise
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(os.path.join(self.folder, "dovecot.log"))
+        return self.run()
+
+    def run(self):
         libc = ctypes.CDLL(None)
         self.process = subprocess.Popen(
             [find("dovecot"), "-F", "-c", os.path.join(self.folder, "dovecot.conf")],

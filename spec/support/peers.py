@@ -107,7 +107,7 @@ class Connection:
 
     def start_tls(self, certificate):
         self.sock = self.peer.context(certificate).wrap_socket(self.sock, server_side=True)
-        self.peer.note(handshakes=1, resumed=int(self.sock.session_reused))
+        self.peer.note(handshakes=1, resumed=int(bool(self.sock.session_reused)))
 
     def do_send(self, text):
         self.sock.sendall(unescape(text))
