@@ -7,8 +7,8 @@ use super::result::{beyond, item};
 use super::status::{Done, Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::request::attribute_name::AttributeName;
-use crate::engine::request::headers;
 use crate::engine::request::result::{AttributeValue, Attributes, Scalar, Text};
+use crate::engine::request::{header_name, headers};
 
 /// A type as C takes it.
 type TypeCode = i32;
@@ -88,7 +88,7 @@ unsafe fn scalars<T>(
 }
 
 fn missing(name: &[u8]) -> Failure {
-    let shown = name.get(..headers::LONGEST_NAME).unwrap_or(name);
+    let shown = name.get(..header_name::LONGEST_NAME).unwrap_or(name);
     Failure::new(
         Status::NotFound,
         format!("there is no attribute \"{}\"", shown.escape_ascii()),

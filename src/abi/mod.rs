@@ -25,6 +25,7 @@ mod context;
 pub(crate) mod handle;
 #[cfg(not(feature = "_lua"))]
 mod no_lua;
+mod owned_string;
 mod result;
 mod servers;
 pub(crate) mod status;

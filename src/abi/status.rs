@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::text::{self, OwnedString};
+use super::owned_string::{self, OwnedString};
 
 /// A status as C gives it: any number.
 type StatusCode = i32;
@@ -74,7 +74,7 @@ pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done
     };
     if !reason.is_null() {
         // SAFETY: as of this function.
-        unsafe { reason.write(text::give(one_line(&failure.reason).as_bytes())) };
+        unsafe { reason.write(owned_string::give(one_line(&failure.reason).as_bytes())) };
     }
     failure.status
 }
@@ -158,14 +158,14 @@ mod tests {
 
     #[test]
     fn a_reason_is_given_on_failure_only() {
-        let mut reason = text::give(b"");
-        text::release(&mut reason);
+        let mut reason = owned_string::give(b"");
+        owned_string::release(&mut reason);
         assert_eq!(failing(&raw mut reason, || Ok(())), Status::Ok);
         assert!(reason.is_empty());
         let status = failing(&raw mut reason, || Err(Failure::invalid("why")));
         assert_eq!(status, Status::InvalidArgument);
         assert!(!reason.is_empty());
-        text::release(&mut reason);
+        owned_string::release(&mut reason);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Strings, and arrays of them, across the boundary.
 
 use std::ffi::c_char;
-use std::{ptr, slice};
+use std::slice;
 
+use super::owned_string::release;
+pub(crate) use super::owned_string::{OwnedString, give, terminated};
 use super::status::{Failure, guard_release};
 use crate::engine::request::result::Bytes;
 
@@ -14,27 +16,12 @@ pub(crate) struct View {
     size: usize,
 }
 
-/// `nauthilus_backend_string`: bytes that the caller owns, with a NUL behind them, in a block of
-/// `size + 1` bytes; or nothing, where `data` is null.
-#[repr(C)]
-pub(crate) struct OwnedString {
-    data: *const c_char,
-    size: usize,
-}
-
 /// `nauthilus_backend_setting`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Setting {
     pub(crate) key: View,
     pub(crate) value: View,
-}
-
-impl OwnedString {
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.data.is_null()
-    }
 }
 
 impl View {
@@ -135,35 +122,6 @@ pub(crate) unsafe fn elements<'a, T>(
     Ok(unsafe { slice::from_raw_parts(start, count) })
 }
 
-/// A copy of `text` with a NUL behind it.
-pub(crate) fn terminated(text: &[u8]) -> Box<[u8]> {
-    let mut copy = Vec::with_capacity(text.len() + 1);
-    copy.extend_from_slice(text);
-    copy.push(0);
-    copy.into_boxed_slice()
-}
-
-/// A copy of `text` for the caller.
-pub(crate) fn give(text: &[u8]) -> OwnedString {
-    let block = Box::into_raw(terminated(text));
-    OwnedString {
-        data: block.cast(),
-        size: text.len(),
-    }
-}
-
-/// Frees what [`give`] made, and empties it.
-pub(crate) fn release(string: &mut OwnedString) {
-    let data = std::mem::replace(&mut string.data, ptr::null());
-    let size = std::mem::replace(&mut string.size, 0);
-    if !data.is_null() {
-        let block = ptr::slice_from_raw_parts_mut(data.cast_mut().cast::<u8>(), size + 1);
-        // SAFETY: `give` made the block with this size and gave it away, and nobody else frees
-        // it: a string is released once, and is empty afterwards.
-        drop(unsafe { Box::from_raw(block) });
-    }
-}
-
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_string_release(string: *mut OwnedString) {
     // SAFETY: null, or a string of the caller's.
@@ -174,19 +132,9 @@ unsafe extern "C" fn nauthilus_backend_string_release(string: *mut OwnedString) 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::ptr;
 
-    #[test]
-    fn a_string_given_is_what_was_asked_for_and_a_nul() {
-        for text in [&b""[..], b"a", b"a\0b"] {
-            let mut given = give(text);
-            // SAFETY: `give` says so.
-            let with_nul = unsafe { bytes("given", given.data, given.size + 1) };
-            assert_eq!(with_nul.ok(), Some(&[text, b"\0"].concat()[..]));
-            release(&mut given);
-            release(&mut given);
-        }
-    }
+    use super::*;
 
     #[test]
     fn what_cannot_be_an_array_is_refused() {

@@ -26,22 +26,10 @@ use crate::engine::request::result::{
 };
 use crate::engine::request::server_address::is_plain_literal;
 
+mod outcome;
 mod setter;
 
 use setter::{Setter, changed};
-
-/// What a function answers; where it does not say otherwise, 0 is done.
-mod outcome {
-    use std::ffi::c_int;
-
-    pub(super) const DONE: c_int = 0;
-    /// Nothing was changed: it is for the native of the same purpose.
-    pub(super) const NOT_HERE: c_int = -1;
-    /// Done; the host still has to hear which response headers changed.
-    pub(super) const UNREPORTED: c_int = -2;
-    /// Nothing was changed: the request has no context yet.
-    pub(super) const NOT_BEGUN: c_int = -3;
-}
 
 pub(super) fn register(natives: &Natives) -> LuaResult<()> {
     let lua = natives.lua();

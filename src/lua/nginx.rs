@@ -6,11 +6,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
+//! | `nginx/pointers.rs` | pointers of nginx that are only passed on |
 //! | `nginx/symbols.rs` | the names of nginx that are used, and how |
 //! | `nginx/request_end.rs` | tells of the end of a request |
 //! | `nginx/requests.rs`, `nginx/requests/` | the request contexts of nginx's requests |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
+mod pointers;
 mod request_end;
 #[cfg(feature = "luajit")]
 pub(super) mod requests;

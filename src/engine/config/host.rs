@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::super::target::Host;
-use super::value::quoted;
+use super::text::quoted;
 
 /// What an error says was expected.
 pub(super) const EXPECTED: &str = "IPv4, IPv6 or host name";

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::value::shortened;
+use super::text::shortened;
 
 /// One step from a table to what it holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,8 +21,10 @@ mod issue;
 mod keys;
 mod reader;
 mod section;
-mod service;
+mod settings;
 mod target;
+mod text;
+mod timeouts;
 mod value;
 mod yaml;
 
@@ -39,8 +41,8 @@ pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
 pub use self::reader::nearest;
-pub use self::service::Timeouts;
 pub use self::target::{CheckDefaults, target_from_value};
+pub use self::timeouts::Timeouts;
 pub use self::value::{Items, Source, Value};
 
 use super::target::Target;
@@ -120,7 +122,7 @@ impl Config {
     /// contradicts another; its path begins at the table.
     pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
         let (path, section) = section::in_table(root)?;
-        Ok(service::read(section, path)?)
+        Ok(settings::read(section, path)?)
     }
 
     /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the
@@ -142,7 +144,7 @@ impl Config {
         let read = || {
             let (path, section) = section::in_file(tree.root())?;
             let value = yaml::to_value(section, &path, env)?;
-            service::read(&value, path)
+            settings::read(&value, path)
         };
         read().map_err(|issue: Issue| {
             if issue.path.0.is_empty() {

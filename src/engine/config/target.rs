@@ -7,7 +7,7 @@ use super::ConfigError;
 use super::issue::{Issue, Path};
 use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
 use super::reader::Reader;
-use super::service::Timeouts;
+use super::timeouts::Timeouts;
 use super::value::Value;
 
 /// What a check on demand uses where its table says nothing.

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use zeroize::Zeroize;
 
 use super::issue::Issue;
+use super::text::quoted;
 
 /// A value of a configuration. Its texts may be secrets: they are wiped when dropped and
 /// `Debug` shows their length only.
@@ -131,30 +132,6 @@ impl fmt::Debug for Value<'_> {
     }
 }
 
-/// The longest piece of a user's text that an error repeats, in characters.
-const SHOWN_CHARS: usize = 64;
-
-/// A user's text for an error: in quotes, on one line, shortened.
-pub(super) fn quoted(text: &str) -> String {
-    if text.is_empty() {
-        return "an empty string".to_owned();
-    }
-    format!("\"{}\"", shortened(text))
-}
-
-/// A user's text for an error: on one line, shortened.
-pub(super) fn shortened(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN_CHARS)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(SHOWN_CHARS).is_some() {
-        shown.push_str("...");
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,16 +150,5 @@ mod tests {
         ]);
         let shown = format!("{value:?}");
         assert_eq!(shown, "{\"a\": [text of 7 bytes], \"b\": [[${PW}]]}");
-    }
-
-    #[test]
-    fn an_echoed_text_is_short_and_on_one_line() {
-        assert_eq!(quoted("a\r\nb\0\"c"), r#""a\r\nb\0\"c""#);
-        assert_eq!(quoted(&"é".repeat(64)), format!("\"{}\"", "é".repeat(64)));
-        assert_eq!(
-            quoted(&"é".repeat(65)),
-            format!("\"{}...\"", "é".repeat(64))
-        );
-        assert_eq!(quoted(""), "an empty string");
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::sleep;
 
 use super::error::{ProbeError, Stage, io_text, is_want_of_means};
-use super::socket::{Stream, ended};
+use super::socket::{Stream, end_abruptly, ended};
 use crate::sys::reconnect::disconnect;
 
 /// After which the next address is tried beside the one that has not answered yet
@@ -247,12 +247,6 @@ pub(super) fn hang_up(socket: Socket, address: IpAddr, reusable: &mut ReusableSo
         Ok(()) => *reusable.of(address) = Some(socket),
         Err(_) => end_abruptly(&socket),
     }
-}
-
-/// Ends a connection with a reset when it is dropped, as [`hang_up`] does.
-pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
-    // A closed socket lingers for nobody.
-    let _ = stream.into().set_linger(Some(Duration::ZERO));
 }
 
 #[cfg(test)]

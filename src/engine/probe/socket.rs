@@ -4,12 +4,12 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
-use super::connect::end_abruptly;
 use super::error::own_lack;
 use super::lingering::LingerHandle;
 use crate::sys::readiness;
@@ -169,6 +169,12 @@ impl Drop for Stream {
             linger.leave(socket.into_inner(), std::mem::take(&mut self.final_bytes));
         }
     }
+}
+
+/// Ends a connection with a reset when it is dropped, so that nothing stays in TIME_WAIT.
+pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
+    // A closed socket lingers for nobody.
+    let _ = stream.into().set_linger(Some(Duration::ZERO));
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::headers;
+use super::header_name;
 use super::name_cache::Recent;
-use super::result::Bytes;
 use super::secret_names;
+use super::text::Bytes;
 
 /// A name: any bytes. A copy costs nothing, and names are compared by their bytes alone.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ impl AttributeName {
         let make = || {
             Self(Arc::new(Known {
                 bytes: bytes.into(),
-                header: headers::is_name(bytes).then(|| headers::name(bytes).into()),
+                header: header_name::is_name(bytes).then(|| header_name::name(bytes).into()),
                 means_secret: secret_names::means_secret(bytes),
             }))
         };

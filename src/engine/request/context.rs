@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use std::cell::LazyCell;
 
 use super::attribute_name::AttributeName;
+use super::header_name;
 use super::headers::{self, Header, RefusedAttribute};
 use super::result::{AttributeValue, Attributes, BackendResult, Bytes};
 use super::secret_names::{exposed, exposed_version};
@@ -368,7 +369,7 @@ impl RequestContext {
                 .base()
                 .secret_fields()
                 .chain(&self.more().secret_fields)
-                .any(|field| headers::same_name(field, name))
+                .any(|field| header_name::same_name(field, name))
     }
 
     /// The number of the call (0 for the base), name and value of each final attribute: the

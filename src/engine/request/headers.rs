@@ -7,17 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::attribute_name::AttributeName;
-use super::result::{AttributeValue, Bytes, Scalar, Text};
+use super::header_name::{LONGEST_NAME, same_name};
+use super::result::{AttributeValue, Scalar};
+use super::text::{Bytes, Text};
 
 /// The header that names the selected server's address.
 pub const AUTH_SERVER: &str = "Auth-Server";
 /// The header that names the selected server's port.
 pub const AUTH_PORT: &str = "Auth-Port";
-/// What every header made from an attribute begins with.
-const ATTRIBUTE_PREFIX: &str = "X-Nauthilus-";
-/// The longest attribute name, in bytes.
-pub const LONGEST_NAME: usize = 256;
-
 /// One response header.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header {
@@ -74,16 +71,6 @@ impl fmt::Display for RefusedAttribute {
             Why::NotFinite => f.write_str("a finite number expected"),
         }
     }
-}
-
-/// Whether `byte` may be in a header's name: `tchar` of RFC 9110 §5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// Whether `name` can be the name of an attribute that becomes a header.
-pub fn is_name(name: &[u8]) -> bool {
-    (1..=LONGEST_NAME).contains(&name.len()) && name.iter().copied().all(is_token_byte)
 }
 
 /// Checks that an attribute can become a header.
@@ -152,38 +139,6 @@ fn breaks_line(text: &[u8]) -> bool {
     is_low && text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
-/// The header an attribute becomes: `hostip` gives `X-Nauthilus-Hostip`, `Proxy-Host` and
-/// `proxy_host` both give `X-Nauthilus-Proxy-Host`.
-pub fn name(attribute: &[u8]) -> Box<str> {
-    let mut header = String::with_capacity(ATTRIBUTE_PREFIX.len() + attribute.len());
-    header.push_str(ATTRIBUTE_PREFIX);
-    let mut word_starts = true;
-    for &byte in attribute {
-        let byte = fold(byte);
-        header.push(char::from(if word_starts {
-            byte.to_ascii_uppercase()
-        } else {
-            byte
-        }));
-        word_starts = byte == b'-';
-    }
-    header.into_boxed_str()
-}
-
-/// A byte of an attribute's name as far as it matters for the header's name.
-fn fold(byte: u8) -> u8 {
-    if byte == b'_' {
-        b'-'
-    } else {
-        byte.to_ascii_lowercase()
-    }
-}
-
-/// Whether two attributes become the same header.
-pub fn same_name(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| fold(a) == fold(b))
-}
-
 /// The header's value: an array's parts are joined with `,`, those of `dn` with `;` (a
 /// distinguished name is full of commas).
 pub fn value(attribute: &[u8], value: &AttributeValue) -> Text {
@@ -226,6 +181,7 @@ fn append(text: &mut Text, scalar: &Scalar) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::header_name::name;
     use super::*;
     use proptest::prelude::*;
 

@@ -10,12 +10,7 @@ use smallvec::SmallVec;
 
 use super::attribute_name::AttributeName;
 use super::shared::Shared;
-
-/// A string of bytes.
-pub type Bytes = Box<[u8]>;
-
-/// The text of a value: mostly so short that it needs no memory of its own.
-pub type Text = SmallVec<[u8; 24]>;
+pub use super::text::{Bytes, Text};
 
 /// One value: what a Lua script or a C host can put into an attribute.
 #[derive(Debug, PartialEq)]

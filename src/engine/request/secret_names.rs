@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 
-use super::headers::{LONGEST_NAME, same_name};
-use super::result::Bytes;
+use super::header_name::{LONGEST_NAME, same_name};
+use super::text::Bytes;
 
 /// Words that mean a secret by themselves.
 pub const WORDS: &[&str] = &[

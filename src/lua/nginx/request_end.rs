@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 #[cfg(feature = "luajit")]
 use std::ffi::c_int;
 
-use super::symbols::{Opaque, Request, address};
+use super::pointers::{Opaque, Request, address};
 
 pub(super) type CleanupHandler = unsafe extern "C" fn(*mut Opaque);
 

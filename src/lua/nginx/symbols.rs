@@ -3,24 +3,19 @@
 //! All are part of what nginx offers to modules built apart from it: their types have been the
 //! same since nginx 1.4 and lua-nginx-module 0.10.15.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 
 use once_cell::race::OnceBox;
 
+use super::pointers::at;
+pub(super) use super::pointers::{Opaque, Request, address};
 use super::request_end::EndSymbols;
-
-/// `ngx_cycle_t`, `ngx_event_t` and other things that are only passed on.
-pub(super) type Opaque = c_void;
 
 /// A semaphore of the Lua module: `ngx_http_lua_sema_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Semaphore(NonNull<Opaque>);
-
-/// A request: `ngx_http_request_t`. Its address is its own for as long as it is processed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Request(pub(super) NonNull<Opaque>);
 
 pub(super) type EventHandler = unsafe extern "C" fn(*mut Opaque);
 
@@ -168,36 +163,5 @@ impl Semaphore {
     }
 }
 
-impl Request {
-    /// From what LuaJIT's FFI shows as the address.
-    pub(super) fn at(address: usize) -> Option<Self> {
-        at(address).map(Self)
-    }
-
-    #[cfg(feature = "luajit")]
-    pub(super) fn address(self) -> usize {
-        self.0.addr().get()
-    }
-
-    /// The one that a handler given to [`EndSymbols::at_end`] is called with, or that nginx's Lua
-    /// module gives.
-    pub(super) fn of_pointer(request: *mut Opaque) -> Option<Self> {
-        NonNull::new(request).map(Self)
-    }
-}
-
-fn at(address: usize) -> Option<NonNull<Opaque>> {
-    NonNull::new(std::ptr::with_exposed_provenance_mut(address))
-}
-
 // SAFETY: an address, given to nginx on its own thread only (see the functions above).
 unsafe impl Send for Semaphore {}
-// SAFETY: as above.
-unsafe impl Send for Request {}
-
-/// The address of a symbol that this process has.
-pub(super) fn address(name: &CStr) -> Option<NonNull<Opaque>> {
-    let name: *const c_char = name.as_ptr();
-    // SAFETY: `name` is NUL-terminated; looking a name up changes nothing.
-    NonNull::new(unsafe { libc::dlsym(libc::RTLD_DEFAULT, name) })
-}

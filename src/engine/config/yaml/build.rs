@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use saphyr_parser::{Event, Parser, ScanError};
 use zeroize::Zeroizing;
 
-use super::super::value::shortened;
+use super::super::text::shortened;
 use super::YamlError;
 use super::node::{Content, Id, MAX_DEPTH, MAX_NODES, Node, Tree, View};
 use super::node::{no_memory, too_deep, too_large};

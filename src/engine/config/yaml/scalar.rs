@@ -4,7 +4,8 @@ use std::io;
 
 use saphyr_parser::{ScalarStyle, Tag};
 
-use super::super::value::{Value, shortened};
+use super::super::text::shortened;
+use super::super::value::Value;
 
 /// How a scalar's text gets its type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

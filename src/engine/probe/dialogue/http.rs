@@ -17,7 +17,8 @@
 
 use std::net::IpAddr;
 
-use super::sasl::{self, Credentials, Wiped, concat};
+use super::encode::{self, Wiped, concat};
+use super::sasl::Credentials;
 use super::session::Session;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, Host, Protocol, TlsMode};
@@ -65,7 +66,7 @@ fn authorization(s: &Session<'_>) -> Result<Option<Wiped>, ProbeError> {
         return Err(s.fail("test_username contains a colon, which Basic cannot carry"));
     }
     let credentials = credentials.permitted(s)?;
-    Ok(Some(sasl::basic(credentials.user, credentials.password)))
+    Ok(Some(encode::basic(credentials.user, credentials.password)))
 }
 
 fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, ProbeError> {

@@ -28,7 +28,8 @@
 //! S: a4 OK logged in
 //! ```
 
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::encode::{self, concat};
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, TlsMode};
@@ -348,12 +349,12 @@ fn literal(line: &[u8]) -> Option<u64> {
 }
 
 /// `text` as a quoted string (§4.3): printable ASCII, with `"` and `\` escaped.
-fn quoted(text: &str) -> Option<sasl::Wiped> {
+fn quoted(text: &str) -> Option<encode::Wiped> {
     if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
         return None;
     }
     // Room for an escape before each character: it must not grow, growing leaves a copy.
-    let mut quoted = sasl::Wiped::new(Vec::with_capacity(2 * text.len() + 2));
+    let mut quoted = encode::Wiped::new(Vec::with_capacity(2 * text.len() + 2));
     quoted.push(b'"');
     for byte in text.bytes() {
         if matches!(byte, b'"' | b'\\') {

@@ -7,6 +7,7 @@
 //! Peers are not trusted: see [`session`] for the bounds and [`redact`] for what of their
 //! words gets into a reason.
 
+mod encode;
 mod http;
 mod imap;
 mod lmtp;

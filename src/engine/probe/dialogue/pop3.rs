@@ -29,7 +29,8 @@
 //! S: +OK logged in
 //! ```
 
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::encode::concat;
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, TlsMode};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use zeroize::Zeroizing;
 
-use super::sasl;
+use super::encode;
 use crate::engine::target::Target;
 
 /// More of a line than a reason can quote is not looked at.
@@ -26,9 +26,9 @@ pub(super) fn redact<'p>(target: &Target, peer: &'p [u8]) -> Cow<'p, [u8]> {
     let password = password.expose();
     let secrets = [
         Zeroizing::new(password.as_bytes().to_vec()),
-        sasl::base64(password.as_bytes()),
-        sasl::plain(user, password),
-        sasl::basic(user, password),
+        encode::base64(password.as_bytes()),
+        encode::plain(user, password),
+        encode::basic(user, password),
     ];
 
     let peer = &peer[..peer.len().min(LOOK_MAX)];

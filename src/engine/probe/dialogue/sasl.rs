@@ -4,16 +4,10 @@
 //! for all: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login), else the protocol's
 //! native command. A rejected login is final, no second mechanism is tried.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use zeroize::Zeroizing;
-
+use super::encode::{base64, plain};
 use super::session::Session;
 use crate::engine::probe::error::ProbeError;
 use crate::engine::target::AuthMechanism;
-
-/// Bytes of a login; wiped when dropped. Made in one allocation, so that no copy stays behind.
-pub(super) type Wiped = Zeroizing<Vec<u8>>;
 
 /// Names of mechanisms that are kept for a reason's text, in bytes.
 const NAMES_MAX: usize = 200;
@@ -184,56 +178,9 @@ async fn expect(x: &mut impl Exchange, wanted: Answer) -> Result<(), ProbeError>
     }
 }
 
-/// The message of SASL PLAIN, without an authorization identity, in base64.
-pub(super) fn plain(user: &str, password: &str) -> Wiped {
-    base64(&concat(&[
-        b"\0",
-        user.as_bytes(),
-        b"\0",
-        password.as_bytes(),
-    ]))
-}
-
-/// The credentials of HTTP Basic (RFC 7617 §2), in base64.
-pub(super) fn basic(user: &str, password: &str) -> Wiped {
-    base64(&concat(&[user.as_bytes(), b":", password.as_bytes()]))
-}
-
-pub(super) fn base64(bytes: &[u8]) -> Wiped {
-    let mut text = Zeroizing::new(vec![0; bytes.len().div_ceil(3) * 4]);
-    // The only error is a slice too short, and this one is not.
-    if let Ok(length) = STANDARD.encode_slice(bytes, &mut text) {
-        text.truncate(length);
-    }
-    text
-}
-
-pub(super) fn concat(parts: &[&[u8]]) -> Wiped {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(parts.iter().map(|p| p.len()).sum()));
-    for part in parts {
-        bytes.extend_from_slice(part);
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn messages_are_as_the_rfcs_have_them() {
-        // RFC 4616 §4, without its authorization identity.
-        assert_eq!(
-            plain("tim", "tanstaaftanstaaf").as_slice(),
-            b"AHRpbQB0YW5zdGFhZnRhbnN0YWFm"
-        );
-        // RFC 7617 §2.
-        assert_eq!(
-            basic("Aladdin", "open sesame").as_slice(),
-            b"QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
-        );
-        assert_eq!(base64(b"").as_slice(), b"");
-    }
 
     #[test]
     fn a_flood_of_names_is_not_kept() {

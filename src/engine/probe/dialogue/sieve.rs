@@ -21,7 +21,8 @@
 //!
 //! Each string may be quoted or a literal: `{3}`, three bytes in lines of their own (§1.2).
 
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::encode::{self, concat};
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
@@ -256,7 +257,7 @@ impl Sieve<'_, '_> {
 
     /// A string argument (§1.2): quoted while it is short, else a literal that the server
     /// need not agree to first. Base64 and names of mechanisms have nothing to escape.
-    fn string(text: &[u8]) -> sasl::Wiped {
+    fn string(text: &[u8]) -> encode::Wiped {
         if text.len() <= QUOTED_MAX {
             concat(&[b"\"", text, b"\""])
         } else {

@@ -22,7 +22,8 @@
 //! A server from before RFC 1869 that does not know EHLO is asked HELO, if it is not
 //! expected to log us in or start TLS.
 
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer, concat};
+use super::encode::concat;
+use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;

@@ -1,4 +1,4 @@
-//! The service section: its own keys, then its targets.
+//! The settings of the service section: its own keys, then its targets.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,32 +8,10 @@ use super::super::target::Target;
 use super::issue::{Issue, Path};
 use super::keys::{self, SERVICE_KEYS};
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
+use super::timeouts::Timeouts;
 use super::value::Value;
 use super::{Config, InitialState, LogSink, target};
-use crate::engine::request::headers;
-
-/// How long each stage of a probe may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Resolving, connecting and the PROXY header. At most one minute.
-    pub connect: Duration,
-    /// The TLS handshake. At most one minute.
-    pub tls: Duration,
-    /// The dialogue. At most five minutes.
-    pub deep: Duration,
-}
-
-impl Default for Timeouts {
-    /// Those of a configuration that says nothing of them.
-    fn default() -> Self {
-        const EACH: Duration = Duration::from_secs(5);
-        Self {
-            connect: EACH,
-            tls: EACH,
-            deep: EACH,
-        }
-    }
-}
+use crate::engine::request::header_name;
 
 /// The configuration of one section.
 pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
@@ -79,7 +57,7 @@ fn count<T: TryFrom<i64>>(reader: &Reader<'_>, key: &keys::Key) -> Result<T, Iss
 
 fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
     let names = reader.list(&keys::EXPOSE_ATTRIBUTES, |item| match item_text(item) {
-        Some(name) if headers::is_name(name.as_bytes()) => Ok(name.to_owned()),
+        Some(name) if header_name::is_name(name.as_bytes()) => Ok(name.to_owned()),
         _ => Err(Issue::new(item_refusal("attribute name", item))),
     })?;
     Ok(names.unwrap_or_default())

@@ -1,0 +1,66 @@
+//! Strings that are given to a caller, who releases them.
+
+use std::ffi::c_char;
+use std::ptr;
+
+/// `nauthilus_backend_string`: bytes that the caller owns, with a NUL behind them, in a block of
+/// `size + 1` bytes; or nothing, where `data` is null.
+#[repr(C)]
+pub(crate) struct OwnedString {
+    data: *const c_char,
+    size: usize,
+}
+
+impl OwnedString {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.data.is_null()
+    }
+}
+
+/// A copy of `text` with a NUL behind it.
+pub(crate) fn terminated(text: &[u8]) -> Box<[u8]> {
+    let mut copy = Vec::with_capacity(text.len() + 1);
+    copy.extend_from_slice(text);
+    copy.push(0);
+    copy.into_boxed_slice()
+}
+
+/// A copy of `text` for the caller.
+pub(crate) fn give(text: &[u8]) -> OwnedString {
+    let block = Box::into_raw(terminated(text));
+    OwnedString {
+        data: block.cast(),
+        size: text.len(),
+    }
+}
+
+/// Frees what [`give`] made, and empties it.
+pub(crate) fn release(string: &mut OwnedString) {
+    let data = std::mem::replace(&mut string.data, ptr::null());
+    let size = std::mem::replace(&mut string.size, 0);
+    if !data.is_null() {
+        let block = ptr::slice_from_raw_parts_mut(data.cast_mut().cast::<u8>(), size + 1);
+        // SAFETY: `give` made the block with this size and gave it away, and nobody else frees
+        // it: a string is released once, and is empty afterwards.
+        drop(unsafe { Box::from_raw(block) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_string_given_is_what_was_asked_for_and_a_nul() {
+        for text in [&b""[..], b"a", b"a\0b"] {
+            let mut given = give(text);
+            let data: *const u8 = given.data.cast();
+            // SAFETY: `give` made a block of `size + 1` bytes, which is released below.
+            let with_nul = unsafe { std::slice::from_raw_parts(data, given.size + 1) };
+            assert_eq!(with_nul, &[text, b"\0"].concat()[..]);
+            release(&mut given);
+            release(&mut given);
+        }
+    }
+}
