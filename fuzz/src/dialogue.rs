@@ -148,7 +148,7 @@ pub fn lines(data: &[u8]) {
         chunk: usize::from(chunk) + 1,
         end: End::Close,
         seen: seen.clone(),
-        divided: false,
+        border: None,
     };
     let about = Conversation {
         target: &target,
@@ -222,19 +222,22 @@ struct Peer {
     chunk: usize,
     end: End,
     seen: Arc<Mutex<Seen>>,
-    /// Whether [`UPGRADE`] is a border that only an upgrade passes.
-    divided: bool,
+    /// Where in `says` the border is that only an upgrade passes: the first [`UPGRADE`], or the
+    /// end. None where there is no border, or once it was passed. Found once: to search at each
+    /// read would take longer than what is tested.
+    border: Option<usize>,
 }
 
 impl Peer {
     fn new(says: &[u8], shape: u8, seen: Arc<Mutex<Seen>>) -> Self {
+        let border = says.iter().position(|&b| b == UPGRADE);
         Self {
             says: says.to_vec(),
             at: 0,
             chunk: [4096, 1, 3, 64][usize::from(shape >> 3 & 3)],
             end: [End::Stall, End::Close, End::Reset, End::Close][usize::from(shape >> 5 & 3)],
             seen,
-            divided: true,
+            border: Some(border.unwrap_or(says.len())),
         }
     }
 }
@@ -247,21 +250,16 @@ impl AsyncRead for Peer {
     ) -> Poll<io::Result<()>> {
         let peer = self.get_mut();
         let mut seen = peer.seen.lock().expect("one thread");
-        if peer.divided && seen.upgraded {
-            // What was not read in the clear is lost to it.
-            let rest = &peer.says[peer.at..];
-            let border = rest.iter().position(|&b| b == UPGRADE);
-            peer.at += border.map_or(rest.len(), |at| at + 1);
-            peer.divided = false;
-        }
-        let mut rest = &peer.says[peer.at..];
-        if peer.divided
-            && let Some(border) = rest.iter().position(|&b| b == UPGRADE)
+        if seen.upgraded
+            && let Some(border) = peer.border.take()
         {
-            rest = &rest[..border];
-            if rest.is_empty() {
-                return Poll::Pending;
-            }
+            // What was not read in the clear is lost to it.
+            peer.at = (border + 1).min(peer.says.len());
+        }
+        let stop = peer.border.unwrap_or(peer.says.len());
+        let rest = &peer.says[peer.at..stop];
+        if rest.is_empty() && stop < peer.says.len() {
+            return Poll::Pending;
         }
         let count = rest.len().min(peer.chunk).min(buffer.remaining());
         if count == 0 {

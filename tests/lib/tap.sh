@@ -21,9 +21,9 @@ check() {
 }
 
 # cargo_tests ARGUMENTS… : runs `cargo test`, with a line for each of its tests. Those it ignores
-# are another suite's.
+# are another suite's. A program with a failure does not keep the others from being run.
 cargo_tests() {
-    cargo test --locked "$@" 2>&1 | awk '
+    cargo test --locked --no-fail-fast "$@" 2>&1 | awk '
         /^test .* \.\.\. / {
             name = $0; sub(/^test /, "", name); sub(/ \.\.\. .*/, "", name)
             if (/ \.\.\. ok/) print "ok - " name

@@ -1,5 +1,5 @@
 //! Fuzzes without a nightly toolchain: `drive TARGET|all [RUNS [SEED]]`; `drive seeds DIR`
-//! writes the seeds as a corpus for cargo-fuzz.
+//! writes the seeds as a corpus for cargo-fuzz. Fails where an input took longer than it may.
 
 use std::path::Path;
 use std::time::Instant;
@@ -24,6 +24,7 @@ fn main() {
         }
     };
     let (runs, seed) = (number(1, 1_000_000), number(2, 1));
+    let mut too_slow = false;
     for target in targets {
         let started = Instant::now();
         let slowest = mutate::drive(target, runs, seed);
@@ -34,6 +35,11 @@ fn main() {
             slowest.as_secs_f64() * 1e3,
             peak_kib(),
         );
+        too_slow |= slowest > mutate::SLOWEST;
+    }
+    if too_slow {
+        eprintln!("drive: a run took longer than {:?}", mutate::SLOWEST);
+        std::process::exit(1);
     }
 }
 
