@@ -1,18 +1,17 @@
 //! `nauthilus_backend`: which mail and web backends are alive, and where a login goes.
 //!
-//! One crate, two kinds of artefact: with one Lua feature the Lua module of that Lua,
-//! without any the C library.
+//! With one Lua feature this crate is the module of that Lua, without any the C library.
 //!
-//! | module | what it is | may use |
-//! |---|---|---|
-//! | `engine` | configuration, probes, health, published state, request context | `sys` |
-//! | `sys` | the process: shared memory, locks, signals, clocks | libc |
-//! | `abi` | the C surface, which every build has | `engine`, `sys` |
-//! | `lua` | the Lua surface: natives, embedded Lua, one adapter per host | `engine`; its `bridge`, which is C's way into a Lua state, `abi` |
-//!
-//! Data flows one way: a configuration becomes targets, each target is probed on its own
-//! timer, an outcome moves its health gate, a changed verdict is published in memory shared
-//! by fork, and readers of every surface look at that memory.
+//! | room | what it does |
+//! |---|---|
+//! | `engine::config` | reads a Lua table or YAML into a `Config` with its targets |
+//! | `engine::scheduler` | starts each target's probes in time and applies their outcomes |
+//! | `engine::probe` | one probe: resolve, connect, PROXY header, TLS, dialogue |
+//! | `engine::verdicts`, `engine::state_file` | rise and fall, the table that processes share, the file that outlives them |
+//! | `engine::active`, `engine::process` | the configuration in force; the engine of this process, fork included |
+//! | `engine::request` | what scripts decide during one request, and its response headers |
+//! | `sys` | the only place outside the surfaces with `unsafe`: memory, locks, signals, OpenSSL |
+//! | `abi`, `lua` | the surfaces: the C header's functions; Lua's natives, glue and host adapters |
 
 mod abi;
 #[forbid(unsafe_code)]
