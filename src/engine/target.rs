@@ -120,8 +120,60 @@ impl AuthMechanism {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
     Ip(IpAddr),
-    /// As configured, but without a trailing dot.
-    Name(String),
+    Name(HostName),
+}
+
+/// A host name as configured. It reads as the name without a trailing dot: that is how
+/// certificates, SNI and server objects have it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostName {
+    name: String,
+    /// It had a trailing dot: no search list of the resolver may complete it.
+    is_absolute: bool,
+}
+
+impl HostName {
+    pub fn new(text: &str) -> Self {
+        let name = text.strip_suffix('.');
+        Self {
+            name: name.unwrap_or(text).to_owned(),
+            is_absolute: name.is_some(),
+        }
+    }
+
+    pub fn is_absolute(&self) -> bool {
+        self.is_absolute
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.name
+    }
+
+    /// What a resolver is asked for: with the trailing dot where there was one.
+    pub fn query(&self) -> String {
+        let dot = if self.is_absolute { "." } else { "" };
+        format!("{}{dot}", self.name)
+    }
+}
+
+impl std::ops::Deref for HostName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.name
+    }
+}
+
+impl From<&str> for HostName {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl fmt::Display for Host {
@@ -197,9 +249,12 @@ impl Target {
     /// Everything that decides what a probe finds out, as text; two targets with the same
     /// identity share a verdict. The password is left out: the identity's hash is stored.
     pub fn identity(&self) -> String {
+        // Another name is looked up: `a.b.` is found by itself only.
+        let is_absolute = matches!(&self.host, Host::Name(name) if name.is_absolute());
         format!(
-            "{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}",
+            "{}{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}",
             self.key(),
+            if is_absolute { "." } else { "" },
             self.tls_mode.name(),
             self.tls_skip_verify,
             self.tls_server_name,

@@ -6,6 +6,7 @@ pub mod copies;
 pub mod event;
 pub mod fork_mark;
 pub mod gate;
+pub mod names;
 mod own_descriptor;
 pub mod pages;
 pub mod readiness;

@@ -30,3 +30,14 @@ tap.check("and goes on when it has some", tap.eventually(function()
   return nb.status().targets[1].probes > before + 2
 end))
 tap.check("with the server alive all the time", #nb.get_backend_servers() == 1)
+
+-- And runs out of them where a name has to be looked up.
+host.limit_files(0)
+nb.configure(tap.config({ port }, { backend_servers = { { protocol = "imap", host = "localhost", port = port } } }))
+tap.check("a look-up without descriptors is ours to answer for", tap.eventually(function()
+  return nb.status().targets[1].probes > 2
+end) and nb.status().targets[1].verdict == "unknown", nb.status().targets[1].last_error)
+host.limit_files(1024)
+tap.check("a name is found when there are some again", tap.eventually(function()
+  return nb.status().targets[1].verdict == "alive"
+end), nb.status().targets[1].last_error)

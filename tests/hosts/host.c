@@ -4,6 +4,7 @@
  *     host script.lua [argument ...]
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -107,13 +108,14 @@ static int host_count(lua_State *L) {
   return 1;
 }
 
-/* listen(backlog) -> port, descriptor. Nothing accepts: the kernel completes a connection by
- * itself while the backlog has room. */
+/* listen(backlog [, address, port]) -> port, descriptor. Nothing accepts: the kernel completes a
+ * connection by itself while the backlog has room. */
 static int host_listen(lua_State *L) {
   struct sockaddr_in address = {.sin_family = AF_INET};
   socklen_t size = sizeof address;
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_addr.s_addr = inet_addr(luaL_optstring(L, 2, "127.0.0.1"));
+  address.sin_port = htons((unsigned short)luaL_optinteger(L, 3, 0));
   if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
       listen(fd, (int)luaL_checkinteger(L, 1)) < 0 ||
       getsockname(fd, (struct sockaddr *)&address, &size) < 0)
@@ -168,6 +170,19 @@ static int host_limit_files(lua_State *L) {
   limit.rlim_cur = (rlim_t)luaL_checkinteger(L, 1);
   setrlimit(RLIMIT_NOFILE, &limit);
   return 0;
+}
+
+/* change_root(folder): as daemons do when they have read their configuration. */
+static int host_change_root(lua_State *L) {
+  if (chroot(luaL_checkstring(L, 1)) < 0 || chdir("/") < 0)
+    return luaL_error(L, "chroot: %s", strerror(errno));
+  return 0;
+}
+
+/* user() -> number of the user that this process runs as. */
+static int host_user(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)geteuid());
+  return 1;
 }
 
 static void open_host(lua_State *L);
@@ -303,6 +318,7 @@ static const struct {
     {"close", host_close},     {"states", host_states}, {"threads", host_threads},
     {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
     {"background", host_background}, {"alarm", host_alarm},
+    {"change_root", host_change_root}, {"user", host_user},
     {"keep", host_keep},       {"in_kept", host_in_kept}, {"close_kept", host_close_kept},
 };
 

@@ -411,7 +411,7 @@ pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
     match (&target.host, address) {
         (Host::Ip(ip), _) => ip.to_string(),
         (Host::Name(_), Some(address)) => address.to_string(),
-        (Host::Name(name), None) => name.clone(),
+        (Host::Name(name), None) => name.to_string(),
     }
 }
 

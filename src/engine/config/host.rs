@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::super::target::Host;
+use super::super::target::{Host, HostName};
 use super::text::quoted;
 
 /// What an error says was expected.
@@ -13,8 +13,8 @@ const MAX_NAME: usize = 253;
 /// The longest label, in bytes.
 const MAX_LABEL: usize = 63;
 
-/// An IPv4 or IPv6 address (brackets are taken off) or a host name (one trailing dot is taken
-/// off, underscores are allowed).
+/// An IPv4 or IPv6 address (brackets are taken off) or a host name (it may have a trailing dot,
+/// underscores are allowed).
 ///
 /// # Errors
 /// A sentence that says what was expected and repeats the text, shortened. Refused are also
@@ -86,7 +86,7 @@ fn name(text: &str) -> Result<Host, &'static str> {
     if name.rsplit('.').next().is_some_and(is_number) {
         return Err("a name must not end in a number");
     }
-    Ok(Host::Name(name.to_owned()))
+    Ok(Host::Name(HostName::new(text)))
 }
 
 fn is_label(label: &str) -> bool {
@@ -136,7 +136,10 @@ mod tests {
             ("4server", "4server"),
             (&long, &long),
         ] {
-            assert_eq!(parse_host(text), Ok(Host::Name(shown.to_owned())));
+            let host = parse_host(text);
+            assert_eq!(host.as_ref().map(Host::to_string), Ok(shown.to_owned()));
+            let is_absolute = matches!(&host, Ok(Host::Name(name)) if name.is_absolute());
+            assert_eq!(is_absolute, text.ends_with('.'), "{text}");
         }
     }
 

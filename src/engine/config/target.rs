@@ -151,7 +151,7 @@ fn name_to_verify(target: &Target, host: &Host) -> Option<String> {
     match (&target.tls_server_name, &target.host, host) {
         (Some(name), _, _) => Some(name.clone()),
         // The script has the address from the server list, the certificate has the name.
-        (None, Host::Name(name), Host::Ip(_)) => Some(name.clone()),
+        (None, Host::Name(name), Host::Ip(_)) => Some(name.to_string()),
         _ => None,
     }
 }

@@ -1,11 +1,16 @@
 //! TCP: connecting to the first of a name's addresses that answers.
 
+use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::FusedFuture;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::sleep;
 
@@ -103,20 +108,39 @@ fn is_underway(error: &io::Error) -> bool {
     )
 }
 
-/// Connects to one of `addresses`, in their order, the next beside it after 250 ms or in
-/// its place when it fails. `first` is an attempt at one of them that has begun.
+/// How a connection is looked for.
+pub(super) struct Wanted<'a> {
+    /// In the order in which they are tried.
+    pub addresses: &'a [IpAddr],
+    pub port: u16,
+    pub manner: Manner,
+    /// How much time there is for all of them.
+    pub time: Duration,
+}
+
+/// Connects to one of the addresses, in their order, the next beside it after 250 ms or in
+/// its place when it fails. Where there are many, the time between two is shorter: the last one
+/// is begun when half of the time is over. `first` is an attempt at one of them that has begun.
+///
+/// When the first one fails, or has not answered when the next is due, `again` is asked for
+/// addresses that may be newer; those of them that were not tried yet are tried next.
 ///
 /// # Errors
 /// As [`dial`] has them: where an address could not be tried, that is the reason, since the
 /// others say too little of the target then; if not, the first address's. The caller bounds
 /// the time, and finds in `lacked` what an address could not be tried for.
 pub(super) async fn connect(
-    addresses: &[IpAddr],
-    port: u16,
-    manner: Manner,
+    wanted: Wanted<'_>,
+    again: impl Future<Output = Option<Arc<[IpAddr]>>>,
     first: Option<(IpAddr, Dialled)>,
     lacked: &mut Option<ProbeError>,
 ) -> Result<(Stream, IpAddr), ProbeError> {
+    let Wanted {
+        addresses,
+        port,
+        manner,
+        time,
+    } = wanted;
     let mut first = first;
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
@@ -126,24 +150,30 @@ pub(super) async fn connect(
         );
         attempt(address, dialled, manner)
     };
-    if let [address] = addresses {
-        return begin(*address).await;
-    }
-    let mut waiting = addresses.iter().copied();
+    let next_after = interval(time, addresses.len());
+    let mut again = pin!(again.fuse());
+    // Whether newer addresses are wanted: those that are known have not answered.
+    let mut asks_again = false;
+    let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
+    let mut waiting: VecDeque<IpAddr> = addresses.iter().copied().collect();
     let mut attempts = FuturesUnordered::new();
     let mut first_error: Option<ProbeError> = None;
+    let mut is_next_due = true;
     loop {
-        if attempts.is_empty() {
-            match waiting.next() {
-                Some(address) => attempts.push(begin(address)),
-                None => {
-                    let error = lacked.take().or(first_error);
-                    return Err(error.unwrap_or_else(|| {
-                        ProbeError::new(Stage::Connect, "the name has no address")
-                    }));
-                }
+        if is_next_due || attempts.is_empty() {
+            is_next_due = false;
+            if let Some(address) = waiting.pop_front() {
+                tried.push(address);
+                attempts.push(begin(address));
             }
         }
+        if attempts.is_empty() && (!asks_again || again.is_terminated()) {
+            let error = lacked.take().or(first_error);
+            return Err(
+                error.unwrap_or_else(|| ProbeError::new(Stage::Connect, "the name has no address"))
+            );
+        }
+        let may_begin = !waiting.is_empty() || !asks_again;
         tokio::select! {
             Some(ended) = attempts.next() => match ended {
                 Ok(connected) => return Ok(connected),
@@ -153,18 +183,33 @@ pub(super) async fn connect(
                         _ => &mut first_error,
                     };
                     place.get_or_insert(error);
-                    if let Some(address) = waiting.next() {
-                        attempts.push(begin(address));
+                    asks_again = true;
+                    is_next_due = true;
+                }
+            },
+            newer = &mut again, if asks_again && !again.is_terminated() => {
+                for address in newer.iter().flat_map(|newer| newer.iter().rev()) {
+                    if !tried.contains(address) {
+                        waiting.retain(|known| known != address);
+                        waiting.push_front(*address);
+                        is_next_due = true;
                     }
                 }
             },
-            () = sleep(NEXT_AFTER), if waiting.len() > 0 => {
-                if let Some(address) = waiting.next() {
-                    attempts.push(begin(address));
-                }
+            () = sleep(next_after), if may_begin => {
+                asks_again = true;
+                is_next_due = true;
             }
         }
     }
+}
+
+/// The time between the beginnings of two attempts: RFC 8305 §5 recommends 250 ms, and wants no
+/// less than 10 ms.
+fn interval(time: Duration, addresses: usize) -> Duration {
+    const LEAST: Duration = Duration::from_millis(10);
+    let addresses = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
+    (time / 2 / addresses).clamp(LEAST, NEXT_AFTER)
 }
 
 /// Waits for the end of what `dialled` began.
@@ -257,6 +302,53 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+    async fn connect_to(
+        addresses: &[IpAddr],
+        port: u16,
+        first: Option<(IpAddr, Dialled)>,
+    ) -> Result<(Stream, IpAddr), ProbeError> {
+        let wanted = Wanted {
+            addresses,
+            port,
+            manner: Manner::Talk,
+            time: Duration::from_secs(60),
+        };
+        connect(wanted, std::future::ready(None), first, &mut None).await
+    }
+
+    #[test]
+    fn many_addresses_are_begun_in_half_of_the_time() {
+        let second = Duration::from_secs(1);
+        assert_eq!(interval(second * 5, 1), NEXT_AFTER);
+        assert_eq!(interval(second * 5, 10), NEXT_AFTER);
+        assert_eq!(interval(second * 5, 50), Duration::from_millis(50));
+        assert_eq!(interval(second, 1000), Duration::from_millis(10));
+    }
+
+    #[tokio::test]
+    async fn addresses_that_fail_are_asked_for_again_at_once() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let old = IpAddr::from([127, 0, 0, 2]);
+        let connect_with = |newer: &[IpAddr]| {
+            let newer: Arc<[IpAddr]> = newer.into();
+            async move {
+                let wanted = Wanted {
+                    addresses: &[old],
+                    port,
+                    manner: Manner::Knock,
+                    time: Duration::from_secs(60),
+                };
+                let found = connect(wanted, async { Some(newer) }, None, &mut None).await;
+                found.map(|(_, address)| address)
+            }
+        };
+        assert_eq!(connect_with(&[HERE]).await, Ok(HERE));
+        assert_eq!(connect_with(&[old, HERE]).await, Ok(HERE));
+        let refused = connect_with(&[old]).await.unwrap_err();
+        assert_eq!(refused.to_string(), "connect: connection refused");
+    }
+
     #[test]
     fn knocks_in_a_row_share_a_socket_and_no_outcome() {
         let listeners = [(); 3].map(|()| TcpListener::bind((HERE, 0)).unwrap());
@@ -305,7 +397,7 @@ mod tests {
         for addresses in [[HERE, other], [other, HERE]] {
             let none_left = internal(&io::Error::from_raw_os_error(libc::EMFILE));
             let first = Some((other, Dialled::Failed(none_left)));
-            let error = connect(&addresses, port, Manner::Talk, first, &mut None).await;
+            let error = connect_to(&addresses, port, first).await;
             assert_eq!(error.unwrap_err().stage, Stage::Internal);
         }
     }
@@ -327,16 +419,13 @@ mod tests {
             // What has ended meanwhile is found out.
             Dialled::Underway(begun()),
         ] {
-            let connected =
-                connect(&[HERE], port, Manner::Talk, Some((HERE, first)), &mut None).await;
+            let connected = connect_to(&[HERE], port, Some((HERE, first))).await;
             assert_eq!(connected.unwrap().1, HERE);
         }
         // An attempt at an address that is not among them counts for nothing.
         let other = Some((IpAddr::from([127, 0, 0, 2]), Dialled::Connected(begun())));
         drop(listener);
-        let error = connect(&[HERE], port, Manner::Talk, other, &mut None)
-            .await
-            .unwrap_err();
+        let error = connect_to(&[HERE], port, other).await.unwrap_err();
         assert_eq!(error.to_string(), "connect: connection refused");
     }
 }

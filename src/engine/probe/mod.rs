@@ -23,7 +23,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 
 pub use self::connect::ReusableSockets;
-use self::connect::{Dialled, Manner};
+use self::connect::{Dialled, Manner, Wanted};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
@@ -169,7 +169,8 @@ impl Prober {
                 let address = result.is_ok().then_some(address);
                 (result, address)
             }
-            Dialled::Failed(error) if addresses.len() == 1 => (Err(error), None),
+            // A name's address may be out of date.
+            Dialled::Failed(error) if matches!(target.host, Host::Ip(_)) => (Err(error), None),
             dialled => return underway(Some((address, dialled))),
         };
         Begun::Ended(Outcome {
@@ -252,6 +253,13 @@ impl Prober {
         }
     }
 
+    /// Tells addresses that are known of a target's name, for where it cannot be looked up.
+    pub fn suggest(&self, target: &Target, addresses: &[IpAddr]) {
+        if let Host::Name(name) = &target.host {
+            self.resolver.suggest(name, addresses);
+        }
+    }
+
     /// Makes later handshakes read the CA files again.
     pub fn forget_tls_contexts(&self) {
         self.tls.forget();
@@ -300,6 +308,7 @@ impl Prober {
         stage: &mut Stage,
         lacked: &mut Option<ProbeError>,
     ) -> Result<(Stream, IpAddr), ProbeError> {
+        let begun = Instant::now();
         let resolved;
         let addresses = match &target.host {
             Host::Ip(ip) => std::slice::from_ref(ip),
@@ -308,9 +317,20 @@ impl Prober {
                 &*resolved
             }
         };
+        let again = async {
+            match &target.host {
+                Host::Ip(_) => None,
+                Host::Name(name) => self.resolver.resolve_again(name).await,
+            }
+        };
         *stage = Stage::Connect;
-        let (mut stream, address) =
-            connect::connect(addresses, target.port, manner, first, lacked).await?;
+        let wanted = Wanted {
+            addresses,
+            port: target.port,
+            manner,
+            time: target.connect_timeout.saturating_sub(begun.elapsed()),
+        };
+        let (mut stream, address) = connect::connect(wanted, again, first, lacked).await?;
         if target.haproxy_v2 {
             *stage = Stage::Proxy;
             proxy::send(&mut stream).await?;
@@ -398,8 +418,12 @@ mod tests {
 
     /// A listener with no room for one more connection.
     fn deaf_listener(address: IpAddr) -> (Socket, Vec<Socket>, u16) {
+        deaf_listener_at(address, 0)
+    }
+
+    fn deaf_listener_at(address: IpAddr, port: u16) -> (Socket, Vec<Socket>, u16) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any = std::net::SocketAddr::new(address, 0);
+        let any = std::net::SocketAddr::new(address, port);
         listener.bind(&any.into()).unwrap();
         listener.listen(0).unwrap();
         let at = listener.local_addr().unwrap();
@@ -442,5 +466,63 @@ mod tests {
             let is_timeout = outcome.result.as_ref().unwrap_err().is_timeout;
             assert_eq!(is_timeout, is_conclusive, "{outcome:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_good_address_is_found_behind_many_silent_ones() {
+        // Silent all of them, but the last.
+        let addresses = || (2..=51).map(|last| IpAddr::from([127, 0, 0, last]));
+        let good = std::net::TcpListener::bind(("127.0.0.51", 0)).unwrap();
+        let port = good.local_addr().unwrap().port();
+        let _silent: Vec<_> = addresses()
+            .take(49)
+            .map(|address| deaf_listener_at(address, port))
+            .collect();
+        let prober = Prober {
+            resolver: Resolver::asking(|_| {
+                let all: Vec<IpAddr> = (2..=51)
+                    .map(|last| IpAddr::from([127, 0, 0, last]))
+                    .collect();
+                Ok(all.into())
+            }),
+            ..Prober::default()
+        };
+        let target = Target {
+            host: Host::Name("mx".into()),
+            port,
+            connect_timeout: Duration::from_secs(20),
+            ..dialogue::testing::target(Protocol::Smtp)
+        };
+        let outcome = prober.run(&target, Depth::Connect, None).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.address, addresses().next_back());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_moved_is_found_by_the_probe_that_its_old_address_does_not_answer() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static MOVED: AtomicBool = AtomicBool::new(false);
+        let (_silent, _clients, port) = deaf_listener(IpAddr::from([127, 0, 0, 4]));
+        let new = std::net::TcpListener::bind(("127.0.0.5", port)).unwrap();
+        let prober = Prober {
+            resolver: Resolver::asking(|_| {
+                let last = if MOVED.load(Ordering::Relaxed) { 5 } else { 4 };
+                Ok([IpAddr::from([127, 0, 0, last])].into())
+            }),
+            ..Prober::default()
+        };
+        let target = Target {
+            host: Host::Name("mx".into()),
+            port,
+            connect_timeout: Duration::from_secs(2),
+            ..dialogue::testing::target(Protocol::Smtp)
+        };
+        let probe = async || prober.run(&target, Depth::Connect, None).await;
+        assert!(probe().await.result.unwrap_err().is_timeout);
+        MOVED.store(true, Ordering::Relaxed);
+        let found = probe().await;
+        assert_eq!(found.result, Ok(()));
+        assert_eq!(found.address, Some(IpAddr::from([127, 0, 0, 5])));
+        drop(new);
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::active::{ActiveConfig, Snapshot, State};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
+use super::probe::resolve::origin;
 use super::request::secret_names;
 use super::state_file::file::Store;
 use super::target::{Host, Target};
@@ -161,6 +162,7 @@ impl Process {
     /// the process. The old configuration then runs on.
     pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
         copies::claim()?;
+        origin::remember();
         let done = self.put_in_force(config, head);
         if done.is_err() && !self.is_configured() {
             copies::give_up();

@@ -22,7 +22,7 @@ use super::config::Config;
 use super::log::{Level, Line, Log};
 use super::probe::panics;
 use super::probe::{Begun, LingeringConnections, Outcome, Prober, Resumption, ReusableSockets};
-use super::target::Target;
+use super::target::{Host, Target};
 use super::verdicts::Slot;
 use crate::sys::{clock, gate};
 use follower::Followed;
@@ -225,7 +225,18 @@ impl Scheduler {
         }
         self.link(&positions);
         drop(before);
+        self.suggest_addresses();
         self.rebuild_queues();
+    }
+
+    /// Where a name cannot be looked up any more, the address of the last good probe stands in.
+    fn suggest_addresses(&self) {
+        for timer in &self.timers {
+            if matches!(timer.target.host, Host::Name(_)) {
+                let (_, address) = self.active.table.read_brief(timer.slot);
+                self.prober.suggest(&timer.target, address.as_slice());
+            }
+        }
     }
 
     /// The two timers of a target know each other.

@@ -161,7 +161,7 @@ impl TlsClient {
 /// it, or an address.
 fn server_name(target: &Target) -> String {
     match (&target.tls_server_name, &target.host) {
-        (Some(name), _) => name.trim_end_matches('.').to_owned(),
+        (Some(name), _) => name.to_string(),
         (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
         (None, Host::Ip(ip)) => ip.to_string(),
     }

@@ -171,7 +171,7 @@ fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) ->
         HOSTNAME_MISMATCH | IP_MISMATCH => {
             let wanted = match (&target.tls_server_name, &target.host) {
                 (Some(name), _) => name.clone(),
-                (None, Host::Name(name)) => name.clone(),
+                (None, Host::Name(name)) => name.to_string(),
                 (None, Host::Ip(ip)) => ip.to_string(),
             };
             let names = leaf.as_deref().map(names_text).unwrap_or_default();

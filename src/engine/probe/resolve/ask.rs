@@ -1,0 +1,154 @@
+//! One look-up of one name by the system's resolver, and what its failure says.
+
+use std::net::IpAddr;
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+
+use super::origin;
+use crate::engine::probe::error::{ProbeError, Stage, is_want_of_means};
+use crate::engine::target::HostName;
+use crate::sys::gate;
+use crate::sys::names;
+
+pub(in crate::engine::probe) type Answer = Result<Arc<[IpAddr]>, Failure>;
+
+/// Why a name has no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine::probe) enum Failure {
+    /// That is how it is: the name does not exist, or has none.
+    NoAddress(String),
+    /// The name may well have one: no name server could say.
+    ForNow(String),
+    /// This process could not ask. Says nothing of the name.
+    OwnLack(String),
+}
+
+impl From<Failure> for ProbeError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NoAddress(reason) | Failure::ForNow(reason) => {
+                Self::new(Stage::Resolve, reason)
+            }
+            Failure::OwnLack(reason) => Self::new(Stage::Internal, reason),
+        }
+    }
+}
+
+/// Asks the system. Blocks.
+pub(super) fn ask_system(name: &HostName) -> Answer {
+    let origin = origin::known();
+    let moved = origin.as_ref().filter(|origin| origin.is_out_of_reach());
+    let in_file = match moved {
+        Some(origin) => origin.in_hosts_file(name),
+        // The C library compares the hosts file's names with the trailing dot, which they lack.
+        None if name.is_absolute() => origin::in_hosts_file(name),
+        None => Vec::new(),
+    };
+    if !in_file.is_empty() {
+        return Ok(in_file.into());
+    }
+    if let Some(lack) = lack_of_descriptors() {
+        return Err(lack);
+    }
+    let is_told = moved.is_some_and(|origin| names::use_servers(&origin.servers));
+    let found = gate::look_up(|| names::addresses_of(&name.query()));
+    match found {
+        Ok(addresses) if addresses.is_empty() => {
+            Err(Failure::NoAddress("the name has no address".to_owned()))
+        }
+        Ok(addresses) => Ok(addresses.into()),
+        Err(failure) => {
+            let failure = meaning_of(failure, lack_of_descriptors());
+            let is_blind = moved.is_some() && !is_told;
+            Err(match failure {
+                Failure::NoAddress(reason) | Failure::ForNow(reason) if is_blind => {
+                    Failure::OwnLack(format!(
+                        "names cannot be looked up in this root directory: {reason}"
+                    ))
+                }
+                other => other,
+            })
+        }
+    }
+}
+
+fn meaning_of(failure: names::Failure, lack: Option<Failure>) -> Failure {
+    if let Some(lack) = lack {
+        return lack;
+    }
+    if is_want_of_means(failure.errno) {
+        return own_lack(&std::io::Error::from_raw_os_error(failure.errno));
+    }
+    match failure.code {
+        libc::EAI_MEMORY => Failure::OwnLack("cannot look up names: out of memory".to_owned()),
+        libc::EAI_SYSTEM => own_lack(&std::io::Error::from_raw_os_error(failure.errno)),
+        libc::EAI_AGAIN => Failure::ForNow(text(failure.code)),
+        code => Failure::NoAddress(text(code)),
+    }
+}
+
+fn own_lack(error: &std::io::Error) -> Failure {
+    Failure::OwnLack(format!("cannot look up names: {error}"))
+}
+
+/// The C library takes a hosts file that it cannot open for one without the name, and name
+/// servers that it has no socket for are none to it: so the process is asked itself whether it
+/// has what a look-up takes, a file and a socket.
+fn lack_of_descriptors() -> Option<Failure> {
+    let two = UnixDatagram::unbound().and_then(|first| Ok((first, UnixDatagram::unbound()?)));
+    two.err()
+        .filter(|error| error.raw_os_error().is_some_and(is_want_of_means))
+        .map(|error| own_lack(&error))
+}
+
+/// The texts of the C locale: `gai_strerror` translates.
+fn text(code: i32) -> String {
+    match code {
+        libc::EAI_NONAME => "name or service not known",
+        libc::EAI_AGAIN => "temporary failure in name resolution",
+        libc::EAI_NODATA => "no address associated with hostname",
+        libc::EAI_FAIL => "non-recoverable failure in name resolution",
+        libc::EAI_FAMILY => "address family not supported",
+        code => return format!("the look-up failed with code {code}"),
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_means_says_nothing_of_a_name() {
+        let meaning = |code, errno| meaning_of(names::Failure { code, errno }, None);
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            for code in [libc::EAI_NONAME, libc::EAI_AGAIN, libc::EAI_SYSTEM] {
+                assert!(
+                    matches!(meaning(code, errno), Failure::OwnLack(_)),
+                    "{code} {errno}"
+                );
+            }
+        }
+        assert!(matches!(meaning(libc::EAI_MEMORY, 0), Failure::OwnLack(_)));
+        assert!(matches!(
+            meaning(libc::EAI_SYSTEM, libc::EIO),
+            Failure::OwnLack(_)
+        ));
+        let unable = Some(own_lack(&std::io::Error::from_raw_os_error(libc::EMFILE)));
+        let seen = names::Failure {
+            code: libc::EAI_NONAME,
+            errno: 0,
+        };
+        assert!(matches!(meaning_of(seen, unable), Failure::OwnLack(_)));
+        assert!(matches!(
+            meaning(libc::EAI_AGAIN, libc::ECONNREFUSED),
+            Failure::ForNow(_)
+        ));
+        for code in [libc::EAI_NONAME, libc::EAI_NODATA, libc::EAI_FAIL] {
+            assert!(
+                matches!(meaning(code, libc::ENOENT), Failure::NoAddress(_)),
+                "{code}"
+            );
+        }
+    }
+}

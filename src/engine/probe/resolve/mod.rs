@@ -1,0 +1,327 @@
+//! Host names, resolved off the engine's thread.
+//!
+//! `getaddrinfo` blocks for as long as it likes and cannot be called off. Each look-up has
+//! a thread of its own, a name has one look-up at a time, and their number is bounded. A
+//! probe waits no longer than its deadline; where older addresses are known, a look-up
+//! that is slow, fails for the moment or cannot be made does not stop it.
+
+mod ask;
+pub mod origin;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Semaphore, watch};
+
+use self::ask::{Answer, Failure, ask_system};
+use super::error::ProbeError;
+use crate::engine::target::HostName;
+use crate::sys::thread::spawn_quiet;
+
+/// How long addresses are used without asking again, while they answer.
+const TTL: Duration = Duration::from_secs(30);
+
+/// Addresses that do not answer are asked for again, but not sooner than this after the last
+/// answer: a name whose servers are down is asked for once a second.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a look-up may take before older addresses are used instead.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Look-ups at the same time; more wait for their turn.
+const LOOKUPS_MAX: usize = 32;
+
+/// Name service modules want room on the stack.
+const LOOKUP_STACK: usize = 512 * 1024;
+
+/// The names' addresses, in the order that `getaddrinfo` gives them (RFC 6724).
+pub struct Resolver {
+    names: Arc<Mutex<HashMap<HostName, Entry>>>,
+    lookups: Arc<Semaphore>,
+    ask: fn(&HostName) -> Answer,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// The last addresses and when they were the answer; none: they come from elsewhere.
+    known: Option<(Arc<[IpAddr]>, Option<Instant>)>,
+    /// Until its answer comes, a look-up under way.
+    pending: Option<watch::Receiver<Option<Answer>>>,
+}
+
+impl Entry {
+    fn fresh(&self) -> Option<Arc<[IpAddr]>> {
+        let (addresses, at) = self.known.as_ref()?;
+        (at.as_ref()?.elapsed() < TTL).then(|| addresses.clone())
+    }
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::asking(ask_system)
+    }
+}
+
+impl Resolver {
+    pub(in crate::engine::probe) fn asking(ask: fn(&HostName) -> Answer) -> Self {
+        Self {
+            names: Arc::default(),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            ask,
+        }
+    }
+
+    /// Tells addresses of a name that were found elsewhere: at the configuration, or by a process
+    /// before this one. They are used where nothing better can be found out.
+    pub fn suggest(&self, name: &HostName, addresses: &[IpAddr]) {
+        let mut names = self.lock();
+        let entry = names.entry(name.clone()).or_default();
+        if entry.known.is_none() && !addresses.is_empty() {
+            entry.known = Some((addresses.into(), None));
+        }
+    }
+
+    /// The addresses of `name` where they need not be asked for.
+    pub fn known(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
+        self.lock().get(name)?.fresh()
+    }
+
+    /// The addresses of `name`, at least one. They may be up to 30 seconds old, or older where
+    /// nothing better could be found out.
+    ///
+    /// # Errors
+    /// Stage `resolve` where the name has no address, or nobody could say and none is known; stage
+    /// `internal` where this process could not ask, and none is known. The caller bounds the time.
+    pub async fn resolve(&self, name: &HostName) -> Result<Arc<[IpAddr]>, ProbeError> {
+        let (known, pending) = {
+            let mut names = self.lock();
+            let entry = names.entry(name.clone()).or_default();
+            if let Some(addresses) = entry.fresh() {
+                return Ok(addresses);
+            }
+            let known = entry.known.as_ref().map(|(addresses, _)| addresses.clone());
+            (known, self.pending(name, entry))
+        };
+        let answer = answered(pending);
+        match known {
+            Some(known) => match tokio::time::timeout(PATIENCE, answer).await {
+                Ok(Err(error @ Failure::NoAddress(_))) => Err(error.into()),
+                Ok(Ok(addresses)) => Ok(addresses),
+                _ => Ok(known),
+            },
+            None => Ok(answer.await?),
+        }
+    }
+
+    /// The addresses of `name` as they are now, for whom those that are known have failed; none
+    /// where they were the answer within the last second, or no better can be had.
+    pub async fn resolve_again(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
+        let pending = {
+            let mut names = self.lock();
+            let entry = names.entry(name.clone()).or_default();
+            let is_new = |at: &Instant| at.elapsed() < AGAIN_AFTER;
+            let answered = entry.known.as_ref().and_then(|(_, at)| at.as_ref());
+            if answered.is_some_and(is_new) {
+                return None;
+            }
+            self.pending(name, entry)
+        };
+        answered(pending).await.ok()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Entry>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The look-up that is under way, or one that starts now.
+    fn pending(&self, name: &HostName, entry: &mut Entry) -> watch::Receiver<Option<Answer>> {
+        if let Some(pending) = &entry.pending {
+            return pending.clone();
+        }
+        let started = self.start(name.clone());
+        entry.pending = Some(started.clone());
+        started
+    }
+
+    /// Starts a look-up that lives on when the probe that asked does not.
+    fn start(&self, name: HostName) -> watch::Receiver<Option<Answer>> {
+        let (tell, told) = watch::channel(None);
+        let (names, lookups, ask) = (self.names.clone(), self.lookups.clone(), self.ask);
+        tokio::spawn(async move {
+            let answer = match lookups.acquire_owned().await {
+                Ok(turn) => look_up(name.clone(), turn, ask).await,
+                Err(_) => Err(given_up()),
+            };
+            let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(entry) = names.get_mut(&name) {
+                entry.pending = None;
+                if let Ok(addresses) = &answer {
+                    entry.known = Some((addresses.clone(), Some(Instant::now())));
+                }
+                if entry.known.is_none() {
+                    names.remove(&name);
+                }
+            }
+            drop(names);
+            // Nobody listens any more where the probes' time was over.
+            let _ = tell.send(Some(answer));
+        });
+        told
+    }
+}
+
+/// The addresses of `name`, asked for on the calling thread, which it blocks. None where there is
+/// none, or it could not be found out.
+pub fn resolve_here(name: &HostName) -> Option<Arc<[IpAddr]>> {
+    ask_system(name).ok()
+}
+
+async fn answered(mut pending: watch::Receiver<Option<Answer>>) -> Answer {
+    match pending.wait_for(Option::is_some).await {
+        Ok(answer) => answer.clone().unwrap_or_else(|| Err(given_up())),
+        Err(_) => Err(given_up()),
+    }
+}
+
+async fn look_up(
+    name: HostName,
+    turn: tokio::sync::OwnedSemaphorePermit,
+    ask: fn(&HostName) -> Answer,
+) -> Answer {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    spawn_quiet("nb-resolve", LOOKUP_STACK, move || {
+        let answer = ask(&name);
+        drop(turn);
+        let _ = tell.send(answer);
+    })
+    .map_err(|e| Failure::OwnLack(format!("cannot start a thread: {e}")))?;
+    told.await.unwrap_or_else(|_| Err(given_up()))
+}
+
+/// The look-up's thread or task ended without an answer.
+fn given_up() -> Failure {
+    Failure::OwnLack("the look-up was given up".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn name(text: &str) -> HostName {
+        HostName::new(text)
+    }
+
+    #[tokio::test]
+    async fn a_name_is_asked_for_once_by_many() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let resolver = Resolver::asking(|_| {
+            ASKED.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(Arc::from([HERE]))
+        });
+        let name = name("x");
+        let (a, b) = tokio::join!(resolver.resolve(&name), resolver.resolve(&name));
+        assert_eq!(a, b);
+        assert_eq!(a.unwrap().len(), 1);
+        resolver.resolve(&name).await.unwrap();
+        assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_hangs_stops_no_other() {
+        let resolver = Resolver::asking(|name| {
+            if name.as_str() == "slow" {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            Ok(Arc::from([HERE]))
+        });
+        let (slow, quick) = (name("slow"), name("quick"));
+        let quick = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            resolver.resolve(&quick).await
+        };
+        tokio::select! {
+            _ = resolver.resolve(&slow) => panic!("the slow name came first"),
+            found = quick => assert!(found.is_ok()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_remembered() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let resolver = Resolver::asking(|_| match ASKED.fetch_add(1, Ordering::Relaxed) {
+            0 => Err(Failure::NoAddress("name or service not known".to_owned())),
+            _ => Ok(Arc::from([HERE])),
+        });
+        let error = resolver.resolve(&name("x")).await.unwrap_err();
+        assert_eq!(error.to_string(), "resolve: name or service not known");
+        assert!(resolver.resolve(&name("x")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_with_a_trailing_dot_is_asked_for_with_it() {
+        let resolver = Resolver::asking(|name| match name.query().as_str() {
+            "imap.prod.test." => Ok(Arc::from([HERE])),
+            _ => Err(Failure::NoAddress("completed".to_owned())),
+        });
+        assert!(resolver.resolve(&name("imap.prod.test.")).await.is_ok());
+        assert!(resolver.resolve(&name("imap.prod.test")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn addresses_that_are_known_stand_in_for_what_cannot_be_found_out() {
+        let resolver = Resolver::asking(|name| match name.as_str() {
+            "gone" => Err(Failure::NoAddress("no".to_owned())),
+            "for-now" => Err(Failure::ForNow("no".to_owned())),
+            _ => Err(Failure::OwnLack("no".to_owned())),
+        });
+        let stage = |answer: Result<_, ProbeError>| answer.map_err(|error| error.stage.name());
+        assert_eq!(stage(resolver.resolve(&name("gone")).await), Err("resolve"));
+        assert_eq!(
+            stage(resolver.resolve(&name("for-now")).await),
+            Err("resolve")
+        );
+        assert_eq!(
+            stage(resolver.resolve(&name("lack")).await),
+            Err("internal")
+        );
+        for text in ["gone", "for-now", "lack"] {
+            resolver.suggest(&name(text), &[HERE]);
+        }
+        assert_eq!(stage(resolver.resolve(&name("gone")).await), Err("resolve"));
+        for text in ["for-now", "lack"] {
+            assert_eq!(*resolver.resolve(&name(text)).await.unwrap(), [HERE]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_just_been_answered_is_not_asked_for_again() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let resolver = Resolver::asking(|_| {
+            let last = u8::try_from(ASKED.fetch_add(1, Ordering::Relaxed)).unwrap();
+            Ok(Arc::from([IpAddr::from([10, 0, 0, last])]))
+        });
+        let name = name("moved");
+        assert_eq!(
+            *resolver.resolve(&name).await.unwrap(),
+            [IpAddr::from([10, 0, 0, 0])]
+        );
+        assert_eq!(resolver.resolve_again(&name).await, None);
+        let long_ago = Instant::now().checked_sub(AGAIN_AFTER * 2).unwrap();
+        if let Some((_, at)) = &mut resolver.lock().get_mut(&name).unwrap().known {
+            *at = Some(long_ago);
+        }
+        let again = resolver.resolve_again(&name).await;
+        assert_eq!(*again.unwrap(), [IpAddr::from([10, 0, 0, 1])]);
+        assert_eq!(
+            *resolver.resolve(&name).await.unwrap(),
+            [IpAddr::from([10, 0, 0, 1])]
+        );
+    }
+}

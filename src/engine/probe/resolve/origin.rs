@@ -1,0 +1,221 @@
+//! What the system's resolver needs, as it was when the host configured this module.
+//!
+//! HAProxy and others change their root directory after that: then neither `/etc/hosts` nor
+//! `/etc/resolv.conf` nor a name service module can be read any more, and the resolver says of
+//! every name that it does not exist, or that no name server answers.
+
+use std::fs::{File, metadata};
+use std::io::{ErrorKind, Read};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::str::SplitAsciiWhitespace;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+
+use crate::sys::names::{Servers, load_module};
+
+static ORIGIN: ArcSwapOption<Origin> = ArcSwapOption::const_empty();
+
+const HOSTS: &str = "/etc/hosts";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const NSSWITCH: &str = "/etc/nsswitch.conf";
+
+/// No more of a file is kept: hosts files that block advertisements are long.
+const FILE_MAX: u64 = 4 << 20;
+
+/// The resolver's files under the root directory that the process had.
+pub(super) struct Origin {
+    /// Device and inode of the root directory.
+    root: Option<(u64, u64)>,
+    hosts: String,
+    pub(super) servers: Servers,
+}
+
+/// Reads what a look-up needs. To be called when names are configured; it waits for no network.
+///
+/// A configuration that comes after a change of the root directory keeps what was read before it,
+/// where there is nothing to read now.
+pub fn remember() {
+    let Some(fresh) = Origin::read() else {
+        return;
+    };
+    let is_bare = fresh.hosts.is_empty() && fresh.servers.servers.is_empty();
+    if is_bare && known().is_some_and(|known| known.is_out_of_reach()) {
+        return;
+    }
+    for service in services(&read(NSSWITCH).unwrap_or_default()) {
+        load_module(&service);
+    }
+    ORIGIN.store(Some(Arc::new(fresh)));
+}
+
+/// What [`remember`] read last.
+pub(super) fn known() -> Option<Arc<Origin>> {
+    ORIGIN.load_full()
+}
+
+/// The addresses of `name` in the hosts file as it is now.
+pub(super) fn in_hosts_file(name: &str) -> Vec<IpAddr> {
+    find(&read(HOSTS).unwrap_or_default(), name)
+}
+
+impl Origin {
+    /// None where this process could not read a file that is there.
+    fn read() -> Option<Self> {
+        Some(Self {
+            root: root(),
+            hosts: read(HOSTS)?,
+            servers: servers(&read(RESOLV_CONF)?),
+        })
+    }
+
+    /// Whether the process has another root directory now.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        self.root.is_some() && root() != self.root
+    }
+
+    /// The addresses of `name` in the hosts file as it was.
+    pub(super) fn in_hosts_file(&self, name: &str) -> Vec<IpAddr> {
+        find(&self.hosts, name)
+    }
+}
+
+fn root() -> Option<(u64, u64)> {
+    let root = metadata("/").ok()?;
+    Some((root.dev(), root.ino()))
+}
+
+/// Empty where there is no such file.
+fn read(path: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(String::new()),
+        Err(_) => None,
+    }
+}
+
+/// hosts(5): an address, then its names; `#` begins a comment.
+fn find(hosts: &str, name: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for line in hosts.lines() {
+        let mut words = words(line, &['#']);
+        if let Some(address) = words.next().and_then(|word| word.parse().ok())
+            && words.any(|word| word.eq_ignore_ascii_case(name))
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// resolv.conf(5). What is not understood is passed over, as the C library does.
+fn servers(text: &str) -> Servers {
+    let mut read = Servers {
+        servers: Vec::new(),
+        search: Vec::new(),
+        ndots: None,
+        timeout_s: None,
+        attempts: None,
+    };
+    for line in text.lines() {
+        let mut words = words(line, &['#', ';']);
+        match words.next() {
+            // A scope of a link-local address (`%eth0`) is not kept.
+            Some("nameserver") => {
+                read.servers
+                    .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()));
+            }
+            // The last of these lines counts.
+            Some("search") => read.search = words.map(str::to_owned).collect(),
+            Some("domain") => read.search = words.take(1).map(str::to_owned).collect(),
+            Some("options") => {
+                for word in words {
+                    let Some((option, value)) = word.split_once(':') else {
+                        continue;
+                    };
+                    let value = value.parse().ok();
+                    match option {
+                        "ndots" => read.ndots = value,
+                        "timeout" => read.timeout_s = value,
+                        "attempts" => read.attempts = value,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    if read.servers.is_empty() && !text.is_empty() {
+        // The C library's default.
+        read.servers.push(IpAddr::from([127, 0, 0, 1]));
+    }
+    read
+}
+
+/// nsswitch.conf(5): the services that the line `hosts:` names, without their `[actions]`.
+fn services(text: &str) -> Vec<String> {
+    let line = text
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix("hosts:"));
+    let mut is_action = false;
+    words(line.unwrap_or_default(), &['#'])
+        .filter(|word| {
+            is_action |= word.starts_with('[');
+            let is_service = !is_action;
+            is_action &= !word.ends_with(']');
+            is_service
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn words<'t>(line: &'t str, comment: &[char]) -> SplitAsciiWhitespace<'t> {
+    let text = line.split(comment).next().unwrap_or_default();
+    text.split_ascii_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_file_is_read_as_the_c_library_reads_it() {
+        let hosts = "127.0.0.1 localhost # of this machine\n\n# 10.0.0.9 mail.test\n\
+            10.0.0.1\tmail.test  Mail\n10.0.0.2 other.test mail\n10.0.0.1 mail\nfe80::1%eth0 x\nx y\n";
+        let ip = |last| IpAddr::from([10, 0, 0, last]);
+        assert_eq!(find(hosts, "MAIL"), [ip(1), ip(2)]);
+        assert_eq!(find(hosts, "mail.test"), [ip(1)]);
+        assert_eq!(find(hosts, "of"), [] as [IpAddr; 0]);
+        assert_eq!(find(hosts, "10.0.0.1"), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn what_a_name_server_needs_is_read_and_the_rest_passed_over() {
+        let text = "# c\nnameserver 10.0.0.1 ; first\nnameserver nonsense\nnameserver ::1\n\
+            domain a.test b.test\nsearch corp.test x.test\nsortlist 1\noptions ndots:2 rotate timeout:1 attempts:x\n";
+        let read = servers(text);
+        assert_eq!(
+            read.servers,
+            [IpAddr::from([10, 0, 0, 1]), "::1".parse().unwrap()]
+        );
+        assert_eq!(read.search, ["corp.test", "x.test"]);
+        assert_eq!(
+            (read.ndots, read.timeout_s, read.attempts),
+            (Some(2), Some(1), None)
+        );
+        assert_eq!(servers("domain a.test b.test").search, ["a.test"]);
+        assert_eq!(servers("\n").servers, [IpAddr::from([127, 0, 0, 1])]);
+        assert!(servers("").servers.is_empty());
+    }
+
+    #[test]
+    fn name_services_are_those_of_the_hosts_line() {
+        let text = "passwd: files systemd\nhosts: files mdns4_minimal [NOTFOUND=return] dns [!UNAVAIL=return a] x # y\n";
+        assert_eq!(services(text), ["files", "mdns4_minimal", "dns", "x"]);
+        assert_eq!(services(""), [] as [&str; 0]);
+    }
+}

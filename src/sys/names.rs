@@ -1,0 +1,327 @@
+//! The C library's resolver: one look-up with its error codes, and what keeps it working where
+//! the host changes its root directory after the configuration.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::ptr;
+
+/// Why `getaddrinfo` gave no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// `EAI_*`. The texts of `gai_strerror` depend on the host's locale, the codes do not.
+    pub code: c_int,
+    /// The thread's `errno` after the call, 0 where the call set none. `EAI_NONAME` may stand
+    /// for a hosts file that could not be opened: then this says why.
+    pub errno: c_int,
+}
+
+/// The addresses of `name` in the order of RFC 6724, each once; blocks for as long as the
+/// resolver likes.
+///
+/// # Errors
+/// The resolver's code; `EAI_NONAME` for a name with NUL in it.
+pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, Failure> {
+    let no_name = Failure {
+        code: libc::EAI_NONAME,
+        errno: 0,
+    };
+    let name = CString::new(name).map_err(|_| no_name)?;
+    // SAFETY: all-zero is a valid `addrinfo` for hints: no flags, any family, null pointers.
+    let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
+    // One entry for each address rather than one for each type of socket.
+    hints.ai_socktype = libc::SOCK_STREAM;
+    let mut found = ptr::null_mut();
+    // SAFETY: the location of this thread's own `errno` is valid for as long as the thread lives.
+    unsafe { *libc::__errno_location() = 0 };
+    // SAFETY: `name` and `hints` are valid for the call, `found` is there to be filled.
+    let code =
+        unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut found) };
+    if code != 0 {
+        // SAFETY: this thread's own `errno`, as before.
+        let errno = unsafe { *libc::__errno_location() };
+        return Err(Failure { code, errno });
+    }
+    let mut addresses = Vec::new();
+    let mut next = found;
+    // SAFETY: `getaddrinfo` gave a list that ends in null; each entry is valid until it is freed.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        // SAFETY: `ai_addr` is a socket address of `ai_family`, valid until the list is freed.
+        if let Some(address) = unsafe { address_of(entry) }
+            && !addresses.contains(&address)
+        {
+            addresses.push(address);
+        }
+        next = entry.ai_next;
+    }
+    // SAFETY: the list that `getaddrinfo` gave, freed once; nothing refers into it any more.
+    unsafe { libc::freeaddrinfo(found) };
+    Ok(addresses)
+}
+
+/// # Safety
+/// `entry.ai_addr` is null or a valid socket address of the family that `ai_family` says.
+unsafe fn address_of(entry: &libc::addrinfo) -> Option<IpAddr> {
+    if entry.ai_addr.is_null() {
+        return None;
+    }
+    match entry.ai_family {
+        libc::AF_INET => {
+            // SAFETY: a `sockaddr_in`, by the family; it may be less aligned than that wants.
+            let v4: libc::sockaddr_in = unsafe { ptr::read_unaligned(entry.ai_addr.cast()) };
+            Some(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: a `sockaddr_in6`, by the family; it may be less aligned than that wants.
+            let v6: libc::sockaddr_in6 = unsafe { ptr::read_unaligned(entry.ai_addr.cast()) };
+            Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
+        }
+        _ => None,
+    }
+}
+
+/// Loads a name service module, so that the C library finds it in memory where its file is out
+/// of reach later. It stays loaded, as it would after a look-up. A module that does not exist
+/// is none of this process's.
+pub fn load_module(service: &str) {
+    let is_name = service
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if !is_name {
+        return;
+    }
+    if let Ok(file) = CString::new(format!("libnss_{service}.so.2")) {
+        // SAFETY: loads a library of the C library's own kind, as any look-up would; the handle
+        // is not used and never closed.
+        unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW) };
+    }
+}
+
+/// What `resolv.conf` says that a look-up needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Servers {
+    /// At most three are used.
+    pub servers: Vec<IpAddr>,
+    /// At most six are used.
+    pub search: Vec<String>,
+    pub ndots: Option<u8>,
+    pub timeout_s: Option<u8>,
+    pub attempts: Option<u8>,
+}
+
+const SERVERS_MAX: usize = 3;
+const DOMAINS_MAX: usize = 6;
+const DOMAIN_BYTES: usize = 256;
+const DNS_PORT: u16 = 53;
+/// `RES_NORELOAD` of resolv.h (glibc 2.26): what is set is not replaced by a file's content.
+const NO_RELOAD: u64 = 0x0200_0000;
+
+/// The beginning of glibc's `struct __res_state` (bits/types/res_state.h), which is part of its
+/// ABI, up to what is set here.
+#[repr(C)]
+struct ResolverState {
+    retrans: c_int,
+    retry: c_int,
+    options: libc::c_ulong,
+    nscount: c_int,
+    nsaddr_list: [libc::sockaddr_in; SERVERS_MAX],
+    id: u16,
+    dnsrch: [*mut c_char; DOMAINS_MAX + 1],
+    defdname: [u8; DOMAIN_BYTES],
+    pfcode: libc::c_ulong,
+    /// `ndots` is in the lowest four bits, or the highest on big-endian machines.
+    bits: u32,
+    sort_list: [[u32; 2]; 10],
+    unused: [*mut c_void; 2],
+    res_h_errno: c_int,
+    vcsock: c_int,
+    flags: u32,
+    extension: Extension,
+}
+
+#[repr(C)]
+struct Extension {
+    nscount: u16,
+    nsmap: [u16; SERVERS_MAX],
+    nssocks: [c_int; SERVERS_MAX],
+    nscount6: u16,
+    nsinit: u16,
+    nsaddrs: [*mut libc::sockaddr_in6; SERVERS_MAX],
+}
+
+/// Has the look-ups of the calling thread ask these servers, whatever `resolv.conf` is there
+/// now. The thread must be one of ours: the host's are none of our business.
+///
+/// False where the C library cannot be told: it is not glibc, or there is no server.
+pub fn use_servers(servers: &Servers) -> bool {
+    if !cfg!(all(target_env = "gnu", target_endian = "little")) || servers.servers.is_empty() {
+        return false;
+    }
+    let (Some(init), Some(state)) = (symbol(c"__res_init"), symbol(c"__res_state")) else {
+        return false;
+    };
+    // SAFETY: glibc's `int __res_init(void)`.
+    let init: extern "C" fn() -> c_int = unsafe { std::mem::transmute(init) };
+    // SAFETY: glibc's `struct __res_state *__res_state(void)`.
+    let state: extern "C" fn() -> *mut ResolverState = unsafe { std::mem::transmute(state) };
+    if init() != 0 {
+        return false;
+    }
+    // SAFETY: the calling thread's own state, made by `__res_init` just now, which nobody else
+    // has; it is valid until the thread ends.
+    match unsafe { state().as_mut() } {
+        Some(state) => fill(state, servers),
+        None => return false,
+    }
+    true
+}
+
+fn symbol(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: looks a name up among what is loaded.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    (!found.is_null()).then_some(found)
+}
+
+fn fill(state: &mut ResolverState, servers: &Servers) {
+    let mut count = 0;
+    let places = state
+        .nsaddr_list
+        .iter_mut()
+        .zip(&mut state.extension.nsaddrs);
+    for ((v4_place, v6_place), server) in places.zip(&servers.servers) {
+        if !v6_place.is_null() {
+            // SAFETY: glibc allocated it with malloc and frees it with the thread's state.
+            unsafe { libc::free(v6_place.cast()) };
+            *v6_place = ptr::null_mut();
+        }
+        // SAFETY: all-zero is a valid `sockaddr_in`; family 0 sends glibc to `nsaddrs`.
+        *v4_place = unsafe { std::mem::zeroed() };
+        match server {
+            IpAddr::V4(ip) => {
+                v4_place.sin_family = libc::AF_INET as libc::sa_family_t;
+                v4_place.sin_port = DNS_PORT.to_be();
+                v4_place.sin_addr.s_addr = u32::from_ne_bytes(ip.octets());
+            }
+            IpAddr::V6(ip) => {
+                let address = socket2::SockAddr::from(SocketAddrV6::new(*ip, DNS_PORT, 0, 0));
+                // SAFETY: asks for memory for one; null is checked for.
+                let place = unsafe { libc::malloc(size_of::<libc::sockaddr_in6>()) };
+                if place.is_null() {
+                    break;
+                }
+                // SAFETY: `place` has room for a `sockaddr_in6`, which is what `address` holds.
+                unsafe {
+                    ptr::copy_nonoverlapping(
+                        address.as_ptr().cast::<u8>(),
+                        place.cast::<u8>(),
+                        size_of::<libc::sockaddr_in6>(),
+                    );
+                }
+                *v6_place = place.cast();
+            }
+        }
+        count += 1;
+    }
+    state.nscount = count;
+    state.options |= NO_RELOAD;
+    fill_search(state, &servers.search);
+    if let Some(ndots) = servers.ndots {
+        state.bits = state.bits & !0xf | u32::from(ndots.min(15));
+    }
+    if let Some(seconds) = servers.timeout_s {
+        state.retrans = c_int::from(seconds.clamp(1, 30));
+    }
+    if let Some(attempts) = servers.attempts {
+        state.retry = c_int::from(attempts.clamp(1, 5));
+    }
+}
+
+/// The domains, one after another in the place that has room for one.
+fn fill_search(state: &mut ResolverState, domains: &[String]) {
+    state.dnsrch = [ptr::null_mut(); DOMAINS_MAX + 1];
+    let mut rest: &mut [u8] = &mut state.defdname;
+    rest.fill(0);
+    let mut places = state.dnsrch.iter_mut().take(DOMAINS_MAX);
+    for domain in domains {
+        let length = domain.len();
+        if length == 0 || domain.contains('\0') || length + 1 > rest.len() {
+            continue;
+        }
+        // The list ends with the first place that is null.
+        let Some(place) = places.next() else {
+            break;
+        };
+        let (here, behind) = rest.split_at_mut(length + 1);
+        for (to, from) in here.iter_mut().zip(domain.as_bytes()) {
+            *to = *from;
+        }
+        *place = here.as_mut_ptr().cast();
+        rest = behind;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_and_a_failure_has_its_code() {
+        assert_eq!(
+            addresses_of("127.0.0.1"),
+            Ok(vec![IpAddr::from([127, 0, 0, 1])])
+        );
+        assert_eq!(
+            addresses_of("a\0b").map_err(|e| e.code),
+            Err(libc::EAI_NONAME)
+        );
+        let failed = addresses_of("no-such-server.invalid").map_err(|e| e.code);
+        assert!(matches!(failed, Err(code) if code != 0));
+    }
+
+    #[test]
+    fn a_threads_look_ups_ask_the_servers_that_it_was_given() {
+        if !cfg!(target_env = "gnu") {
+            return;
+        }
+        let servers = Servers {
+            servers: vec![
+                IpAddr::from([127, 0, 0, 9]),
+                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+            ],
+            search: vec!["corp.test".to_owned(), "x".repeat(300), "b.test".to_owned()],
+            ndots: Some(3),
+            timeout_s: Some(2),
+            attempts: Some(1),
+        };
+        // A thread of its own: its state goes with it.
+        std::thread::spawn(move || {
+            assert!(use_servers(&servers));
+            // SAFETY: glibc's `struct __res_state *__res_state(void)`.
+            let state: extern "C" fn() -> *mut ResolverState =
+                unsafe { std::mem::transmute(symbol(c"__res_state").unwrap()) };
+            // SAFETY: this thread's own state, which `use_servers` has made.
+            let state = unsafe { &*state() };
+            assert_eq!(state.nscount, 2);
+            assert_eq!(
+                state.nsaddr_list[0].sin_addr.s_addr.to_ne_bytes(),
+                [127, 0, 0, 9]
+            );
+            assert_eq!(state.nsaddr_list[1].sin_family, 0);
+            // SAFETY: set by `use_servers`.
+            let v6 = unsafe { &*state.extension.nsaddrs[1] };
+            assert_eq!(v6.sin6_addr.s6_addr[15], 1);
+            assert_eq!(state.bits & 0xf, 3);
+            assert_eq!((state.retrans, state.retry), (2, 1));
+            let domain = |at: usize| {
+                // SAFETY: points at text that ends in NUL, in `defdname`.
+                unsafe { CStr::from_ptr(state.dnsrch[at]) }
+                    .to_str()
+                    .unwrap()
+            };
+            assert_eq!(domain(0), "corp.test");
+            assert_eq!(domain(1), "b.test");
+            assert_eq!(state.dnsrch[2], ptr::null_mut());
+        })
+        .join()
+        .unwrap();
+    }
+}
