@@ -1,67 +1,63 @@
 //! The baseline of the deep check: one IMAP login over TLS after the other, a blocking client
-//! written with the same crates in the plainest way, each with a handshake that verifies the certificate:
-//! `straight PORT CA-FILE COUNT PAUSE-MS openssl|rustls full|resumed`. OpenSSL resumes nothing
-//! here. Prints nanoseconds of CPU per login.
+//! written with the same crates in the plainest way, each with a handshake that verifies the
+//! certificate, or each with one that resumes the session of the first:
+//! `straight PORT CA-FILE COUNT PAUSE-MS full|resumed`. Prints nanoseconds of CPU per login.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use openssl::ssl::{SslConnector, SslMethod};
-use rustls::client::Resumption;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned};
+use nauthilus_backend::sys::tls_session::{self, Resumable};
+use openssl::ssl::{Ssl, SslContext, SslMethod, SslSessionCacheMode, SslStream, SslVerifyMode};
 
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
-
-enum Client {
-    Openssl(SslConnector),
-    Rustls(Arc<ClientConfig>, bool),
+/// One for all logins, since loading the CA file takes longer than a login.
+struct Client {
+    context: SslContext,
+    resumes: bool,
+    /// The first that the server gave.
+    session: Arc<Mutex<Option<Resumable>>>,
 }
 
 impl Client {
-    fn new(library: &str, ca_file: &str, resumes: bool) -> Self {
-        if library == "openssl" {
-            assert!(!resumes, "not here");
-            let mut builder = SslConnector::builder(SslMethod::tls_client()).unwrap();
-            builder.set_ca_file(ca_file).unwrap();
-            return Self::Openssl(builder.build());
+    fn new(ca_file: &str, resumes: bool) -> Self {
+        let session = Arc::<Mutex<Option<Resumable>>>::default();
+        let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+        builder.set_ca_file(ca_file).unwrap();
+        builder.set_verify(SslVerifyMode::PEER);
+        if resumes {
+            let cache = SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL;
+            builder.set_session_cache_mode(cache);
+            let kept = session.clone();
+            tls_session::on_new(&mut builder, move |given| {
+                kept.lock()
+                    .unwrap()
+                    .get_or_insert_with(|| given.copy().unwrap());
+            });
         }
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(ca_file).unwrap() {
-            roots.add(certificate.unwrap()).unwrap();
+        Self {
+            context: builder.build(),
+            resumes,
+            session,
         }
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        if !resumes {
-            config.resumption = Resumption::disabled();
-        }
-        Self::Rustls(Arc::new(config), resumes)
     }
 
-    fn connect(&self, port: u16, is_first: bool) -> Box<dyn Stream> {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    fn connect(&self, port: u16, is_first: bool) -> SslStream<TcpStream> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_nodelay(true).unwrap();
-        match self {
-            Self::Openssl(connector) => Box::new(connector.connect("127.0.0.1", socket).unwrap()),
-            Self::Rustls(config, resumes) => {
-                let name = ServerName::try_from("127.0.0.1").unwrap();
-                let mut tls = ClientConnection::new(config.clone(), name).unwrap();
-                while tls.is_handshaking() {
-                    tls.complete_io(&mut socket).unwrap();
-                }
-                let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-                assert_eq!(resumed, *resumes && !is_first);
-                Box::new(StreamOwned::new(tls, socket))
-            }
-        }
+        let mut ssl = match &*self.session.lock().unwrap() {
+            Some(session) => session.connection().unwrap(),
+            None => Ssl::new(&self.context).unwrap(),
+        };
+        ssl.param_mut().set_ip([127, 0, 0, 1].into()).unwrap();
+        let mut stream = SslStream::new(ssl, socket).unwrap();
+        stream.connect().unwrap();
+        let resumed = stream.ssl().session_reused();
+        assert_eq!(resumed, self.resumes && !is_first);
+        stream
     }
 
     fn log_in(&self, port: u16, is_first: bool) {
@@ -78,11 +74,11 @@ impl Client {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [port, ca_file, count, pause, library, handshakes] = arguments.as_slice() else {
-        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS openssl|rustls full|resumed");
+    let [port, ca_file, count, pause, handshakes] = arguments.as_slice() else {
+        eprintln!("usage: straight PORT CA-FILE COUNT PAUSE-MS full|resumed");
         return;
     };
-    let client = Client::new(library, ca_file, handshakes == "resumed");
+    let client = Client::new(ca_file, handshakes == "resumed");
     let port = port.parse().unwrap();
     let count: u32 = count.parse().unwrap();
     let pause = Duration::from_millis(pause.parse().unwrap());
@@ -102,7 +98,7 @@ fn cpu_ns() -> u64 {
 }
 
 /// Sends one command and reads up to its good answer.
-fn command(stream: &mut BufReader<Box<dyn Stream>>, tag: &str, text: &str) {
+fn command(stream: &mut BufReader<SslStream<TcpStream>>, tag: &str, text: &str) {
     let line = format!("{tag} {text}\r\n");
     stream.get_mut().write_all(line.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -18,4 +18,3 @@ pub mod thread;
 pub mod timer;
 pub mod tls_algorithms;
 pub mod tls_session;
-pub mod tls_verify;

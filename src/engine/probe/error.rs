@@ -54,8 +54,6 @@ pub struct ProbeError {
     pub certificate_end: Option<i64>,
     /// Whether a deadline passed.
     pub is_timeout: bool,
-    /// Whether it is rustls that could not go on with what came: OpenSSL may see it otherwise.
-    pub by_rustls: bool,
 }
 
 /// Characters of the peer's text that a reason may quote.
@@ -68,7 +66,6 @@ impl ProbeError {
             reason: reason.into(),
             certificate_end: None,
             is_timeout: false,
-            by_rustls: false,
         }
     }
 

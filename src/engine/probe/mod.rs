@@ -30,7 +30,7 @@ use self::error::{ProbeError, Stage};
 pub use self::lingering::LingeringConnections;
 use self::resolve::Resolver;
 use self::socket::Stream;
-use self::tls::{SessionSlot, Suspect, TlsClient, TlsFacts};
+use self::tls::{SessionSlot, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use super::target::{Host, Target};
 
@@ -183,11 +183,10 @@ impl Prober {
 
     /// Goes on with a probe to its end, within the sum of the target's timeouts.
     ///
-    /// A handshake that fails where a session of an earlier one was offered, or by rustls, says
-    /// nothing yet: the server may have another certificate by now, or another version of TLS, or
-    /// resume badly. The probe is made once more, plainly, in what is left of its time. So it is
-    /// where rustls cannot go on with what came later. What timed out would time out again, unless
-    /// the server has not yet answered the like.
+    /// A handshake that fails where a session of an earlier one was offered says nothing yet: the
+    /// server may have another certificate by now, or another version of TLS, or resume badly. The
+    /// probe is repeated once without a session, in what is left of its time. Nothing else is
+    /// repeated.
     ///
     /// Connections that only wait for the server's goodbye are put aside in `lingering`, where
     /// it is given and has room.
@@ -205,32 +204,24 @@ impl Prober {
             .stages(target, depth, resumption, first, lingering, &mut found)
             .await;
         if let (Err(error), Some(kept)) = (&result, resumption)
-            && (error.stage == Stage::Tls || error.by_rustls)
+            && error.stage == Stage::Tls
+            && let Some(offered) = kept.slot.failed(error.is_timeout)
         {
-            let suspect = if error.by_rustls {
-                Some(Suspect::Rustls)
-            } else {
-                kept.slot.suspect(error.is_timeout)
-            };
-            kept.slot.failed();
-            if let Some(suspect) = suspect.filter(|_| error.is_timeout) {
-                // The other attempt has perhaps no time to tell who is to blame.
-                kept.slot.convicted(suspect, true);
+            if error.is_timeout {
+                // The repetition may time out as well, so what is known is recorded before it.
+                kept.slot.spoilt_by(offered);
             }
-            let left = longest(target, depth).checked_sub(started.elapsed());
-            if let (Some(suspect), Some(left)) = (suspect, left) {
-                // A certificate that has ended is no fault of the session's.
-                let is_blamed = error.certificate_end.is_none() && !error.is_timeout;
-                let by_rustls = error.by_rustls;
+            // A certificate that has ended is no fault of the session's.
+            let is_spoilt = error.certificate_end.is_none() && !error.is_timeout;
+            if let Some(left) = longest(target, depth).checked_sub(started.elapsed()) {
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, lingering, &mut found_anew);
                 let ended = within(left, anew).await;
                 // What comes after an outcome is cut short, and the outcome holds.
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
                 if let Some(anew) = ended.or_else(known) {
-                    let is_better = found_anew.tls.is_some() && (anew.is_ok() || !by_rustls);
-                    if is_blamed && is_better {
-                        kept.slot.convicted(suspect, false);
+                    if is_spoilt && found_anew.tls.is_some() {
+                        kept.slot.spoilt_by(offered);
                     }
                     (result, found) = (anew, found_anew);
                 }

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nauthilus_backend::engine::probe::transport::Transport;
-use nauthilus_backend::engine::probe::{Depth, Prober, Resumption};
-use nauthilus_backend::engine::target::{Host, Target, TlsMode};
+use nauthilus_backend::engine::probe::{Depth, Prober};
+use nauthilus_backend::engine::target::{Host, Target};
 use openssl::ssl::{Ssl, SslContext};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_openssl::SslStream;
-
-use crate::clients::quick_sessions;
 
 /// The deadline of probes that are to reach it.
 const SHORT: Duration = Duration::from_millis(400);
@@ -96,24 +94,17 @@ pub(crate) fn case(
     }
 }
 
-/// Runs all cases and reports every one that went wrong. Those that come to TLS run twice, with
-/// handshakes by OpenSSL, and with one by rustls where the server is well.
+/// Runs all cases and reports every one that went wrong.
 pub(crate) async fn check(cases: Vec<Case>) {
     let prober = Arc::new(Prober::default());
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
     for case in cases {
-        let mut ways = vec![None];
-        if case.target.tls_mode != TlsMode::Plain {
-            ways.push(Some(quick_sessions().await));
-        }
-        for sessions in ways {
-            let (case, prober, places) = (case.clone(), prober.clone(), places.clone());
-            running.spawn(async move {
-                let _place = places.acquire().await.expect("open");
-                run(case, &prober, sessions).await
-            });
-        }
+        let (prober, places) = (prober.clone(), places.clone());
+        running.spawn(async move {
+            let _place = places.acquire().await.expect("open");
+            run(case, &prober).await
+        });
     }
     let wrong: Vec<String> = running
         .join_all()
@@ -124,7 +115,7 @@ pub(crate) async fn check(cases: Vec<Case>) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-async fn run(mut case: Case, prober: &Prober, sessions: Option<Resumption>) -> Result<(), String> {
+async fn run(mut case: Case, prober: &Prober) -> Result<(), String> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     case.target.host = Host::Ip(address.ip());
@@ -143,9 +134,7 @@ async fn run(mut case: Case, prober: &Prober, sessions: Option<Resumption>) -> R
         }
     });
     let started = Instant::now();
-    let outcome = prober
-        .run(&case.target, Depth::Deep, sessions.as_ref())
-        .await;
+    let outcome = prober.run(&case.target, Depth::Deep, None).await;
     let took = started.elapsed();
     server.abort();
 
@@ -172,9 +161,8 @@ async fn run(mut case: Case, prober: &Prober, sessions: Option<Resumption>) -> R
         reason: wanted,
         ..
     } = case;
-    let by = sessions.map_or("OpenSSL", |_| "rustls");
     Err(format!(
-        "{name}, by {by}: {reason:?} after {took:?}, wanted {wanted:?}"
+        "{name}: {reason:?} after {took:?}, wanted {wanted:?}"
     ))
 }
 

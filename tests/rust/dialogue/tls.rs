@@ -2,17 +2,19 @@
 //! and with those whose TLS or certificate is not.
 
 use std::io;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use nauthilus_backend::engine::probe::{
     Begun, Depth, LingeringConnections, Prober, ReusableSockets,
 };
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
-use openssl::ssl::SslContext;
+use openssl::ssl::{SslContext, SslVersion};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::bench::{Bench, ways};
 use crate::pki::{Identity, Wish, root};
 use crate::server::Do::{Close, Drip, Flood, Hold, Part, Read, ReadBytes, ReadHead, Reset, Tls};
 use crate::server::Ends::{Early, Late};
@@ -44,6 +46,15 @@ fn good() -> SslContext {
         ..Wish::default()
     })
     .server(&[])
+}
+
+fn resuming() -> SslContext {
+    let (root, _) = root();
+    Identity::new(&Wish {
+        issuer: Some(root),
+        ..Wish::default()
+    })
+    .resuming_server(SslVersion::TLS1_3)
 }
 
 /// What a good server says up to its agreement to STARTTLS.
@@ -428,6 +439,40 @@ async fn a_goodbye_of_tls_is_answered() {
         let outcome = Prober::default().run(&target, Depth::Deep, None).await;
         assert_eq!(outcome.result, Ok(()));
         server.await.unwrap().unwrap();
+    }
+}
+
+/// RFC 8446 §6.1, on a resumed session.
+#[tokio::test]
+async fn a_resumed_session_says_goodbye_and_answers_one() {
+    // A connect probe ends otherwise.
+    for (name, target, depth, mut script) in ways(&resuming()).into_iter().skip(1) {
+        script.push(Part);
+        let bench = Bench::new(target, depth, script).await;
+        for resumes in [false, true, true] {
+            assert_eq!(bench.resumes().await, resumes, "{name}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(bench.faults.load(SeqCst), 0, "{name}");
+    }
+}
+
+/// A good answer is good, whatever came in one piece with it.
+#[tokio::test]
+async fn an_alert_in_the_clear_behind_a_good_answer_changes_nothing() {
+    let (name, target, depth, mut script) = ways(&resuming()).swap_remove(1);
+    let last = script.iter_mut().rev().find_map(|step| match step {
+        Do::Say(_) => Some(step),
+        _ => None,
+    });
+    let last = last.unwrap_or_else(|| panic!("{name} ends with an answer"));
+    if let Do::Say(answer) = last {
+        // RFC 8446 §6.
+        *last = Do::Blurt(answer.clone(), b"\x15\x03\x03\x00\x02\x02\x50".to_vec());
+    }
+    let bench = Bench::new(target, depth, script).await;
+    for _ in 0..3 {
+        assert_eq!(bench.probe().await.result, Ok(()));
     }
 }
 

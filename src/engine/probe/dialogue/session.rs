@@ -18,7 +18,7 @@ use super::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
 use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};
-use crate::engine::probe::tls::{is_by_rustls, stream_text};
+use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
 
@@ -371,10 +371,7 @@ impl<'a> Session<'a> {
             io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")
             }
-            _ => ProbeError {
-                by_rustls: is_by_rustls(error),
-                ..self.fail(quote(stream_text(error).as_bytes()))
-            },
+            _ => self.fail(quote(stream_text(error).as_bytes())),
         }
     }
 

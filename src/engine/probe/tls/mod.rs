@@ -1,22 +1,14 @@
-//! TLS as a client of a target: which client makes a handshake, and what it showed.
-//!
-//! Two clients share the work. OpenSSL's speaks whatever servers speak, under the rules of the
-//! system that it runs on, and finds the reason of every failure. The one of rustls knows TLS 1.3 alone,
-//! takes a third to two thirds of the time for it, and has certificates verified by OpenSSL: it
-//! makes a target's handshakes once OpenSSL's has shown that it can. It finds that a server is
-//! well; where it fails, the probe is made once more with OpenSSL, whose word counts. Only a
-//! server that rustls has met before and that falls silent is not asked again.
+//! TLS as a client of a target, by OpenSSL: the handshake, the sessions it resumes, and what it
+//! showed.
 //!
 //! Resumption saves much of a handshake's price on both sides, but skips the certificate:
 //! hence a full handshake at least every `tls_full_handshake_interval`.
 
-mod certificates;
 mod reason;
 mod sessions;
 mod slot;
 mod wire;
 mod with_openssl;
-mod with_rustls;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -32,10 +24,8 @@ use openssl::ssl::SslContext;
 use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub(super) use self::reason::{is_by_rustls, stream_text};
-use self::sessions::Offer;
+pub(super) use self::reason::stream_text;
 pub use self::sessions::SessionSlot;
-pub(super) use self::slot::Suspect;
 use self::wire::Wire;
 use super::error::ProbeError;
 use super::transport::Transport;
@@ -54,35 +44,30 @@ pub struct TlsFacts {
     pub resumed: bool,
 }
 
-/// What sets one pair of clients apart from another.
+/// What sets one context apart from another.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Policy {
     skip_verify: bool,
     ca_file: Option<PathBuf>,
 }
 
-/// What handshakes of one policy are made with. The system's CAs take some 20 ms to load, a
-/// connection takes about a microsecond.
-#[derive(Clone)]
-struct Clients {
-    openssl: SslContext,
-    /// None where the system's rules leave it nothing.
-    rustls: Option<with_rustls::Client>,
-}
-
 /// The TLS side of the probe engine: one per engine, shared by all probes.
 #[derive(Default)]
 pub struct TlsClient {
-    clients: Mutex<HashMap<Policy, Clients>>,
+    /// What connections of each policy are made from. The system's CAs take some 20 ms to load, a
+    /// connection takes about a microsecond.
+    contexts: Mutex<HashMap<Policy, SslContext>>,
 }
 
 impl TlsClient {
     /// Performs the handshake within the target's `tls_timeout`.
     ///
     /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
-    /// the given interval, and a new one is stored there. Every failure is of stage `tls`, or
-    /// of `internal` where the process had no means to go on; one for which what the slot chose
-    /// may be to blame has a [`SessionSlot::suspect`].
+    /// the given interval, and a new one is stored there.
+    ///
+    /// # Errors
+    /// Of stage `tls`, or of `internal` where the process had no means to go on. The caller tells
+    /// `slot` of them, with [`SessionSlot::failed`].
     pub async fn handshake<S>(
         &self,
         stream: S,
@@ -92,27 +77,11 @@ impl TlsClient {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let clients = self.clients(target)?;
+        let context = self.context(target)?;
         let wire = Wire::new(stream);
-        let offer = slot.map_or(Offer::Openssl(None), |(slot, every)| slot.take(every));
+        let session = slot.and_then(|(slot, every)| slot.take(every));
         let slot = slot.map(|(slot, _)| slot);
-        let (transport, made): (Box<dyn Transport>, _) = match (offer, slot, &clients.rustls) {
-            (Offer::Rustls(session), Some(slot), Some(client)) => {
-                let (tls, made) = client.handshake(wire, target, slot, session).await?;
-                (Box::new(tls), made)
-            }
-            (offer, slot, rustls) => {
-                let session = match offer {
-                    Offer::Openssl(session) => session,
-                    Offer::Rustls(_) => None,
-                };
-                let context = &clients.openssl;
-                let (tls, mut made) =
-                    with_openssl::handshake(context, wire, target, slot, session).await?;
-                made.suits_rustls &= rustls.is_some();
-                (Box::new(tls), made)
-            }
-        };
+        let (tls, made) = with_openssl::handshake(&context, wire, target, slot, session).await?;
         let facts = TlsFacts {
             not_after: made.not_after,
             resumed: made.resumed,
@@ -124,10 +93,10 @@ impl TlsClient {
         if let Some(slot) = slot {
             slot.made(made);
         }
-        Ok((transport, facts))
+        Ok((Box::new(tls), facts))
     }
 
-    fn clients(&self, target: &Target) -> Result<Clients, ProbeError> {
+    fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {
         let policy = Policy {
             skip_verify: target.tls_skip_verify,
             ca_file: target
@@ -135,22 +104,18 @@ impl TlsClient {
                 .clone()
                 .filter(|_| !target.tls_skip_verify),
         };
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(clients) = clients.get(&policy) {
-            return Ok(clients.clone());
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = contexts.get(&policy) {
+            return Ok(context.clone());
         }
-        let openssl = with_openssl::context(policy.skip_verify, policy.ca_file.as_deref())?;
-        let made = Clients {
-            rustls: with_rustls::Client::new(&openssl, policy.skip_verify),
-            openssl,
-        };
-        clients.insert(policy, made.clone());
-        Ok(made)
+        let context = with_openssl::context(policy.skip_verify, policy.ca_file.as_deref())?;
+        contexts.insert(policy, context.clone());
+        Ok(context)
     }
 
-    /// Forgets the clients, so that CA files are read again.
+    /// Forgets the contexts, so that CA files are read again.
     pub fn forget(&self) {
-        self.clients
+        self.contexts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
@@ -161,7 +126,7 @@ impl TlsClient {
 /// it, or an address.
 fn server_name(target: &Target) -> String {
     match (&target.tls_server_name, &target.host) {
-        (Some(name), _) => name.to_string(),
+        (Some(name), _) => name.trim_end_matches('.').to_owned(),
         (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
         (None, Host::Ip(ip)) => ip.to_string(),
     }

@@ -130,10 +130,7 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
 pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     let under_tls = error.get_ref().and_then(|e| e.downcast_ref::<ssl::Error>());
     let Some(under_tls) = under_tls else {
-        return match by_rustls(error) {
-            Some(error) => format!("TLS failed: {}", error.to_string().to_lowercase()),
-            None => io_text(error),
-        };
+        return io_text(error);
     };
     let first = under_tls.ssl_error().and_then(|s| s.errors().first());
     match first.map(|e| (e.reason_code(), e.reason())) {
@@ -141,15 +138,6 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
         None | Some((SSL_R_UNEXPECTED_EOF_WHILE_READING, _)) => "connection closed".to_owned(),
         Some((_, reason)) => format!("TLS failed: {}", reason.unwrap_or("unknown error")),
     }
-}
-
-/// Whether it is rustls that could not go on with a stream.
-pub(in crate::engine::probe) fn is_by_rustls(error: &std::io::Error) -> bool {
-    by_rustls(error).is_some()
-}
-
-fn by_rustls(error: &std::io::Error) -> Option<&rustls::Error> {
-    error.get_ref()?.downcast_ref()
 }
 
 /// The commonest cause of a handshake that ends at once is the PROXY header.

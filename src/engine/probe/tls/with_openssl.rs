@@ -1,5 +1,5 @@
-//! Handshakes made by OpenSSL: of all versions, under the system's rules, with a reason for
-//! each failure.
+//! One handshake by OpenSSL, under the rules of the system's `openssl.cnf`, with a reason for each
+//! failure.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -7,20 +7,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
-use openssl::nid::Nid;
-use openssl::pkey::Id;
 use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslRef, SslSessionCacheMode,
     SslVerifyMode, SslVersion,
 };
-use openssl::x509::{X509, X509Ref, X509StoreContext, X509StoreContextRef};
+use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
-use super::sessions::{Made, Session, SessionSlot};
+use super::sessions::{Made, SessionSlot};
 use super::slot::Kept;
 use super::wire::Wire;
-use super::{expect_name, reason, send_at_once, server_name, with_rustls};
+use super::{expect_name, reason, send_at_once, server_name};
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::Target;
@@ -82,7 +80,6 @@ where
         not_after: leaf.as_deref().and_then(reason::not_after),
         resumed: ssl.session_reused(),
         session,
-        suits_rustls: slot.is_some() && leaf.is_some_and(|leaf| suits_rustls(ssl, &leaf, target)),
     };
     Ok((tls, made))
 }
@@ -118,24 +115,6 @@ fn connection(
     Ok(ssl)
 }
 
-/// Whether what this full handshake came to is what rustls would have come to. Where the system's
-/// rules exclude X25519, the only key exchange that we let it have, that is never so.
-fn suits_rustls(ssl: &SslRef, leaf: &X509Ref, target: &Target) -> bool {
-    !ssl.session_reused()
-        && ssl.version2() == Some(SslVersion::TLS1_3)
-        && tls_algorithms::key_exchange(ssl) == Some(Id::X25519)
-        && leaf.public_key().is_ok_and(|key| match key.id() {
-            Id::RSA => (2048..=8192).contains(&key.bits()),
-            Id::ED25519 => true,
-            Id::EC => key.ec_key().is_ok_and(|key| {
-                let curve = key.group().curve_name();
-                matches!(curve, Some(Nid::X9_62_PRIME256V1 | Nid::SECP384R1))
-            }),
-            _ => false,
-        })
-        && with_rustls::takes(server_name(target), leaf)
-}
-
 /// What connections of one policy are made from: verified by the CAs of `ca_file`, or else the
 /// system's.
 pub(super) fn context(skip_verify: bool, ca_file: Option<&Path>) -> Result<SslContext, ProbeError> {
@@ -168,7 +147,7 @@ pub(super) fn context(skip_verify: bool, ca_file: Option<&Path>) -> Result<SslCo
             // Without it the next handshake is a full one.
             && let Ok(session) = given.copy()
         {
-            slot.put(Session::Openssl(session));
+            slot.put(session);
         }
     });
     Ok(builder.build())
