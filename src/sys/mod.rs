@@ -9,6 +9,7 @@ pub mod gate;
 pub mod names;
 mod own_descriptor;
 pub mod pages;
+pub mod process;
 pub mod readiness;
 pub mod reconnect;
 pub mod shared;

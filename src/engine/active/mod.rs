@@ -10,7 +10,10 @@ use super::state_file::file::{Lead, Store};
 use super::state_file::format::Saved;
 use super::target::{Host, Target};
 use super::verdicts::health::{Thresholds, Verdict};
-use super::verdicts::{IdentityHash, RETIRED, Record, Slot, VerdictTable, hash_identity};
+use super::verdicts::{
+    Claim, Counter, Event, EventKind, IdentityHash, RETIRED, Record, Sample, Slot, Standby,
+    VerdictTable, hash_identity,
+};
 use crate::sys::clock;
 
 mod lookup;
@@ -119,11 +122,19 @@ impl ActiveConfig {
             next.fit_gates();
             next.follow_list_of(own);
             next.table.set_epoch(next.epoch);
+            next.note_reload();
             return Ok(next);
         }
         let next = Self::in_new_table(Some(own), config, pid, state)?;
         own.table.set_epoch(RETIRED);
+        next.note_reload();
         Ok(next)
+    }
+
+    fn note_reload(&self) {
+        let count = self.config.targets.len();
+        let event = Event::new(EventKind::Reload, "").change("", format!("{count} targets"));
+        self.table.add_event(&event);
     }
 
     /// The same configuration in a table of this process's own.
@@ -175,7 +186,7 @@ impl ActiveConfig {
     fn reset_newcomers(&self, before: &Self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
-                self.table.write(*slot, &Record::default(), false);
+                self.table.reset(*slot);
             }
         }
     }
@@ -183,10 +194,10 @@ impl ActiveConfig {
     fn inherit(&self, before: &Self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             if let Some(known) = before.slot_of(&self.table.hash(*slot), target) {
-                self.table.write(*slot, &before.table.read(known), false);
+                self.table.inherit_slot(*slot, &before.table, known);
             }
         }
-        self.table.set_generation(before.table.generation());
+        self.table.inherit(&before.table);
     }
 
     /// Targets that nothing is known of take what was known before the restart.
@@ -212,24 +223,42 @@ impl ActiveConfig {
                 continue;
             };
             served.insert(*slot);
-            let known = self.table.read(*slot);
+            let (seen, known) = self.table.read_seen(*slot);
             if *record != known && is_as_recent(record, &known) {
-                self.publish(target, *slot, &known, record);
+                // Where a probe was published meanwhile, the next reading decides.
+                self.publish(target, *slot, (seen, &known), record, None);
             }
         }
         served
     }
 
-    /// Stores what is known of a target now; readers get a new generation where the list
-    /// shows it.
-    pub fn publish(&self, target: &Target, slot: Slot, before: &Record, after: &Record) {
+    /// Stores what is known of a target now, made from what was seen before; readers get a new
+    /// generation where the list shows it. False where something else was stored since, or
+    /// another process has taken this one's part over: then nothing is stored.
+    pub fn publish(
+        &self,
+        target: &Target,
+        slot: Slot,
+        (seen, before): (u64, &Record),
+        after: &Record,
+        sample: Option<Sample>,
+    ) -> bool {
         let shows = |record: &Record| {
             let listed = self.lists(record.verdict());
             listed.then(|| shown_ip(target, record.address))
         };
         let same = before.verdict() == after.verdict() && before.address == after.address;
-        self.table
-            .write(slot, after, !same && shows(before) != shows(after));
+        let changes = !same && shows(before) != shows(after);
+        let is_published = self.table.write_seen(slot, seen, after, changes, sample);
+        if is_published && before.verdict() != after.verdict() {
+            self.table.count(Counter::StateChanges, 1);
+            self.table.add_event(
+                &Event::new(EventKind::Verdict, target.key())
+                    .change(before.verdict().name(), after.verdict().name())
+                    .reason(after.error.as_deref().unwrap_or_default()),
+            );
+        }
+        is_published
     }
 
     /// Whether a role in one of the two is the same role in the other.
@@ -242,28 +271,58 @@ impl ActiveConfig {
         same_file && Arc::ptr_eq(&self.table, &other.table)
     }
 
-    /// Finds this process's role: takes it, or makes sure that it still has it.
+    /// Finds this process's role: takes it, or makes sure that it still has it. Who has to wait
+    /// takes it over by its `standby` where the holder is stopped.
     ///
     /// # Errors
     /// `NotConnected` where the host has closed a descriptor of ours; else what the system
     /// says.
-    pub fn take_role(&self, pid: u64) -> std::io::Result<Role> {
-        if !self.table.try_lock()? {
+    pub fn take_role(&self, pid: u64, standby: Option<&mut Standby<'_>>) -> std::io::Result<Role> {
+        let claim = self.table.claim_lease(pid, standby)?;
+        if claim == Claim::Refused {
+            if let Some(store) = &self.store {
+                store.step_down();
+            }
             return Ok(Role::Waiting);
         }
-        match &self.store {
-            Some(store) if store.try_lead() == Lead::Theirs => Ok(Role::Reader),
-            _ => {
-                self.table.announce(pid);
-                Ok(Role::Prober)
-            }
+        let role = match &self.store {
+            Some(store) if store.try_lead() == Lead::Theirs => Role::Reader,
+            _ => Role::Prober,
+        };
+        if let Claim::Taken(from) = claim
+            && role == Role::Prober
+        {
+            self.note_prober(from, pid);
         }
+        if role == Role::Prober {
+            self.table.set_probing(pid, true);
+        }
+        Ok(role)
+    }
+
+    fn note_prober(&self, from: u64, pid: u64) {
+        let was_stopped = from != 0 && self.table.displaced() == Some(from);
+        let reason = if was_stopped {
+            "the process before it is stopped"
+        } else {
+            ""
+        };
+        let before = if from == 0 {
+            String::new()
+        } else {
+            from.to_string()
+        };
+        self.table.count(Counter::Takeovers, u64::from(from != 0));
+        self.table.add_event(
+            &Event::new(EventKind::Prober, "")
+                .change(before, pid.to_string())
+                .reason(reason),
+        );
     }
 
     /// Gives back whatever role this process has.
     pub fn leave_role(&self, pid: u64) {
-        self.table.silence(pid);
-        self.table.unlock();
+        self.table.give_up_lease(pid);
         if let Some(store) = &self.store {
             store.step_down();
         }

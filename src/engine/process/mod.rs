@@ -289,7 +289,7 @@ impl Process {
         if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
             // Taken here and now, the role is visible when this call returns.
             if active.table.epoch() == active.epoch && !(signs().exiting)() {
-                let _ = active.take_role(self.pid);
+                let _ = active.take_role(self.pid, None);
             }
             control.serve(active, log);
             self.running.store(true, Ordering::Release);

@@ -22,6 +22,7 @@ use crate::engine::probe::panics::outlived;
 use crate::engine::scheduler::follower::{Followed, Following};
 use crate::engine::scheduler::schedule::Grid;
 use crate::engine::scheduler::{Scheduler, SchedulerEvent};
+use crate::engine::verdicts::{Patience, Standby, takeover_time};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::gate;
@@ -43,6 +44,9 @@ const FOLLOW: Duration = Duration::from_millis(50);
 /// Between two tries of a process in waiting for the prober's role.
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
+
+/// Looks of the prober, and of those in waiting, within the time that a takeover may take.
+const LOOKS_WITHIN: u32 = 8;
 
 /// The share of the process's descriptors that probes may hold, and as many for checks: the
 /// host's own connections come first.
@@ -167,6 +171,8 @@ struct EngineLoop {
     stopped: bool,
     /// When it last made sure of its role.
     looked: Instant,
+    /// While another process of the family has the role.
+    patience: Patience,
 }
 
 impl EngineLoop {
@@ -184,6 +190,7 @@ impl EngineLoop {
             lock_failed: false,
             stopped: false,
             looked: Instant::now(),
+            patience: Patience::default(),
         }
     }
 
@@ -221,9 +228,14 @@ impl EngineLoop {
                     }
                     None => break,
                 },
-                event = event => if let (SchedulerEvent::Completed(completed), Some(scheduler)) = (event, &mut self.scheduler) {
-                    scheduler.complete(completed);
-                },
+                event = event => {
+                    if let Some(scheduler) = &mut self.scheduler {
+                        scheduler.active.table.beat();
+                        if let SchedulerEvent::Completed(completed) = event {
+                            scheduler.complete(completed);
+                        }
+                    }
+                }
                 () = look.sleep.as_mut() => looks = true,
             }
             // A check that somebody waits for is no part of what was stopped.
@@ -262,10 +274,12 @@ impl EngineLoop {
             _ if self.stopped => LINGER,
             _ if self.following.is_some() => FOLLOW,
             (Some(scheduler), _) if scheduler.is_saving_pending() => SAVE_AGAIN,
-            (Some(_), _) => REASSURE,
-            (None, Some((active, _))) => {
-                (active.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
+            (Some(scheduler), _) => {
+                // Others must not take the time between two of its looks for a long silence.
+                let within = takeover_time(scheduler.active.config.fast_interval);
+                REASSURE.min(within / LOOKS_WITHIN)
             }
+            (None, Some((active, _))) => standby_pause(active),
             // Only checks on demand.
             (None, None) => Duration::from_secs(3600),
         }
@@ -304,7 +318,8 @@ impl EngineLoop {
 
     /// Whether this process is to probe at all, by what costs nothing to ask.
     fn may_probe(&self, active: &ActiveConfig) -> bool {
-        !(self.signs.exiting)() && active.table.epoch() == active.epoch
+        let is_taken_over = self.scheduler.is_some() && !active.table.has_lease(pid());
+        !(self.signs.exiting)() && active.table.epoch() == active.epoch && !is_taken_over
     }
 
     /// A new configuration: files that it names may have changed with it.
@@ -339,7 +354,12 @@ impl EngineLoop {
             }
             return;
         }
-        match active.take_role(pid()) {
+        let mut standby = Standby {
+            patience: &mut self.patience,
+            pause: standby_pause(active),
+            within: takeover_time(active.config.fast_interval),
+        };
+        match active.take_role(pid(), Some(&mut standby)) {
             Ok(Role::Prober) => {
                 self.following = None;
                 let nobody = self.nobody.clone();
@@ -373,19 +393,13 @@ impl EngineLoop {
     fn follow(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
         let mut following = match self.following.take() {
             Some(following) if following.is_of(active) => following,
-            _ => {
-                active.table.repair();
-                Following::begin(active)
-            }
+            _ => Following::begin(active),
         };
         let followed = following.look(log);
         self.following = Some(following);
         self.scheduler(active, log, &followed).keep_file(false);
-        if active.slots.iter().all(|slot| followed.contains(slot)) {
-            active.table.silence(pid());
-        } else {
-            active.table.announce(pid());
-        }
+        let probes = !active.slots.iter().all(|slot| followed.contains(slot));
+        active.table.set_probing(pid(), probes);
     }
 
     /// The prober's role, fitted to the configuration. Targets that are `followed` are only
@@ -402,6 +416,11 @@ impl EngineLoop {
         scheduler.fit(active, log, followed, descriptors_for);
         scheduler
     }
+}
+
+/// Between two tries of a process in waiting for the prober's role.
+fn standby_pause(active: &ActiveConfig) -> Duration {
+    (active.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
 }
 
 /// How many connections may be open at once for a purpose that wants `wanted`.

@@ -10,8 +10,9 @@ use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::{Depth, Outcome};
 use crate::engine::target::Target;
 use crate::engine::verdicts::health::{Gate, Verdict};
-use crate::engine::verdicts::{Record, Slot};
+use crate::engine::verdicts::{ProbeResult, Record, Sample, Slot};
 use crate::sys::clock;
+use crate::sys::fork_mark::pid;
 
 /// A certificate that ends soon is logged this often, by whichever process probes.
 const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
@@ -96,43 +97,39 @@ impl Watch<'_> {
 
     /// Moves the gates and publishes; `log` is told of what changes.
     pub(super) fn apply(&self, outcome: &Outcome, log: &Log) -> Effect {
-        let before = self.record();
-        let mut after = before.clone();
-        after.probes += 1;
-        after.latency = Some(outcome.elapsed);
-        if let Some(facts) = &outcome.tls {
-            after.not_after = facts.not_after.or(after.not_after);
-        }
-        let good = outcome.result.is_ok();
-        match &outcome.result {
-            Ok(()) => {
-                if self.speaks_for_all(&before) {
-                    after.error = None;
-                }
-                after.address = outcome.address.or(after.address);
+        let table = &self.active.table;
+        let sample = Sample {
+            took: outcome.elapsed,
+            result: result_of(outcome),
+        };
+        let (before, after, reminder) = loop {
+            let (seen, before) = table.read_seen(self.slot);
+            // A process that was stopped for a while may no longer be the one that publishes.
+            if !table.has_lease(pid()) {
+                return Effect {
+                    settled: true,
+                    turned: false,
+                    record: before,
+                };
             }
-            Err(error) => {
-                after.error = Some(error.to_string());
-                after.failures += u64::from(outcome.is_conclusive());
+            let (after, reminder) = self.after(&before, outcome);
+            let seen = (seen, &before);
+            if self
+                .active
+                .publish(self.target, self.slot, seen, &after, Some(sample))
+            {
+                break (before, after, reminder);
             }
-        }
-        if outcome.is_conclusive() {
-            self.step_gates(&mut after, good);
-        }
-        if after.verdict() != before.verdict() {
-            after.since_ms = clock::unix_ms();
-        }
-        let reminder = self.certificate_reminder(&after);
-        if reminder.is_some() {
-            after.certificate_logged_ms = clock::unix_ms();
-        }
-        self.active.publish(self.target, self.slot, &before, &after);
+        };
+        let stage = outcome.result.as_ref().err().map(|error| error.stage);
+        table.count_probe(self.target.protocol, sample.result, stage, outcome.elapsed);
         if let Some(line) = self.change(&before, &after) {
             log.write(line);
         }
         if let Some(line) = reminder {
             log.write(line);
         }
+        let good = outcome.result.is_ok();
         // Of this timer alone: the other one's verdict is not for it to confirm.
         let own = match self.kind {
             TimerKind::Connect => after.connect,
@@ -149,6 +146,41 @@ impl Watch<'_> {
             turned: after.verdict() != before.verdict(),
             record: after,
         }
+    }
+
+    /// What is known after the outcome, and the line that says that the certificate ends soon.
+    fn after(&self, before: &Record, outcome: &Outcome) -> (Record, Option<Line>) {
+        let mut after = before.clone();
+        after.probes += 1;
+        after.latency = Some(outcome.elapsed);
+        if let Some(facts) = &outcome.tls {
+            after.not_after = facts.not_after.or(after.not_after);
+        }
+        let good = outcome.result.is_ok();
+        match &outcome.result {
+            Ok(()) => {
+                if self.speaks_for_all(before) {
+                    after.error = None;
+                }
+                after.address = outcome.address.or(after.address);
+            }
+            Err(error) => {
+                after.error = Some(error.to_string());
+                after.failures += u64::from(outcome.is_conclusive());
+            }
+        }
+        if outcome.is_conclusive() {
+            self.step_gates(&mut after, good);
+        }
+        if after.verdict() != before.verdict() {
+            after.since_ms = clock::unix_ms();
+            after.changes += 1;
+        }
+        let reminder = self.certificate_reminder(&after);
+        if reminder.is_some() {
+            after.certificate_logged_ms = clock::unix_ms();
+        }
+        (after, reminder)
     }
 
     /// Whether a good probe leaves nothing to complain of: one that only connects says
@@ -213,5 +245,13 @@ impl Watch<'_> {
             .with("target", self.target.key())
             .with("days_left", left.as_secs() / 86_400);
         Some(line)
+    }
+}
+
+fn result_of(outcome: &Outcome) -> ProbeResult {
+    match &outcome.result {
+        _ if !outcome.is_conclusive() => ProbeResult::Inconclusive,
+        Ok(()) => ProbeResult::Good,
+        Err(_) => ProbeResult::Failed,
     }
 }

@@ -1,13 +1,24 @@
 //! Verdicts: how outcomes make them, and the shared table that every process reads.
 
+mod counters;
 pub(in crate::engine) mod digest;
+mod events;
 pub mod health;
+mod latencies;
 mod layout;
+mod lease;
+mod operators;
 mod record;
 mod sequence;
 mod table;
 #[cfg(test)]
 mod tests;
+mod texts;
 
+pub use counters::{BUCKETS_US, Counter, Histogram, ProbeResult};
+pub use events::{Event, EventKind, Events};
+pub use latencies::Sample;
+pub use lease::{Claim, Patience, Standby, takeover_time};
+pub use operators::{BY_MAX, Operator, OperatorState, REASON_MAX, Set, Setting, WHAT_MAX};
 pub use record::{ERROR_MAX, Record};
 pub use table::{IdentityHash, RETIRED, Slot, VerdictTable, hash_identity};

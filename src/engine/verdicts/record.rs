@@ -21,6 +21,8 @@ pub struct Record {
     pub since_ms: u64,
     pub probes: u64,
     pub failures: u64,
+    /// How often the verdict has changed.
+    pub changes: u64,
     /// When the last probe of each kind started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
     pub connect_started_ns: u64,
     pub deep_started_ns: u64,
@@ -55,6 +57,7 @@ impl VerdictTable {
             since_ms: get(SINCE),
             probes: get(PROBES),
             failures: get(FAILURES),
+            changes: get(CHANGES),
             connect_started_ns: get(CONNECT_STARTED),
             deep_started_ns: get(DEEP_STARTED),
             latency: get(LATENCY).checked_sub(1).map(Duration::from_micros),
@@ -73,6 +76,7 @@ impl VerdictTable {
         put(SINCE, record.since_ms);
         put(PROBES, record.probes);
         put(FAILURES, record.failures);
+        put(CHANGES, record.changes);
         put(CONNECT_STARTED, record.connect_started_ns);
         put(DEEP_STARTED, record.deep_started_ns);
         put(

@@ -5,7 +5,7 @@
 //! life, so that a position in a configuration means nothing. One process writes the slots,
 //! the elected prober. Readers take no lock: they read a sequence number, the words, and
 //! the sequence number again. A writer that dies in between leaves an odd number; readers
-//! give up waiting after some tries, and the next prober repairs it.
+//! give up waiting after some tries, and the next prober takes its records over.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use super::digest;
 use super::health::Verdict;
+use super::latencies::Sample;
 use super::layout::*;
 use super::record::Record;
+use super::sequence::Ticket;
 use crate::sys::shared::SharedWords;
 
 /// The first bytes of SHA-256 over a target's identity.
@@ -40,11 +42,16 @@ pub const RETIRED: u64 = u64::MAX;
 
 /// Where a target's slot is. Only [`VerdictTable::assign`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(usize);
+pub struct Slot(pub(super) usize);
 
 pub struct VerdictTable {
-    shared: SharedWords,
+    pub(super) shared: SharedWords,
     capacity: usize,
+    pub(super) places: Places,
+    /// The lease as this process last had it. A child inherits a word that names its parent.
+    pub(super) mine: AtomicU64,
+    /// Whom this process took the lease from while that one was stopped; 0: nobody.
+    pub(super) displaced: AtomicU64,
 }
 
 impl VerdictTable {
@@ -53,14 +60,27 @@ impl VerdictTable {
     /// # Errors
     /// What the system says where it gives no shared memory.
     pub fn new(capacity: usize) -> io::Result<Self> {
-        let words = capacity
-            .checked_mul(SLOT + ERROR_WORDS)
-            .and_then(|slots| slots.checked_add(HEADER))
-            .ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self {
-            shared: SharedWords::new(words)?,
+        let places = Places::of(capacity).ok_or(io::ErrorKind::InvalidInput)?;
+        let table = Self {
+            shared: SharedWords::new(places.end)?,
             capacity,
-        })
+            places,
+            mine: AtomicU64::new(0),
+            displaced: AtomicU64::new(0),
+        };
+        let put = |index, value| table.header(index).store(value, Relaxed);
+        put(MAGIC_WORD, MAGIC);
+        put(VERSION_WORD, VERSION);
+        put(CAPACITY_WORD, u64::try_from(capacity).unwrap_or(0));
+        Ok(table)
+    }
+
+    /// Takes over what is not of single targets from the table that this one replaces.
+    pub fn inherit(&self, before: &Self) {
+        self.inherit_counters(before);
+        self.inherit_events(before);
+        self.inherit_operators(before);
+        self.set_generation(before.generation());
     }
 
     // === The header ===
@@ -94,58 +114,6 @@ impl VerdictTable {
         self.wake_prober();
     }
 
-    /// Takes the lock that the prober holds, or makes sure that this process still has it.
-    ///
-    /// # Errors
-    /// See [`SharedWords::try_lock`].
-    pub fn try_lock(&self) -> io::Result<bool> {
-        self.shared.try_lock()
-    }
-
-    /// Says that this process, which holds the lock, is the prober.
-    pub fn announce(&self, pid: u64) {
-        if self.header(PROBER).swap(pid, AcqRel) != pid {
-            self.repair();
-        }
-    }
-
-    /// Takes back what [`VerdictTable::announce`] said, if this process said it.
-    pub fn silence(&self, pid: u64) {
-        // Another's id stays.
-        let _ = self
-            .header(PROBER)
-            .compare_exchange(pid, 0, AcqRel, Relaxed);
-    }
-
-    pub fn unlock(&self) {
-        self.shared.unlock();
-    }
-
-    /// The process that probes, as far as is known; 0: none.
-    pub fn prober(&self) -> u64 {
-        self.header(PROBER).load(Acquire)
-    }
-
-    /// A dead writer may have left sequence numbers odd. Only for the holder of the lock.
-    pub fn repair(&self) {
-        let made_even = |word: &AtomicU64| {
-            let value = word.load(Acquire);
-            let odd = !value.is_multiple_of(2);
-            if odd {
-                word.store(value.wrapping_add(1), Release);
-            }
-            odd
-        };
-        let mut repaired = made_even(self.header(SEQUENCE));
-        for index in 0..self.used() {
-            repaired |= made_even(self.word(Slot(index), SLOT_SEQUENCE));
-        }
-        if repaired {
-            // What the dead prober was about to publish is read anew.
-            self.bump_generation();
-        }
-    }
-
     /// Wakes the prober, in whatever process it is.
     pub fn wake_prober(&self) {
         self.header(WAKE).fetch_add(1, AcqRel);
@@ -164,7 +132,7 @@ impl VerdictTable {
         self.shared.wait(WAKE, seen, at_most);
     }
 
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         usize::try_from(self.header(USED).load(Acquire))
             .unwrap_or(self.capacity)
             .min(self.capacity)
@@ -209,7 +177,14 @@ impl VerdictTable {
 
     /// What the slot says now, all of one moment.
     pub fn read(&self, slot: Slot) -> Record {
-        self.consistent(self.word(slot, SLOT_SEQUENCE), || self.read_words(slot))
+        self.read_seen(slot).1
+    }
+
+    /// The same, with the number that [`VerdictTable::write_seen`] wants.
+    pub fn read_seen(&self, slot: Slot) -> (u64, Record) {
+        self.seen(self.word(slot, SLOT_SEQUENCE), |seen| {
+            (seen, self.read_words(slot))
+        })
     }
 
     /// Applies `reading` to the table as it stands between two published changes, and says
@@ -226,18 +201,72 @@ impl VerdictTable {
     }
 
     /// Stores a record. Where it `changes` the list of alive targets, readers get a new
-    /// generation. Only the prober calls this, and `assign`'s caller for fresh slots.
+    /// generation. Only for whoever puts a configuration in force; the prober and what follows
+    /// it write what they found out by [`VerdictTable::write_seen`].
     pub fn write(&self, slot: Slot, record: &Record, changes: bool) {
-        if changes {
-            self.begin(self.header(SEQUENCE));
+        let ticket = self.begin(self.word(slot, SLOT_SEQUENCE));
+        self.write_begun(slot, ticket, record, changes, None);
+    }
+
+    /// Stores a record that was made from the one that was `seen`, and what the probe took. False
+    /// where the slot has been written since, or another process has taken the lease: then
+    /// nothing is stored.
+    #[must_use]
+    pub fn write_seen(
+        &self,
+        slot: Slot,
+        seen: u64,
+        record: &Record,
+        changes: bool,
+        sample: Option<Sample>,
+    ) -> bool {
+        match self.claim(self.word(slot, SLOT_SEQUENCE), seen) {
+            Some(ticket) => {
+                self.write_begun(slot, ticket, record, changes, sample);
+                true
+            }
+            None => false,
         }
-        self.begin(self.word(slot, SLOT_SEQUENCE));
+    }
+
+    pub(super) fn write_begun(
+        &self,
+        slot: Slot,
+        ticket: Ticket,
+        record: &Record,
+        changes: bool,
+        sample: Option<Sample>,
+    ) {
+        let list = changes.then(|| self.begin(self.header(SEQUENCE)));
         self.write_words(slot, record);
-        self.end(self.word(slot, SLOT_SEQUENCE));
-        if changes {
-            self.bump_generation();
-            self.end(self.header(SEQUENCE));
+        if let Some(sample) = sample {
+            self.add_latency(slot, sample);
         }
+        let is_whole = self.end(self.word(slot, SLOT_SEQUENCE), ticket);
+        if let Some(ticket) = list {
+            self.bump_generation();
+            // Where it was taken over, whoever did so has moved the generation as well.
+            self.end(self.header(SEQUENCE), ticket);
+        }
+        if !is_whole {
+            // This process was stopped meanwhile, and has now written into the record of the one
+            // that took over: a probe at once makes that right.
+            self.word(slot, REPORTS).fetch_add(1, AcqRel);
+            self.bump_generation();
+            self.wake_prober();
+        }
+    }
+
+    /// Forgets what a slot says, for another target in it.
+    pub fn reset(&self, slot: Slot) {
+        self.clear_latencies(slot);
+        self.write(slot, &Record::default(), false);
+    }
+
+    /// Takes over all that another table says of a target.
+    pub fn inherit_slot(&self, slot: Slot, before: &Self, known: Slot) {
+        self.inherit_latencies(slot, before, known);
+        self.write(slot, &before.read(known), false);
     }
 
     /// A connect probe starts now.
@@ -251,9 +280,10 @@ impl VerdictTable {
     }
 
     fn note(&self, slot: Slot, index: usize, value: u64) {
-        self.begin(self.word(slot, SLOT_SEQUENCE));
+        let sequence = self.word(slot, SLOT_SEQUENCE);
+        let ticket = self.begin(sequence);
         self.word(slot, index).store(value, Relaxed);
-        self.end(self.word(slot, SLOT_SEQUENCE));
+        self.end(sequence, ticket);
     }
 
     /// Counts a report of trouble from any process; false where one came within `at_least`.
@@ -287,15 +317,15 @@ impl VerdictTable {
     }
 
     pub(super) fn word(&self, slot: Slot, index: usize) -> &AtomicU64 {
-        self.at(HEADER + slot.0 * SLOT + index)
+        self.at(self.places.slots + slot.0 * SLOT + index)
     }
 
     /// A word of the text of the slot's error.
     pub(super) fn error_word(&self, slot: Slot, index: usize) -> &AtomicU64 {
-        self.at(HEADER + self.capacity * SLOT + slot.0 * ERROR_WORDS + index)
+        self.at(self.places.errors + slot.0 * ERROR_WORDS + index)
     }
 
-    fn at(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn at(&self, index: usize) -> &AtomicU64 {
         // Slots come from `assign` alone and so lie within the table; the fallback keeps
         // even a wrong one of another table from ending the host.
         static NOWHERE: AtomicU64 = AtomicU64::new(0);

@@ -1,6 +1,6 @@
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use super::health::{Gate, Verdict};
@@ -22,6 +22,7 @@ fn record() -> Record {
         since_ms: 1_700_000_000_000,
         probes: 10,
         failures: 3,
+        changes: 4,
         connect_started_ns: 5,
         deep_started_ns: 6,
         latency: Some(Duration::ZERO),
@@ -195,10 +196,36 @@ fn two_writers_do_not_mix_their_records() {
 fn a_writer_takes_over_from_one_that_died() {
     let table = VerdictTable::new(1).unwrap();
     let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
-    table.begin(table.word(slot, SLOT_SEQUENCE));
+    let dead = table.begin(table.word(slot, SLOT_SEQUENCE));
     table.write(slot, &record(), true);
     assert_eq!(table.read(slot), record());
     assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
+    // It was only stopped: what it does to the number when it goes on has no effect.
+    assert!(!table.end(table.word(slot, SLOT_SEQUENCE), dead));
+    assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
+    assert_eq!(table.read(slot), record());
+}
+
+#[test]
+fn only_the_number_that_stood_still_is_taken_over() {
+    // Writers that end in time, one after the other, are no dead one: nobody's end is lost.
+    let table = Arc::new(VerdictTable::new(1).unwrap());
+    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let writers: Vec<_> = (0..4)
+        .map(|_| {
+            let table = table.clone();
+            std::thread::spawn(move || {
+                let sequence = table.word(slot, SLOT_SEQUENCE);
+                (0..200).all(|_| {
+                    let ticket = table.begin(sequence);
+                    std::thread::sleep(Duration::from_micros(50));
+                    table.end(sequence, ticket)
+                })
+            })
+        })
+        .collect();
+    let ends = writers.into_iter().map(|writer| writer.join().unwrap());
+    assert_eq!(ends.filter(|kept| !kept).count(), 0);
 }
 
 #[test]
@@ -206,16 +233,120 @@ fn a_writer_that_died_is_outlived_and_repaired() {
     let table = VerdictTable::new(1).unwrap();
     let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
     table.write(slot, &record(), true);
-    table.begin(table.header(SEQUENCE));
-    table.begin(table.word(slot, SLOT_SEQUENCE));
+    let list = table.begin(table.header(SEQUENCE));
+    let ticket = table.begin(table.word(slot, SLOT_SEQUENCE));
     assert_eq!(table.read(slot), record());
     let before = table.generation();
-    assert!(table.try_lock().unwrap());
-    table.announce(77);
+    assert!(table.claim_lease(77, None).unwrap().is_ours());
     assert!(table.generation() > before);
-    assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
-    assert_eq!(table.header(SEQUENCE).load(Relaxed) % 2, 0);
-    table.silence(77);
-    table.unlock();
+    let is_even = |word: &AtomicU64| word.load(Relaxed).is_multiple_of(2);
+    assert!(is_even(table.word(slot, SLOT_SEQUENCE)) && is_even(table.header(SEQUENCE)));
+    // It was only stopped.
+    assert!(!table.end(table.word(slot, SLOT_SEQUENCE), ticket));
+    assert!(!table.end(table.header(SEQUENCE), list));
+    assert!(is_even(table.word(slot, SLOT_SEQUENCE)) && is_even(table.header(SEQUENCE)));
+}
+
+#[test]
+fn an_outcome_from_before_a_takeover_is_not_written() {
+    let table = VerdictTable::new(1).unwrap();
+    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let (seen, before) = table.read_seen(slot);
+    assert!(table.claim_lease(77, None).unwrap().is_ours());
+    assert!(!table.write_seen(slot, seen, &record(), true, None));
+    assert_eq!(table.read(slot), before);
+    let (seen, _) = table.read_seen(slot);
+    assert!(table.write_seen(slot, seen, &record(), true, None));
+    assert_eq!(table.read(slot), record());
+}
+
+#[test]
+fn a_writer_that_finds_its_record_taken_asks_for_a_probe() {
+    let table = VerdictTable::new(1).unwrap();
+    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let ticket = table.begin(table.word(slot, SLOT_SEQUENCE));
+    assert!(table.claim_lease(77, None).unwrap().is_ours());
+    table.write_begun(slot, ticket, &record(), true, None);
+    assert!(table.take_reports(slot));
+    assert_eq!(table.wakes(), 1);
+}
+
+// Ids of processes that exist, so that nobody is taken for dead: this one, and the first.
+const FIRST: u64 = 1;
+
+fn own_pid() -> u64 {
+    u64::from(std::process::id())
+}
+
+fn look(table: &VerdictTable, patience: &mut Patience, pid: u64) -> bool {
+    let mut standby = Standby {
+        patience,
+        pause: Duration::from_millis(10),
+        within: Duration::from_millis(60),
+    };
+    table
+        .claim_lease(pid, Some(&mut standby))
+        .unwrap()
+        .is_ours()
+}
+
+#[test]
+fn a_lease_passes_on_when_its_holder_is_silent() {
+    // Both are of this process, whose lock never refuses it: the lease decides.
+    let table = VerdictTable::new(1).unwrap();
+    assert!(table.claim_lease(own_pid(), None).unwrap().is_ours());
+    table.set_probing(own_pid(), true);
+    assert_eq!(table.prober(), own_pid());
+    // As a process has it that took over from a stopped one.
+    let word = table.header(LEASE);
+    word.store(word.load(Relaxed) & !(1 << 33), Relaxed);
+    table.mine.store(0, Relaxed);
+    let mut patience = Patience::default();
+    for _ in 0..20 {
+        table.beat();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(!look(&table, &mut patience, FIRST));
+    }
+    // A process that itself comes late has seen nothing.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(!look(&table, &mut patience, FIRST));
+    let mut looks = 0;
+    while !look(&table, &mut patience, FIRST) {
+        looks += 1;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // At least two thirds of 60 ms, at most 15 ms of which count each time.
+    assert!((1..10).contains(&looks), "{looks}");
     assert_eq!(table.prober(), 0);
+    table.set_probing(FIRST, true);
+    assert_eq!(table.prober(), FIRST);
+}
+
+#[test]
+fn a_lease_that_was_given_up_is_free() {
+    let table = VerdictTable::new(1).unwrap();
+    assert!(table.claim_lease(own_pid(), None).unwrap().is_ours());
+    assert!(table.has_lease(own_pid()));
+    table.give_up_lease(own_pid());
+    assert!(!table.has_lease(own_pid()));
+    assert_eq!(table.prober(), 0);
+    assert!(table.claim_lease(FIRST, None).unwrap().is_ours());
+    // Another's stays.
+    table.give_up_lease(own_pid());
+    assert!(table.has_lease(FIRST));
+}
+
+#[test]
+fn the_layout_says_what_it_is() {
+    let table = VerdictTable::new(3).unwrap();
+    assert_eq!(
+        table.header(MAGIC_WORD).load(Relaxed).to_be_bytes(),
+        *b"nbtable\0"
+    );
+    assert_eq!(table.header(VERSION_WORD).load(Relaxed), VERSION);
+    assert_eq!(table.header(CAPACITY_WORD).load(Relaxed), 3);
+    // Cache lines of slots are whole ones, and text fits its words.
+    let places = Places::of(3).unwrap();
+    assert_eq!(places.slots % 8, 0);
+    assert_eq!(Places::of(usize::MAX), None);
 }

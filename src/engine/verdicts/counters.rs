@@ -1,0 +1,272 @@
+//! Counters of the shared table: machine-wide, never set back, for the metrics.
+//!
+//! One process writes those of probes; the others are added to by any process. Counters of what
+//! requests do lie in as many cache lines as there are lanes, and a process has one of them for
+//! itself: requests of several processes then share no line.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::VerdictTable;
+use crate::engine::probe::error::Stage;
+use crate::engine::target::Protocol;
+
+/// Upper bounds of the buckets, in microseconds; what is longer goes to a last one.
+pub const BUCKETS_US: [u64; 17] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 15_000_000,
+];
+
+/// Of a histogram: the buckets with the last one, the sum in microseconds, and room.
+const HISTOGRAM: usize = 24;
+const HISTOGRAM_SUM: usize = BUCKETS_US.len() + 1;
+
+/// Protocols and stages that there is room for. The first stage stands for the whole probe.
+const PROTOCOLS: usize = 8;
+const STAGES: usize = 16;
+/// What became of a probe: see [`ProbeResult`].
+const RESULTS: usize = 4;
+
+/// How a selection of a server came about: room for `select_backend_server` and each `how` of
+/// `route`.
+const CHOICES: usize = 8;
+const LANES: usize = 64;
+
+const PROBES: usize = 0;
+const HISTOGRAMS: usize = PROBES + PROTOCOLS * STAGES * RESULTS;
+const SINGLE: usize = HISTOGRAMS + PROTOCOLS * STAGES * HISTOGRAM;
+const SINGLES: usize = 64;
+const SELECTIONS: usize = SINGLE + SINGLES;
+
+/// All words of this section.
+pub(super) const COUNTERS: usize = SELECTIONS + LANES * CHOICES;
+
+/// What became of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    Good,
+    Failed,
+    /// This process could not find out: it says nothing of the target.
+    Inconclusive,
+}
+
+/// Counters that stand alone. Numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Verdicts that changed.
+    StateChanges,
+    /// Lines that a log of any process has lost.
+    LogLinesLost,
+    /// How often a process took the prober's part over from one that was stopped or had died.
+    Takeovers,
+}
+
+/// A histogram as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Histogram {
+    /// Probes per bucket of [`BUCKETS_US`], then those that took longer; not cumulated.
+    pub counts: [u64; BUCKETS_US.len() + 1],
+    pub sum: Duration,
+}
+
+impl VerdictTable {
+    /// Counts a probe: what became of it, the stage that it had come to (`None`: it went through
+    /// all of them), and how long it took.
+    pub fn count_probe(
+        &self,
+        protocol: Protocol,
+        result: ProbeResult,
+        stage: Option<Stage>,
+        took: Duration,
+    ) {
+        let result_index = match result {
+            ProbeResult::Good => 0,
+            ProbeResult::Failed => 1,
+            ProbeResult::Inconclusive => 2,
+        };
+        self.add(probes_at(protocol, stage) + result_index, 1);
+        // How long a process without descriptors did nothing is no latency.
+        if result != ProbeResult::Inconclusive {
+            self.observe(protocol, None, took);
+        }
+    }
+
+    /// Adds to the histogram of a stage, or of whole probes.
+    pub fn observe(&self, protocol: Protocol, stage: Option<Stage>, took: Duration) {
+        let start = histogram_at(protocol, stage);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
+        self.add(start + bucket, 1);
+        self.add(start + HISTOGRAM_SUM, us);
+    }
+
+    pub fn probes_counted(
+        &self,
+        protocol: Protocol,
+        result: ProbeResult,
+        stage: Option<Stage>,
+    ) -> u64 {
+        let result_index = match result {
+            ProbeResult::Good => 0,
+            ProbeResult::Failed => 1,
+            ProbeResult::Inconclusive => 2,
+        };
+        self.counted(probes_at(protocol, stage) + result_index)
+    }
+
+    pub fn histogram(&self, protocol: Protocol, stage: Option<Stage>) -> Histogram {
+        let start = histogram_at(protocol, stage);
+        let mut counts = [0; BUCKETS_US.len() + 1];
+        for (bucket, count) in counts.iter_mut().enumerate() {
+            *count = self.counted(start + bucket);
+        }
+        Histogram {
+            counts,
+            sum: Duration::from_micros(self.counted(start + HISTOGRAM_SUM)),
+        }
+    }
+
+    pub fn count(&self, counter: Counter, by: u64) {
+        self.add(SINGLE + single(counter), by);
+    }
+
+    pub fn count_of(&self, counter: Counter) -> u64 {
+        self.counted(SINGLE + single(counter))
+    }
+
+    /// Counts a server that a request was given; `choice` below 8 says how, 0: by the script.
+    pub fn count_selection(&self, pid: u64, choice: usize) {
+        let lane = usize::try_from(pid).unwrap_or(0) % LANES;
+        self.add(SELECTIONS + lane * CHOICES + choice.min(CHOICES - 1), 1);
+    }
+
+    pub fn selections(&self, choice: usize) -> u64 {
+        let choice = choice.min(CHOICES - 1);
+        (0..LANES)
+            .map(|lane| self.counted(SELECTIONS + lane * CHOICES + choice))
+            .fold(0, u64::wrapping_add)
+    }
+
+    fn add(&self, index: usize, by: u64) {
+        self.at(self.places.counters + index).fetch_add(by, Relaxed);
+    }
+
+    fn counted(&self, index: usize) -> u64 {
+        self.at(self.places.counters + index).load(Relaxed)
+    }
+
+    pub(super) fn inherit_counters(&self, before: &Self) {
+        for index in 0..COUNTERS {
+            match before.counted(index) {
+                0 => {}
+                count => self.add(index, count),
+            }
+        }
+    }
+}
+
+fn single(counter: Counter) -> usize {
+    match counter {
+        Counter::StateChanges => 0,
+        Counter::LogLinesLost => 1,
+        Counter::Takeovers => 2,
+    }
+}
+
+/// The numbers are part of the layout.
+fn protocol_index(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Imap => 0,
+        Protocol::Pop3 => 1,
+        Protocol::Lmtp => 2,
+        Protocol::Smtp => 3,
+        Protocol::Sieve => 4,
+        Protocol::Http => 5,
+    }
+}
+
+fn stage_index(stage: Option<Stage>) -> usize {
+    match stage {
+        None => 0,
+        Some(Stage::Resolve) => 1,
+        Some(Stage::Connect) => 2,
+        Some(Stage::Proxy) => 3,
+        Some(Stage::Tls) => 4,
+        Some(Stage::Greeting) => 5,
+        Some(Stage::Capability) => 6,
+        Some(Stage::StartTls) => 7,
+        Some(Stage::Auth) => 8,
+        Some(Stage::Http) => 9,
+        Some(Stage::Internal) => 10,
+    }
+}
+
+fn probes_at(protocol: Protocol, stage: Option<Stage>) -> usize {
+    PROBES + (protocol_index(protocol) * STAGES + stage_index(stage)) * RESULTS
+}
+
+fn histogram_at(protocol: Protocol, stage: Option<Stage>) -> usize {
+    HISTOGRAMS + (protocol_index(protocol) * STAGES + stage_index(stage)) * HISTOGRAM
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_counted_by_result_and_stage() {
+        let table = VerdictTable::new(1).unwrap();
+        let took = Duration::from_micros(100);
+        table.count_probe(Protocol::Imap, ProbeResult::Good, None, took);
+        table.count_probe(
+            Protocol::Imap,
+            ProbeResult::Failed,
+            Some(Stage::Tls),
+            took * 2,
+        );
+        table.count_probe(
+            Protocol::Imap,
+            ProbeResult::Inconclusive,
+            Some(Stage::Internal),
+            took,
+        );
+        let count = |result, stage| table.probes_counted(Protocol::Imap, result, stage);
+        assert_eq!(count(ProbeResult::Good, None), 1);
+        assert_eq!(count(ProbeResult::Failed, Some(Stage::Tls)), 1);
+        assert_eq!(count(ProbeResult::Failed, None), 0);
+        assert_eq!(count(ProbeResult::Inconclusive, Some(Stage::Internal)), 1);
+        let histogram = table.histogram(Protocol::Imap, None);
+        assert_eq!(histogram.counts[..3], [1, 1, 0]);
+        assert_eq!(histogram.sum, took * 3);
+        assert_eq!(table.histogram(Protocol::Http, None).sum, Duration::ZERO);
+    }
+
+    #[test]
+    fn the_last_bucket_takes_what_is_longer() {
+        let table = VerdictTable::new(1).unwrap();
+        table.observe(Protocol::Http, Some(Stage::Http), Duration::from_secs(16));
+        let histogram = table.histogram(Protocol::Http, Some(Stage::Http));
+        assert_eq!(histogram.counts[BUCKETS_US.len()], 1);
+    }
+
+    #[test]
+    fn selections_of_all_processes_add_up() {
+        let table = VerdictTable::new(1).unwrap();
+        for pid in 1..=100 {
+            table.count_selection(pid, 0);
+        }
+        table.count_selection(1, 3);
+        assert_eq!(table.selections(0), 100);
+        assert_eq!(table.selections(3), 1);
+    }
+
+    #[test]
+    fn a_table_that_follows_another_goes_on_counting() {
+        let before = VerdictTable::new(1).unwrap();
+        before.count(Counter::StateChanges, 5);
+        let table = VerdictTable::new(1).unwrap();
+        table.count(Counter::StateChanges, 1);
+        table.inherit_counters(&before);
+        assert_eq!(table.count_of(Counter::StateChanges), 6);
+    }
+}

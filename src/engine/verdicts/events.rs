@@ -1,0 +1,451 @@
+//! The last events of a machine, in a ring of shared memory.
+//!
+//! Any process adds to it, without waiting for another: the number of an event decides its
+//! place. A reader copies what it finds and takes an event only where its number stood before
+//! and after, and where its checksum fits: a writer that was stopped in the middle, and goes on
+//! when the ring has come round, must not put its rest into another's event.
+
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::fence;
+
+use super::VerdictTable;
+use super::layout::*;
+use super::texts::{cut, from_words, pack_lengths, to_words};
+use crate::sys::clock;
+
+/// What an event is about. Numbers are part of the layout and never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A target's verdict has changed.
+    Verdict,
+    /// A node has become usable or unusable.
+    Node,
+    /// So few targets are alive that all are listed, or no longer.
+    Panic,
+    /// An operator has set a state or a weight.
+    Operator,
+    /// Another process probes.
+    Prober,
+    /// Another configuration is in force.
+    Reload,
+    /// The shared store can be reached, or no longer.
+    Cluster,
+    /// A certificate ends soon.
+    Certificate,
+    /// A user has another node.
+    Move,
+    /// Of a version to come.
+    Other(u64),
+}
+
+impl EventKind {
+    /// The name that `events()` shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Verdict => "verdict",
+            Self::Node => "node",
+            Self::Panic => "panic",
+            Self::Operator => "operator",
+            Self::Prober => "prober",
+            Self::Reload => "reload",
+            Self::Cluster => "cluster",
+            Self::Certificate => "certificate",
+            Self::Move => "move",
+            Self::Other(_) => "other",
+        }
+    }
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Verdict => 1,
+            Self::Node => 2,
+            Self::Panic => 3,
+            Self::Operator => 4,
+            Self::Prober => 5,
+            Self::Reload => 6,
+            Self::Cluster => 7,
+            Self::Certificate => 8,
+            Self::Move => 9,
+            Self::Other(number) => number,
+        }
+    }
+
+    fn from_number(number: u64) -> Self {
+        match number {
+            1 => Self::Verdict,
+            2 => Self::Node,
+            3 => Self::Panic,
+            4 => Self::Operator,
+            5 => Self::Prober,
+            6 => Self::Reload,
+            7 => Self::Cluster,
+            8 => Self::Certificate,
+            9 => Self::Move,
+            number => Self::Other(number),
+        }
+    }
+}
+
+/// Bytes of an event's texts: the subject, the states before and after, the reason and who.
+const SUBJECT_MAX: usize = 272;
+const STATES_MAX: usize = 32;
+const REASON_MAX: usize = 100;
+const BY_MAX: usize = 40;
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// 1 for the first of a table; 0 before it is in one.
+    pub number: u64,
+    /// Milliseconds since 1970.
+    pub time_ms: u64,
+    pub kind: EventKind,
+    /// A target's key, `node:` and a node's name, or nothing.
+    pub subject: String,
+    pub from: String,
+    pub to: String,
+    pub reason: String,
+    pub by: String,
+}
+
+impl Event {
+    /// An event of this moment.
+    pub fn new(kind: EventKind, subject: impl Into<String>) -> Self {
+        Self {
+            number: 0,
+            time_ms: clock::unix_ms(),
+            kind,
+            subject: subject.into(),
+            from: String::new(),
+            to: String::new(),
+            reason: String::new(),
+            by: String::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn change(mut self, from: impl Into<String>, to: impl Into<String>) -> Self {
+        self.from = from.into();
+        self.to = to.into();
+        self
+    }
+
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+
+    #[must_use]
+    pub fn by(mut self, by: impl Into<String>) -> Self {
+        self.by = by.into();
+        self
+    }
+}
+
+/// What a reader of the ring gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// The oldest first.
+    pub events: Vec<Event>,
+    /// Whether some that were asked for are gone.
+    pub lost: bool,
+}
+
+impl VerdictTable {
+    /// Adds an event; texts that are too long are cut.
+    pub fn add_event(&self, event: &Event) {
+        let number = self
+            .header(EVENTS_BEGUN)
+            .fetch_add(1, AcqRel)
+            .wrapping_add(1);
+        self.put_event(number, event);
+    }
+
+    fn put_event(&self, number: u64, event: &Event) {
+        let states = format!(
+            "{}\0{}",
+            cut(&event.from, STATES_MAX / 2 - 1),
+            cut(&event.to, STATES_MAX / 2)
+        );
+        let texts = [
+            cut(&event.subject, SUBJECT_MAX),
+            states.as_str(),
+            cut(&event.reason, REASON_MAX),
+            cut(&event.by, BY_MAX),
+        ];
+        let words = to_words(&texts);
+        let lengths = pack_lengths(&texts);
+        let sequence = self.event_word(number, EVENT_SEQUENCE);
+        let writing = number.wrapping_mul(2);
+        let seen = sequence.load(Relaxed);
+        // A newer event has the place already: this one would have been gone.
+        if seen >= writing
+            || sequence
+                .compare_exchange(seen, writing | 1, Acquire, Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        fence(Release);
+        let put = |index, value| self.event_word(number, index).store(value, Relaxed);
+        put(EVENT_TIME, event.time_ms);
+        put(EVENT_KIND, event.kind.number());
+        put(EVENT_LENGTHS, lengths);
+        for (index, word) in words.iter().take(EVENT_TEXT_WORDS).enumerate() {
+            put(EVENT_TEXT + index, *word);
+        }
+        let head = [number, event.time_ms, event.kind.number(), lengths];
+        put(EVENT_CHECKSUM, checksum(head.iter().chain(&words).copied()));
+        // Where another one has the place now, this one is gone.
+        let _ = sequence.compare_exchange(writing | 1, writing + 2, Release, Relaxed);
+    }
+
+    /// The number of the newest event, 0: none yet.
+    pub fn last_event(&self) -> u64 {
+        self.header(EVENTS_BEGUN).load(Acquire)
+    }
+
+    /// The events after number `since`, as far as they are kept.
+    pub fn events_after(&self, since: u64) -> Events {
+        let last = self.last_event();
+        let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);
+        let oldest = last.saturating_sub(kept);
+        let mut found = Events {
+            events: Vec::new(),
+            // A number from before a restart is none of this ring.
+            lost: since < oldest || since > last,
+        };
+        let first = if since > last {
+            oldest
+        } else {
+            since.max(oldest)
+        };
+        for number in first + 1..=last {
+            match self.read_event(number) {
+                EventRead::Whole(event) => found.events.push(event),
+                // It will be there the next time, and those after it as well.
+                EventRead::BeingWritten => break,
+                EventRead::Gone => found.lost = true,
+            }
+        }
+        found
+    }
+
+    fn read_event(&self, number: u64) -> EventRead {
+        let done = number.wrapping_mul(2).wrapping_add(2);
+        let sequence = self.event_word(number, EVENT_SEQUENCE);
+        let before = sequence.load(Acquire);
+        if before < done {
+            // Its writer died or is stopped, where so much time has passed.
+            let behind = self.last_event().saturating_sub(number);
+            let is_young = behind == 0 || before & 1 == 1 && behind < 8;
+            return if is_young {
+                EventRead::BeingWritten
+            } else {
+                EventRead::Gone
+            };
+        }
+        let get = |index| self.event_word(number, index).load(Relaxed);
+        let (time_ms, kind, lengths) = (get(EVENT_TIME), get(EVENT_KIND), get(EVENT_LENGTHS));
+        let start = self.event_index(number) + EVENT_TEXT;
+        let words = (start..start + EVENT_TEXT_WORDS).map(|index| self.at(index));
+        let [subject, states, reason, by] = from_words(lengths, words);
+        let sum = get(EVENT_CHECKSUM);
+        fence(Acquire);
+        if sequence.load(Relaxed) != done {
+            return EventRead::Gone;
+        }
+        let texts = [
+            subject.as_str(),
+            states.as_str(),
+            reason.as_str(),
+            by.as_str(),
+        ];
+        let words = to_words(&texts);
+        let head = [number, time_ms, kind, lengths];
+        if checksum(head.iter().chain(&words).copied()) != sum {
+            return EventRead::Gone;
+        }
+        let (from, to) = states.split_once('\0').unwrap_or_default();
+        EventRead::Whole(Event {
+            number,
+            time_ms,
+            kind: EventKind::from_number(kind),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            subject,
+            reason,
+            by,
+        })
+    }
+
+    fn event_index(&self, number: u64) -> usize {
+        let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);
+        let place = usize::try_from(number % kept).unwrap_or(0);
+        self.places.events + place * EVENT
+    }
+
+    fn event_word(&self, number: u64, index: usize) -> &std::sync::atomic::AtomicU64 {
+        self.at(self.event_index(number) + index)
+    }
+
+    pub(super) fn inherit_events(&self, before: &Self) {
+        for event in before.events_after(0).events {
+            self.put_event(event.number, &event);
+        }
+        self.header(EVENTS_BEGUN)
+            .store(before.last_event(), Release);
+    }
+}
+
+enum EventRead {
+    Whole(Event),
+    BeingWritten,
+    Gone,
+}
+
+/// FNV-1a over words: it is to find two texts mixed, not to withstand anybody.
+fn checksum(words: impl Iterator<Item = u64>) -> u64 {
+    words.fold(0xcbf2_9ce4_8422_2325, |sum, word| {
+        (sum ^ word)
+            .wrapping_mul(0x0000_0100_0000_01b3)
+            .rotate_left(23)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(text: &str) -> Event {
+        Event::new(EventKind::Verdict, text)
+            .change("alive", "dead")
+            .reason("connect: refused")
+            .by("x")
+    }
+
+    #[test]
+    fn an_event_reads_as_it_was_written() {
+        let table = VerdictTable::new(1).unwrap();
+        table.add_event(&event("imap://192.0.2.1:143"));
+        let found = table.events_after(0);
+        assert!(!found.lost);
+        assert_eq!(
+            found.events,
+            [Event {
+                number: 1,
+                ..found.events[0].clone()
+            }]
+        );
+        let seen = &found.events[0];
+        assert_eq!((seen.from.as_str(), seen.to.as_str()), ("alive", "dead"));
+        assert_eq!(
+            (seen.reason.as_str(), seen.by.as_str()),
+            ("connect: refused", "x")
+        );
+        assert_eq!(seen.subject, "imap://192.0.2.1:143");
+        assert_eq!(table.events_after(1), Events::default());
+    }
+
+    #[test]
+    fn a_reader_that_comes_late_is_told() {
+        let table = VerdictTable::new(1).unwrap();
+        for number in 1..=EVENTS + 10 {
+            table.add_event(&event(&number.to_string()));
+        }
+        let all = table.events_after(0);
+        assert!(all.lost);
+        assert_eq!(all.events.len(), EVENTS);
+        assert_eq!(all.events[0].subject, "11");
+        assert!(!table.events_after(10).lost);
+        assert!(table.events_after(9).lost);
+        // The number of another table, or of one before a restart.
+        assert!(table.events_after(1_000_000).lost);
+    }
+
+    #[test]
+    fn long_texts_are_cut_and_stay_apart() {
+        let table = VerdictTable::new(1).unwrap();
+        let long = "é".repeat(1000);
+        let full = Event {
+            subject: long.clone(),
+            from: long.clone(),
+            to: long.clone(),
+            reason: long.clone(),
+            by: long,
+            ..event("")
+        };
+        table.add_event(&full);
+        let seen = table.events_after(0).events.remove(0);
+        assert_eq!(seen.subject.len(), SUBJECT_MAX);
+        for (text, max) in [
+            (&seen.reason, REASON_MAX),
+            (&seen.by, BY_MAX),
+            (&seen.to, STATES_MAX / 2),
+        ] {
+            assert_eq!(text.chars().count(), max / 2);
+            assert!(text.chars().all(|c| c == 'é'));
+        }
+    }
+
+    #[test]
+    fn an_event_whose_writer_stopped_is_skipped_and_never_mixed() {
+        let table = VerdictTable::new(1).unwrap();
+        table.add_event(&event("first"));
+        // A writer takes a number and is stopped.
+        let stopped = table.header(EVENTS_BEGUN).fetch_add(1, AcqRel) + 1;
+        table
+            .event_word(stopped, EVENT_SEQUENCE)
+            .store(stopped * 2 + 1, Relaxed);
+        for number in 0..20 {
+            table.add_event(&event(&number.to_string()));
+        }
+        let found = table.events_after(0);
+        assert!(found.lost);
+        assert_eq!(found.events.len(), 21);
+        // The ring comes round; then it goes on.
+        for _ in 0..EVENTS {
+            table.add_event(&event("newer"));
+        }
+        table.put_event(stopped, &event("older"));
+        assert!(
+            table
+                .events_after(0)
+                .events
+                .iter()
+                .all(|e| e.subject != "older")
+        );
+        // Also where it is in the middle of its texts.
+        table.event_word(stopped, EVENT_TEXT).store(0, Relaxed);
+        let found = table.events_after(0);
+        assert_eq!(found.events.len(), EVENTS - 1);
+        assert!(
+            found
+                .events
+                .iter()
+                .all(|e| e.subject == "newer" || e.subject.parse::<u32>().is_ok())
+        );
+    }
+
+    #[test]
+    fn writers_do_not_wait_for_each_other() {
+        let table = std::sync::Arc::new(VerdictTable::new(1).unwrap());
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let table = table.clone();
+                std::thread::spawn(move || {
+                    for number in 0..200 {
+                        table.add_event(&event(&format!("{writer} {number}")));
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let found = table.events_after(0);
+        assert_eq!(found.events.len(), 800);
+        assert!(!found.lost);
+    }
+}

@@ -1,0 +1,346 @@
+//! What operators have set: the state of a target or a node, the weight of a node.
+//!
+//! It is kept by name, so that it outlives a changed configuration, and it never ages but by its
+//! own `until`. Any process sets it. Of two settings of the same thing the later counts,
+//! whichever is told of first: that is how the files and stores of several machines agree.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::VerdictTable;
+use super::layout::*;
+use super::texts::{cut, from_words, pack_lengths, to_words};
+
+/// The longest name, reason and author, in bytes.
+pub const WHAT_MAX: usize = 288;
+pub const REASON_MAX: usize = 288;
+pub const BY_MAX: usize = 128;
+
+/// What operators say of a target or a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OperatorState {
+    /// Probes decide.
+    #[default]
+    Auto,
+    /// It leaves the list and keeps the users that it has.
+    Drain,
+    /// It leaves the list and loses its users.
+    Maintenance,
+}
+
+impl OperatorState {
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Drain, Self::Maintenance];
+
+    /// The name in `set_target_state` and `status()`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// One thing that an operator can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    State(OperatorState),
+    /// Of a node; none: what the configuration says.
+    Weight(Option<u16>),
+}
+
+impl Setting {
+    fn pack(self) -> u64 {
+        match self {
+            Self::State(OperatorState::Auto) => 1,
+            Self::State(OperatorState::Drain) => 2,
+            Self::State(OperatorState::Maintenance) => 3,
+            Self::Weight(None) => 1 << 32,
+            Self::Weight(Some(weight)) => 1 << 32 | 1 << 16 | u64::from(weight),
+        }
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        if word >> 32 == 1 {
+            let weight = u16::try_from(word & 0xffff).ok()?;
+            return Some(Self::Weight((word >> 16 & 1 == 1).then_some(weight)));
+        }
+        Some(Self::State(match word {
+            1 => OperatorState::Auto,
+            2 => OperatorState::Drain,
+            3 => OperatorState::Maintenance,
+            _ => return None,
+        }))
+    }
+
+    fn is_weight(self) -> bool {
+        matches!(self, Self::Weight(_))
+    }
+
+    /// Whether it changes nothing: kept for a while, so that an older one does not come back.
+    fn is_default(self) -> bool {
+        matches!(self, Self::State(OperatorState::Auto) | Self::Weight(None))
+    }
+}
+
+/// What an operator has set, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// A target's key, or `node:` and a node's name.
+    pub what: String,
+    pub setting: Setting,
+    /// Milliseconds since 1970.
+    pub since_ms: u64,
+    /// When it ends by itself; 0: never.
+    pub until_ms: u64,
+    pub reason: String,
+    pub by: String,
+}
+
+impl Operator {
+    /// Whether it still counts.
+    pub fn is_in_force(&self, now_ms: u64) -> bool {
+        !self.setting.is_default() && (self.until_ms == 0 || now_ms < self.until_ms)
+    }
+
+    fn is_of_same(&self, other: &Self) -> bool {
+        self.what == other.what && self.setting.is_weight() == other.setting.is_weight()
+    }
+}
+
+/// What became of a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Set {
+    Done,
+    /// A later one is there already, or the very same.
+    Older,
+    /// There are as many as the table has room for.
+    Full,
+}
+
+impl VerdictTable {
+    /// All of them, also those that are over. Never waits for a writer.
+    pub fn operators(&self) -> Vec<Operator> {
+        self.consistent(self.header(OPERATORS_SEQUENCE), || self.read_operators())
+    }
+
+    /// Changes with each setting: what a reader compares.
+    pub fn operators_version(&self) -> u64 {
+        self.header(OPERATORS_SEQUENCE).load(Acquire)
+    }
+
+    /// Sets it, where nothing later is set. Readers get a new generation, the prober wakes.
+    pub fn set_operator(&self, wanted: &Operator) -> Set {
+        let wanted = Operator {
+            what: cut(&wanted.what, WHAT_MAX).to_owned(),
+            reason: cut(&wanted.reason, REASON_MAX).to_owned(),
+            by: cut(&wanted.by, BY_MAX).to_owned(),
+            ..wanted.clone()
+        };
+        let sequence = self.header(OPERATORS_SEQUENCE);
+        let done = loop {
+            let (seen, known) = self.seen(sequence, |seen| (seen, self.read_operators()));
+            let place = match place_for(&wanted, &known) {
+                Ok(place) => place,
+                Err(refused) => return refused,
+            };
+            if let Some(ticket) = self.claim(sequence, seen) {
+                self.write_operator(place, &wanted);
+                let used = u64::try_from(known.len().max(place + 1)).unwrap_or(0);
+                self.header(OPERATORS_USED).store(used, Release);
+                break self.end(sequence, ticket);
+            }
+        };
+        self.bump_generation();
+        self.wake_prober();
+        if done {
+            Set::Done
+        } else {
+            // Another writer held this one for dead: once more.
+            self.set_operator(&wanted)
+        }
+    }
+
+    fn read_operators(&self) -> Vec<Operator> {
+        let used = self.header(OPERATORS_USED).load(Acquire);
+        let used = usize::try_from(used).unwrap_or(OPERATORS).min(OPERATORS);
+        (0..used).map(|place| self.read_operator(place)).collect()
+    }
+
+    fn read_operator(&self, place: usize) -> Operator {
+        let get = |index| self.operator_word(place, index).load(Relaxed);
+        let words =
+            (0..OPERATOR_TEXT_WORDS).map(|index| self.operator_word(place, OPERATOR_TEXT + index));
+        let [what, reason, by, _] = from_words(get(OPERATOR_LENGTHS), words);
+        Operator {
+            what,
+            // A value of a version to come changes nothing here.
+            setting: Setting::unpack(get(OPERATOR_VALUE))
+                .unwrap_or(Setting::State(OperatorState::Auto)),
+            since_ms: get(OPERATOR_SINCE),
+            until_ms: get(OPERATOR_UNTIL),
+            reason,
+            by,
+        }
+    }
+
+    fn write_operator(&self, place: usize, operator: &Operator) {
+        let put = |index, value| self.operator_word(place, index).store(value, Relaxed);
+        put(OPERATOR_VALUE, operator.setting.pack());
+        put(OPERATOR_SINCE, operator.since_ms);
+        put(OPERATOR_UNTIL, operator.until_ms);
+        let texts = [
+            operator.what.as_str(),
+            operator.reason.as_str(),
+            operator.by.as_str(),
+            "",
+        ];
+        put(OPERATOR_LENGTHS, pack_lengths(&texts));
+        for (index, word) in to_words(&texts)
+            .into_iter()
+            .take(OPERATOR_TEXT_WORDS)
+            .enumerate()
+        {
+            put(OPERATOR_TEXT + index, word);
+        }
+    }
+
+    fn operator_word(&self, place: usize, index: usize) -> &std::sync::atomic::AtomicU64 {
+        self.at(self.places.operators + place * OPERATOR + index)
+    }
+
+    pub(super) fn inherit_operators(&self, before: &Self) {
+        for operator in before.operators() {
+            self.set_operator(&operator);
+        }
+    }
+}
+
+/// Where a setting goes: the place of the same thing, a new one, or that of the oldest that
+/// changes nothing.
+fn place_for(wanted: &Operator, known: &[Operator]) -> Result<usize, Set> {
+    if let Some(place) = known.iter().position(|one| one.is_of_same(wanted)) {
+        let is_later = known
+            .get(place)
+            .is_some_and(|one| one.since_ms < wanted.since_ms);
+        return if is_later { Ok(place) } else { Err(Set::Older) };
+    }
+    if known.len() < OPERATORS {
+        return Ok(known.len());
+    }
+    let now = crate::sys::clock::unix_ms();
+    let idle = known
+        .iter()
+        .enumerate()
+        .filter(|(_, one)| !one.is_in_force(now));
+    idle.min_by_key(|(_, one)| one.since_ms)
+        .map(|(place, _)| place)
+        .ok_or(Set::Full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn operator(what: &str, setting: Setting, since_ms: u64) -> Operator {
+        Operator {
+            what: what.to_owned(),
+            setting,
+            since_ms,
+            until_ms: 0,
+            reason: "kernel update".to_owned(),
+            by: "ann".to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_later_setting_counts_in_any_order() {
+        let drain = operator("node:a", Setting::State(OperatorState::Drain), 10);
+        let auto = operator("node:a", Setting::State(OperatorState::Auto), 20);
+        let weight = operator("node:a", Setting::Weight(Some(0)), 5);
+        for order in [[&drain, &auto, &weight], [&auto, &weight, &drain]] {
+            let table = VerdictTable::new(1).unwrap();
+            for one in order {
+                table.set_operator(one);
+            }
+            let mut known = table.operators();
+            known.sort_by_key(|one| one.since_ms);
+            assert_eq!(known, [weight.clone(), auto.clone()]);
+        }
+    }
+
+    #[test]
+    fn each_setting_moves_the_generation_and_wakes_the_prober() {
+        let table = VerdictTable::new(1).unwrap();
+        let drain = operator(
+            "imap://192.0.2.1:143",
+            Setting::State(OperatorState::Drain),
+            10,
+        );
+        assert_eq!(table.set_operator(&drain), Set::Done);
+        assert_eq!((table.generation(), table.wakes()), (1, 1));
+        assert_eq!(table.set_operator(&drain), Set::Older);
+        assert_eq!((table.generation(), table.wakes()), (1, 1));
+    }
+
+    #[test]
+    fn a_full_table_gives_up_what_changes_nothing() {
+        let table = VerdictTable::new(1).unwrap();
+        for number in 0..OPERATORS {
+            let state = if number == 7 {
+                OperatorState::Auto
+            } else {
+                OperatorState::Drain
+            };
+            let what = format!("node:{number}");
+            assert_eq!(
+                table.set_operator(&operator(&what, Setting::State(state), 1)),
+                Set::Done
+            );
+        }
+        let one = operator("node:x", Setting::Weight(Some(5)), 2);
+        assert_eq!(table.set_operator(&one), Set::Done);
+        let known = table.operators();
+        assert_eq!(known.len(), OPERATORS);
+        assert_eq!(known[7], one);
+        let drain = Setting::State(OperatorState::Drain);
+        assert_eq!(table.set_operator(&operator("node:x", drain, 3)), Set::Full);
+    }
+
+    #[test]
+    fn a_setting_ends_by_itself() {
+        let mut one = operator("node:a", Setting::State(OperatorState::Maintenance), 1);
+        assert!(one.is_in_force(u64::MAX));
+        one.until_ms = 100;
+        assert!(one.is_in_force(99) && !one.is_in_force(100));
+    }
+
+    #[test]
+    fn writers_on_several_threads_lose_nothing() {
+        let table = std::sync::Arc::new(VerdictTable::new(1).unwrap());
+        let writers: Vec<_> = (0..4)
+            .map(|writer| {
+                let table = table.clone();
+                std::thread::spawn(move || {
+                    for number in 0..50 {
+                        let what = format!("node:{writer}-{number}");
+                        table.set_operator(&operator(&what, Setting::Weight(Some(7)), 1));
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        let known = table.operators();
+        assert_eq!(known.len(), 200);
+        assert!(
+            known
+                .iter()
+                .all(|one| one.by == "ann" && one.reason == "kernel update")
+        );
+    }
+}

@@ -1,0 +1,187 @@
+-- A prober that is stopped (a signal, a debugger, a frozen control group) keeps its locks. Others
+-- take its part over, and it steps down when it goes on.
+
+local tap = require("tap")
+local unpack = unpack or table.unpack
+
+local SIGSTOP, SIGCONT, SIGKILL = 19, 18, 9
+
+local function shell(command)
+  local pipe = assert(io.popen(command))
+  local output = pipe:read("*a")
+  pipe:close()
+  return (output:gsub("%s+$", ""))
+end
+
+local folder = shell("mktemp -d")
+
+local function pass(seconds)
+  tap.eventually(function() return false end, seconds)
+end
+
+-- A child that says all the time, in a file, whether it probes and what it sees.
+local function watcher(name, nb, fd)
+  local path = folder .. "/" .. name
+  os.remove(path)
+  local pid = host.fork()
+  if pid ~= 0 then
+    return { pid = pid, path = path }
+  end
+  host.alarm(120)
+  -- The listener is the parent's alone: it is gone when that one closes it.
+  host.close(fd)
+  nb.start()
+  tap.eventually(function()
+    local status = nb.status()
+    local text = { tostring(status.probing), host.now() }
+    for _, target in ipairs(status.targets) do
+      text[#text + 1] = target.key:match(":(%d+)$") .. "=" .. target.verdict
+    end
+    local file = assert(io.open(path .. ".new", "w"))
+    file:write(table.concat(text, " "), "\n")
+    file:close()
+    os.rename(path .. ".new", path)
+  end, 100)
+  host.exit_now(1)
+end
+
+local function read(child)
+  local file = io.open(child.path)
+  local text = file and file:read("*a") or ""
+  if file then
+    file:close()
+  end
+  return text
+end
+
+local function is_probing(child)
+  return read(child):match("^%a+") == "true"
+end
+
+local function sees(child, port)
+  return read(child):match(port .. "=(%a+)")
+end
+
+local function await(child, port, verdict, timeout)
+  return tap.eventually(function() return sees(child, port) == verdict end, timeout)
+end
+
+local function kill(...)
+  for _, child in ipairs({ ... }) do
+    if not child.gone then
+      host.kill(child.pid, SIGCONT)
+      host.kill(child.pid, SIGKILL)
+      host.wait(child.pid, 5)
+      child.gone = true
+    end
+  end
+end
+
+-- === In shared memory ===
+
+-- A process that only configures is the parent of all: the module of this process stays unused.
+local function family(count, body)
+  tap.in_child("a family", 100, function()
+    local port, fd = host.listen(1024)
+    local nb = require("nauthilus_backend")
+    local config = tap.config({ port })
+    -- Such connections can be counted where they arrive.
+    config.backend_servers[1].haproxy_v2 = true
+    nb.configure(config)
+    local children = {}
+    for index = 1, count do
+      children[index] = watcher("memory" .. index, nb, fd)
+    end
+    body(children, port, fd)
+    kill(unpack(children))
+    return true
+  end)
+end
+
+local function split(children)
+  local prober, others = nil, {}
+  for _, child in ipairs(children) do
+    if is_probing(child) then
+      prober = child
+    else
+      others[#others + 1] = child
+    end
+  end
+  return prober, others
+end
+
+local function one_probes(children)
+  return tap.eventually(function()
+    local count = 0
+    for _, child in ipairs(children) do
+      count = count + (is_probing(child) and 1 or 0)
+    end
+    return count == 1
+  end, 10)
+end
+
+family(3, function(children, port, fd)
+  tap.check("one of three probes", one_probes(children))
+  local prober, others = split(children)
+  await(others[1], port, "alive", 5)
+  host.kill(prober.pid, SIGSTOP)
+  local stopped = host.now()
+  host.close(fd)
+  tap.check("a server that dies while the prober is stopped is found dead", await(others[1], port, "dead", 20))
+  -- A second, and then the time for a probe; a busy machine is late by itself.
+  local soon = os.getenv("SOAK") and 1.2 or 5
+  tap.check("within a second", host.now() - stopped < soon, host.now() - stopped)
+  tap.check("by one of the others", one_probes(others))
+  local second = split(others)
+  host.kill(prober.pid, SIGCONT)
+  tap.check("the one that was stopped steps down", tap.eventually(function()
+    return not is_probing(prober) and sees(prober, port) == "dead"
+  end, 10))
+  pass(0.5)
+  tap.check("and the other goes on", is_probing(second) and one_probes(children))
+  -- Its lock is free for the new prober: that one's death is noticed at once.
+  pass(0.5)
+  kill(second)
+  local rest = {}
+  for _, child in ipairs(children) do
+    if child ~= second then
+      rest[#rest + 1] = child
+    end
+  end
+  os.remove(second.path)
+  tap.check("when that one dies, another follows", one_probes(rest))
+end)
+
+-- Stopped and gone on with again and again: there is one prober, and it knows what is true.
+family(3, function(children, _, fd)
+  one_probes(children)
+  for turn = 1, 4 do
+    local prober = split(children)
+    if prober then
+      host.kill(prober.pid, SIGSTOP)
+      pass(turn % 2 == 0 and 1.6 or 0.4)
+      host.kill(prober.pid, SIGCONT)
+    end
+    tap.check("one probes after pause " .. turn, one_probes(children))
+  end
+  pass(0.5)
+  host.accept(fd)
+  pass(1)
+  local count = host.accept(fd)
+  tap.check("a target is then probed once per interval", count >= 10 and count <= 26, count .. " probes")
+end)
+
+-- Load alone is no reason.
+family(2, function(children)
+  one_probes(children)
+  local prober, others = split(children)
+  local busy = shell("for i in 1 2 3 4 5 6 7 8; do (exec sh -c 'while :; do :; done') >/dev/null 2>&1 & echo $!; done")
+  pass(4)
+  tap.check("a prober keeps its part on a busy machine", is_probing(prober) and not is_probing(others[1]),
+    read(prober) .. read(others[1]))
+  for pid in busy:gmatch("%d+") do
+    host.kill(tonumber(pid), SIGKILL)
+  end
+end)
+
+shell("rm -r " .. folder)
