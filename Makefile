@@ -149,7 +149,7 @@ docs-keys:
 
 .PHONY: soak
 soak: rust
-	@.ci/deps build test demo
+	@.ci/deps build test demo systems
 	@$(MAKE) --no-print-directory all-luas lib
 	@SUITES=tests/soak tests/run
 

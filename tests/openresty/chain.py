@@ -4,6 +4,7 @@ import base64
 import imaplib
 import os
 import poplib
+import re
 import shutil
 import signal
 import smtplib
@@ -65,7 +66,9 @@ class Site:
 
     def logins(self, service, user):
         with open(os.path.join(self.folder, "dovecot.log"), encoding="utf-8") as log:
-            return sum(1 for line in log if f"{service}: Info: Login:" in line and f"user=<{user}>" in line)
+            # Dovecot 2.3 says "Login", 2.4 "Logged in".
+            login = re.compile(rf"{service}: Info: (Login|Logged in): .*\buser=<{re.escape(user)}>")
+            return sum(1 for line in log if login.search(line))
 
 
 for protocol, listener in LISTENERS.items():

@@ -7,11 +7,12 @@ import re
 import shutil
 import signal
 
-from lab import Backend, BlackHole, Nginx, children, equal, finish, init_block, report, test, until
+from lab import ROOT, Backend, BlackHole, Nginx, children, equal, finish, init_block, report, test, until
 
 VALGRIND = [
     "valgrind", "--trace-children=no", "--num-callers=40", "--leak-check=full",
     "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite", "--log-file={log}/vg.%p",
+    f"--suppressions={ROOT}/tests/lib/valgrind.supp",
 ]
 
 

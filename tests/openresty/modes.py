@@ -72,10 +72,11 @@ def test_threads():
     with test("ngx.run_worker_thread: Lua states in other threads share the worker's engine"):
         until(lambda: nginx.body("/list") == str(backend.port), what="the verdicts")
         wanted = f"{backend.port} good {backend.port}"
-        threads, results = together(16, lambda: [nginx.body("/thread") for _ in range(20)])
+        # No more at once than any version has Lua states for: ten of a worker.
+        threads, results = together(8, lambda: [nginx.body("/thread") for _ in range(40)])
         for thread in threads:
             thread.join()
-        equal(results, [[wanted] * 20] * 16, "answers")
+        equal(results, [[wanted] * 40] * 8, "answers")
         for pid in nginx.workers():
             assert set(own_threads(pid)) <= {"nb-engine", "nb-wake"} and len(own_threads(pid)) <= 2
         equal(len(probers(nginx)), 1, "probers")
