@@ -69,6 +69,15 @@ fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) -> 
     start.elapsed()
 }
 
+/// Whatever is awaited and has no time of its own comes by then, also on a busy machine.
+const IN_TIME: Duration = Duration::from_secs(20);
+
+/// A single attempt may be interrupted by what else the machine does; of five one is not.
+fn in_one_of_five(mut attempt: impl FnMut() -> Result<(), String>) {
+    let failures: Vec<String> = (0..5).map_while(|_| attempt().err()).collect();
+    assert!(failures.len() < 5, "{failures:?}");
+}
+
 #[allow(clippy::unwrap_used)] // A test's helper.
 fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -92,9 +101,7 @@ fn verdicts_follow_the_listeners() {
     let generation = engine.snapshot(Start::Allowed).generation;
 
     drop(first);
-    eventually("a dead listener leaves", INTERVAL + FAST * 2 + FAST, || {
-        ports() == [b]
-    });
+    eventually("a dead listener leaves", IN_TIME, || ports() == [b]);
     assert_eq!(engine.snapshot(Start::Allowed).generation, generation + 1);
     let status = engine.active(Start::Allowed).unwrap().targets();
     assert_eq!(
@@ -103,7 +110,18 @@ fn verdicts_follow_the_listeners() {
     );
 
     let _first = TcpListener::bind(("127.0.0.1", a)).unwrap();
-    eventually("a listener comes back", FAST * 6, || ports() == [a, b]);
+    eventually("a listener comes back", IN_TIME, || ports() == [a, b]);
+    let mut changing = Some(_first);
+    in_one_of_five(|| {
+        drop(changing.take());
+        let died = eventually("a dead listener leaves", IN_TIME, || ports() == [b]);
+        changing = Some(TcpListener::bind(("127.0.0.1", a)).unwrap());
+        let came = eventually("a listener comes back", IN_TIME, || ports() == [a, b]);
+        if died < INTERVAL + FAST * 3 && came < FAST * 6 {
+            return Ok(());
+        }
+        Err(format!("left after {died:?}, back after {came:?}"))
+    });
 
     // An unchanged target keeps its verdict, wherever it stands; a new one is presumed.
     let (third, c) = listener();
@@ -119,26 +137,32 @@ fn verdicts_follow_the_listeners() {
         .unwrap();
     assert!(probes(0) >= before);
     assert_eq!(ports(), [b, c]);
-    eventually("the refused one leaves", Duration::from_secs(2), || {
-        ports() == [b]
-    });
+    eventually("the refused one leaves", IN_TIME, || ports() == [b]);
 
     // A report is heeded at once, whatever the interval.
-    let slow = Config {
-        connect_interval: Duration::from_secs(3600),
-        fast_interval: Duration::from_secs(60),
-        ..config(vec![target(a), target(b)])
-    };
-    engine.configure(slow, false).unwrap();
-    assert_eq!(ports(), [a, b]);
-    drop(_first);
-    let active = engine.active(Start::Allowed).unwrap();
-    assert!(!active.report_failure("127.0.0.1", 1));
-    assert!(active.report_failure("127.0.0.1", a));
-    let took = eventually("a reported one leaves", Duration::from_secs(1), || {
-        ports() == [b]
+    in_one_of_five(|| {
+        let listening = changing.take();
+        let listening =
+            listening.unwrap_or_else(|| TcpListener::bind(("127.0.0.1", a)).unwrap());
+        let quick = config(vec![target(a), target(b)]);
+        engine.configure(quick.clone(), false).unwrap();
+        eventually("both are alive", IN_TIME, || ports() == [a, b]);
+        let slow = Config {
+            connect_interval: Duration::from_secs(3600),
+            fast_interval: Duration::from_secs(60),
+            ..quick
+        };
+        engine.configure(slow, false).unwrap();
+        drop(listening);
+        let active = engine.active(Start::Allowed).unwrap();
+        assert!(!active.report_failure("127.0.0.1", 1));
+        assert!(active.report_failure("127.0.0.1", a));
+        let took = eventually("a reported one leaves", IN_TIME, || ports() == [b]);
+        if took < Duration::from_millis(50) {
+            return Ok(());
+        }
+        Err(format!("took {took:?}"))
     });
-    assert!(took < Duration::from_millis(50), "took {took:?}");
 
     let check = engine.check(target(a), true);
     assert_eq!(
@@ -162,11 +186,11 @@ fn verdicts_follow_the_listeners() {
     assert_eq!(ports(), [b], "the last verdicts stand");
     assert!(!engine.is_running());
 
-    first_looks_come_soon_and_the_next_are_spread();
+    in_one_of_five(first_probes_come_soon_and_the_next_are_spread);
 }
 
 #[allow(clippy::unwrap_used)] // A step of the test.
-fn first_looks_come_soon_and_the_next_are_spread() {
+fn first_probes_come_soon_and_the_next_are_spread() -> Result<(), String> {
     const COUNT: u32 = 24;
     let interval = Duration::from_millis(1600);
     let (listeners, targets): (Vec<_>, Vec<_>) = (0..COUNT)
@@ -182,31 +206,35 @@ fn first_looks_come_soon_and_the_next_are_spread() {
         ..config(targets)
     };
     engine.configure(slow, false).unwrap();
-    assert!(engine.wait_ready(Some(Duration::from_secs(5))));
-    // 100 a second.
-    let window = Duration::from_millis(240);
-    assert!(started.elapsed() < window + interval / 4);
+    assert!(engine.wait_ready(Some(IN_TIME)));
+    let first = started.elapsed();
 
     let records = || {
         let targets = engine.active(Start::Allowed).unwrap().targets();
         targets.into_iter().map(|target| target.record)
     };
-    eventually("each has its second look", interval * 2, || {
+    eventually("each has its second probe", IN_TIME, || {
         records().all(|record| record.probes >= 2)
     });
-    // The first look of the last target and its second one are an interval apart.
-    assert!(started.elapsed() < window + interval * 5 / 4);
+    let second = started.elapsed();
     let seconds: Vec<u64> = records().map(|record| record.connect_started_ns).collect();
-    let (first, last) = (seconds.iter().min().unwrap(), seconds.iter().max().unwrap());
-    let (early, late) = (first + (last - first) / 3, last - (last - first) / 3);
+    let (earliest, last) = (seconds.iter().min().unwrap(), seconds.iter().max().unwrap());
+    let (early, late) = (
+        earliest + (last - earliest) / 3,
+        last - (last - earliest) / 3,
+    );
     let thirds = [0..early, early..late, late..u64::MAX]
         .map(|third| seconds.iter().filter(|at| third.contains(at)).count());
-    let over = Duration::from_nanos(last - first);
-    assert!(over > interval / 2, "second looks within {over:?}");
-    assert!(
-        thirds.iter().all(|count| (5..=11).contains(count)),
-        "{thirds:?}"
-    );
+    let over = Duration::from_nanos(last - earliest);
     engine.stop();
     drop(listeners);
+    // 100 a second; the first probe of the last target and its second are an interval apart.
+    let window = Duration::from_millis(240);
+    let soon = first < window + interval / 4 && second < window + interval * 5 / 4;
+    if soon && over > interval / 2 && thirds.iter().all(|count| (5..=11).contains(count)) {
+        return Ok(());
+    }
+    Err(format!(
+        "first probes within {first:?}, second ones after {second:?} and within {over:?}: {thirds:?}"
+    ))
 }

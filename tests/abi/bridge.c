@@ -89,8 +89,10 @@ static void misuse(void) {
   STATUS("a foreign userdata", NAUTHILUS_BACKEND_WRONG_LUA_VALUE, nauthilus_backend_result_from_lua(L, -1, &result, &why));
   lua_pop(L, 1);
 
-  while (lua_checkstack(L, 1))
-    lua_pushnil(L);
+  /* Twice: Lua 5.4.7 keeps room for an error's text, and gives it away after the first refusal. */
+  for (int round = 0; round < 2; round++)
+    while (lua_checkstack(L, 1))
+      lua_pushnil(L);
   STATUS("a full stack", NAUTHILUS_BACKEND_LUA_ERROR, nauthilus_backend_result_push_lua(L, own, &why));
   nauthilus_backend_result_release(own);
   /* Lua needs room to run finalisers. */
