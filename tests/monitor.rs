@@ -142,8 +142,7 @@ fn verdicts_follow_the_listeners() {
     // A report is heeded at once, whatever the interval.
     in_one_of_five(|| {
         let listening = changing.take();
-        let listening =
-            listening.unwrap_or_else(|| TcpListener::bind(("127.0.0.1", a)).unwrap());
+        let listening = listening.unwrap_or_else(|| TcpListener::bind(("127.0.0.1", a)).unwrap());
         let quick = config(vec![target(a), target(b)]);
         engine.configure(quick.clone(), false).unwrap();
         eventually("both are alive", IN_TIME, || ports() == [a, b]);
