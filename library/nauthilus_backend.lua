@@ -48,6 +48,10 @@ function dynamic_loader(name) end
 ---@field auth_mechanism? nauthilus_backend.Mechanism
 ---@field allow_plaintext_auth? boolean
 ---@field request_uri? string
+---@field node? string The machine that this is a port of; default: host.
+---@field pool? string
+---@field weight? integer 0..1000, default 100.
+---@field vital? boolean Default true.
 ---@field connect_timeout? nauthilus_backend.Duration
 ---@field tls_timeout? nauthilus_backend.Duration
 ---@field deep_timeout? nauthilus_backend.Duration
@@ -70,6 +74,12 @@ function dynamic_loader(name) end
 ---@field tls_full_handshake_interval? nauthilus_backend.Duration
 ---@field cert_warn? nauthilus_backend.Duration
 ---@field log? string "stderr", "none", "syslog" or a path.
+---@field node_usable? "all"|"any"|"match"
+---@field node_down_after? nauthilus_backend.Duration
+---@field node_up_after? nauthilus_backend.Duration
+---@field user_key? "lower"|"exact"|"local"|"domain"
+---@field master_separator? string
+---@field detail_separator? string
 
 ---@class nauthilus_backend.TargetStatus
 ---@field key string "imap://192.0.2.10:993"

@@ -13,7 +13,7 @@ fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Err
     let before = fs::read_to_string(path)?;
     let mut after = before.clone();
     for (what, table) in [
-        ("active keys", markdown(SERVICE_KEYS)),
+        ("service keys", markdown(SERVICE_KEYS)),
         ("target keys", markdown(TARGET_KEYS)),
     ] {
         after = with_table(&after, what, &table)

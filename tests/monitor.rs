@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nauthilus_backend::engine::config::{Config, InitialState, LogSink, Timeouts};
+use nauthilus_backend::engine::config::{Config, InitialState, LogSink, RoutingSettings, Timeouts};
 use nauthilus_backend::engine::process::{Start, current};
-use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Target, TlsMode};
+use nauthilus_backend::engine::target::{
+    AuthMechanism, Host, Placement, Protocol, Target, TlsMode,
+};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const FAST: Duration = Duration::from_millis(50);
@@ -29,6 +31,7 @@ fn target(port: u16) -> Arc<Target> {
         auth_mechanism: AuthMechanism::Auto,
         allow_plaintext_auth: false,
         request_uri: "/".into(),
+        placement: Placement::default(),
         connect_timeout: Duration::from_millis(300),
         tls_timeout: Duration::from_millis(300),
         deep_timeout: Duration::from_millis(300),
@@ -46,6 +49,7 @@ fn config(targets: Vec<Arc<Target>>) -> Config {
         initial_state: InitialState::Alive,
         max_concurrent_probes: 16,
         expose_attributes: Vec::new(),
+        routing: RoutingSettings::default(),
         state_file: None,
         state_max_age: Duration::from_secs(300),
         tls_full_handshake_interval: Duration::from_secs(3600),

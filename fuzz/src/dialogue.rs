@@ -21,7 +21,9 @@ use futures_util::FutureExt;
 use nauthilus_backend::engine::probe::dialogue::session::{LINE_MAX, Session};
 use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::transport::{READ_LIMIT, Transport};
-use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use nauthilus_backend::engine::target::{
+    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// In an input, where TLS begins.
@@ -341,6 +343,7 @@ fn target(protocol: Protocol) -> Target {
         auth_mechanism: AuthMechanism::Auto,
         allow_plaintext_auth: false,
         request_uri: "/".into(),
+        placement: Placement::default(),
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),

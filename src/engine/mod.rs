@@ -11,6 +11,7 @@ pub mod log;
 pub mod probe;
 pub mod process;
 pub mod request;
+pub mod routing;
 mod scheduler;
 pub mod state_file;
 pub mod target;

@@ -206,6 +206,31 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Where a target stands among the machines that serve users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// The machine; none where it is called as its host.
+    pub node: Option<Box<str>>,
+    /// Empty where it has no name. The targets of a node have the same.
+    pub pool: Box<str>,
+    /// 0..=1000. The targets of a node have the same.
+    pub weight: u16,
+    /// Whether the node is unusable while this target is dead (`node_usable: all`).
+    pub vital: bool,
+}
+
+impl Default for Placement {
+    /// That of a target whose configuration says nothing of it.
+    fn default() -> Self {
+        Self {
+            node: None,
+            pool: Box::default(),
+            weight: 100,
+            vital: true,
+        }
+    }
+}
+
 /// One configured backend server. Validated: see `config` for the ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -229,6 +254,8 @@ pub struct Target {
     pub allow_plaintext_auth: bool,
     /// Origin-form request target of an HTTP check (RFC 9112 §3.2.1).
     pub request_uri: Cow<'static, str>,
+    /// No part of the identity: a verdict is kept when this changes.
+    pub placement: Placement,
     /// At most one minute: resolving, connecting and the PROXY header.
     pub connect_timeout: Duration,
     /// At most one minute: the TLS handshake.
@@ -266,6 +293,14 @@ impl Target {
             self.allow_plaintext_auth,
             self.request_uri,
         )
+    }
+
+    /// The machine that this is a port of.
+    pub fn node(&self) -> Cow<'_, str> {
+        match &self.placement.node {
+            Some(name) => Cow::Borrowed(name),
+            None => Cow::Owned(self.host.to_string()),
+        }
     }
 
     /// Whether TLS starts with the first byte.

@@ -8,7 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nauthilus_backend::engine::probe::{Depth, Prober};
-use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use nauthilus_backend::engine::target::{
+    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+};
 
 /// A helper of `spec/support`, which ends with its server when its input ends.
 struct Server {
@@ -73,6 +75,7 @@ impl Server {
             auth_mechanism: AuthMechanism::Auto,
             allow_plaintext_auth: false,
             request_uri: "/".into(),
+            placement: Placement::default(),
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
             deep_timeout: Duration::from_secs(20),
@@ -214,6 +217,7 @@ async fn nginx() {
     for listener in ["http", "https", "http_proxy"] {
         let at = |uri: &str| Target {
             request_uri: uri.to_owned().into(),
+            placement: Placement::default(),
             ..server.target(Protocol::Http, listener)
         };
         for (uri, reason) in [

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::config::{Config, InitialState};
+use super::routing::Nodes;
 use super::state_file::file::{Lead, Store};
 use super::state_file::format::Saved;
 use super::target::{Host, Target};
 use super::verdicts::health::{Thresholds, Verdict};
 use super::verdicts::{
-    Claim, Counter, Event, EventKind, IdentityHash, RETIRED, Record, Sample, Slot, Standby,
-    VerdictTable, hash_identity,
+    Claim, Counter, Event, EventKind, IdentityHash, RETIRED, Record, Routable, Sample, Slot,
+    Standby, VerdictTable, hash_identity,
 };
 use crate::sys::clock;
 
 mod lookup;
+mod routing;
 
 /// A file keeps times in whole milliseconds of a clock that is slowly set right: two that
 /// differ by no more than this may be one.
@@ -37,6 +39,7 @@ pub struct ActiveConfig {
     owner: u64,
     /// The first target of each identity, by its hash.
     by_identity: Vec<u32>,
+    nodes: Nodes,
     pub store: Option<Arc<Store>>,
 }
 
@@ -113,6 +116,7 @@ impl ActiveConfig {
                 table: own.table.clone(),
                 owner: pid,
                 by_identity: firsts(&identities),
+                nodes: Nodes::of(&config.targets),
                 store: state.store,
                 slots,
                 config,
@@ -165,6 +169,7 @@ impl ActiveConfig {
             epoch: 1,
             owner: pid,
             by_identity: firsts(&identities),
+            nodes: Nodes::of(&config.targets),
             store: state.store,
             slots,
             config,
@@ -210,6 +215,8 @@ impl ActiveConfig {
                 && self.table.read(*slot) == Record::default()
             {
                 self.table.write(*slot, record, false);
+                self.table
+                    .set_routable(*slot, Routable::settled(record.verdict()));
             }
         }
     }
@@ -257,6 +264,12 @@ impl ActiveConfig {
                     .change(before.verdict().name(), after.verdict().name())
                     .reason(after.error.as_deref().unwrap_or_default()),
             );
+            let routable = self.table.routable(slot).after(
+                after.verdict(),
+                clock::monotonic_ms(),
+                self.delays(),
+            );
+            self.table.set_routable(slot, routable);
         }
         is_published
     }

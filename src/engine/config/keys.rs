@@ -33,6 +33,10 @@ pub enum Kind {
     RequestUri,
     LogSink,
     AttributeNames,
+    /// The name of a node or a pool.
+    Name,
+    /// What separates parts of a user's name.
+    Separator,
     Targets,
 }
 
@@ -58,6 +62,8 @@ impl Kind {
             }
             Self::LogSink => "stderr, none, syslog or the path of a file".to_owned(),
             Self::AttributeNames => "list of attribute names".to_owned(),
+            Self::Name => format!("string of 1..{MAX_NAME} bytes without control characters"),
+            Self::Separator => format!("string of 1..{MAX_SEPARATOR} bytes"),
             Self::Targets => "list of tables".to_owned(),
         }
     }
@@ -108,6 +114,11 @@ pub(super) const MAX_CREDENTIAL: usize = 1_024;
 /// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
 pub(super) const MAX_REQUEST_URI: usize = 8_000;
 
+/// The longest name of a node or a pool, in bytes: that of a host name.
+pub(super) const MAX_NAME: usize = 255;
+/// The longest separator in a user's name, in bytes.
+pub(super) const MAX_SEPARATOR: usize = 16;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -131,6 +142,10 @@ const LONG_TIMEOUT: Kind = Kind::Duration {
 };
 const INTERVAL: Kind = Kind::Duration {
     min: Duration::from_millis(10),
+    max: DAY,
+};
+const DELAY: Kind = Kind::Duration {
+    min: Duration::ZERO,
     max: DAY,
 };
 const THRESHOLD: Kind = Kind::Integer { min: 1, max: 100 };
@@ -249,6 +264,42 @@ pub(super) const LOG: Key = key(
     Default::Value("stderr"),
     "Where state changes are logged. A path has a slash or a dot in it.",
 );
+pub(super) const NODE_USABLE: Key = key(
+    "node_usable",
+    Kind::Choice(&["all", "any", "match"]),
+    Default::Value("all"),
+    "When users are routed to a node: while all of its vital targets are alive, any of its targets, or one that the filter matches.",
+);
+pub(super) const NODE_DOWN_AFTER: Key = key(
+    "node_down_after",
+    DELAY,
+    Default::Value("10s"),
+    "How long a target has to be dead before routing leaves it.",
+);
+pub(super) const NODE_UP_AFTER: Key = key(
+    "node_up_after",
+    DELAY,
+    Default::Value("30s"),
+    "How long a target that routing left has to be alive before routing returns to it.",
+);
+pub(super) const USER_KEY: Key = key(
+    "user_key",
+    Kind::Choice(&["lower", "exact", "local", "domain"]),
+    Default::Value("lower"),
+    "What of a user's name decides on the node: all of it in lower case (ASCII), as it is, or in lower case the part before or after the last `@`.",
+);
+pub(super) const MASTER_SEPARATOR: Key = key(
+    "master_separator",
+    Kind::Separator,
+    NONE,
+    "From its first occurrence on, a user's name does not count: `*` makes `alice` of `alice*admin`.",
+);
+pub(super) const DETAIL_SEPARATOR: Key = key(
+    "detail_separator",
+    Kind::Separator,
+    NONE,
+    "From its first occurrence to the last `@` or the end, a user's name does not count: `+` makes `alice@a.example` of `alice+box@a.example`.",
+);
 pub(super) const BACKEND_SERVERS: Key = Key {
     name: "backend_servers",
     aliases: &["targets"],
@@ -275,6 +326,12 @@ pub const SERVICE_KEYS: &[Key] = &[
     TLS_FULL_HANDSHAKE_INTERVAL,
     CERT_WARN,
     LOG,
+    NODE_USABLE,
+    NODE_DOWN_AFTER,
+    NODE_UP_AFTER,
+    USER_KEY,
+    MASTER_SEPARATOR,
+    DETAIL_SEPARATOR,
     BACKEND_SERVERS,
 ];
 
@@ -375,6 +432,31 @@ pub(super) const REQUEST_URI: Key = key(
     "What an http deep check asks for.",
 );
 
+pub(super) const NODE: Key = key(
+    "node",
+    Kind::Name,
+    Default::Words("host"),
+    "The machine that this target is a port of; a user's sessions all go to one node.",
+);
+pub(super) const POOL: Key = key(
+    "pool",
+    Kind::Name,
+    Default::Words("the unnamed pool"),
+    "The set of nodes any of which can serve a user. The targets of a node must agree.",
+);
+pub(super) const WEIGHT: Key = key(
+    "weight",
+    Kind::Integer { min: 0, max: 1_000 },
+    Default::Value("100"),
+    "The node's share of the users beside those of the pool's other nodes; 0 gives it none. The targets of a node must agree.",
+);
+pub(super) const VITAL: Key = key(
+    "vital",
+    Kind::Boolean,
+    Default::Value("true"),
+    "Whether a node counts as unusable while this target of it is dead (`node_usable: all`).",
+);
+
 const fn inherited(service: Key) -> Key {
     Key {
         default: SERVICE,
@@ -399,6 +481,10 @@ pub const TARGET_KEYS: &[Key] = &[
     AUTH_MECHANISM,
     ALLOW_PLAINTEXT_AUTH,
     REQUEST_URI,
+    NODE,
+    POOL,
+    WEIGHT,
+    VITAL,
     inherited(CONNECT_TIMEOUT),
     inherited(TLS_TIMEOUT),
     inherited(DEEP_TIMEOUT),

@@ -8,7 +8,7 @@
 //! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
 //! | `value`, `issue` | what is read, and what is said when it is wrong |
 //! | `reader` | typed access to one table, unknown keys |
-//! | `service`, `target` | the section and its targets, with the rules between keys |
+//! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
 //! | `duration`, `host` | the two notations of their own |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
@@ -20,6 +20,7 @@ mod host;
 mod issue;
 mod keys;
 mod reader;
+mod routing;
 mod section;
 mod settings;
 mod target;
@@ -41,6 +42,7 @@ pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
 pub use self::reader::nearest;
+pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
 pub use self::value::{Items, Source, Value};
@@ -90,6 +92,7 @@ pub struct Config {
     /// At most 365 days; zero warns of no certificate.
     pub cert_warn: Duration,
     pub log: LogSink,
+    pub routing: RoutingSettings,
     /// In configured order; may be empty, and may hold the same target twice.
     pub targets: Vec<Arc<Target>>,
 }

@@ -68,6 +68,19 @@ impl<'a> Reader<'a> {
         Ok(first)
     }
 
+    /// Where the table is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The key's name as the table spells it, which may be an alias.
+    pub(super) fn name_of(&self, key: &Key) -> &str {
+        match self.given(key) {
+            Ok(Some(given)) => given.name,
+            _ => key.name,
+        }
+    }
+
     /// A key that has to be there was not.
     pub(super) fn missing(&self, key: &Key) -> Issue {
         self.path
@@ -77,11 +90,7 @@ impl<'a> Reader<'a> {
 
     /// A key whose value is right in itself but not beside the others.
     pub(super) fn conflict(&self, key: &Key, problem: &str) -> Issue {
-        let name = match self.given(key) {
-            Ok(Some(given)) => given.name,
-            _ => key.name,
-        };
-        self.path.key(name).issue(problem)
+        self.path.key(self.name_of(key)).issue(problem)
     }
 
     /// Reads a key with `read`, which answers `None` for a value it cannot take.

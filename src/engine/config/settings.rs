@@ -8,6 +8,7 @@ use super::super::target::Target;
 use super::issue::{Issue, Path};
 use super::keys::{self, SERVICE_KEYS};
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
+use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
 use super::{Config, InitialState, LogSink, target};
@@ -22,6 +23,9 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
         deep: reader.duration_or_default(&keys::DEEP_TIMEOUT)?,
     };
     let connect_interval = reader.duration_or_default(&keys::CONNECT_INTERVAL)?;
+    let targets = targets(&reader, &timeouts)?;
+    routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
+        .map_err(|issue| issue.within(reader.path()))?;
     Ok(Config {
         timeouts,
         connect_interval,
@@ -45,7 +49,8 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
             .duration_or_default(&keys::TLS_FULL_HANDSHAKE_INTERVAL)?,
         cert_warn: reader.duration_or_default(&keys::CERT_WARN)?,
         log: log(&reader)?,
-        targets: targets(&reader, &timeouts)?,
+        routing: routing::settings(&reader)?,
+        targets,
     })
 }
 

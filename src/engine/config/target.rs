@@ -7,6 +7,7 @@ use super::ConfigError;
 use super::issue::{Issue, Path};
 use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
 use super::reader::Reader;
+use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
 
@@ -113,6 +114,7 @@ fn read(
             Some(uri) => uri.to_owned().into(),
             None => keys::REQUEST_URI.default_text().into(),
         },
+        placement: routing::placement(reader)?,
         connect_timeout: reader
             .duration(&keys::CONNECT_TIMEOUT)?
             .unwrap_or(timeouts.connect),

@@ -76,6 +76,8 @@ pub(super) const ERROR_LENGTH: usize = 20;
 pub(super) const CHANGES: usize = 21;
 /// How many probes the latency ring was told of.
 pub(super) const LATENCIES_TOLD: usize = 22;
+/// What routing makes of the verdicts, see `routable`.
+pub(super) const ROUTABLE: usize = 23;
 /// Whole cache lines.
 pub(super) const SLOT: usize = 24;
 

@@ -9,6 +9,7 @@ mod layout;
 mod lease;
 mod operators;
 mod record;
+mod routable;
 mod sequence;
 mod table;
 #[cfg(test)]
@@ -17,8 +18,10 @@ mod texts;
 
 pub use counters::{BUCKETS_US, Counter, Histogram, ProbeResult};
 pub use events::{Event, EventKind, Events};
+pub use health::Verdict;
 pub use latencies::Sample;
 pub use lease::{Claim, Patience, Standby, takeover_time};
 pub use operators::{BY_MAX, Operator, OperatorState, REASON_MAX, Set, Setting, WHAT_MAX};
 pub use record::{ERROR_MAX, Record};
+pub use routable::{Delays, Routable};
 pub use table::{IdentityHash, RETIRED, Slot, VerdictTable, hash_identity};

@@ -18,6 +18,7 @@ use super::health::Verdict;
 use super::latencies::Sample;
 use super::layout::*;
 use super::record::Record;
+use super::routable::Routable;
 use super::sequence::Ticket;
 use crate::sys::shared::SharedWords;
 
@@ -261,12 +262,14 @@ impl VerdictTable {
     pub fn reset(&self, slot: Slot) {
         self.clear_latencies(slot);
         self.write(slot, &Record::default(), false);
+        self.set_routable(slot, Routable::default());
     }
 
     /// Takes over all that another table says of a target.
     pub fn inherit_slot(&self, slot: Slot, before: &Self, known: Slot) {
         self.inherit_latencies(slot, before, known);
         self.write(slot, &before.read(known), false);
+        self.set_routable(slot, before.routable(known));
     }
 
     /// A connect probe starts now.
@@ -310,6 +313,16 @@ impl VerdictTable {
         let reports = self.word(slot, REPORTS).load(Acquire);
         let heeded = self.word(slot, HEEDED);
         heeded.load(Acquire) != reports && heeded.swap(reports, AcqRel) != reports
+    }
+
+    /// What routing makes of the target's verdicts.
+    pub fn routable(&self, slot: Slot) -> Routable {
+        Routable::unpack(self.word(slot, ROUTABLE).load(Acquire))
+    }
+
+    /// Only the process that may write the slot calls this.
+    pub fn set_routable(&self, slot: Slot, routable: Routable) {
+        self.word(slot, ROUTABLE).store(routable.pack(), Release);
     }
 
     pub(super) fn header(&self, index: usize) -> &AtomicU64 {

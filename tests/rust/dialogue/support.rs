@@ -13,7 +13,9 @@ use futures_util::FutureExt;
 use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::error::ProbeError;
 use nauthilus_backend::engine::probe::transport::Transport;
-use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use nauthilus_backend::engine::target::{
+    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::sync::Semaphore;
 
@@ -37,6 +39,7 @@ pub(crate) fn target(protocol: Protocol) -> Target {
         auth_mechanism: AuthMechanism::Auto,
         allow_plaintext_auth: false,
         request_uri: "/".into(),
+        placement: Placement::default(),
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),

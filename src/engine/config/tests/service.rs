@@ -2,7 +2,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::keys::SERVICE_KEYS;
-use super::super::{Config, InitialState, Kind, LogSink, Timeouts, Value};
+use super::super::{
+    Config, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts, UserKey, Value,
+};
 use super::{accepted, refusal, table, value};
 
 const MS: Duration = Duration::from_millis(1);
@@ -38,6 +40,7 @@ fn the_defaults_are_the_documented_ones() {
             tls_full_handshake_interval: H,
             cert_warn: 14 * D,
             log: LogSink::Stderr,
+            routing: RoutingSettings::default(),
             targets: Vec::new(),
         }
     );
@@ -50,7 +53,8 @@ fn every_key_is_read() {
           deep_interval: 2m, fast_interval: 100ms, failure_threshold: 3, recovery_threshold: '2',
           initial_state: DEAD, max_concurrent_probes: 7.0, expose_attributes: [token, Secret-Key],
           state_file: /run/nb/state, state_max_age: 1h, tls_full_handshake_interval: 0,
-          cert_warn: 30d, log: syslog,
+          cert_warn: 30d, log: syslog, node_usable: ANY, node_down_after: 0, node_up_after: 5m,
+          user_key: domain, master_separator: '*', detail_separator: '+',
           targets: [{protocol: imap, host: a.example}, {protocol: lmtp, host: b.example}]}",
     );
     let targets = config.targets.clone();
@@ -80,6 +84,14 @@ fn every_key_is_read() {
             tls_full_handshake_interval: Duration::ZERO,
             cert_warn: 30 * D,
             log: LogSink::Syslog,
+            routing: RoutingSettings {
+                node_usable: NodeUsable::Any,
+                node_down_after: Duration::ZERO,
+                node_up_after: 5 * MIN,
+                user_key: UserKey::Domain,
+                master_separator: Some("*".into()),
+                detail_separator: Some("+".into()),
+            },
             targets,
         }
     );
@@ -114,6 +126,8 @@ fn ranges_are_the_promised_ones() {
             "duration 0s..24h",
         ),
         ("cert_warn", "0", "365d", "duration 0s..365d"),
+        ("node_down_after", "0", "24h", "duration 0s..24h"),
+        ("node_up_after", "0", "24h", "duration 0s..24h"),
         ("failure_threshold", "1", "100", "integer 1..100"),
         ("recovery_threshold", "1", "100", "integer 1..100"),
         ("max_concurrent_probes", "1", "65536", "integer 1..65536"),

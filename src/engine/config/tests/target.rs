@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::super::target::{AuthMechanism, Host, Protocol, Target, TlsMode};
+use super::super::super::target::{AuthMechanism, Host, Placement, Protocol, Target, TlsMode};
 use super::super::keys::TARGET_KEYS;
 use super::{accepted, refusal};
 
@@ -40,6 +40,7 @@ fn the_defaults_are_the_documented_ones() {
             auth_mechanism: AuthMechanism::Auto,
             allow_plaintext_auth: false,
             request_uri: "/".into(),
+            placement: Placement::default(),
             connect_timeout: 5 * second,
             tls_timeout: 5 * second,
             deep_timeout: 5 * second,

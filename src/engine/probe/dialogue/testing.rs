@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::engine::target::{AuthMechanism, Host, Protocol, Target, TlsMode};
+use crate::engine::target::{AuthMechanism, Host, Placement, Protocol, Target, TlsMode};
 
 /// A deep-checked target on loopback, without credentials.
 pub(crate) fn target(protocol: Protocol) -> Target {
@@ -22,6 +22,7 @@ pub(crate) fn target(protocol: Protocol) -> Target {
         auth_mechanism: AuthMechanism::Auto,
         allow_plaintext_auth: false,
         request_uri: "/".into(),
+        placement: Placement::default(),
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),

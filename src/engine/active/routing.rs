@@ -1,0 +1,101 @@
+//! Where users belong, by what this configuration's table says of its targets.
+
+use std::cell::OnceCell;
+
+use super::{ActiveConfig, shown_ip};
+use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Route, View};
+use crate::engine::verdicts::{Delays, Slot, Verdict};
+use crate::sys::clock;
+
+impl ActiveConfig {
+    /// The server of a user. Reads the shared table and waits for nothing.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn route(&self, user: &[u8], filter: &Filter) -> Result<Route<'_>, NoRoute> {
+        let key = routing::user_key(user, &self.config.routing).ok_or(NoRoute::NoKey)?;
+        self.fleet().route(&key, filter)
+    }
+
+    /// The key of a user and the nodes of the first pool that has any, the user's best first;
+    /// none where the name has no key.
+    pub fn candidates(
+        &self,
+        user: &[u8],
+        filter: &Filter,
+    ) -> Option<(Vec<u8>, Vec<Candidate<'_>>)> {
+        let key = routing::user_key(user, &self.config.routing)?;
+        let candidates = self.fleet().candidates(&key, filter);
+        Some((key.into_owned(), candidates))
+    }
+
+    /// Whether routing counts each target of a node as alive, in the order of its ports.
+    pub fn is_routable(&self, target: usize) -> bool {
+        self.fleet().view.is_routable(target)
+    }
+
+    fn fleet(&self) -> Fleet<'_, Now<'_>> {
+        Fleet {
+            nodes: &self.nodes,
+            targets: &self.config.targets,
+            node_usable: self.config.routing.node_usable,
+            view: Now {
+                active: self,
+                ms: OnceCell::new(),
+            },
+        }
+    }
+
+    pub(super) fn delays(&self) -> Delays {
+        Delays {
+            down: self.config.routing.node_down_after,
+            up: self.config.routing.node_up_after,
+        }
+    }
+}
+
+/// The table at the moment of one question.
+struct Now<'a> {
+    active: &'a ActiveConfig,
+    /// Asked for only where a target has not settled.
+    ms: OnceCell<u64>,
+}
+
+impl Now<'_> {
+    fn slot(&self, target: usize) -> Option<Slot> {
+        self.active.slots.get(target).copied()
+    }
+
+    fn lists(&self, verdict: Option<Verdict>) -> bool {
+        verdict.is_some_and(|verdict| self.active.lists(verdict))
+    }
+}
+
+impl View for Now<'_> {
+    fn is_listed(&self, target: usize) -> bool {
+        let read = |slot| self.active.table.read_brief(slot).0;
+        self.lists(self.slot(target).map(read))
+    }
+
+    fn is_routable(&self, target: usize) -> bool {
+        self.lists(self.slot(target).map(|slot| {
+            let routable = self.active.table.routable(slot);
+            let now_ms = if routable.is_settled() {
+                0
+            } else {
+                *self.ms.get_or_init(clock::monotonic_ms)
+            };
+            routable.verdict(now_ms, self.active.delays())
+        }))
+    }
+
+    fn ip(&self, target: usize) -> String {
+        let Some(configured) = self.active.config.targets.get(target) else {
+            return String::new();
+        };
+        let address = self
+            .slot(target)
+            .and_then(|slot| self.active.table.read_brief(slot).1);
+        shown_ip(configured, address)
+    }
+}

@@ -1,0 +1,131 @@
+//! What a caller wants of a server: fields that must be equal, and pools in order.
+
+use crate::engine::target::Target;
+
+/// A field of a server object that a filter can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Ip,
+    Host,
+    Port,
+    Protocol,
+    HaproxyV2,
+    Tls,
+    TlsMode,
+    TlsSkipVerify,
+    DeepCheck,
+    RequestUri,
+    Node,
+    Weight,
+}
+
+impl Field {
+    pub const ALL: [Self; 12] = [
+        Self::Ip,
+        Self::Host,
+        Self::Port,
+        Self::Protocol,
+        Self::HaproxyV2,
+        Self::Tls,
+        Self::TlsMode,
+        Self::TlsSkipVerify,
+        Self::DeepCheck,
+        Self::RequestUri,
+        Self::Node,
+        Self::Weight,
+    ];
+
+    /// The field's name in a server object.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ip => "ip",
+            Self::Host => "host",
+            Self::Port => "port",
+            Self::Protocol => "protocol",
+            Self::HaproxyV2 => "haproxy_v2",
+            Self::Tls => "tls",
+            Self::TlsMode => "tls_mode",
+            Self::TlsSkipVerify => "tls_skip_verify",
+            Self::DeepCheck => "deep_check",
+            Self::RequestUri => "request_uri",
+            Self::Node => "node",
+            Self::Weight => "weight",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
+
+    /// What its values are.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Port | Self::Weight => Kind::Number,
+            Self::HaproxyV2 | Self::Tls | Self::TlsSkipVerify | Self::DeepCheck => Kind::Flag,
+            _ => Kind::Text,
+        }
+    }
+}
+
+/// The type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Number,
+    Flag,
+}
+
+/// A value that a field must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Text(Box<str>),
+    Number(u16),
+    Flag(bool),
+}
+
+/// Which servers a caller can use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Fields that must have these values.
+    pub fields: Vec<(Field, Wanted)>,
+    /// The first with a usable node counts. None: the pool without a name.
+    pub pools: Option<Vec<Box<str>>>,
+}
+
+impl Filter {
+    /// Whether a target has all that is asked for; `ip` gives the address that its server
+    /// object shows.
+    pub(super) fn matches(&self, target: &Target, ip: impl Fn() -> String) -> bool {
+        self.fields.iter().all(|(field, wanted)| match wanted {
+            Wanted::Flag(wanted) => flag(*field, target) == Some(*wanted),
+            Wanted::Number(wanted) => number(*field, target) == Some(*wanted),
+            Wanted::Text(wanted) => match field {
+                Field::Ip => ip() == **wanted,
+                Field::Host => target.host.to_string() == **wanted,
+                Field::Protocol => target.protocol.name() == &**wanted,
+                Field::TlsMode => target.tls_mode.name() == &**wanted,
+                Field::RequestUri => target.request_uri == **wanted,
+                Field::Node => target.node() == **wanted,
+                _ => false,
+            },
+        })
+    }
+}
+
+fn flag(field: Field, target: &Target) -> Option<bool> {
+    match field {
+        Field::HaproxyV2 => Some(target.haproxy_v2),
+        Field::Tls => Some(target.implicit_tls()),
+        Field::TlsSkipVerify => Some(target.tls_skip_verify),
+        Field::DeepCheck => Some(target.deep_check),
+        _ => None,
+    }
+}
+
+fn number(field: Field, target: &Target) -> Option<u16> {
+    match field {
+        Field::Port => Some(target.port),
+        Field::Weight => Some(target.placement.weight),
+        _ => None,
+    }
+}

@@ -1,0 +1,17 @@
+//! Which server a user belongs on: the user's key, the nodes, and the choice between them.
+//!
+//! The choice is rendezvous hashing, so that every process and machine with the same nodes
+//! gives the same answer without asking anybody.
+
+mod filter;
+mod hash;
+mod key;
+mod nodes;
+mod select;
+#[cfg(test)]
+mod tests;
+
+pub use filter::{Field, Filter, Kind, Wanted};
+pub use key::{KEY_MAX, user_key};
+pub use nodes::{Node, Nodes, Port};
+pub use select::{Candidate, Fleet, NoRoute, Route, View, Why};

@@ -1,0 +1,266 @@
+//! The choice: the node with the user's highest score among those that can serve, then a port.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::filter::Filter;
+use super::hash;
+use super::nodes::{Node, Nodes, Port};
+use crate::engine::config::NodeUsable;
+use crate::engine::target::Target;
+
+/// What is known of the targets at this moment; each is asked by its index in the configuration.
+pub trait View {
+    /// Whether the target is in the list now.
+    fn is_listed(&self, target: usize) -> bool;
+    /// Whether routing counts the target as alive: verdicts count after `node_down_after` and
+    /// `node_up_after`.
+    fn is_routable(&self, target: usize) -> bool;
+    /// What the target's server object shows as `ip`.
+    fn ip(&self, target: usize) -> String;
+}
+
+/// The nodes of a configuration, its targets and what is known of them.
+pub struct Fleet<'a, V> {
+    pub nodes: &'a Nodes,
+    pub targets: &'a [Arc<Target>],
+    pub node_usable: NodeUsable,
+    pub view: V,
+}
+
+/// Where a user belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route<'a> {
+    /// The index of the target in the configuration.
+    pub target: usize,
+    pub node: &'a Node,
+    /// No node had all of its vital targets alive, so that one counts whose matching target is.
+    pub degraded: bool,
+}
+
+/// Why there is no server for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoute {
+    /// The user's name has no key.
+    NoKey,
+    /// No node of the pools has a target that matches the filter and may be given users.
+    NoNode,
+    /// There are such nodes, and none of them is usable.
+    Unusable,
+}
+
+impl NoRoute {
+    /// The text that callers get; the words are promised.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoKey => "no key",
+            Self::NoNode => "no node",
+            Self::Unusable => "unusable",
+        }
+    }
+}
+
+/// Why a node is not chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// `weight` is 0.
+    NoWeight,
+    /// A target that has to be alive is dead.
+    Dead,
+}
+
+impl Why {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoWeight => "weight 0",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// One node as a choice for one user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate<'a> {
+    pub node: &'a Node,
+    /// `weight / -ln(h)`; the highest has the user.
+    pub score: f64,
+    /// Why it cannot be chosen, if so.
+    pub why: Option<Why>,
+}
+
+/// Nodes with a user's scores; most pools have no more than this many.
+type Scored<'a> = SmallVec<[(f64, &'a Node); 16]>;
+
+/// The nodes from the highest score down. Nearly always the first one is taken, so they are
+/// not sorted. Equal scores are as good as impossible; there the hash keeps the configured
+/// order from mattering.
+fn best_first(mut scored: Scored<'_>) -> impl Iterator<Item = &Node> {
+    std::iter::from_fn(move || {
+        let best = (0..scored.len()).max_by(|&a, &b| {
+            let rank = |at: usize| scored.get(at).map(|(score, node)| (*score, node.hash));
+            rank(a).partial_cmp(&rank(b)).unwrap_or(Ordering::Equal)
+        })?;
+        Some(scored.swap_remove(best).1)
+    })
+}
+
+impl<'a, V: View> Fleet<'a, V> {
+    /// The server of the user with this key.
+    ///
+    /// # Errors
+    /// Where no node can serve the user.
+    pub fn route(&self, key: &[u8], filter: &Filter) -> Result<Route<'a>, NoRoute> {
+        let user = hash::of_name(key);
+        let mut problem = NoRoute::NoNode;
+        for pool in pools(filter) {
+            let scored = self.scored(user, pool, filter);
+            if scored.is_empty() {
+                continue;
+            }
+            problem = NoRoute::Unusable;
+            for (node_usable, degraded) in self.stages() {
+                let found = best_first(scored.clone())
+                    .find(|node| self.is_usable(node, node_usable, filter));
+                if let Some(node) = found
+                    && let Some(target) = self.port(user, node, filter)
+                {
+                    return Ok(Route {
+                        target,
+                        node,
+                        degraded,
+                    });
+                }
+            }
+        }
+        Err(problem)
+    }
+
+    /// The nodes of the first pool that has any with a matching target, the best one first.
+    pub fn candidates(&self, key: &[u8], filter: &Filter) -> Vec<Candidate<'a>> {
+        let user = hash::of_name(key);
+        for pool in pools(filter) {
+            let mut all: Vec<Candidate<'a>> = self
+                .matching(pool, filter)
+                .map(|node| {
+                    let usable = self.is_usable(node, self.node_usable, filter);
+                    let why = match (node.weight, usable) {
+                        (0, _) => Some(Why::NoWeight),
+                        (_, false) => Some(Why::Dead),
+                        _ => None,
+                    };
+                    Candidate {
+                        node,
+                        score: hash::score(node.weight, hash::of_pair(user, node.hash)),
+                        why,
+                    }
+                })
+                .collect();
+            all.sort_by(|a, b| {
+                (b.score, b.node.hash)
+                    .partial_cmp(&(a.score, a.node.hash))
+                    .unwrap_or(Ordering::Equal)
+            });
+            if !all.is_empty() {
+                return all;
+            }
+        }
+        Vec::new()
+    }
+
+    /// What is tried in turn, and whether that is a way out.
+    fn stages(&self) -> impl Iterator<Item = (NodeUsable, bool)> {
+        let way_out = (self.node_usable == NodeUsable::All).then_some((NodeUsable::Match, true));
+        std::iter::once((self.node_usable, false)).chain(way_out)
+    }
+
+    /// The nodes of a pool that have a matching target and a weight, with the user's scores.
+    fn scored(&self, user: u64, pool: &str, filter: &Filter) -> Scored<'a> {
+        self.matching(pool, filter)
+            .filter(|node| node.weight > 0)
+            .map(|node| {
+                let score = hash::score(node.weight, hash::of_pair(user, node.hash));
+                (score, node)
+            })
+            .collect()
+    }
+
+    fn matching<'s>(
+        &'s self,
+        pool: &'s str,
+        filter: &'s Filter,
+    ) -> impl Iterator<Item = &'a Node> + 's {
+        let nodes: &'a [Node] = &self.nodes.list;
+        nodes
+            .iter()
+            .filter(move |node| &*node.pool == pool)
+            .filter(move |node| self.ports(node, filter).next().is_some())
+    }
+
+    /// The targets of a node that match.
+    fn ports<'s>(
+        &'s self,
+        node: &'a Node,
+        filter: &'s Filter,
+    ) -> impl Iterator<Item = (usize, &'a Target, &'a Port)> + 's {
+        node.ports.iter().filter_map(move |port| {
+            let target: &'a Arc<Target> = self.targets.get(port.target)?;
+            filter
+                .matches(target, || self.view.ip(port.target))
+                .then_some((port.target, &**target, port))
+        })
+    }
+
+    fn is_usable(&self, node: &'a Node, by: NodeUsable, filter: &Filter) -> bool {
+        let routable = |port: &Port| self.view.is_routable(port.target);
+        let has_match = || {
+            self.ports(node, filter)
+                .any(|(target, ..)| self.view.is_routable(target))
+        };
+        match by {
+            NodeUsable::All => {
+                let is_vital = |port: &&Port| {
+                    let target = self.targets.get(port.target);
+                    target.is_some_and(|target| target.placement.vital)
+                };
+                let mut vital = node.ports.iter().filter(is_vital).peekable();
+                // A node without a vital target is as good as what is asked of it.
+                if vital.peek().is_none() {
+                    return has_match();
+                }
+                vital.all(routable)
+            }
+            NodeUsable::Any => node.ports.iter().any(routable),
+            NodeUsable::Match => has_match(),
+        }
+    }
+
+    /// The user's port of a node: of the matching targets one that is in the list, else one
+    /// that routing still counts on, else any. A node that has been dead for less than
+    /// `node_down_after` keeps its users.
+    fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
+        let mut best: Option<((bool, bool, u64), usize)> = None;
+        for (index, _, port) in self.ports(node, filter) {
+            let rank = (
+                self.view.is_listed(index),
+                self.view.is_routable(index),
+                hash::of_pair(user, port.hash),
+            );
+            if best.is_none_or(|(known, _)| rank > known) {
+                best = Some((rank, index));
+            }
+        }
+        best.map(|(_, index)| index)
+    }
+}
+
+fn pools(filter: &Filter) -> impl Iterator<Item = &str> {
+    let named = filter.pools.as_deref();
+    let unnamed = named.is_none().then_some("");
+    named
+        .into_iter()
+        .flatten()
+        .map(|name| &**name)
+        .chain(unnamed)
+}

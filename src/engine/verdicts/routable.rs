@@ -1,0 +1,192 @@
+//! What routing makes of a target's verdicts: it follows them only after they have held for a
+//! while, so that a target which comes and goes moves no users back and forth.
+//!
+//! One word of the shared table tells all processes the same. It holds the verdict that
+//! routing goes by, the verdict that probes give, and since when that differs. Readers add
+//! the time themselves, so that no process has to act when a delay is over.
+
+use std::time::Duration;
+
+use super::health::Verdict;
+
+/// How long a verdict has to hold before routing follows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// Of a target that died.
+    pub down: Duration,
+    /// Of a target that came back.
+    pub up: Duration,
+}
+
+/// The word of one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routable {
+    /// The verdict that routing went by when the word was written.
+    followed: Verdict,
+    /// The last verdict of the probes.
+    probed: Verdict,
+    /// When `probed` became another, in milliseconds of `CLOCK_MONOTONIC`.
+    changed_ms: u64,
+}
+
+impl Routable {
+    /// Routing goes by this verdict from now on.
+    pub fn settled(verdict: Verdict) -> Self {
+        Self {
+            followed: verdict,
+            probed: verdict,
+            changed_ms: 0,
+        }
+    }
+
+    /// The word after a probe gave this verdict. A first one is followed at once: nobody was
+    /// routed by anything else.
+    #[must_use]
+    pub fn after(self, verdict: Verdict, now_ms: u64, delays: Delays) -> Self {
+        if verdict == self.probed {
+            return self;
+        }
+        let followed = self.verdict(now_ms, delays);
+        if followed == Verdict::Unknown {
+            return Self::settled(verdict);
+        }
+        Self {
+            followed,
+            probed: verdict,
+            changed_ms: now_ms,
+        }
+    }
+
+    /// The verdict that routing goes by at this time.
+    pub fn verdict(self, now_ms: u64, delays: Delays) -> Verdict {
+        if self.followed == self.probed {
+            return self.followed;
+        }
+        let delay = match self.probed {
+            Verdict::Dead => delays.down,
+            Verdict::Alive | Verdict::Unknown => delays.up,
+        };
+        let has_held = Duration::from_millis(now_ms.saturating_sub(self.changed_ms));
+        if has_held >= delay {
+            self.probed
+        } else {
+            self.followed
+        }
+    }
+
+    /// Whether the time matters to [`Routable::verdict`]: most often it need not be asked for.
+    pub fn is_settled(self) -> bool {
+        self.followed == self.probed
+    }
+
+    pub(super) fn pack(self) -> u64 {
+        self.changed_ms << 4 | code(self.probed) << 2 | code(self.followed)
+    }
+
+    pub(super) fn unpack(word: u64) -> Self {
+        Self {
+            followed: verdict(word),
+            probed: verdict(word >> 2),
+            changed_ms: word >> 4,
+        }
+    }
+}
+
+fn code(verdict: Verdict) -> u64 {
+    match verdict {
+        Verdict::Unknown => 0,
+        Verdict::Alive => 1,
+        Verdict::Dead => 2,
+    }
+}
+
+fn verdict(code: u64) -> Verdict {
+    match code & 3 {
+        1 => Verdict::Alive,
+        2 => Verdict::Dead,
+        _ => Verdict::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Alive, Dead, Unknown};
+
+    const DELAYS: Delays = Delays {
+        down: Duration::from_secs(10),
+        up: Duration::from_secs(30),
+    };
+
+    /// The word after verdicts at these seconds.
+    fn after(verdicts: &[(u64, Verdict)]) -> Routable {
+        verdicts
+            .iter()
+            .fold(Routable::default(), |word, &(second, verdict)| {
+                word.after(verdict, second * 1000, DELAYS)
+            })
+    }
+
+    fn at(word: Routable, second: u64) -> Verdict {
+        word.verdict(second * 1000, DELAYS)
+    }
+
+    #[test]
+    fn a_first_verdict_is_followed_at_once() {
+        assert_eq!(at(Routable::default(), 5), Unknown);
+        assert_eq!(at(after(&[(5, Dead)]), 5), Dead);
+        assert_eq!(at(after(&[(5, Alive)]), 5), Alive);
+    }
+
+    #[test]
+    fn a_verdict_is_followed_when_it_has_held() {
+        let word = after(&[(0, Alive), (100, Dead)]);
+        assert_eq!(
+            [at(word, 100), at(word, 109), at(word, 110)],
+            [Alive, Alive, Dead]
+        );
+        let word = after(&[(0, Alive), (100, Dead), (200, Alive)]);
+        assert_eq!(
+            [at(word, 200), at(word, 229), at(word, 230)],
+            [Dead, Dead, Alive]
+        );
+    }
+
+    #[test]
+    fn a_short_failure_changes_nothing() {
+        let word = after(&[(0, Alive), (100, Dead), (109, Alive)]);
+        assert!((109..200).all(|second| at(word, second) == Alive));
+    }
+
+    #[test]
+    fn flapping_moves_users_once_at_most() {
+        let mut word = after(&[(0, Alive)]);
+        let mut seen = vec![Alive];
+        for second in 1..600 {
+            let verdict = if second / 20 % 2 == 1 { Dead } else { Alive };
+            word = word.after(verdict, second * 1000, DELAYS);
+            let now = at(word, second);
+            if seen.last() != Some(&now) {
+                seen.push(now);
+            }
+        }
+        assert_eq!(seen, [Alive, Dead]);
+    }
+
+    #[test]
+    fn a_word_reads_as_it_was_written() {
+        for word in [
+            Routable::default(),
+            Routable::settled(Dead),
+            after(&[(0, Alive), (1_000_000, Dead)]),
+        ] {
+            assert_eq!(Routable::unpack(word.pack()), word);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stood_still_does_no_harm() {
+        let word = after(&[(0, Alive), (100, Dead)]);
+        assert_eq!(at(word, 0), Alive);
+    }
+}
