@@ -401,7 +401,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         ("skip_verify", "; did you mean tls_skip_verify?"),
         ("haproxy", "; did you mean haproxy_v2?"),
         ("prot", "; did you mean port?"),
-        ("weight", ""),
+        ("colour", ""),
         (
             "connect_interval",
             " of a target; it belongs to the service section",
