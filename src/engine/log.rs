@@ -15,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::config::LogSink;
+use crate::sys::own_descriptor::Guarded;
+use crate::sys::signals::without_write_signals;
 use crate::sys::stderr;
 use crate::sys::thread::spawn_quiet;
 
@@ -125,11 +127,11 @@ impl Log {
     /// Writes a line from the calling thread, for calls that configure: they start no thread,
     /// since the host may fork after them. A line that would have to wait is lost.
     pub fn write_here(&self, line: &Line) {
-        let ready = self.sink != LogSink::Stderr || stderr::has_room();
+        let ready = self.sink != LogSink::Stderr || stderr::has_room_for(full_line(line).len());
         if ready {
             let mut sink = Sink::new(self.sink.clone());
             sink.waits = false;
-            sink.write(line);
+            without_write_signals(|| sink.write(line));
         }
     }
 
@@ -177,8 +179,8 @@ fn start(sink: LogSink) -> Option<SyncSender<Line>> {
 /// A sink and what is open for it.
 struct Sink {
     kind: LogSink,
-    file: Option<File>,
-    socket: Option<UnixDatagram>,
+    file: Option<Guarded<File>>,
+    socket: Option<Guarded<UnixDatagram>>,
     /// Whether a line waits for the logger to have room.
     waits: bool,
 }
@@ -218,29 +220,35 @@ fn open_file(path: &Path) -> io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o640)
+        // A FIFO that nobody reads is an error, and does not hold up the caller until somebody
+        // does; one whose reader is slow loses lines.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
 }
 
 /// Appends to the file that bears the name now: it may have been rotated away.
-fn write_file(file: &mut Option<File>, path: &PathBuf, line: &Line) -> io::Result<()> {
+fn write_file(file: &mut Option<Guarded<File>>, path: &PathBuf, line: &Line) -> io::Result<()> {
     let is_current = |file: &File| -> io::Result<bool> {
         let (opened, named) = (file.metadata()?, std::fs::metadata(path)?);
         Ok((opened.dev(), opened.ino()) == (named.dev(), named.ino()))
     };
-    if !file
-        .as_ref()
-        .is_some_and(|f| is_current(f).unwrap_or(false))
-    {
-        *file = Some(open_file(path)?);
+    // The host may have closed it, too.
+    let open = file.as_ref().and_then(|file| file.get().ok());
+    if !open.is_some_and(|file| is_current(file).unwrap_or(false)) {
+        *file = Some(Guarded::new(open_file(path)?)?);
     }
     match file {
-        Some(file) => file.write_all(full_line(line).as_bytes()),
+        Some(file) => file.get()?.write_all(full_line(line).as_bytes()),
         None => Ok(()),
     }
 }
 
 /// A datagram as the system's logger takes it; it adds the time itself.
-fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line, waits: bool) -> io::Result<()> {
+fn write_syslog(
+    socket: &mut Option<Guarded<UnixDatagram>>,
+    line: &Line,
+    waits: bool,
+) -> io::Result<()> {
     let text = format!(
         "<{}>nauthilus_backend[{}]: {} {}",
         line.level.syslog_priority(),
@@ -248,7 +256,7 @@ fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line, waits: bool) -> 
         line.level.name(),
         line.text
     );
-    if let Some(connected) = socket
+    if let Some(connected) = socket.as_ref().and_then(|socket| socket.get().ok())
         && connected.send(text.as_bytes()).is_ok()
     {
         return Ok(());
@@ -258,7 +266,7 @@ fn write_syslog(socket: &mut Option<UnixDatagram>, line: &Line, waits: bool) -> 
     fresh.set_nonblocking(!waits)?;
     fresh.connect("/dev/log")?;
     fresh.send(text.as_bytes())?;
-    *socket = Some(fresh);
+    *socket = Some(Guarded::new(fresh)?);
     Ok(())
 }
 

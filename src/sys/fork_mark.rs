@@ -1,21 +1,27 @@
-//! A number that a fork sets to zero: how a process learns, with one load and no system
+//! Numbers that a fork sets to zero: how a process learns, with one load and no system
 //! call, that what it holds was made by its parent.
 //!
-//! The number lives in a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux
-//! 4.14). Where that is refused, the process id is compared instead.
+//! They live in a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14). Where
+//! that is refused, the process id is compared instead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 
-/// The process's mark. `get` is 0 in a process that has not called `set` since its fork.
-pub struct ForkMark {
-    word: &'static AtomicU64,
-    wiped_by_kernel: bool,
-    /// In the same page, which the kernel wipes.
-    known_pid: Option<&'static AtomicU64>,
-    /// Who set the word; compared only where the kernel does not wipe.
-    owner: AtomicU64,
+/// The process's mark: a number that only grows, and that is 0 in a process that has not raised
+/// it since its fork.
+pub struct ForkMark(Word);
+
+enum Word {
+    /// In pages that the kernel wipes.
+    Wiped {
+        mark: &'static AtomicU64,
+        known_pid: &'static AtomicU64,
+        incarnation: &'static AtomicU64,
+    },
+    /// The process id in the upper half, so that one load tells both. The lower half of the mark
+    /// is enough to tell two neighbours apart.
+    WithPid(AtomicU64),
 }
 
 impl ForkMark {
@@ -27,59 +33,93 @@ impl ForkMark {
     }
 
     fn new() -> Self {
-        match wiped_page() {
-            Some([word, known_pid]) => Self {
-                word,
-                wiped_by_kernel: true,
-                known_pid: Some(known_pid),
-                owner: AtomicU64::new(0),
+        Self(match wiped_page() {
+            Some([mark, known_pid, incarnation]) => Word::Wiped {
+                mark,
+                known_pid,
+                incarnation,
             },
-            None => Self {
-                word: Box::leak(Box::new(AtomicU64::new(0))),
-                wiped_by_kernel: false,
-                known_pid: None,
-                owner: AtomicU64::new(0),
-            },
-        }
+            None => Word::WithPid(AtomicU64::new(0)),
+        })
     }
 
-    /// The mark, or 0 after a fork.
+    /// The mark, or 0 after a fork. What was stored before the mark was raised is visible to
+    /// whoever sees the mark and loads afterwards.
     pub fn get(&self) -> u64 {
-        let value = self.word.load(Ordering::Acquire);
-        if self.wiped_by_kernel || self.owner.load(Ordering::Acquire) == asked_pid() {
-            value
-        } else {
-            0
+        match &self.0 {
+            Word::Wiped { mark, .. } => mark.load(Ordering::Acquire),
+            Word::WithPid(word) => own_half(word.load(Ordering::Acquire)),
         }
     }
 
-    pub fn set(&self, value: u64) {
-        if !self.wiped_by_kernel {
-            self.owner.store(asked_pid(), Ordering::Release);
+    /// Sets the mark to `value` unless it is higher already: of two threads that raise it, the
+    /// one that comes last may have the lower number.
+    pub fn raise(&self, value: u64) {
+        match &self.0 {
+            Word::Wiped { mark, .. } => {
+                mark.fetch_max(value, Ordering::AcqRel);
+            }
+            Word::WithPid(word) => {
+                let raised = |seen| Some(asked_pid() << 32 | own_half(seen).max(value & LOW));
+                // Always done.
+                let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, raised);
+            }
         }
-        self.word.store(value, Ordering::Release);
     }
 
     /// The word itself, for readers that cannot call `get` (LuaJIT's FFI); none where the
     /// word alone does not tell.
     pub fn word(&self) -> Option<&'static AtomicU64> {
-        self.wiped_by_kernel.then_some(self.word)
+        match &self.0 {
+            Word::Wiped { mark, .. } => Some(mark),
+            Word::WithPid(_) => None,
+        }
+    }
+}
+
+const LOW: u64 = 0xffff_ffff;
+
+/// The mark in a word that this process wrote; 0 where another did.
+fn own_half(word: u64) -> u64 {
+    if word >> 32 == asked_pid() {
+        word & LOW
+    } else {
+        0
     }
 }
 
 /// This process's id: asked of the system once after each fork.
 pub fn pid() -> u64 {
-    let mark = ForkMark::of_process();
-    let Some(known) = mark.known_pid else {
+    let Word::Wiped { known_pid, .. } = &ForkMark::of_process().0 else {
         return asked_pid();
     };
-    match known.load(Ordering::Relaxed) {
+    match known_pid.load(Ordering::Relaxed) {
         0 => {
             let pid = asked_pid();
-            known.store(pid, Ordering::Relaxed);
+            known_pid.store(pid, Ordering::Relaxed);
             pid
         }
         pid => pid,
+    }
+}
+
+/// Which process this is among those that a thing can be handed down to by forks: no ancestor
+/// had the same number. A process id alone does not tell: the system gives those of dead
+/// processes away again.
+pub fn incarnation() -> u64 {
+    // Each process goes on from what its parent had counted.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let Word::Wiped { incarnation, .. } = &ForkMark::of_process().0 else {
+        return asked_pid();
+    };
+    let known = incarnation.load(Ordering::Acquire);
+    if known != 0 {
+        return known;
+    }
+    let next = COUNT.fetch_add(1, Ordering::AcqRel) + 1;
+    match incarnation.compare_exchange(0, next, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => next,
+        Err(others) => others,
     }
 }
 
@@ -87,9 +127,9 @@ fn asked_pid() -> u64 {
     u64::from(std::process::id())
 }
 
-/// Two words of a page that a child finds zeroed. It is mapped for the life of the process.
-fn wiped_page() -> Option<[&'static AtomicU64; 2]> {
-    // SAFETY: asks for no name's meaning beyond sysconf's own list.
+/// Three words of a page that a child finds zeroed. It is mapped for the life of the process.
+fn wiped_page() -> Option<[&'static AtomicU64; 3]> {
+    // SAFETY: `sysconf` only reads a value.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).ok().filter(|&size| size > 0)?;
     // SAFETY: a new private mapping at an address of the kernel's choosing touches nothing
@@ -109,17 +149,19 @@ fn wiped_page() -> Option<[&'static AtomicU64; 2]> {
     }
     // SAFETY: `start` is the page just mapped, `page` its length.
     if unsafe { libc::madvise(start, page, libc::MADV_WIPEONFORK) } != 0 {
-        // SAFETY: as above; nothing else knows the address.
+        // SAFETY: `start` is the page just mapped, `page` its length, and nothing else knows the
+        // address.
         unsafe { libc::munmap(start, page) };
         return None;
     }
     let first: *mut u64 = start.cast();
-    // SAFETY: the page is zeroed, aligned, writable, never unmapped and longer than two words,
+    // SAFETY: the page is zeroed, aligned, writable, never unmapped and longer than three words,
     // which are only ever accessed through these atomics.
     Some(unsafe {
         [
             AtomicU64::from_ptr(first),
             AtomicU64::from_ptr(first.add(1)),
+            AtomicU64::from_ptr(first.add(2)),
         ]
     })
 }
@@ -129,11 +171,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_kept() {
-        let mark = ForkMark::new();
-        assert_eq!(mark.get(), 0);
-        mark.set(7);
-        assert_eq!(mark.get(), 7);
+    fn a_mark_is_kept_and_never_falls() {
+        for mark in [ForkMark::new(), ForkMark(Word::WithPid(AtomicU64::new(0)))] {
+            assert_eq!(mark.get(), 0);
+            mark.raise(7);
+            assert_eq!(mark.get(), 7);
+            mark.raise(6);
+            assert_eq!(mark.get(), 7);
+        }
+    }
+
+    #[test]
+    fn a_child_is_another_incarnation_and_so_is_its_child() {
+        let parent = incarnation();
+        assert_eq!(incarnation(), parent);
+        // SAFETY: the child only loads and stores atomics, forks once more, and exits.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let own = incarnation();
+            // SAFETY: the grandchild only loads and stores atomics, and exits.
+            let grandchild = unsafe { libc::fork() };
+            if grandchild == 0 {
+                let right = ![own, parent].contains(&incarnation());
+                // SAFETY: ends the grandchild at once.
+                unsafe { libc::_exit(i32::from(!right)) };
+            }
+            let mut status = 1;
+            // SAFETY: waits for the grandchild; `status` is valid to be filled in.
+            unsafe { libc::waitpid(grandchild, &raw mut status, 0) };
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(own == parent || status != 0)) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just made; `status` is valid to be filled in.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        assert_eq!(incarnation(), parent);
     }
 
     #[test]
@@ -161,13 +234,11 @@ mod tests {
 
     #[test]
     fn without_the_kernels_help_another_process_id_reads_zero() {
-        let mark = ForkMark {
-            word: Box::leak(Box::new(AtomicU64::new(7))),
-            wiped_by_kernel: false,
-            known_pid: None,
-            owner: AtomicU64::new(pid() + 1),
-        };
+        let parents = (pid() + 1) << 32 | 9;
+        let mark = ForkMark(Word::WithPid(AtomicU64::new(parents)));
         assert_eq!(mark.get(), 0);
         assert!(mark.word().is_none());
+        mark.raise(7);
+        assert_eq!(mark.get(), 7);
     }
 }

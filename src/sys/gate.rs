@@ -1,22 +1,28 @@
-//! The host's exit and its forks, kept apart from the engine's use of libraries that it shares
-//! with the host.
+//! Gates that keep the host's exit and its forks apart from the engine's use of libraries that it
+//! shares with the host.
 //!
 //! A host that uses OpenSSL itself (nginx, or Lua with LuaSec) has OpenSSL free its tables when
 //! the process exits, while the engine's thread may be in the middle of a handshake. And a fork
 //! copies OpenSSL's locks as they are: one that the engine's thread holds at that moment is held
-//! for ever in the child, which hangs as soon as it uses OpenSSL. So whoever uses such a library
-//! on a thread of ours passes a gate first. An exit closes it for good; a fork holds it closed
-//! while the process is copied. Both wait until nobody is inside, but never for long.
+//! for ever in the child, which hangs as soon as it uses OpenSSL. So a thread of ours is counted
+//! as inside a gate while it uses such a library. An exit closes the gate for good; a fork holds
+//! it closed while the process is copied. Both wait until nobody is inside, but never for long.
+//!
+//! Being inside is a guard, [`Inside`]: it is made where the count goes up, and the count goes
+//! down nowhere but where it is dropped. The engine's thread keeps its guard in a variable of the
+//! thread, and gives it up while it sleeps.
 //!
 //! Look-ups of names have a gate of their own. glibc resets some of `getaddrinfo`'s locks in a
 //! child and leaves others as they are, and a child that finds one held hangs in its first
 //! look-up. They are held for moments, at the beginning and the end; in between a thread may wait
 //! seconds for a server and hold none. So a fork waits a few milliseconds for look-ups, no more.
 //!
-//! `vfork` and `posix_spawn` come by here without a word, and need not: what they start uses
-//! nothing of ours.
+//! `vfork` and `posix_spawn` do not call these handlers, and need not: the program that they
+//! start uses nothing of ours.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,10 +40,11 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a fork waits at most for the same.
 const FORK_PATIENCE: Duration = Duration::from_millis(200);
 
-/// And for look-ups.
+/// How long a fork waits at most for look-ups of names.
 const LOOK_UP_PATIENCE: Duration = Duration::from_millis(5);
 
-const LOOK: Duration = Duration::from_micros(50);
+/// Between two reads of a state that is waited for.
+const POLL_EVERY: Duration = Duration::from_micros(50);
 
 /// A fork that has not ended by then is waited for no longer: it may itself wait for a lock of
 /// the host's, whose holder waits for a check.
@@ -54,16 +61,17 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Has forks and OpenSSL's cleaning up told to the gates. Once is enough for a process and for
-/// its children; where the system refuses, forks and exits are as they were without gates.
+/// Registers the gates' handlers for forks and for OpenSSL's cleaning up. Once is enough for a
+/// process and for its children; where the system refuses, forks and exits are as they were
+/// without gates.
 pub fn install() {
-    // No `Once`: a child of a process that was in the middle of it would wait for ever. Twice
-    // does no harm.
+    // Not `Once`: a child forked while it is being initialised would block for ever. Two threads
+    // that both register the handlers do no harm.
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if INSTALLED.load(Ordering::Acquire) {
         return;
     }
-    // What the handlers use is made now.
+    // What the handlers use is made now: they must not allocate.
     pid();
     own_gate_key();
     // SAFETY: the handlers may be called at any time from any thread: they touch only atomics,
@@ -72,51 +80,76 @@ pub fn install() {
     unsafe { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) };
     at_once(|| {
         openssl::init();
-        // SAFETY: as above.
+        // SAFETY: the handler touches only atomics and sleeps for a bounded time, and the
+        // library that holds it is never unmapped (`-z nodelete`).
         unsafe { OPENSSL_atexit(before_exit) };
     });
     INSTALLED.store(true, Ordering::Release);
 }
 
-/// Before the engine's thread uses OpenSSL. Waits while the process forks; does not return once
-/// the process exits.
-pub fn enter() {
-    OPENSSL.enter();
+thread_local! {
+    /// The guard of a thread that is inside whenever it does not sleep.
+    static WHILE_AWAKE: Cell<Option<Inside>> = const { Cell::new(None) };
 }
 
-/// After [`enter`], when the thread will not use OpenSSL until it enters again.
-pub fn leave() {
-    OPENSSL.leave();
+/// The engine's thread wakes up, and may use OpenSSL from now on. Waits while the process forks;
+/// does not return once the process exits. Nothing happens where the thread is inside already.
+pub fn wakes_up() {
+    WHILE_AWAKE.with(|guard| {
+        let inside = guard.take().unwrap_or_else(|| OPENSSL.enter());
+        guard.set(Some(inside));
+    });
 }
 
-/// Lets a fork or an exit pass that waits for the calling thread, if it is inside: between two
-/// steps of a thread that has too much to do to leave by itself.
+/// The engine's thread goes to sleep: forks and exits wait for it no longer.
+pub fn goes_to_sleep() {
+    WHILE_AWAKE.with(|guard| drop(guard.take()));
+}
+
+/// Lets a fork or an exit pass that waits for the calling thread: between two steps of a thread
+/// that has too much to do to sleep.
 pub fn give_way() {
-    if OPENSSL.is_closed() && is_own_gate(&OPENSSL) {
-        OPENSSL.leave();
-        OPENSSL.enter();
+    if OPENSSL.is_closed() {
+        WHILE_AWAKE.with(|guard| {
+            if let Some(inside) = guard.take() {
+                drop(inside);
+                guard.set(Some(OPENSSL.enter()));
+            }
+        });
     }
 }
 
 /// Runs what uses OpenSSL on any thread: a fork of another one waits for it. It waits for
 /// nothing itself, since the thread may be the host's.
 pub fn at_once<T>(run: impl FnOnce() -> T) -> T {
-    let _inside = (own_gate().is_null() && OPENSSL.push_in()).then_some(Inside(&OPENSSL));
+    // A thread that is inside is counted already.
+    let _inside = if own_gate().is_null() {
+        OPENSSL.push_in()
+    } else {
+        None
+    };
     run()
 }
 
 /// Runs a look-up of a name, on a thread of ours.
 pub fn look_up<T>(run: impl FnOnce() -> T) -> T {
-    LOOK_UPS.enter();
-    let _inside = Inside(&LOOK_UPS);
+    let _inside = LOOK_UPS.enter();
     run()
 }
 
-struct Inside(&'static Gate);
+/// A thread's stay inside a gate, which ends when this is dropped. It never leaves its thread.
+struct Inside {
+    gate: &'static Gate,
+    of_this_thread: PhantomData<*const ()>,
+}
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.leave();
+        set_own_gate(None);
+        // One that a fork has reset to nobody inside stays so.
+        let _ = self
+            .gate
+            .change(|state| (state & INSIDE != 0).then(|| state - 1));
     }
 }
 
@@ -159,37 +192,38 @@ impl Gate {
     }
 
     /// Waits while the process forks; does not return where it exits.
-    fn enter(&'static self) {
+    fn enter(&'static self) -> Inside {
         let mut since = None;
         loop {
             match self.enter_unless(EXITING | FORKS) {
-                Ok(()) => return,
+                Ok(inside) => return inside,
                 Err(state) if state & EXITING != 0 => thread::park(),
                 Err(_) if since.get_or_insert_with(Instant::now).elapsed() > FORK_MAX => {
                     // Always done.
                     let _ = self.change(|state| Some(state & !FORKS));
                 }
-                Err(_) => thread::sleep(LOOK),
+                Err(_) => thread::sleep(POLL_EVERY),
             }
         }
     }
 
-    /// Waits for nothing; false where the process exits.
-    fn push_in(&'static self) -> bool {
-        self.enter_unless(EXITING).is_ok()
+    /// Waits for nothing; none where the process exits.
+    fn push_in(&'static self) -> Option<Inside> {
+        self.enter_unless(EXITING).ok()
     }
 
     /// # Errors
-    /// The state, where it has any of `bits`.
-    fn enter_unless(&'static self, bits: u64) -> Result<(), u64> {
-        self.change(|state| (state & bits == 0).then_some(state + 1))?;
+    /// The state, where it has any of `bits`, or more are inside than can be counted.
+    fn enter_unless(&'static self, bits: u64) -> Result<Inside, u64> {
+        self.change(|state| {
+            let is_open = state & bits == 0 && state & INSIDE != INSIDE;
+            is_open.then(|| state + 1)
+        })?;
         set_own_gate(Some(self));
-        Ok(())
-    }
-
-    fn leave(&self) {
-        set_own_gate(None);
-        self.state.fetch_sub(1, Ordering::AcqRel);
+        Ok(Inside {
+            gate: self,
+            of_this_thread: PhantomData,
+        })
     }
 
     /// Lets nobody in until [`Gate::release`].
@@ -206,7 +240,7 @@ impl Gate {
     fn wait(&self, at_most: Duration) {
         let begun = Instant::now();
         while own(self.state.load(Ordering::Acquire)) & INSIDE != 0 && begun.elapsed() < at_most {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_EVERY);
         }
     }
 
@@ -262,9 +296,10 @@ extern "C" fn after_fork_in_child() {
 // === The gate that a thread is inside of ===
 //
 // POSIX's storage and not Rust's: that of a library loaded late allocates memory on first use,
-// and a fork may happen where that is forbidden.
+// and the handlers of a fork read this where that is forbidden.
 
-/// 0: none yet; else the key and one more. No `OnceLock`, for the reason that there is no `Once`.
+/// 0: none yet; else the key and one more. Not `OnceLock`: a child forked while it is being
+/// initialised would block for ever.
 static KEY: AtomicU64 = AtomicU64::new(0);
 
 fn own_gate_key() -> Option<libc::pthread_key_t> {
@@ -304,8 +339,8 @@ fn is_own_gate(gate: &Gate) -> bool {
 fn set_own_gate(gate: Option<&'static Gate>) {
     let value = gate.map_or(std::ptr::null(), std::ptr::from_ref);
     if let Some(key) = own_gate_key() {
-        // SAFETY: as above. Without memory for it the thread counts as one of the host's, and
-        // at worst waits for itself, which is bounded.
+        // SAFETY: the key was made and is never deleted. Without memory for the value the thread
+        // counts as one of the host's, and at worst waits for itself, which is bounded.
         unsafe { libc::pthread_setspecific(key, value.cast::<c_void>()) };
     }
 }
@@ -318,12 +353,15 @@ mod tests {
         Box::leak(Box::new(Gate::new()))
     }
 
+    fn inside(gate: &Gate) -> u64 {
+        gate.state.load(Ordering::Relaxed) & INSIDE
+    }
+
     /// Whether a thread gets in within `time`; it leaves again.
     fn gets_in(gate: &'static Gate, time: Duration) -> bool {
         let (tell, told) = std::sync::mpsc::channel();
         thread::spawn(move || {
-            gate.enter();
-            gate.leave();
+            drop(gate.enter());
             let _ = tell.send(());
         });
         told.recv_timeout(time).is_ok()
@@ -353,41 +391,42 @@ mod tests {
     #[test]
     fn a_wait_ends_when_all_have_left() {
         let gate = gate();
-        gate.enter();
-        gate.hold();
+        let (tell, told) = std::sync::mpsc::channel();
         let leaves = thread::spawn(move || {
+            let _inside = gate.enter();
+            let _ = tell.send(());
             thread::sleep(Duration::from_millis(20));
-            gate.leave();
         });
+        told.recv().unwrap();
+        gate.hold();
         let begun = Instant::now();
         gate.wait(Duration::from_secs(60));
         assert!(begun.elapsed() < Duration::from_secs(30));
         leaves.join().unwrap();
-        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 0);
-        set_own_gate(None);
+        assert_eq!(inside(gate), 0);
     }
 
     #[test]
     fn a_wait_is_bounded() {
         let gate = gate();
-        gate.enter();
+        let _inside = gate.enter();
         let begun = Instant::now();
         gate.wait(LOOK_UP_PATIENCE);
         let took = begun.elapsed();
         assert!(took >= LOOK_UP_PATIENCE && took < Duration::from_secs(30));
-        gate.leave();
     }
 
     #[test]
     fn whoever_must_not_wait_counts_all_the_same() {
         let gate = gate();
         gate.hold();
-        assert!(gate.push_in());
-        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 1);
-        gate.leave();
+        let pushed_in = gate.push_in();
+        assert!(pushed_in.is_some());
+        assert_eq!(inside(gate), 1);
+        drop(pushed_in);
         gate.change(|state| Some(state | EXITING)).unwrap();
-        assert!(!gate.push_in());
-        assert_eq!(gate.state.load(Ordering::Relaxed) & INSIDE, 0);
+        assert!(gate.push_in().is_none());
+        assert_eq!(inside(gate), 0);
     }
 
     #[test]
@@ -396,16 +435,68 @@ mod tests {
         let parents = (pid() + 1) << 32 | EXITING | FORK | 3;
         gate.state.store(parents, Ordering::Relaxed);
         assert!(!gate.is_closed());
-        gate.enter();
+        let entered = gate.enter();
         assert_eq!(gate.state.load(Ordering::Relaxed), this_process() | 1);
-        gate.leave();
+        drop(entered);
+        assert_eq!(gate.state.load(Ordering::Relaxed), this_process());
+    }
+
+    #[test]
+    fn what_runs_at_once_inside_leaves_the_thread_inside() {
+        thread::spawn(|| {
+            wakes_up();
+            at_once(|| assert!(is_own_gate(&OPENSSL)));
+            assert!(
+                is_own_gate(&OPENSSL),
+                "a fork would not wait for this thread"
+            );
+            assert!(inside(&OPENSSL) >= 1);
+            goes_to_sleep();
+            assert!(own_gate().is_null());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn waking_up_and_going_to_sleep_twice_count_once() {
+        thread::spawn(|| {
+            goes_to_sleep();
+            wakes_up();
+            wakes_up();
+            give_way();
+            assert!(is_own_gate(&OPENSSL));
+            goes_to_sleep();
+            goes_to_sleep();
+            assert!(own_gate().is_null());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_count_never_falls_below_nobody() {
+        let gate = gate();
+        let entered = gate.enter();
+        gate.reset(false);
+        drop(entered);
+        assert_eq!(gate.state.load(Ordering::Relaxed), this_process());
+    }
+
+    #[test]
+    fn a_gate_that_is_full_lets_nobody_in() {
+        let gate = gate();
+        gate.state.store(this_process() | INSIDE, Ordering::Relaxed);
+        assert!(gate.push_in().is_none());
+        assert_eq!(gate.state.load(Ordering::Relaxed), this_process() | INSIDE);
     }
 
     #[test]
     fn a_thread_that_forks_inside_does_not_wait_for_itself() {
         install();
         for gate in [&OPENSSL, &LOOK_UPS] {
-            assert!(gate.push_in());
+            let inside = gate.push_in();
+            assert!(inside.is_some());
             let begun = Instant::now();
             // SAFETY: the child only loads atomics, and exits.
             let child = unsafe { libc::fork() };
@@ -415,7 +506,7 @@ mod tests {
                 unsafe { libc::_exit(i32::from(!counted)) };
             }
             assert!(begun.elapsed() < FORK_PATIENCE);
-            gate.leave();
+            drop(inside);
             let mut status = 0;
             // SAFETY: waits for the child just made; `status` is valid to be filled in.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);

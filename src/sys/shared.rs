@@ -1,7 +1,8 @@
 //! Memory shared with the processes that this one forks: words that all of them read and
 //! write atomically, a lock that the kernel releases when its holder dies, and a wake-up.
 //!
-//! The memory is a sealed memfd: nobody can shrink it under a reader.
+//! The memory belongs to no file: nobody can shrink it under a reader, and no limit on the size
+//! of files (`RLIMIT_FSIZE`) applies. The lock is one on an empty file without a name.
 
 use std::io;
 use std::ptr::NonNull;
@@ -14,12 +15,13 @@ use super::own_descriptor::OwnDescriptor;
 pub struct SharedWords {
     start: NonNull<AtomicU64>,
     count: usize,
-    fd: OwnDescriptor,
+    lock: OwnDescriptor,
 }
 
 // SAFETY: the words are atomics, and the descriptor is only used through system calls.
 unsafe impl Send for SharedWords {}
-// SAFETY: as above.
+// SAFETY: threads that share it reach nothing but atomics and a descriptor, which is only used
+// through system calls.
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
@@ -32,39 +34,21 @@ impl SharedWords {
             .checked_mul(size_of::<AtomicU64>())
             .filter(|&bytes| bytes > 0)
             .ok_or(io::ErrorKind::InvalidInput)?;
-        let length = libc::off_t::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
-        let fd = unsafe {
-            libc::memfd_create(
-                c"nauthilus_backend".as_ptr(),
-                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
-            )
-        };
+        let fd = unsafe { libc::memfd_create(c"nauthilus_backend".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        Self::map(OwnDescriptor::adopt(fd)?, count, bytes, length)
-    }
-
-    fn map(fd: OwnDescriptor, count: usize, bytes: usize, length: libc::off_t) -> io::Result<Self> {
-        // SAFETY: `fd` is a memfd of ours.
-        if unsafe { libc::ftruncate(fd.raw(), length) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-        // SAFETY: as above.
-        if unsafe { libc::fcntl(fd.raw(), libc::F_ADD_SEALS, seals) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: a new mapping of `bytes` bytes of the memfd, which is that long and
-        // sealed, at an address of the kernel's choosing.
+        let lock = OwnDescriptor::adopt(fd)?;
+        // SAFETY: a new mapping of memory that belongs to no file, at an address of the kernel's
+        // choosing.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
                 bytes,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.raw(),
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+                -1,
                 0,
             )
         };
@@ -72,12 +56,12 @@ impl SharedWords {
             return Err(io::Error::last_os_error());
         }
         let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
-        Ok(Self { start, count, fd })
+        Ok(Self { start, count, lock })
     }
 
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping holds `count` aligned words, lives as long as `self`, cannot
-        // shrink (sealed), and is only ever accessed atomically, in this process and others.
+        // shrink, and is only ever accessed atomically, in this process and others.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 
@@ -87,12 +71,12 @@ impl SharedWords {
     /// # Errors
     /// `NotConnected` where the host has closed the descriptor; else what the system says.
     pub fn try_lock(&self) -> io::Result<bool> {
-        self.fd.try_lock()
+        self.lock.try_lock()
     }
 
     /// Gives the lock back, if this process has it.
     pub fn unlock(&self) {
-        self.fd.unlock();
+        self.lock.unlock();
     }
 
     /// Wakes every process that waits for a change of the word at `index`.
@@ -145,7 +129,7 @@ impl SharedWords {
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `map` with this length, and no reference into it
+        // SAFETY: the mapping was made by `new` with this length, and no reference into it
         // can outlive `self`.
         unsafe {
             libc::munmap(
@@ -187,7 +171,7 @@ mod tests {
     #[test]
     fn a_closed_descriptor_is_noticed_and_no_other_file_is_touched() {
         let shared = SharedWords::new(1).unwrap();
-        let fd = shared.fd.raw();
+        let fd = shared.lock.raw();
         // SAFETY: plays a host that closes what it does not know.
         unsafe { libc::close(fd) };
         let error = shared.try_lock().unwrap_err();

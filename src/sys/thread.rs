@@ -2,7 +2,48 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+
+use arc_swap::ArcSwapOption;
+
+/// The last refusal that no success of the same thread has followed.
+static REFUSED: ArcSwapOption<Refusal> = ArcSwapOption::const_empty();
+
+struct Refusal {
+    thread: String,
+    reason: String,
+}
+
+/// Which thread the system refused when it was last asked for one of that name, and why.
+pub fn last_refusal() -> Option<String> {
+    let refused = REFUSED.load();
+    let refusal = refused.as_ref()?;
+    Some(format!(
+        "cannot start the thread {}: {}",
+        refusal.thread, refusal.reason
+    ))
+}
+
+/// What a parent was refused is no matter of its child's.
+pub fn forget_refusals() {
+    REFUSED.store(None);
+}
+
+fn note(thread: &str, refused: Option<&io::Error>) {
+    match refused {
+        Some(error) => REFUSED.store(Some(Arc::new(Refusal {
+            thread: thread.to_owned(),
+            reason: error.to_string(),
+        }))),
+        None => {
+            let known = REFUSED.load();
+            if known.as_ref().is_some_and(|known| known.thread == thread) {
+                REFUSED.compare_and_swap(&known, None);
+            }
+        }
+    }
+}
 
 /// Starts a thread on which no signal handler of the host ever runs: it is born with every
 /// signal blocked, as is every thread it starts.
@@ -29,8 +70,10 @@ where
         .name(name.to_owned())
         .stack_size(stack_bytes)
         .spawn(run);
-    // SAFETY: `before` was initialised by the successful call above.
+    // SAFETY: `before` was filled in by the call that blocked the signals, which succeeded. Only
+    // the calling thread's mask changes.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    note(name, spawned.as_ref().err());
     spawned
 }
 
@@ -44,5 +87,29 @@ pub fn descriptor_limit() -> u64 {
     match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
         0 => limit.rlim_cur,
         _ => 1024,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_until_a_thread_of_that_name_starts() {
+        let name = "nb-refused";
+        // More than any address space has.
+        assert!(spawn_quiet(name, usize::MAX / 4, || ()).is_err());
+        let told = last_refusal().unwrap();
+        assert!(
+            told.starts_with("cannot start the thread nb-refused: "),
+            "{told}"
+        );
+        spawn_quiet("nb-other", 64 * 1024, || ())
+            .unwrap()
+            .join()
+            .unwrap();
+        assert!(last_refusal().is_some());
+        spawn_quiet(name, 64 * 1024, || ()).unwrap().join().unwrap();
+        assert_eq!(last_refusal(), None);
     }
 }

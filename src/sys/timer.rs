@@ -1,11 +1,13 @@
 //! A descriptor that becomes readable at a given time.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
-/// A timerfd of `CLOCK_MONOTONIC`, closed when dropped.
+use super::own_descriptor::OwnDescriptor;
+
+/// A timerfd of `CLOCK_MONOTONIC`, closed when dropped if it is still ours then.
 #[derive(Debug)]
-pub struct Timer(OwnedFd);
+pub struct Timer(OwnDescriptor);
 
 impl Timer {
     /// # Errors
@@ -17,8 +19,7 @@ impl Timer {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: `fd` is open, was just made, and nothing else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        OwnDescriptor::adopt(fd).map(Self)
     }
 
     /// Makes it readable once that time has come, and not before.
@@ -34,10 +35,11 @@ impl Timer {
         let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
         once.it_value.tv_sec = most(at / SECOND) as libc::time_t;
         once.it_value.tv_nsec = most(at % SECOND) as libc::c_long;
-        // SAFETY: `once` is valid to be read, and no former value is asked for.
+        // SAFETY: `once` is valid to be read, and no former value is asked for. A descriptor that
+        // is no timer is an error.
         let set = unsafe {
             libc::timerfd_settime(
-                self.as_raw_fd(),
+                self.0.raw(),
                 libc::TFD_TIMER_ABSTIME,
                 &raw const once,
                 std::ptr::null_mut(),
@@ -53,7 +55,7 @@ impl Timer {
 
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.raw()
     }
 }
 
@@ -63,8 +65,6 @@ pub mod testing {
 
     /// As a host does that closes what it does not know, and then opens something of its own.
     pub fn replace(fd: RawFd, by: &impl AsRawFd) {
-        // SAFETY: both are open; what becomes of `fd` is what the test is about.
-        let number = unsafe { libc::dup2(by.as_raw_fd(), fd) };
-        assert_eq!(number, fd);
+        crate::sys::own_descriptor::testing::replace(fd, by);
     }
 }

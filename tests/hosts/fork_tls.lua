@@ -1,5 +1,6 @@
 -- Forks while the engine's thread is in the middle of TLS handshakes: no child finds a lock of
--- OpenSSL held by a thread that it does not have.
+-- OpenSSL held by a thread that it does not have. The state file is saved all the while, which
+-- takes a digest of OpenSSL's: the engine's thread counts as busy with OpenSSL after it as before.
 
 local tap = require("tap")
 local nb = require("nauthilus_backend")
@@ -16,14 +17,29 @@ for index = 1, 16 do
     tls_server_name = "host" .. index .. ".example.org",
   }
 end
-local function configure()
+local state = os.tmpname()
+local function configure(turn)
+  -- A target that nothing is known of yet: its first verdict is saved at once.
+  servers[17] = {
+    protocol = "imap", host = "127.0.0.1", port = tls_port, tls = true,
+    tls_server_name = "turn" .. turn .. ".example.org",
+  }
   nb.configure({
     connect_interval = "10ms", fast_interval = "10ms", tls_full_handshake_interval = "1s", log = "none",
-    backend_servers = servers,
+    state_file = state, backend_servers = servers,
   })
 end
-configure()
+configure(0)
 nb.start()
+assert(nb.wait_ready(10))
+
+local function read_state()
+  local file = assert(io.open(state))
+  local content = file:read("*a")
+  file:close()
+  return content
+end
+local saved_before = read_state()
 
 -- Full handshakes all the time, and a new context with the system's authorities now and then.
 local checks = {}
@@ -36,7 +52,7 @@ local function keep_busy(turn)
   end
   if turn % 10 == 0 then
     -- The files that it names are read again.
-    configure()
+    configure(turn)
   end
 end
 
@@ -80,6 +96,8 @@ end
 io.write("# a fork took ", ms(took[math.floor(#took / 2) + 1]), ", at most ", ms(took[#took]), "\n")
 tap.check("none of " .. forks .. " children hangs in OpenSSL", how_many.hung == 0, how_many.hung .. " hung")
 tap.check("each child makes a TLS check of its own", how_many.other == 0, how_many.other .. " failed")
+tap.check("its state file was saved meanwhile", read_state() ~= saved_before)
+os.remove(state)
 tap.check("the parent goes on probing", tap.eventually(function()
   local before = nb.status().targets[1].probes
   return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end, 5)

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -185,6 +186,54 @@ static int host_user(lua_State *L) {
   return 1;
 }
 
+/* limit_file_size(bytes): a file may grow no larger in this process. */
+static int host_limit_file_size(lua_State *L) {
+  struct rlimit limit;
+  getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = (rlim_t)luaL_checkinteger(L, 1);
+  setrlimit(RLIMIT_FSIZE, &limit);
+  return 0;
+}
+
+/* limit_memory(kilobytes more): the process gets no more address space than that. */
+static int host_limit_memory(lua_State *L) {
+  struct rlimit limit;
+  unsigned long pages = 0;
+  FILE *statm = fopen("/proc/self/statm", "r");
+  if (!statm || fscanf(statm, "%lu", &pages) != 1) return luaL_error(L, "no /proc/self/statm");
+  fclose(statm);
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + (rlim_t)luaL_checkinteger(L, 1) * 1024;
+  setrlimit(RLIMIT_AS, &limit);
+  return 0;
+}
+
+/* unlimit_memory() */
+static int host_unlimit_memory(lua_State *L) {
+  struct rlimit limit;
+  (void)L;
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_AS, &limit);
+  return 0;
+}
+
+/* break_stderr(): standard error becomes a pipe that nobody reads. */
+static int host_break_stderr(lua_State *L) {
+  int ends[2];
+  if (pipe(ends) < 0 || dup2(ends[1], 2) < 0) return luaL_error(L, "pipe: %s", strerror(errno));
+  close(ends[0]);
+  close(ends[1]);
+  return 0;
+}
+
+/* readable(descriptor) -> whether it is now. */
+static int host_readable(lua_State *L) {
+  struct pollfd wanted = {(int)luaL_checkinteger(L, 1), POLLIN, 0};
+  lua_pushboolean(L, poll(&wanted, 1, 0) == 1 && (wanted.revents & POLLIN));
+  return 1;
+}
+
 static void open_host(lua_State *L);
 
 /* One Lua state from its opening to its end, running `chunk` with one argument. */
@@ -285,6 +334,56 @@ static int host_threads(lua_State *L) {
   return 0;
 }
 
+static pthread_barrier_t barrier;
+
+struct racer {
+  const char *prepare, *chunk, *argument;
+  char error[512];
+};
+
+static void *race(void *data) {
+  struct racer *r = data;
+  lua_State *L = luaL_newstate();
+  int failed = !L;
+  if (L) {
+    luaL_openlibs(L);
+    open_host(L);
+    lua_pushstring(L, r->argument);
+    lua_setglobal(L, "argument");
+    failed = luaL_loadstring(L, r->prepare) || lua_pcall(L, 0, 0, 0) || luaL_loadstring(L, r->chunk);
+  }
+  pthread_barrier_wait(&barrier);
+  if (L && !failed) failed = lua_pcall(L, 0, 0, 0);
+  if (failed) {
+    const char *text = L ? lua_tostring(L, -1) : NULL;
+    snprintf(r->error, sizeof r->error, "%s", text ? text : "no state, or an error that is no string");
+  }
+  if (L) lua_close(L);
+  return NULL;
+}
+
+/* race(number, prepare, chunk, argument): so many threads prepare a state each, and then run the
+ * chunk all at the same time. */
+static int host_race(lua_State *L) {
+  pthread_t threads[64];
+  static struct racer each[64];
+  int number = (int)luaL_checkinteger(L, 1);
+  luaL_argcheck(L, number >= 1 && number <= 64, 1, "1..64 expected");
+  pthread_barrier_init(&barrier, NULL, (unsigned)number);
+  for (int i = 0; i < number; i++) {
+    each[i].prepare = luaL_checkstring(L, 2);
+    each[i].chunk = luaL_checkstring(L, 3);
+    each[i].argument = luaL_optstring(L, 4, "");
+    each[i].error[0] = 0;
+    pthread_create(&threads[i], NULL, race, &each[i]);
+  }
+  for (int i = 0; i < number; i++) pthread_join(threads[i], NULL);
+  pthread_barrier_destroy(&barrier);
+  for (int i = 0; i < number; i++)
+    if (each[i].error[0]) return luaL_error(L, "%s", each[i].error);
+  return 0;
+}
+
 static void *work_to_the_end(void *data) {
   struct work *w = data;
   if (one_state(w->chunk, w->argument, w->error, sizeof w->error)) {
@@ -319,6 +418,9 @@ static const struct {
     {"limit_files", host_limit_files}, {"accept", host_accept}, {"close_all", host_close_all},
     {"background", host_background}, {"alarm", host_alarm},
     {"change_root", host_change_root}, {"user", host_user},
+    {"race", host_race},       {"readable", host_readable},
+    {"limit_file_size", host_limit_file_size}, {"break_stderr", host_break_stderr},
+    {"limit_memory", host_limit_memory}, {"unlimit_memory", host_unlimit_memory},
     {"keep", host_keep},       {"in_kept", host_in_kept}, {"close_kept", host_close_kept},
 };
 

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, end_abruptly, ended};
 use crate::sys::reconnect::disconnect;
+use crate::sys::relay::hold_on;
 
 /// After which the next address is tried beside the one that has not answered yet
 /// (RFC 8305 §5, "Connection Attempt Delay").
@@ -97,7 +98,11 @@ fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
     match answer {
         Ok(()) => Dialled::Connected(socket),
         Err(e) if is_underway(&e) => Dialled::Underway(socket),
-        Err(e) => Dialled::Failed(failed(&e, address)),
+        Err(e) => {
+            // The socket is closed after this.
+            hold_on();
+            Dialled::Failed(failed(&e, address))
+        }
     }
 }
 
@@ -227,6 +232,7 @@ async fn attempt(
         socket
     } else {
         let socket = ended(socket).await.map_err(|e| internal(&e))?;
+        hold_on();
         if let Some(error) = socket.take_error().map_err(|e| internal(&e))? {
             return Err(failed(&error, address));
         }
@@ -284,6 +290,7 @@ fn internal(error: &io::Error) -> ProbeError {
 /// Ends a knock with a reset: nothing stays in TIME_WAIT, and a server that was only knocked
 /// at has nothing to log.
 pub(super) fn hang_up(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
+    hold_on();
     // Such a socket goes on as one of IPv4, also towards an address of IPv6.
     if address.to_canonical() != address {
         return end_abruptly(&socket);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::sys::gate;
+use crate::sys::{gate, relay};
 
 /// A process that runs is not that late.
 const LATE: Duration = Duration::from_millis(100);
@@ -71,6 +71,7 @@ pub(super) async fn within<F: Future>(limit: Duration, work: F) -> Option<F::Out
     poll_fn(|cx| {
         // A thread with many probes under way does not sleep between their steps.
         gate::give_way();
+        relay::hold_on();
         match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending => deadline.poll_passed(cx).map(|()| None),

@@ -104,10 +104,10 @@ pub(super) fn as_own_lack(error: &io::Error) -> Option<ProbeError> {
 }
 
 /// Whether a system's error number stands for means that this process, or the machine, is out
-/// of for the moment.
+/// of for the moment, or for a descriptor of ours that the host has closed.
 pub(super) fn is_want_of_means(number: i32) -> bool {
-    use libc::{EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    [EMFILE, ENFILE, ENOBUFS, ENOMEM].contains(&number)
+    use libc::{EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK};
+    [EMFILE, ENFILE, ENOBUFS, ENOMEM, EBADF, ENOTSOCK].contains(&number)
 }
 
 impl fmt::Display for ProbeError {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::dialogue::END_MAX;
+use crate::sys::relay::hold_on;
 
 /// After which most servers have answered.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
@@ -81,6 +82,8 @@ impl LingeringConnection {
 
 impl Drop for LingeringConnection {
     fn drop(&mut self) {
+        // Its socket is closed after this.
+        hold_on();
         if !self.final_bytes.is_empty() {
             // One that is gone does not mind.
             let _ = self
@@ -135,6 +138,7 @@ impl LingeringConnections {
         if queues.fresh.is_empty() && queues.late.is_empty() {
             return;
         }
+        hold_on();
         let now = Instant::now();
         while let Some(farewell) = older(&mut queues.fresh, FIRST_LOOK, now) {
             if !farewell.has_ended() {

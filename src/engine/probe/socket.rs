@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use super::error::own_lack;
 use super::lingering::LingerHandle;
 use crate::sys::readiness;
+use crate::sys::relay::{HoldsOn, hold_on};
 
 /// A TCP connection. Unlike tokio's own it tries a write before it waits for leave, and lets
 /// itself be woken for writing only once a write had to wait: a conversation of short lines
@@ -88,6 +89,7 @@ impl Stream {
 /// Those of the runtime and the kernel; how the attempt ended is asked of the socket.
 pub(super) async fn ended(attempt: Socket) -> io::Result<Socket> {
     let socket = readiness::of(attempt, Interest::WRITABLE)?;
+    let _before_it_is_closed = HoldsOn;
     let _ = socket.writable().await?;
     Ok(socket.into_inner())
 }
@@ -103,6 +105,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        hold_on();
         let socket = self.socket()?;
         let room = buf.initialize_unfilled();
         loop {
@@ -134,6 +137,7 @@ impl AsyncWrite for Stream {
             self.final_bytes.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
+        hold_on();
         if !self.waits_to_write {
             match send(self.socket()?.get_ref(), buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_to_write()?,
@@ -156,6 +160,7 @@ impl AsyncWrite for Stream {
         if self.is_abrupt || self.leaves_by().is_some() {
             return Poll::Ready(Ok(()));
         }
+        hold_on();
         let socket = self.socket()?.get_ref();
         Poll::Ready(socket.shutdown(std::net::Shutdown::Write))
     }
@@ -163,6 +168,8 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        // Its socket is closed after this.
+        hold_on();
         if let Some(linger) = self.linger.take().filter(|linger| linger.is_open())
             && let Some(socket) = self.socket.take()
         {

@@ -1,30 +1,36 @@
 //! A check on demand: the monitor's probe, for whoever asks.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::probe::panics;
 use crate::engine::probe::{Depth, Prober};
 use crate::engine::target::{Host, Target};
 use crate::sys::event::Event;
-use crate::sys::fork_mark::pid;
+use crate::sys::fork_mark::incarnation;
+use crate::sys::relay::relayed;
 
 /// Why a check could not be made, or failed: one line. `Ok` is a good check.
 pub type CheckResult = Result<(), String>;
 
 /// A check that was asked for. Dropping it calls it off.
-pub struct Check(Arc<Ticket>);
+pub struct Check {
+    ticket: Arc<Ticket>,
+    /// What a child of the process that asked waits on: it has no engine that would ever set the
+    /// ticket's own event, and must not touch the ticket's lock.
+    in_child: ArcSwapOption<Event>,
+}
 
 /// What the asker and the engine share.
 pub(super) struct Ticket {
     state: Mutex<State>,
     ended: Condvar,
-    /// The process whose engine makes the check.
-    owner: AtomicU64,
+    /// The process whose engine makes the check, as [`incarnation`] has it.
+    owner: u64,
 }
 
 #[derive(Default)]
@@ -33,20 +39,47 @@ struct State {
     /// Where the asker waits, from the engine's first look at the request to the result.
     joint: Weak<Joint>,
     event: Option<Event>,
-    /// What is called once there is a result.
-    listeners: Vec<Listener>,
+    /// What is called once there is a result, each with its number.
+    listeners: Vec<(u64, Listener)>,
+    next_listener: u64,
 }
 
 type Listener = Box<dyn FnOnce() + Send>;
+
+/// A listener's stay at a check: dropped, the check forgets the listener.
+#[must_use]
+pub struct Listening(Option<(Weak<Ticket>, u64)>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let Some((ticket, number)) = self.0.take() else {
+            return;
+        };
+        if let Some(ticket) = ticket.upgrade().filter(|ticket| !ticket.is_stranded()) {
+            let mut state = ticket.lock();
+            let at = state
+                .listeners
+                .iter()
+                .position(|(known, _)| *known == number);
+            let forgotten = at.map(|at| state.listeners.swap_remove(at));
+            drop(state);
+            drop(forgotten);
+        }
+    }
+}
 
 impl Check {
     pub(super) fn new() -> (Self, Arc<Ticket>) {
         let ticket = Arc::new(Ticket {
             state: Mutex::default(),
             ended: Condvar::new(),
-            owner: AtomicU64::new(pid()),
+            owner: incarnation(),
         });
-        (Self(ticket.clone()), ticket)
+        let check = Self {
+            ticket: ticket.clone(),
+            in_child: ArcSwapOption::const_empty(),
+        };
+        (check, ticket)
     }
 
     /// What came of it, once it is done. Never blocks.
@@ -54,7 +87,7 @@ impl Check {
         if let Some(stranded) = self.stranded() {
             return Some(stranded);
         }
-        self.0.lock().result.clone()
+        self.ticket.lock().result.clone()
     }
 
     /// Waits for the result; `None` when the time is over. Blocks the calling thread.
@@ -63,14 +96,14 @@ impl Check {
             return Some(stranded);
         }
         let end = at_most.and_then(|time| Instant::now().checked_add(time));
-        let mut state = self.0.lock();
+        let mut state = self.ticket.lock();
         loop {
             if let Some(result) = &state.result {
                 return Some(result.clone());
             }
             state = match end {
                 None => self
-                    .0
+                    .ticket
                     .ended
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
@@ -79,7 +112,7 @@ impl Check {
                     if left.is_zero() {
                         return None;
                     }
-                    self.0
+                    self.ticket
                         .ended
                         .wait_timeout(state, left)
                         .unwrap_or_else(PoisonError::into_inner)
@@ -90,12 +123,15 @@ impl Check {
     }
 
     /// A descriptor that is readable once the check is done, for poll loops. It belongs to
-    /// the check.
+    /// the check. In a child of the process that asked the check counts as done.
     ///
     /// # Errors
     /// Where the process has no descriptor left.
     pub fn descriptor(&self) -> std::io::Result<i32> {
-        let mut state = self.0.lock();
+        if self.is_stranded() {
+            return self.descriptor_in_child();
+        }
+        let mut state = self.ticket.lock();
         if state.event.is_none() {
             let event = Event::new()?;
             if state.result.is_some() {
@@ -106,22 +142,39 @@ impl Check {
         Ok(state.event.as_ref().map_or(-1, Event::descriptor))
     }
 
+    fn descriptor_in_child(&self) -> std::io::Result<i32> {
+        loop {
+            let known = self.in_child.load();
+            if let Some(event) = known.as_ref().filter(|event| event.is_of_this_process()) {
+                return Ok(event.descriptor());
+            }
+            let event = Arc::new(Event::new()?);
+            event.set();
+            // Where another thread was first, its event is the one.
+            self.in_child.compare_and_swap(&known, Some(event));
+        }
+    }
+
     /// Calls `listener` once the check is done: here and now where it is, else on the thread
-    /// that ends it. It must neither block nor panic.
-    pub fn when_done(&self, listener: impl FnOnce() + Send + 'static) {
+    /// that ends it, unless what this returns was dropped before. It must neither block nor
+    /// panic.
+    pub fn when_done(&self, listener: impl FnOnce() + Send + 'static) -> Listening {
         if !self.is_stranded() {
-            let mut state = self.0.lock();
+            let mut state = self.ticket.lock();
             if state.result.is_none() {
-                state.listeners.push(Box::new(listener));
-                return;
+                let number = state.next_listener;
+                state.next_listener += 1;
+                state.listeners.push((number, Box::new(listener)));
+                return Listening(Some((Arc::downgrade(&self.ticket), number)));
             }
         }
         listener();
+        Listening(None)
     }
 
     /// Calls the check off; its result is then that it was cancelled.
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.ticket.cancel();
     }
 
     /// A child of the process that asked has no engine that would ever answer; its lock may
@@ -132,13 +185,13 @@ impl Check {
     }
 
     fn is_stranded(&self) -> bool {
-        self.0.is_stranded()
+        self.ticket.is_stranded()
     }
 }
 
 impl Drop for Check {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.ticket.cancel();
     }
 }
 
@@ -146,7 +199,7 @@ impl Ticket {
     /// In a child, ringing would write to the descriptor that woke the parent's engine, and
     /// that may be a file of the child's own by now.
     fn is_stranded(&self) -> bool {
-        self.owner.load(Ordering::Relaxed) != pid()
+        self.owner != incarnation()
     }
 
     fn cancel(&self) {
@@ -180,7 +233,7 @@ impl Ticket {
         let joint = std::mem::take(&mut state.joint);
         let listeners = std::mem::take(&mut state.listeners);
         drop(state);
-        for listener in listeners {
+        for (_, listener) in listeners {
             listener();
         }
         joint
@@ -269,7 +322,7 @@ impl Checks {
             self.permits.clone(),
             self.shared.clone(),
         );
-        tokio::spawn(async move {
+        tokio::spawn(relayed(async move {
             let probing = async {
                 let _permit = permits.acquire_owned().await.ok()?;
                 let depth = if joint.target.deep_check {
@@ -300,7 +353,7 @@ impl Checks {
             for ticket in joint.close() {
                 ticket.finish(result.clone());
             }
-        });
+        }));
     }
 }
 
@@ -381,6 +434,27 @@ mod tests {
         first.cancel();
         assert!(!joint.join(&second_ticket));
         assert_eq!(second.result(), None);
+    }
+
+    #[test]
+    fn a_listener_that_is_not_wanted_any_more_is_forgotten() {
+        let (check, ticket) = Check::new();
+        let called = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let listen = || {
+            let called = called.clone();
+            check.when_done(move || {
+                called.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            })
+        };
+        let kept = listen();
+        for _ in 0..1000 {
+            drop(listen());
+        }
+        assert_eq!(ticket.lock().listeners.len(), 1);
+        ticket.finish(Ok(()));
+        drop(kept);
+        let _ = listen();
+        assert_eq!(called.load(std::sync::atomic::Ordering::Relaxed), 2);
     }
 
     #[test]

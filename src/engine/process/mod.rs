@@ -12,7 +12,7 @@ use std::mem::ManuallyDrop;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwapOption, Guard};
@@ -28,8 +28,9 @@ use super::state_file::file::Store;
 use super::target::{Host, Target};
 use crate::sys::clock;
 use crate::sys::copies;
-use crate::sys::fork_mark::{ForkMark, pid};
-use check::{Check, Request};
+use crate::sys::fork_mark::{ForkMark, incarnation, pid};
+use crate::sys::{stderr, thread as threads};
+use check::{Check, Request, Ticket};
 use reports::REPORTS;
 use thread::{Command, HostSigns, spawn};
 
@@ -44,6 +45,9 @@ const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// How often a blocking wait for first verdicts looks.
 const READY_POLL: Duration = Duration::from_millis(2);
+
+/// Why the engine's thread is no more.
+const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 static SIGNS: OnceBox<HostSigns> = OnceBox::new();
@@ -72,6 +76,8 @@ pub enum Start {
 /// The engine of one process.
 pub struct Process {
     pid: u64,
+    /// Which process this is the engine of: see [`incarnation`].
+    incarnation: u64,
     /// Which state of things readers have cached: it changes with the configuration.
     epoch: AtomicU64,
     active: ArcSwapOption<ActiveConfig>,
@@ -92,6 +98,8 @@ struct Control {
     commands: Option<UnboundedSender<Command>>,
     /// Why the thread could not be started the last time it was tried.
     start_error: Option<String>,
+    /// The checks that the thread was asked for; some may be done.
+    checks: Vec<Weak<Ticket>>,
     /// When the file that the environment names was last refused, and why.
     refused: Option<(Instant, String)>,
 }
@@ -100,13 +108,17 @@ struct Control {
 pub fn current() -> Arc<Process> {
     let mark = ForkMark::of_process();
     loop {
+        // The mark first: whoever raised it had put this process's engine in place before. Loaded
+        // the other way round, a thread could hold its parent's engine while another one puts
+        // the new one in place and raises the mark.
+        let is_marked = mark.get() != 0;
         let seen = CURRENT.load();
         if let Some(process) = &*seen {
-            if mark.get() != 0 {
+            if is_marked {
                 return process.clone();
             }
-            if process.pid == pid() {
-                mark.set(process.epoch.load(Ordering::Acquire));
+            if process.incarnation == incarnation() {
+                mark.raise(process.epoch.load(Ordering::Acquire));
                 return process.clone();
             }
         }
@@ -116,6 +128,7 @@ pub fn current() -> Arc<Process> {
 
 /// Puts a fresh engine in the place of none, or of one that a parent left.
 fn begin(seen: &Guard<Option<Arc<Process>>>) {
+    threads::forget_refusals();
     let fresh = Arc::new(Process::after(seen.as_ref()));
     CURRENT.compare_and_swap(seen, Some(fresh));
 }
@@ -125,6 +138,7 @@ impl Process {
         let epoch = inherited.map_or(1, |p| p.epoch.load(Ordering::Acquire) + 1);
         Self {
             pid: pid(),
+            incarnation: incarnation(),
             epoch: AtomicU64::new(epoch),
             active: ArcSwapOption::new(inherited.and_then(|p| p.active.load_full())),
             log: ArcSwapOption::new(inherited.and_then(|p| {
@@ -147,7 +161,7 @@ impl Process {
     /// Readers look again.
     fn advance(&self) {
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
-        ForkMark::of_process().set(epoch);
+        ForkMark::of_process().raise(epoch);
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -182,6 +196,7 @@ impl Process {
             return Ok(());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
+        stderr::remember();
         let log = match self.log.load_full() {
             Some(log) if !sink_changed => log,
             _ => Arc::new(open_log(&config.log)?),
@@ -231,9 +246,10 @@ impl Process {
         Some(self.active.load().as_ref()?.generation())
     }
 
-    /// Why the monitor's thread could not be started when it was last needed.
+    /// Why a thread of the engine's could not be started when it was last needed.
     pub fn last_start_error(&self) -> Option<String> {
-        self.control().start_error.clone()
+        let start_error = self.control().start_error.clone();
+        start_error.or_else(threads::last_refusal)
     }
 
     /// Starts the monitor; nothing happens where it runs. Without a configuration only
@@ -245,7 +261,11 @@ impl Process {
     pub fn start(&self) -> Result<(), String> {
         copies::claim()?;
         self.wanted.store(true, Ordering::Release);
-        self.ensure_running()
+        let done = self.ensure_running();
+        if done.is_err() && !self.is_configured() {
+            copies::give_up();
+        }
+        done
     }
 
     /// Ends the monitor in this process until [`Process::start`] or a new configuration.
@@ -274,6 +294,14 @@ impl Process {
                 .load()
                 .as_ref()
                 .is_some_and(|active| active.table.prober() == self.pid)
+    }
+
+    fn log_restart(&self) {
+        if let Some(log) = self.log.load_full() {
+            log.write(
+                Line::new(Level::Warning, "engine_restarted").quoted("reason", CLOSED_BY_HOST),
+            );
+        }
     }
 
     fn ensure_running(&self) -> Result<(), String> {
@@ -415,6 +443,9 @@ impl Process {
         if !open {
             control.commands = Some(control.start_thread()?);
         }
+        if let Command::Check(request) = &command {
+            control.note_check(&request.ticket);
+        }
         match &control.commands {
             Some(commands) => commands
                 .send(command)
@@ -430,6 +461,16 @@ impl Process {
 }
 
 impl Control {
+    fn note_check(&mut self, ticket: &Arc<Ticket>) {
+        // Those that are done are forgotten when the room is used up, which then grows with what
+        // is under way at the same time.
+        if self.checks.len() == self.checks.capacity() {
+            self.checks.retain(|check| check.strong_count() > 0);
+            self.checks.reserve(self.checks.len().max(16));
+        }
+        self.checks.push(Arc::downgrade(ticket));
+    }
+
     fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
         let started =
             spawn(signs(), REPORTS).map_err(|e| format!("cannot start the monitor's thread: {e}"));

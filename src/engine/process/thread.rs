@@ -6,19 +6,23 @@
 //! lock from time to time. Where a state file is shared, the same goes for the families that
 //! share it; `follow` says what a family does that does not hold the file's lock.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{
+    UnboundedReceiver, UnboundedSender, WeakUnboundedSender, unbounded_channel,
+};
+use tokio::task::{Id, JoinError};
 use tokio::time::{Sleep, sleep_until};
 
 use super::check::{Checks, Request};
 use crate::engine::active::{ActiveConfig, Role};
 use crate::engine::log::{Level, Line, Log};
-use crate::engine::probe::Prober;
 use crate::engine::probe::panics::outlived;
+use crate::engine::probe::{Outcome, Prober};
 use crate::engine::scheduler::follower::{Followed, Following};
 use crate::engine::scheduler::schedule::Grid;
 use crate::engine::scheduler::{Scheduler, SchedulerEvent};
@@ -26,6 +30,8 @@ use crate::engine::verdicts::{Patience, Standby, takeover_time};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::gate;
+use crate::sys::relay::{self, Relay, relayed};
+use crate::sys::stderr;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
 /// OpenSSL and a resolver's answer fit many times over.
@@ -62,6 +68,9 @@ const LINGER: Duration = Duration::from_millis(50);
 /// After a panic of the engine's own.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
+/// After the host has closed the engine's descriptors.
+const RESTART_WHEN_LOST: Duration = Duration::from_millis(100);
+
 pub(super) enum Command {
     /// A configuration to serve from now on.
     Serve(Arc<ActiveConfig>, Arc<Log>),
@@ -76,6 +85,11 @@ pub(super) struct Reports {
     pub detach: fn(&Arc<ActiveConfig>),
     /// The thread serves this no longer.
     pub stopped: fn(&ActiveConfig),
+    /// The host closed the descriptors of the engine's thread that takes its commands from here:
+    /// it does nothing any more.
+    pub lost: fn(&WeakUnboundedSender<Command>),
+    /// Another thread is to take over from one that was lost.
+    pub restart: fn(),
     /// Whether the thread may end now; it gets no further command where it may. It says
     /// whether it has none.
     pub may_end: fn(&dyn Fn() -> bool) -> bool,
@@ -92,27 +106,46 @@ pub struct HostSigns {
 ///
 /// # Errors
 /// Where the system allows no thread or descriptor.
-pub(super) fn spawn(
-    signs: HostSigns,
-    reports: Reports,
-) -> std::io::Result<UnboundedSender<Command>> {
+pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedSender<Command>> {
     let grid = Grid::begin();
+    let (sender, commands) = unbounded_channel();
+    let engine = sender.downgrade();
+    // Before the runtime's, so that it has the lowest number: a host that closes one descriptor
+    // after the other begins with it.
+    let relay = Relay::new(move || {
+        gate::goes_to_sleep();
+        stderr::host_closes_descriptors();
+        (reports.lost)(&engine);
+        // A host that closes one descriptor after the other may not have come to its end.
+        std::thread::sleep(RESTART_WHEN_LOST);
+        (reports.restart)();
+    })?;
     // Whatever uses OpenSSL runs between two parks of this thread.
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(gate::leave)
-        .on_thread_unpark(gate::enter)
+        .on_thread_park(|| {
+            gate::goes_to_sleep();
+            relay::hold_on();
+        })
+        .on_thread_unpark(|| {
+            relay::hold_on();
+            gate::wakes_up();
+        })
         .build()?;
     gate::install();
-    let (sender, commands) = unbounded_channel();
+    relay::hold_on_in_panics();
     spawn_quiet("nb-engine", STACK, move || {
-        gate::enter();
+        relay.adopt_thread();
+        gate::wakes_up();
+        runtime.spawn(relay.clone().run());
         // A task of the runtime: what wakes the runtime's root future costs two system calls.
-        let engine = runtime.spawn(live(signs, reports, grid, commands));
+        let engine = runtime.spawn(relayed(live(signs, reports, grid, commands)));
         // It ends without a panic of its own.
         let _ = runtime.block_on(engine);
+        // That closes descriptors.
+        relay::hold_on();
         drop(runtime);
-        gate::leave();
+        gate::goes_to_sleep();
     })?;
     Ok(sender)
 }
@@ -229,11 +262,11 @@ impl EngineLoop {
                     None => break,
                 },
                 event = event => {
-                    if let Some(scheduler) = &mut self.scheduler {
+                    if let Some(scheduler) = &self.scheduler {
                         scheduler.active.table.beat();
-                        if let SchedulerEvent::Completed(completed) = event {
-                            scheduler.complete(completed);
-                        }
+                    }
+                    if let SchedulerEvent::Completed(completed) = event {
+                        self.complete(completed);
                     }
                 }
                 () = look.sleep.as_mut() => looks = true,
@@ -260,6 +293,18 @@ impl EngineLoop {
             }
         }
         self.stop(serving);
+    }
+
+    /// What came of a probe. One that failed because the host closed its descriptors says
+    /// nothing of its target.
+    fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
+        let succeeded = matches!(&completed, Ok((_, outcome)) if outcome.result.is_ok());
+        if !succeeded {
+            relay::hold_on();
+        }
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.complete(completed);
+        }
     }
 
     fn stop(&mut self, serving: &mut Serving) {
@@ -376,7 +421,7 @@ impl EngineLoop {
                             .quoted("reason", &error.to_string()),
                     );
                 }
-                if error.kind() == std::io::ErrorKind::NotConnected {
+                if error.kind() == io::ErrorKind::NotConnected {
                     (self.reports.detach)(active);
                 }
             }

@@ -1,7 +1,7 @@
 //! Wakes the coroutine that waits for a check.
 //!
 //! The coroutine sleeps on a semaphore of nginx's Lua module. When its check is done, the
-//! engine's thread puts the wait's number into a queue and rings an eventfd, which nginx's event
+//! engine's thread puts the wait's number into a queue and sets an eventfd, which nginx's event
 //! loop watches like the channel to its master; the handler, on nginx's own thread, takes the
 //! numbers and posts the semaphores. So a wait costs nothing while it lasts, whatever its
 //! length: no timer that polls, no socket, no path in a file system that the worker's user
@@ -24,7 +24,7 @@ use mlua::prelude::*;
 use super::contained;
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
 use crate::engine::config::Value;
-use crate::engine::process::check::{Check, CheckResult};
+use crate::engine::process::check::{Check, CheckResult, Listening};
 use crate::lua::check::{Handle, answer, begin, described, described_at};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;
@@ -40,12 +40,11 @@ pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -
         "wait_begin",
         lua.create_function(
             move |_, (semaphore, request, handle): (f64, f64, LuaUserDataRef<Handle>)| {
-                let begun = with_waits(wake, |waits| {
-                    let (number, bell) = waits.begin(wake, semaphore, request, None)?;
-                    handle.check().when_done(move || bell.ring(number));
+                Ok(with_waits(wake, |waits| {
+                    let number = waits.begin(wake, semaphore, request, None)?;
+                    waits.listen(number, handle.check());
                     Some(number)
-                });
-                Ok(begun)
+                }))
             },
         )?,
     )?;
@@ -110,8 +109,8 @@ fn begin_own(
     };
     let begun = with_waits(wake, |waits| {
         let check = Arc::new(check);
-        let (number, bell) = waits.begin(wake, semaphore, request, Some(check.clone()))?;
-        check.when_done(move || bell.ring(number));
+        let number = waits.begin(wake, semaphore, request, Some(check.clone()))?;
+        waits.listen(number, &check);
         Some(number)
     });
     (begun, None)
@@ -160,7 +159,7 @@ fn unknown() -> Option<CheckResult> {
 struct Waits {
     pid: u64,
     cycle: usize,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
     finished: Receiver<u64>,
     waiting: HashMap<u64, Wait>,
     /// The waits of each request whose end is watched.
@@ -171,30 +170,35 @@ struct Waits {
 struct Wait {
     semaphore: Semaphore,
     request: Request,
+    /// What the check keeps for the wait: a check may be waited for many times before it is done.
+    listening: Option<Listening>,
     /// The check that belongs to the wait.
     own: Option<Arc<Check>>,
 }
 
 /// What the engine's thread has of the waits.
-struct Bell {
+struct Notifier {
     numbers: Sender<u64>,
     event: Event,
-    rung: AtomicBool,
+    /// Whether the event is set, or about to be: one system call is enough for many numbers.
+    notified: AtomicBool,
 }
 
-impl Bell {
-    fn ring(&self, number: u64) {
+impl Notifier {
+    fn notify(&self, number: u64) {
         // The receiver lives as long as the process.
         let _ = self.numbers.send(number);
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        if !self.notified.swap(true, Ordering::AcqRel) {
             self.event.set();
         }
     }
 
-    /// Silent from now on, until the next number.
-    fn hush(&self) {
+    /// Before the numbers are taken: those that are sent from now on set the event again.
+    fn acknowledge(&self) {
         self.event.clear();
-        self.rung.store(false, Ordering::Release);
+        // Not a store: who found `true` here has sent its number without setting the event, and
+        // only reading what it wrote makes sure that this thread then finds the number.
+        self.notified.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -203,17 +207,17 @@ impl Waits {
         let event = Event::new().ok()?;
         // SAFETY: the glue calls this from a phase of a request that can wait, on nginx's
         // thread. The event is owned by waits that are never dropped once nginx watches it.
-        if !unsafe { wake.watch(event.descriptor(), on_bell) } {
+        if !unsafe { wake.watch(event.descriptor(), on_notified) } {
             return None;
         }
         let (numbers, finished) = channel();
         Some(Self {
             pid: pid(),
             cycle: wake.cycle(),
-            bell: Arc::new(Bell {
+            notifier: Arc::new(Notifier {
                 numbers,
                 event,
-                rung: AtomicBool::new(false),
+                notified: AtomicBool::new(false),
             }),
             finished,
             waiting: HashMap::new(),
@@ -228,11 +232,12 @@ impl Waits {
         semaphore: f64,
         request: f64,
         own: Option<Arc<Check>>,
-    ) -> Option<(u64, Arc<Bell>)> {
+    ) -> Option<u64> {
         let wait = Wait {
             semaphore: Semaphore::at(to_address(semaphore))?,
             request: Request::at(to_address(request))?,
             own,
+            listening: None,
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.call_off_deserted(wake, wait.request, number);
@@ -247,7 +252,16 @@ impl Waits {
             }
         }
         self.waiting.insert(number, wait);
-        Some((number, self.bell.clone()))
+        Some(number)
+    }
+
+    /// Has the wait end with its check.
+    fn listen(&mut self, number: u64, check: &Check) {
+        let notifier = self.notifier.clone();
+        let listening = check.when_done(move || notifier.notify(number));
+        if let Some(wait) = self.waiting.get_mut(&number) {
+            wait.listening = Some(listening);
+        }
     }
 
     fn end(&mut self, number: u64) -> Option<Wait> {
@@ -309,7 +323,7 @@ impl Waits {
 }
 
 /// nginx calls this in its event loop while the eventfd is readable.
-unsafe extern "C" fn on_bell(_: *mut Opaque) {
+unsafe extern "C" fn on_notified(_: *mut Opaque) {
     contained(|| {
         let Some(wake) = wake_symbols() else {
             return;
@@ -318,7 +332,7 @@ unsafe extern "C" fn on_bell(_: *mut Opaque) {
         let Some(waits) = guard.as_ref() else {
             return;
         };
-        waits.bell.hush();
+        waits.notifier.acknowledge();
         while let Ok(number) = waits.finished.try_recv() {
             if let Some(wait) = waits.waiting.get(&number) {
                 // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use self::ask::{Answer, Failure, ask_system};
 use super::error::ProbeError;
 use crate::engine::target::HostName;
+use crate::sys::relay::relayed;
 use crate::sys::thread::spawn_quiet;
 
 /// How long addresses are used without asking again, while they answer.
@@ -149,7 +150,8 @@ impl Resolver {
     fn start(&self, name: HostName) -> watch::Receiver<Option<Answer>> {
         let (tell, told) = watch::channel(None);
         let (names, lookups, ask) = (self.names.clone(), self.lookups.clone(), self.ask);
-        tokio::spawn(async move {
+        // The thread that asks wakes it.
+        tokio::spawn(relayed(async move {
             let answer = match lookups.acquire_owned().await {
                 Ok(turn) => look_up(name.clone(), turn, ask).await,
                 Err(_) => Err(given_up()),
@@ -167,7 +169,7 @@ impl Resolver {
             drop(names);
             // Nobody listens any more where the probes' time was over.
             let _ = tell.send(Some(answer));
-        });
+        }));
         told
     }
 }
