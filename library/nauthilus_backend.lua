@@ -55,6 +55,12 @@ function dynamic_loader(name) end
 ---@field connect_timeout? nauthilus_backend.Duration
 ---@field tls_timeout? nauthilus_backend.Duration
 ---@field deep_timeout? nauthilus_backend.Duration
+---@field connect_interval? nauthilus_backend.Duration
+---@field deep_interval? nauthilus_backend.Duration
+---@field fast_interval? nauthilus_backend.Duration
+---@field failure_threshold? integer
+---@field recovery_threshold? integer
+---@field source_address? string An address of this machine.
 
 ---@class nauthilus_backend.Config
 ---@field backend_servers nauthilus_backend.Target[] Also `targets`.
@@ -64,6 +70,7 @@ function dynamic_loader(name) end
 ---@field connect_interval? nauthilus_backend.Duration
 ---@field deep_interval? nauthilus_backend.Duration
 ---@field fast_interval? nauthilus_backend.Duration
+---@field panic_threshold? string|integer A percentage: "30%", or 30.
 ---@field failure_threshold? integer
 ---@field recovery_threshold? integer
 ---@field initial_state? "alive"|"dead"

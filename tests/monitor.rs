@@ -9,11 +9,27 @@ use std::time::{Duration, Instant};
 use nauthilus_backend::engine::config::{Config, InitialState, LogSink, RoutingSettings, Timeouts};
 use nauthilus_backend::engine::process::{Start, current};
 use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, Protocol, Target, TlsMode,
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Target, TlsMode,
 };
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const FAST: Duration = Duration::from_millis(50);
+
+const POLICY: ProbePolicy = ProbePolicy {
+    connect_interval: INTERVAL,
+    deep_interval: INTERVAL,
+    fast_interval: FAST,
+    failure_threshold: 2,
+    recovery_threshold: 2,
+};
+
+/// The same target with other intervals.
+fn with_policy(target: Arc<Target>, policy: ProbePolicy) -> Arc<Target> {
+    Arc::new(Target {
+        policy,
+        ..(*target).clone()
+    })
+}
 
 fn target(port: u16) -> Arc<Target> {
     Arc::new(Target {
@@ -35,17 +51,16 @@ fn target(port: u16) -> Arc<Target> {
         connect_timeout: Duration::from_millis(300),
         tls_timeout: Duration::from_millis(300),
         deep_timeout: Duration::from_millis(300),
+        policy: POLICY,
+        source_address: None,
     })
 }
 
 fn config(targets: Vec<Arc<Target>>) -> Config {
     Config {
         timeouts: Timeouts::default(),
-        connect_interval: INTERVAL,
-        deep_interval: INTERVAL,
-        fast_interval: FAST,
-        failure_threshold: 2,
-        recovery_threshold: 2,
+        policy: POLICY,
+        panic_threshold: 0,
         initial_state: InitialState::Alive,
         max_concurrent_probes: 16,
         expose_attributes: Vec::new(),
@@ -148,13 +163,14 @@ fn verdicts_follow_the_listeners() {
         let listening = changing.take();
         let listening = listening.unwrap_or_else(|| TcpListener::bind(("127.0.0.1", a)).unwrap());
         let quick = config(vec![target(a), target(b)]);
-        engine.configure(quick.clone(), false).unwrap();
+        engine.configure(quick, false).unwrap();
         eventually("both are alive", IN_TIME, || ports() == [a, b]);
-        let slow = Config {
+        let hour = ProbePolicy {
             connect_interval: Duration::from_secs(3600),
             fast_interval: Duration::from_secs(60),
-            ..quick
+            ..POLICY
         };
+        let slow = config([a, b].map(|port| with_policy(target(port), hour)).into());
         engine.configure(slow, false).unwrap();
         drop(listening);
         let active = engine.active(Start::Allowed).unwrap();
@@ -204,10 +220,16 @@ fn first_probes_come_soon_and_the_next_are_spread() -> Result<(), String> {
         .unzip();
     let engine = current();
     let started = Instant::now();
-    let slow = Config {
+    let policy = ProbePolicy {
         connect_interval: interval,
-        ..config(targets)
+        // A window of 240 ms for 24 targets.
+        fast_interval: Duration::from_millis(240),
+        ..POLICY
     };
+    let slow = targets
+        .into_iter()
+        .map(|target| with_policy(target, policy));
+    let slow = config(slow.collect());
     engine.configure(slow, false).unwrap();
     assert!(engine.wait_ready(Some(IN_TIME)));
     let first = started.elapsed();

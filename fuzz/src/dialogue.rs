@@ -22,7 +22,7 @@ use nauthilus_backend::engine::probe::dialogue::session::{LINE_MAX, Session};
 use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::transport::{READ_LIMIT, Transport};
 use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -347,6 +347,8 @@ fn target(protocol: Protocol) -> Target {
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),
+        policy: ProbePolicy::DEFAULT,
+        source_address: None,
     }
 }
 

@@ -231,6 +231,34 @@ impl Default for Placement {
     }
 }
 
+/// When a target is probed, and how many outcomes in a row make a verdict. No part of a
+/// target's identity: verdicts are kept when it changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbePolicy {
+    /// Between the starts of two probes that connect, or of all where `deep_interval` is the
+    /// same. 10 ms..=24 h, as the other two.
+    pub connect_interval: Duration,
+    /// Between the starts of two deep probes.
+    pub deep_interval: Duration,
+    /// Between a first failure and the verdict, and while dead.
+    pub fast_interval: Duration,
+    /// Consecutive failed probes that make the target dead, 1..=100.
+    pub failure_threshold: u32,
+    /// Consecutive good probes that make it alive again, 1..=100.
+    pub recovery_threshold: u32,
+}
+
+impl ProbePolicy {
+    /// What a configuration that says nothing of it has.
+    pub const DEFAULT: Self = Self {
+        connect_interval: Duration::from_secs(10),
+        deep_interval: Duration::from_secs(10),
+        fast_interval: Duration::from_secs(1),
+        failure_threshold: 1,
+        recovery_threshold: 1,
+    };
+}
+
 /// One configured backend server. Validated: see `config` for the ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -262,6 +290,9 @@ pub struct Target {
     pub tls_timeout: Duration,
     /// At most five minutes: the dialogue.
     pub deep_timeout: Duration,
+    pub policy: ProbePolicy,
+    /// Where probes come from, if not from where the system has them come.
+    pub source_address: Option<IpAddr>,
 }
 
 impl Target {
@@ -278,8 +309,9 @@ impl Target {
     pub fn identity(&self) -> String {
         // Another name is looked up: `a.b.` is found by itself only.
         let is_absolute = matches!(&self.host, Host::Name(name) if name.is_absolute());
+        let source = self.source_address.map(|ip| format!("|from {ip}"));
         format!(
-            "{}{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}",
+            "{}{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}{}",
             self.key(),
             if is_absolute { "." } else { "" },
             self.tls_mode.name(),
@@ -292,6 +324,7 @@ impl Target {
             self.auth_mechanism.name(),
             self.allow_plaintext_auth,
             self.request_uri,
+            source.unwrap_or_default(),
         )
     }
 
@@ -301,6 +334,11 @@ impl Target {
             Some(name) => Cow::Borrowed(name),
             None => Cow::Owned(self.host.to_string()),
         }
+    }
+
+    /// Whether deep probes of this target have a timer and a gate of their own.
+    pub fn has_deep_timer(&self) -> bool {
+        self.deep_check && self.policy.deep_interval != self.policy.connect_interval
     }
 
     /// Whether TLS starts with the first byte.

@@ -15,6 +15,7 @@ pub mod reconnect;
 pub mod relay;
 pub mod shared;
 pub mod signals;
+pub mod source_port;
 pub mod state_file;
 pub mod stderr;
 pub mod thread;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nauthilus_backend::engine::probe::{Depth, Prober};
 use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
 };
 
 /// A helper of `spec/support`, which ends with its server when its input ends.
@@ -79,6 +79,8 @@ impl Server {
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
             deep_timeout: Duration::from_secs(20),
+            policy: ProbePolicy::DEFAULT,
+            source_address: None,
         }
     }
 }

@@ -364,17 +364,12 @@ impl ActiveConfig {
             .flatten()
     }
 
-    /// Whether deep probes of this target have a timer and a gate of their own.
-    pub fn has_deep_timer(&self, target: &Target) -> bool {
-        target.deep_check && self.config.deep_interval != self.config.connect_interval
-    }
-
     /// A change of the intervals gives a target a second gate or takes it away; neither
     /// changes its verdict.
     fn fit_gates(&self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             let mut record = self.table.read(*slot);
-            match (self.has_deep_timer(target), record.deep) {
+            match (target.has_deep_timer(), record.deep) {
                 (true, None) => record.deep = Some(record.connect),
                 (false, Some(_)) => {
                     record.connect.verdict = record.verdict();
@@ -386,10 +381,10 @@ impl ActiveConfig {
         }
     }
 
-    pub fn thresholds(&self) -> Thresholds {
+    pub fn thresholds(&self, target: &Target) -> Thresholds {
         Thresholds {
-            failure: self.config.failure_threshold,
-            recovery: self.config.recovery_threshold,
+            failure: target.policy.failure_threshold,
+            recovery: target.policy.recovery_threshold,
             initially_alive: self.config.initial_state == InitialState::Alive,
         }
     }

@@ -38,6 +38,10 @@ pub enum Kind {
     /// What separates parts of a user's name.
     Separator,
     Targets,
+    /// A share of something, in percent.
+    Percent,
+    /// An address of this machine.
+    OwnAddress,
 }
 
 impl Kind {
@@ -65,6 +69,8 @@ impl Kind {
             Self::Name => format!("string of 1..{MAX_NAME} bytes without control characters"),
             Self::Separator => format!("string of 1..{MAX_SEPARATOR} bytes"),
             Self::Targets => "list of tables".to_owned(),
+            Self::Percent => "percentage 0%..100%".to_owned(),
+            Self::OwnAddress => "IPv4 or IPv6 address of this machine".to_owned(),
         }
     }
 
@@ -204,6 +210,12 @@ pub(super) const RECOVERY_THRESHOLD: Key = key(
     Default::Value("1"),
     "Consecutive good probes that make a dead target alive again.",
 );
+pub(super) const PANIC_THRESHOLD: Key = key(
+    "panic_threshold",
+    Kind::Percent,
+    Default::Value("0%"),
+    "Where fewer than this share of a protocol's targets are alive, all of them are listed: the fault is then more likely here.",
+);
 pub(super) const INITIAL_STATE: Key = key(
     "initial_state",
     Kind::Choice(&["alive", "dead"]),
@@ -318,6 +330,7 @@ pub const SERVICE_KEYS: &[Key] = &[
     FAST_INTERVAL,
     FAILURE_THRESHOLD,
     RECOVERY_THRESHOLD,
+    PANIC_THRESHOLD,
     INITIAL_STATE,
     MAX_CONCURRENT_PROBES,
     EXPOSE_ATTRIBUTES,
@@ -432,6 +445,12 @@ pub(super) const REQUEST_URI: Key = key(
     "What an http deep check asks for.",
 );
 
+pub(super) const SOURCE_ADDRESS: Key = key(
+    "source_address",
+    Kind::OwnAddress,
+    Default::Words("the system's choice"),
+    "The address that probes come from. Of a host name only addresses of the same family are tried.",
+);
 pub(super) const NODE: Key = key(
     "node",
     Kind::Name,
@@ -488,6 +507,12 @@ pub const TARGET_KEYS: &[Key] = &[
     inherited(CONNECT_TIMEOUT),
     inherited(TLS_TIMEOUT),
     inherited(DEEP_TIMEOUT),
+    inherited(CONNECT_INTERVAL),
+    inherited(DEEP_INTERVAL),
+    inherited(FAST_INTERVAL),
+    inherited(FAILURE_THRESHOLD),
+    inherited(RECOVERY_THRESHOLD),
+    SOURCE_ADDRESS,
 ];
 
 /// The Markdown table of `keys` for the documentation.

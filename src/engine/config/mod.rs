@@ -9,6 +9,7 @@
 //! | `value`, `issue` | what is read, and what is said when it is wrong |
 //! | `reader` | typed access to one table, unknown keys |
 //! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
+//! | `policy` | intervals and thresholds of the service and of a target |
 //! | `duration`, `host` | the two notations of their own |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
@@ -19,6 +20,7 @@ mod file;
 mod host;
 mod issue;
 mod keys;
+mod policy;
 mod reader;
 mod routing;
 mod section;
@@ -47,7 +49,7 @@ pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
 pub use self::value::{Items, Source, Value};
 
-use super::target::Target;
+use super::target::{ProbePolicy, Target};
 
 /// What a target counts as before its first verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +72,11 @@ pub enum LogSink {
 pub struct Config {
     /// What a target uses that has none of its own, and a check on demand.
     pub timeouts: Timeouts,
-    /// Time between two probes of a target, from start to start. At most 24 h.
-    pub connect_interval: Duration,
-    pub deep_interval: Duration,
-    /// Between a first failure and the verdict, and while dead.
-    pub fast_interval: Duration,
-    /// Consecutive failed probes that make a target dead, 1..=100.
-    pub failure_threshold: u32,
-    /// Consecutive good probes that make it alive again, 1..=100.
-    pub recovery_threshold: u32,
+    /// What a target has that says nothing of its own.
+    pub policy: ProbePolicy,
+    /// In percent: where fewer than this share of a protocol's targets are alive, all of them
+    /// are listed.
+    pub panic_threshold: u8,
     pub initial_state: InitialState,
     /// 1..=65536.
     pub max_concurrent_probes: usize,

@@ -181,6 +181,11 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A share in percent: `30%`, or a whole number of them.
+    pub(super) fn percent_or_default(&self, key: &Key) -> Result<u8, Issue> {
+        self.or_default(key, |reader, key| reader.read(key, as_percent), as_percent)
+    }
+
     /// What `read` makes of each item of a list; the paths of its errors begin at the item.
     /// An empty table is an empty list.
     pub(super) fn list<T>(
@@ -278,6 +283,19 @@ fn as_integer(value: &Value, kind: Kind) -> Option<i64> {
     (min..=max).contains(&number).then_some(number)
 }
 
+fn as_percent(value: &Value) -> Option<u8> {
+    let bounds = Kind::Integer { min: 0, max: 100 };
+    let number = match as_text(value) {
+        Some(text) => {
+            let digits = text.strip_suffix('%')?;
+            digits.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
+            digits.parse().ok()?
+        }
+        None => as_integer(value, bounds)?,
+    };
+    u8::try_from(number).ok().filter(|percent| *percent <= 100)
+}
+
 fn whole(number: f64) -> Option<i64> {
     // Beyond 2^53 a float names no single integer.
     let exact = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
@@ -316,6 +334,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
     let right_type = match kind {
         Kind::Integer { .. } => number,
         Kind::Duration { .. } => number || as_text(value).is_some(),
+        Kind::Percent => number || as_text(value).is_some(),
         Kind::Boolean | Kind::AttributeNames | Kind::Targets => false,
         _ => as_text(value).is_some(),
     };

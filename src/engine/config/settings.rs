@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::super::target::Target;
 use super::issue::{Issue, Path};
 use super::keys::{self, SERVICE_KEYS};
+use super::policy::PolicyDefaults;
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::routing;
 use super::timeouts::Timeouts;
@@ -22,21 +22,14 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
         tls: reader.duration_or_default(&keys::TLS_TIMEOUT)?,
         deep: reader.duration_or_default(&keys::DEEP_TIMEOUT)?,
     };
-    let connect_interval = reader.duration_or_default(&keys::CONNECT_INTERVAL)?;
-    let targets = targets(&reader, &timeouts)?;
+    let defaults = PolicyDefaults::of_service(&reader)?;
+    let targets = targets(&reader, &timeouts, &defaults)?;
     routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
         .map_err(|issue| issue.within(reader.path()))?;
     Ok(Config {
         timeouts,
-        connect_interval,
-        deep_interval: reader
-            .duration(&keys::DEEP_INTERVAL)?
-            .unwrap_or(connect_interval),
-        fast_interval: reader
-            .duration(&keys::FAST_INTERVAL)?
-            .unwrap_or_else(|| connect_interval.min(Duration::from_secs(1))),
-        failure_threshold: count(&reader, &keys::FAILURE_THRESHOLD)?,
-        recovery_threshold: count(&reader, &keys::RECOVERY_THRESHOLD)?,
+        policy: defaults.policy(),
+        panic_threshold: reader.percent_or_default(&keys::PANIC_THRESHOLD)?,
         initial_state: match reader.choice_or_default(&keys::INITIAL_STATE)? {
             "dead" => InitialState::Dead,
             _ => InitialState::Alive,
@@ -83,8 +76,12 @@ fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
     Ok(sink(text).unwrap_or_else(|| LogSink::File(PathBuf::from(text))))
 }
 
-fn targets(reader: &Reader<'_>, timeouts: &Timeouts) -> Result<Vec<Arc<Target>>, Issue> {
-    let read = |item: &Value| target::configured(item, timeouts).map(Arc::new);
+fn targets(
+    reader: &Reader<'_>,
+    timeouts: &Timeouts,
+    defaults: &PolicyDefaults,
+) -> Result<Vec<Arc<Target>>, Issue> {
+    let read = |item: &Value| target::configured(item, timeouts, defaults).map(Arc::new);
     reader
         .list(&keys::BACKEND_SERVERS, read)?
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))

@@ -1,11 +1,14 @@
 //! One target from its table: an entry of `backend_servers`, or the argument of a check.
 
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
 use super::super::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
 use super::ConfigError;
+use super::host::parse_host;
 use super::issue::{Issue, Path};
 use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
+use super::policy::{self, PolicyDefaults};
 use super::reader::Reader;
 use super::routing;
 use super::timeouts::Timeouts;
@@ -32,20 +35,30 @@ pub fn target_from_value(
 ) -> Result<Target, ConfigError> {
     let checked = || {
         let reader = Reader::open(value, Path::default(), TARGET_KEYS, extra)?;
-        read(&reader, &defaults.timeouts, Some(defaults))
+        read(
+            &reader,
+            &defaults.timeouts,
+            &PolicyDefaults::default(),
+            Some(defaults),
+        )
     };
     checked().map_err(|issue: Issue| ConfigError(issue.to_string()))
 }
 
 /// One entry of `backend_servers`; the paths of errors begin at it.
-pub(super) fn configured(value: &Value, timeouts: &Timeouts) -> Result<Target, Issue> {
+pub(super) fn configured(
+    value: &Value,
+    timeouts: &Timeouts,
+    policy: &PolicyDefaults,
+) -> Result<Target, Issue> {
     let reader = Reader::open(value, Path::default(), TARGET_KEYS, &[])?;
-    read(&reader, timeouts, None)
+    read(&reader, timeouts, policy, None)
 }
 
 fn read(
     reader: &Reader<'_>,
     timeouts: &Timeouts,
+    policy: &PolicyDefaults,
     check: Option<&CheckDefaults<'_>>,
 ) -> Result<Target, Issue> {
     let host = reader
@@ -85,6 +98,7 @@ fn read(
         return Err(reader.conflict(&keys::TLS_MODE, "http has no STARTTLS"));
     }
     let (test_username, test_password) = credentials(reader, protocol)?;
+    let source_address = source_address(reader, &host)?;
     let like = like.as_deref();
 
     Ok(Target {
@@ -122,7 +136,32 @@ fn read(
         deep_timeout: reader
             .duration(&keys::DEEP_TIMEOUT)?
             .unwrap_or(timeouts.deep),
+        policy: policy::read(reader, policy)?,
+        source_address,
     })
+}
+
+/// An address of this machine that goes with the host's.
+fn source_address(reader: &Reader<'_>, host: &Host) -> Result<Option<IpAddr>, Issue> {
+    let is_address = |text: &str| matches!(parse_host(text), Ok(Host::Ip(_)));
+    let text = reader.text(&keys::SOURCE_ADDRESS, is_address)?;
+    let Some(Host::Ip(source)) = text.and_then(|text| parse_host(text).ok()) else {
+        return Ok(None);
+    };
+    if let Host::Ip(ip) = host
+        && ip.is_ipv4() != source.is_ipv4()
+    {
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let problem = format!("{family} expected as for the host, got {source}");
+        return Err(reader.conflict(&keys::SOURCE_ADDRESS, &problem));
+    }
+    // No packet is sent: the socket is only bound. What else may fail says nothing of the address.
+    let bound = UdpSocket::bind((source, 0));
+    if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
+        let problem = format!("address of this machine expected, got {source}");
+        return Err(reader.conflict(&keys::SOURCE_ADDRESS, &problem));
+    }
+    Ok(Some(source))
 }
 
 /// `tls` says whether TLS starts with the first byte, `tls_mode` says more; the two must agree.

@@ -18,6 +18,7 @@ use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, end_abruptly, ended};
 use crate::sys::reconnect::disconnect;
 use crate::sys::relay::hold_on;
+use crate::sys::source_port::choose_on_connect;
 
 /// After which the next address is tried beside the one that has not answered yet
 /// (RFC 8305 §5, "Connection Attempt Delay").
@@ -67,6 +68,7 @@ pub(super) enum Dialled {
 pub(super) fn dial(
     address: IpAddr,
     port: u16,
+    source: Option<IpAddr>,
     manner: Manner,
     reusable: &mut ReusableSockets,
 ) -> Dialled {
@@ -78,10 +80,23 @@ pub(super) fn dial(
             return dialled;
         }
     }
-    match open(address) {
-        Ok(socket) => dial_with(socket, peer, manner),
-        Err(e) => Dialled::Failed(failed(&e, address)),
+    let socket = match open(address) {
+        Ok(socket) => socket,
+        Err(e) => return Dialled::Failed(failed(&e, address)),
+    };
+    if let Some(source) = source {
+        // The port is chosen with the connection: it has to be free towards that peer only.
+        choose_on_connect(&socket);
+        if let Err(e) = socket.bind(&SocketAddr::new(source, 0).into()) {
+            // The socket is closed after this.
+            hold_on();
+            return Dialled::Failed(ProbeError::new(
+                Stage::Internal,
+                format!("cannot probe from {source}: {e}"),
+            ));
+        }
     }
+    dial_with(socket, peer, manner)
 }
 
 fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
@@ -118,6 +133,8 @@ pub(super) struct Wanted<'a> {
     /// In the order in which they are tried.
     pub addresses: &'a [IpAddr],
     pub port: u16,
+    /// Only addresses of its family are tried.
+    pub source: Option<IpAddr>,
     pub manner: Manner,
     /// How much time there is for all of them.
     pub time: Duration,
@@ -143,14 +160,20 @@ pub(super) async fn connect(
     let Wanted {
         addresses,
         port,
+        source,
         manner,
         time,
     } = wanted;
+    let is_reachable =
+        |address: &&IpAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
     let mut first = first;
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
         let dialled = begun.map_or_else(
-            || dial(address, port, manner, &mut ReusableSockets::default()),
+            || {
+                let mut none = ReusableSockets::default();
+                dial(address, port, source, manner, &mut none)
+            },
             |(_, dialled)| dialled,
         );
         attempt(address, dialled, manner)
@@ -160,7 +183,7 @@ pub(super) async fn connect(
     // Whether newer addresses are wanted: those that are known have not answered.
     let mut asks_again = false;
     let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
-    let mut waiting: VecDeque<IpAddr> = addresses.iter().copied().collect();
+    let mut waiting: VecDeque<IpAddr> = addresses.iter().filter(is_reachable).copied().collect();
     let mut attempts = FuturesUnordered::new();
     let mut first_error: Option<ProbeError> = None;
     let mut is_next_due = true;
@@ -174,9 +197,10 @@ pub(super) async fn connect(
         }
         if attempts.is_empty() && (!asks_again || again.is_terminated()) {
             let error = lacked.take().or(first_error);
-            return Err(
-                error.unwrap_or_else(|| ProbeError::new(Stage::Connect, "the name has no address"))
-            );
+            return Err(error.unwrap_or_else(|| {
+                let reason = "the name has no address of source_address's family";
+                ProbeError::new(Stage::Connect, reason)
+            }));
         }
         let may_begin = !waiting.is_empty() || !asks_again;
         tokio::select! {
@@ -193,7 +217,7 @@ pub(super) async fn connect(
                 }
             },
             newer = &mut again, if asks_again && !again.is_terminated() => {
-                for address in newer.iter().flat_map(|newer| newer.iter().rev()) {
+                for address in newer.iter().flat_map(|newer| newer.iter().rev()).filter(is_reachable) {
                     if !tried.contains(address) {
                         waiting.retain(|known| known != address);
                         waiting.push_front(*address);
@@ -317,6 +341,7 @@ mod tests {
         let wanted = Wanted {
             addresses,
             port,
+            source: None,
             manner: Manner::Talk,
             time: Duration::from_secs(60),
         };
@@ -343,6 +368,7 @@ mod tests {
                 let wanted = Wanted {
                     addresses: &[old],
                     port,
+                    source: None,
                     manner: Manner::Knock,
                     time: Duration::from_secs(60),
                 };
@@ -365,7 +391,7 @@ mod tests {
         let [first, closed, last] = listeners;
         drop(closed);
         let mut reusable = ReusableSockets::default();
-        let mut knock = |port| match dial(HERE, port, Manner::Knock, &mut reusable) {
+        let mut knock = |port| match dial(HERE, port, None, Manner::Knock, &mut reusable) {
             Dialled::Connected(socket) => {
                 hang_up(socket, HERE, &mut reusable);
                 assert!(reusable.v4.is_some());
@@ -414,9 +440,13 @@ mod tests {
         let listener = TcpListener::bind((HERE, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let begun = || {
-            let Dialled::Connected(socket) =
-                dial(HERE, port, Manner::Talk, &mut ReusableSockets::default())
-            else {
+            let Dialled::Connected(socket) = dial(
+                HERE,
+                port,
+                None,
+                Manner::Talk,
+                &mut ReusableSockets::default(),
+            ) else {
                 panic!("no answer from this machine");
             };
             socket

@@ -155,10 +155,18 @@ impl Prober {
                 known.as_deref().unwrap_or_default()
             }
         };
-        let Some(&address) = addresses.first() else {
+        let source = target.source_address;
+        let Some(&address) = addresses
+            .first()
+            .filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()))
+        else {
             return underway(None);
         };
-        let (result, address) = match connect::dial(address, target.port, Manner::Knock, reusable) {
+        // A socket that has been bound to a source address is none for other targets.
+        let mut own = ReusableSockets::default();
+        let reusable = if source.is_some() { &mut own } else { reusable };
+        let dialled = connect::dial(address, target.port, source, Manner::Knock, reusable);
+        let (result, address) = match dialled {
             Dialled::Connected(socket) => {
                 let result = if target.haproxy_v2 {
                     proxy::send_at_once(&socket)
@@ -318,6 +326,7 @@ impl Prober {
         let wanted = Wanted {
             addresses,
             port: target.port,
+            source: target.source_address,
             manner,
             time: target.connect_timeout.saturating_sub(begun.elapsed()),
         };

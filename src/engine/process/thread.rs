@@ -24,7 +24,7 @@ use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::panics::outlived;
 use crate::engine::probe::{Outcome, Prober};
 use crate::engine::scheduler::follower::{Followed, Following};
-use crate::engine::scheduler::schedule::Grid;
+use crate::engine::scheduler::schedule::check_at;
 use crate::engine::scheduler::{Scheduler, SchedulerEvent};
 use crate::engine::verdicts::{Patience, Standby, takeover_time};
 use crate::sys::clock;
@@ -107,7 +107,6 @@ pub struct HostSigns {
 /// # Errors
 /// Where the system allows no thread or descriptor.
 pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedSender<Command>> {
-    let grid = Grid::begin();
     let (sender, commands) = unbounded_channel();
     let engine = sender.downgrade();
     // Before the runtime's, so that it has the lowest number: a host that closes one descriptor
@@ -139,7 +138,7 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
         gate::wakes_up();
         runtime.spawn(relay.clone().run());
         // A task of the runtime: what wakes the runtime's root future costs two system calls.
-        let engine = runtime.spawn(relayed(live(signs, reports, grid, commands)));
+        let engine = runtime.spawn(relayed(live(signs, reports, commands)));
         // It ends without a panic of its own.
         let _ = runtime.block_on(engine);
         // That closes descriptors.
@@ -151,15 +150,10 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
 }
 
 /// The thread's whole life. A panic of the engine's own ends no more than what was under way.
-async fn live(
-    signs: HostSigns,
-    reports: Reports,
-    grid: Grid,
-    mut commands: UnboundedReceiver<Command>,
-) {
+async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceiver<Command>) {
     let mut serving = None;
     loop {
-        let run = EngineLoop::new(signs, reports, grid).run(&mut commands, &mut serving);
+        let run = EngineLoop::new(signs, reports).run(&mut commands, &mut serving);
         if outlived(Box::pin(run)).await.is_ok() {
             break;
         }
@@ -192,7 +186,6 @@ impl Look {
 struct EngineLoop {
     signs: HostSigns,
     reports: Reports,
-    grid: Grid,
     prober: Arc<Prober>,
     checks: Checks,
     scheduler: Option<Scheduler>,
@@ -209,12 +202,11 @@ struct EngineLoop {
 }
 
 impl EngineLoop {
-    fn new(signs: HostSigns, reports: Reports, grid: Grid) -> Self {
+    fn new(signs: HostSigns, reports: Reports) -> Self {
         let prober = Arc::new(Prober::default());
         Self {
             signs,
             reports,
-            grid,
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
             scheduler: None,
@@ -321,7 +313,7 @@ impl EngineLoop {
             (Some(scheduler), _) if scheduler.is_saving_pending() => SAVE_AGAIN,
             (Some(scheduler), _) => {
                 // Others must not take the time between two of its looks for a long silence.
-                let within = takeover_time(scheduler.active.config.fast_interval);
+                let within = takeover_time(scheduler.active.config.policy.fast_interval);
                 REASSURE.min(within / LOOKS_WITHIN)
             }
             (None, Some((active, _))) => standby_pause(active),
@@ -343,7 +335,7 @@ impl EngineLoop {
             let now = clock::monotonic_ns();
             let wait = clock::ns(at.saturating_duration_since(Instant::now()));
             let next_due = self.scheduler.as_ref().and_then(Scheduler::next_due);
-            let look_ns = self.grid.look(now + wait, next_due);
+            let look_ns = check_at(now + wait, next_due);
             at = Instant::now() + Duration::from_nanos(look_ns.saturating_sub(now));
         }
         // A new one: to put off the old one would leave a wake-up at its time.
@@ -402,7 +394,7 @@ impl EngineLoop {
         let mut standby = Standby {
             patience: &mut self.patience,
             pause: standby_pause(active),
-            within: takeover_time(active.config.fast_interval),
+            within: takeover_time(active.config.policy.fast_interval),
         };
         match active.take_role(pid(), Some(&mut standby)) {
             Ok(Role::Prober) => {
@@ -457,7 +449,7 @@ impl EngineLoop {
     ) -> &mut Scheduler {
         let scheduler = self
             .scheduler
-            .get_or_insert_with(|| Scheduler::begin(active, log, &self.prober, self.grid));
+            .get_or_insert_with(|| Scheduler::begin(active, log, &self.prober));
         scheduler.fit(active, log, followed, descriptors_for);
         scheduler
     }
@@ -465,7 +457,7 @@ impl EngineLoop {
 
 /// Between two tries of a process in waiting for the prober's role.
 fn standby_pause(active: &ActiveConfig) -> Duration {
-    (active.config.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
+    (active.config.policy.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
 }
 
 /// How many connections may be open at once for a purpose that wants `wanted`.

@@ -7,6 +7,7 @@
 pub(in crate::engine) mod follower;
 mod notifier;
 mod outcome;
+mod queue;
 mod saver;
 pub(in crate::engine) mod schedule;
 mod timer;
@@ -14,11 +15,11 @@ mod wakeup;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
 use super::active::ActiveConfig;
-use super::config::Config;
 use super::log::{Level, Line, Log};
 use super::probe::panics;
 use super::probe::{Begun, LingeringConnections, Outcome, Prober, Resumption, ReusableSockets};
@@ -27,14 +28,17 @@ use super::verdicts::Slot;
 use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
-use outcome::TimerKind;
+use queue::{Pace, ReadyQueue, Slots};
 use saver::Saver;
-use schedule::{Grid, phase};
-use timer::{ProbeTimer, RunningProbe, TimerState, sessions};
+use schedule::offset;
+use timer::{ProbeTimer, RunningProbe, TimerKind, TimerState, sessions};
 use wakeup::WakeupTimer;
 
 /// Probes that are begun in a row before others of this thread have their turn.
 const BATCH: usize = 64;
+
+/// A probe that takes longer is slow: see `queue`.
+const SLOW_AFTER: Duration = Duration::from_millis(500);
 
 /// The share of the connections that may be open which may wait for nothing but their end.
 const LINGERING_SHARE: usize = 8;
@@ -46,16 +50,20 @@ pub(super) struct Scheduler {
     prober: Arc<Prober>,
     /// The targets that others see to; here they are only probed when somebody asks.
     followed: Followed,
-    grid: Grid,
     timers: Vec<ProbeTimer>,
     /// When which timer is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
     due: BTreeSet<(u64, usize)>,
     wakeup: WakeupTimer,
-    /// Seats whose time has come, in their order.
-    ready: VecDeque<usize>,
+    /// Timers whose time has come.
+    ready: ReadyQueue,
     /// Probes that have to wait for something, and whose they are.
     in_flight: JoinSet<Outcome>,
     tasks: HashMap<Id, usize>,
+    /// How many of them are of slow targets.
+    slow_tasks: usize,
+    /// Those of prompt targets in the order of their start, and when that was, in
+    /// `CLOCK_MONOTONIC` nanoseconds; some have ended.
+    prompt_tasks: VecDeque<(u64, Id)>,
     /// How many may be under way at the same time, with those that are put aside.
     limit: usize,
     lingering: Arc<LingeringConnections>,
@@ -77,24 +85,20 @@ pub(super) enum SchedulerEvent {
 }
 
 impl Scheduler {
-    pub(super) fn begin(
-        active: &Arc<ActiveConfig>,
-        log: &Arc<Log>,
-        prober: &Arc<Prober>,
-        grid: Grid,
-    ) -> Self {
+    pub(super) fn begin(active: &Arc<ActiveConfig>, log: &Arc<Log>, prober: &Arc<Prober>) -> Self {
         Self {
             active: active.clone(),
             log: log.clone(),
             prober: prober.clone(),
             followed: Followed::default(),
-            grid,
             timers: Vec::new(),
             due: BTreeSet::new(),
             wakeup: WakeupTimer::new(),
-            ready: VecDeque::new(),
+            ready: ReadyQueue::default(),
             in_flight: JoinSet::new(),
             tasks: HashMap::new(),
+            slow_tasks: 0,
+            prompt_tasks: VecDeque::new(),
             limit: 0,
             lingering: Arc::default(),
             notifier: Notifier::start(active.table.clone()),
@@ -111,9 +115,13 @@ impl Scheduler {
             tokio::task::yield_now().await;
             return SchedulerEvent::Due;
         }
+        let next = match (self.due.first(), self.gives_way_at()) {
+            (Some((due, _)), Some(at)) => Some(at.min(*due)),
+            (due, at) => due.map(|(due, _)| *due).or(at),
+        };
         let due = async {
-            match self.due.first() {
-                Some((due, _)) => self.wakeup.until(*due).await,
+            match next {
+                Some(at) => self.wakeup.until(at).await,
                 None => std::future::pending().await,
             }
         };
@@ -130,7 +138,25 @@ impl Scheduler {
     }
 
     fn may_start(&self) -> bool {
-        !self.ready.is_empty() && self.in_flight.len() + self.lingering.count() < self.limit
+        self.ready.may_start(self.slots())
+    }
+
+    fn slots(&self) -> Slots {
+        Slots {
+            limit: self.limit,
+            taken: self.tasks.len() + self.lingering.count(),
+            slow: self.slow_tasks,
+        }
+    }
+
+    /// When a probe in flight is to give its slot to one that waits, if none becomes free before.
+    fn gives_way_at(&self) -> Option<u64> {
+        if !self.ready.is_held_up(self.slots()) {
+            return None;
+        }
+        let is_running = |(_, task): &&(u64, Id)| self.tasks.contains_key(task);
+        let (started, _) = self.prompt_tasks.iter().find(is_running)?;
+        Some(started + clock::ns(SLOW_AFTER))
     }
 
     /// Sees that the state file is written from now on, where there is one and it is ours
@@ -181,7 +207,6 @@ impl Scheduler {
         if is_same && Arc::ptr_eq(&self.followed, followed) && !self.timers.is_empty() {
             return;
         }
-        let keeps_policy = same_policy(&self.active.config, &active.config);
         let followed_before = std::mem::replace(&mut self.followed, followed.clone());
         let mut before: HashMap<(Slot, TimerKind), ProbeTimer> = std::mem::take(&mut self.timers)
             .into_iter()
@@ -193,7 +218,6 @@ impl Scheduler {
         self.lingering.set_room(self.limit / LINGERING_SHARE);
 
         let count = timers(active).count();
-        self.grid = self.grid.fitted(count);
         let mut positions: HashMap<(Slot, TimerKind), usize> = HashMap::with_capacity(count);
         self.timers.reserve_exact(count);
         for (position, (slot, kind, target)) in timers(active).enumerate() {
@@ -203,8 +227,7 @@ impl Scheduler {
                 continue;
             }
             let kept = before.remove(&(slot, kind)).filter(|timer| {
-                keeps_policy
-                    && timer.target == *target
+                timer.target == *target
                     && followed_before.contains(&slot) == followed.contains(&slot)
             });
             let timer = match kept {
@@ -213,9 +236,9 @@ impl Scheduler {
                     ..timer
                 },
                 None => {
-                    let mut timer = ProbeTimer::new(slot, kind, target, phase(position, count));
+                    let mut timer = ProbeTimer::new(slot, kind, target, offset(position, count));
                     if !followed.contains(&slot) {
-                        timer.take_first_turn(active, count, self.grid);
+                        timer.take_first_turn(active, count);
                     }
                     timer
                 }
@@ -255,6 +278,7 @@ impl Scheduler {
         self.due.clear();
         self.ready.clear();
         self.tasks.clear();
+        self.slow_tasks = 0;
         for (at, timer) in self.timers.iter_mut().enumerate() {
             match &timer.state {
                 TimerState::Waiting(Some(due)) => {
@@ -263,10 +287,11 @@ impl Scheduler {
                 TimerState::Waiting(None) => {}
                 TimerState::Ready | TimerState::Blocked => {
                     timer.state = TimerState::Ready;
-                    self.ready.push_back(at);
+                    self.ready.push(at, timer.pace);
                 }
                 TimerState::InFlight(running) => {
                     self.tasks.insert(running.task.id(), at);
+                    self.slow_tasks += usize::from(running.pace == Pace::Slow);
                 }
             }
         }
@@ -302,7 +327,7 @@ impl Scheduler {
             due.into_iter().for_each(|due| {
                 self.due.remove(&(due, at));
             });
-            self.ready.push_front(at);
+            self.ready.push_first(at, timer.pace);
         }
     }
 
@@ -318,19 +343,50 @@ impl Scheduler {
         }
         let mut reusable = ReusableSockets::default();
         for _ in 0..BATCH {
-            if !self.may_start() {
-                break;
+            self.make_way();
+            match self.ready.pop(self.slots()) {
+                Some(at) => self.start(at, &mut reusable),
+                None => break,
             }
-            if let Some(at) = self.ready.pop_front() {
-                self.start(at, &mut reusable);
+        }
+    }
+
+    /// Takes the slot of a probe that turns out to be slow, where a prompt one waits for it. It
+    /// is made again in its turn; it judges nobody.
+    fn make_way(&mut self) {
+        let now = clock::monotonic_ns();
+        while self.gives_way_at().is_some_and(|at| at <= now)
+            && let Some((_, task)) = self.prompt_tasks.pop_front()
+        {
+            if let Some(at) = self.tasks.remove(&task)
+                && let Some(timer) = self.timers.get_mut(at)
+                && let TimerState::InFlight(running) = &timer.state
+            {
+                timer.is_requested |= running.is_hurried;
+                timer.pace = Pace::Slow;
+                // Dropping it calls it off.
+                timer.state = TimerState::Ready;
+                self.ready.push(at, Pace::Slow);
+                self.release_other(at);
             }
+        }
+    }
+
+    /// The target's other timer waits no longer for this one's probe.
+    fn release_other(&mut self, at: usize) {
+        let other = self.timers.get(at).and_then(|timer| timer.other);
+        if let Some(other) = other
+            && let Some(timer) = self.timers.get(other)
+            && matches!(timer.state, TimerState::Blocked)
+        {
+            self.make_ready(other);
         }
     }
 
     fn make_ready(&mut self, at: usize) {
         if let Some(timer) = self.timers.get_mut(at) {
             timer.state = TimerState::Ready;
-            self.ready.push_back(at);
+            self.ready.push(at, timer.pace);
         }
     }
 
@@ -340,10 +396,10 @@ impl Scheduler {
         };
         let other = timer.other.and_then(|other| self.timers.get(other));
         let is_blocked = other.is_some_and(|other| matches!(other.state, TimerState::InFlight(_)));
-        let watch = timer.watch(&self.active);
-        let depth = watch.depth();
+        let depth = timer.depth();
+        let now = clock::monotonic_ns();
         if !is_blocked {
-            watch.note_start(clock::monotonic_ns());
+            timer.note_start(&self.active.table, now);
         }
         let Some(timer) = self.timers.get_mut(at) else {
             return;
@@ -367,9 +423,36 @@ impl Scheduler {
                     let probe = prober.finish(probe, &target, depth, kept, Some(&lingering));
                     panics::contained(Box::pin(probe)).await
                 });
-                self.tasks.insert(task.id(), at);
-                timer.state = TimerState::InFlight(RunningProbe { task, is_hurried });
+                self.note_task(task.id(), at, now);
+                self.set_in_flight(at, task, is_hurried);
             }
+        }
+    }
+
+    fn note_task(&mut self, task: Id, at: usize, now_ns: u64) {
+        self.tasks.insert(task, at);
+        match self.timers.get(at).map(|timer| timer.pace) {
+            Some(Pace::Slow) => self.slow_tasks += 1,
+            _ => {
+                // Those that have ended at the front are of no more use.
+                while let Some((_, first)) = self.prompt_tasks.front()
+                    && !self.tasks.contains_key(first)
+                {
+                    self.prompt_tasks.pop_front();
+                }
+                self.prompt_tasks.push_back((now_ns, task));
+            }
+        }
+    }
+
+    fn set_in_flight(&mut self, at: usize, task: AbortHandle, is_hurried: bool) {
+        if let Some(timer) = self.timers.get_mut(at) {
+            let pace = timer.pace;
+            timer.state = TimerState::InFlight(RunningProbe {
+                task,
+                is_hurried,
+                pace,
+            });
         }
     }
 
@@ -384,6 +467,7 @@ impl Scheduler {
             && let Some(timer) = self.timers.get(at)
             && let TimerState::InFlight(running) = &timer.state
         {
+            self.slow_tasks -= usize::from(running.pace == Pace::Slow);
             self.settle(at, &outcome, running.is_hurried);
         }
     }
@@ -394,8 +478,7 @@ impl Scheduler {
         let Some(timer) = self.timers.get(at) else {
             return;
         };
-        let watch = timer.watch(&self.active);
-        let applied = panics::caught(|| watch.apply(outcome, &self.log));
+        let applied = panics::caught(|| timer.apply(&self.active, outcome, &self.log));
         let is_followed = self.followed.contains(&timer.slot);
         let record = match &applied {
             Ok(effect) => effect.record.clone(),
@@ -405,27 +488,22 @@ impl Scheduler {
                     Line::new(Level::Error, "engine_panicked")
                         .quoted("reason", text.as_deref().unwrap_or_default()),
                 );
-                watch.record()
+                self.active.table.read(timer.slot)
             }
         };
-        let (due, gathered) = timer.next_due(&watch, &record, self.grid);
-        let other = timer.other;
+        let (due, gathered) = timer.next_due(&record);
         if let (Ok(effect), Some(saver)) = (&applied, &mut self.saver)
             && effect.turned
         {
             saver.note_turn();
         }
-        if let Some(other) = other
-            && let Some(timer) = self.timers.get(other)
-            && matches!(timer.state, TimerState::Blocked)
-        {
-            self.make_ready(other);
-        }
+        self.release_other(at);
         // What panicked once would do so again.
         let is_settled = applied.map_or(true, |effect| effect.settled);
         if let Some(timer) = self.timers.get_mut(at) {
             timer.is_requested |= is_hurried && !is_settled;
             timer.gathered = gathered;
+            timer.pace = pace_of(outcome).unwrap_or(timer.pace);
             if timer.is_requested {
                 // Behind all others: no target keeps the rest from their turn.
                 self.make_ready(at);
@@ -438,21 +516,19 @@ impl Scheduler {
     }
 }
 
-/// Whether two configurations differ in nothing but their targets.
-fn same_policy(a: &Config, b: &Config) -> bool {
-    let policy = |config: &Config| Config {
-        targets: Vec::new(),
-        ..config.clone()
-    };
-    std::ptr::eq(a, b) || policy(a) == policy(b)
+/// None where an outcome says nothing of the target.
+fn pace_of(outcome: &Outcome) -> Option<Pace> {
+    let is_slow = outcome.elapsed > SLOW_AFTER;
+    let pace = if is_slow { Pace::Slow } else { Pace::Prompt };
+    outcome.is_conclusive().then_some(pace)
 }
 
 /// The timers that a configuration wants, one or two for each slot.
 fn timers(active: &ActiveConfig) -> impl Iterator<Item = (Slot, TimerKind, &Arc<Target>)> {
     let pairs = active.slots.iter().zip(&active.config.targets);
     pairs.flat_map(|(slot, target)| {
-        let deep = active
-            .has_deep_timer(target)
+        let deep = target
+            .has_deep_timer()
             .then_some((*slot, TimerKind::Deep, target));
         std::iter::once((*slot, TimerKind::Connect, target)).chain(deep)
     })

@@ -5,34 +5,17 @@
 
 use std::time::Duration;
 
+use super::timer::{ProbeTimer, TimerKind};
 use crate::engine::active::{ActiveConfig, shown_ip};
 use crate::engine::log::{Level, Line, Log};
-use crate::engine::probe::{Depth, Outcome};
-use crate::engine::target::Target;
-use crate::engine::verdicts::health::{Gate, Verdict};
-use crate::engine::verdicts::{ProbeResult, Record, Sample, Slot};
+use crate::engine::probe::Outcome;
+use crate::engine::verdicts::health::{Gate, Thresholds, Verdict};
+use crate::engine::verdicts::{ProbeResult, Record, Sample};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
 /// A certificate that ends soon is logged this often, by whichever process probes.
 const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
-
-/// Which of a target's timers this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum TimerKind {
-    /// The only one, or that of connect probes where deep ones have their own.
-    Connect,
-    /// Deep probes, where `deep_interval` is another than `connect_interval`.
-    Deep,
-}
-
-/// One timer of one target, and where what is found out goes.
-pub(super) struct Watch<'a> {
-    pub active: &'a ActiveConfig,
-    pub target: &'a Target,
-    pub slot: Slot,
-    pub kind: TimerKind,
-}
 
 /// What an outcome came to.
 pub(super) struct Effect {
@@ -44,60 +27,18 @@ pub(super) struct Effect {
     pub record: Record,
 }
 
-impl Watch<'_> {
-    pub(super) fn record(&self) -> Record {
-        self.active.table.read(self.slot)
-    }
-
-    /// When the timer's last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
-    pub(super) fn started_ns(&self, record: &Record) -> u64 {
+impl ProbeTimer {
+    /// The gate that this timer's outcomes move.
+    pub(super) fn gate(&self, record: &Record) -> Gate {
         match self.kind {
-            TimerKind::Connect => record.connect_started_ns,
-            TimerKind::Deep => record.deep_started_ns,
-        }
-    }
-
-    /// Between the starts of two probes while all is well.
-    pub(super) fn interval(&self) -> Duration {
-        match self.kind {
-            TimerKind::Connect => self.active.config.connect_interval,
-            TimerKind::Deep => self.active.config.deep_interval,
-        }
-    }
-
-    /// Between the starts of two probes while the next one should come soon.
-    pub(super) fn fast_interval(&self) -> Duration {
-        self.active.config.fast_interval.min(self.interval())
-    }
-
-    pub(super) fn wants_fast_probe(&self, record: &Record) -> bool {
-        let gate = match self.kind {
             TimerKind::Connect => record.connect,
             TimerKind::Deep => record.deep.unwrap_or_default(),
-        };
-        gate.wants_fast_probe()
-    }
-
-    pub(super) fn depth(&self) -> Depth {
-        let has_own = self.active.has_deep_timer(self.target);
-        match self.kind {
-            TimerKind::Deep => Depth::Deep,
-            TimerKind::Connect if self.target.deep_check && !has_own => Depth::Deep,
-            TimerKind::Connect => Depth::Connect,
-        }
-    }
-
-    pub(super) fn note_start(&self, now_ns: u64) {
-        let table = &self.active.table;
-        match self.kind {
-            TimerKind::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
-            TimerKind::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
         }
     }
 
     /// Moves the gates and publishes; `log` is told of what changes.
-    pub(super) fn apply(&self, outcome: &Outcome, log: &Log) -> Effect {
-        let table = &self.active.table;
+    pub(super) fn apply(&self, active: &ActiveConfig, outcome: &Outcome, log: &Log) -> Effect {
+        let table = &active.table;
         let sample = Sample {
             took: outcome.elapsed,
             result: result_of(outcome),
@@ -112,12 +53,9 @@ impl Watch<'_> {
                     record: before,
                 };
             }
-            let (after, reminder) = self.after(&before, outcome);
+            let (after, reminder) = self.after(active, &before, outcome);
             let seen = (seen, &before);
-            if self
-                .active
-                .publish(self.target, self.slot, seen, &after, Some(sample))
-            {
+            if active.publish(&self.target, self.slot, seen, &after, Some(sample)) {
                 break (before, after, reminder);
             }
         };
@@ -131,11 +69,7 @@ impl Watch<'_> {
         }
         let good = outcome.result.is_ok();
         // Of this timer alone: the other one's verdict is not for it to confirm.
-        let own = match self.kind {
-            TimerKind::Connect => after.connect,
-            TimerKind::Deep => after.deep.unwrap_or_default(),
-        };
-        let settled = match own.verdict {
+        let settled = match self.gate(&after).verdict {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
             Verdict::Dead => !good,
@@ -149,7 +83,12 @@ impl Watch<'_> {
     }
 
     /// What is known after the outcome, and the line that says that the certificate ends soon.
-    fn after(&self, before: &Record, outcome: &Outcome) -> (Record, Option<Line>) {
+    fn after(
+        &self,
+        active: &ActiveConfig,
+        before: &Record,
+        outcome: &Outcome,
+    ) -> (Record, Option<Line>) {
         let mut after = before.clone();
         after.probes += 1;
         after.latency = Some(outcome.elapsed);
@@ -170,13 +109,13 @@ impl Watch<'_> {
             }
         }
         if outcome.is_conclusive() {
-            self.step_gates(&mut after, good);
+            self.step_gates(&mut after, good, active.thresholds(&self.target));
         }
         if after.verdict() != before.verdict() {
             after.since_ms = clock::unix_ms();
             after.changes += 1;
         }
-        let reminder = self.certificate_reminder(&after);
+        let reminder = self.certificate_reminder(active, &after);
         if reminder.is_some() {
             after.certificate_logged_ms = clock::unix_ms();
         }
@@ -189,14 +128,13 @@ impl Watch<'_> {
         self.kind == TimerKind::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
 
-    fn step_gates(&self, record: &mut Record, good: bool) {
-        let thresholds = self.active.thresholds();
+    fn step_gates(&self, record: &mut Record, good: bool, thresholds: Thresholds) {
         let step = |gate: Gate| gate.step(good, thresholds);
         match self.kind {
             TimerKind::Connect => record.connect = step(record.connect),
             TimerKind::Deep => {
                 record.deep = Some(step(record.deep.unwrap_or_default()));
-                // Whoever speaks the protocol has answered the phone.
+                // A successful dialogue implies a successful connect.
                 if good {
                     record.connect = step(record.connect);
                 }
@@ -214,16 +152,15 @@ impl Watch<'_> {
             Verdict::Unknown => return None,
             Verdict::Alive => Line::new(Level::Info, "target_up")
                 .with("target", self.target.key())
-                .with("ip", shown_ip(self.target, after.address)),
+                .with("ip", shown_ip(&self.target, after.address)),
             Verdict::Dead => Line::new(Level::Warning, "target_down")
                 .with("target", self.target.key())
                 .quoted("reason", after.error.as_deref().unwrap_or("unknown")),
         };
-        let count = match (is, self.kind) {
-            (Verdict::Dead, TimerKind::Connect) => after.connect.failures,
-            (Verdict::Dead, TimerKind::Deep) => after.deep.unwrap_or_default().failures,
-            (_, TimerKind::Connect) => after.connect.successes,
-            (_, TimerKind::Deep) => after.deep.unwrap_or_default().successes,
+        let gate = self.gate(after);
+        let count = match is {
+            Verdict::Dead => gate.failures,
+            _ => gate.successes,
         };
         Some(line.with("after", count).with("was", was.name()))
     }
@@ -231,8 +168,8 @@ impl Watch<'_> {
     /// The line that says that the certificate ends soon, once a day. When it was last
     /// written is in the table, so that neither another process nor another configuration
     /// says it again.
-    fn certificate_reminder(&self, record: &Record) -> Option<Line> {
-        let left = self.active.certificate_ends_within(record)?;
+    fn certificate_reminder(&self, active: &ActiveConfig, record: &Record) -> Option<Line> {
+        let left = active.certificate_ends_within(record)?;
         let logged = record.certificate_logged_ms;
         // A time in the future is that of a clock that was wrong.
         let is_recent = clock::unix_ms()

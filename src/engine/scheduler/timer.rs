@@ -1,17 +1,28 @@
-//! A timer: one timer of one target, when it is due, and what is kept from probe to probe.
+//! One timer of one target: when it is due, and what is kept from probe to probe. What an
+//! outcome changes is in `outcome`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
-use super::outcome::{TimerKind, Watch};
-use super::schedule::{Grid, first_window, spread_after};
+use super::queue::Pace;
+use super::schedule::{after, first_window, nearest, spread_after};
 use crate::engine::active::ActiveConfig;
+use crate::engine::probe::Depth;
 use crate::engine::probe::tls::SessionSlot;
 use crate::engine::target::{Target, TlsMode};
-use crate::engine::verdicts::{Record, Slot};
+use crate::engine::verdicts::{Record, Slot, VerdictTable};
 use crate::sys::clock;
+
+/// Which of a target's timers this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum TimerKind {
+    /// The only one, or that of connect probes where deep ones have their own.
+    Connect,
+    /// Deep probes, where `deep_interval` is another than `connect_interval`.
+    Deep,
+}
 
 /// One timer of one target.
 pub(super) struct ProbeTimer {
@@ -21,8 +32,9 @@ pub(super) struct ProbeTimer {
     pub state: TimerState,
     /// Somebody wants a probe now, or one more after the one under way.
     pub is_requested: bool,
-    /// Where in its round it is.
-    pub phase: f32,
+    pub pace: Pace,
+    /// Where in its round it is, from 0 to 1.
+    pub offset: f32,
     /// It was last probed among others, out of its place: within this time.
     pub gathered: Option<Duration>,
     /// The target's other timer: a target has one probe at a time.
@@ -46,6 +58,8 @@ pub(super) struct RunningProbe {
     pub task: AbortHandle,
     /// Somebody asked for it.
     pub is_hurried: bool,
+    /// As what it started.
+    pub pace: Pace,
 }
 
 impl Drop for RunningProbe {
@@ -56,80 +70,96 @@ impl Drop for RunningProbe {
 
 impl ProbeTimer {
     /// A timer that is never due.
-    pub(super) fn new(slot: Slot, kind: TimerKind, target: &Arc<Target>, phase: f32) -> Self {
+    pub(super) fn new(slot: Slot, kind: TimerKind, target: &Arc<Target>, offset: f32) -> Self {
         Self {
             target: target.clone(),
             slot,
             kind,
             state: TimerState::Waiting(None),
             is_requested: false,
-            phase,
+            pace: Pace::Prompt,
+            offset,
             gathered: None,
             other: None,
             sessions: sessions(target),
         }
     }
 
-    pub(super) fn watch<'a>(&'a self, active: &'a ActiveConfig) -> Watch<'a> {
-        Watch {
-            active,
-            target: &self.target,
-            slot: self.slot,
-            kind: self.kind,
+    /// When its last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
+    fn started_ns(&self, record: &Record) -> u64 {
+        match self.kind {
+            TimerKind::Connect => record.connect_started_ns,
+            TimerKind::Deep => record.deep_started_ns,
+        }
+    }
+
+    pub(super) fn note_start(&self, table: &VerdictTable, now_ns: u64) {
+        match self.kind {
+            TimerKind::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
+            TimerKind::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
+        }
+    }
+
+    /// Between the starts of two probes while all is well.
+    fn interval(&self) -> Duration {
+        match self.kind {
+            TimerKind::Connect => self.target.policy.connect_interval,
+            TimerKind::Deep => self.target.policy.deep_interval,
+        }
+    }
+
+    pub(super) fn depth(&self) -> Depth {
+        match self.kind {
+            TimerKind::Deep => Depth::Deep,
+            TimerKind::Connect if self.target.deep_check && !self.target.has_deep_timer() => {
+                Depth::Deep
+            }
+            TimerKind::Connect => Depth::Connect,
         }
     }
 
     /// Says when the first probe of this process is due, of so many timers: where one went
     /// before, of this process or another, it counts.
-    pub(super) fn take_first_turn(&mut self, active: &ActiveConfig, count: usize, grid: Grid) {
-        let watch = self.watch(active);
-        let record = watch.record();
-        let started = watch.started_ns(&record);
-        let interval = watch.interval();
-        let config = &active.config;
-        let window = first_window(config.fast_interval, config.connect_interval, count);
+    pub(super) fn take_first_turn(&mut self, active: &ActiveConfig, count: usize) {
+        let record = active.table.read(self.slot);
+        let started = self.started_ns(&record);
+        let interval = self.interval();
+        let policy = &self.target.policy;
         let now = clock::monotonic_ns();
-        // Never probed, or not for so long that all of them are late.
-        let is_first = started == 0 || now.saturating_sub(started) > 2 * clock::ns(interval);
-        let (due, gathered) = if is_first {
-            let first = now + clock::ns(window.mul_f32(self.phase));
-            (grid.nearest(first, interval), Some(window))
+        // Nothing is known, or what is known is older than it may be, after a restart or a long
+        // pause: those come first, spread over a fast interval for each hundred timers.
+        let longest = clock::ns(interval).saturating_mul(21) / 20;
+        let is_late = started == 0 || now.saturating_sub(started) > longest;
+        let window = first_window(policy.fast_interval, interval, count);
+        let (due, gathered) = if is_late {
+            let first = now + clock::ns(window.mul_f32(self.offset));
+            (nearest(first, interval), Some(window))
         } else {
             let gathered = (record.probes < 2).then_some(window);
-            self.due_after(&watch, &record, gathered, grid)
+            self.due_after(&record, gathered)
         };
         self.gathered = gathered;
         self.state = TimerState::Waiting(Some(due));
     }
 
     /// When the probe after the last one is due, and whether that is out of its place again.
-    pub(super) fn next_due(
-        &self,
-        watch: &Watch<'_>,
-        record: &Record,
-        grid: Grid,
-    ) -> (u64, Option<Duration>) {
-        self.due_after(watch, record, self.gathered, grid)
+    pub(super) fn next_due(&self, record: &Record) -> (u64, Option<Duration>) {
+        self.due_after(record, self.gathered)
     }
 
-    fn due_after(
-        &self,
-        watch: &Watch<'_>,
-        record: &Record,
-        gathered: Option<Duration>,
-        grid: Grid,
-    ) -> (u64, Option<Duration>) {
-        let started = watch.started_ns(record);
-        let (fast, interval) = (watch.fast_interval(), watch.interval());
-        if watch.wants_fast_probe(record) {
-            return (grid.after(started, fast), Some(fast));
+    fn due_after(&self, record: &Record, gathered: Option<Duration>) -> (u64, Option<Duration>) {
+        let started = self.started_ns(record);
+        let interval = self.interval();
+        let fast = self.target.policy.fast_interval.min(interval);
+        if self.gate(record).wants_fast_probe() {
+            return (after(started, fast), Some(fast));
         }
         let due = match gathered {
             Some(window) => {
-                let wait = spread_after(window, interval, self.phase);
-                grid.nearest(started + clock::ns(wait), interval)
+                let wait = spread_after(window, interval, self.offset);
+                nearest(started + clock::ns(wait), interval)
             }
-            None => grid.after(started, interval),
+            None => after(started, interval),
         };
         (due, None)
     }

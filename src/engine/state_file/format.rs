@@ -70,11 +70,11 @@ pub fn policy(config: &Config) -> String {
     };
     format!(
         "connect={} deep={} fast={} failures={} recoveries={} initially={initially}",
-        time(config.connect_interval),
-        time(config.deep_interval),
-        time(config.fast_interval),
-        config.failure_threshold,
-        config.recovery_threshold,
+        time(config.policy.connect_interval),
+        time(config.policy.deep_interval),
+        time(config.policy.fast_interval),
+        config.policy.failure_threshold,
+        config.policy.recovery_threshold,
     )
 }
 

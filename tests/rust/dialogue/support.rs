@@ -14,7 +14,7 @@ use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::error::ProbeError;
 use nauthilus_backend::engine::probe::transport::Transport;
 use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, Protocol, Secret, Target, TlsMode,
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::sync::Semaphore;
@@ -43,6 +43,8 @@ pub(crate) fn target(protocol: Protocol) -> Target {
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),
+        policy: ProbePolicy::DEFAULT,
+        source_address: None,
     }
 }
 

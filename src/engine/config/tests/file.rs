@@ -52,7 +52,7 @@ fn a_file_and_a_link_to_it_are_read() {
     symlink(&path, &link).unwrap_or_else(|error| panic!("{error}"));
     for path in [path, link] {
         let config = Config::from_file(&path, &no_env);
-        assert_eq!(config.map(|config| config.failure_threshold), Ok(3));
+        assert_eq!(config.map(|config| config.policy.failure_threshold), Ok(3));
     }
 }
 

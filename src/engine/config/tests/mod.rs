@@ -3,6 +3,7 @@
 mod check;
 mod file;
 mod limits;
+mod policy;
 mod routing;
 mod section;
 mod service;

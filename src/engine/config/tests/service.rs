@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::super::target::ProbePolicy;
 use super::super::keys::SERVICE_KEYS;
 use super::super::{
     Config, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts, UserKey, Value,
@@ -27,11 +28,8 @@ fn the_defaults_are_the_documented_ones() {
                 tls: 5 * S,
                 deep: 5 * S,
             },
-            connect_interval: 10 * S,
-            deep_interval: 10 * S,
-            fast_interval: S,
-            failure_threshold: 1,
-            recovery_threshold: 1,
+            policy: ProbePolicy::DEFAULT,
+            panic_threshold: 0,
             initial_state: InitialState::Alive,
             max_concurrent_probes: 512,
             expose_attributes: Vec::new(),
@@ -50,7 +48,7 @@ fn the_defaults_are_the_documented_ones() {
 fn every_key_is_read() {
     let config = accepted(
         "{connect_timeout: 1, tls_timeout: 2s, deep_timeout: 1.5, connect_interval: 30s,
-          deep_interval: 2m, fast_interval: 100ms, failure_threshold: 3, recovery_threshold: '2',
+          deep_interval: 2m, fast_interval: 100ms, failure_threshold: 3, recovery_threshold: '2', panic_threshold: 30%,
           initial_state: DEAD, max_concurrent_probes: 7.0, expose_attributes: [token, Secret-Key],
           state_file: /run/nb/state, state_max_age: 1h, tls_full_handshake_interval: 0,
           cert_warn: 30d, log: syslog, node_usable: ANY, node_down_after: 0, node_up_after: 5m,
@@ -63,6 +61,7 @@ fn every_key_is_read() {
     assert_eq!(targets[0].connect_timeout, S);
     assert_eq!(targets[0].tls_timeout, 2 * S);
     assert_eq!(targets[0].deep_timeout, 1_500 * MS);
+    assert_eq!(targets[1].policy, config.policy);
     assert_eq!(
         config,
         Config {
@@ -71,11 +70,14 @@ fn every_key_is_read() {
                 tls: 2 * S,
                 deep: 1_500 * MS,
             },
-            connect_interval: 30 * S,
-            deep_interval: 2 * MIN,
-            fast_interval: 100 * MS,
-            failure_threshold: 3,
-            recovery_threshold: 2,
+            policy: ProbePolicy {
+                connect_interval: 30 * S,
+                deep_interval: 2 * MIN,
+                fast_interval: 100 * MS,
+                failure_threshold: 3,
+                recovery_threshold: 2,
+            },
+            panic_threshold: 30,
             initial_state: InitialState::Dead,
             max_concurrent_probes: 7,
             expose_attributes: vec!["token".into(), "Secret-Key".into()],
@@ -104,8 +106,8 @@ fn intervals_follow_the_connect_interval() {
         ("200ms", 200 * MS, 200 * MS),
         ("1s", S, S),
     ] {
-        let config = accepted(&with("connect_interval", connect));
-        assert_eq!((config.deep_interval, config.fast_interval), (deep, fast));
+        let policy = accepted(&with("connect_interval", connect)).policy;
+        assert_eq!((policy.deep_interval, policy.fast_interval), (deep, fast));
     }
 }
 
@@ -415,7 +417,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
             "unknown key; did you mean backend_servers?",
         ),
         ("target", "unknown key; did you mean targets?"),
-        ("threshold", "unknown key; did you mean failure_threshold?"),
+        ("threshold", "unknown key; did you mean panic_threshold?"),
         ("logs", "unknown key; did you mean log?"),
         ("frobnicate", "unknown key"),
         ("''", "unknown key"),

@@ -1,7 +1,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::super::target::{AuthMechanism, Host, Placement, Protocol, Target, TlsMode};
+use super::super::super::target::{
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Target, TlsMode,
+};
 use super::super::keys::TARGET_KEYS;
 use super::{accepted, refusal};
 
@@ -44,6 +46,8 @@ fn the_defaults_are_the_documented_ones() {
             connect_timeout: 5 * second,
             tls_timeout: 5 * second,
             deep_timeout: 5 * second,
+            policy: ProbePolicy::DEFAULT,
+            source_address: None,
         }
     );
 }
@@ -403,7 +407,7 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         ("prot", "; did you mean port?"),
         ("colour", ""),
         (
-            "connect_interval",
+            "state_max_age",
             " of a target; it belongs to the service section",
         ),
     ] {

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::engine::target::{AuthMechanism, Host, Placement, Protocol, Target, TlsMode};
+use crate::engine::target::{
+    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Target, TlsMode,
+};
 
 /// A deep-checked target on loopback, without credentials.
 pub(crate) fn target(protocol: Protocol) -> Target {
@@ -26,5 +28,7 @@ pub(crate) fn target(protocol: Protocol) -> Target {
         connect_timeout: Duration::from_secs(5),
         tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),
+        policy: ProbePolicy::DEFAULT,
+        source_address: None,
     }
 }
