@@ -182,11 +182,7 @@ describe("get_backend_servers", function()
     end
   end)
 
-  -- Not in Lua 5.1 itself: there mlua may call one function in place of another where a finaliser comes
-  -- in between (see the limits in docs/troubleshooting.md).
-  local bears_finalisers = rawget(_G, "jit") or _VERSION ~= "Lua 5.1"
-  local it_bears = bears_finalisers and it or function() end
-  it_bears("gives whole lists where finalisers ask for them and configure others", function()
+  it("gives whole lists where finalisers ask for them and configure others", function()
     local number = 0
     local function configure_another()
       number = number + 1

@@ -7,11 +7,10 @@
 use std::ffi::{c_int, c_void};
 use std::slice;
 
-use mlua::ffi::{self, lua_State};
-use mlua::prelude::*;
+use mlua_sys::{self as ffi, lua_State};
 
 use super::held::Held;
-use super::raw::{self, Answer, Args, Natives, native};
+use super::raw::{self, Answer, Args, Natives, entry};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
@@ -38,30 +37,34 @@ impl Entry {
     }
 }
 
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+/// Keeps the functions of the bridge in the registry.
+///
+/// # Safety
+///
+/// As of [`Natives::push_native`].
+pub(super) unsafe fn register(state: *mut lua_State, natives: Natives) {
     for (entry, function) in [
-        (Entry::TakeResult, natives.function(native!(take_result))?),
-        (Entry::TakeContext, natives.function(native!(take_context))?),
-        (Entry::PushResult, natives.function(raw::push_result)?),
-        (Entry::PushContext, natives.function(raw::push_context)?),
+        (Entry::TakeResult, entry!(take_result)),
+        (Entry::TakeContext, entry!(take_context)),
+        (Entry::PushResult, raw::push_result as ffi::lua_CFunction),
+        (Entry::PushContext, raw::push_context),
     ] {
-        keep(natives.lua(), entry, function)?;
-    }
-    Ok(())
-}
-
-/// `bind` is the host adapter's function.
-pub(super) fn register_bind(lua: &Lua, bind: LuaFunction) -> LuaResult<()> {
-    keep(lua, Entry::Bind, bind)
-}
-
-fn keep(lua: &Lua, entry: Entry, function: LuaFunction) -> LuaResult<()> {
-    // SAFETY: takes the one argument from the stack.
-    unsafe {
-        lua.exec_raw(function, |state| {
+        // SAFETY: as of this function.
+        unsafe {
+            natives.push_native(function);
             ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, entry.key());
-        })
+        }
     }
+}
+
+/// Keeps the value on top, which is the host adapter's function `bind`.
+///
+/// # Safety
+///
+/// As of [`register`].
+pub(super) unsafe fn register_bind(state: *mut lua_State) {
+    // SAFETY: as of this function.
+    unsafe { ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, Entry::Bind.key()) }
 }
 
 /// `take_result(address of an Option<SharedResult>, value)` → whether it is one

@@ -2,129 +2,136 @@
 
 use std::sync::Arc;
 
-use mlua::prelude::*;
-
-use super::convert;
 use super::monitor::to_duration;
-use crate::engine::config::{Value, parse_host};
-use crate::engine::process::check::Check;
+use super::raw::{Answer, Args, Items, Refused, Value, View, config_native, native, number_value};
+use crate::engine::config::{Value as ConfigValue, parse_host};
+use crate::engine::process::check::{Check, CheckResult};
 use crate::engine::process::current;
 
 /// The option of a check that is no key of a target: whether an equal one under way will do.
 const COALESCE: &str = "coalesce";
 
-pub(super) struct Handle(Check);
-
-impl Handle {
-    pub(super) fn check(&self) -> &Check {
-        &self.0
-    }
-}
-
-impl LuaUserData for Handle {}
-
-pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
-    native.raw_set("check_start", lua.create_function(start)?)?;
-    native.raw_set("check_start_at", lua.create_function(start_at)?)?;
-    native.raw_set("host_problem", lua.create_function(host_problem)?)?;
-    native.raw_set("check_result", lua.create_function(result)?)?;
-    native.raw_set("check_wait", lua.create_function(wait)?)?;
-    native.raw_set("check_fd", lua.create_function(fd)?)?;
-    native.raw_set("check_cancel", lua.create_function(cancel)?)?;
-    Ok(())
-}
+pub(super) const NATIVES: Items = &[
+    ("check_start", config_native!(start)),
+    ("check_start_at", native!(start_at)),
+    ("host_problem", native!(host_problem)),
+    ("check_result", native!(result)),
+    ("check_wait", native!(wait)),
+    ("check_fd", native!(fd)),
+    ("check_cancel", native!(cancel)),
+];
 
 /// `host_problem(text)`: nil for an address or a host name, else what was expected.
-fn host_problem(_: &Lua, host: LuaString) -> LuaResult<Option<String>> {
-    Ok(match host.to_str() {
-        Ok(host) => parse_host(&host).err(),
-        Err(_) => Some("a host name or an IP address expected".to_owned()),
-    })
+fn host_problem(args: &Args) -> Answer {
+    match args.bytes(1).map(std::str::from_utf8) {
+        Ok(Ok(host)) => {
+            parse_host(host).map_or_else(|why| Answer::Text(why.to_string()), |_| Answer::Nil)
+        }
+        Ok(Err(_)) => Answer::Text("a host name or an IP address expected".to_owned()),
+        Err(refused) => Answer::Raised(refused),
+    }
 }
 
 /// `check_start(table)`: a handle, or nil and what is wrong with the table.
-fn start(_: &Lua, table: LuaTable) -> LuaResult<(Option<Handle>, Option<String>)> {
-    Ok(handle(begin(described(table))))
+fn start(args: &Args) -> Answer {
+    if args.view(1) != View::Table {
+        return Answer::Raised("nauthilus_backend: internal error: a table expected");
+    }
+    handle(begin_described(args, 1))
 }
 
 /// `check_start_at(host, port, haproxy_v2, tls)`: the same for a table of these.
-fn start_at(_: &Lua, place: Place) -> LuaResult<(Option<Handle>, Option<String>)> {
-    Ok(handle(begin(described_at(place))))
-}
-
-fn handle(started: Result<Check, String>) -> (Option<Handle>, Option<String>) {
-    match started {
-        Ok(check) => (Some(Handle(check)), None),
-        Err(reason) => (None, Some(reason)),
+fn start_at(args: &Args) -> Answer {
+    match described_at(args, 1) {
+        Ok(described) => handle(described.and_then(|value| begin(&value))),
+        Err(refused) => Answer::Raised(refused),
     }
 }
 
-/// `host, port, haproxy_v2, tls`
-pub(super) type Place = (LuaString, f64, bool, bool);
-
-pub(super) fn described(table: LuaTable) -> Result<Value<'static>, String> {
-    convert::to_config(&LuaValue::Table(table)).map_err(|issue| issue.to_string())
+fn handle(started: Result<Check, String>) -> Answer {
+    Answer::Values(match started {
+        Ok(check) => vec![check.into()],
+        Err(reason) => vec![Value::Nil, reason.into()],
+    })
 }
 
-pub(super) fn described_at((host, port, haproxy_v2, tls): Place) -> Result<Value<'static>, String> {
-    let Ok(host) = host.to_str() else {
-        return Err("host: text in UTF-8 expected".to_owned());
+/// Starts the check that the table at `index` describes, or says what is wrong with it.
+pub(super) fn begin_described(args: &Args, index: i32) -> Result<Check, String> {
+    args.config(index, |value| {
+        begin(&value.map_err(|issue| issue.to_string())?)
+    })
+}
+
+/// What arguments `first` and on describe: `host, port, haproxy_v2, tls`; or what is wrong with them.
+pub(super) fn described_at(
+    args: &Args,
+    first: i32,
+) -> Result<Result<ConfigValue<'static>, String>, Refused> {
+    let (host, port) = (args.bytes(first)?, args.number(first + 1)?);
+    let (haproxy_v2, tls) = (args.flag(first + 2)?, args.flag(first + 3)?);
+    let Ok(host) = std::str::from_utf8(host) else {
+        return Ok(Err("host: text in UTF-8 expected".to_owned()));
     };
-    Ok(Value::Map(vec![
-        ("host".to_owned(), Value::Str(host.to_owned())),
-        ("port".to_owned(), convert::number(port)),
-        ("haproxy_v2".to_owned(), Value::Bool(haproxy_v2)),
-        ("tls".to_owned(), Value::Bool(tls)),
-    ]))
+    Ok(Ok(ConfigValue::Map(vec![
+        ("host".to_owned(), ConfigValue::Str(host.to_owned())),
+        ("port".to_owned(), number_value(port)),
+        ("haproxy_v2".to_owned(), ConfigValue::Bool(haproxy_v2)),
+        ("tls".to_owned(), ConfigValue::Bool(tls)),
+    ])))
 }
 
 /// Starts the check that is described, or says what is wrong with the description.
-pub(super) fn begin(described: Result<Value, String>) -> Result<Check, String> {
+pub(super) fn begin(described: &ConfigValue) -> Result<Check, String> {
     let process = current();
-    let value = described?;
-    let target = process.target_for_check(&value, &[COALESCE])?;
-    Ok(process.check(Arc::new(target), may_coalesce(&value)))
+    let target = process.target_for_check(described, &[COALESCE])?;
+    Ok(process.check(Arc::new(target), may_coalesce(described)))
 }
 
-fn may_coalesce(described: &Value) -> bool {
-    let Value::Map(entries) = described else {
+fn may_coalesce(described: &ConfigValue) -> bool {
+    let ConfigValue::Map(entries) = described else {
         return true;
     };
     !entries
         .iter()
-        .any(|(key, value)| key == COALESCE && *value == Value::Bool(false))
+        .any(|(key, value)| key == COALESCE && *value == ConfigValue::Bool(false))
 }
 
 /// `check_result(handle)`: whether it is done, and the reason of a failure.
-fn result(_: &Lua, handle: LuaUserDataRef<Handle>) -> LuaResult<(bool, Option<String>)> {
-    Ok(answer(handle.0.result()))
+fn result(args: &Args) -> Answer {
+    args.check(1)
+        .map_or_else(Answer::Raised, |check| answer(check.result()))
 }
 
 /// `check_wait(handle, seconds or nil)`: the same, waited for. Blocks.
-fn wait(
-    _: &Lua,
-    (handle, seconds): (LuaUserDataRef<Handle>, Option<f64>),
-) -> LuaResult<(bool, Option<String>)> {
-    Ok(answer(handle.0.wait(seconds.and_then(to_duration))))
-}
-
-/// Whether it is done, and the reason of a failure.
-pub(super) fn answer(result: Option<Result<(), String>>) -> (bool, Option<String>) {
-    match result {
-        None => (false, None),
-        Some(result) => (true, result.err()),
+fn wait(args: &Args) -> Answer {
+    match (args.check(1), args.optional_number(2)) {
+        (Ok(check), Ok(seconds)) => answer(check.wait(seconds.and_then(to_duration))),
+        (Err(refused), _) | (_, Err(refused)) => Answer::Raised(refused),
     }
 }
 
-/// `check_fd(handle)`: a descriptor, or nil and why there is none.
-fn fd(_: &Lua, handle: LuaUserDataRef<Handle>) -> LuaResult<(Option<i32>, Option<String>)> {
-    Ok(match handle.0.descriptor() {
-        Ok(fd) => (Some(fd), None),
-        Err(e) => (None, Some(format!("no descriptor to wait on: {e}"))),
+/// Whether it is done, and the reason of a failure.
+pub(super) fn answer(result: Option<CheckResult>) -> Answer {
+    Answer::Values(match result {
+        None => vec![false.into(), Value::Nil],
+        Some(result) => vec![true.into(), result.err().into()],
     })
 }
 
-fn cancel(_: &Lua, handle: LuaUserDataRef<Handle>) -> LuaResult<()> {
-    handle.0.cancel();
-    Ok(())
+/// `check_fd(handle)`: a descriptor, or nil and why there is none.
+fn fd(args: &Args) -> Answer {
+    args.check(1).map_or_else(Answer::Raised, |check| {
+        Answer::Values(match check.descriptor() {
+            Ok(fd) => vec![i64::from(fd).into()],
+            Err(e) => vec![Value::Nil, format!("no descriptor to wait on: {e}").into()],
+        })
+    })
+}
+
+/// `check_cancel(handle)`
+fn cancel(args: &Args) -> Answer {
+    args.check(1).map_or_else(Answer::Raised, |check| {
+        check.cancel();
+        Answer::Nothing
+    })
 }

@@ -2,34 +2,32 @@
 
 use std::net::IpAddr;
 
-use mlua::prelude::*;
-
 use super::held::Held;
-use super::raw::{Answer, Args, Natives, View, native};
+use super::raw::{Answer, Args, Items, View, native};
 use crate::engine::process::current;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
 
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    natives.add("context_new", native!(new))?;
-    natives.add("context_share", native!(share))?;
-    natives.add("context_become", native!(become_other))?;
-    natives.add("is_context", native!(is_context))?;
-    natives.add("context_set_base", native!(set_base))?;
-    natives.add("context_apply", native!(apply))?;
-    natives.add("context_remove", native!(remove))?;
-    natives.add("context_select", native!(select))?;
-    natives.add("context_changes", native!(changes))?;
-    natives.add("context_reset", native!(reset))?;
-    natives.add("context_attributes", native!(attributes))?;
-    natives.add("context_groups", native!(groups))?;
-    natives.add("context_removed", native!(removed))?;
-    natives.add("context_selected", native!(selected))?;
-    natives.add("context_headers", native!(headers))?;
-    natives.add("context_header_list", native!(header_list))?;
-    natives.add("context_result", native!(current_result))
-}
+pub(super) const NATIVES: Items = &[
+    ("context_new", native!(new)),
+    ("context_share", native!(share)),
+    ("context_become", native!(become_other)),
+    ("is_context", native!(is_context)),
+    ("context_set_base", native!(set_base)),
+    ("context_apply", native!(apply)),
+    ("context_remove", native!(remove)),
+    ("context_select", native!(select)),
+    ("context_changes", native!(changes)),
+    ("context_reset", native!(reset)),
+    ("context_attributes", native!(attributes)),
+    ("context_groups", native!(groups)),
+    ("context_removed", native!(removed)),
+    ("context_selected", native!(selected)),
+    ("context_headers", native!(headers)),
+    ("context_header_list", native!(header_list)),
+    ("context_result", native!(current_result)),
+];
 
 /// `context_new()` → context
 fn new(_: &Args) -> Answer {

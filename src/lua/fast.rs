@@ -15,10 +15,8 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
-use mlua::prelude::*;
-
 use super::held::Held;
-use super::raw::{Natives, content_of, fill_contexts, fill_results};
+use super::raw::{Item, Items, content_of, fill_contexts, fill_results};
 use super::result::field_at;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
@@ -31,35 +29,37 @@ mod setter;
 
 use setter::{Setter, changed};
 
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    let lua = natives.lua();
-    let fast = lua.create_table()?;
-    for (name, function) in [
-        ("set_flag", set_flag as *const c_void),
-        ("set_text", set_text as *const c_void),
-        ("stage", stage as *const c_void),
-        ("add_text", add_text as *const c_void),
-        ("add_number", add_number as *const c_void),
-        ("add_flag", add_flag as *const c_void),
-        ("add_name", add_name as *const c_void),
-        ("set_attribute", set_attribute as *const c_void),
-        ("set_attributes", set_attributes as *const c_void),
-        ("select", select as *const c_void),
-        ("apply", apply as *const c_void),
-        ("remove", remove as *const c_void),
-        ("select_here", select_here as *const c_void),
-        ("apply_here", apply_here as *const c_void),
-    ] {
-        fast.raw_set(name, LuaLightUserData(function.cast_mut()))?;
-    }
-    fast.raw_set("fill_results", natives.function(fill_results)?)?;
-    fast.raw_set("fill_contexts", natives.function(fill_contexts)?)?;
-    fast.raw_set("setter", setter::DECLARATION)?;
-    fast.raw_set("NOT_HERE", outcome::NOT_HERE)?;
-    fast.raw_set("UNREPORTED", outcome::UNREPORTED)?;
-    fast.raw_set("NOT_BEGUN", outcome::NOT_BEGUN)?;
-    natives.table().raw_set("fast", fast)
-}
+pub(super) const NATIVES: Items = &[(
+    "fast",
+    Item::Table(&[
+        ("set_flag", Item::Address(set_flag as *const c_void)),
+        ("set_text", Item::Address(set_text as *const c_void)),
+        ("stage", Item::Address(stage as *const c_void)),
+        ("add_text", Item::Address(add_text as *const c_void)),
+        ("add_number", Item::Address(add_number as *const c_void)),
+        ("add_flag", Item::Address(add_flag as *const c_void)),
+        ("add_name", Item::Address(add_name as *const c_void)),
+        (
+            "set_attribute",
+            Item::Address(set_attribute as *const c_void),
+        ),
+        (
+            "set_attributes",
+            Item::Address(set_attributes as *const c_void),
+        ),
+        ("select", Item::Address(select as *const c_void)),
+        ("apply", Item::Address(apply as *const c_void)),
+        ("remove", Item::Address(remove as *const c_void)),
+        ("select_here", Item::Address(select_here as *const c_void)),
+        ("apply_here", Item::Address(apply_here as *const c_void)),
+        ("fill_results", Item::Native(fill_results)),
+        ("fill_contexts", Item::Native(fill_contexts)),
+        ("setter", Item::Text(setter::DECLARATION)),
+        ("NOT_HERE", Item::Number(outcome::NOT_HERE)),
+        ("UNREPORTED", Item::Number(outcome::UNREPORTED)),
+        ("NOT_BEGUN", Item::Number(outcome::NOT_BEGUN)),
+    ]),
+)];
 
 /// Runs `work`. A panic, which would be a bug, leaves the call to the native.
 fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {

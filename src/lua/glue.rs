@@ -4,47 +4,74 @@
 //! (what the parts before it returned, by name); what it returns becomes `parts[name]`. A part
 //! whose table has a field `api` adds those functions to the module.
 
-use mlua::prelude::*;
+use mlua_sys::{self as ffi, lua_State};
+
+use super::raw::set_field;
+
+/// Name, name as an error shows it, and source of a part.
+type Part = (&'static str, &'static str, &'static str);
+
+macro_rules! part {
+    ($name:literal, $file:literal) => {
+        (
+            $name,
+            concat!("=nauthilus_backend.", $name, "\0"),
+            include_str!(concat!("glue/", $file)),
+        )
+    };
+}
 
 /// The parts in the order they run: each may use the ones before it.
-const PARTS: &[(&str, &str)] = &[
-    ("contain", include_str!("glue/contain.lua")),
-    ("errors", include_str!("glue/errors.lua")),
-    ("ffi", include_str!("glue/ffi.lua")),
-    ("fast", include_str!("glue/fast.lua")),
-    ("plain", include_str!("glue/hosts/plain.lua")),
-    ("haproxy", include_str!("glue/hosts/haproxy.lua")),
-    ("nginx_wait", include_str!("glue/hosts/nginx_wait.lua")),
-    (
-        "nginx_contexts",
-        include_str!("glue/hosts/nginx_contexts.lua"),
-    ),
-    (
-        "nginx_headers",
-        include_str!("glue/hosts/nginx_headers.lua"),
-    ),
-    ("nginx", include_str!("glue/hosts/nginx.lua")),
-    ("host", include_str!("glue/host.lua")),
-    ("copies", include_str!("glue/copies.lua")),
-    ("servers", include_str!("glue/servers.lua")),
-    ("monitor", include_str!("glue/monitor.lua")),
-    ("check", include_str!("glue/check.lua")),
-    ("result", include_str!("glue/result.lua")),
-    ("context", include_str!("glue/context.lua")),
-    ("init", include_str!("glue/init.lua")),
-    ("names", include_str!("glue/names.lua")),
+const PARTS: &[Part] = &[
+    part!("errors", "errors.lua"),
+    part!("ffi", "ffi.lua"),
+    part!("fast", "fast.lua"),
+    part!("plain", "hosts/plain.lua"),
+    part!("haproxy", "hosts/haproxy.lua"),
+    part!("nginx_wait", "hosts/nginx_wait.lua"),
+    part!("nginx_contexts", "hosts/nginx_contexts.lua"),
+    part!("nginx_headers", "hosts/nginx_headers.lua"),
+    part!("nginx", "hosts/nginx.lua"),
+    part!("host", "host.lua"),
+    part!("copies", "copies.lua"),
+    part!("servers", "servers.lua"),
+    part!("monitor", "monitor.lua"),
+    part!("check", "check.lua"),
+    part!("result", "result.lua"),
+    part!("context", "context.lua"),
+    part!("init", "init.lua"),
+    part!("names", "names.lua"),
 ];
 
-/// Runs all parts and returns what they returned, by name.
-pub(super) fn load(lua: &Lua, native: LuaTable) -> LuaResult<LuaTable> {
-    let parts = lua.create_table()?;
-    for (name, source) in PARTS {
-        let part: LuaValue = lua
-            .load(*source)
-            .set_name(format!("=nauthilus_backend.{name}"))
-            .set_mode(mlua::chunk::ChunkMode::Text)
-            .call((&native, &parts))?;
-        parts.raw_set(*name, part)?;
+/// Runs all parts with the table of natives that is on top of the stack, and puts what they returned,
+/// by name, in its place.
+///
+/// # Safety
+///
+/// `state` is running a C function with room for 10 values, which owns nothing: this raises what a
+/// part raises, and Lua's memory error.
+pub(super) unsafe fn load(state: *mut lua_State) {
+    // SAFETY: as of this function; the names end with a NUL.
+    unsafe {
+        let native = ffi::lua_gettop(state);
+        ffi::lua_createtable(state, 0, 32);
+        let parts = native + 1;
+        for (name, shown, source) in PARTS {
+            let status = ffi::luaL_loadbufferx(
+                state,
+                source.as_ptr().cast(),
+                source.len(),
+                shown.as_ptr().cast(),
+                c"t".as_ptr(),
+            );
+            if status != ffi::LUA_OK {
+                ffi::lua_error(state);
+            }
+            ffi::lua_pushvalue(state, native);
+            ffi::lua_pushvalue(state, parts);
+            ffi::lua_call(state, 2, 1);
+            set_field(state, parts, name);
+        }
+        ffi::lua_remove(state, native);
     }
-    Ok(parts)
 }

@@ -3,75 +3,74 @@
 use std::path::Path;
 use std::time::Duration;
 
-use mlua::prelude::*;
-
-use super::convert;
+use super::raw::{Answer, Args, Items, Value, View, config_native, native};
 use crate::engine::active::TargetStatus;
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::current;
 
-pub(super) fn register(lua: &Lua, native: &LuaTable) -> LuaResult<()> {
-    native.raw_set("configure", lua.create_function(configure)?)?;
-    native.raw_set("start", lua.create_function(start)?)?;
-    native.raw_set("stop", lua.create_function(stop)?)?;
-    native.raw_set("is_ready", lua.create_function(is_ready)?)?;
-    native.raw_set("wait_ready", lua.create_function(wait_ready)?)?;
-    native.raw_set("status", lua.create_function(status)?)?;
-    native.raw_set("report_failure", lua.create_function(report_failure)?)?;
-    native.raw_set("is_health_check", lua.create_function(is_health_check)?)?;
-    Ok(())
-}
+pub(super) const NATIVES: Items = &[
+    ("configure", config_native!(configure)),
+    ("start", native!(start)),
+    ("stop", native!(stop)),
+    ("is_ready", native!(is_ready)),
+    ("wait_ready", native!(wait_ready)),
+    ("status", native!(status)),
+    ("report_failure", native!(report_failure)),
+    ("is_health_check", native!(is_health_check)),
+];
 
 /// `configure(table or path, head)`: nil, or why it was refused.
-fn configure(_: &Lua, (source, head): (LuaValue, bool)) -> LuaResult<Option<String>> {
-    let read = || -> Result<Config, String> {
-        match &source {
-            LuaValue::String(path) => {
-                let path = path
-                    .to_str()
-                    .map_err(|_| "a path in UTF-8 expected".to_owned())?;
-                Config::from_file(Path::new(&*path), &|name| std::env::var(name).ok())
-                    .map_err(|e| e.to_string())
-            }
-            table => convert::to_config(table)
+fn configure(args: &Args) -> Answer {
+    let head = args.view(2) == View::Bool(true);
+    let config = match args.view(1) {
+        View::Bytes(path) => match std::str::from_utf8(path) {
+            Ok(path) => Config::from_file(Path::new(path), &|name| std::env::var(name).ok())
+                .map_err(|e| e.to_string()),
+            Err(_) => Err("a path in UTF-8 expected".to_owned()),
+        },
+        _ => args.config(1, |value| {
+            value
                 .map_err(ConfigError::from)
                 .and_then(|value| Config::from_value(&value))
-                .map_err(|e| e.to_string()),
-        }
+                .map_err(|e| e.to_string())
+        }),
     };
-    Ok(read()
-        .and_then(|config| current().configure(config, head))
-        .err())
+    Answer::problem(config.and_then(|config| current().configure(config, head)))
 }
 
 /// `start()`: nil, or why it cannot start.
-fn start(_: &Lua, (): ()) -> LuaResult<Option<String>> {
+fn start(_: &Args) -> Answer {
     let process = current();
-    Ok(process
-        .configure_from_environment()
-        .and_then(|()| process.start())
-        .err())
+    Answer::problem(
+        process
+            .configure_from_environment()
+            .and_then(|()| process.start()),
+    )
 }
 
-fn stop(_: &Lua, (): ()) -> LuaResult<()> {
+/// `stop()`
+fn stop(_: &Args) -> Answer {
     current().stop();
-    Ok(())
+    Answer::Nothing
 }
 
 /// `is_ready(may_start)`: whether every target has had a verdict, or nil and why there are
 /// no targets.
-fn is_ready(_: &Lua, may_start: bool) -> LuaResult<(Option<bool>, Option<String>)> {
+fn is_ready(args: &Args) -> Answer {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
-        return Ok((None, Some(reason)));
+        return Answer::Values(vec![Value::Nil, reason.into()]);
     }
-    let active = process.active(super::start_if(may_start));
-    Ok((Some(active.is_none_or(|s| s.is_ready())), None))
+    let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
+    Answer::Bool(active.is_none_or(|s| s.is_ready()))
 }
 
 /// `wait_ready(seconds or nil)`: the same, waited for. Blocks.
-fn wait_ready(_: &Lua, seconds: Option<f64>) -> LuaResult<bool> {
-    Ok(current().wait_ready(seconds.and_then(to_duration)))
+fn wait_ready(args: &Args) -> Answer {
+    match args.optional_number(1) {
+        Ok(seconds) => Answer::Bool(current().wait_ready(seconds.and_then(to_duration))),
+        Err(refused) => Answer::Raised(refused),
+    }
 }
 
 /// A time that does not fit is for ever.
@@ -80,51 +79,53 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
 }
 
 /// `status(may_start)`
-fn status(lua: &Lua, may_start: bool) -> LuaResult<LuaTable> {
+fn status(args: &Args) -> Answer {
     let process = current();
     let failed = process.configure_from_environment().err();
-    let active = process.active(super::start_if(may_start));
-    let table = lua.create_table()?;
-    table.raw_set("pid", std::process::id())?;
-    table.raw_set("configured", active.is_some())?;
-    table.raw_set("running", process.is_running())?;
-    table.raw_set("probing", process.is_prober())?;
-    table.raw_set("error", failed.or_else(|| process.last_start_error()))?;
-    table.raw_set("generation", active.as_ref().map_or(0, |s| s.generation()))?;
-    let targets = lua.create_table()?;
-    if let Some(active) = active {
-        for (index, target) in active.targets().iter().enumerate() {
+    let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
+    let error = failed.or_else(|| process.last_start_error());
+    let targets = active.as_ref().map_or_else(Vec::new, |active| {
+        let status = |target: &TargetStatus| {
             let soon = active.certificate_ends_within(&target.record).is_some();
-            targets.raw_set(index + 1, target_status(lua, target, soon)?)?;
-        }
-    }
-    table.raw_set("targets", targets)?;
-    Ok(table)
+            target_status(target, soon)
+        };
+        active.targets().iter().map(status).collect()
+    });
+    Answer::Values(vec![Value::Table(vec![
+        ("pid", u64::from(std::process::id()).into()),
+        ("configured", active.is_some().into()),
+        ("running", process.is_running().into()),
+        ("probing", process.is_prober().into()),
+        ("error", error.into()),
+        (
+            "generation",
+            active.as_ref().map_or(0, |s| s.generation()).into(),
+        ),
+        ("targets", Value::List(targets)),
+    ])])
 }
 
-fn target_status(lua: &Lua, status: &TargetStatus, expires_soon: bool) -> LuaResult<LuaTable> {
+fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
     let TargetStatus { target, record } = status;
-    let table = lua.create_table()?;
-    table.raw_set("key", target.key())?;
-    table.raw_set("ip", status.ip())?;
-    table.raw_set("host", target.host.to_string())?;
-    table.raw_set("port", target.port)?;
-    table.raw_set("protocol", target.protocol.name())?;
-    table.raw_set("tls_mode", target.tls_mode.name())?;
-    table.raw_set("deep_check", target.deep_check)?;
-    table.raw_set("verdict", record.verdict().name())?;
-    if record.since_ms > 0 {
-        table.raw_set("since", seconds(Duration::from_millis(record.since_ms)))?;
-    }
-    table.raw_set("probes", record.probes)?;
-    table.raw_set("failures", record.failures)?;
-    table.raw_set("last_error", record.error.as_deref())?;
-    table.raw_set("last_latency", record.latency.map(seconds))?;
-    table.raw_set("certificate_expiry", record.not_after)?;
-    if record.not_after.is_some() {
-        table.raw_set("certificate_expires_soon", expires_soon)?;
-    }
-    Ok(table)
+    let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
+    let soon = record.not_after.is_some().then_some(expires_soon);
+    Value::Table(vec![
+        ("key", target.key().to_string().into()),
+        ("ip", status.ip().to_string().into()),
+        ("host", target.host.to_string().into()),
+        ("port", target.port.into()),
+        ("protocol", target.protocol.name().into()),
+        ("tls_mode", target.tls_mode.name().into()),
+        ("deep_check", target.deep_check.into()),
+        ("verdict", record.verdict().name().into()),
+        ("since", since.into()),
+        ("probes", record.probes.into()),
+        ("failures", record.failures.into()),
+        ("last_error", record.error.clone().into()),
+        ("last_latency", record.latency.map(seconds).into()),
+        ("certificate_expiry", record.not_after.into()),
+        ("certificate_expires_soon", soon.into()),
+    ])
 }
 
 fn seconds(duration: Duration) -> f64 {
@@ -132,20 +133,30 @@ fn seconds(duration: Duration) -> f64 {
 }
 
 /// `report_failure(host, port, may_start)`: whether a target is there.
-fn report_failure(_: &Lua, (host, port, may_start): (LuaString, u16, bool)) -> LuaResult<bool> {
-    let process = current();
-    let Ok(host) = host.to_str() else {
-        return Ok(false);
+fn report_failure(args: &Args) -> Answer {
+    let host = match args.bytes(1) {
+        Ok(host) => host,
+        Err(refused) => return Answer::Raised(refused),
     };
-    let active = process.active(super::start_if(may_start));
-    Ok(active.is_some_and(|active| active.report_failure(&host, port)))
+    let (Ok(host), Some(port)) = (
+        std::str::from_utf8(host),
+        super::context::port(args.view(2)),
+    ) else {
+        return Answer::Bool(false);
+    };
+    let active = current().active(super::start_if(args.view(3) == View::Bool(true)));
+    Answer::Bool(active.is_some_and(|active| active.report_failure(host, port)))
 }
 
 /// `is_health_check(username)`
-fn is_health_check(_: &Lua, username: LuaString) -> LuaResult<bool> {
+fn is_health_check(args: &Args) -> Answer {
+    let username = match args.bytes(1) {
+        Ok(username) => username,
+        Err(refused) => return Answer::Raised(refused),
+    };
     let process = current();
     // Where the file is bad, other calls say so.
     let _ = process.configure_from_environment();
     let active = process.active(super::start_if(false));
-    Ok(active.is_some_and(|active| active.is_health_check(&username.as_bytes())))
+    Answer::Bool(active.is_some_and(|active| active.is_health_check(username)))
 }

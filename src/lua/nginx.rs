@@ -21,35 +21,44 @@ mod waits;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mlua::prelude::*;
-
 use crate::engine::process::set_host_signs;
 use crate::engine::process::thread::HostSigns;
-use crate::lua::raw::Natives;
+use crate::lua::raw::{Answer, Args, Item, Items, Natives, native};
 use symbols::{Role, Symbols};
 
 /// Registers the natives of `glue/hosts/nginx.lua`, in an nginx.
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
+///
+/// # Safety
+///
+/// As of [`Natives::add`].
+pub(super) unsafe fn register(natives: Natives) {
     let Some(symbols) = Symbols::of_process() else {
-        return Ok(());
+        return;
     };
     set_host_signs(HostSigns {
         exiting: || Symbols::of_process().is_some_and(Symbols::is_exiting),
     });
-    let lua = natives.lua();
-    let table = lua.create_table()?;
-    table.raw_set("is_worker", lua.create_function(is_worker)?)?;
-    waits::register(lua, &table, symbols)?;
-    #[cfg(feature = "luajit")]
-    if symbols.ends.is_some() {
-        requests::register(natives)?;
+    // SAFETY: as of this function.
+    unsafe {
+        natives.add(if symbols.wake.is_some() {
+            waits::NATIVES
+        } else {
+            NATIVES
+        });
+        #[cfg(feature = "luajit")]
+        if symbols.ends.is_some() {
+            natives.add(requests::NATIVES);
+        }
     }
-    natives.table().raw_set("nginx", table)
 }
 
+const NATIVES: Items = &[("nginx", Item::Table(&[("is_worker", IS_WORKER)]))];
+
+const IS_WORKER: Item = native!(is_worker);
+
 /// `is_worker()`: whether this is a process that nginx's master has forked.
-fn is_worker(_: &Lua, (): ()) -> LuaResult<bool> {
-    Ok(Symbols::of_process().is_some_and(|symbols| symbols.role() == Role::Forked))
+fn is_worker(_: &Args) -> Answer {
+    Answer::Bool(Symbols::of_process().is_some_and(|symbols| symbols.role() == Role::Forked))
 }
 
 /// No panic reaches nginx.

@@ -5,24 +5,23 @@
 //! to be asked for) is for the Lua function that it stands for, which it calls with the same
 //! arguments, and which also says what is wrong.
 
-use mlua::prelude::*;
-
 use super::context::port;
-use super::raw::{Answer, Args, Natives, View, stand_in};
+use super::raw::{Answer, Args, Item, Items, View, stand_in};
 use super::result::{Field, field_at};
 use crate::engine::request::server_address::is_plain_literal;
 
-/// Registers the table `plainly`: each of its functions takes the Lua function that is stood for and
+/// The table `plainly`: each of its functions takes the Lua function that is stood for and
 /// an extra value, and gives the native. The extra value is the table of the host's adapter whose
 /// index 1 is the current context, and of `result_method` the number of its field.
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    let table = natives.lua().create_table()?;
-    table.raw_set("select", natives.function(stand_in!(select))?)?;
-    table.raw_set("apply", natives.function(stand_in!(apply))?)?;
-    table.raw_set("remove", natives.function(stand_in!(remove))?)?;
-    table.raw_set("result_method", natives.function(stand_in!(result_method))?)?;
-    natives.table().raw_set("plainly", table)
-}
+pub(super) const NATIVES: Items = &[(
+    "plainly",
+    Item::Table(&[
+        ("select", stand_in!(select)),
+        ("apply", stand_in!(apply)),
+        ("remove", stand_in!(remove)),
+        ("result_method", stand_in!(result_method)),
+    ]),
+)];
 
 /// `select_backend_server(ip, port)`
 fn select(args: &Args) -> Option<Answer> {

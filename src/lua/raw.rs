@@ -1,5 +1,5 @@
-//! Natives on Lua's own C API: the request path, where `mlua` costs too much (it protects each
-//! allocation by itself and gives each userdata of Lua 5.1 an environment table).
+//! Natives on Lua's own C API, by the plain bindings of `mlua-sys`: nothing of them needs anything that
+//! Lua may have finalised before them, nor memory that Lua could refuse where Rust would abort.
 //!
 //! All `unsafe` of these natives is here and in `raw/`. A native is a safe function from [`Args`] to
 //! an [`Answer`], and [`run`] keeps two things apart that must not meet, because a Lua error is
@@ -9,59 +9,82 @@
 //!    allocation of Lua's, no metamethod, no conversion;
 //! 2. the answer is pushed: that allocates and may raise (out of memory, or what a finaliser of
 //!    Lua 5.1 raises), so the only Rust value alive is the answer, and it is in a
-//!    `ManuallyDrop`: the jump leaks it and skips no destructor.
+//!    `ManuallyDrop`, which a jump skips. An answer that owns something is pushed in a protected
+//!    call, dropped, and the error raised again.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `raw/args.rs` | what natives are called with |
+//! | `raw/config.rs` | a table that natives are called with, as a configuration |
 //! | `raw/answer.rs` | what they answer |
 //! | `raw/class.rs` | the userdata: how they are made, told apart and finalised |
+//! | `raw/register.rs` | how natives become functions of a Lua state |
 
 mod answer;
 mod args;
 mod class;
+mod config;
+mod register;
 
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mlua::ffi::{self, lua_State};
-use mlua::prelude::*;
+use mlua_sys::{self as ffi, lua_State};
 
-use crate::engine::request::context::RequestContext;
-use crate::engine::request::result::BackendResult;
-
-pub(super) use answer::Answer;
-pub(super) use args::{Args, View};
+pub(super) use answer::{Answer, Value};
+pub(super) use args::{Args, Refused, View};
 #[cfg(feature = "luajit")]
 pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
 pub(super) use class::{push_context, push_result};
+pub(super) use config::number_value;
+pub(super) use register::{Item, Items, Natives, get_field, set_field};
 
 /// Makes a `lua_CFunction` of a native.
-macro_rules! native {
+macro_rules! entry {
     ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; `Natives::add` gave it the upvalues.
+        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+            // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
             unsafe { $crate::lua::raw::run(state, $native) }
         }
-        entry
+        entry as mlua_sys::lua_CFunction
     }};
+}
+pub(super) use entry;
+
+/// The entry of a native in a table.
+macro_rules! native {
+    ($native:path) => {
+        $crate::lua::raw::Item::Native($crate::lua::raw::entry!($native))
+    };
 }
 pub(super) use native;
 
-/// Makes a `lua_CFunction`, for [`Natives::function`], that takes a Lua function and an extra value
-/// and gives the function of a native that leaves to the former what is not plain.
+/// The same of one that reads a table as a configuration (see [`Args::config`]).
+macro_rules! config_native {
+    ($native:path) => {{
+        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+            // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
+            unsafe { $crate::lua::raw::run_with_room(state, $native) }
+        }
+        $crate::lua::raw::Item::Native(entry)
+    }};
+}
+pub(super) use config_native;
+
+/// Makes a `lua_CFunction` that takes a Lua function and an extra value and gives the function of a
+/// native that leaves to the former what is not plain.
 macro_rules! stand_in {
     ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua::lua_State) -> std::ffi::c_int {
+        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state; `make` gave it the upvalues.
             unsafe { $crate::lua::raw::run_or_else(state, $native) }
         }
-        unsafe extern "C-unwind" fn make(state: *mut mlua::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; made by `Natives::function`.
+        unsafe extern "C-unwind" fn make(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+            // SAFETY: Lua calls this with its state; made by `push_native`.
             unsafe { $crate::lua::raw::push_stand_in(state, entry) }
         }
-        make
+        $crate::lua::raw::Item::Native(make)
     }};
 }
 pub(super) use stand_in;
@@ -70,14 +93,71 @@ pub(super) use stand_in;
 ///
 /// # Safety
 ///
-/// `state` is running a C function made by [`Natives::add`].
+/// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> Answer) -> c_int {
-    let mut answer = ManuallyDrop::new(contained(|| native(&Args { state })));
-    // SAFETY: a C function has room for 20 values above its arguments. When an error jumps,
-    // this frame has no destructor to run: see the module's documentation.
-    let count = unsafe { answer::push(state, &mut answer) };
-    drop(ManuallyDrop::into_inner(answer));
-    count
+    let answer = ManuallyDrop::new(contained(|| native(&Args { state })));
+    // SAFETY: as of this function, and this frame has no destructor to run.
+    unsafe { push_answer(state, answer) }
+}
+
+/// The same, with room on Lua's stack for what [`Args::config`] needs.
+///
+/// # Safety
+///
+/// As of [`run`].
+pub(super) unsafe fn run_with_room(
+    state: *mut lua_State,
+    native: impl FnOnce(&Args) -> Answer,
+) -> c_int {
+    // SAFETY: as of this function. Nothing of ours is alive where this raises.
+    unsafe {
+        config::make_room(state);
+        run(state, native)
+    }
+}
+
+/// Pushes an answer and drops it; returns the number of values.
+///
+/// # Safety
+///
+/// As of [`run`]; the frames between this and Lua have no destructor to run.
+unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -> c_int {
+    // SAFETY: as of this function. A C function has room for 20 values above its arguments, or
+    // `make_room` made room for more than it uses itself.
+    unsafe {
+        if !answer.owns() {
+            return answer::push(state, &mut answer);
+        }
+        let top = ffi::lua_gettop(state);
+        ffi::lua_pushvalue(state, class::PUSHER);
+        ffi::lua_pushlightuserdata(state, (&raw mut answer).cast());
+        if top < 2 {
+            ffi::lua_pushnil(state);
+        } else {
+            ffi::lua_pushvalue(state, 2);
+        }
+        let status = ffi::lua_pcall(state, 2, ffi::LUA_MULTRET, 0);
+        drop(ManuallyDrop::into_inner(answer));
+        if status != ffi::LUA_OK {
+            ffi::lua_error(state);
+        }
+        ffi::lua_gettop(state) - top
+    }
+}
+
+/// `push(address of an Answer, argument 2 of the native)` → its values
+///
+/// # Safety
+///
+/// Called by [`push_answer`], with the upvalues that natives have before this.
+unsafe extern "C-unwind" fn push_protected(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; the answer outlives the call, and no frame here has a destructor.
+    unsafe {
+        match ffi::lua_touserdata(state, 1).cast::<Answer>().as_mut() {
+            Some(answer) => answer::push(state, answer),
+            None => 0,
+        }
+    }
 }
 
 /// Runs a native that answers where all is plain, and otherwise, or where it panics, the Lua
@@ -96,12 +176,7 @@ pub(super) unsafe fn run_or_else(
         let given = ffi::lua_gettop(state);
         let answer = catch_unwind(AssertUnwindSafe(|| native(&Args { state })));
         match answer {
-            Ok(Some(answer)) => {
-                let mut answer = ManuallyDrop::new(answer);
-                let count = answer::push(state, &mut answer);
-                drop(ManuallyDrop::into_inner(answer));
-                return count;
-            }
+            Ok(Some(answer)) => return push_answer(state, ManuallyDrop::new(answer)),
             Ok(None) => {}
             // Dropping a payload could panic again.
             Err(panic) => std::mem::forget(panic),
@@ -119,17 +194,18 @@ pub(super) unsafe fn run_or_else(
 ///
 /// # Safety
 ///
-/// `state` is running a C function made by [`Natives::function`].
-pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: mlua::lua_CFunction) -> c_int {
-    // SAFETY: as of this function; there is room for the four that become upvalues, and where
+/// `state` is running a C function made by [`push_native`].
+pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: ffi::lua_CFunction) -> c_int {
+    // SAFETY: as of this function; there is room for all that become upvalues, and where
     // there is no memory no frame owns anything.
     unsafe {
         ffi::lua_settop(state, 2);
-        ffi::lua_pushvalue(state, class::RESULT_METATABLE);
-        ffi::lua_insert(state, 1);
-        ffi::lua_pushvalue(state, class::CONTEXT_METATABLE);
-        ffi::lua_insert(state, 2);
-        ffi::lua_pushcclosure(state, entry, 4);
+        for number in 1..=class::UPVALUES {
+            ffi::lua_pushvalue(state, ffi::lua_upvalueindex(number));
+        }
+        ffi::lua_pushvalue(state, 1);
+        ffi::lua_pushvalue(state, 2);
+        ffi::lua_pushcclosure(state, entry, class::UPVALUES + 2);
     }
     1
 }
@@ -139,56 +215,13 @@ fn contained(work: impl FnOnce() -> Answer) -> Answer {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         // Dropping a payload could panic again.
         std::mem::forget(panic);
-        Answer::Panicked
+        Answer::Raised("nauthilus_backend: internal error")
     })
 }
-/// The classes of a Lua state, and what natives are made with.
-pub(super) struct Natives<'l> {
-    lua: &'l Lua,
-    table: LuaTable,
-    result: LuaTable,
-    context: LuaTable,
-}
 
-impl<'l> Natives<'l> {
-    /// Makes the metatables, with finaliser and nothing else: the glue adds the rest.
-    pub(super) fn new(lua: &'l Lua) -> LuaResult<Self> {
-        let natives = Self {
-            lua,
-            table: lua.create_table()?,
-            result: class::metatable::<BackendResult>(lua)?,
-            context: class::metatable::<RequestContext>(lua)?,
-        };
-        natives.table.raw_set("result_metatable", &natives.result)?;
-        natives
-            .table
-            .raw_set("context_metatable", &natives.context)?;
-        Ok(natives)
-    }
-
-    /// The table of natives, as the glue sees it.
-    pub(super) fn table(&self) -> &LuaTable {
-        &self.table
-    }
-
-    /// Adds a function made by [`native!`].
-    pub(super) fn add(&self, name: &str, entry: mlua::lua_CFunction) -> LuaResult<()> {
-        self.table.raw_set(name, self.function(entry)?)
-    }
-
-    /// The Lua function of an entry made by [`native!`], or of one that needs no more than
-    /// the upvalues.
-    pub(super) fn function(&self, entry: mlua::lua_CFunction) -> LuaResult<LuaFunction> {
-        // SAFETY: the two arguments on the stack become the upvalues all natives have.
-        unsafe {
-            self.lua.exec_raw((&self.result, &self.context), |state| {
-                ffi::lua_pushcclosure(state, entry, 2);
-            })
-        }
-    }
-
-    /// The Lua that the natives are for.
-    pub(super) fn lua(&self) -> &Lua {
-        self.lua
+/// Drops what a finaliser took; a panic ends there.
+fn contain_drop<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        std::mem::forget(panic);
     }
 }

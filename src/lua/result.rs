@@ -1,24 +1,37 @@
 //! Natives of the result class.
 
-use mlua::prelude::*;
-
 use super::held::Held;
-use super::raw::{Answer, Args, Natives, View, native};
+use super::raw::{Answer, Args, Item, Items, View, native};
 use crate::engine::request::result::{BackendResult, Bytes};
 
 /// The fields of a result as the glue names and numbers them.
-const FIELDS: &[(&str, Field)] = &[
-    ("authenticated", Field::Authenticated),
-    ("user_found", Field::UserFound),
-    ("account_field", Field::Account),
-    ("totp_secret_field", Field::TotpSecret),
-    ("totp_recovery_field", Field::TotpRecovery),
-    ("unique_user_id_field", Field::UniqueUserId),
-    ("display_name_field", Field::DisplayName),
-    ("attributes", Field::Attributes),
-    ("groups", Field::Groups),
-    ("group_dns", Field::GroupDns),
-    ("webauthn_credentials", Field::WebauthnCredentials),
+const FIELD_NAMES: &[&str] = &[
+    "authenticated",
+    "user_found",
+    "account_field",
+    "totp_secret_field",
+    "totp_recovery_field",
+    "unique_user_id_field",
+    "display_name_field",
+    "attributes",
+    "groups",
+    "group_dns",
+    "webauthn_credentials",
+];
+
+/// The same, in the same order.
+const FIELDS: [Field; FIELD_NAMES.len()] = [
+    Field::Authenticated,
+    Field::UserFound,
+    Field::Account,
+    Field::TotpSecret,
+    Field::TotpRecovery,
+    Field::UniqueUserId,
+    Field::DisplayName,
+    Field::Attributes,
+    Field::Groups,
+    Field::GroupDns,
+    Field::WebauthnCredentials,
 ];
 
 #[derive(Clone, Copy)]
@@ -36,20 +49,16 @@ pub(super) enum Field {
     WebauthnCredentials,
 }
 
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    natives.add("result_new", native!(new))?;
-    natives.add("result_set", native!(set))?;
-    natives.add("result_get", native!(get))?;
-    let names = FIELDS.iter().map(|(name, _)| *name);
-    natives
-        .table()
-        .raw_set("result_fields", names.collect::<Vec<_>>())
-}
+pub(super) const NATIVES: Items = &[
+    ("result_new", native!(new)),
+    ("result_set", native!(set)),
+    ("result_get", native!(get)),
+    ("result_fields", Item::Texts(FIELD_NAMES)),
+];
 
 /// The field of a number, its place in `result_fields`.
 pub(super) fn field_at(number: usize) -> Option<Field> {
-    let (_, field) = FIELDS.get(number.checked_sub(1)?)?;
-    Some(*field)
+    FIELDS.get(number.checked_sub(1)?).copied()
 }
 
 /// The field whose number is argument 2.
@@ -94,7 +103,7 @@ impl Field {
 
 /// `result_new()` → result
 fn new(_: &Args) -> Answer {
-    Answer::Result(BackendResult::default())
+    Answer::NewResult
 }
 
 /// `result_get(result, field)` → value, or nil, true where `result` is none

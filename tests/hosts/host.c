@@ -157,6 +157,14 @@ static int host_accept(lua_State *L) {
   return 1;
 }
 
+/* tally(count) -> all that was counted in this process, by any state. */
+static int host_tally(lua_State *L) {
+  static lua_Integer counted;
+  counted += luaL_checkinteger(L, 1);
+  lua_pushinteger(L, counted);
+  return 1;
+}
+
 /* close_all(): every descriptor but the standard ones, as a daemon does that starts. */
 static int host_close_all(lua_State *L) {
   (void)L;
@@ -234,11 +242,67 @@ static int host_readable(lua_State *L) {
   return 1;
 }
 
+/* What a state allocates with: armed, it refuses the allocation that brings the countdown to 0, and
+ * where it is `sticky` all that follow. Making a block smaller never fails: Lua relies on that. */
+struct memory {
+  long countdown;
+  int armed, sticky;
+};
+
+static void *allocate(void *data, void *block, size_t had, size_t wanted) {
+  struct memory *memory = data;
+  if (wanted == 0) {
+    free(block);
+    return NULL;
+  }
+  if (memory->armed && (!block || wanted > had)) {
+    if (memory->countdown > 0) memory->countdown--;
+    if (memory->countdown == 0) {
+      if (!memory->sticky) memory->armed = 0;
+      return NULL;
+    }
+  }
+  return realloc(block, wanted);
+}
+
+/* Where LuaJIT takes no allocator of others, it has its own. */
+static lua_State *new_state(struct memory *memory) {
+  lua_State *L = lua_newstate(allocate, memory);
+  return L ? L : luaL_newstate();
+}
+
+/* failing(number, sticky, f, ...) -> how many allocations were left until one was refused (0: one
+ * was), whether f worked, and what it raised. In a state without such an allocator none is refused. */
+static int host_failing(lua_State *L) {
+  void *data;
+  struct memory *memory;
+  int is_ours = lua_getallocf(L, &data) == allocate, status;
+  long left = 0;
+  memory = is_ours ? data : NULL;
+  if (memory) {
+    memory->countdown = (long)luaL_checkinteger(L, 1);
+    memory->sticky = lua_toboolean(L, 2);
+    memory->armed = 1;
+  }
+  status = lua_pcall(L, lua_gettop(L) - 3, 0, 0);
+  if (memory) {
+    left = memory->countdown;
+    memory->armed = 0;
+  }
+  lua_settop(L, status == 0 ? 2 : 3);
+  lua_pushinteger(L, memory ? (lua_Integer)left : 1);
+  lua_replace(L, 1);
+  lua_pushboolean(L, status == 0);
+  lua_replace(L, 2);
+  return status == 0 ? 2 : 3;
+}
+
 static void open_host(lua_State *L);
 
 /* One Lua state from its opening to its end, running `chunk` with one argument. */
 static int one_state(const char *chunk, const char *argument, char *error, size_t size) {
-  lua_State *L = luaL_newstate();
+  struct memory memory = {0};
+  lua_State *L = new_state(&memory);
   int failed;
   if (!L) return 1;
   luaL_openlibs(L);
@@ -421,6 +485,7 @@ static const struct {
     {"race", host_race},       {"readable", host_readable},
     {"limit_file_size", host_limit_file_size}, {"break_stderr", host_break_stderr},
     {"limit_memory", host_limit_memory}, {"unlimit_memory", host_unlimit_memory},
+    {"tally", host_tally},     {"failing", host_failing},
     {"keep", host_keep},       {"in_kept", host_in_kept}, {"close_kept", host_close_kept},
 };
 

@@ -16,6 +16,13 @@ end
 
 if available() then
   local found, library = pcall(require, "ffi")
+  local package = rawget(_G, "package")
+  if not found and type(package) == "table" and type(package.loaded) == "table" then
+    -- Where LuaJIT has no memory in the middle of this, it crashes when it closes the state, unless
+    -- it comes to the end of this later.
+    package.loaded.ffi = nil
+    found, library = pcall(require, "ffi")
+  end
   if found then
     local sized, new_table = pcall(require, "table.new")
     ffi.jit = jit

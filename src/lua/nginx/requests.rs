@@ -12,34 +12,33 @@ use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 
-use mlua::lua_State;
-use mlua::prelude::*;
+use mlua_sys::lua_State;
 
 use super::contained;
 use super::request_end::{EndSymbols, Note};
 use super::symbols::{Opaque, Request, Symbols};
 use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
-use crate::lua::raw::{Content, Natives, push_lasting_context};
+use crate::lua::raw::{Content, Item, Items, push_lasting_context};
 
-/// Registers the natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the
-/// FFI, that of this thread's requests, which are never freed, and `context(number)`, which gives a
-/// userdata of the context in that place.
-pub(super) fn register(natives: &Natives) -> LuaResult<()> {
-    let table = natives.lua().create_table()?;
-    for (name, function) in [
-        ("find", find as *const c_void),
-        ("find_ended", find_ended as *const c_void),
-        ("begin", begin as *const c_void),
-        ("begin_ended", begin_ended as *const c_void),
-        ("turn", turn as *const c_void),
-    ] {
-        table.raw_set(name, LuaLightUserData(function.cast_mut()))?;
-    }
-    let requests = ptr::from_ref(requests_of_thread()).cast_mut();
-    table.raw_set("requests", LuaLightUserData(requests.cast()))?;
-    table.raw_set("context", natives.function(context)?)?;
-    natives.table().raw_set("nginx_requests", table)
+/// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, that of
+/// this thread's requests, which are never freed, and `context(number)`, which gives a userdata of
+/// the context in that place.
+pub(super) const NATIVES: Items = &[(
+    "nginx_requests",
+    Item::Table(&[
+        ("find", Item::Address(find as *const c_void)),
+        ("find_ended", Item::Address(find_ended as *const c_void)),
+        ("begin", Item::Address(begin as *const c_void)),
+        ("begin_ended", Item::Address(begin_ended as *const c_void)),
+        ("turn", Item::Address(turn as *const c_void)),
+        ("requests", Item::AddressOf(address_of_requests)),
+        ("context", Item::Native(context)),
+    ]),
+)];
+
+fn address_of_requests() -> *mut c_void {
+    ptr::from_ref(requests_of_thread()).cast_mut().cast()
 }
 
 mod numbers;
@@ -318,7 +317,7 @@ unsafe extern "C" fn on_end_again(data: *mut Opaque) {
 ///
 /// # Safety
 ///
-/// Called by Lua; made by [`Natives::function`].
+/// Called by Lua, with the upvalues of natives.
 unsafe extern "C-unwind" fn context(state: *mut lua_State) -> c_int {
     // SAFETY: as of this function; the content lasts as long as the process.
     unsafe {

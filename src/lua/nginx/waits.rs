@@ -19,101 +19,99 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mlua::prelude::*;
-
 use super::contained;
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
-use crate::engine::config::Value;
 use crate::engine::process::check::{Check, CheckResult, Listening};
-use crate::lua::check::{Handle, answer, begin, described, described_at};
+use crate::lua::check::{answer, begin, begin_described, described_at};
+use crate::lua::raw::{Answer, Args, Item, Items, Refused, Value, config_native, native};
 use crate::sys::event::Event;
 use crate::sys::fork_mark::pid;
 
-/// Registers the natives of waits, where nginx has what they need. The addresses are numbers
-/// below 2^53.
-pub(super) fn register(lua: &Lua, table: &LuaTable, symbols: &'static Symbols) -> LuaResult<()> {
-    let Some(wake) = &symbols.wake else {
-        return Ok(());
+/// The natives of waits, for an nginx that has what they need. The addresses are numbers below 2^53.
+pub(super) const NATIVES: Items = &[(
+    "nginx",
+    Item::Table(&[
+        ("is_worker", super::IS_WORKER),
+        ("wait_begin", native!(wait_begin)),
+        ("wait_check", config_native!(wait_check)),
+        ("wait_check_at", native!(wait_check_at)),
+        ("wait_take", native!(wait_take)),
+        ("wait_end", native!(wait_end)),
+        ("waits_released", native!(waits_released)),
+    ]),
+)];
+
+/// `wait_begin(semaphore, request, handle)`: a number, or nil where no wait is possible.
+fn wait_begin(args: &Args) -> Answer {
+    let begin = || {
+        let (semaphore, request, check) = (args.number(1)?, args.number(2)?, args.check(3)?);
+        let begun = with_waits(|wake, waits| {
+            let number = waits.begin(wake, semaphore, request, None)?;
+            waits.listen(number, check);
+            Some(number)
+        });
+        Ok(Answer::Values(vec![begun.into()]))
     };
-    // `wait_begin(semaphore, request, handle)`: a number, or nil where no wait is possible.
-    table.raw_set(
-        "wait_begin",
-        lua.create_function(
-            move |_, (semaphore, request, handle): (f64, f64, LuaUserDataRef<Handle>)| {
-                Ok(with_waits(wake, |waits| {
-                    let number = waits.begin(wake, semaphore, request, None)?;
-                    waits.listen(number, handle.check());
-                    Some(number)
-                }))
-            },
-        )?,
-    )?;
-    // `wait_check(semaphore, request, table)`: starts a check that belongs to its wait; a
-    // number, or nil where no wait is possible, or nil and what is wrong with the table.
-    table.raw_set(
-        "wait_check",
-        lua.create_function(
-            move |_, (semaphore, request, table): (f64, f64, LuaTable)| {
-                Ok(begin_own(wake, semaphore, request, described(table)))
-            },
-        )?,
-    )?;
-    // `wait_check_at(semaphore, request, host, port, haproxy_v2, tls)`: the same for these.
-    table.raw_set(
-        "wait_check_at",
-        lua.create_function(
-            move |_, (semaphore, request, host, port, haproxy_v2, tls)| {
-                let described = described_at((host, port, haproxy_v2, tls));
-                Ok(begin_own(wake, semaphore, request, described))
-            },
-        )?,
-    )?;
-    // `wait_take(number)`: whether the check that belongs to the wait is done, and the reason of
-    // a failure; where it is, the wait has ended.
-    table.raw_set(
-        "wait_take",
-        lua.create_function(move |_, number: u64| {
-            let result = with_waits(wake, |waits| Some(waits.take(number)));
-            Ok(answer(result.unwrap_or_else(unknown)))
-        })?,
-    )?;
-    // `wait_end(number)`: the semaphore is not posted any more.
-    table.raw_set(
-        "wait_end",
-        lua.create_function(move |_, number: u64| {
-            drop(with_waits(wake, |waits| waits.end(number)));
-            Ok(())
-        })?,
-    )?;
-    // `waits_released()`: the numbers of waits whose request ended, or nil.
-    table.raw_set(
-        "waits_released",
-        lua.create_function(move |_, (): ()| {
-            Ok(with_waits(wake, |waits| {
-                let released = std::mem::take(&mut waits.released);
-                (!released.is_empty()).then_some(released)
-            }))
-        })?,
-    )
+    begin().unwrap_or_else(Answer::Raised)
+}
+
+/// `wait_check(semaphore, request, table)`: starts a check that belongs to its wait; a number, or
+/// nil where no wait is possible, or nil and what is wrong with the table.
+fn wait_check(args: &Args) -> Answer {
+    begin_own(args, |args| Ok(begin_described(args, 3)))
+}
+
+/// `wait_check_at(semaphore, request, host, port, haproxy_v2, tls)`: the same for these.
+fn wait_check_at(args: &Args) -> Answer {
+    begin_own(args, |args| {
+        Ok(described_at(args, 3)?.and_then(|described| begin(&described)))
+    })
 }
 
 fn begin_own(
-    wake: &WakeSymbols,
-    semaphore: f64,
-    request: f64,
-    described: Result<Value, String>,
-) -> (Option<u64>, Option<String>) {
-    let check = match begin(described) {
-        Ok(check) => check,
-        Err(reason) => return (None, Some(reason)),
+    args: &Args,
+    start: impl FnOnce(&Args) -> Result<Result<Check, String>, Refused>,
+) -> Answer {
+    let begin = || {
+        let (semaphore, request) = (args.number(1)?, args.number(2)?);
+        let check = match start(args)? {
+            Ok(check) => check,
+            Err(reason) => return Ok(Answer::Values(vec![Value::Nil, reason.into()])),
+        };
+        let begun = with_waits(|wake, waits| {
+            let check = Arc::new(check);
+            let number = waits.begin(wake, semaphore, request, Some(check.clone()))?;
+            waits.listen(number, &check);
+            Some(number)
+        });
+        Ok(Answer::Values(vec![begun.into()]))
     };
-    let begun = with_waits(wake, |waits| {
-        let check = Arc::new(check);
-        let number = waits.begin(wake, semaphore, request, Some(check.clone()))?;
-        waits.listen(number, &check);
-        Some(number)
-    });
-    (begun, None)
+    begin().unwrap_or_else(Answer::Raised)
+}
+
+/// `wait_take(number)`: whether the check that belongs to the wait is done, and the reason of a
+/// failure; where it is, the wait has ended.
+fn wait_take(args: &Args) -> Answer {
+    let number = args.count(1);
+    answer(with_waits(|_, waits| Some(waits.take(number))).unwrap_or_else(unknown))
+}
+
+/// `wait_end(number)`: the semaphore is not posted any more.
+fn wait_end(args: &Args) -> Answer {
+    let number = args.count(1);
+    drop(with_waits(|_, waits| waits.end(number)));
+    Answer::Nothing
+}
+
+/// `waits_released()`: the numbers of waits whose request ended, or nil.
+fn waits_released(_: &Args) -> Answer {
+    let released = with_waits(|_, waits| Some(std::mem::take(&mut waits.released)));
+    match released {
+        Some(released) if !released.is_empty() => Answer::Values(vec![Value::List(
+            released.into_iter().map(Value::from).collect(),
+        )]),
+        _ => Answer::Nil,
+    }
 }
 
 /// The glue gives what the FFI says of a pointer: whole, positive, exact.
@@ -133,7 +131,8 @@ fn lock() -> MutexGuard<'static, Option<Waits>> {
 
 /// Runs `work` on the waits of this process, made where it has none; `None` where they cannot
 /// be made.
-fn with_waits<T>(wake: &WakeSymbols, work: impl FnOnce(&mut Waits) -> Option<T>) -> Option<T> {
+fn with_waits<T>(work: impl FnOnce(&WakeSymbols, &mut Waits) -> Option<T>) -> Option<T> {
+    let wake = wake_symbols()?;
     let mut guard = lock();
     let fits = guard
         .as_ref()
@@ -143,7 +142,7 @@ fn with_waits<T>(wake: &WakeSymbols, work: impl FnOnce(&mut Waits) -> Option<T>)
         // The descriptor of the ones before may be watched by nginx until the process ends.
         std::mem::forget(guard.replace(fresh));
     }
-    work(guard.as_mut()?)
+    work(wake, guard.as_mut()?)
 }
 
 /// The number of the next wait. No two waits of a process have one number, whichever [`Waits`]

@@ -1,10 +1,17 @@
 //! What natives answer, and how that becomes Lua's values.
 
-use std::ffi::c_int;
+use std::borrow::Cow;
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
-use mlua::ffi::{self, lua_State};
+use mlua_sys::{self as ffi, lua_State};
 
-use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, push_userdata};
+use super::class::{
+    CHECK_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, SERVICE_METATABLE, push_owner,
+    push_userdata,
+};
+use crate::engine::active::ActiveConfig;
+use crate::engine::process::check::Check;
 use crate::engine::request::context::{
     ChangeList, HeadersCopy, RequestContext, Selection, SharedContext,
 };
@@ -37,23 +44,125 @@ pub(in crate::lua) enum Answer {
     Changes(ChangeList),
     /// Address and port, or two nils.
     Selection(Option<Selection>),
-    /// A new result, with this content.
+    /// A new result.
+    NewResult,
+    /// A result with this content.
     Result(BackendResult),
     /// A new request context.
     Context,
     /// A request context that has this data with others.
     SharedContext(SharedContext),
-    /// A bug of ours: raised, as text.
-    Panicked,
+    /// As many values.
+    Values(Vec<Value>),
+    /// Raised, as text: what no caller of the API can cause but in a finaliser.
+    Raised(&'static str),
     /// nil and true: argument 1 is not what the native works on.
     BadSelf,
 }
+
+/// One value of an answer that has several.
+pub(in crate::lua) enum Value {
+    Nil,
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(Cow<'static, str>),
+    /// An array.
+    List(Vec<Self>),
+    /// A table with these keys.
+    Table(Vec<(&'static str, Self)>),
+    /// A light userdata.
+    Address(*mut c_void),
+    /// A userdata that has the check, and calls it off when it is collected.
+    Check(Option<Check>),
+    /// A userdata that keeps the memory of the verdicts mapped.
+    Service(Arc<ActiveConfig>),
+}
+
+impl From<bool> for Value {
+    fn from(value: bool) -> Self {
+        Self::Bool(value)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+impl From<u16> for Value {
+    fn from(number: u16) -> Self {
+        Self::Integer(number.into())
+    }
+}
+
+/// What counts something; none counts beyond what an integer holds.
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::Integer(number.try_into().unwrap_or(i64::MAX))
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Float(number)
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<&'static str> for Value {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Check> for Value {
+    fn from(check: Check) -> Self {
+        Self::Check(Some(check))
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Value {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Nil, Into::into)
+    }
+}
+
+impl Answer {
+    /// nil or what is wrong.
+    pub(in crate::lua) fn problem(done: Result<(), String>) -> Self {
+        done.map_or_else(Self::Text, |()| Self::Nil)
+    }
+
+    /// Whether it owns what is lost where pushing it raises.
+    pub(super) fn owns(&self) -> bool {
+        !matches!(
+            self,
+            Self::Nothing
+                | Self::Nil
+                | Self::Bool(_)
+                | Self::Copy { .. }
+                | Self::Selection(None)
+                | Self::NewResult
+                | Self::Context
+                | Self::Raised(_)
+                | Self::BadSelf
+        )
+    }
+}
+
 /// Pushes an answer; returns the number of values.
 ///
 /// # Safety
 ///
-/// `state` is running a C function made by [`Natives::add`], with room for 5 values. May raise:
-/// the frames between it and Lua have no destructor to run.
+/// `state` is running a C function that has the upvalues of all natives, with room for 10 values. May
+/// raise: the frames between it and Lua have no destructor to run.
 pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
     // SAFETY: as of this function; no frame below it owns anything.
     unsafe {
@@ -130,6 +239,9 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
                 ffi::lua_pushinteger(state, selection.port.into());
                 return 2;
             }
+            Answer::NewResult => {
+                push_userdata::<BackendResult>(state, RESULT_METATABLE, Held::default);
+            }
             Answer::Result(result) => {
                 push_userdata(state, RESULT_METATABLE, || {
                     Held::new(std::mem::take(result))
@@ -141,8 +253,14 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
             Answer::SharedContext(shared) => {
                 push_userdata(state, CONTEXT_METATABLE, || shared.clone().into());
             }
-            Answer::Panicked => {
-                push_bytes(state, b"nauthilus_backend: internal error");
+            Answer::Values(values) => {
+                for value in &mut *values {
+                    push_one(state, value);
+                }
+                return size(values.len());
+            }
+            Answer::Raised(why) => {
+                push_bytes(state, why.as_bytes());
                 ffi::lua_error(state);
             }
             Answer::BadSelf => {
@@ -153,6 +271,40 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
         }
     }
     1
+}
+
+/// Takes what becomes a userdata's.
+unsafe fn push_one(state: *mut lua_State, value: &mut Value) {
+    // SAFETY: as of `push`; tables are three deep at most.
+    unsafe {
+        match value {
+            Value::Nil | Value::Check(None) => ffi::lua_pushnil(state),
+            Value::Bool(value) => ffi::lua_pushboolean(state, (*value).into()),
+            Value::Integer(number) => ffi::lua_pushinteger(state, *number as ffi::lua_Integer),
+            Value::Float(number) => ffi::lua_pushnumber(state, *number),
+            Value::Text(text) => push_bytes(state, text.as_bytes()),
+            Value::List(values) => {
+                ffi::lua_createtable(state, size(values.len()), 0);
+                for (index, value) in (1..).zip(values) {
+                    push_one(state, value);
+                    ffi::lua_rawseti(state, -2, index);
+                }
+            }
+            Value::Table(entries) => {
+                ffi::lua_createtable(state, 0, size(entries.len()));
+                for (key, value) in entries {
+                    push_bytes(state, key.as_bytes());
+                    push_one(state, value);
+                    ffi::lua_rawset(state, -3);
+                }
+            }
+            Value::Address(address) => ffi::lua_pushlightuserdata(state, *address),
+            Value::Check(check) => push_owner(state, CHECK_METATABLE, || check.take()),
+            Value::Service(service) => {
+                push_owner(state, SERVICE_METATABLE, || Some(service.clone()));
+            }
+        }
+    }
 }
 
 unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {

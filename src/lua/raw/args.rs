@@ -3,25 +3,32 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::slice;
 
-use mlua::ffi::{self, lua_State};
+use mlua_sys::{self as ffi, lua_State};
 
-use super::class::{CONTEXT_METATABLE, RESULT_METATABLE, content};
+use super::class::{
+    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, UPVALUES, content, owned,
+};
+use crate::engine::process::check::Check;
 use crate::engine::request::attribute_name::AttributeName;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
 use crate::lua::held::Held;
+use crate::lua::servers::Lists;
 
 /// Further upvalues of natives that stand for a Lua function: that, and what is theirs.
-pub(super) const STANDS_FOR: c_int = ffi::lua_upvalueindex(3);
-const EXTRA: c_int = ffi::lua_upvalueindex(4);
+pub(super) const STANDS_FOR: c_int = ffi::lua_upvalueindex(UPVALUES + 1);
+const EXTRA: c_int = ffi::lua_upvalueindex(UPVALUES + 2);
 
 /// The arguments of a running native. Reading them raises no error and allocates nothing of
 /// Lua's, and leaves Lua's stack as it was.
 pub(in crate::lua) struct Args {
     pub(super) state: *mut lua_State,
 }
+
+/// What is raised where an argument is none that the glue passes, or was finalised.
+pub(in crate::lua) type Refused = &'static str;
 
 /// A Lua value, as far as natives look at it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,7 +70,7 @@ impl View<'_> {
     }
 
     /// The value as an index of an array.
-    fn index(self) -> Option<usize> {
+    pub(super) fn index(self) -> Option<usize> {
         match self {
             Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
             // An index has few digits: a float holds it exactly.
@@ -105,6 +112,61 @@ impl Args {
     pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
         // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
+    }
+
+    /// The check that is argument `index`; what is raised where it is none any more.
+    pub(in crate::lua) fn check(&self, index: c_int) -> Result<&Check, Refused> {
+        // SAFETY: as in `result`: only its finaliser takes it.
+        let check = unsafe { owned::<Check>(self.state, index, CHECK_METATABLE) }
+            .ok_or("nauthilus_backend: internal error: no check")?;
+        // SAFETY: as above.
+        unsafe { (*check).as_ref() }
+            .ok_or("nauthilus_backend: the check is gone: it was finalised before the caller")
+    }
+
+    /// What this Lua state was told of servers; nothing where that is finalised already.
+    pub(in crate::lua) fn lists(&self) -> Option<&Lists> {
+        // SAFETY: an upvalue of each native, which `Natives::push` made of this type; only its
+        // finaliser takes what it owns.
+        unsafe {
+            let lists = ffi::lua_touserdata(self.state, LISTS).cast::<Option<Lists>>();
+            lists.as_ref()?.as_ref()
+        }
+    }
+
+    /// Whether argument `index` is true; nil is false.
+    pub(in crate::lua) fn flag(&self, index: c_int) -> Result<bool, Refused> {
+        match self.view(index) {
+            View::Bool(value) => Ok(value),
+            View::Nil => Ok(false),
+            _ => Err("nauthilus_backend: internal error: a boolean expected"),
+        }
+    }
+
+    /// Argument `index` as a number.
+    pub(in crate::lua) fn number(&self, index: c_int) -> Result<f64, Refused> {
+        match self.view(index) {
+            View::Float(number) => Ok(number),
+            #[allow(clippy::cast_precision_loss)] // None of ours is beyond what a float holds.
+            View::Integer(number) => Ok(number as f64),
+            _ => Err("nauthilus_backend: internal error: a number expected"),
+        }
+    }
+
+    /// Argument `index` as a number, or nil.
+    pub(in crate::lua) fn optional_number(&self, index: c_int) -> Result<Option<f64>, Refused> {
+        match self.view(index) {
+            View::Nil => Ok(None),
+            _ => self.number(index).map(Some),
+        }
+    }
+
+    /// Argument `index` as a string.
+    pub(in crate::lua) fn bytes(&self, index: c_int) -> Result<&[u8], Refused> {
+        match self.view(index) {
+            View::Bytes(bytes) => Ok(bytes),
+            _ => Err("nauthilus_backend: internal error: a string expected"),
+        }
     }
 
     /// Puts `held` in the place of the context that is argument `index`; false where it is none. The
@@ -205,7 +267,7 @@ impl Args {
 ///
 /// A string is borrowed from its place on the stack: the caller chooses a lifetime within it.
 #[inline]
-unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
+pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
     // SAFETY: none of these raises. `lua_tolstring` is asked for strings only: a number would
     // be converted, which allocates.
     unsafe {
@@ -245,7 +307,11 @@ unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
 ///
 /// `table` is the absolute index of a table, there is room for two values and what `work`
 /// needs, and `work` changes neither the table nor the stack: so `lua_next` cannot raise.
-unsafe fn each(state: *mut lua_State, table: c_int, mut work: impl FnMut(c_int, c_int) -> bool) {
+pub(super) unsafe fn each(
+    state: *mut lua_State,
+    table: c_int,
+    mut work: impl FnMut(c_int, c_int) -> bool,
+) {
     // SAFETY: as of this function.
     unsafe {
         let top = ffi::lua_gettop(state);

@@ -2,17 +2,23 @@
 
 use std::ffi::{c_int, c_void};
 
-use mlua::ffi::{self, lua_State};
-use mlua::prelude::*;
+use mlua_sys::{self as ffi, lua_State};
 
+use super::register::set_field;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
 use crate::lua::held::Held;
 
-/// Upvalues of each native.
+/// Upvalues of each native: what tells the classes apart, and the function that pushes an answer.
 pub(super) const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
 pub(super) const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
+pub(super) const CHECK_METATABLE: c_int = ffi::lua_upvalueindex(3);
+pub(super) const SERVICE_METATABLE: c_int = ffi::lua_upvalueindex(4);
+pub(super) const LISTS: c_int = ffi::lua_upvalueindex(5);
+/// How many they are. The last is the function that pushes; that one has all but itself.
+pub(super) const UPVALUES: c_int = 6;
+pub(super) const PUSHER: c_int = ffi::lua_upvalueindex(UPVALUES);
 
 /// Where a class's metatable in LuaJIT has that of its holders.
 const HOLDER_METATABLE: c_int = 1;
@@ -284,7 +290,6 @@ pub(in crate::lua) unsafe fn push_lasting_context(
     1
 }
 
-#[cfg(not(feature = "luajit"))]
 unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
     // SAFETY: as of `push`.
     unsafe {
@@ -311,7 +316,7 @@ unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
             #[cfg(not(feature = "luajit"))]
             let count = 1;
             for index in 0..count {
-                drop((*first.add(index)).take());
+                super::contain_drop((*first.add(index)).take());
             }
         }
     }
@@ -365,23 +370,107 @@ pub(in crate::lua) unsafe fn content_of<T>(block: *const c_void) -> *mut Content
     return block.cast::<Content<T>>().cast_mut();
 }
 
-/// The metatable of a class whose content is `T`.
-pub(super) fn metatable<T>(lua: &Lua) -> LuaResult<LuaTable> {
-    let class = lua.create_table()?;
-    let finalised = if cfg!(feature = "luajit") {
-        let holder = lua.create_table()?;
-        class.raw_set(HOLDER_METATABLE, &holder)?;
-        holder
-    } else {
-        class.clone()
-    };
-    // SAFETY: the argument on the stack becomes the upvalue `finalise` needs; only `Contents`
-    // gives userdata this metatable, with the contents it says.
-    let finaliser: LuaFunction = unsafe {
-        lua.exec_raw(&finalised, |state| {
-            ffi::lua_pushcclosure(state, finalise::<T>, 1);
-        })?
-    };
-    finalised.raw_set("__gc", finaliser)?;
-    Ok(class)
+/// Pushes the metatable of a class whose content is `T`: with a finaliser and nothing else, the glue
+/// adds the rest.
+///
+/// # Safety
+///
+/// Within a function that Lua called, with four stack slots left; may raise. Only `Contents` gives
+/// userdata this metatable, with the contents it says.
+pub(super) unsafe fn push_metatable<T>(state: *mut lua_State) {
+    // SAFETY: as of this function.
+    unsafe {
+        ffi::lua_createtable(state, 1, 4);
+        if cfg!(feature = "luajit") {
+            push_finalised(state, finalise::<T>);
+            ffi::lua_rawseti(state, -2, HOLDER_METATABLE.into());
+        } else {
+            add_finaliser(state, finalise::<T>);
+        }
+    }
+}
+
+/// Pushes the metatable of userdata that are a `T` each, for [`push_owner`]; as of [`push_metatable`].
+///
+/// # Safety
+///
+/// As of [`push_metatable`]; only `push_owner` gives userdata this metatable, as many as are a `T`.
+pub(super) unsafe fn push_owner_metatable<T>(state: *mut lua_State) {
+    // SAFETY: as of this function.
+    unsafe {
+        push_finalised(state, finalise_owner::<T>);
+        ffi::lua_pushboolean(state, 0);
+        set_field(state, -2, "__metatable");
+    }
+}
+
+unsafe fn push_finalised(state: *mut lua_State, finaliser: ffi::lua_CFunction) {
+    // SAFETY: as of the callers.
+    unsafe {
+        ffi::lua_createtable(state, 0, 2);
+        add_finaliser(state, finaliser);
+    }
+}
+
+/// Gives the metatable on top a finaliser, which has it as its upvalue.
+unsafe fn add_finaliser(state: *mut lua_State, finaliser: ffi::lua_CFunction) {
+    // SAFETY: as of the callers.
+    unsafe {
+        ffi::lua_pushvalue(state, -1);
+        ffi::lua_pushcclosure(state, finaliser, 1);
+        set_field(state, -2, "__gc");
+    }
+}
+
+/// Pushes a userdata that owns what `make` gives, which must not panic. It is `None` once the
+/// userdata is finalised: other finalisers may still reach it then.
+///
+/// # Safety
+///
+/// As of `push`; `metatable` is one of [`push_owner_metatable`], of the same type.
+pub(super) unsafe fn push_owner<T>(
+    state: *mut lua_State,
+    metatable: c_int,
+    make: impl FnOnce() -> Option<T>,
+) {
+    const { assert!(align_of::<Option<T>>() <= ALIGNMENT) };
+    // SAFETY: as of this function. It is empty before it has the metatable that gives it a finaliser,
+    // and from then on nothing raises.
+    unsafe {
+        let block = new_userdata(state, size_of::<Option<T>>()).cast::<Option<T>>();
+        block.write(None);
+        ffi::lua_pushvalue(state, metatable);
+        ffi::lua_setmetatable(state, -2);
+        *block = make();
+    }
+}
+
+/// What the userdata at `index` owns, if it is one with this metatable.
+///
+/// # Safety
+///
+/// As of `push_owner`; `index` and `metatable` as of [`content`].
+pub(super) unsafe fn owned<T>(
+    state: *mut lua_State,
+    index: c_int,
+    metatable: c_int,
+) -> Option<*mut Option<T>> {
+    // SAFETY: as of this function.
+    unsafe { is_of(state, index, metatable).then(|| ffi::lua_touserdata(state, index).cast()) }
+}
+
+/// The finaliser of what owns a `T`. A second call finds nothing.
+///
+/// # Safety
+///
+/// Called by Lua. Upvalue 1 is the metatable of userdata made by `push_owner::<T>`, and nothing else.
+unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function.
+    unsafe {
+        if let Some(owned) = owned::<T>(state, 1, ffi::lua_upvalueindex(1)) {
+            let owned = (*owned).take();
+            super::contain_drop(owned);
+        }
+    }
+    0
 }
