@@ -6,27 +6,60 @@
 
 use std::fmt::Write as _;
 
-use nauthilus_backend::engine::state_file::format::decode;
-use nauthilus_backend::engine::verdicts::ERROR_MAX;
+use nauthilus_backend::engine::state_file::format::{decode, operator_line, read_operator};
 use nauthilus_backend::engine::verdicts::health::Thresholds;
+use nauthilus_backend::engine::verdicts::{ERROR_MAX, WHAT_MAX};
 
 pub fn state(data: &[u8]) {
     load(data);
 }
 
-/// Loads it both ways; whether it was accepted with a checksum.
+/// Loads it as it is, and sealed in both versions; whether it was accepted with a checksum.
 pub fn load(data: &[u8]) -> bool {
     check(data);
-    let mut sealed = data.to_vec();
-    if !sealed.ends_with(b"\n") {
-        sealed.push(b'\n');
+    let mut first = data.to_vec();
+    if !first.ends_with(b"\n") {
+        first.push(b'\n');
     }
-    sealed.extend_from_slice(checksum_line(&sealed).as_bytes());
-    let accepted = check(&sealed);
+    first.extend_from_slice(checksum_line(&first).as_bytes());
+    let in_version_1 = check(&first);
     // The last byte is a line end, which is no loss.
-    let part = &sealed[..sealed.len() - 2];
-    assert!(!(accepted && check(part)), "accepted a part");
-    accepted
+    let part = &first[..first.len() - 2];
+    assert!(!(in_version_1 && check(part)), "accepted a part");
+    let second = version_2(data);
+    let in_version_2 = check(&second);
+    let part = &second[..second.len() - usize::from(!data.is_empty())];
+    assert!(
+        data.is_empty() || !(in_version_2 && check(part)),
+        "accepted a part"
+    );
+    in_version_1 || in_version_2
+}
+
+/// A file of version 2 with this content.
+fn version_2(content: &[u8]) -> Vec<u8> {
+    const CONTENTS_AT: usize = 16 * 1024;
+    let sector = |line: &str| {
+        let mut bytes = line.as_bytes().to_vec();
+        bytes.resize(511, b' ');
+        bytes.push(b'\n');
+        bytes
+    };
+    let hex = |bytes: &[u8]| {
+        let mut text = String::new();
+        for byte in openssl::sha::sha256(bytes) {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    };
+    let line = format!("head 8 {CONTENTS_AT} {} {}", content.len(), hex(content));
+    let check = hex(line.as_bytes());
+    let mut file = sector("nauthilus_backend state 2");
+    file.extend(sector(&format!("{line} {}", &check[..16])));
+    file.resize(CONTENTS_AT, 0);
+    file.extend_from_slice(content);
+    file
 }
 
 fn checksum_line(content: &[u8]) -> String {
@@ -50,13 +83,30 @@ fn check(bytes: &[u8]) -> bool {
         }
     };
     let lines = bytes.iter().filter(|&&b| b == b'\n').count();
-    assert!(saved.records.len() <= lines, "more targets than lines");
+    assert!(saved.targets.len() <= lines + 1, "more targets than lines");
+    assert!(
+        saved.operators.len() <= lines + 1,
+        "more operators than lines"
+    );
     let thresholds = Thresholds {
         failure: 1,
         recovery: 1,
         initially_alive: true,
     };
-    for record in saved.records.values() {
+    for line in &saved.unknown {
+        assert!(!line.contains('\n'), "{line:?}");
+    }
+    for operator in &saved.operators {
+        assert!(
+            (1..=WHAT_MAX).contains(&operator.what.len()),
+            "{operator:?}"
+        );
+        let line = operator_line(operator);
+        let rest = line.trim_end_matches('\n').strip_prefix("operator ");
+        assert_eq!(rest.and_then(read_operator).as_ref(), Some(operator));
+    }
+    for target in saved.targets.values() {
+        let record = &target.record;
         if let Some(error) = &record.error {
             assert!((1..=ERROR_MAX).contains(&error.len()), "{error:?}");
             assert!(!error.contains(char::is_control), "{error:?}");
@@ -81,6 +131,13 @@ pub const STATE: &[&[u8]] = &[
     b"nauthilus_backend state 1\nsaved 0\n\
       target 0000000000000001ffffffffffffffff unknown 0 0 0 0 0 0 0 - - - 0 \
       error=\"\xc3\xa9\\u{1b}\\n\" key=http://a\n",
+    b"saved 1795373316540\nsettings 0 connect=10s deep=10s fast=1s failures=1 recoveries=1 initially=alive\n\
+      target 00112233445566778899aabbccddeeff settings=0 verdict=dead connect=196610 deep=65538 \
+      since=1795373000000 probes=120 failures=4 changes=2 connect_started=1795373316000 deep_started=0 \
+      latency=1234 address=192.0.2.7 certificate_end=- certificate_logged=0 error=\"greeting: \\\"x\\\"\" \
+      key=\"imap://192.0.2.7:993\"\n\
+      operator what=\"node:mail1\" state=drain since=1795373000000 until=0 by=\"ann\" reason=\"new \\\\ kernel\"\n\
+      operator what=\"node:mail1\" weight=- since=1 until=0 by=\"\" reason=\"\"\nanswer 12 ok\nbinding x\n",
 ];
 
 pub const STATE_WORDS: &[&str] = &[
@@ -107,6 +164,14 @@ pub const STATE_WORDS: &[&str] = &[
     "::ffff:192.0.2.1",
     "fe80::1%1",
     "nauthilus_backend state 1\n",
+    "nauthilus_backend state 2",
+    "settings ",
+    "settings=",
+    "operator ",
+    "what=\"",
+    "state=drain",
+    "weight=",
+    "answer ",
     "\u{e9}",
     "\u{0}",
 ];

@@ -109,35 +109,71 @@ impl OwnDescriptor {
         }
     }
 
-    /// Takes the lock for this process, or makes sure that it still has it.
+    /// Takes the lock on the whole file for this process, or makes sure that it still has it.
     ///
     /// `Ok(false)`: another process has it.
     pub(super) fn try_lock(&self) -> io::Result<bool> {
-        match self.set_lock(libc::F_WRLCK) {
+        self.try_lock_range(0, 0)
+    }
+
+    /// Gives the lock back, if this process has it.
+    pub(super) fn unlock(&self) {
+        // Where the descriptor is gone the kernel has released the lock with it.
+        let _ = self.set_lock(libc::F_UNLCK, 0, 0);
+    }
+
+    /// The same for a byte, which need not be there.
+    pub(super) fn try_lock_byte(&self, byte: libc::off_t) -> io::Result<bool> {
+        self.try_lock_range(byte, 1)
+    }
+
+    pub(super) fn unlock_byte(&self, byte: libc::off_t) {
+        let _ = self.set_lock(libc::F_UNLCK, byte, 1);
+    }
+
+    /// The other process that has the lock on a byte; 0 where its id means nothing here.
+    pub(super) fn holder_of_byte(&self, byte: libc::off_t) -> Option<u64> {
+        let fd = self.check().ok()?;
+        let mut lock = flock(libc::F_WRLCK, byte, 1);
+        // SAFETY: `lock` is a valid flock for the call to fill in, the descriptor is ours.
+        let done = unsafe { libc::fcntl(fd, libc::F_GETLK, &raw mut lock) };
+        let is_free = i32::from(lock.l_type) == libc::F_UNLCK;
+        (done == 0 && !is_free).then(|| u64::try_from(lock.l_pid).unwrap_or(0))
+    }
+
+    fn try_lock_range(&self, start: libc::off_t, length: libc::off_t) -> io::Result<bool> {
+        match self.set_lock(libc::F_WRLCK, start, length) {
             Ok(()) => Ok(true),
             Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
             Err(e) => Err(e),
         }
     }
 
-    /// Gives the lock back, if this process has it.
-    pub(super) fn unlock(&self) {
-        // Where the descriptor is gone the kernel has released the lock with it.
-        let _ = self.set_lock(libc::F_UNLCK);
-    }
-
-    fn set_lock(&self, kind: libc::c_int) -> io::Result<()> {
+    fn set_lock(
+        &self,
+        kind: libc::c_int,
+        start: libc::off_t,
+        length: libc::off_t,
+    ) -> io::Result<()> {
         let fd = self.check()?;
-        // SAFETY: all-zero is a valid flock: the whole file, from its start.
-        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-        lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
-        lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+        let lock = flock(kind, start, length);
         // SAFETY: `lock` is a valid flock that outlives the call, and `fd` is ours.
         match unsafe { libc::fcntl(fd, libc::F_SETLK, &raw const lock) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// So many bytes from `start` on; 0: all there are.
+fn flock(kind: libc::c_int, start: libc::off_t, length: libc::off_t) -> libc::flock {
+    // SAFETY: all-zero is a valid flock: the whole file, from its start.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    lock.l_start = start;
+    lock.l_len = length;
+    lock
 }
 
 impl Drop for OwnDescriptor {

@@ -9,8 +9,30 @@ use std::path::Path;
 use super::clock;
 use super::own_descriptor::OwnDescriptor;
 
-/// An open state file. Its lock is the right to write it.
+/// An open state file.
 pub struct StateFile(OwnDescriptor);
+
+/// What of a file can be locked by itself. The kernel gives a lock back when its holder dies. Each
+/// is a byte's; a process of an earlier version locks all of them at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The right to write contents.
+    Writer,
+    /// The same, while the holder of the first one is stopped.
+    Deputy,
+    /// The room for requests.
+    Requests,
+}
+
+impl Part {
+    fn byte(self) -> libc::off_t {
+        match self {
+            Self::Writer => 0,
+            Self::Deputy => 1,
+            Self::Requests => 2,
+        }
+    }
+}
 
 /// Tells one content from the next without reading it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,8 +60,8 @@ impl StateFile {
     ///
     /// # Errors
     /// What the system says; a link, which is not followed; anything that is no regular
-    /// file; a file of another user than root and the one that runs this process, or one
-    /// that others may write.
+    /// file; a file of another user than root and the one that runs this process, which root
+    /// may use all the same; one that others may write.
     pub fn open(path: &Path) -> io::Result<Self> {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| io::Error::other("the path holds a NUL"))?;
@@ -70,7 +92,7 @@ impl StateFile {
         }
         // SAFETY: asks for this process's user and nothing else.
         let user = unsafe { libc::geteuid() };
-        if stat.st_uid != user && stat.st_uid != 0 {
+        if user != 0 && stat.st_uid != user && stat.st_uid != 0 {
             return Err(io::Error::other("it belongs to another user"));
         }
         if stat.st_mode & 0o022 != 0 {
@@ -106,16 +128,21 @@ impl StateFile {
         }
     }
 
-    /// Takes the right to write for this process, or makes sure that it still has it.
+    /// Takes a lock for this process, or makes sure that it still has it.
     ///
     /// # Errors
     /// `NotConnected` where the host has closed the descriptor; else what the system says.
-    pub fn try_lock(&self) -> io::Result<bool> {
-        self.0.try_lock()
+    pub fn try_lock(&self, part: Part) -> io::Result<bool> {
+        self.0.try_lock_byte(part.byte())
     }
 
-    pub fn unlock(&self) {
-        self.0.unlock();
+    pub fn unlock(&self, part: Part) {
+        self.0.unlock_byte(part.byte());
+    }
+
+    /// The other process that has a lock, by its id here; 0 where it has none here.
+    pub fn holder(&self, part: Part) -> Option<u64> {
+        self.0.holder_of_byte(part.byte())
     }
 
     /// # Errors
@@ -129,51 +156,87 @@ impl StateFile {
         })
     }
 
-    /// The content, up to `at_most` bytes.
+    /// As many of `length` bytes from `offset` on as there are.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`]; `FileTooLarge` beyond the bound.
-    pub fn read(&self, at_most: usize) -> io::Result<Vec<u8>> {
+    /// As [`StateFile::try_lock`].
+    pub fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let fd = self.0.check()?;
         let mut content = Vec::new();
         let mut chunk = [0_u8; 16 * 1024];
-        loop {
-            let offset =
-                libc::off_t::try_from(content.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-            // SAFETY: reads at most the chunk's length into the chunk.
-            let read = unsafe { libc::pread(fd, chunk.as_mut_ptr().cast(), chunk.len(), offset) };
+        while content.len() < length {
+            let at = offset_of(offset, content.len())?;
+            let wanted = chunk.len().min(length - content.len());
+            // SAFETY: reads at most `wanted` bytes, the chunk's length or less, into the chunk.
+            let read = unsafe { libc::pread(fd, chunk.as_mut_ptr().cast(), wanted, at) };
             let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
-            content.extend_from_slice(chunk.get(..read).unwrap_or_default());
-            if content.len() > at_most {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
             if read == 0 {
-                return Ok(content);
+                break;
             }
+            content.extend_from_slice(chunk.get(..read).unwrap_or_default());
         }
+        Ok(content)
     }
 
-    /// Replaces the content in place: the directory need not be writable, and the lock
-    /// stays with the file. A reader in between sees a content whose checksum fails.
+    /// Writes in place: the directory need not be writable, and the locks stay with the file.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`]; a full disk.
-    pub fn write(&self, content: &[u8]) -> io::Result<()> {
+    /// As [`StateFile::try_lock`]; a full disk, a limit.
+    pub fn write_at(&self, offset: u64, content: &[u8]) -> io::Result<()> {
         let fd = self.0.check()?;
         let mut written = 0;
         while let Some(rest) = content.get(written..).filter(|rest| !rest.is_empty()) {
-            let offset = libc::off_t::try_from(written).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let at = offset_of(offset, written)?;
             // SAFETY: writes the bytes of `rest`.
-            let wrote = unsafe { libc::pwrite(fd, rest.as_ptr().cast(), rest.len(), offset) };
-            written += usize::try_from(wrote).map_err(|_| io::Error::last_os_error())?;
+            let wrote = unsafe { libc::pwrite(fd, rest.as_ptr().cast(), rest.len(), at) };
+            written += match usize::try_from(wrote) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(wrote) => wrote,
+                Err(_) => return Err(io::Error::last_os_error()),
+            };
         }
-        let length = libc::off_t::try_from(written).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// As [`StateFile::try_lock`].
+    pub fn length(&self) -> io::Result<u64> {
+        let length = self.stat()?.st_size;
+        u64::try_from(length).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Cuts off what is behind.
+    ///
+    /// # Errors
+    /// As [`StateFile::try_lock`].
+    pub fn set_length(&self, length: u64) -> io::Result<()> {
+        let fd = self.0.check()?;
         // SAFETY: the descriptor is ours.
-        match unsafe { libc::ftruncate(fd, length) } {
+        match unsafe { libc::ftruncate(fd, offset_of(length, 0)?) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
+
+    /// Waits until what was written is on the disk: the content before it may only be written
+    /// over when a machine that fails has this one.
+    ///
+    /// # Errors
+    /// As [`StateFile::try_lock`]; what the disk says.
+    pub fn sync(&self) -> io::Result<()> {
+        let fd = self.0.check()?;
+        // SAFETY: the descriptor is ours.
+        match unsafe { libc::fdatasync(fd) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+fn offset_of(offset: u64, further: usize) -> io::Result<libc::off_t> {
+    let further = u64::try_from(further).unwrap_or(u64::MAX);
+    libc::off_t::try_from(offset.saturating_add(further))
+        .map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
 
 #[cfg(test)]
@@ -196,13 +259,21 @@ mod tests {
         let file = StateFile::open(&path).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        file.write(b"a longer text").unwrap();
+        file.write_at(0, b"a longer text").unwrap();
         let before = file.version().unwrap();
-        file.write(b"short").unwrap();
+        file.write_at(2, b"short").unwrap();
+        file.set_length(7).unwrap();
+        file.sync().unwrap();
         assert_ne!(file.version().unwrap(), before);
-        assert_eq!(file.read(100).unwrap(), b"short");
-        assert!(file.read(4).is_err());
-        assert!(file.try_lock().unwrap());
+        assert_eq!(file.read_at(0, 100).unwrap(), b"a short");
+        assert_eq!(file.read_at(2, 3).unwrap(), b"sho");
+        assert_eq!(file.read_at(20, 3).unwrap(), b"");
+        assert_eq!(file.length().unwrap(), 7);
+        for part in [Part::Writer, Part::Deputy, Part::Requests] {
+            assert!(file.try_lock(part).unwrap());
+            // A process does not stand in its own way.
+            assert_eq!(file.holder(part), None);
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 

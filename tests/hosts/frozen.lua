@@ -19,17 +19,9 @@ local function pass(seconds)
   tap.eventually(function() return false end, seconds)
 end
 
--- A child that says all the time, in a file, whether it probes and what it sees.
-local function watcher(name, nb, fd)
-  local path = folder .. "/" .. name
-  os.remove(path)
-  local pid = host.fork()
-  if pid ~= 0 then
-    return { pid = pid, path = path }
-  end
+-- Says all the time, in a file, whether this process probes and what it sees.
+local function watch(nb, path)
   host.alarm(120)
-  -- The listener is the parent's alone: it is gone when that one closes it.
-  host.close(fd)
   nb.start()
   tap.eventually(function()
     local status = nb.status()
@@ -43,6 +35,19 @@ local function watcher(name, nb, fd)
     os.rename(path .. ".new", path)
   end, 100)
   host.exit_now(1)
+end
+
+-- A child that does so.
+local function watcher(name, nb, fd)
+  local path = folder .. "/" .. name
+  os.remove(path)
+  local pid = host.fork()
+  if pid ~= 0 then
+    return { pid = pid, path = path }
+  end
+  -- The listener is the parent's alone: it is gone when that one closes it.
+  host.close(fd)
+  watch(nb, path)
 end
 
 local function read(child)
@@ -183,5 +188,45 @@ family(2, function(children)
     host.kill(tonumber(pid), SIGKILL)
   end
 end)
+
+-- === Through a file ===
+
+-- It takes its time, and has nothing to do with the interpreter.
+if _VERSION == "Lua 5.4" then
+  local port, fd = host.listen(1024)
+  local function apart(name)
+    local path = folder .. "/" .. name
+    local pid = host.fork()
+    if pid ~= 0 then
+      return { pid = pid, path = path }
+    end
+    host.close(fd)
+    local nb = require("nauthilus_backend")
+    local config = tap.config({ port }, { state_file = folder .. "/state" })
+    config.backend_servers[1].haproxy_v2 = true
+    nb.configure(config)
+    watch(nb, path)
+  end
+  local children = { apart("file1") }
+  await(children[1], port, "alive", 10)
+  children[2], children[3] = apart("file2"), apart("file3")
+  tap.check("of three that share a file one probes",
+    await(children[2], port, "alive", 10) and await(children[3], port, "alive", 10) and one_probes(children))
+  local prober, others = split(children)
+  host.kill(prober.pid, SIGSTOP)
+  local stopped = host.now()
+  host.close(fd)
+  tap.check("a server that dies while the prober is stopped is found dead by those that share its file",
+    await(others[1], port, "dead", 40) and await(others[2], port, "dead", 10))
+  local soon = os.getenv("SOAK") and 15 or 25
+  tap.check("within 15 seconds", host.now() - stopped < soon, host.now() - stopped)
+  tap.check("one of them probes for all", one_probes(others))
+  host.kill(prober.pid, SIGCONT)
+  tap.check("the one that was stopped steps down, and knows what is true", tap.eventually(function()
+    return not is_probing(prober) and sees(prober, port) == "dead"
+  end, 20), read(prober))
+  tap.check("one probes", one_probes(children))
+  kill(unpack(children))
+end
 
 shell("rm -r " .. folder)

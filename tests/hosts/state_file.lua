@@ -46,6 +46,26 @@ local function config(state, ports, overrides)
   return made
 end
 
+-- The content that counts: of the two the one with the higher number whose checksum fits.
+local function newest(content)
+  local best, best_number = nil, -1
+  if not content:find("^nauthilus_backend state 2 *\n") then
+    return nil
+  end
+  for at = 512, 1024, 512 do
+    local number, offset, length, sum = content:sub(at + 1, at + 512):match("^head (%d+) (%d+) (%d+) (%x+) %x+ *\n$")
+    if number and tonumber(number) > best_number then
+      local body = content:sub(offset + 1, offset + length)
+      local path = folder .. "/sum"
+      write(path, body)
+      if shell("sha256sum < " .. path):match("^%x+") == sum then
+        best, best_number = body, tonumber(number)
+      end
+    end
+  end
+  return best
+end
+
 local function verdicts(nb)
   local found = {}
   for _, target in ipairs(nb.status().targets) do
@@ -128,8 +148,11 @@ host.close(dead_fd)
 local first = family("first", config("restart", { alive, dead }))
 tap.check("verdicts are found", first:await(alive, "alive") and first:await(dead, "dead"))
 tap.check("and saved, for the owner alone", tap.eventually(function()
-  return (read(path_of("restart")) or ""):find(" dead .*:" .. dead)
+  return (newest(read(path_of("restart")) or "") or ""):find(" verdict=dead [^\n]*:" .. dead .. '"')
 end) and shell("stat -c %a " .. path_of("restart")) == "600", read(path_of("restart")))
+tap.check("twice, in turn", tap.eventually(function()
+  return select(2, (read(path_of("restart")) or ""):gsub("verdict=dead", "")) == 2
+end))
 first:kill()
 
 tap.in_child("a restart begins with the last verdicts", 10, function()
@@ -153,7 +176,8 @@ end)
 
 local good = read(path_of("restart"))
 local contents = {
-  truncated = good:sub(1, -20),
+  -- Before the older of its two contents.
+  truncated = good:sub(1, 5000),
   damaged = good:gsub("dead", "fine"),
   foreign = "#!/bin/sh\necho\n",
   binary = ("\0\255\1"):rep(5000),
@@ -170,10 +194,108 @@ for kind, content in pairs(contents) do
       error("logged: " .. reported)
     end
     return verdicts(nb)[dead] == "unknown" and nb.wait_ready(5) and tap.eventually(function()
-      return (read(path_of("bad")) or ""):find("^nauthilus_backend state 1\n.*\nsha256 %x+\n$")
+      return (read(path_of("bad")) or ""):find("^nauthilus_backend state 2 .*\nhead %d+ %d+ %d+ %x+ %x+ *\n.*target %x+ .*verdict=")
     end)
   end)
 end
+-- === Contents in turn ===
+
+local function head_at(content, at)
+  return content:sub(at + 1, at + 512):match("^head (%d+) (%d+) (%d+)")
+end
+do
+  local both = good
+  local a, b = head_at(both, 512), head_at(both, 1024)
+  tap.check("a file has two contents", a and b and math.abs(a - b) == 1, tostring(a) .. " " .. tostring(b))
+  -- As a writer leaves it that was killed, or had no room left, in the middle of the newer one.
+  local place = tonumber(a) > tonumber(b) and 512 or 1024
+  local _, offset = head_at(both, place)
+  write(path_of("torn"), both:sub(1, offset + 20) .. ("x"):rep(30) .. both:sub(offset + 51))
+  write(path_of("torn.log"), "")
+  tap.in_child("what is left of a write that did not end is not used, but the content before it", 10, function()
+    local nb = require("nauthilus_backend")
+    nb.configure(config("torn", { dead, alive }, {
+      connect_interval = "1h", fast_interval = "1h", state_max_age = "1h", log = path_of("torn.log"),
+    }))
+    local now = verdicts(nb)
+    return now[alive] == "alive" and now[dead] == "dead" and not read(path_of("torn.log")):find("rejected", 1, true)
+  end)
+end
+
+-- A disk without room, as a limit on the size of files makes one.
+do
+  local seen = newest(good)
+  write(path_of("full"), good)
+  local before = read(path_of("full"))
+  tap.in_child("a file that cannot grow keeps its last good content", 20, function()
+    local nb = require("nauthilus_backend")
+    local ports = {}
+    for index = 1, 60 do
+      ports[index] = 20000 + index
+    end
+    nb.configure(config("full", ports, { state_max_age = "1h" }))
+    host.limit_file_size(#before)
+    nb.wait_ready(5)
+    pass(1)
+    return newest(read(path_of("full"))) ~= nil
+  end)
+  tap.check("which reads as it did", newest(read(path_of("full"))) == seen)
+end
+
+-- === A file of version 1 ===
+
+do
+  local body = "nauthilus_backend state 1\nsaved " .. shell("date +%s") .. "000\n"
+    .. "policy connect=1h deep=1h fast=1h failures=1 recoveries=1 initially=alive\n"
+  for line in newest(good):gmatch("target [^\n]+") do
+    local function field(name)
+      return (line:match(" " .. name .. "=(%S+)"))
+    end
+    body = body .. table.concat({
+      "target", line:match("^target (%x+)"), field("verdict"), field("connect"), "-", field("since"), field("probes"),
+      field("failures"), field("connect_started"), "0", field("latency"), field("address"), "-", "0",
+      'error=""', "key=x",
+    }, " ") .. "\n"
+  end
+  write(path_of("sum"), body)
+  write(path_of("old"), body .. "sha256 " .. shell("sha256sum < " .. path_of("sum")):match("^%x+") .. "\n")
+  tap.in_child("a file of version 1 is read, and becomes one of version 2", 10, function()
+    local nb = require("nauthilus_backend")
+    nb.configure(config("old", { dead, alive }, { connect_interval = "1h", fast_interval = "1h", state_max_age = "1h" }))
+    local now = verdicts(nb)
+    nb.start()
+    return now[alive] == "alive" and now[dead] == "dead" and tap.eventually(function()
+      return (newest(read(path_of("old"))) or ""):find("verdict=dead")
+    end)
+  end)
+end
+
+-- === Lines of a version to come ===
+
+local function with_content(name, content)
+  local function sector(line)
+    return line .. (" "):rep(511 - #line) .. "\n"
+  end
+  local function sum(text)
+    write(path_of("sum"), text)
+    return shell("sha256sum < " .. path_of("sum")):match("^%x+")
+  end
+  local head = ("head 8 16384 %d %s"):format(#content, sum(content))
+  local file = sector("nauthilus_backend state 2") .. sector(head .. " " .. sum(head):sub(1, 16))
+  write(path_of(name), file .. ("\0"):rep(16384 - #file) .. content)
+end
+with_content("later", newest(good) .. "binding 0011 node=\"mail 1\" colour=green\nnode mail1 usable=1\n")
+tap.in_child("lines that this version does not know are kept", 10, function()
+  local nb = require("nauthilus_backend")
+  nb.configure(config("later", { alive }))
+  nb.wait_ready(5)
+  return tap.eventually(function()
+    local now = newest(read(path_of("later"))) or ""
+    return now ~= newest(good) and now:find("saved", 1, true) and not now:find(":" .. dead .. '"', 1, true)
+      and now:find('\nbinding 0011 node="mail 1" colour=green\nnode mail1 usable=1\n', 1, true)
+  end)
+end)
+
 write(path_of("bad"), "")
 write(path_of("bad.log"), "")
 tap.in_child("an empty file is a new one", 10, function()
@@ -208,6 +330,17 @@ for name, reason in pairs(refused) do
     return nb.status().targets[1].key:find(alive)
   end)
 end
+if host.user() == 0 then
+  write(path_of("owned"), "")
+  shell("chown 12345 " .. path_of("owned"))
+  tap.in_child("root may use the file of any user", 10, function()
+    local nb = require("nauthilus_backend")
+    nb.configure(config("owned", { alive }))
+    return nb.wait_ready(5) and tap.eventually(function()
+      return newest(read(path_of("owned")) or "")
+    end)
+  end)
+end
 tap.check("and nothing is written through it", read(path_of("victim")) == "precious")
 
 -- === What may happen to it while it is used ===
@@ -226,7 +359,7 @@ tap.check("of two families one probes", two:await(port, "alive") and one:is_prob
 
 local function is_whole(state)
   return tap.eventually(function()
-    return (read(path_of(state)) or ""):find("\nsha256 %x+\n$")
+    return newest(read(path_of(state)) or "") ~= nil
   end, 5)
 end
 -- By a process of its own, that may break locks: closing any descriptor of the file would

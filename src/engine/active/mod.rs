@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::config::{Config, InitialState};
 use super::routing::Nodes;
 use super::state_file::file::{Lead, Store};
-use super::state_file::format::Saved;
+use super::state_file::format::{Saved, SavedTarget};
+use super::state_file::text::settings as settings_of;
 use super::target::{Host, Target};
 use super::verdicts::health::{Thresholds, Verdict};
 use super::verdicts::{
@@ -205,30 +206,46 @@ impl ActiveConfig {
         self.table.inherit(&before.table);
     }
 
-    /// Targets that nothing is known of take what was known before the restart.
+    /// Targets that nothing is known of take what was known before the restart, if that is not
+    /// too old; what operators have set never is.
     fn recall(&self, saved: Option<Saved>) {
         let Some(saved) = saved else {
             return;
         };
+        self.recall_operators(&saved);
+        if !saved.is_within(self.config.state_max_age) {
+            return;
+        }
         for slot in &self.slots {
-            if let Some(record) = saved.records.get(&self.table.hash(*slot))
+            if let Some(target) = saved.targets.get(&self.table.hash(*slot))
                 && self.table.read(*slot) == Record::default()
             {
-                self.table.write(*slot, record, false);
+                self.table.write(*slot, &target.record, false);
                 self.table
-                    .set_routable(*slot, Routable::settled(record.verdict()));
+                    .set_routable(*slot, Routable::settled(target.record.verdict()));
             }
         }
     }
 
+    /// Takes over what operators have set, as far as it is later than what is known here.
+    pub fn recall_operators(&self, saved: &Saved) {
+        for operator in &saved.operators {
+            self.table.set_operator(operator);
+        }
+    }
+
     /// Publishes what a prober of another family saved, where no later probe of ours says
-    /// otherwise; the targets that it probes.
+    /// otherwise; the targets that it probes as this configuration would.
     pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
         let mut served = HashSet::new();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            let Some(record) = saved.records.get(&self.table.hash(*slot)) else {
+            let Some(SavedTarget { record, settings }) = saved.targets.get(&self.table.hash(*slot))
+            else {
                 continue;
             };
+            if **settings != *settings_of(&self.config, target) {
+                continue;
+            }
             served.insert(*slot);
             let (seen, known) = self.table.read_seen(*slot);
             if *record != known && is_as_recent(record, &known) {
@@ -299,7 +316,7 @@ impl ActiveConfig {
             return Ok(Role::Waiting);
         }
         let role = match &self.store {
-            Some(store) if store.try_lead() == Lead::Theirs => Role::Reader,
+            Some(store) if store.try_lead(self.table.displaced()) == Lead::Theirs => Role::Reader,
             _ => Role::Prober,
         };
         if let Claim::Taken(from) = claim

@@ -497,16 +497,14 @@ fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<S
         Some(store) => store,
         None => Arc::new(Store::open(path)?),
     };
-    let saved = store
-        .load_settled(config.state_max_age)
-        .unwrap_or_else(|reason| {
-            log.write_here(
-                &Line::new(Level::Warning, "state_file_rejected")
-                    .quoted("path", &path.display().to_string())
-                    .quoted("reason", &reason),
-            );
-            None
-        });
+    let saved = store.load_settled().unwrap_or_else(|reason| {
+        log.write_here(
+            &Line::new(Level::Warning, "state_file_rejected")
+                .quoted("path", &path.display().to_string())
+                .quoted("reason", &reason),
+        );
+        None
+    });
     Ok(State {
         store: Some(store),
         saved,

@@ -10,15 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::{Level, Line, Log};
-use crate::engine::state_file::format::policy;
+use crate::engine::state_file::file::Store;
+use crate::engine::state_file::format::{Saved, operator_line};
 use crate::engine::verdicts::Slot;
 use crate::sys::state_file::Version;
 
 /// A prober that has just begun gets this long for its first word.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
-/// A prober that has saved nothing for so long is not relied on any more.
-pub(in crate::engine) const SILENCE: Duration = Duration::from_secs(15);
+/// A prober that has saved nothing for so long is not relied on any more: it saves every 5 s, and
+/// within 15 s another one has taken over.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// What one request may hold, in bytes: the rest goes with the next.
+const REQUEST: usize = 8 * 1024;
 
 /// The targets that somebody else probes.
 pub(in crate::engine) type Followed = Arc<HashSet<Slot>>;
@@ -27,11 +32,19 @@ pub(in crate::engine) type Followed = Arc<HashSet<Slot>>;
 pub(in crate::engine) struct Following {
     active: Arc<ActiveConfig>,
     read: Option<Version>,
+    /// Number and time of the last content that said something new.
+    number: Option<(u64, u64)>,
     /// When a good content was last a new one; at first, when following began.
     heard: Instant,
     patience: Duration,
-    policy_differs: bool,
+    /// Whether there are targets that its writer probes in another way.
+    settings_differ: bool,
     followed: Followed,
+    /// [`crate::engine::verdicts::VerdictTable::operators_version`] when all that operators have
+    /// set here was last in the file, too.
+    operators: Option<u64>,
+    /// The last request that its writer has answered.
+    answered: u64,
     /// How many targets of this process the log was last told that it probes.
     mentioned: usize,
 }
@@ -41,9 +54,12 @@ impl Following {
         Self {
             active: active.clone(),
             read: None,
+            number: None,
             heard: Instant::now(),
             patience: FIRST_WORD,
-            policy_differs: false,
+            settings_differ: false,
+            operators: None,
+            answered: 0,
             followed: Arc::new(active.slots.iter().copied().collect()),
             mentioned: 0,
         }
@@ -59,38 +75,79 @@ impl Following {
         self.read_anew();
         if self.heard.elapsed() > self.patience {
             self.set(HashSet::new());
+            if let Some(store) = &self.active.store {
+                // The next look for a role takes the writer's part over.
+                store.set_silent(self.patience == SILENCE);
+            }
         }
         self.mention(log);
         self.followed.clone()
     }
 
     fn read_anew(&mut self) {
-        let Some(store) = &self.active.store else {
+        let Some(store) = self.active.store.clone() else {
             return;
         };
         let Ok(version) = store.version() else {
             return;
         };
-        if self.read == Some(version) {
+        let is_set_here = self.operators != Some(self.active.table.operators_version());
+        if self.read == Some(version) && !is_set_here {
             return;
         }
         // A content that is being written does not read; the next look finds it whole. Two
         // contents of one tick of the clock look the same from outside.
-        let Ok(saved) = store.load(self.active.config.state_max_age) else {
+        let Ok(saved) = store.load() else {
             return;
         };
+        let is_new = self.read != Some(version);
         self.read = version.is_settled().then_some(version);
         let Some(saved) = saved else {
             return;
         };
-        self.heard = Instant::now();
-        self.patience = SILENCE;
-        self.policy_differs = saved.policy != policy(&self.active.config);
-        if self.policy_differs {
-            self.set(HashSet::new());
+        self.share_operators(&store, &saved);
+        if !is_new || !saved.is_within(self.active.config.state_max_age) {
+            return;
+        }
+        if self.number != Some((saved.number, saved.saved_ms)) {
+            self.number = Some((saved.number, saved.saved_ms));
+            self.heard = Instant::now();
+            self.patience = SILENCE;
+            store.set_silent(false);
+        }
+        let followed = self.active.follow(&saved);
+        let known = |slot: &Slot| saved.targets.contains_key(&self.active.table.hash(*slot));
+        let differs = |slot: &&Slot| known(slot) && !followed.contains(slot);
+        self.settings_differ = self.active.slots.iter().any(|slot| differs(&slot));
+        self.set(followed);
+    }
+
+    /// Takes over what operators have set elsewhere, and asks the file's writer for what was set
+    /// here.
+    fn share_operators(&mut self, store: &Store, saved: &Saved) {
+        let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
+        if answered != self.answered {
+            self.answered = answered;
+            store.stop_asking();
+        }
+        self.active.recall_operators(saved);
+        let version = self.active.table.operators_version();
+        let mut wanted = String::new();
+        for operator in self.active.table.operators() {
+            let is_there = saved
+                .operators
+                .iter()
+                .any(|one| operator.is_settled_by(one));
+            let line = operator_line(&operator);
+            if !is_there && wanted.len() + line.len() <= REQUEST {
+                wanted.push_str(&line);
+            }
+        }
+        if wanted.is_empty() {
+            self.operators = Some(version);
         } else {
-            let followed = self.active.follow(&saved);
-            self.set(followed);
+            // Where another's request is in the way, the next look tries again.
+            store.ask(&wanted, self.answered);
         }
     }
 
@@ -113,7 +170,7 @@ impl Following {
         };
         let reason = if self.heard.elapsed() > self.patience {
             "the process that keeps the file has written nothing of use to it"
-        } else if self.policy_differs {
+        } else if self.settings_differ {
             "the process that keeps the file has other intervals or thresholds"
         } else {
             "the process that keeps the file has other targets"

@@ -168,7 +168,10 @@ impl Scheduler {
             (store, saver) => store.is_none() && saver.is_none(),
         };
         if !same {
-            self.saver = store.map(|store| Saver::begin(store, &self.log));
+            self.saver = store.map(|store| Saver::begin(&self.active, store, &self.log));
+        }
+        if let Some(saver) = &mut self.saver {
+            saver.answer_requests(&self.active);
         }
     }
 

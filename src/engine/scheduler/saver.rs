@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::file::{Store, Writer};
-use crate::engine::state_file::format::encode;
+use crate::engine::state_file::format::{Answer, encode, read_operator};
+use crate::engine::verdicts::Set;
 
 /// How often the state file is written where no verdict changes; well within what its
 /// readers take for silence.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Saver takes at most this share of the engine's time, however often verdicts change.
+/// Saving takes at most this share of the engine's time, however often verdicts change.
 const SHARE: u32 = 10;
 
 /// A state file that this process keeps: when it was last written, and by what.
@@ -26,10 +27,19 @@ pub(super) struct Saver {
     took: Duration,
     /// Whether a verdict has changed since.
     turned: bool,
+    /// [`crate::engine::verdicts::VerdictTable::operators_version`] of the last time.
+    operators: u64,
+    /// The last request that was seen to.
+    answer: Option<Answer>,
+    /// Lines that others wrote and this version does not know.
+    unknown: Vec<String>,
 }
 
 impl Saver {
-    pub(super) fn begin(store: &Arc<Store>, log: &Arc<Log>) -> Self {
+    /// What the file says that this process is not the source of is kept.
+    pub(super) fn begin(active: &ActiveConfig, store: &Arc<Store>, log: &Arc<Log>) -> Self {
+        let saved = store.load().ok().flatten().unwrap_or_default();
+        active.recall_operators(&saved);
         Self {
             writer: store.writer(log.clone()),
             moves: store.moves(),
@@ -37,6 +47,9 @@ impl Saver {
             at: None,
             took: Duration::ZERO,
             turned: true,
+            operators: active.table.operators_version(),
+            answer: saved.answer,
+            unknown: saved.unknown,
         }
     }
 
@@ -60,7 +73,8 @@ impl Saver {
             return;
         };
         let moves = self.store.moves();
-        self.turned |= moves != self.moves;
+        let operators = active.table.operators_version();
+        self.turned |= moves != self.moves || operators != self.operators;
         let since = self.at.map(|at| at.elapsed());
         let rest = self.took * SHARE;
         let every = EVERY.min(active.config.state_max_age / 4);
@@ -69,14 +83,47 @@ impl Saver {
             return;
         }
         let started = Instant::now();
-        let content = encode(active);
+        let content = encode(active, self.answer.as_ref(), &self.unknown);
         self.took = started.elapsed();
         if writer.write(content) {
             self.at = Some(Instant::now());
             self.moves = moves;
+            self.operators = operators;
             self.turned = false;
         } else {
             self.turned = true;
         }
+    }
+
+    /// Does what others ask of the file's writer, and has the answer saved at once.
+    pub(super) fn answer_requests(&mut self, active: &ActiveConfig) {
+        let answered = self.answer.as_ref().map_or(0, |answer| answer.number);
+        let Some(request) = self.store.request(answered) else {
+            return;
+        };
+        let done: Result<Vec<()>, String> = request
+            .body
+            .lines()
+            .map(|line| do_request(active, line))
+            .collect();
+        self.answer = Some(Answer {
+            number: request.number,
+            text: match done {
+                Ok(_) => "ok".to_owned(),
+                Err(reason) => format!("error {reason}"),
+            },
+        });
+        self.turned = true;
+    }
+}
+
+fn do_request(active: &ActiveConfig, line: &str) -> Result<(), String> {
+    let Some(rest) = line.strip_prefix("operator ") else {
+        return Err("not a request that this version knows".to_owned());
+    };
+    let operator = read_operator(rest).ok_or("an operator line that does not read")?;
+    match active.table.set_operator(&operator) {
+        Set::Done | Set::Older => Ok(()),
+        Set::Full => Err("there is no room for more settings".to_owned()),
     }
 }

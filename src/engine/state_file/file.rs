@@ -1,18 +1,20 @@
-//! The state file in use: read when a configuration names it, written by the prober, looked
-//! at by processes that wait for that role.
+//! The state file in use: read when a configuration names it, written by the prober, read again
+//! and again by processes that wait for that role.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::format::{FILE_MAX, Saved, decode};
+use super::container::{FILE_MAX, Head, PAGE, fits, has_title, heads, title};
+use super::format::{Saved, read_file};
+use super::request::{Request, Requests};
 use crate::engine::log::{Level, Line, Log};
-use crate::sys::clock;
-use crate::sys::state_file::{StateFile, Version};
+use crate::sys::fork_mark::pid;
+use crate::sys::state_file::{Part, StateFile, Version};
 use crate::sys::thread::spawn_quiet;
 
 const WRITER_STACK: usize = 64 * 1024;
@@ -29,6 +31,15 @@ pub struct Store {
     file: ArcSwap<StateFile>,
     /// How often the name was found to mean another file.
     moves: AtomicU64,
+    /// Whether its writer has said nothing for so long that it must be stopped.
+    silent: AtomicBool,
+    /// The process that has the right to write, as far as it knows itself.
+    leader: AtomicU64,
+    /// The number of the content that this process wrote last, or found when it took the right.
+    written: AtomicU64,
+    /// What the writing thread does; see [`Work`].
+    work: Work,
+    requests: Requests,
 }
 
 /// Who may write the file, and probes for all who share it.
@@ -50,6 +61,11 @@ impl Store {
             path: path.to_owned(),
             file: ArcSwap::from_pointee(file),
             moves: AtomicU64::new(0),
+            silent: AtomicBool::new(false),
+            leader: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            work: Work::default(),
+            requests: Requests::default(),
         })
     }
 
@@ -71,22 +87,13 @@ impl Store {
         file
     }
 
-    /// What the file says, unless it is new or older than `max_age`.
+    /// What the file says; nothing where it is new.
     ///
     /// # Errors
     /// Why its content is not used, for a log line.
-    pub fn load(&self, max_age: Duration) -> Result<Option<Saved>, String> {
-        let content = self
-            .file()
-            .read(FILE_MAX)
-            .map_err(|e| format!("cannot be read: {e}"))?;
-        if content.is_empty() {
-            return Ok(None);
-        }
-        let saved = decode(&content)?;
-        let age = clock::unix_ms().checked_sub(saved.saved_ms);
-        // A time in the future is no age to go by.
-        Ok(age.filter(|&age| age <= clock::ms(max_age)).map(|_| saved))
+    pub fn load(&self) -> Result<Option<Saved>, String> {
+        let file = self.file();
+        read_file(|offset, length| file.read_at(offset, length))
     }
 
     /// The same, sure not to have met a writer at work. Blocks for a moment where the
@@ -94,32 +101,80 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::load`].
-    pub fn load_settled(&self, max_age: Duration) -> Result<Option<Saved>, String> {
+    pub fn load_settled(&self) -> Result<Option<Saved>, String> {
         for _ in 0..READ_AGAIN {
-            match self.load(max_age) {
+            match self.load() {
                 Ok(saved) => return Ok(saved),
                 Err(_) => std::thread::sleep(READ_AGAIN_AFTER),
             }
         }
-        self.load(max_age)
+        self.load()
     }
 
+    // === The right to write ===
+
     /// Takes the right to probe for all who share the file, or makes sure of it.
-    pub fn try_lead(&self) -> Lead {
+    ///
+    /// Its lock says nothing of a holder that is stopped. Where that is so, `displaced` being the
+    /// process whose part in this family was taken over, or the file having been silent for too
+    /// long, another lock gives the same right: that of the deputy. Whoever was stopped finds
+    /// another's content in the file, and gives its lock back.
+    pub fn try_lead(&self, displaced: Option<u64>) -> Lead {
         let mut file = self.file();
         loop {
-            match file.try_lock() {
-                Ok(true) => {}
-                Ok(false) => return Lead::Theirs,
-                Err(_) => return Lead::Nobodys,
+            let has_right = match file.try_lock(Part::Writer) {
+                Ok(true) => self.may_lead_with_lock(&file),
+                Ok(false) => self.may_be_deputy(&file, displaced),
+                Err(_) => {
+                    self.leader.store(0, Ordering::Release);
+                    return Lead::Nobodys;
+                }
+            };
+            if !has_right {
+                self.leader.store(0, Ordering::Release);
+                self.release(&file);
+                return Lead::Theirs;
             }
             // The lock on a file that has lost its name in the meantime is worth nothing.
             let now = self.file();
             if Arc::ptr_eq(&now, &file) {
+                self.work.keep_lock();
+                if !self.is_leader() {
+                    self.written.store(newest(&file), Ordering::Release);
+                    self.leader.store(pid(), Ordering::Release);
+                }
+                self.set_silent(false);
                 return Lead::Ours;
             }
             file = now;
         }
+    }
+
+    fn may_lead_with_lock(&self, file: &StateFile) -> bool {
+        // A deputy works until the one that it stands for has given the first lock back, which
+        // is now: it takes that lock the next time it looks.
+        let may = file.holder(Part::Deputy).is_none()
+            || self.silent.load(Ordering::Acquire)
+            || (self.is_leader() && !self.is_overtaken(file));
+        if may {
+            file.unlock(Part::Deputy);
+        }
+        may
+    }
+
+    fn may_be_deputy(&self, file: &StateFile, displaced: Option<u64>) -> bool {
+        let is_one = self.is_leader() && !self.is_overtaken(file);
+        let is_displaced = || displaced.is_some_and(|pid| file.holder(Part::Writer) == Some(pid));
+        (is_one || self.silent.load(Ordering::Acquire) || is_displaced())
+            && file.try_lock(Part::Deputy).unwrap_or(false)
+    }
+
+    /// Whether another process that may write has done so since this one did.
+    fn is_overtaken(&self, file: &StateFile) -> bool {
+        let has_rival = [Part::Writer, Part::Deputy]
+            .into_iter()
+            .any(|part| file.holder(part).is_some());
+        has_rival && newest(file) > self.written.load(Ordering::Acquire)
     }
 
     /// Changes when the name means another file, which knows nothing yet.
@@ -127,8 +182,27 @@ impl Store {
         self.moves.load(Ordering::Acquire)
     }
 
+    /// Says that the file's writer has been silent for longer than one that runs is, or not.
+    pub fn set_silent(&self, is_silent: bool) {
+        self.silent.store(is_silent, Ordering::Release);
+    }
+
+    /// Gives the right to write back, at once or, where the writing thread is in the middle,
+    /// when that is done: nobody else may write before.
     pub fn step_down(&self) {
-        self.file.load().unlock();
+        self.leader.store(0, Ordering::Release);
+        self.release(&self.file.load());
+    }
+
+    fn release(&self, file: &StateFile) {
+        if !self.work.leave_lock() {
+            file.unlock(Part::Writer);
+            file.unlock(Part::Deputy);
+        }
+    }
+
+    fn is_leader(&self) -> bool {
+        self.leader.load(Ordering::Acquire) == pid()
     }
 
     /// # Errors
@@ -136,6 +210,8 @@ impl Store {
     pub fn version(&self) -> std::io::Result<Version> {
         self.file().version()
     }
+
+    // === Writing ===
 
     /// A thread that writes what it is handed: a disk may be slow, a probe must not be.
     /// It ends with its handle, once it has written what it was handed last.
@@ -146,7 +222,7 @@ impl Store {
             let mut failing = false;
             while let Ok(content) = contents.recv() {
                 // The next content is another try.
-                let written = store.file.load().write(content.as_bytes());
+                let written = store.write(&content);
                 if let (Err(e), false) = (&written, failing) {
                     log.write(
                         Line::new(Level::Error, "state_file_not_written")
@@ -160,6 +236,96 @@ impl Store {
         .ok()?;
         Some(Writer(sender))
     }
+
+    /// Writes a content, unless this process has lost the right to.
+    fn write(&self, content: &str) -> std::io::Result<()> {
+        if !self.work.begin() {
+            return Ok(());
+        }
+        let file = self.file.load_full();
+        let done = if self.is_leader() && !self.is_overtaken(&file) {
+            write_content(&file, content)
+                .map(|number| self.written.store(number, Ordering::Release))
+        } else {
+            // Another process took over while this one was stopped.
+            Ok(())
+        };
+        if self.work.end() {
+            file.unlock(Part::Writer);
+            file.unlock(Part::Deputy);
+        }
+        done
+    }
+
+    // === Requests ===
+
+    /// The request that waits for an answer, if there is one after number `answered`.
+    pub fn request(&self, answered: u64) -> Option<Request> {
+        self.requests.read(&self.file.load(), answered)
+    }
+
+    /// Puts a request where the file's writer finds it, or goes on waiting for the answer to the
+    /// one that was put there. False where another process's request is in the way.
+    pub fn ask(&self, body: &str, answered: u64) -> bool {
+        self.requests.ask(&self.file.load(), body, answered)
+    }
+
+    /// Makes room for others' requests.
+    pub fn stop_asking(&self) {
+        self.requests.leave(&self.file.load());
+    }
+}
+
+/// The number of the newest content, as its head says.
+fn newest(file: &StateFile) -> u64 {
+    let page = file.read_at(0, PAGE).unwrap_or_default();
+    heads(&page).first().map_or(0, |head| head.number)
+}
+
+/// Writes a content in its turn and gives its number: where it fails, the one before stays.
+fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
+    if content.len() > FILE_MAX {
+        return Err(std::io::ErrorKind::FileTooLarge.into());
+    }
+    let page = file.read_at(0, PAGE)?;
+    // That content counts to which a reader would come.
+    let last = heads(&page).into_iter().find(|head| {
+        file.read_at(head.offset, head.length)
+            .is_ok_and(|bytes| fits(head, &bytes))
+    });
+    let number = heads(&page)
+        .first()
+        .map_or(1, |head| head.number.saturating_add(1));
+    // The other sector than that of the content that counts.
+    let number = match &last {
+        Some(last) if (number - last.number).is_multiple_of(2) => number + 1,
+        _ => number,
+    };
+    let head = Head::after(last.as_ref(), number, content);
+    // In a file of version 1 this lies behind all that it says.
+    let head = match file.length()? {
+        length if !has_title(&page) && length > 0 => head.moved_behind(length),
+        _ => head,
+    };
+    file.write_at(head.offset, content.as_bytes())?;
+    if has_title(&page) {
+        file.write_at(head.place(), &head.sector())?;
+    } else {
+        let mut first = title();
+        first.resize(PAGE, 0);
+        let place = usize::try_from(head.place()).unwrap_or(0);
+        for (to, from) in first.iter_mut().skip(place).zip(head.sector()) {
+            *to = from;
+        }
+        file.write_at(0, &first)?;
+    }
+    file.sync()?;
+    // What is behind both contents is of a longer one before them.
+    let end = last.map_or(0, |last| last.end()).max(head.end());
+    if file.length()? > end {
+        file.set_length(end)?;
+    }
+    Ok(head.number)
 }
 
 /// Hands contents to the writing thread.
@@ -169,5 +335,167 @@ impl Writer {
     /// False where the last content is still being written.
     pub fn write(&self, content: String) -> bool {
         self.0.try_send(content).is_ok()
+    }
+}
+
+/// What the writing thread does, and whether it is to give the lock back afterwards. With the
+/// process id: a child inherits the word, but not the thread.
+#[derive(Default)]
+struct Work(AtomicU64);
+
+const IDLE: u64 = 0;
+const WRITING: u64 = 1;
+/// Writing, and the lock is not wanted any more.
+const LEAVING: u64 = 2;
+const STATES: u64 = 4;
+
+impl Work {
+    fn word(state: u64) -> u64 {
+        pid() * STATES + state
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        let (from, to) = (Self::word(from), Self::word(to));
+        self.0
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// False where another thread of this process writes still.
+    fn begin(&self) -> bool {
+        let seen = self.0.load(Ordering::Acquire);
+        if seen / STATES == pid() && seen % STATES != IDLE {
+            return false;
+        }
+        self.0
+            .compare_exchange(
+                seen,
+                Self::word(WRITING),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .is_ok()
+    }
+
+    /// Whether the lock is to be given back now.
+    fn end(&self) -> bool {
+        if self.change(WRITING, IDLE) {
+            return false;
+        }
+        self.0.store(Self::word(IDLE), Ordering::Release);
+        true
+    }
+
+    /// True where the writing thread will give the lock back.
+    fn leave_lock(&self) -> bool {
+        self.change(WRITING, LEAVING) || self.0.load(Ordering::Acquire) == Self::word(LEAVING)
+    }
+
+    /// The lock is wanted after all.
+    fn keep_lock(&self) {
+        self.change(LEAVING, WRITING);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(name: &str) -> (PathBuf, Store) {
+        let dir = std::env::temp_dir().join(format!("nb-store-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let store = Store::open(&dir.join("state")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn contents_are_written_in_turn_and_the_last_good_one_counts() {
+        let (dir, store) = store("turn");
+        assert_eq!(store.load(), Ok(None));
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        for ms in [1, 22_222_222, 3] {
+            store.write(&format!("saved {ms}\n")).unwrap();
+            assert_eq!(store.load().unwrap().unwrap().saved_ms, ms);
+        }
+        // The one before is still there: a newest one that is damaged is not missed.
+        let path = dir.join("state");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(8).rposition(|w| w == b"saved 3\n").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 22_222_222);
+        store.write("saved 4\n").unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 4);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_written_without_the_right_to() {
+        let (dir, store) = store("right");
+        store.write("saved 1\n").unwrap();
+        assert_eq!(store.load(), Ok(None));
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        store.step_down();
+        store.write("saved 1\n").unwrap();
+        assert_eq!(store.load(), Ok(None));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_lock_is_given_back_when_the_writer_is_done() {
+        let work = Work::default();
+        assert!(!work.leave_lock());
+        assert!(work.begin());
+        assert!(!work.begin());
+        assert!(work.leave_lock() && work.leave_lock());
+        assert!(work.end());
+        // Wanted again before the writer was done.
+        assert!(work.begin() && work.leave_lock());
+        work.keep_lock();
+        assert!(!work.end());
+        assert!(!work.leave_lock());
+    }
+
+    #[test]
+    fn foreign_bytes_are_made_anew_and_version_1_is_read_until_then() {
+        let (dir, store) = store("foreign");
+        let path = dir.join("state");
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        for content in [vec![0; 100_000], b"#!/bin/sh\n".to_vec()] {
+            std::fs::write(&path, content).unwrap();
+            assert!(store.load().is_err());
+            store.write("saved 7\n").unwrap();
+            assert_eq!(store.load().unwrap().unwrap().saved_ms, 7);
+        }
+        let body = "nauthilus_backend state 1\nsaved 5\n";
+        let old = format!(
+            "{body}sha256 {}\n",
+            super::super::text::hex_sum(body.as_bytes())
+        );
+        std::fs::write(&path, &old).unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 5);
+        store.write("saved 8\n").unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 8);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_request_waits_until_it_is_answered() {
+        let (dir, store) = store("request");
+        assert!(store.request(0).is_none());
+        assert!(store.ask("operator what=\"node:a\" state=drain\n", 0));
+        let request = store.request(0).unwrap();
+        assert_eq!(request.body, "operator what=\"node:a\" state=drain\n");
+        assert!(store.request(request.number).is_none());
+        // Contents leave it alone, and it them.
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        store.write("saved 1\n").unwrap();
+        assert_eq!(store.request(0).unwrap(), request);
+        assert!(store.ask("another\n", request.number));
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 1);
+        assert!(store.request(request.number).unwrap().number > request.number);
+        store.stop_asking();
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -1,108 +1,179 @@
-//! What a state file says: the verdicts of a table as text, one line a target.
+//! What a state file says: the verdicts of a table, and what operators have set, as text.
 //!
 //! ```text
-//! nauthilus_backend state 1
 //! saved 1795373316540
-//! policy connect=10s deep=10s fast=1s failures=1 recoveries=1 initially=alive
-//! target 0011…ff alive 1 - 1795373000000 120 4 … error="" key=imap://10.0.0.1:143
-//! sha256 …
+//! settings 0 connect=10s deep=10s fast=1s failures=1 recoveries=1 initially=alive
+//! target 0011…ff settings=0 verdict=alive connect=1 since=1795373000000 … key="imap://10.0.0.1:143"
+//! operator node:mail1 state=drain since=1795373000000 by="ann" reason="kernel update"
+//! answer 12 ok
 //! ```
 //!
-//! Nothing in a file is trusted: a text whose checksum fails, of another format, or with a
-//! line that does not read is refused as a whole, and made anew by the next save. What
-//! follows the checksum is ignored: a writer that died had not yet cut the end off.
+//! `docs/formats.md` describes every line. A line of a kind that this version does not know is kept
+//! and written again; so is nothing else of what it does not know, so that what is to survive
+//! an older writer has to be a line of its own.
+//!
+//! Nothing in a file is trusted: a content whose checksum fails, or with a line of a known kind
+//! that does not read, is refused as a whole.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
+use super::fields::{Fields, put, put_quoted};
+use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
+use super::version_1;
 use crate::engine::active::ActiveConfig;
-use crate::engine::config::{Config, InitialState};
-use crate::engine::verdicts::digest;
 use crate::engine::verdicts::health::Gate;
-use crate::engine::verdicts::{ERROR_MAX, IdentityHash, Record};
+use crate::engine::verdicts::{
+    ERROR_MAX, IdentityHash, Operator, OperatorState, Record, Setting, WHAT_MAX,
+};
 use crate::sys::clock;
 
-/// A file may be so long: room for some 100,000 targets.
-pub const FILE_MAX: usize = 64 * 1024 * 1024;
-
-const TITLE: &str = "nauthilus_backend state 1";
+/// Lines of unknown kinds that are kept, in bytes: a file must not grow without end.
+const UNKNOWN_MAX: usize = 1024 * 1024;
 
 /// The content of a state file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Saved {
+    /// The content's number; 0 in a file of version 1.
+    pub number: u64,
     /// Milliseconds since 1970.
     pub saved_ms: u64,
-    /// How its writer judges and how often it probes, as [`policy`] puts it.
-    pub policy: String,
-    pub records: HashMap<IdentityHash, Record>,
+    pub targets: HashMap<IdentityHash, SavedTarget>,
+    pub operators: Vec<Operator>,
+    /// The last request that its writer has seen to, and what it said.
+    pub answer: Option<Answer>,
+    /// Lines of kinds that this version does not know.
+    pub unknown: Vec<String>,
 }
 
-/// The state of all targets of a configuration.
-pub fn encode(active: &ActiveConfig) -> String {
-    let mut text = format!(
-        "{TITLE}\nsaved {}\npolicy {}\n",
-        clock::unix_ms(),
-        policy(&active.config)
-    );
-    for (target, status) in active.slots.iter().zip(active.targets()) {
-        let hash = active.table.hash(*target);
-        // Writing to a String does not fail.
-        let _ = writeln!(
-            text,
-            "{} key={}",
-            line(hash, &status.record),
-            status.target.key()
-        );
+/// What is said of one target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedTarget {
+    pub record: Record,
+    /// How its writer judges it and how often it probes it: see [`settings`].
+    pub settings: Arc<str>,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's number.
+    pub number: u64,
+    /// `ok`, or `error` and why.
+    pub text: String,
+}
+
+impl Saved {
+    /// Whether its verdicts are no older than this.
+    pub fn is_within(&self, max_age: Duration) -> bool {
+        let age = clock::unix_ms().checked_sub(self.saved_ms);
+        // A time in the future is no age to go by.
+        age.is_some_and(|age| age <= clock::ms(max_age))
     }
-    let sum = checksum(&text);
-    let _ = writeln!(text, "sha256 {sum}");
+}
+
+/// The content for all targets of a configuration.
+pub fn encode(active: &ActiveConfig, answer: Option<&Answer>, unknown: &[String]) -> String {
+    let mut text = format!("saved {}\n", clock::unix_ms());
+    let mut known_settings: HashMap<String, usize> = HashMap::new();
+    for (target, status) in active.slots.iter().zip(active.targets()) {
+        let next = known_settings.len();
+        let settings = settings(&active.config, &status.target);
+        let number = match known_settings.get(&settings) {
+            Some(number) => *number,
+            None => {
+                text.push_str(&format!("settings {next} {settings}\n"));
+                known_settings.insert(settings, next);
+                next
+            }
+        };
+        let hash = active.table.hash(*target);
+        text.push_str(&target_line(
+            hash,
+            number,
+            &status.record,
+            &status.target.key(),
+        ));
+    }
+    for operator in active.table.operators() {
+        text.push_str(&operator_line(&operator));
+    }
+    if let Some(answer) = answer {
+        text.push_str(&format!(
+            "answer {} {}\n",
+            answer.number,
+            one_line(&answer.text)
+        ));
+    }
+    for line in unknown {
+        text.push_str(line);
+        text.push('\n');
+    }
     text
 }
 
-/// What two configurations must have in common for the verdicts of one to be those of the
-/// other.
-pub fn policy(config: &Config) -> String {
-    let time = humantime::format_duration;
-    let initially = match config.initial_state {
-        InitialState::Alive => "alive",
-        InitialState::Dead => "dead",
-    };
-    format!(
-        "connect={} deep={} fast={} failures={} recoveries={} initially={initially}",
-        time(config.policy.connect_interval),
-        time(config.policy.deep_interval),
-        time(config.policy.fast_interval),
-        config.policy.failure_threshold,
-        config.policy.recovery_threshold,
-    )
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
-fn line(hash: IdentityHash, record: &Record) -> String {
-    let deep = record
-        .deep
-        .map_or_else(|| "-".to_owned(), |gate| gate.pack().to_string());
-    format!(
-        "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} {} error={:?}",
-        hash[0],
-        hash[1],
-        record.verdict().name(),
-        record.connect.pack(),
-        record.since_ms,
-        record.probes,
-        record.failures,
+fn target_line(hash: IdentityHash, settings: usize, record: &Record, key: &str) -> String {
+    let mut line = format!("target {:016x}{:016x}", hash[0], hash[1]);
+    put(&mut line, "settings", settings);
+    put(&mut line, "verdict", record.verdict().name());
+    put(&mut line, "connect", record.connect.pack());
+    put(&mut line, "deep", or_dash(record.deep.map(Gate::pack)));
+    put(&mut line, "since", record.since_ms);
+    put(&mut line, "probes", record.probes);
+    put(&mut line, "failures", record.failures);
+    put(&mut line, "changes", record.changes);
+    put(
+        &mut line,
+        "connect_started",
         to_unix_ms(record.connect_started_ns),
+    );
+    put(
+        &mut line,
+        "deep_started",
         to_unix_ms(record.deep_started_ns),
+    );
+    put(
+        &mut line,
+        "latency",
         or_dash(record.latency.map(|latency| latency.as_micros())),
-        or_dash(record.address),
-        or_dash(record.not_after),
+    );
+    put(&mut line, "address", or_dash(record.address));
+    put(&mut line, "certificate_end", or_dash(record.not_after));
+    put(
+        &mut line,
+        "certificate_logged",
         record.certificate_logged_ms,
+    );
+    put_quoted(
+        &mut line,
+        "error",
         record.error.as_deref().unwrap_or_default(),
-    )
+    );
+    put_quoted(&mut line, "key", key);
+    line.push('\n');
+    line
 }
 
-fn or_dash(value: Option<impl ToString>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+/// The line of what an operator has set; a request has the same.
+pub fn operator_line(operator: &Operator) -> String {
+    let mut line = "operator".to_owned();
+    put_quoted(&mut line, "what", &operator.what);
+    match operator.setting {
+        Setting::State(state) => put(&mut line, "state", state.name()),
+        Setting::Weight(weight) => put(&mut line, "weight", or_dash(weight)),
+    }
+    put(&mut line, "since", operator.since_ms);
+    put(&mut line, "until", operator.until_ms);
+    put_quoted(&mut line, "by", &operator.by);
+    put_quoted(&mut line, "reason", &operator.reason);
+    line.push('\n');
+    line
 }
 
 /// What a file's bytes say.
@@ -110,30 +181,87 @@ fn or_dash(value: Option<impl ToString>) -> String {
 /// # Errors
 /// Why they are no state, for a log line.
 pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "not a state file".to_owned())?;
-    if !text.starts_with(TITLE) {
+    let read = |offset: u64, length: usize| {
+        let start = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(bytes.len());
+        let end = start.saturating_add(length).min(bytes.len());
+        Ok(bytes.get(start..end).unwrap_or_default().to_vec())
+    };
+    read_file(read).and_then(|saved| saved.ok_or_else(|| "not a state file".to_owned()))
+}
+
+/// The same for a file that is read piece by piece; nothing where it is new. `read` gives as
+/// much as there is of so many bytes at an offset.
+///
+/// # Errors
+/// Why it is no state, for a log line.
+pub(super) fn read_file(
+    mut read: impl FnMut(u64, usize) -> std::io::Result<Vec<u8>>,
+) -> Result<Option<Saved>, String> {
+    let mut bytes =
+        |offset, length| read(offset, length).map_err(|e| format!("cannot be read: {e}"));
+    let page = bytes(0, PAGE)?;
+    if page.is_empty() {
+        return Ok(None);
+    }
+    if page.starts_with(version_1::TITLE.as_bytes()) {
+        let content = bytes(0, FILE_MAX + 1)?;
+        if content.len() > FILE_MAX {
+            return Err("too long".to_owned());
+        }
+        return version_1::decode(&content).map(Some);
+    }
+    if !has_title(&page) {
         return Err("not a state file of this version".to_owned());
     }
-    let (body, rest) = match text.find("\nsha256 ") {
-        Some(at) => text.split_at(at + 1),
-        None => (text, ""),
-    };
-    let sum = rest.strip_prefix("sha256 ").and_then(|sum| sum.get(..64));
-    if sum != Some(checksum(body).as_str()) {
-        return Err("truncated or damaged: its checksum fails".to_owned());
+    let mut reason = None;
+    for head in heads(&page) {
+        let content = bytes(head.offset, head.length)?;
+        let read = if fits(&head, &content) {
+            decode_content(&content)
+        } else {
+            Err(damaged())
+        };
+        match read {
+            Ok(saved) => {
+                let number = head.number;
+                return Ok(Some(Saved { number, ..saved }));
+            }
+            Err(why) => reason = reason.or(Some(why)),
+        }
     }
+    Err(reason.unwrap_or_else(damaged))
+}
+
+fn damaged() -> String {
+    "truncated or damaged: its checksum fails".to_owned()
+}
+
+fn decode_content(content: &[u8]) -> Result<Saved, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "not a state file".to_owned())?;
     let mut saved = Saved::default();
-    for (number, line) in body.lines().enumerate().skip(1) {
-        let read = match line.split_once(' ') {
-            Some(("saved", ms)) => ms.parse().ok().map(|ms| saved.saved_ms = ms),
-            Some(("policy", rest)) => {
-                rest.clone_into(&mut saved.policy);
+    let mut settings: HashMap<&str, Arc<str>> = HashMap::new();
+    let mut unknown = 0;
+    for (number, line) in text.lines().enumerate() {
+        let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let read = match kind {
+            "saved" => rest.parse().ok().map(|ms| saved.saved_ms = ms),
+            "settings" => rest.split_once(' ').map(|(number, rest)| {
+                settings.insert(number, rest.into());
+            }),
+            "target" => read_target(rest, &settings).map(|(hash, target)| {
+                saved.targets.insert(hash, target);
+            }),
+            "operator" => read_operator(rest).map(|operator| saved.operators.push(operator)),
+            "answer" => read_answer(rest).map(|answer| saved.answer = Some(answer)),
+            _ => {
+                unknown += line.len() + 1;
+                if unknown <= UNKNOWN_MAX && !line.is_empty() {
+                    saved.unknown.push(line.to_owned());
+                }
                 Some(())
             }
-            Some(("target", rest)) => read_target(rest).map(|(hash, record)| {
-                saved.records.insert(hash, record);
-            }),
-            _ => None,
         };
         if read.is_none() {
             return Err(format!("line {} does not read", number + 1));
@@ -142,119 +270,92 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     Ok(saved)
 }
 
-fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
-    let (fields, rest) = line.split_once(" error=")?;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let [
-        hash,
-        _verdict,
-        connect,
-        deep,
-        since,
-        probes,
-        failures,
-        connect_started,
-        deep_started,
-        latency,
-        address,
-        not_after,
-        certificate_logged,
-    ] = fields.as_slice()
-    else {
-        return None;
-    };
+fn read_target(
+    line: &str,
+    settings: &HashMap<&str, Arc<str>>,
+) -> Option<(IdentityHash, SavedTarget)> {
+    let (hash, rest) = line.split_once(' ')?;
     let half = |range| u64::from_str_radix(hash.get(range)?, 16).ok();
-    let record = Record {
-        connect: read_gate(connect)?,
-        deep: optional(deep, read_gate)?,
-        since_ms: since.parse().ok()?,
-        probes: probes.parse().ok()?,
-        failures: failures.parse().ok()?,
-        changes: 0,
-        connect_started_ns: to_monotonic_ns(connect_started.parse().ok()?),
-        deep_started_ns: to_monotonic_ns(deep_started.parse().ok()?),
-        latency: optional(latency, |us| us.parse().ok().map(Duration::from_micros))?,
-        address: optional(address, |ip| ip.parse().ok())?,
-        not_after: optional(not_after, |at| at.parse().ok())?,
-        certificate_logged_ms: certificate_logged.parse().ok()?,
-        error: read_error(rest)?,
-    };
-    Some(([half(0..16)?, half(16..32)?], record))
-}
-
-fn optional<T>(field: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
-    match field {
-        "-" => Some(None),
-        field => read(field).map(Some),
+    let hash = [half(0..16)?, half(16..32)?];
+    let mut target = SavedTarget::default();
+    let record = &mut target.record;
+    for field in Fields::of(rest) {
+        let (name, value) = field.ok()?;
+        let value = value.as_ref();
+        match name {
+            "settings" => target.settings = settings.get(value)?.clone(),
+            "connect" => record.connect = read_gate(value)?,
+            "deep" => record.deep = optional(value, read_gate)?,
+            "since" => record.since_ms = value.parse().ok()?,
+            "probes" => record.probes = value.parse().ok()?,
+            "failures" => record.failures = value.parse().ok()?,
+            "changes" => record.changes = value.parse().ok()?,
+            "connect_started" => record.connect_started_ns = to_monotonic_ns(value.parse().ok()?),
+            "deep_started" => record.deep_started_ns = to_monotonic_ns(value.parse().ok()?),
+            "latency" => {
+                record.latency = optional(value, |us| us.parse().ok().map(Duration::from_micros))?;
+            }
+            "address" => record.address = optional(value, |ip| ip.parse().ok())?,
+            "certificate_end" => record.not_after = optional(value, |at| at.parse().ok())?,
+            "certificate_logged" => record.certificate_logged_ms = value.parse().ok()?,
+            "error" if value.len() > ERROR_MAX => return None,
+            "error" => record.error = (!value.is_empty()).then(|| value.to_owned()),
+            // For people, or of a version to come.
+            _ => {}
+        }
     }
+    Some((hash, target))
 }
 
 fn read_gate(field: &str) -> Option<Gate> {
     field.parse().ok().map(Gate::unpack)
 }
 
-/// The inverse of `{:?}` for the texts that errors are: printable, one line.
-fn read_error(rest: &str) -> Option<Option<String>> {
-    let rest = rest.strip_prefix('"')?;
-    let mut text = String::new();
-    let mut characters = rest.chars();
-    loop {
-        match characters.next()? {
-            '"' => break,
-            '\\' => match characters.next()? {
-                c @ ('"' | '\\' | '\'') => text.push(c),
-                // Whatever else was escaped was not printable.
-                _ => text.push('?'),
-            },
-            c if c.is_control() => return None,
-            c => text.push(c),
+/// What follows `operator` in a line.
+pub fn read_operator(rest: &str) -> Option<Operator> {
+    let mut setting = None;
+    let mut operator = Operator {
+        what: String::new(),
+        setting: Setting::State(OperatorState::Auto),
+        since_ms: 0,
+        until_ms: 0,
+        reason: String::new(),
+        by: String::new(),
+    };
+    for field in Fields::of(rest) {
+        let (name, value) = field.ok()?;
+        match name {
+            "what" => operator.what = value.into_owned(),
+            "state" => setting = Some(Setting::State(OperatorState::from_name(&value)?)),
+            "weight" => {
+                setting = Some(Setting::Weight(optional(&value, |weight| {
+                    weight.parse().ok()
+                })?))
+            }
+            "since" => operator.since_ms = value.parse().ok()?,
+            "until" => operator.until_ms = value.parse().ok()?,
+            "by" => operator.by = value.into_owned(),
+            "reason" => operator.reason = value.into_owned(),
+            _ => {}
         }
-        if text.len() > ERROR_MAX {
-            return None;
-        }
     }
-    Some((!text.is_empty()).then_some(text))
+    operator.setting = setting?;
+    let is_named = (1..=WHAT_MAX).contains(&operator.what.len());
+    is_named.then_some(operator)
 }
 
-/// Start times are kept by the wall clock: the monotonic one begins anew with each boot.
-fn to_unix_ms(monotonic_ns: u64) -> u64 {
-    if monotonic_ns == 0 {
-        return 0;
-    }
-    let then = i64::try_from(monotonic_ns).unwrap_or(i64::MAX);
-    let unix_ns = then.saturating_sub(clock::monotonic_epoch_ns());
-    u64::try_from(unix_ns / 1_000_000).unwrap_or(0)
-}
-
-/// A time in the future, or before this boot, counts as never.
-fn to_monotonic_ns(unix_ms: u64) -> u64 {
-    if unix_ms == 0 {
-        return 0;
-    }
-    let unix_ns = i64::try_from(unix_ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-    let then = unix_ns.saturating_add(clock::monotonic_epoch_ns());
-    let then = u64::try_from(then).unwrap_or(0);
-    let now = clock::monotonic_ns();
-    match then.checked_sub(now) {
-        // What the comparison of two clocks makes of this very moment.
-        Some(ahead) if ahead < 1_000_000_000 => now,
-        Some(_) => 0,
-        None => then,
-    }
-}
-
-fn checksum(text: &str) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in digest::sha256(text.as_bytes()) {
-        // Writing to a String does not fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+fn read_answer(rest: &str) -> Option<Answer> {
+    let (number, text) = rest.split_once(' ')?;
+    Some(Answer {
+        number: number.parse().ok()?,
+        text: text.to_owned(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::state_file::container::{Head, title};
     use crate::engine::verdicts::health::Verdict;
 
     fn record() -> Record {
@@ -268,7 +369,7 @@ mod tests {
             since_ms: 1_700_000_000_000,
             probes: 7,
             failures: 3,
-            changes: 0,
+            changes: 2,
             connect_started_ns: clock::monotonic_ns() - 2_000_000_000,
             deep_started_ns: 0,
             latency: Some(Duration::from_micros(1234)),
@@ -279,18 +380,54 @@ mod tests {
         }
     }
 
-    fn file(lines: &[String]) -> String {
-        let mut text = format!("{TITLE}\nsaved 1700000000000\n");
+    fn operators() -> Vec<Operator> {
+        let drain = Operator {
+            what: "node:mail1".to_owned(),
+            setting: Setting::State(OperatorState::Drain),
+            since_ms: 1_700_000_000_002,
+            until_ms: 0,
+            reason: "new \"kernel\" \\".to_owned(),
+            by: "ann".to_owned(),
+        };
+        let weight = |weight| Operator {
+            setting: Setting::Weight(weight),
+            until_ms: 1_800_000_000_000,
+            reason: String::new(),
+            ..drain.clone()
+        };
+        vec![drain.clone(), weight(Some(0)), weight(None)]
+    }
+
+    fn content(lines: &[String]) -> String {
+        let mut text =
+            "saved 1700000000000\nsettings 0 connect=10s deep=10s\nsettings 1 connect=1s\n"
+                .to_owned();
         for line in lines {
             text.push_str(line);
-            text.push('\n');
         }
-        let sum = checksum(&text);
-        format!("{text}sha256 {sum}\n")
+        text
+    }
+
+    /// A file with one content, or two of which the second is the newer one.
+    fn file(contents: &[&str]) -> Vec<u8> {
+        let mut bytes = title();
+        let mut last: Option<Head> = None;
+        for (number, content) in contents.iter().enumerate() {
+            let head = Head::after(last.as_ref(), u64::try_from(number).unwrap() + 8, content);
+            let mut put = |at: u64, data: &[u8]| {
+                let at = usize::try_from(at).unwrap();
+                bytes.resize(bytes.len().max(at + data.len()), 0);
+                bytes[at..at + data.len()].copy_from_slice(data);
+            };
+            put(head.offset, content.as_bytes());
+            put(head.place(), &head.sector());
+            last = Some(head);
+        }
+        bytes
     }
 
     #[test]
-    fn a_record_reads_as_it_was_written() {
+    fn a_content_reads_as_it_was_written() {
         let plain = Record {
             deep: None,
             error: None,
@@ -300,51 +437,92 @@ mod tests {
             connect_started_ns: 0,
             ..record()
         };
-        let lines = [line([1, 2], &record()), line([3, 4], &plain)];
-        let saved = decode(file(&lines).as_bytes()).unwrap();
-        assert_eq!(saved.saved_ms, 1_700_000_000_000);
-        assert_eq!(saved.records[&[3, 4]], plain);
-        let read = &saved.records[&[1, 2]];
-        let drift = read
-            .connect_started_ns
-            .abs_diff(record().connect_started_ns);
-        assert!(drift < 50_000_000, "{drift} ns");
-        let started = record().connect_started_ns;
+        let mut lines = vec![
+            target_line([1, 2], 0, &record(), "imap://[2001:db8::1]:143"),
+            target_line([3, 4], 1, &plain, "imap://a:143"),
+            "answer 12 ok\n".to_owned(),
+        ];
+        lines.extend(operators().iter().map(operator_line));
+        let saved = decode(&file(&[&content(&lines)])).unwrap();
+        assert_eq!((saved.number, saved.saved_ms), (8, 1_700_000_000_000));
+        assert_eq!(saved.targets[&[3, 4]].record, plain);
+        assert_eq!(&*saved.targets[&[3, 4]].settings, "connect=1s");
+        assert_eq!(saved.operators, operators());
         assert_eq!(
-            Record {
-                connect_started_ns: started,
-                ..read.clone()
-            },
-            Record {
-                connect_started_ns: started,
-                ..record()
-            }
+            saved.answer.as_ref().map(|a| (a.number, a.text.as_str())),
+            Some((12, "ok"))
         );
+        let read = &saved.targets[&[1, 2]].record;
+        let started = record().connect_started_ns;
+        assert!(read.connect_started_ns.abs_diff(started) < 50_000_000);
+        let without_start = |record: &Record| Record {
+            connect_started_ns: 0,
+            ..record.clone()
+        };
+        assert_eq!(without_start(read), without_start(&record()));
+    }
+
+    #[test]
+    fn lines_and_fields_of_a_version_to_come_are_no_mistake() {
+        let mut line = target_line([1, 2], 0, &record(), "imap://a:143");
+        line.truncate(line.len() - 1);
+        line.push_str(" colour=\"light blue\"\n");
+        let lines = [line, "binding 12 x=1\n".to_owned(), "node\n".to_owned()];
+        let saved = decode(&file(&[&content(&lines)])).unwrap();
+        assert_eq!(saved.targets.len(), 1);
+        assert_eq!(saved.unknown, ["binding 12 x=1", "node"]);
+    }
+
+    #[test]
+    fn the_newest_good_content_counts() {
+        let (old, new) = (content(&[]), content(&["node a\n".to_owned()]));
+        let whole = file(&[&old, &new]);
+        let read = |bytes: &[u8]| decode(bytes).map(|saved| saved.number);
+        assert_eq!(read(&whole), Ok(9));
+        let head = |number: usize| if number.is_multiple_of(2) { 512 } else { 1024 };
+        // Whatever becomes of the newer one, the older one stays.
+        let new_at = whole.windows(6).rposition(|w| w == b"node a").unwrap();
+        for at in [head(9), new_at] {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert_eq!(read(&damaged), Ok(8));
+            damaged[head(8)] ^= 1;
+            assert!(read(&damaged).is_err());
+        }
+        assert_eq!(read(&whole[..new_at]), Ok(8));
     }
 
     #[test]
     fn every_change_of_a_byte_is_noticed() {
-        let whole = file(&[line([1, 2], &record())]).into_bytes();
-        // The line's end after the checksum says nothing.
-        for at in 0..whole.len() - 1 {
+        let text = content(&[target_line([1, 2], 0, &record(), "imap://a:143")]);
+        let whole = file(&[&text]);
+        let start = whole.len() - text.len();
+        for at in start..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             assert!(decode(&damaged).is_err(), "byte {at}");
             assert!(decode(&whole[..at]).is_err(), "cut at {at}");
         }
-        let mut longer = whole.clone();
-        longer.extend_from_slice(b"the end of an older one");
+        let longer = [whole.as_slice(), b"the end of an older one"].concat();
         assert!(decode(&longer).is_ok());
         assert!(decode(b"").is_err());
         assert!(decode(b"#!/bin/sh\n").is_err());
     }
 
     #[test]
-    fn a_line_that_does_not_read_is_named() {
-        let text = file(&["target zz alive".to_owned()]);
-        assert_eq!(
-            decode(text.as_bytes()),
-            Err("line 3 does not read".to_owned())
-        );
+    fn a_line_of_a_known_kind_that_does_not_read_is_named() {
+        for bad in [
+            "target zz verdict=alive\n",
+            "operator what=\"\" state=drain\n",
+            "saved x\n",
+            "answer x\n",
+        ] {
+            let text = content(&[bad.to_owned()]);
+            assert_eq!(
+                decode(&file(&[&text])),
+                Err("line 4 does not read".to_owned()),
+                "{bad}"
+            );
+        }
     }
 }

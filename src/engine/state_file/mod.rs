@@ -1,4 +1,18 @@
-//! The state file: the verdicts that outlive the processes which found them.
+//! The state file: what is known of the targets, kept across restarts and shared by processes
+//! that no fork relates.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `container.rs` | two contents in turn, with their checksums |
+//! | `format.rs`, `fields.rs`, `text.rs` | a content's lines |
+//! | `version_1.rs` | the format before, which is read |
+//! | `file.rs` | the file in use: its locks, its writing thread |
+//! | `request.rs` | what others ask of its writer |
 
+mod container;
+mod fields;
 pub mod file;
 pub mod format;
+mod request;
+pub mod text;
+mod version_1;

@@ -106,6 +106,11 @@ impl Operator {
         !self.setting.is_default() && (self.until_ms == 0 || now_ms < self.until_ms)
     }
 
+    /// Whether the other one says of the same thing what counts: this, or what was set later.
+    pub fn is_settled_by(&self, other: &Self) -> bool {
+        self.is_of_same(other) && other.since_ms >= self.since_ms
+    }
+
     fn is_of_same(&self, other: &Self) -> bool {
         self.what == other.what && self.setting.is_weight() == other.setting.is_weight()
     }
