@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::header_name;
-use super::name_cache::Recent;
+use super::name_cache::NameCache;
 use super::secret_names;
 use super::text::Bytes;
 
@@ -24,7 +24,7 @@ struct Known {
 
 thread_local! {
     /// Scripts use few names, and the same ones for each request.
-    static RECENT: RefCell<Recent<AttributeName>> = const { RefCell::new(Recent::new()) };
+    static CACHE: RefCell<NameCache<AttributeName>> = const { RefCell::new(NameCache::new()) };
 }
 
 impl AttributeName {
@@ -37,8 +37,8 @@ impl AttributeName {
             }))
         };
         // None in a thread that ends, where a finaliser may still come here.
-        RECENT
-            .try_with(|recent| Some(recent.try_borrow_mut().ok()?.get_or_make(bytes, make)))
+        CACHE
+            .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(bytes, make)))
             .ok()
             .flatten()
             .unwrap_or_else(make)

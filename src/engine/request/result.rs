@@ -13,24 +13,12 @@ use super::shared::Shared;
 pub use super::text::{Bytes, Text};
 
 /// One value: what a Lua script or a C host can put into an attribute.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     Bytes(Text),
     Integer(i64),
     Float(f64),
     Bool(bool),
-}
-
-impl Clone for Scalar {
-    fn clone(&self) -> Self {
-        match self {
-            // `SmallVec`'s own way to copy goes byte by byte.
-            Self::Bytes(text) => Self::Bytes(Text::from_slice(text)),
-            Self::Integer(number) => Self::Integer(*number),
-            Self::Float(number) => Self::Float(*number),
-            Self::Bool(value) => Self::Bool(*value),
-        }
-    }
 }
 
 /// The value of an attribute: one scalar or an array of them.
@@ -123,14 +111,6 @@ impl Attributes {
     /// Name and value, sorted by name.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&AttributeName, &AttributeValue)> {
         self.pairs().iter().map(|(name, value)| (name, value))
-    }
-
-    /// Name and value of the only one, where it is the only one.
-    pub fn single(&self) -> Option<(&AttributeName, &AttributeValue)> {
-        match self.pairs() {
-            [(name, value)] => Some((name, value)),
-            _ => None,
-        }
     }
 
     pub fn len(&self) -> usize {
