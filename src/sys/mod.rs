@@ -8,7 +8,6 @@ pub mod fork_mark;
 pub mod gate;
 pub mod names;
 pub mod own_descriptor;
-pub mod pages;
 pub mod process;
 pub mod readiness;
 pub mod reconnect;

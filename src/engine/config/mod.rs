@@ -47,7 +47,7 @@ pub use self::reader::nearest;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
-pub use self::value::{Items, Source, Value};
+pub use self::value::Value;
 
 use super::target::{ProbePolicy, Target};
 

@@ -13,14 +13,14 @@ use super::value::Value;
 
 /// One table, its keys known to be ours.
 pub(super) struct Reader<'a> {
-    entries: &'a [(String, Value<'a>)],
+    entries: &'a [(String, Value)],
     path: Path,
 }
 
 /// A value and the name it was given under.
 pub(super) struct Given<'a> {
     pub(super) name: &'a str,
-    pub(super) value: &'a Value<'a>,
+    pub(super) value: &'a Value,
 }
 
 impl<'a> Reader<'a> {
@@ -29,15 +29,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Something other than a table; a key that is unknown, or given twice.
     pub(super) fn open(
-        value: &'a Value<'a>,
+        value: &'a Value,
         path: Path,
         keys: &[Key],
         extra: &[&str],
     ) -> Result<Self, Issue> {
-        let entries: &[(String, Value<'_>)] = match value {
+        let entries: &[(String, Value)] = match value {
             Value::Map(entries) => entries,
             Value::List(items) if items.is_empty() => &[],
-            Value::List(_) | Value::Items(_) => {
+            Value::List(_) => {
                 return Err(path.issue("table with named keys expected, got list"));
             }
             other => return Err(path.issue(format!("table expected, got {}", other.described()))),
@@ -191,7 +191,7 @@ impl<'a> Reader<'a> {
     pub(super) fn list<T>(
         &self,
         key: &Key,
-        read: impl Fn(&Value<'_>) -> Result<T, Issue>,
+        read: impl Fn(&Value) -> Result<T, Issue>,
     ) -> Result<Option<Vec<T>>, Issue> {
         let Some(given) = self.given(key)? else {
             return Ok(None);
@@ -202,12 +202,6 @@ impl<'a> Reader<'a> {
         };
         let done: Result<Vec<T>, Issue> = match given.value {
             Value::List(items) => items.iter().map(read).enumerate().map(placed).collect(),
-            Value::Items(items) => items
-                .iter()
-                .map(|item| read(&item?))
-                .enumerate()
-                .map(placed)
-                .collect(),
             Value::Map(entries) if entries.is_empty() => Ok(Vec::new()),
             Value::Map(_) => {
                 let expected = key.kind.expected();
@@ -236,14 +230,14 @@ impl<'a> Reader<'a> {
 }
 
 /// A default's text as a value whose type the key decides.
-pub(super) fn default_value(text: &str) -> Value<'static> {
+pub(super) fn default_value(text: &str) -> Value {
     Value::Env {
         text: text.to_owned(),
         template: text.to_owned(),
     }
 }
 
-fn as_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+fn as_text(value: &Value) -> Option<&str> {
     match value {
         Value::Str(text) | Value::Env { text, .. } => Some(text),
         _ => None,
@@ -419,6 +413,6 @@ pub(super) fn item_refusal(expected: &str, value: &Value) -> String {
 }
 
 /// The text of a list item.
-pub(super) fn item_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+pub(super) fn item_text(value: &Value) -> Option<&str> {
     as_text(value)
 }

@@ -17,7 +17,7 @@ pub(super) trait Members: Copy {
     fn member(self, name: &str) -> Option<Self>;
 }
 
-impl Members for &Value<'_> {
+impl Members for &Value {
     fn member(self, name: &str) -> Option<Self> {
         let Value::Map(entries) = self else {
             return None;
@@ -75,7 +75,7 @@ pub(super) fn in_file<T: Members>(root: T) -> Result<(Path, T), Issue> {
 ///
 /// # Errors
 /// Both sections are there, or keys of the section beside it.
-pub(super) fn in_table<'v, 'a>(root: &'v Value<'a>) -> Result<(Path, &'v Value<'a>), Issue> {
+pub(super) fn in_table(root: &Value) -> Result<(Path, &Value), Issue> {
     let Some((path, section)) = find(root)? else {
         return Ok((Path::default(), root));
     };

@@ -44,7 +44,8 @@ pub struct RequestContext {
     applied: Applied,
     selection: Option<Selection>,
     more: Option<Box<More>>,
-    /// The headers of the final attributes. Absent once anything has changed that they follow from.
+    /// The headers of the final attributes. Absent if there are no attributes, and once anything has changed
+    /// that the headers follow from.
     now: Option<AttributeHeaders>,
     /// What the host was last told.
     reported: Reported,
@@ -247,7 +248,11 @@ impl RequestContext {
         }
         let now = self.now.as_ref().map_or(&[][..], |now| &now.list);
         if *self.reported.attributes != *now {
-            self.reported.attributes = now.iter().cloned().collect();
+            self.reported.attributes.clear();
+            // Not `collect`, whose way of growing costs more than the copies.
+            for header in now {
+                self.reported.attributes.push(header.clone());
+            }
         }
         self.reported.removed = self.removed().len();
     }
@@ -279,7 +284,7 @@ impl RequestContext {
         // The version is read before the policy: a policy set in between makes the list outdated,
         // never wrongly current.
         let version = exposed_version();
-        if self.now.as_ref().is_some_and(|now| now.policy == version) {
+        if !self.has_attributes() || self.now.as_ref().is_some_and(|now| now.policy == version) {
             return;
         }
         // One policy for the whole list, loaded when the first secret is met.
@@ -309,13 +314,21 @@ impl RequestContext {
         self.more.get_or_insert_default()
     }
 
+    fn has_attributes(&self) -> bool {
+        !self.base().attributes.is_empty() || !matches!(self.applied, Applied::Nothing)
+    }
+
     fn make_headers(&self, is_exposed: impl Fn(&[u8]) -> bool) -> HeaderList {
         let header = |name, value| self.header(name, value, &is_exposed);
         let mut list = HeaderList::new();
         match &self.applied {
             // Attributes of one result only: they are sorted and there is nothing to merge.
             Applied::Once(attributes) if self.base().attributes.is_empty() => {
-                list.extend(attributes.iter().filter_map(|(n, v)| header(n, v)));
+                for (name, value) in attributes.iter() {
+                    if let Some(header) = header(name, value) {
+                        list.push(header);
+                    }
+                }
             }
             _ => {
                 let mut made: Vec<(u64, Header)> = self

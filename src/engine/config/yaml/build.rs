@@ -9,9 +9,8 @@ use zeroize::Zeroizing;
 use super::super::text::shortened;
 use super::YamlError;
 use super::node::{Content, Id, MAX_DEPTH, MAX_NODES, Node, Tree, View};
-use super::node::{no_memory, too_deep, too_large};
+use super::node::{too_deep, too_large};
 use super::scalar::form;
-use crate::sys::pages::Pages;
 
 /// The longest `%TAG` directive, in bytes. The parser copies it for each tag that uses it.
 const MAX_DIRECTIVE: usize = 512;
@@ -22,7 +21,10 @@ const MAX_DIRECTIVE: usize = 512;
 /// Text that is not well-formed, has duplicate keys or several documents, or exceeds a bound.
 pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
     bounded_directives(text)?;
-    let mut builder = Builder::default();
+    let mut builder = Builder {
+        tree: Tree::with_text_of(text.len()),
+        ..Builder::default()
+    };
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) = event.map_err(|error| malformed(&error))?;
         builder.take(event, span.start.line())?;
@@ -59,7 +61,7 @@ struct Builder {
     /// What is open, the outermost first.
     open: Vec<Open>,
     /// What is in it so far, that of the innermost last.
-    inside: Pages<Id>,
+    inside: Vec<Id>,
     anchors: HashMap<usize, Id>,
     hasher: RandomState,
     documents: usize,
@@ -102,8 +104,7 @@ impl Builder {
                 let text = Zeroizing::new(text.into_owned());
                 let mut keep = |text: &str| self.tree.keep(text);
                 let form = form(style, tag.as_deref()).map(|tag| keep(&tag));
-                let form = form.transposed().map_err(no_memory(line))?;
-                let text = keep(&text).map_err(no_memory(line))?;
+                let text = keep(&text);
                 self.finish(line, anchor, Content::Scalar(text, form))?;
             }
             Event::SequenceStart(anchor, _) => self.start(line, anchor, Kind::List)?,
@@ -157,15 +158,15 @@ impl Builder {
                     .map_err(|name| YamlError::new(line, format!("{name}: given twice")))?;
             }
         }
-        self.inside.push(node).map_err(no_memory(line))
+        self.inside.push(node);
+        Ok(())
     }
 
     /// What a list or table holds now that its end has come.
     fn close(&mut self, open: &Open) -> Result<Content, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
-        let full = no_memory(open.line);
         if let Kind::List = open.kind {
-            return self.tree.link(inside).map(Content::List).map_err(full);
+            return Ok(Content::List(self.tree.link(inside)));
         }
         let is_merge = |key: &Id| self.tree.node(*key).is_merge();
         let linked = if inside.iter().step_by(2).any(is_merge) {
@@ -174,7 +175,7 @@ impl Builder {
         } else {
             self.tree.link(inside)
         };
-        linked.map(Content::Map).map_err(full)
+        Ok(Content::Map(linked))
     }
 }
 
