@@ -1,4 +1,4 @@
-//! Reading a configuration file: regular files only, and only so much of them.
+//! Reads a configuration file: regular files only, of at most [`MAX_BYTES`].
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -38,8 +38,9 @@ fn open(path: &Path) -> Result<File, String> {
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => format!("cannot be opened: {error}"),
     };
-    // Asked before opening, since opening a device can do things, and again after, since the
-    // name may mean something else by then; not waiting, since a FIFO may have no writer.
+    // Checked before it is opened, since opening a device can have effects, and again after, since
+    // the name may have been given to another file in between. O_NONBLOCK: opening a FIFO without a
+    // writer would wait for ever.
     regular(&std::fs::metadata(path).map_err(failed)?)?;
     let file = OpenOptions::new()
         .read(true)

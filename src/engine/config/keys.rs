@@ -83,9 +83,9 @@ impl Kind {
 /// What a key means when it is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
-    /// This text, read as a user's would be.
+    /// This text, parsed as if a user had written it.
     Value(&'static str),
-    /// Nothing, or what another key says; in words.
+    /// No value, or the value of another key: described in words.
     Words(&'static str),
 }
 
@@ -106,7 +106,7 @@ impl Key {
         self.name == name || self.aliases.contains(&name)
     }
 
-    /// The default as text; empty where it is not a value.
+    /// The default as text; empty if it is described in words only.
     pub(super) const fn default_text(&self) -> &'static str {
         match self.default {
             Default::Value(text) => text,

@@ -10,7 +10,7 @@
 //! | `reader` | typed access to one table, unknown keys |
 //! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
 //! | `policy` | intervals and thresholds of the service and of a target |
-//! | `duration`, `host` | the two notations of their own |
+//! | `duration`, `host` | the notations of durations and hosts |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
 
@@ -70,9 +70,9 @@ pub enum LogSink {
 /// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// What a target uses that has none of its own, and a check on demand.
+    /// For targets without timeouts of their own, and for checks on demand.
     pub timeouts: Timeouts,
-    /// What a target has that says nothing of its own.
+    /// Intervals and thresholds of targets without their own.
     pub policy: ProbePolicy,
     /// In percent: where fewer than this share of a protocol's targets are alive, all of them
     /// are listed.
@@ -115,8 +115,8 @@ impl From<Issue> for ConfigError {
 }
 
 impl Config {
-    /// From a table of the host: the section's keys themselves, or the section within its
-    /// parents as a whole file has it. Nothing is taken from the environment.
+    /// From a table of the host. It is the section itself, or has the section nested in it as a
+    /// file does. Nothing is taken from the environment.
     ///
     /// # Errors
     /// The first key that is unknown, missing, of the wrong type or out of range, or that

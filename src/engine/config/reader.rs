@@ -11,7 +11,7 @@ use super::issue::{Issue, Path, Step};
 use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, SERVICE_KEYS, TARGET_KEYS};
 use super::value::Value;
 
-/// One table, its keys known to be ours.
+/// One table, after a check that all its keys are known.
 pub(super) struct Reader<'a> {
     entries: &'a [(String, Value)],
     path: Path,
@@ -81,14 +81,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A key that has to be there was not.
+    /// The issue of a required key that is missing.
     pub(super) fn missing(&self, key: &Key) -> Issue {
         self.path
             .key(key.name)
             .issue(format!("{} expected, got nothing", key.kind.expected()))
     }
 
-    /// A key whose value is right in itself but not beside the others.
+    /// The issue of a key whose value is valid but contradicts another key.
     pub(super) fn conflict(&self, key: &Key, problem: &str) -> Issue {
         self.path.key(self.name_of(key)).issue(problem)
     }
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
         self.or_default(key, Self::duration, |value| as_duration(value, key.kind))
     }
 
-    /// The word as the key's table spells it.
+    /// One of the key's words, in the spelling of the key table.
     pub(super) fn choice(&self, key: &Key) -> Result<Option<&'static str>, Issue> {
         self.read(key, |value| as_choice(value, key.kind))
     }
@@ -229,7 +229,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A default's text as a value whose type the key decides.
+/// A default's text as a value without a type of its own: the key's kind says how it is parsed.
 pub(super) fn default_value(text: &str) -> Value {
     Value::Env {
         text: text.to_owned(),
@@ -291,7 +291,7 @@ fn as_percent(value: &Value) -> Option<u8> {
 }
 
 fn whole(number: f64) -> Option<i64> {
-    // Beyond 2^53 a float names no single integer.
+    // Beyond 2^53 neighbouring integers have the same float.
     let exact = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
     #[expect(
         clippy::cast_possible_truncation,
@@ -317,7 +317,7 @@ fn as_choice(value: &Value, kind: Kind) -> Option<&'static str> {
         .find(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// What a file's path may be: anything the system takes that names something.
+/// Whether a text can be the path of a file: not empty, no NUL, no slash at the end.
 pub(super) fn is_file_path(text: &str) -> bool {
     !text.is_empty() && !text.contains('\0') && !text.ends_with('/')
 }
@@ -389,7 +389,7 @@ fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
 /// The known name a user most likely meant: a third of it may differ, or one name may be a
 /// part of the other (`username`, `hostname`); case does not count.
 pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    // Longer than any key by far, and comparing costs time.
+    // No key is nearly that long, and the comparison takes time that grows with the length.
     if name.len() > 64 {
         return None;
     }

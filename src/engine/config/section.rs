@@ -1,5 +1,5 @@
-//! Where in a file the service section is: a whole Nauthilus file holds it under one of two
-//! names, and much else that is not ours.
+//! Finds the service section in a whole Nauthilus file, which has it under one of two names among
+//! many other sections.
 
 use super::issue::{Issue, Path};
 use super::keys::SERVICE_KEYS;
@@ -11,7 +11,7 @@ const NAMES: [&[&str]; 2] = [
     &["auth", "services", "backend_health_checks"],
 ];
 
-/// What may have named members.
+/// A node that may be a table with named members.
 pub(super) trait Members: Copy {
     /// The member of that name, if this is a table that has it and it is not null.
     fn member(self, name: &str) -> Option<Self>;

@@ -62,7 +62,7 @@ fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
 }
 
 fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
-    // A bare word is a misspelt sink rather than a file to create somewhere.
+    // A word without slash or dot is more likely a misspelt `syslog` than the name of a file.
     let path = |text: &str| is_file_path(text) && text.contains(['/', '.']);
     let sink = |text: &str| match text.to_ascii_lowercase().as_str() {
         "stderr" => Some(LogSink::Stderr),

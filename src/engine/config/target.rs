@@ -14,7 +14,7 @@ use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
 
-/// What a check on demand uses where its table says nothing.
+/// What a check on demand uses for keys that its table leaves out.
 pub struct CheckDefaults<'a> {
     pub timeouts: Timeouts,
     /// The configured target at an address, if there is one: its TLS settings and its protocol
@@ -86,7 +86,7 @@ fn read(
     let protocol = match known_protocol {
         Some(protocol) => protocol,
         None if matters => return Err(reader.missing(&keys::PROTOCOL)),
-        // Connecting is the same for all of them.
+        // Without a port, TLS or dialogue to choose, the protocol makes no difference.
         None => Protocol::Imap,
     };
     let port = match (given_port, known_protocol) {
@@ -191,7 +191,7 @@ fn tls_mode(reader: &Reader<'_>) -> Result<Option<TlsMode>, Issue> {
 fn name_to_verify(target: &Target, host: &Host) -> Option<String> {
     match (&target.tls_server_name, &target.host, host) {
         (Some(name), _, _) => Some(name.clone()),
-        // The script has the address from the server list, the certificate has the name.
+        // The script passes the address from the server list, but the certificate is for the name.
         (None, Host::Name(name), Host::Ip(_)) => Some(name.to_string()),
         _ => None,
     }
@@ -224,7 +224,7 @@ fn auth_mechanism(reader: &Reader<'_>, protocol: Protocol) -> Result<AuthMechani
     })
 }
 
-/// Both or neither: half a login would end as a check that quietly does not log in.
+/// Both or neither: with only one of them the check would silently not log in.
 fn credentials(
     reader: &Reader<'_>,
     protocol: Protocol,

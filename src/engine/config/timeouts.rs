@@ -14,7 +14,7 @@ pub struct Timeouts {
 }
 
 impl Default for Timeouts {
-    /// Those of a configuration that says nothing of them.
+    /// The defaults.
     fn default() -> Self {
         const EACH: Duration = Duration::from_secs(5);
         Self {

@@ -1,5 +1,4 @@
-//! A value of a configuration, whatever it was written in: the one shape that the Lua surface
-//! and the YAML loader hand to the readers.
+//! A value of a configuration. Lua tables and YAML are both converted to it before they are read.
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use super::name_cache::NameCache;
 use super::secret_names;
 use super::text::Bytes;
 
-/// A name: any bytes. A copy costs nothing, and names are compared by their bytes alone.
+/// Any bytes. A clone shares the text; names are compared by their bytes alone.
 #[derive(Clone)]
 pub struct AttributeName(Arc<Known>);
 
@@ -23,7 +23,7 @@ struct Known {
 }
 
 thread_local! {
-    /// Scripts use few names, and the same ones for each request.
+    /// Scripts use few names, and the same ones for each request: each is analysed once.
     static CACHE: RefCell<NameCache<AttributeName>> = const { RefCell::new(NameCache::new()) };
 }
 
@@ -36,7 +36,7 @@ impl AttributeName {
                 means_secret: secret_names::means_secret(bytes),
             }))
         };
-        // None in a thread that ends, where a finaliser may still come here.
+        // While a thread ends its cache is gone already, but a Lua finaliser may still run.
         CACHE
             .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(bytes, make)))
             .ok()

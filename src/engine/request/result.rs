@@ -53,7 +53,7 @@ impl AttributeValue {
 /// Name and value of an attribute.
 pub type Pair = (AttributeName, AttributeValue);
 
-/// Pairs in any order; a few need no memory of their own.
+/// Pairs in any order. Up to four need no heap memory.
 pub type PairList = SmallVec<[Pair; 4]>;
 
 /// A set of attributes, sorted by name (bytewise). Immutable: what one holder sees never changes
@@ -61,8 +61,7 @@ pub type PairList = SmallVec<[Pair; 4]>;
 #[derive(Clone, Default)]
 pub struct Attributes(Pairs);
 
-/// A copy costs little: one attribute with a short text, as most have, needs no memory, and several
-/// share theirs.
+/// Cloning is cheap: a single attribute is copied, several are shared.
 #[derive(Clone, Default)]
 enum Pairs {
     #[default]
@@ -83,7 +82,7 @@ impl Attributes {
         Self::take_pairs(&mut pairs.into_iter().collect())
     }
 
-    /// The same, and leaves the list empty, with the memory it has.
+    /// As [`Self::from_pairs`], but leaves the list empty with its capacity, for reuse.
     pub fn take_pairs(pairs: &mut PairList) -> Self {
         if pairs.len() > 1 {
             // Stable: among equal names the order given stays.
@@ -148,8 +147,8 @@ impl fmt::Debug for Attributes {
     }
 }
 
-/// What a script says about a user. Most say no more than attributes: the other fields
-/// ([`Details`]) have memory of their own once one is set.
+/// What a script says about a user. Most results have attributes only, so the other fields
+/// ([`Details`]) are allocated when one of them is set.
 #[derive(Clone, Default)]
 pub struct BackendResult {
     pub authenticated: bool,
@@ -209,7 +208,7 @@ impl PartialEq for BackendResult {
 }
 
 impl BackendResult {
-    /// One that says nothing.
+    /// An empty result.
     pub const fn new() -> Self {
         Self {
             authenticated: false,

@@ -51,21 +51,21 @@ fn malformed(error: &ScanError) -> YamlError {
     YamlError::new(error.marker().line(), problem)
 }
 
-/// From so many keys on a table's are looked up by their hashes.
+/// A table with at least this many keys finds duplicates by hash; smaller ones by comparing all keys.
 const FEW: usize = 16;
 
 /// Puts a document together from the parser's events.
 #[derive(Default)]
 struct Builder {
     tree: Tree,
-    /// What is open, the outermost first.
+    /// The lists and tables whose end has not come yet, the outermost first.
     open: Vec<Open>,
-    /// What is in it so far, that of the innermost last.
+    /// The nodes read so far of all that are open, those of the innermost last.
     inside: Vec<Id>,
     anchors: HashMap<usize, Id>,
     hasher: RandomState,
     documents: usize,
-    /// Entries that merge keys have looked at, in the whole document.
+    /// How many entries merge keys have copied or skipped, in the whole document.
     merged: usize,
 }
 
@@ -94,7 +94,7 @@ impl Builder {
                 }
             }
             Event::Alias(anchor) => {
-                // The parser refuses unknown names, so that one is open still.
+                // The parser refuses unknown anchors, so this one belongs to a node that is still open.
                 let node = self.anchors.get(&anchor).copied().ok_or_else(|| {
                     YamlError::new(line, "an alias cannot stand inside what it names")
                 })?;
@@ -151,7 +151,7 @@ impl Builder {
         };
         if let Kind::Map(hashes) = &mut open.kind {
             let before = self.inside.get(open.start..).unwrap_or_default();
-            // Keys and values come in turn.
+            // Keys and values alternate, so an even count means that this node is a key.
             if before.len().is_multiple_of(2) {
                 let keys = before.iter().step_by(2).map(|id| self.tree.node(*id));
                 check_new(self.tree.node(node), keys, hashes, &self.hasher)
@@ -179,7 +179,7 @@ impl Builder {
     }
 }
 
-/// Sees that a key is none of those before it.
+/// Checks that a key is not among those before it.
 ///
 /// # Errors
 /// Its name, for an error.
@@ -210,7 +210,7 @@ fn check_new<'t>(
 }
 
 /// Resolves merge keys: an entry's own keys win over merged ones, earlier merges over later.
-/// Unlike an alias this copies, so what it looks at is counted at once, in `looked_at`.
+/// Unlike an alias this copies the entries, so they are counted in `looked_at` against the bound at once.
 fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, YamlError> {
     let (pairs, _) = entries.as_chunks::<2>();
     let (merges, own): (Vec<[Id; 2]>, Vec<_>) = pairs

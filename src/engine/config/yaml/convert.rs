@@ -31,7 +31,7 @@ pub(in super::super) fn to_value(
 /// What the conversion of all values of a section shares.
 struct Reading<'t> {
     env: &'t dyn Fn(&str) -> Option<String>,
-    /// How much more text there may be, in bytes.
+    /// How many more bytes of text may be read.
     room: Cell<usize>,
 }
 

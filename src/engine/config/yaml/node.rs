@@ -15,8 +15,8 @@ use super::scalar::{Form, core_schema, is_string};
 pub(super) const MAX_DEPTH: usize = 64;
 /// The most nodes (keys, scalars, lists and tables), aliases expanded.
 pub(super) const MAX_NODES: usize = 500_000;
-/// The longest key, in bytes: what YAML allows a key on one line. Longer ones can stand in other
-/// sections only.
+/// The longest key, in bytes: YAML's own limit for a key on one line. Longer keys are accepted in sections
+/// that are not read.
 pub(super) const MAX_KEY: usize = 1_024;
 
 /// A whole document.
@@ -45,9 +45,9 @@ pub(super) struct Span {
 #[derive(Clone, Copy, Debug)]
 struct Record {
     line: u32,
-    /// Nodes from here down, this one included, aliases expanded.
+    /// The number of nodes in this subtree, with aliases expanded.
     size: u32,
-    /// Levels from here down.
+    /// The number of levels of this subtree.
     depth: u8,
     content: Content,
 }
@@ -163,14 +163,14 @@ impl Tree {
     }
 }
 
-/// One node and all below it.
+/// A node of a tree: gives access to the whole subtree.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Node<'t> {
     tree: &'t Tree,
     pub(super) id: Id,
 }
 
-/// A node as it is to be read.
+/// The content of a node.
 pub(super) enum View<'t> {
     Scalar(&'t str, Form<&'t str>),
     List(List<'t>),
@@ -212,7 +212,7 @@ impl<'t> Node<'t> {
         let record = usize::try_from(at)
             .ok()
             .and_then(|at| self.tree.nodes.get(at));
-        // The tree gives out the places of its nodes alone.
+        // The fallback is never used: every id comes from the tree itself.
         record.copied().unwrap_or(Record {
             line: 0,
             size: 1,
@@ -243,8 +243,8 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// A key's text, if it is a scalar and short enough to be compared. Costs the same for any
-    /// longer one: an alias makes a long key of a few bytes.
+    /// A key's text, if it is a scalar of at most [`MAX_KEY`] bytes. Longer ones are not even read: with
+    /// aliases a short file can have many long keys.
     pub(super) fn name(self) -> Option<&'t str> {
         self.key().map(|(name, _)| name)
     }

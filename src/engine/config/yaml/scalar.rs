@@ -14,7 +14,7 @@ pub(super) enum Form<T> {
     Text,
     /// `!!int` and the like: by the core schema, and it has to be this type.
     Tagged(&'static str),
-    /// A tag that means nothing to us, as an error shows it.
+    /// An unknown tag, in the form in which an error shows it.
     Foreign(T),
 }
 
