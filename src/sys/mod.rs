@@ -6,6 +6,7 @@ pub mod copies;
 pub mod event;
 pub mod fork_mark;
 pub mod gate;
+pub mod host_name;
 pub mod names;
 pub mod own_descriptor;
 pub mod process;

@@ -20,11 +20,13 @@ mod file;
 mod host;
 mod issue;
 mod keys;
+mod names;
 mod policy;
 mod reader;
 mod routing;
 mod section;
 mod settings;
+mod status_codes;
 mod target;
 mod text;
 mod timeouts;
@@ -72,6 +74,9 @@ pub enum LogSink {
 pub struct Config {
     /// For targets without timeouts of their own, and for checks on demand.
     pub timeouts: Timeouts,
+    /// What a target's EHLO says that has none of its own; None: the machine's name, or the
+    /// connection's address.
+    pub helo_name: Option<Arc<str>>,
     /// Intervals and thresholds of targets without their own.
     pub policy: ProbePolicy,
     /// In percent: where fewer than this share of a protocol's targets are alive, all of them

@@ -93,6 +93,11 @@ impl<'a> Reader<'a> {
         self.path.key(self.name_of(key)).issue(problem)
     }
 
+    /// A key whose value cannot be taken.
+    pub(super) fn refused(&self, key: &Key, value: &Value) -> Issue {
+        self.conflict(key, &refusal(key.kind, value))
+    }
+
     /// Reads a key with `read`, which answers `None` for a value it cannot take.
     fn read<T>(
         &self,
@@ -327,7 +332,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
     let number = matches!(value, Value::Int(_) | Value::Float(_));
     let right_type = match kind {
         Kind::Integer { .. } => number,
-        Kind::Duration { .. } => number || as_text(value).is_some(),
+        Kind::Duration { .. } | Kind::StatusCodes => number || as_text(value).is_some(),
         Kind::Percent => number || as_text(value).is_some(),
         Kind::Boolean | Kind::AttributeNames | Kind::Targets => false,
         _ => as_text(value).is_some(),
@@ -341,7 +346,9 @@ fn refusal(kind: Kind, value: &Value) -> String {
     };
     let hint = match (kind, value) {
         (Kind::Boolean, Value::Str(_)) => " (write true or false without quotes)",
-        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host, _) if number => {
+        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host | Kind::Mailbox, _)
+            if number =>
+        {
             " (put it in quotes)"
         }
         _ => "",
