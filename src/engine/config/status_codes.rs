@@ -20,7 +20,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<ExpectedStatus, Issue> {
         return Ok(ExpectedStatus::usual());
     };
     let ranges = match given.value {
-        Value::List(_) | Value::Items(_) => {
+        Value::List(_) => {
             let each = reader.list(&keys::EXPECTED_STATUS, |item| {
                 ranges(item).ok_or_else(|| Issue::new(item_refusal(EXPECTED, item)))
             })?;
@@ -36,7 +36,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<ExpectedStatus, Issue> {
 }
 
 /// What a number or a text names; None where it is neither, or is out of range.
-fn ranges(value: &Value<'_>) -> Option<Vec<RangeInclusive<u16>>> {
+fn ranges(value: &Value) -> Option<Vec<RangeInclusive<u16>>> {
     match value {
         Value::Int(code) => Some(vec![range(u16::try_from(*code).ok()?, None)?]),
         // Lua 5.1 has no integers.
