@@ -3,7 +3,7 @@ std = "min"
 max_line_length = 120
 
 -- What `require "nauthilus_backend"` defines, as scripts written for Nauthilus expect it.
-local module_globals = { "dynamic_loader", "nauthilus_backend_result" }
+local module_globals = { "dynamic_loader", "nauthilus_backend", "nauthilus_backend_result" }
 
 files["src/lua"] = { std = "min", read_globals = { "jit", "ngx" } }
 files["src/lua/ngx.lua"] = { std = "ngx_lua" }

@@ -60,7 +60,7 @@ describe("the module", function()
     ]], "-l nauthilus_backend")
   end)
 
-  it("defines two globals and no more, past any guard", function()
+  it("defines three globals and no more, past any guard", function()
     runs([[
       local before = {}
       for name in pairs(_G) do before[name] = true end
@@ -74,7 +74,8 @@ describe("the module", function()
         if not before[name] then new[#new + 1] = name end
       end
       table.sort(new)
-      assert(table.concat(new, " ") == "dynamic_loader nauthilus_backend_result")
+      assert(table.concat(new, " ") == "dynamic_loader nauthilus_backend nauthilus_backend_result")
+      assert(nauthilus_backend == nb)
       -- Nor does any use of it touch a global.
       local b = nauthilus_backend_result.new()
       b:attributes({ a = "b" })
@@ -90,10 +91,10 @@ describe("the module", function()
 
   it("leaves globals and preloads of those names alone", function()
     runs([[
-      dynamic_loader, nauthilus_backend_result = "mine", false
+      dynamic_loader, nauthilus_backend_result, nauthilus_backend = "mine", false, 7
       package.preload.nauthilus_backend_result = function() return "mine too" end
       require("nauthilus_backend")
-      assert(dynamic_loader == "mine" and nauthilus_backend_result == false)
+      assert(dynamic_loader == "mine" and nauthilus_backend_result == false and nauthilus_backend == 7)
       assert(require("nauthilus_backend_result") == "mine too")
       print("ok")
     ]])

@@ -2,6 +2,7 @@
 -- monitor as a script sees it.
 
 local engine = require("spec.support.engine")
+local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 
 describe("the monitor", function()
@@ -231,6 +232,22 @@ describe("the monitor", function()
   end)
 
   describe("wait_ready", function()
+    it("and status say that nothing is configured", function()
+      local printed, well = interpreter.run([[
+        local nb = require("nauthilus_backend")
+        local ready, why = nb.wait_ready(10)
+        assert(ready == nil and why == "not configured", tostring(why))
+        local status = nb.status()
+        assert(status.error == "not configured" and status.configured == false and #status.targets == 0)
+        assert(#nb.get_backend_servers() == 0)
+        nb.configure({ log = "none", backend_servers = {} })
+        assert(nb.wait_ready(10) and nb.status().error == nil)
+        print("ok")
+      ]])
+      assert.equal("ok\n", printed)
+      assert.is_true(well)
+    end)
+
     it("returns true once every target has a verdict", function()
       local server = counted()
       nb.configure(engine.config({ proxied(server), engine.imap(world:closed_port()) }))

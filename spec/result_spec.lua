@@ -1,5 +1,6 @@
 -- The class nauthilus_backend_result: setters, getters, fields, types.
 
+local interpreter = require("spec.support.interpreter")
 local misuse = require("spec.support.misuse")
 local nb = require("nauthilus_backend")
 local class = require("nauthilus_backend_result")
@@ -155,7 +156,6 @@ describe("nauthilus_backend_result", function()
     misuse(function() b:attributes({ [true] = "x" }) end, "got a boolean as a name")
     misuse(function() b:attributes({ f = print }) end, 'expected for attribute "f", got function')
     misuse(function() b:attributes({ u = b }) end, 'expected for attribute "u", got userdata')
-    misuse(function() b:attributes({ t = { { "x" } } }) end, 'expected for attribute "t", got table at index 1')
     misuse(function() b:attributes({ t = { "x", print } }) end, 'expected for attribute "t", got function at index 2')
     misuse(function() b:attributes({ t = { x = "y" } }) end,
       'expected for attribute "t", got a table with other keys than 1..n')
@@ -166,6 +166,37 @@ describe("nauthilus_backend_result", function()
     misuse(function() b:attributes({ t = { [2] = "x" } }) end, "got an array with nothing at index 1")
     misuse(function() b:attributes({ t = { "x", nil, "z" } }) end, "got an array with nothing at index 2")
     assert.same({ kept = "1" }, b:attributes())
+  end)
+
+  it("leaves out attributes that are tables in tables, and says so in the log", function()
+    local printed, well = interpreter.run([[
+      local nb = require("nauthilus_backend")
+      local b = nauthilus_backend_result.new()
+      b:attributes({ kept = "1", nested = { { "hidden" } }, list = { "x", 2 } })
+      local got = b:attributes()
+      assert(got.kept == "1" and got.list[2] == 2 and got.nested == nil)
+      b.attributes = { deep = { "y", { a = { "hidden" } } }, other = true }
+      got = b:attributes()
+      assert(got.other == true and got.deep == nil and got.kept == nil)
+      nb.apply_backend_result(b)
+      assert(nb.context():headers()["X-Nauthilus-Other"] == "true")
+      print("ok")
+    ]])
+    assert.is_true(well, printed)
+    assert.matches('event=attribute_left_out attribute="nested" reason="its value is a table in a table"', printed, 1, true)
+    assert.matches("ok\n$", printed)
+    -- One line a second, whatever comes; never a value.
+    local _, lines = printed:gsub("event=", "")
+    assert.equal(1, lines)
+    assert.is_nil(printed:find("hidden", 1, true))
+  end)
+
+  it("takes the names that scripts for Nauthilus assign", function()
+    b.unique_user_id, b.display_name = "uid", "cn"
+    assert.equal("uid", b:unique_user_id_field())
+    assert.equal("cn", b:display_name_field())
+    misuse(function() b.display_name = 1 end, "bad value for field 'display_name' (string expected, got number)")
+    misuse(function() return b.unique_user_id end, 'no field or method "unique_user_id"')
   end)
 
   it("refuses arrays of strings that are none", function()

@@ -19,6 +19,9 @@ pub(super) const NATIVES: Items = &[
     ("is_health_check", native!(is_health_check)),
 ];
 
+/// What is said where nothing is configured.
+const NOT_CONFIGURED: &str = "not configured";
+
 /// `configure(table or path, head)`: nil, or why it was refused.
 fn configure(args: &Args) -> Answer {
     let head = args.view(2) == View::Bool(true);
@@ -61,8 +64,10 @@ fn is_ready(args: &Args) -> Answer {
     if let Err(reason) = process.configure_from_environment() {
         return Answer::Values(vec![Value::Nil, reason.into()]);
     }
-    let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
-    Answer::Bool(active.is_none_or(|s| s.is_ready()))
+    match process.active(super::start_if(args.view(1) == View::Bool(true))) {
+        Some(active) => Answer::Bool(active.is_ready()),
+        None => Answer::Values(vec![Value::Nil, NOT_CONFIGURED.into()]),
+    }
 }
 
 /// `wait_ready(seconds or nil)`: the same, waited for. Blocks.
@@ -83,7 +88,9 @@ fn status(args: &Args) -> Answer {
     let process = current();
     let failed = process.configure_from_environment().err();
     let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
-    let error = failed.or_else(|| process.last_start_error());
+    let error = failed
+        .or_else(|| process.last_start_error())
+        .or_else(|| active.is_none().then(|| NOT_CONFIGURED.to_owned()));
     let targets = active.as_ref().map_or_else(Vec::new, |active| {
         let status = |target: &TargetStatus| {
             let soon = active.certificate_ends_within(&target.record).is_some();

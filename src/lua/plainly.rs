@@ -7,7 +7,7 @@
 
 use super::context::port;
 use super::raw::{Answer, Args, Item, Items, View, stand_in};
-use super::result::{Field, field_at};
+use super::result::{Field, field_at, log_left_out};
 use crate::engine::request::server_address::is_plain_literal;
 
 /// The table `plainly`: each of its functions takes the Lua function that is stood for and
@@ -52,7 +52,7 @@ fn result_method(args: &Args) -> Option<Answer> {
     let result = args.result(1)?;
     match (field_at(args.extra_number()?)?, args.view(2)) {
         (Field::Attributes, View::Table) => {
-            let attributes = args.attributes(2).ok()?;
+            let attributes = args.attributes(2, log_left_out).ok()?;
             result.with(|r| r.attributes = attributes);
         }
         (field, View::Bool(value)) => field.set_flag(result, value).then_some(())?,

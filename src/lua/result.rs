@@ -2,6 +2,8 @@
 
 use super::held::Held;
 use super::raw::{Answer, Args, Item, Items, View, native};
+use crate::engine::log::{Level, Line};
+use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
 
 /// The fields of a result as the glue names and numbers them.
@@ -101,6 +103,15 @@ impl Field {
     }
 }
 
+/// Says that an attribute was left out: what a login decides must not fail for it.
+pub(super) fn log_left_out(name: &[u8]) {
+    current().log_seldom(|| {
+        Line::new(Level::Warning, "attribute_left_out")
+            .quoted("attribute", &String::from_utf8_lossy(name))
+            .quoted("reason", "its value is a table in a table")
+    });
+}
+
 /// `result_new()` → result
 fn new(_: &Args) -> Answer {
     Answer::NewResult
@@ -160,7 +171,7 @@ fn assign(args: &Args, result: &Held<BackendResult>, field: Field) -> Result<(),
             other => Err(format!("string expected, got {}", other.type_name())),
         },
         Field::Attributes => args
-            .attributes(3)
+            .attributes(3, log_left_out)
             .map(|v| result.with(|r| r.attributes = v)),
         Field::Groups => args.strings(3).map(|v| result.with(|r| r.groups = v)),
         Field::GroupDns => args.strings(3).map(|v| result.with(|r| r.group_dns = v)),

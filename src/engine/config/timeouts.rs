@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::engine::target::Protocol;
-
 /// How long each stage of a probe may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -11,25 +9,18 @@ pub struct Timeouts {
     pub connect: Duration,
     /// The TLS handshake. At most one minute.
     pub tls: Duration,
-    /// The dialogue, where it is not left to the protocol. At most five minutes.
-    pub deep: Option<Duration>,
-}
-
-impl Timeouts {
-    /// How long a dialogue of that protocol may take.
-    pub fn deep_of(&self, protocol: Protocol) -> Duration {
-        self.deep.unwrap_or_else(|| protocol.default_deep_timeout())
-    }
+    /// The dialogue. At most five minutes.
+    pub deep: Duration,
 }
 
 impl Default for Timeouts {
-    /// The defaults.
+    /// Those of a configuration that says nothing of them.
     fn default() -> Self {
         const EACH: Duration = Duration::from_secs(5);
         Self {
             connect: EACH,
             tls: EACH,
-            deep: None,
+            deep: EACH,
         }
     }
 }

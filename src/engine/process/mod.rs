@@ -296,6 +296,27 @@ impl Process {
                 .is_some_and(|active| active.table.prober() == self.pid)
     }
 
+    /// Logs what may come with every request: at most one line a second, to standard error where
+    /// nothing is configured.
+    pub fn log_seldom(&self, line: impl FnOnce() -> Line) {
+        const INTERVAL_NS: u64 = 1_000_000_000;
+        static LAST_NS: AtomicU64 = AtomicU64::new(0);
+        let (now, last) = (clock::monotonic_ns(), LAST_NS.load(Ordering::Relaxed));
+        let is_due = last == 0 || now.saturating_sub(last) >= INTERVAL_NS;
+        let exchange = || LAST_NS.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed);
+        if !is_due || exchange().is_err() {
+            return;
+        }
+        match self.log.load_full() {
+            Some(log) => log.write(line()),
+            None => {
+                if let Ok(log) = Log::open(&LogSink::Stderr) {
+                    log.write_here(&line());
+                }
+            }
+        }
+    }
+
     fn log_restart(&self) {
         if let Some(log) = self.log.load_full() {
             log.write(
@@ -418,9 +439,6 @@ impl Process {
                 .as_ref()
                 .map(|active| active.config.timeouts)
                 .unwrap_or_default(),
-            helo_name: active
-                .as_ref()
-                .and_then(|active| active.config.helo_name.clone()),
             configured: &configured,
         };
         target_from_value(value, &defaults, extra).map_err(|e| e.to_string())

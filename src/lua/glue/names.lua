@@ -1,4 +1,4 @@
--- The names scripts reach the module by: two globals and two names for `require`. What a host
+-- The names scripts reach the module by: three globals and two names for `require`. What a host
 -- already has under such a name is left alone. Returns the function that defines them.
 
 local _, parts = ...
@@ -45,5 +45,6 @@ end
 return function()
   preload("nauthilus_backend_result")
   define("dynamic_loader", dynamic_loader)
+  define("nauthilus_backend", offered.nauthilus_backend)
   define("nauthilus_backend_result", offered.nauthilus_backend_result)
 end

@@ -77,6 +77,10 @@ setmetatable(methods, {
   end,
 })
 
+-- Scripts for Nauthilus assign these, and mean the field.
+numbers.unique_user_id = numbers.unique_user_id_field
+numbers.display_name = numbers.display_name_field
+
 local metatable = native.result_metatable
 metatable.__index = methods
 metatable.__name = CLASS

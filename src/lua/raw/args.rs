@@ -228,12 +228,17 @@ impl Args {
             .map_err(|why| format!("array of strings expected, got {why}"))
     }
 
-    /// The table of attributes that is argument `index`.
+    /// The table of attributes that is argument `index`. Those whose values are tables in tables are left
+    /// out, and `left_out` is told of their names.
     ///
     /// # Errors
     ///
     /// What was expected and what was found.
-    pub(in crate::lua) fn attributes(&self, index: c_int) -> Result<Attributes, String> {
+    pub(in crate::lua) fn attributes(
+        &self,
+        index: c_int,
+        mut left_out: impl FnMut(&[u8]),
+    ) -> Result<Attributes, String> {
         let table = self.table(index, "table")?;
         let mut pairs = PairList::new();
         let mut refused = None;
@@ -241,7 +246,8 @@ impl Args {
         unsafe {
             each(self.state, table, |key, value| {
                 match attribute(self.state, key, value) {
-                    Ok(pair) => pairs.push(pair),
+                    Ok(Pair::Attribute(name, value)) => pairs.push((name, value)),
+                    Ok(Pair::Nested(name)) => left_out(name),
                     Err(why) => refused = Some(why),
                 }
                 refused.is_none()
@@ -326,16 +332,23 @@ pub(super) unsafe fn each(
     }
 }
 
+/// A pair of a table of attributes.
+enum Pair<'a> {
+    Attribute(AttributeName, AttributeValue),
+    /// The name of one whose value is a table with a table in it.
+    Nested(&'a [u8]),
+}
+
 /// Reads one pair of a table of attributes.
 ///
 /// # Safety
 ///
 /// `key` and `value` are absolute stack indices, with room for two more values.
-unsafe fn attribute(
+unsafe fn attribute<'a>(
     state: *mut lua_State,
     key: c_int,
     value: c_int,
-) -> Result<(AttributeName, AttributeValue), String> {
+) -> Result<Pair<'a>, String> {
     // SAFETY: as of this function; the views do not leave it.
     let (key, content) = unsafe { (view(state, key), view(state, value)) };
     let View::Bytes(name) = key else {
@@ -346,6 +359,8 @@ unsafe fn attribute(
     };
     let wanted = "string, number, boolean or an array of these";
     let content = match content {
+        // SAFETY: `value` is a table.
+        View::Table if unsafe { holds_table(state, value) } => return Ok(Pair::Nested(name)),
         // SAFETY: `value` is a table.
         View::Table => unsafe { array(state, value, |item| item.scalar()) }
             .map(AttributeValue::Many)
@@ -358,7 +373,24 @@ unsafe fn attribute(
             )
         })?),
     };
-    Ok((name.into(), content))
+    Ok(Pair::Attribute(name.into(), content))
+}
+
+/// Whether a value of the table at `table` is a table.
+///
+/// # Safety
+///
+/// As of [`array`].
+unsafe fn holds_table(state: *mut lua_State, table: c_int) -> bool {
+    let mut found = false;
+    // SAFETY: as of this function, and nothing here changes the table.
+    unsafe {
+        each(state, table, |_, value| {
+            found = ffi::lua_type(state, value) == ffi::LUA_TTABLE;
+            !found
+        });
+    }
+    found
 }
 
 /// A name as an error shows it.

@@ -1,11 +1,12 @@
 //! Our section as a value, its variables replaced from the environment.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
-use super::super::value::Value;
-use super::node::{MAX_KEY, Node, View};
+use super::super::value::{Items, Source, Value};
+use super::node::{List, MAX_KEY, Node, View};
 use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
@@ -16,26 +17,44 @@ const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// # Errors
 /// A key that is not a scalar, a scalar that does not fit its tag, a variable that is not set,
 /// more text than the bound.
-pub(in super::super) fn to_value(
-    node: Node<'_>,
+pub(in super::super) fn to_value<'t>(
+    node: Node<'t>,
     path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
-) -> Result<Value, Issue> {
+    env: &'t dyn Fn(&str) -> Option<String>,
+) -> Result<Value<'t>, Issue> {
     let reading = Reading {
         env,
-        room: Cell::new(MAX_TEXT),
+        room: Rc::new(Cell::new(MAX_TEXT)),
     };
     reading.convert(node).map_err(|issue| issue.within(path))
 }
 
-/// What the conversion of all values of a section shares.
+/// What all values of a section share.
+#[derive(Clone)]
 struct Reading<'t> {
     env: &'t dyn Fn(&str) -> Option<String>,
-    /// How many more bytes of text may be read.
-    room: Cell<usize>,
+    /// How much more text there may be, in bytes.
+    room: Rc<Cell<usize>>,
 }
 
-impl Reading<'_> {
+/// A list of lists or tables, none of which is a value yet.
+struct Rest<'t> {
+    items: List<'t>,
+    reading: Reading<'t>,
+}
+
+impl Source for Rest<'_> {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn item(&self, index: usize) -> Result<Value<'_>, Issue> {
+        let item = self.items.get(index);
+        item.map_or(Ok(Value::Nil), |item| self.reading.convert(item))
+    }
+}
+
+impl<'t> Reading<'t> {
     fn take(&self, bytes: usize) -> Result<(), Issue> {
         let left = self.room.get().checked_sub(bytes);
         self.room
@@ -44,7 +63,7 @@ impl Reading<'_> {
     }
 
     /// The paths of its errors begin at `node`.
-    fn convert(&self, node: Node<'_>) -> Result<Value, Issue> {
+    fn convert(&self, node: Node<'t>) -> Result<Value<'t>, Issue> {
         match node.view() {
             View::Scalar(text, form) => {
                 self.take(text.len())?;
@@ -54,6 +73,12 @@ impl Reading<'_> {
                     self.take(text.len())?;
                 }
                 Ok(value)
+            }
+            View::List(items) if items.get(0).is_some_and(|first| !first.is_scalar()) => {
+                Ok(Value::Items(Items::new(Rest {
+                    items,
+                    reading: self.clone(),
+                })))
             }
             View::List(items) => items
                 .iter()
@@ -90,7 +115,7 @@ fn scalar_value(
     form: Form<&str>,
     env: &dyn Fn(&str) -> Option<String>,
     room: usize,
-) -> Result<Value, String> {
+) -> Result<Value<'static>, String> {
     let expanded = env::expand(text, env, room)?;
     match (form, expanded) {
         (Form::Foreign(tag), _) => Err(format!("unknown tag {tag}")),

@@ -1,32 +1,33 @@
 //! The tree: nodes with their lines, bounded in number and depth.
 //!
-//! It is three flat arrays rather than a heap of small pieces: a node takes little memory, and all of it is
-//! freed at once.
+//! It is three flat arrays rather than a heap of small pieces: it goes as it came, at once, and
+//! the host's heap has neither grown for it nor holes where it was.
 
-use zeroize::Zeroizing;
+use std::io;
 
 use super::super::issue::{Path, Step};
 use super::super::section::Members;
 use super::super::value::Value;
 use super::YamlError;
 use super::scalar::{Form, core_schema, is_string};
+use crate::sys::pages::Pages;
 
 /// The deepest nesting of lists and tables.
 pub(super) const MAX_DEPTH: usize = 64;
 /// The most nodes (keys, scalars, lists and tables), aliases expanded.
 pub(super) const MAX_NODES: usize = 500_000;
-/// The longest key, in bytes: YAML's own limit for a key on one line. Longer keys are accepted in sections
-/// that are not read.
+/// The longest key, in bytes: what YAML allows a key on one line. Longer ones can stand in other
+/// sections only.
 pub(super) const MAX_KEY: usize = 1_024;
 
 /// A whole document.
 #[derive(Default)]
 pub(in super::super) struct Tree {
-    nodes: Vec<Record>,
+    nodes: Pages<Record>,
     /// The nodes in each list, in the order of the text; of a table keys and values in turn.
-    links: Vec<Id>,
-    /// The texts of scalars, passwords among them.
-    text: Zeroizing<String>,
+    links: Pages<Id>,
+    /// The texts of scalars.
+    text: Pages<u8>,
     pub(super) root: Option<Id>,
 }
 
@@ -45,9 +46,9 @@ pub(super) struct Span {
 #[derive(Clone, Copy, Debug)]
 struct Record {
     line: u32,
-    /// The number of nodes in this subtree, with aliases expanded.
+    /// Nodes from here down, this one included, aliases expanded.
     size: u32,
-    /// The number of levels of this subtree.
+    /// Levels from here down.
     depth: u8,
     content: Content,
 }
@@ -68,61 +69,57 @@ pub(super) fn too_large(line: usize) -> YamlError {
     YamlError::new(line, problem)
 }
 
-impl Span {
-    /// What an array of this length holds from `start` on. Nothing is longer than `u32` can count:
-    /// a text has at most [`MAX_BYTES`](super::super::MAX_BYTES), a tree at most [`MAX_NODES`].
-    fn from(start: usize, end: usize) -> Self {
-        let fit = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self {
-            start: fit(start),
-            length: fit(end.saturating_sub(start)),
-        }
-    }
+pub(super) fn no_memory(line: usize) -> impl Fn(io::Error) -> YamlError {
+    move |error| YamlError::new(line, format!("no memory to read it: {error}"))
+}
 
-    fn range(self) -> Option<std::ops::Range<usize>> {
-        let start = usize::try_from(self.start).ok()?;
-        Some(start..start.checked_add(self.length())?)
+impl Span {
+    fn new(start: usize, end: usize) -> io::Result<Self> {
+        let fits = |at: usize| u32::try_from(at).map_err(|_| io::ErrorKind::OutOfMemory);
+        let (start, end) = (fits(start)?, fits(end)?);
+        Ok(Self {
+            start,
+            length: end.saturating_sub(start),
+        })
     }
 
     fn of<T>(self, array: &[T]) -> &[T] {
-        self.range()
-            .and_then(|range| array.get(range))
-            .unwrap_or(&[])
+        let range = || {
+            let start = usize::try_from(self.start).ok()?;
+            Some(start..start.checked_add(usize::try_from(self.length).ok()?)?)
+        };
+        range().and_then(|range| array.get(range)).unwrap_or(&[])
     }
 
     fn length(self) -> usize {
         usize::try_from(self.length).unwrap_or(usize::MAX)
     }
 
+    /// Looks at every byte of it.
     fn text(self, tree: &Tree) -> &str {
-        self.range()
-            .and_then(|range| tree.text.get(range))
-            .unwrap_or_default()
+        std::str::from_utf8(self.of(&tree.text)).unwrap_or_default()
     }
 }
 
 impl Tree {
-    /// A tree of a text of this length, in bytes.
-    pub(super) fn with_text_of(length: usize) -> Self {
-        Self {
-            // Room for all scalars: a buffer that grew would leave copies of passwords behind, unwiped.
-            text: Zeroizing::new(String::with_capacity(length)),
-            ..Self::default()
-        }
-    }
-
     /// Keeps a copy of a text.
-    pub(super) fn keep(&mut self, text: &str) -> Span {
+    ///
+    /// # Errors
+    /// Where the system gives no memory.
+    pub(super) fn keep(&mut self, text: &str) -> io::Result<Span> {
         let start = self.text.len();
-        self.text.push_str(text);
-        Span::from(start, self.text.len())
+        self.text.extend(text.as_bytes())?;
+        Span::new(start, self.text.len())
     }
 
     /// Keeps what a list or table holds.
-    pub(super) fn link(&mut self, nodes: &[Id]) -> Span {
+    ///
+    /// # Errors
+    /// Where the system gives no memory.
+    pub(super) fn link(&mut self, nodes: &[Id]) -> io::Result<Span> {
         let start = self.links.len();
-        self.links.extend_from_slice(nodes);
-        Span::from(start, self.links.len())
+        self.links.extend(nodes)?;
+        Span::new(start, self.links.len())
     }
 
     /// # Errors
@@ -150,7 +147,7 @@ impl Tree {
             depth: depth.saturating_add(1),
             content,
         };
-        self.nodes.push(record);
+        self.nodes.push(record).map_err(no_memory(line))?;
         Ok(Id(id))
     }
 
@@ -163,14 +160,14 @@ impl Tree {
     }
 }
 
-/// A node of a tree: gives access to the whole subtree.
+/// One node and all below it.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Node<'t> {
     tree: &'t Tree,
     pub(super) id: Id,
 }
 
-/// The content of a node.
+/// A node as it is to be read.
 pub(super) enum View<'t> {
     Scalar(&'t str, Form<&'t str>),
     List(List<'t>),
@@ -212,7 +209,7 @@ impl<'t> Node<'t> {
         let record = usize::try_from(at)
             .ok()
             .and_then(|at| self.tree.nodes.get(at));
-        // The fallback is never used: every id comes from the tree itself.
+        // The tree gives out the places of its nodes alone.
         record.copied().unwrap_or(Record {
             line: 0,
             size: 1,
@@ -243,8 +240,8 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// A key's text, if it is a scalar of at most [`MAX_KEY`] bytes. Longer ones are not even read: with
-    /// aliases a short file can have many long keys.
+    /// A key's text, if it is a scalar and short enough to be compared. Costs the same for any
+    /// longer one: an alias makes a long key of a few bytes.
     pub(super) fn name(self) -> Option<&'t str> {
         self.key().map(|(name, _)| name)
     }
@@ -256,6 +253,10 @@ impl<'t> Node<'t> {
             }
             _ => None,
         }
+    }
+
+    pub(super) fn is_scalar(self) -> bool {
+        matches!(self.record().content, Content::Scalar(..))
     }
 
     /// Whether a key that has a name is text.

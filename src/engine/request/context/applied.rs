@@ -10,7 +10,7 @@ use super::super::result::{AttributeValue, Attributes};
 pub(super) enum Applied {
     #[default]
     Nothing,
-    /// The attributes of one result: the only one, or a later one that set every name anew.
+    /// Of a single result, shared with it, or of several where the last has every name.
     Once(Attributes),
     /// Of several calls; with each name the number of the call that set it.
     Merged {
@@ -20,12 +20,12 @@ pub(super) enum Applied {
 }
 
 impl Applied {
-    /// Merges the attributes of one more result: the later value of a name wins.
+    /// Merges those of one more result: of values with one name the later counts.
     pub(super) fn add(&mut self, attributes: &Attributes) {
         if attributes.is_empty() {
             return;
         }
-        // This result sets every name that earlier ones set, so nothing of them is left.
+        // Whatever earlier calls said, this one says anew.
         if matches!(self, Self::Nothing)
             || self.iter().all(|(_, name, _)| attributes.contains(name))
         {
