@@ -27,7 +27,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::count::{Count, EXITING, FORKS};
 use super::fork_mark::pid;
+
+mod count;
 
 static OPENSSL: Gate = Gate::new();
 static LOOK_UPS: Gate = Gate::new();
@@ -146,49 +149,24 @@ struct Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         set_own_gate(None);
-        // One that a fork has reset to nobody inside stays so.
-        let _ = self
-            .gate
-            .change(|state| (state & INSIDE != 0).then(|| state - 1));
+        self.gate.count.go_out();
     }
 }
 
 /// A count of the threads inside, and who keeps others out.
 struct Gate {
-    /// The process in the upper half, then whether it exits, the forks under way, the threads
-    /// inside. What a parent left is another process's, and counts as nothing: its threads are
-    /// not here.
-    state: AtomicU64,
-}
-
-const EXITING: u64 = 1 << 31;
-const FORK: u64 = 1 << 16;
-const FORKS: u64 = EXITING - FORK;
-const INSIDE: u64 = FORK - 1;
-
-fn this_process() -> u64 {
-    pid() << 32
-}
-
-/// The state that `seen` means to this process.
-fn own(seen: u64) -> u64 {
-    let process = this_process();
-    if seen >> 32 == process >> 32 {
-        seen
-    } else {
-        process
-    }
+    count: Count<AtomicU64>,
 }
 
 impl Gate {
     const fn new() -> Self {
         Self {
-            state: AtomicU64::new(0),
+            count: Count(AtomicU64::new(0)),
         }
     }
 
     fn is_closed(&self) -> bool {
-        own(self.state.load(Ordering::Acquire)) & (EXITING | FORKS) != 0
+        self.count.is_closed()
     }
 
     /// Waits while the process forks; does not return where it exits.
@@ -199,8 +177,7 @@ impl Gate {
                 Ok(inside) => return inside,
                 Err(state) if state & EXITING != 0 => thread::park(),
                 Err(_) if since.get_or_insert_with(Instant::now).elapsed() > FORK_MAX => {
-                    // Always done.
-                    let _ = self.change(|state| Some(state & !FORKS));
+                    self.count.forget_forks();
                 }
                 Err(_) => thread::sleep(POLL_EVERY),
             }
@@ -213,12 +190,9 @@ impl Gate {
     }
 
     /// # Errors
-    /// The state, where it has any of `bits`, or more are inside than can be counted.
+    /// As [`Count::come_in`].
     fn enter_unless(&'static self, bits: u64) -> Result<Inside, u64> {
-        self.change(|state| {
-            let is_open = state & bits == 0 && state & INSIDE != INSIDE;
-            is_open.then(|| state + 1)
-        })?;
+        self.count.come_in(bits)?;
         set_own_gate(Some(self));
         Ok(Inside {
             gate: self,
@@ -226,46 +200,19 @@ impl Gate {
         })
     }
 
-    /// Lets nobody in until [`Gate::release`].
-    fn hold(&self) {
-        // More forks at a time than can be counted are not waited for.
-        let _ = self.change(|state| (state & FORKS != FORKS).then_some(state + FORK));
-    }
-
-    fn release(&self) {
-        let _ = self.change(|state| (state & FORKS != 0).then_some(state.wrapping_sub(FORK)));
-    }
-
     /// Waits until nobody is inside, `at_most` that long.
     fn wait(&self, at_most: Duration) {
         let begun = Instant::now();
-        while own(self.state.load(Ordering::Acquire)) & INSIDE != 0 && begun.elapsed() < at_most {
+        while !self.count.is_empty() && begun.elapsed() < at_most {
             thread::sleep(POLL_EVERY);
         }
-    }
-
-    /// The gate of a new process, whose one thread is inside or not.
-    fn reset(&self, inside: bool) {
-        self.state
-            .store(this_process() | u64::from(inside), Ordering::Release);
-    }
-
-    /// # Errors
-    /// The state that `next` did not want to change.
-    fn change(&self, next: impl Fn(u64) -> Option<u64>) -> Result<(), u64> {
-        self.state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| next(own(seen)))
-            .map(|_| ())
-            .map_err(own)
     }
 }
 
 // === What the libraries call ===
 
 extern "C" fn before_exit() {
-    let exit = |state| Some(state | EXITING);
-    // Always done.
-    let _ = OPENSSL.change(exit);
+    OPENSSL.count.close();
     OPENSSL.wait(EXIT_PATIENCE);
 }
 
@@ -273,8 +220,8 @@ extern "C" fn before_exit() {
 /// not wait for itself: what it starts then is another program.
 extern "C" fn before_fork() {
     if own_gate().is_null() {
-        OPENSSL.hold();
-        LOOK_UPS.hold();
+        OPENSSL.count.hold();
+        LOOK_UPS.count.hold();
         OPENSSL.wait(FORK_PATIENCE);
         LOOK_UPS.wait(LOOK_UP_PATIENCE);
     }
@@ -282,14 +229,14 @@ extern "C" fn before_fork() {
 
 extern "C" fn after_fork_in_parent() {
     if own_gate().is_null() {
-        OPENSSL.release();
-        LOOK_UPS.release();
+        OPENSSL.count.release();
+        LOOK_UPS.count.release();
     }
 }
 
 extern "C" fn after_fork_in_child() {
     for gate in [&OPENSSL, &LOOK_UPS] {
-        gate.reset(is_own_gate(gate));
+        gate.count.reset(is_own_gate(gate));
     }
 }
 
@@ -347,6 +294,7 @@ fn set_own_gate(gate: Option<&'static Gate>) {
 
 #[cfg(test)]
 mod tests {
+    use super::count::{FORK, INSIDE, this_process};
     use super::*;
 
     fn gate() -> &'static Gate {
@@ -354,7 +302,7 @@ mod tests {
     }
 
     fn inside(gate: &Gate) -> u64 {
-        gate.state.load(Ordering::Relaxed) & INSIDE
+        gate.count.0.load(Ordering::Relaxed) & INSIDE
     }
 
     /// Whether a thread gets in within `time`; it leaves again.
@@ -371,20 +319,20 @@ mod tests {
     fn nobody_enters_while_forks_are_under_way() {
         let gate = gate();
         assert!(gets_in(gate, Duration::from_secs(10)));
-        gate.hold();
-        gate.hold();
-        gate.release();
+        gate.count.hold();
+        gate.count.hold();
+        gate.count.release();
         assert!(!gets_in(gate, Duration::from_millis(50)));
-        gate.release();
+        gate.count.release();
         assert!(gets_in(gate, Duration::from_secs(10)));
-        gate.release();
+        gate.count.release();
         assert!(gets_in(gate, Duration::from_secs(10)));
     }
 
     #[test]
     fn a_fork_that_never_ends_is_forgotten() {
         let gate = gate();
-        gate.hold();
+        gate.count.hold();
         assert!(gets_in(gate, Duration::from_secs(10)));
     }
 
@@ -398,7 +346,7 @@ mod tests {
             thread::sleep(Duration::from_millis(20));
         });
         told.recv().unwrap();
-        gate.hold();
+        gate.count.hold();
         let begun = Instant::now();
         gate.wait(Duration::from_secs(60));
         assert!(begun.elapsed() < Duration::from_secs(30));
@@ -419,12 +367,12 @@ mod tests {
     #[test]
     fn whoever_must_not_wait_counts_all_the_same() {
         let gate = gate();
-        gate.hold();
+        gate.count.hold();
         let pushed_in = gate.push_in();
         assert!(pushed_in.is_some());
         assert_eq!(inside(gate), 1);
         drop(pushed_in);
-        gate.change(|state| Some(state | EXITING)).unwrap();
+        gate.count.close();
         assert!(gate.push_in().is_none());
         assert_eq!(inside(gate), 0);
     }
@@ -433,12 +381,12 @@ mod tests {
     fn what_a_parent_left_counts_as_nothing() {
         let gate = gate();
         let parents = (pid() + 1) << 32 | EXITING | FORK | 3;
-        gate.state.store(parents, Ordering::Relaxed);
+        gate.count.0.store(parents, Ordering::Relaxed);
         assert!(!gate.is_closed());
         let entered = gate.enter();
-        assert_eq!(gate.state.load(Ordering::Relaxed), this_process() | 1);
+        assert_eq!(gate.count.0.load(Ordering::Relaxed), this_process() | 1);
         drop(entered);
-        assert_eq!(gate.state.load(Ordering::Relaxed), this_process());
+        assert_eq!(gate.count.0.load(Ordering::Relaxed), this_process());
     }
 
     #[test]
@@ -478,17 +426,22 @@ mod tests {
     fn a_count_never_falls_below_nobody() {
         let gate = gate();
         let entered = gate.enter();
-        gate.reset(false);
+        gate.count.reset(false);
         drop(entered);
-        assert_eq!(gate.state.load(Ordering::Relaxed), this_process());
+        assert_eq!(gate.count.0.load(Ordering::Relaxed), this_process());
     }
 
     #[test]
     fn a_gate_that_is_full_lets_nobody_in() {
         let gate = gate();
-        gate.state.store(this_process() | INSIDE, Ordering::Relaxed);
+        gate.count
+            .0
+            .store(this_process() | INSIDE, Ordering::Relaxed);
         assert!(gate.push_in().is_none());
-        assert_eq!(gate.state.load(Ordering::Relaxed), this_process() | INSIDE);
+        assert_eq!(
+            gate.count.0.load(Ordering::Relaxed),
+            this_process() | INSIDE
+        );
     }
 
     #[test]
@@ -501,7 +454,7 @@ mod tests {
             // SAFETY: the child only loads atomics, and exits.
             let child = unsafe { libc::fork() };
             if child == 0 {
-                let counted = gate.state.load(Ordering::Relaxed) == this_process() | 1;
+                let counted = gate.count.0.load(Ordering::Relaxed) == this_process() | 1;
                 // SAFETY: ends the child at once.
                 unsafe { libc::_exit(i32::from(!counted)) };
             }

@@ -153,7 +153,8 @@ impl<T: Copy> Deref for Pages<T> {
 
 impl<T: Copy> DerefMut for Pages<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as above, and `&mut self` makes this the only reference.
+        // SAFETY: the first `length` items were written, or `length` is 0 and the pointer
+        // dangles but is aligned; `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
     }
 }

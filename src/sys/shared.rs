@@ -106,7 +106,8 @@ impl SharedWords {
             tv_sec: libc::time_t::try_from(at_most.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: at_most.subsec_nanos().into(),
         };
-        // SAFETY: `word` as in `wake`; `timeout` is valid and relative for FUTEX_WAIT.
+        // SAFETY: `word` points to a live aligned 32-bit word of the mapping, which the call reads;
+        // `timeout` is valid, and relative for FUTEX_WAIT.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -233,6 +234,17 @@ static int host_break_stderr(lua_State *L) {
   close(ends[0]);
   close(ends[1]);
   return 0;
+}
+
+/* holds_engine(file of the module) -> whether that copy claims the engine of the process. */
+static int host_holds_engine(lua_State *L) {
+  void *handle = dlopen(luaL_checkstring(L, 1), RTLD_LAZY | RTLD_NOLOAD);
+  int (*ask)(void);
+  if (!handle) return luaL_error(L, "dlopen: %s", dlerror());
+  *(void **)&ask = dlsym(handle, "nauthilus_backend_holds_engine");
+  lua_pushboolean(L, ask && ask());
+  dlclose(handle);
+  return 1;
 }
 
 /* readable(descriptor) -> whether it is now. */
@@ -483,6 +495,7 @@ static const struct {
     {"background", host_background}, {"alarm", host_alarm},
     {"change_root", host_change_root}, {"user", host_user},
     {"race", host_race},       {"readable", host_readable},
+    {"holds_engine", host_holds_engine},
     {"limit_file_size", host_limit_file_size}, {"break_stderr", host_break_stderr},
     {"limit_memory", host_limit_memory}, {"unlimit_memory", host_unlimit_memory},
     {"tally", host_tally},     {"failing", host_failing},

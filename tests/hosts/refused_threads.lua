@@ -20,3 +20,16 @@ tap.in_child("a thread that the system refuses is an error in status()", 20, fun
   end), nb.status().error)
   return nb.wait_ready(5)
 end)
+
+-- Two copies of the library share no engine: one whose start failed leaves it to the other.
+tap.in_child("a start that fails gives the engine of the process back", 20, function()
+  local file = os.getenv("LUA_CPATH"):gsub(";.*", ""):gsub("%?", "nauthilus_backend")
+  assert(not host.holds_engine(file))
+  host.limit_memory(600)
+  local started, reason = nb.start()
+  host.unlimit_memory()
+  assert(not started and reason:find("cannot start", 1, true), reason)
+  assert(not host.holds_engine(file), "it keeps its claim")
+  nb.start()
+  return host.holds_engine(file)
+end)

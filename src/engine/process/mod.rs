@@ -5,6 +5,8 @@
 //! does not exist here) and goes on with the parent's configuration and verdict table.
 
 pub mod check;
+#[cfg(test)]
+mod model;
 mod reports;
 pub mod thread;
 
@@ -106,31 +108,73 @@ struct Control {
 
 /// The engine of the calling process.
 pub fn current() -> Arc<Process> {
-    let mark = ForkMark::of_process();
+    find(&OfProcess)
+}
+
+/// Where a process finds its engine: a place that a fork copies, and a mark that it wipes. A test
+/// has a model of threads in its place.
+trait Place {
+    type Engine;
+    type Seen;
+    fn is_marked(&self) -> bool;
+    fn look(&self) -> (Self::Seen, Option<Self::Engine>);
+    /// Whether this process made the engine, not a parent.
+    fn is_own(&self, engine: &Self::Engine) -> bool;
+    /// Says that this process's engine is in place.
+    fn mark(&self, engine: &Self::Engine);
+    /// Puts a fresh engine in the place of what was seen, unless another thread was first.
+    fn begin(&self, seen: Self::Seen);
+}
+
+fn find<P: Place>(place: &P) -> P::Engine {
     loop {
-        // The mark first: whoever raised it had put this process's engine in place before. Loaded
+        // The mark first: whoever set it had put this process's engine in place before. Loaded
         // the other way round, a thread could hold its parent's engine while another one puts
-        // the new one in place and raises the mark.
-        let is_marked = mark.get() != 0;
-        let seen = CURRENT.load();
-        if let Some(process) = &*seen {
+        // the new one in place and sets the mark.
+        let is_marked = place.is_marked();
+        let (seen, engine) = place.look();
+        if let Some(engine) = engine {
             if is_marked {
-                return process.clone();
+                return engine;
             }
-            if process.incarnation == incarnation() {
-                mark.raise(process.epoch.load(Ordering::Acquire));
-                return process.clone();
+            if place.is_own(&engine) {
+                place.mark(&engine);
+                return engine;
             }
         }
-        begin(&seen);
+        place.begin(seen);
     }
 }
 
-/// Puts a fresh engine in the place of none, or of one that a parent left.
-fn begin(seen: &Guard<Option<Arc<Process>>>) {
-    threads::forget_refusals();
-    let fresh = Arc::new(Process::after(seen.as_ref()));
-    CURRENT.compare_and_swap(seen, Some(fresh));
+struct OfProcess;
+
+impl Place for OfProcess {
+    type Engine = Arc<Process>;
+    type Seen = Guard<Option<Arc<Process>>>;
+
+    fn is_marked(&self) -> bool {
+        ForkMark::of_process().get() != 0
+    }
+
+    fn look(&self) -> (Self::Seen, Option<Arc<Process>>) {
+        let seen = CURRENT.load();
+        let engine = Option::clone(&seen);
+        (seen, engine)
+    }
+
+    fn is_own(&self, engine: &Arc<Process>) -> bool {
+        engine.incarnation == incarnation()
+    }
+
+    fn mark(&self, engine: &Arc<Process>) {
+        ForkMark::of_process().raise(engine.epoch.load(Ordering::Acquire));
+    }
+
+    fn begin(&self, seen: Self::Seen) {
+        threads::forget_refusals();
+        let fresh = Arc::new(Process::after(seen.as_ref()));
+        CURRENT.compare_and_swap(&seen, Some(fresh));
+    }
 }
 
 impl Process {

@@ -10,7 +10,14 @@ mod lease;
 mod operators;
 mod record;
 mod routable;
+/// What [`sequence`] takes of the machine; tests put a model of threads in its place.
+mod machine {
+    pub(super) use std::sync::atomic::{AtomicU64, fence};
+    pub(super) use std::{hint, thread};
+}
 mod sequence;
+#[cfg(test)]
+mod sequence_model;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,11 @@
 //! both changes are made from the very number that was seen, so that of two writers one learns
 //! that the record is no longer its own.
 
-use std::hint;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU64, fence};
-use std::thread;
 use std::time::Duration;
 
 use super::VerdictTable;
+use super::machine::{AtomicU64, fence, hint, thread};
 
 /// How often a reader retries: a running writer is done within nanoseconds.
 const READ_SPINS: usize = 1000;
