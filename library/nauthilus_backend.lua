@@ -112,6 +112,7 @@ function dynamic_loader(name) end
 ---@field pid integer
 ---@field configured boolean
 ---@field error? string Why it cannot start, or be configured from the environment.
+---@field panic string[] The protocols of which so few servers are alive that all are listed.
 ---@field targets nauthilus_backend.TargetStatus[]
 
 ---A check that was started and not waited for.

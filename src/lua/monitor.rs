@@ -98,6 +98,8 @@ fn status(args: &Args) -> Answer {
         };
         active.targets().iter().map(status).collect()
     });
+    let panicking = active.iter().flat_map(|active| active.panicking());
+    let panicking = panicking.map(|p| p.protocol.name().into()).collect();
     Answer::Values(vec![Value::Table(vec![
         ("pid", u64::from(std::process::id()).into()),
         ("configured", active.is_some().into()),
@@ -108,17 +110,18 @@ fn status(args: &Args) -> Answer {
             "generation",
             active.as_ref().map_or(0, |s| s.generation()).into(),
         ),
+        ("panic", Value::List(panicking)),
         ("targets", Value::List(targets)),
     ])])
 }
 
 fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
-    let TargetStatus { target, record } = status;
+    let TargetStatus { target, record, ip } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);
     Value::Table(vec![
         ("key", target.key().to_string().into()),
-        ("ip", status.ip().to_string().into()),
+        ("ip", ip.clone().into()),
         ("host", target.host.to_string().into()),
         ("port", target.port.into()),
         ("protocol", target.protocol.name().into()),

@@ -37,6 +37,7 @@ pub(super) unsafe fn register(natives: Natives) {
     };
     set_host_signs(HostSigns {
         exiting: || Symbols::of_process().is_some_and(Symbols::is_exiting),
+        takes_addresses_only: true,
     });
     // SAFETY: as of this function.
     unsafe {

@@ -48,7 +48,7 @@ impl ActiveConfig {
         match &target.host {
             Host::Name(name) => {
                 name.eq_ignore_ascii_case(wanted.name)
-                    || (wanted.ip.is_some() && self.table.read_brief(slot).1 == wanted.ip)
+                    || (wanted.ip.is_some() && self.address_of(target, slot) == wanted.ip)
             }
             Host::Ip(ip) => wanted.ip == Some(*ip),
         }
@@ -65,7 +65,13 @@ impl ActiveConfig {
             .filter(|(target, _)| {
                 matches!(&target.host, Host::Name(mine) if mine.eq_ignore_ascii_case(name))
             })
-            .find_map(|(_, slot)| self.table.read_brief(*slot).1)
+            .find_map(|(target, slot)| self.address_of(target, *slot))
+    }
+
+    /// The address that the last good probe used, or that the name had at the configuration.
+    fn address_of(&self, target: &Target, slot: Slot) -> Option<IpAddr> {
+        let used = self.table.read_brief(slot).1;
+        used.or_else(|| self.names.load().address_of(target))
     }
 
     /// Whether a target's check logs in as this user.

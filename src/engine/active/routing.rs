@@ -96,6 +96,7 @@ impl View for Now<'_> {
         let address = self
             .slot(target)
             .and_then(|slot| self.active.table.read_brief(slot).1);
-        shown_ip(configured, address)
+        let known = self.active.names.load();
+        shown_ip(configured, address.or_else(|| known.address_of(configured)))
     }
 }

@@ -349,6 +349,24 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_comes_from_its_source_address() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let source = Some(IpAddr::from([127, 0, 0, 7]));
+        let mut reusable = ReusableSockets::default();
+        let dialled = dial(HERE, port, source, Manner::Talk, &mut reusable);
+        assert!(matches!(dialled, Dialled::Connected(_)));
+        assert_eq!(Some(listener.accept().unwrap().1.ip()), source);
+        // An address that this machine has no more says nothing of the server.
+        let elsewhere = Some(IpAddr::from([192, 0, 2, 1]));
+        let Dialled::Failed(error) = dial(HERE, port, elsewhere, Manner::Talk, &mut reusable)
+        else {
+            panic!("connected from an address of another machine");
+        };
+        assert_eq!(error.stage, Stage::Internal);
+    }
+
+    #[test]
     fn many_addresses_are_begun_in_half_of_the_time() {
         let second = Duration::from_secs(1);
         assert_eq!(interval(second * 5, 1), NEXT_AFTER);

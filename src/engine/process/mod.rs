@@ -21,7 +21,7 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::active::{ActiveConfig, Snapshot, State};
+use super::active::{ActiveConfig, KnownNames, Snapshot, State};
 use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
 use super::probe::resolve::origin;
@@ -61,10 +61,10 @@ pub fn set_host_signs(signs: HostSigns) {
 }
 
 fn signs() -> HostSigns {
-    SIGNS
-        .get()
-        .copied()
-        .unwrap_or(HostSigns { exiting: || false })
+    SIGNS.get().copied().unwrap_or(HostSigns {
+        exiting: || false,
+        takes_addresses_only: false,
+    })
 }
 
 /// Whether a call may start the monitor where it does not run.
@@ -221,18 +221,27 @@ impl Process {
     pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
         copies::claim()?;
         origin::remember();
-        let done = self.put_in_force(config, head);
+        let is_required = signs().takes_addresses_only;
+        let names = if head {
+            KnownNames::look_up(&config, is_required)
+        } else {
+            KnownNames::none(is_required)
+        };
+        let done = self.put_in_force(config, head, names);
         if done.is_err() && !self.is_configured() {
             copies::give_up();
         }
         done
     }
 
-    fn put_in_force(&self, config: Config, head: bool) -> Result<(), String> {
+    fn put_in_force(&self, config: Config, head: bool, names: KnownNames) -> Result<(), String> {
         let control = self.control();
         let before = self.active.load_full();
         if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
             self.wanted.store(true, Ordering::Release);
+            if head {
+                same.set_names(names);
+            }
             if let Some(log) = self.log.load_full() {
                 // The files that it names are read again.
                 control.serve(same.clone(), log);
@@ -245,7 +254,8 @@ impl Process {
             Some(log) if !sink_changed => log,
             _ => Arc::new(open_log(&config.log)?),
         };
-        let state = recall(before.as_deref(), &config, &log)?;
+        let mut state = recall(before.as_deref(), &config, &log)?;
+        state.names = names;
         let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let active = Arc::new(active);
@@ -573,6 +583,7 @@ fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<S
     Ok(State {
         store: Some(store),
         saved,
+        names: KnownNames::default(),
     })
 }
 

@@ -100,6 +100,8 @@ pub(super) struct Reports {
 pub struct HostSigns {
     /// Whether the process is about to exit and must leave probing to others.
     pub exiting: fn() -> bool,
+    /// Whether the host takes addresses only: a name without one is not listed.
+    pub takes_addresses_only: bool,
 }
 
 /// Starts the engine's thread. It ends some time after [`Command::Stop`], or with its sender.

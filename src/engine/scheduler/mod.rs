@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
-use super::active::ActiveConfig;
+use super::active::{ActiveConfig, Panic};
 use super::log::{Level, Line, Log};
 use super::probe::panics;
 use super::probe::{Begun, LingeringConnections, Outcome, Prober, Resumption, ReusableSockets};
 use super::target::{Host, Target};
-use super::verdicts::Slot;
+use super::verdicts::{Event, EventKind, Slot};
 use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
@@ -68,6 +68,8 @@ pub(super) struct Scheduler {
     limit: usize,
     lingering: Arc<LingeringConnections>,
     notifier: Notifier,
+    /// The protocols in panic, as the log was last told.
+    panicking: Vec<Panic>,
     /// [`super::verdicts::VerdictTable::wakes`] when reports were last looked for.
     heeded: Option<u32>,
     /// Where this process keeps the state file.
@@ -102,6 +104,7 @@ impl Scheduler {
             limit: 0,
             lingering: Arc::default(),
             notifier: Notifier::start(active.table.clone()),
+            panicking: active.panicking(),
             heeded: None,
             saver: None,
         }
@@ -257,10 +260,13 @@ impl Scheduler {
 
     /// Where a name cannot be looked up any more, the address of the last good probe stands in.
     fn suggest_addresses(&self) {
+        let names = self.active.names();
         for timer in &self.timers {
             if matches!(timer.target.host, Host::Name(_)) {
                 let (_, address) = self.active.table.read_brief(timer.slot);
-                self.prober.suggest(&timer.target, address.as_slice());
+                let address = address.as_ref().map(std::slice::from_ref);
+                let known = address.unwrap_or_else(|| names.addresses_of(&timer.target));
+                self.prober.suggest(&timer.target, known);
             }
         }
     }
@@ -386,6 +392,30 @@ impl Scheduler {
         }
     }
 
+    /// Says once when panic begins and when it ends.
+    fn note_panic(&mut self) {
+        let now = self.active.panicking();
+        let is_of = |list: &[Panic], p: &Panic| list.iter().any(|q| q.protocol == p.protocol);
+        let begun = now.iter().filter(|p| !is_of(&self.panicking, p));
+        let ended = self.panicking.iter().filter(|p| !is_of(&now, p));
+        for (panic, has_begun) in begun.map(|p| (p, true)).chain(ended.map(|p| (p, false))) {
+            let (name, from, to) = if has_begun {
+                ("panic_begins", "", "panic")
+            } else {
+                ("panic_ends", "panic", "")
+            };
+            let mut line = Line::new(Level::Warning, name).with("protocol", panic.protocol);
+            if has_begun {
+                line = line.with("alive", panic.alive).with("of", panic.of);
+            }
+            self.log.write(line);
+            let what = panic.protocol.name();
+            let event = Event::new(EventKind::Panic, what).change(from, to);
+            self.active.table.add_event(&event);
+        }
+        self.panicking = now;
+    }
+
     fn make_ready(&mut self, at: usize) {
         if let Some(timer) = self.timers.get_mut(at) {
             timer.state = TimerState::Ready;
@@ -499,6 +529,9 @@ impl Scheduler {
             && effect.turned
         {
             saver.note_turn();
+        }
+        if applied.as_ref().is_ok_and(|effect| effect.turned) {
+            self.note_panic();
         }
         self.release_other(at);
         // What panicked once would do so again.

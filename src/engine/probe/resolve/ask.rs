@@ -34,8 +34,17 @@ impl From<Failure> for ProbeError {
     }
 }
 
-/// Asks the system. Blocks.
+/// Asks the system, on a thread of ours. Blocks.
 pub(super) fn ask_system(name: &HostName) -> Answer {
+    ask(name, names::use_servers)
+}
+
+/// Asks the system on the host's thread, whose own resolver is left alone. Blocks.
+pub(super) fn ask_on_hosts_thread(name: &HostName) -> Answer {
+    ask(name, |_| false)
+}
+
+fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> Answer {
     let origin = origin::known();
     let moved = origin.as_ref().filter(|origin| origin.is_out_of_reach());
     let in_file = match moved {
@@ -50,7 +59,7 @@ pub(super) fn ask_system(name: &HostName) -> Answer {
     if let Some(lack) = lack_of_descriptors() {
         return Err(lack);
     }
-    let is_told = moved.is_some_and(|origin| names::use_servers(&origin.servers));
+    let is_told = moved.is_some_and(|origin| use_servers(&origin.servers));
     let found = gate::look_up(|| names::addresses_of(&name.query()));
     match found {
         Ok(addresses) if addresses.is_empty() => {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use self::ask::{Answer, Failure, ask_system};
+use self::ask::{Answer, Failure, ask_on_hosts_thread, ask_system};
 use super::error::ProbeError;
 use crate::engine::target::HostName;
 use crate::sys::relay::relayed;
@@ -174,10 +174,10 @@ impl Resolver {
     }
 }
 
-/// The addresses of `name`, asked for on the calling thread, which it blocks. None where there is
+/// The addresses of `name`, asked for on the calling thread, the host's, which it blocks. None where there is
 /// none, or it could not be found out.
 pub fn resolve_here(name: &HostName) -> Option<Arc<[IpAddr]>> {
-    ask_system(name).ok()
+    ask_on_hosts_thread(name).ok()
 }
 
 async fn answered(mut pending: watch::Receiver<Option<Answer>>) -> Answer {

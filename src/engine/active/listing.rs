@@ -1,0 +1,158 @@
+//! Which servers the list of alive targets shows, and at which address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{ActiveConfig, KnownNames};
+use crate::engine::config::InitialState;
+use crate::engine::target::{Host, Protocol, Target};
+use crate::engine::verdicts::Record;
+use crate::engine::verdicts::health::Verdict;
+
+/// A server as one snapshot shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendServer {
+    pub target: Arc<Target>,
+    /// The address the last good probe used, or what is configured.
+    pub ip: String,
+}
+
+/// The alive targets at one generation, in configured order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub generation: u64,
+    pub servers: Vec<BackendServer>,
+}
+
+/// One target as `status()` shows it.
+#[derive(Clone, Debug)]
+pub struct TargetStatus {
+    pub target: Arc<Target>,
+    pub record: Record,
+    /// What a server object of this target shows as `ip`.
+    pub ip: String,
+}
+
+/// How many of a protocol's targets are alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panic {
+    pub protocol: Protocol,
+    pub alive: usize,
+    pub of: usize,
+}
+
+impl ActiveConfig {
+    /// Whether a target with this verdict is in the list, if it is not in panic.
+    pub fn lists(&self, verdict: Verdict) -> bool {
+        match verdict {
+            Verdict::Alive => true,
+            Verdict::Dead => false,
+            Verdict::Unknown => self.config.initial_state == InitialState::Alive,
+        }
+    }
+
+    /// The list of alive targets as it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let names = self.names.load();
+        let (generation, servers) = self.table.view(|table| {
+            let briefs = self.slots.iter().map(|slot| table.read_brief(*slot));
+            let briefs: Vec<(Verdict, Option<IpAddr>)> = briefs.collect();
+            let panicking = self.panicking_by(briefs.iter().map(|(verdict, _)| *verdict));
+            let pairs = self.config.targets.iter().zip(&briefs);
+            pairs
+                .filter_map(|(target, (verdict, address))| {
+                    let is_panic = panicking.iter().any(|p| p.protocol == target.protocol);
+                    let verdict = if is_panic { Verdict::Alive } else { *verdict };
+                    let ip = self.shown_by(&names, target, verdict, *address)?;
+                    Some(BackendServer {
+                        target: target.clone(),
+                        ip,
+                    })
+                })
+                .collect()
+        });
+        Snapshot {
+            generation,
+            servers,
+        }
+    }
+
+    /// The address at which the list shows a target; none where it does not.
+    pub(super) fn shown(
+        &self,
+        target: &Target,
+        verdict: Verdict,
+        address: Option<IpAddr>,
+    ) -> Option<String> {
+        self.shown_by(&self.names.load(), target, verdict, address)
+    }
+
+    fn shown_by(
+        &self,
+        names: &KnownNames,
+        target: &Target,
+        verdict: Verdict,
+        address: Option<IpAddr>,
+    ) -> Option<String> {
+        let address = address.or_else(|| names.address_of(target));
+        let has_address = address.is_some() || matches!(target.host, Host::Ip(_));
+        let is_listed = self.lists(verdict) && (has_address || !names.is_required());
+        is_listed.then(|| shown_ip(target, address))
+    }
+
+    /// The protocols of which so few targets are alive that all of them are listed.
+    pub fn panicking(&self) -> Vec<Panic> {
+        if self.config.panic_threshold == 0 {
+            return Vec::new();
+        }
+        let verdicts = self.slots.iter().map(|slot| self.table.read_brief(*slot).0);
+        self.panicking_by(verdicts)
+    }
+
+    /// The same, from the verdicts of all targets in their order.
+    fn panicking_by(&self, verdicts: impl Iterator<Item = Verdict>) -> Vec<Panic> {
+        let threshold = usize::from(self.config.panic_threshold);
+        if threshold == 0 {
+            return Vec::new();
+        }
+        let mut counts = Protocol::ALL.map(|protocol| Panic {
+            protocol,
+            alive: 0,
+            of: 0,
+        });
+        for (target, verdict) in self.config.targets.iter().zip(verdicts) {
+            if let Some(count) = counts.iter_mut().find(|c| c.protocol == target.protocol) {
+                count.of += 1;
+                count.alive += usize::from(self.lists(verdict));
+            }
+        }
+        let is_short = |count: &Panic| count.alive * 100 < threshold * count.of;
+        counts.into_iter().filter(is_short).collect()
+    }
+
+    /// All targets with what is known of them, in configured order.
+    pub fn targets(&self) -> Vec<TargetStatus> {
+        let names = self.names.load();
+        let pairs = self.config.targets.iter().zip(&self.slots);
+        pairs
+            .map(|(target, slot)| {
+                let record = self.table.read(*slot);
+                let address = record.address.or_else(|| names.address_of(target));
+                TargetStatus {
+                    ip: shown_ip(target, address),
+                    target: target.clone(),
+                    record,
+                }
+            })
+            .collect()
+    }
+}
+
+/// What a server object shows as `ip`.
+pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
+    match (&target.host, address) {
+        (Host::Ip(ip), _) => ip.to_string(),
+        (Host::Name(_), Some(address)) => address.to_string(),
+        (Host::Name(name), None) => name.to_string(),
+    }
+}

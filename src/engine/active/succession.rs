@@ -1,0 +1,221 @@
+//! How one configuration follows another: targets that both have keep what is known of them.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::{ActiveConfig, KnownNames, State};
+use crate::engine::config::Config;
+use crate::engine::routing::Nodes;
+use crate::engine::state_file::format::Saved;
+use crate::engine::target::Target;
+use crate::engine::verdicts::{
+    Event, EventKind, IdentityHash, RETIRED, Record, Routable, Slot, VerdictTable, hash_identity,
+};
+
+/// Room that a new table has for targets of later configurations.
+const SPARE_SLOTS: usize = 256;
+
+impl ActiveConfig {
+    /// Puts `config` in force after `before`: targets that both have keep what is known of
+    /// them. `head`: this process is the one that the others are forked from, even where
+    /// the table was made by a process before it.
+    ///
+    /// # Errors
+    /// Where the system gives no shared memory.
+    pub fn succeed(
+        before: Option<&Self>,
+        config: Arc<Config>,
+        pid: u64,
+        head: bool,
+        state: State,
+    ) -> std::io::Result<Self> {
+        let own = before.filter(|before| head || before.owner == pid);
+        let Some(own) = own else {
+            return Self::in_new_table(before, config, pid, state);
+        };
+        let identities = identities_of(&config);
+        if let Some(slots) = own.table.assign(&identities) {
+            let next = Self {
+                epoch: own.epoch + 1,
+                table: own.table.clone(),
+                owner: pid,
+                by_identity: firsts(&identities),
+                nodes: Nodes::of(&config.targets),
+                names: ArcSwap::from_pointee(state.names),
+                store: state.store,
+                slots,
+                config,
+            };
+            next.reset_newcomers(own);
+            next.recall(state.saved);
+            next.fit_gates();
+            next.follow_list_of(own);
+            next.table.set_epoch(next.epoch);
+            next.note_reload();
+            return Ok(next);
+        }
+        let next = Self::in_new_table(Some(own), config, pid, state)?;
+        own.table.set_epoch(RETIRED);
+        next.note_reload();
+        Ok(next)
+    }
+
+    fn note_reload(&self) {
+        let count = self.config.targets.len();
+        let event = Event::new(EventKind::Reload, "").change("", format!("{count} targets"));
+        self.table.add_event(&event);
+    }
+
+    /// The same configuration in a table of this process's own.
+    ///
+    /// # Errors
+    /// Where the system gives no shared memory.
+    pub fn detached(&self, pid: u64) -> std::io::Result<Self> {
+        let state = State {
+            store: self.store.clone(),
+            saved: None,
+            names: KnownNames::clone(&self.names.load()),
+        };
+        Self::in_new_table(Some(self), self.config.clone(), pid, state)
+    }
+
+    fn in_new_table(
+        before: Option<&Self>,
+        config: Arc<Config>,
+        pid: u64,
+        state: State,
+    ) -> std::io::Result<Self> {
+        let identities = identities_of(&config);
+        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
+        let slots = table
+            .assign(&identities)
+            .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
+        let next = Self {
+            table: Arc::new(table),
+            epoch: 1,
+            owner: pid,
+            by_identity: firsts(&identities),
+            nodes: Nodes::of(&config.targets),
+            names: ArcSwap::from_pointee(state.names),
+            store: state.store,
+            slots,
+            config,
+        };
+        if let Some(before) = before {
+            next.inherit(before);
+        }
+        next.recall(state.saved);
+        next.fit_gates();
+        if let Some(before) = before {
+            next.follow_list_of(before);
+        }
+        next.table.set_epoch(next.epoch);
+        Ok(next)
+    }
+
+    /// In a table used again, a slot may hold what was known of a target that was removed
+    /// in between, or that logs in with another password now.
+    fn reset_newcomers(&self, before: &Self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
+                self.table.reset(*slot);
+            }
+        }
+    }
+
+    fn inherit(&self, before: &Self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            if let Some(known) = before.slot_of(&self.table.hash(*slot), target) {
+                self.table.inherit_slot(*slot, &before.table, known);
+            }
+        }
+        self.table.inherit(&before.table);
+    }
+
+    /// Targets that nothing is known of take what was known before the restart, if that is not
+    /// too old; what operators have set never is.
+    fn recall(&self, saved: Option<Saved>) {
+        let Some(saved) = saved else {
+            return;
+        };
+        self.recall_operators(&saved);
+        if !saved.is_within(self.config.state_max_age) {
+            return;
+        }
+        for slot in &self.slots {
+            if let Some(target) = saved.targets.get(&self.table.hash(*slot))
+                && self.table.read(*slot) == Record::default()
+            {
+                self.table.write(*slot, &target.record, false);
+                self.table
+                    .set_routable(*slot, Routable::settled(target.record.verdict()));
+            }
+        }
+    }
+
+    /// Takes over what operators have set, as far as it is later than what is known here.
+    pub fn recall_operators(&self, saved: &Saved) {
+        for operator in &saved.operators {
+            self.table.set_operator(operator);
+        }
+    }
+
+    /// The generation moves where the list is another one.
+    fn follow_list_of(&self, before: &Self) {
+        if self.snapshot().servers != before.snapshot().servers {
+            self.table.bump_generation();
+        }
+    }
+
+    /// The slot of a target that is the same in everything, its password included.
+    fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
+        let hash = |at: u32| {
+            let slot = *self.slots.get(usize::try_from(at).ok()?)?;
+            Some(self.table.hash(slot))
+        };
+        let found = self
+            .by_identity
+            .binary_search_by(|at| hash(*at).as_ref().cmp(&Some(identity)));
+        let at = usize::try_from(*self.by_identity.get(found.ok()?)?).ok()?;
+        let mine = self.config.targets.get(at)?;
+        (mine.test_password == target.test_password)
+            .then(|| self.slots.get(at).copied())
+            .flatten()
+    }
+
+    /// A change of the intervals gives a target a second gate or takes it away; neither
+    /// changes its verdict.
+    fn fit_gates(&self) {
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            let mut record = self.table.read(*slot);
+            match (target.has_deep_timer(), record.deep) {
+                (true, None) => record.deep = Some(record.connect),
+                (false, Some(_)) => {
+                    record.connect.verdict = record.verdict();
+                    record.deep = None;
+                }
+                _ => continue,
+            }
+            self.table.write(*slot, &record, false);
+        }
+    }
+}
+
+fn identities_of(config: &Config) -> Vec<IdentityHash> {
+    let targets = config.targets.iter();
+    targets
+        .map(|target| hash_identity(&target.identity()))
+        .collect()
+}
+
+/// The positions of the first of each, in the order of their hashes.
+fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
+    let mut firsts: Vec<u32> = (0..).take(identities.len()).collect();
+    let hash = |at: &u32| usize::try_from(*at).ok().and_then(|at| identities.get(at));
+    // Equal ones stay in their order.
+    firsts.sort_by_key(hash);
+    firsts.dedup_by_key(|at| hash(at));
+    firsts.shrink_to_fit();
+    firsts
+}
