@@ -5,10 +5,10 @@
 #   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 luajit, or the path of an interpreter)
 #   make all-luas           for all five
 #   make lib                the library for C hosts without Lua, into build/lib
-#   make demo               see it work against a real Dovecot (BACKEND=embedded: without one)
-#   make test               everything there is to check; make test-NAME runs one suite of tests/suites
-#   make bench              what everything costs, beside what one would use instead; QUICK=1, ROWS="tcp tls"
-#   make bench-engine       what the engine's own parts cost
+#   make demo               shows it at work with a real Dovecot (BACKEND=embedded: without one)
+#   make test               all tests; make test-NAME runs one suite of tests/suites
+#   make bench              measures the module beside its alternatives; QUICK=1, ROWS="tcp tls"
+#   make bench-engine       measures parts of the engine alone
 #   make soak               the long tests of tests/soak
 #   make deps               install what building and testing need (Debian, Ubuntu)
 #   make install            the module and the C library: PREFIX=, DESTDIR=, LIBDIR=, LUADIR=, CLIBDIR=
@@ -35,17 +35,17 @@ INCDIR  ?= $(PREFIX)/include
 CARGO_FLAGS ?=
 
 .DEFAULT_GOAL := module
-# The five builds share one target directory and one output name: one after the other.
+# The builds for the Luas share one target directory and one output name, so they must not run at the same time.
 .NOTPARALLEL:
 .SUFFIXES:
 
-# rustup puts cargo here; a shell that is not a login shell may not have it.
+# rustup installs cargo here, which is not in PATH of shells that are not login shells.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 LUAS := lua5.1 lua5.2 lua5.3 lua5.4 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
 
-# What programs linked to the C library ask for.
+# The soname of the C library.
 ABI_VERSION := $(shell sed -n 's/^.define NAUTHILUS_BACKEND_ABI_VERSION //p' include/nauthilus_backend.h)
 SONAME := libnauthilus_backend.so.$(ABI_VERSION)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
@@ -91,8 +91,8 @@ help:
 .PHONY: all-luas
 all-luas: $(LUAS:%=module-%)
 
-# Cargo decides what is fresh. `install` replaces the file rather than writing into it: a
-# process that has the old one loaded keeps it.
+# Cargo decides what to rebuild. `install` replaces the file rather than writing into it: writing would
+# crash processes that have the old file mapped.
 .PHONY: $(LUAS:%=module-%)
 $(LUAS:%=module-%): module-%: toolchain
 	$(CARGO) build --release --locked --features $(subst .,,$*) $(CARGO_FLAGS)
@@ -106,7 +106,7 @@ lib: toolchain
 	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
 	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)
 
-# Says what is missing before a build fails in the middle. Installs nothing.
+# Names missing tools before the build starts. Installs nothing.
 .PHONY: toolchain
 toolchain:
 	@CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" .ci/toolchain
@@ -120,7 +120,7 @@ rust:
 deps:
 	.ci/deps build test demo bench
 
-# A second make looks for the interpreters that the first one may have installed.
+# A second make, because this one looked for interpreters before they were installed.
 .PHONY: demo
 demo: rust
 	@.ci/deps build demo$(if $(filter embedded,$(BACKEND)),-embedded)
@@ -171,7 +171,7 @@ install-module: module-$(LUA_ABI)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)
 	$(INSTALL) -m 755 build/$(LUA_ABI)/nauthilus_backend.so $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
 
-# No network, and nothing outside DESTDIR.
+# Uses no network and writes only below DESTDIR.
 .PHONY: install-lib
 install-lib: lib
 	$(INSTALL) -d $(DESTDIR)$(CLIBDIR)/pkgconfig $(DESTDIR)$(INCDIR)

@@ -13,8 +13,8 @@ local function heading(text)
   print("\n== " .. text)
 end
 
--- 1. What there is to watch. In production this is a YAML file (see backends.yml) and the
--- intervals are ten times as long.
+-- 1. The servers to probe. In production this is a YAML file (see backends.yml) with intervals that are
+-- ten times as long.
 heading("Configure")
 nauthilus_backend.configure({
   connect_interval = "500ms", -- between two probes of a server
@@ -30,10 +30,9 @@ nauthilus_backend.configure({
     { protocol = "imap", host = "127.0.0.1", port = port("TWO_IMAP_PROXY"), haproxy_v2 = true },
   },
 })
-print("three servers are watched from a background thread")
+print("three servers are probed from a background thread")
 
--- 2. Before its first probe every server counts as alive. A script that would rather wait for
--- a verdict on each can.
+-- 2. Before its first probe every server counts as alive. `wait_ready` waits until each has a verdict.
 heading("Wait for the first verdicts")
 assert(nauthilus_backend.wait_ready(10))
 
@@ -66,8 +65,7 @@ login("bob@example.org")
 heading("Check one connection by hand")
 print("nothing listens on port 1: " .. nauthilus_backend.check_backend_connection("127.0.0.1", 1, false, false))
 
--- 4. Lose a server. A script that waits for something else would just go on; this one looks
--- until the list has changed.
+-- 4. Stop a server. A real script would go on with its work; this one polls until the list has changed.
 local function wait_for(count)
   local started = os.time()
   while #nauthilus_backend.get_backend_servers() ~= count do

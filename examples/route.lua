@@ -1,8 +1,8 @@
 -- Where a login goes: the kind of script an `auth_http` service runs for each login.
 --
--- It lists the servers that are alive, keeps those that speak the client's protocol, picks one
--- (the same user comes to the same server for as long as that lives), and says so. What it
--- says becomes response headers; the host reads them from the request context.
+-- It takes the servers that are alive and speak the client's protocol, and selects one: the same user gets the
+-- same server while the list stays the same. The selection becomes response headers, which the host reads from
+-- the request context.
 
 dynamic_loader("nauthilus_backend")
 local nauthilus_backend = require("nauthilus_backend")
@@ -19,8 +19,8 @@ end
 -- login: { username = "user@example.org", protocol = "imap" }. Returns true when there is a
 -- server for it, else nil and the reason.
 local function route(login)
-  -- The health checks log in through the same service. Were they turned away while no server
-  -- is alive, none would ever count as alive again.
+  -- Health checks log in through the same service. If they were rejected while no server is alive, no
+  -- server would ever count as alive again.
   if nauthilus_backend.is_health_check(login.username) then
     return true
   end
@@ -45,7 +45,7 @@ local function route(login)
   result:attributes({ hostip = server.ip, account = login.username })
   nauthilus_backend.apply_backend_result(result)
 
-  -- What the user database had to say about a server is overruled.
+  -- The attribute of the user database that names a server must not become a header.
   nauthilus_backend.remove_from_backend_result({ "Proxy-Host" })
   return true
 end

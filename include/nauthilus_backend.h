@@ -71,7 +71,7 @@ extern "C" {
 
 struct lua_State;
 
-/* Closed: a number means the same for ever, and a retired one is not used again. */
+/* A number never changes its meaning, and the number of a removed status is not used again. */
 typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_OK = 0,
   /* A null pointer, an unknown constant or a number out of its range. */
@@ -82,15 +82,15 @@ typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_OUT_OF_RANGE = 3,
   /* Neither an address nor a host name; an attribute that cannot become a response header. */
   NAUTHILUS_BACKEND_REFUSED = 4,
-  /* A configuration that cannot be read or is wrong. The one before runs on. */
+  /* A configuration cannot be read or is invalid. The previous one stays in force. */
   NAUTHILUS_BACKEND_CONFIGURATION = 5,
   /* Nothing was configured yet. */
   NAUTHILUS_BACKEND_NOT_CONFIGURED = 6,
-  /* The server that was checked is not well: the reason says why. */
+  /* The check of a server failed: the reason says why. */
   NAUTHILUS_BACKEND_CHECK_FAILED = 7,
-  /* The time is over. */
+  /* The time given ran out. */
   NAUTHILUS_BACKEND_TIMEOUT = 8,
-  /* The system gave no thread, descriptor, memory to share, or file. */
+  /* The system refused a thread, a descriptor, shared memory or access to a file. */
   NAUTHILUS_BACKEND_SYSTEM = 9,
   /* Another copy of this library has the engine of this process. */
   NAUTHILUS_BACKEND_OTHER_COPY = 10,
@@ -102,11 +102,11 @@ typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_WRONG_LUA_VALUE = 13,
   /* Lua raised an error: the reason is its text. */
   NAUTHILUS_BACKEND_LUA_ERROR = 14,
-  /* A defect of the library. The call did nothing, or not all it should. */
+  /* A defect of the library. The call had no effect, or only a part of its effect. */
   NAUTHILUS_BACKEND_INTERNAL = 15
 } nauthilus_backend_status;
 
-/* The fields of a result. What each holds is in the name of its group. */
+/* The fields of a result, grouped by what they hold. */
 typedef enum nauthilus_backend_field {
   /* Flags. */
   NAUTHILUS_BACKEND_FIELD_AUTHENTICATED = 1,
@@ -117,7 +117,7 @@ typedef enum nauthilus_backend_field {
   NAUTHILUS_BACKEND_FIELD_TOTP_RECOVERY_FIELD = 5,
   NAUTHILUS_BACKEND_FIELD_UNIQUE_USER_ID_FIELD = 6,
   NAUTHILUS_BACKEND_FIELD_DISPLAY_NAME_FIELD = 7,
-  /* The set of attributes: nauthilus_backend_result_clear() alone takes it. */
+  /* The set of attributes: only nauthilus_backend_result_clear() accepts it. */
   NAUTHILUS_BACKEND_FIELD_ATTRIBUTES = 8,
   /* Lists of texts. */
   NAUTHILUS_BACKEND_FIELD_GROUPS = 9,
@@ -125,7 +125,7 @@ typedef enum nauthilus_backend_field {
   NAUTHILUS_BACKEND_FIELD_WEBAUTHN_CREDENTIALS = 11
 } nauthilus_backend_field;
 
-/* What a value of an attribute is to Lua. */
+/* The type of an attribute's value, as Lua sees it. */
 typedef enum nauthilus_backend_type {
   NAUTHILUS_BACKEND_TYPE_TEXT = 1,
   NAUTHILUS_BACKEND_TYPE_INTEGER = 2,
@@ -133,13 +133,13 @@ typedef enum nauthilus_backend_type {
   NAUTHILUS_BACKEND_TYPE_BOOLEAN = 4
 } nauthilus_backend_type;
 
-/* Bytes that somebody else owns. */
+/* Borrowed bytes. The function that gives a view says how long it is valid. */
 typedef struct nauthilus_backend_view {
   const char *data;
   size_t size;
 } nauthilus_backend_view;
 
-/* Bytes that the caller owns: see nauthilus_backend_string_release(). Not to be changed. */
+/* Bytes that the caller owns and releases with nauthilus_backend_string_release(). Read only. */
 typedef struct nauthilus_backend_string {
   const char *data;
   size_t size;
@@ -177,7 +177,7 @@ typedef struct nauthilus_backend_result nauthilus_backend_result;
 /* What is decided for one request. */
 typedef struct nauthilus_backend_context nauthilus_backend_context;
 
-/* The servers that are alive, as of one moment; never changes. */
+/* The servers that were alive at one moment. A list never changes. */
 typedef struct nauthilus_backend_servers nauthilus_backend_servers;
 
 /* ---- The library ------------------------------------------------------------------------- */
@@ -210,11 +210,11 @@ void nauthilus_backend_string_release(nauthilus_backend_string *string);
 nauthilus_backend_status nauthilus_backend_result_new(
     nauthilus_backend_result **result, nauthilus_backend_string *reason);
 
-/* One reference more. */
+/* Adds a reference. */
 nauthilus_backend_status nauthilus_backend_result_retain(
     nauthilus_backend_result *result, nauthilus_backend_string *reason);
 
-/* One reference less. Cannot fail; null does nothing. */
+/* Drops a reference. Cannot fail; null does nothing. */
 void nauthilus_backend_result_release(nauthilus_backend_result *result);
 
 /* Sets a flag: any `value` but 0 is true. INVALID_ARGUMENT: `field` is no flag. */
@@ -250,18 +250,19 @@ nauthilus_backend_status nauthilus_backend_result_list_count(
     nauthilus_backend_string *reason);
 
 /* Gets the text at `index`, from 0, of a list, a copy for the caller to release.
- * INVALID_ARGUMENT: `field` is no list. OUT_OF_RANGE: no such index, perhaps no longer. */
+ * INVALID_ARGUMENT: `field` is no list. OUT_OF_RANGE: no such index, possibly because the
+ * data changed. */
 nauthilus_backend_status nauthilus_backend_result_list_at(
     const nauthilus_backend_result *result, nauthilus_backend_field field, size_t index,
     nauthilus_backend_string *text, nauthilus_backend_string *reason);
 
-/* Makes a field of any kind what it is in a new result: false, not set, or empty. */
+/* Resets a field of any kind to its value in a new result: false, not set, or empty. */
 nauthilus_backend_status nauthilus_backend_result_clear(
     nauthilus_backend_result *result, nauthilus_backend_field field,
     nauthilus_backend_string *reason);
 
-/* Sets an attribute to one text. Names and values are not judged here, but where the result is
- * applied, or made the base of a context. */
+/* Sets an attribute to one text. Names and values are checked when the result is applied or becomes
+ * the base of a context, not here. */
 nauthilus_backend_status nauthilus_backend_result_set_attribute(
     nauthilus_backend_result *result, const char *name, size_t name_size, const char *text,
     size_t text_size, nauthilus_backend_string *reason);
@@ -297,7 +298,8 @@ nauthilus_backend_status nauthilus_backend_result_attribute_count(
     const nauthilus_backend_result *result, size_t *count, nauthilus_backend_string *reason);
 
 /* Gets the name at `index`, from 0, in bytewise order of the names, a copy for the caller to
- * release. OUT_OF_RANGE: no such index, perhaps no longer. */
+ * release. OUT_OF_RANGE: no such index, possibly because the
+ * data changed. */
 nauthilus_backend_status nauthilus_backend_result_attribute_name_at(
     const nauthilus_backend_result *result, size_t index, nauthilus_backend_string *name,
     nauthilus_backend_string *reason);
@@ -324,11 +326,11 @@ nauthilus_backend_status nauthilus_backend_result_attribute_value_at(
 nauthilus_backend_status nauthilus_backend_context_new(
     nauthilus_backend_context **context, nauthilus_backend_string *reason);
 
-/* One reference more. */
+/* Adds a reference. */
 nauthilus_backend_status nauthilus_backend_context_retain(
     nauthilus_backend_context *context, nauthilus_backend_string *reason);
 
-/* One reference less. Cannot fail; null does nothing. */
+/* Drops a reference. Cannot fail; null does nothing. */
 void nauthilus_backend_context_release(nauthilus_backend_context *context);
 
 /* Sets the result that scripts build on. A copy is taken, no reference. REFUSED: an attribute
@@ -353,7 +355,8 @@ nauthilus_backend_status nauthilus_backend_context_removed_count(
     const nauthilus_backend_context *context, size_t *count, nauthilus_backend_string *reason);
 
 /* Gets the name at `index`, from 0, in order of removal, a copy for the caller to release.
- * OUT_OF_RANGE: no such index, perhaps no longer. */
+ * OUT_OF_RANGE: no such index, possibly because the
+ * data changed. */
 nauthilus_backend_status nauthilus_backend_context_removed_at(
     const nauthilus_backend_context *context, size_t index, nauthilus_backend_string *name,
     nauthilus_backend_string *reason);
@@ -401,7 +404,7 @@ nauthilus_backend_status nauthilus_backend_context_reset(
  * nauthilus_backend_start(), in the process that is to probe, not in one that only forks. */
 
 /* Reads a YAML file and puts it in force in one step; the verdicts of targets that did not
- * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the old one runs on. */
+ * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the previous one stays in force. */
 nauthilus_backend_status nauthilus_backend_configure_file(
     const char *path, size_t path_size, nauthilus_backend_string *reason);
 
@@ -409,7 +412,7 @@ nauthilus_backend_status nauthilus_backend_configure_file(
 nauthilus_backend_status nauthilus_backend_configure_yaml(
     const char *text, size_t text_size, nauthilus_backend_string *reason);
 
-/* Starts probing in this process; nothing happens where it runs. CONFIGURATION, SYSTEM,
+/* Starts probing in this process; does nothing if it runs already. CONFIGURATION, SYSTEM,
  * OTHER_COPY. */
 nauthilus_backend_status nauthilus_backend_start(nauthilus_backend_string *reason);
 
@@ -437,12 +440,12 @@ nauthilus_backend_status nauthilus_backend_report_failure(
 nauthilus_backend_status nauthilus_backend_servers_acquire(
     nauthilus_backend_servers **servers, nauthilus_backend_string *reason);
 
-/* One reference more. */
+/* Adds a reference. */
 nauthilus_backend_status nauthilus_backend_servers_retain(
     nauthilus_backend_servers *servers, nauthilus_backend_string *reason);
 
-/* One reference less; with the last one the views into the list end. Cannot fail; null does
- * nothing. */
+/* Drops a reference; with the last one the views into the list become invalid. Cannot fail; null
+ * does nothing. */
 void nauthilus_backend_servers_release(nauthilus_backend_servers *servers);
 
 /* Gets the generation of this list. */
@@ -466,9 +469,9 @@ nauthilus_backend_status nauthilus_backend_servers_at(
  * as the settings say. They are the keys of a target in the configuration, as text ("tls" and
  * "true", "connect_timeout" and "500ms"), except host and port; `settings` may be null where
  * `count` is 0. What they leave out is as for a configured target at that address, else the
- * default. Blocks for at most the three timeouts, and 10 seconds where it waits for its turn. OK:
- * it is well. CHECK_FAILED: it is not. TIMEOUT: it is not known by then. INVALID_ARGUMENT: host,
- * port or a setting is wrong. */
+ * default. Blocks for at most the three timeouts, and up to 10 seconds more while too many other
+ * probes are in flight. OK: the check succeeded. CHECK_FAILED: it failed. TIMEOUT: no result within
+ * that time. INVALID_ARGUMENT: host, port or a setting is wrong. */
 nauthilus_backend_status nauthilus_backend_check(
     const char *host, size_t host_size, uint32_t port, const nauthilus_backend_setting *settings,
     size_t count, nauthilus_backend_string *reason);

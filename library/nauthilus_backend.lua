@@ -47,7 +47,12 @@ function dynamic_loader(name) end
 ---@field test_password? string
 ---@field auth_mechanism? nauthilus_backend.Mechanism
 ---@field allow_plaintext_auth? boolean
+---@field test_mailbox? string imap: opened read-only after the login; pop3, sieve: any value looks into the store.
 ---@field request_uri? string
+---@field http_method? "GET"|"HEAD"
+---@field http_host? string The `Host` of http, as it is sent.
+---@field expected_status? integer|string|(integer|string)[] Of http: 200, "200-299,401", {200, "300-399"}.
+---@field helo_name? string
 ---@field node? string The machine that this is a port of; default: host.
 ---@field pool? string
 ---@field weight? integer 0..1000, default 100.
@@ -71,6 +76,7 @@ function dynamic_loader(name) end
 ---@field deep_interval? nauthilus_backend.Duration
 ---@field fast_interval? nauthilus_backend.Duration
 ---@field panic_threshold? string|integer A percentage: "30%", or 30.
+---@field helo_name? string What EHLO and LHLO say.
 ---@field failure_threshold? integer
 ---@field recovery_threshold? integer
 ---@field initial_state? "alive"|"dead"

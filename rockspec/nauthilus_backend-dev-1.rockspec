@@ -2,7 +2,7 @@ rockspec_format = "3.0"
 package = "nauthilus_backend"
 version = "dev-1"
 source = {
-  -- `luarocks make` builds the tree it stands in and fetches nothing.
+  -- `luarocks make` builds the working directory and downloads no source.
   url = "file://.",
 }
 description = {
@@ -20,7 +20,7 @@ build = {
   type = "make",
   build_target = "module",
   install_target = "install-module",
-  -- The interpreter tells the Makefile which Lua it is; 5.1 and LuaJIT have the same version.
+  -- The Makefile asks the interpreter which Lua it is: LuaRocks calls LuaJIT 5.1.
   build_variables = { LUA = "$(LUA)" },
   install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)" },
 }

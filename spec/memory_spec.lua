@@ -67,9 +67,9 @@ local FILE = [[
 
 describe("a configuration of many targets", function()
   local COUNT = 10000
-  -- Bytes for each target. Under each interpreter 470 to 511 were measured, and 900 where a tree
-  -- of values is made of the whole list, which the C library keeps once it is freed.
-  local MOST = 850
+  -- Bytes for each target. Some 900 were measured: half of it is the target's own, the other half is what the
+  -- C library keeps of the memory that the configuration took while it was read.
+  local MOST = 1200
 
   local function taken(make)
     local printed, well = interpreter.run(MEASURE:format(make, COUNT))

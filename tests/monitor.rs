@@ -2,15 +2,12 @@
 //! share it and run in turn.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nauthilus_backend::engine::config::{Config, InitialState, LogSink, RoutingSettings, Timeouts};
 use nauthilus_backend::engine::process::{Start, current};
-use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Target, TlsMode,
-};
+use nauthilus_backend::engine::target::{Host, ProbePolicy, Protocol, Target};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const FAST: Duration = Duration::from_millis(50);
@@ -32,33 +29,21 @@ fn with_policy(target: Arc<Target>, policy: ProbePolicy) -> Arc<Target> {
 }
 
 fn target(port: u16) -> Arc<Target> {
+    const SHORT: Duration = Duration::from_millis(300);
+    let host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Arc::new(Target {
-        protocol: Protocol::Imap,
-        host: Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port,
-        tls_mode: TlsMode::Plain,
-        tls_skip_verify: false,
-        tls_server_name: None,
-        tls_ca_file: None::<PathBuf>,
-        haproxy_v2: false,
-        deep_check: false,
-        test_username: None,
-        test_password: None,
-        auth_mechanism: AuthMechanism::Auto,
-        allow_plaintext_auth: false,
-        request_uri: "/".into(),
-        placement: Placement::default(),
-        connect_timeout: Duration::from_millis(300),
-        tls_timeout: Duration::from_millis(300),
-        deep_timeout: Duration::from_millis(300),
+        connect_timeout: SHORT,
+        tls_timeout: SHORT,
+        deep_timeout: SHORT,
         policy: POLICY,
-        source_address: None,
+        ..Target::new(Protocol::Imap, host, port)
     })
 }
 
 fn config(targets: Vec<Arc<Target>>) -> Config {
     Config {
         timeouts: Timeouts::default(),
+        helo_name: None,
         policy: POLICY,
         panic_threshold: 0,
         initial_state: InitialState::Alive,

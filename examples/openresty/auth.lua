@@ -1,17 +1,17 @@
 -- Answers nginx's mail proxy: where one login goes. Runs in the access phase.
 --
--- The password is not looked at: nginx hands it on, and the backend decides.
+-- The script does not check the password: nginx passes it on, and the backend checks it.
 
 local backend = require("nauthilus_backend")
 
--- nginx escapes spaces and what could end a header.
+-- nginx percent-encodes spaces and control characters in these headers.
 local function unescape(text)
   return (text:gsub("%%(%x%x)", function(code)
     return string.char(tonumber(code, 16))
   end))
 end
 
--- The same user comes to the same server for as long as that lives.
+-- The same user gets the same server while the list stays the same.
 local function choose(candidates, user)
   return candidates[ngx.crc32_short(user) % #candidates + 1]
 end
@@ -28,7 +28,7 @@ end
 
 local server = #candidates > 0 and choose(candidates, user)
 if not server then
-  -- nginx tells the client so, with this code where the protocol has codes, and hangs up.
+  -- nginx sends this text to the client, with the code if the protocol has codes, and closes the connection.
   ngx.header["Auth-Status"] = "Temporary server problem, try again later"
   ngx.header["Auth-Error-Code"] = "451 4.3.2"
   ngx.log(ngx.ERR, "no ", protocol, " server is alive")
@@ -38,7 +38,7 @@ end
 ngx.header["Auth-Status"] = "OK"
 -- Auth-Server and Auth-Port.
 backend.select_backend_server(server.ip, server.port)
--- X-Nauthilus-Account: for whoever logs this answer.
+-- X-Nauthilus-Account: for programs that log this answer.
 local result = nauthilus_backend_result.new()
 result:attributes({ account = user })
 backend.apply_backend_result(result)

@@ -21,9 +21,7 @@ use futures_util::FutureExt;
 use nauthilus_backend::engine::probe::dialogue::session::{LINE_MAX, Session};
 use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::transport::{READ_LIMIT, Transport};
-use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
-};
+use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// In an input, where TLS begins.
@@ -108,6 +106,7 @@ fn check(protocol: Protocol, data: &[u8]) {
         target: &target,
         tls,
         loopback,
+        local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &upgrade,
     };
     let verdict = poll_once(dialogue::run(Box::new(peer), about));
@@ -156,6 +155,7 @@ pub fn lines(data: &[u8]) {
         target: &target,
         tls: false,
         loopback: true,
+        local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
     };
     let reading = async move {
@@ -329,26 +329,9 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 
 fn target(protocol: Protocol) -> Target {
     Target {
-        protocol,
-        host: Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: 1,
-        tls_mode: TlsMode::Plain,
-        tls_skip_verify: false,
-        tls_server_name: None,
-        tls_ca_file: None,
-        haproxy_v2: false,
         deep_check: true,
-        test_username: None,
-        test_password: None,
-        auth_mechanism: AuthMechanism::Auto,
-        allow_plaintext_auth: false,
-        request_uri: "/".into(),
-        placement: Placement::default(),
-        connect_timeout: Duration::from_secs(5),
-        tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),
-        policy: ProbePolicy::DEFAULT,
-        source_address: None,
+        ..Target::new(protocol, Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), 1)
     }
 }
 

@@ -23,7 +23,7 @@ const PARAMETERS: [&str; 4] = ["host", "ip", "ip_address", "port"];
 /// # Safety
 ///
 /// As `abi` says.
-unsafe fn entry(index: usize, setting: &Setting) -> Result<(String, Value<'static>), Failure> {
+unsafe fn entry(index: usize, setting: &Setting) -> Result<(String, Value), Failure> {
     let part = |name: &str| format!("settings[{index}].{name}");
     let utf8 = |name: &str, bytes| {
         std::str::from_utf8(bytes)

@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -43,6 +45,15 @@ impl Protocol {
 
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+
+    /// How long a dialogue may take where nothing is configured. An SMTP server may let a client
+    /// wait for its greeting, to tell robots by their haste (Postfix's postscreen: 6 seconds).
+    pub fn default_deep_timeout(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Smtp => 15,
+            Self::Imap | Self::Pop3 | Self::Lmtp | Self::Sieve | Self::Http => 5,
+        })
     }
 
     /// The registered port (IANA service names): implicit TLS has its own where one exists.
@@ -113,6 +124,76 @@ impl AuthMechanism {
             Self::UserPass => "USERPASS",
             Self::Basic => "BASIC",
         }
+    }
+}
+
+/// The method of an HTTP check's request. Both are safe (RFC 9110 §9.2.1): a probe changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HttpMethod {
+    Get,
+    /// The head of the response alone.
+    Head,
+}
+
+impl HttpMethod {
+    /// As it is sent and configured.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+        }
+    }
+}
+
+/// The status codes of good HTTP responses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedStatus(
+    /// None: [`ExpectedStatus::USUAL`], as nearly every target has it.
+    Option<Arc<[RangeInclusive<u16>]>>,
+);
+
+impl ExpectedStatus {
+    /// What counts as good where nothing is configured: success and redirects.
+    pub const USUAL: RangeInclusive<u16> = 200..=399;
+
+    /// What a configuration may name: final responses (RFC 9110 §15).
+    pub const ALLOWED: RangeInclusive<u16> = 200..=599;
+
+    pub fn new(ranges: Vec<RangeInclusive<u16>>) -> Self {
+        Self((ranges.as_slice() != [Self::USUAL]).then(|| ranges.into()))
+    }
+
+    pub fn usual() -> Self {
+        Self(None)
+    }
+
+    pub fn contains(&self, code: u16) -> bool {
+        match &self.0 {
+            Some(ranges) => ranges.iter().any(|range| range.contains(&code)),
+            None => Self::USUAL.contains(&code),
+        }
+    }
+
+    fn is_usual(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+/// As a configuration writes it: `200-299,401`.
+impl fmt::Display for ExpectedStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let usual = [Self::USUAL];
+        let ranges = self.0.as_deref().unwrap_or(&usual);
+        for (at, range) in ranges.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            let (first, last) = (range.start(), range.end());
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -284,6 +365,15 @@ pub struct Target {
     pub request_uri: Cow<'static, str>,
     /// No part of the identity: a verdict is kept when this changes.
     pub placement: Placement,
+    pub http_method: HttpMethod,
+    /// The whole value of `Host` in an HTTP check, instead of one made of host and port.
+    pub http_host: Option<Box<str>>,
+    pub expected_status: ExpectedStatus,
+    /// What EHLO and LHLO say, instead of this machine's name or address.
+    pub helo_name: Option<Arc<str>>,
+    /// The mailbox that an IMAP check opens after the login. POP3 and ManageSieve have one store
+    /// for each user: any value makes them look into it.
+    pub test_mailbox: Option<Box<str>>,
     /// At most one minute: resolving, connecting and the PROXY header.
     pub connect_timeout: Duration,
     /// At most one minute: the TLS handshake.
@@ -295,7 +385,39 @@ pub struct Target {
     pub source_address: Option<IpAddr>,
 }
 
+/// For targets that differ in little from the defaults.
 impl Target {
+    /// A target without TLS and without deep checks, with the default of every other setting.
+    pub fn new(protocol: Protocol, host: Host, port: u16) -> Self {
+        Self {
+            protocol,
+            host,
+            port,
+            tls_mode: TlsMode::Plain,
+            tls_skip_verify: false,
+            tls_server_name: None,
+            tls_ca_file: None,
+            haproxy_v2: false,
+            deep_check: false,
+            test_username: None,
+            test_password: None,
+            auth_mechanism: AuthMechanism::Auto,
+            allow_plaintext_auth: false,
+            request_uri: "/".into(),
+            placement: Placement::default(),
+            http_method: HttpMethod::Get,
+            http_host: None,
+            expected_status: ExpectedStatus::usual(),
+            helo_name: None,
+            test_mailbox: None,
+            connect_timeout: Duration::from_secs(5),
+            tls_timeout: Duration::from_secs(5),
+            deep_timeout: protocol.default_deep_timeout(),
+            policy: ProbePolicy::DEFAULT,
+            source_address: None,
+        }
+    }
+
     /// `imap://10.0.0.1:993`, `lmtp://[2001:db8::1]:24`: how logs and `status()` name a target.
     pub fn key(&self) -> String {
         match &self.host {
@@ -310,7 +432,7 @@ impl Target {
         // Another name is looked up: `a.b.` is found by itself only.
         let is_absolute = matches!(&self.host, Host::Name(name) if name.is_absolute());
         let source = self.source_address.map(|ip| format!("|from {ip}"));
-        format!(
+        let mut identity = format!(
             "{}{}|{}|{:?}|{:?}|{:?}|{}|{}|{:?}|{}|{}|{}{}",
             self.key(),
             if is_absolute { "." } else { "" },
@@ -325,7 +447,28 @@ impl Target {
             self.allow_plaintext_auth,
             self.request_uri,
             source.unwrap_or_default(),
-        )
+        );
+        // Named only where they are set: what other targets are known by does not change.
+        let mut also = |name: &str, value: Option<&dyn fmt::Display>| {
+            if let Some(value) = value {
+                identity.push_str(&format!("|{name}={value}"));
+            }
+        };
+        also(
+            "method",
+            (self.http_method != HttpMethod::Get).then_some(&self.http_method.name()),
+        );
+        also("http_host", self.http_host.as_ref().map(|host| host as _));
+        also(
+            "status",
+            (!self.expected_status.is_usual()).then_some(&self.expected_status),
+        );
+        also("helo", self.helo_name.as_ref().map(|name| name as _));
+        also(
+            "mailbox",
+            self.test_mailbox.as_ref().map(|mailbox| mailbox as _),
+        );
+        identity
     }
 
     /// The machine that this is a port of.

@@ -66,7 +66,7 @@ pub(super) fn begin_described(args: &Args, index: i32) -> Result<Check, String> 
 pub(super) fn described_at(
     args: &Args,
     first: i32,
-) -> Result<Result<ConfigValue<'static>, String>, Refused> {
+) -> Result<Result<ConfigValue, String>, Refused> {
     let (host, port) = (args.bytes(first)?, args.number(first + 1)?);
     let (haproxy_v2, tls) = (args.flag(first + 2)?, args.flag(first + 3)?);
     let Ok(host) = std::str::from_utf8(host) else {

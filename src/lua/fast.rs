@@ -317,15 +317,10 @@ unsafe extern "C" fn select_here(
         is_plain_literal(ip).then_some(())?;
         // SAFETY: as above.
         unsafe {
-            setter.decide(
-                request,
-                may_begin,
-                |c, set| Some(c.select_and_report(ip, port, set)),
-                |c| {
-                    c.select(ip, port);
-                    Some(())
-                },
-            )
+            setter.decide(request, may_begin, |c| {
+                c.select(ip, port);
+                Some(())
+            })
         }
     })
 }
@@ -343,12 +338,7 @@ unsafe extern "C" fn apply_here(
         unsafe {
             let result = handle::<BackendResult>(result)?;
             result.with_current(|r| {
-                setter.as_ref()?.decide(
-                    request,
-                    may_begin,
-                    |c, set| c.apply_and_report(r, set).ok(),
-                    |c| c.apply(r).ok(),
-                )
+                (setter.as_ref()?).decide(request, may_begin, |c| c.apply(r).ok())
             })
         }
     })

@@ -46,7 +46,8 @@ fn functions_are_declared_as_they_are_defined() -> Outcome {
 #[test]
 fn structures_have_the_same_fields() -> Outcome {
     let text = cdef(&header()?)?;
-    let source = read("src/abi/text.rs")? + &read("src/abi/servers.rs")?;
+    let source =
+        read("src/abi/text.rs")? + &read("src/abi/owned_string.rs")? + &read("src/abi/servers.rs")?;
     for (c, rust) in [
         ("nauthilus_backend_view", "View"),
         ("nauthilus_backend_string", "OwnedString"),

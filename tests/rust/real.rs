@@ -8,9 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nauthilus_backend::engine::probe::{Depth, Prober};
-use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
-};
+use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
 
 /// A helper of `spec/support`, which ends with its server when its input ends.
 struct Server {
@@ -56,31 +54,21 @@ impl Server {
     /// A target on the listener of that name, with TLS if the name ends in `s`.
     fn target(&self, protocol: Protocol, listener: &str) -> Target {
         let implicit = listener.trim_end_matches("_proxy").ends_with('s');
+        let host = Host::Ip("127.0.0.1".parse().expect("an address"));
+        let port = self.facts[listener].parse().expect("a port");
         Target {
-            protocol,
-            host: Host::Ip("127.0.0.1".parse().expect("an address")),
-            port: self.facts[listener].parse().expect("a port"),
             tls_mode: if implicit {
                 TlsMode::Implicit
             } else {
                 TlsMode::Plain
             },
-            tls_skip_verify: false,
-            tls_server_name: None,
             tls_ca_file: Some(self.facts["ca"].clone().into()),
             haproxy_v2: listener.ends_with("_proxy"),
             deep_check: true,
-            test_username: None,
-            test_password: None,
-            auth_mechanism: AuthMechanism::Auto,
-            allow_plaintext_auth: false,
-            request_uri: "/".into(),
-            placement: Placement::default(),
             connect_timeout: Duration::from_secs(10),
             tls_timeout: Duration::from_secs(10),
             deep_timeout: Duration::from_secs(20),
-            policy: ProbePolicy::DEFAULT,
-            source_address: None,
+            ..Target::new(protocol, host, port)
         }
     }
 }
@@ -219,16 +207,12 @@ async fn nginx() {
     for listener in ["http", "https", "http_proxy"] {
         let at = |uri: &str| Target {
             request_uri: uri.to_owned().into(),
-            placement: Placement::default(),
             ..server.target(Protocol::Http, listener)
         };
         for (uri, reason) in [
             ("/", ""),
             ("/moved", ""),
-            (
-                "/gone",
-                "http: status 503 ActiveConfig Temporarily Unavailable",
-            ),
+            ("/gone", "http: status 503 Service Temporarily Unavailable"),
             ("/private", "http: status 401 Unauthorized"),
         ] {
             assert_eq!(probe(&at(uri)).await, reason, "{listener} {uri}");

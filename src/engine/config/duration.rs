@@ -1,7 +1,7 @@
 //! Durations as a user writes them: seconds as a number, or text such as `500ms` or `1m30s`.
 //!
-//! Own rather than `humantime`: that crate reads `1 0s` as ten seconds, takes months and years,
-//! and panics on a sum beyond `Duration::MAX`.
+//! Not the crate `humantime`: it reads `1 0s` as ten seconds, accepts months and years, and panics if the sum
+//! exceeds `Duration::MAX`.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ pub(super) fn parse(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds, below))
 }
 
-/// Splits where `keep` first fails.
+/// Splits before the first character that `keep` rejects.
 fn split(text: &str, keep: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !keep(c)).unwrap_or(text.len()))
 }
@@ -73,7 +73,7 @@ fn scaled(amount: &str, scale: u128) -> Option<u128> {
             text.parse().ok()
         }
     };
-    // More places than this cannot change a nanosecond of a week.
+    // Further decimal places are less than a nanosecond even in weeks, the largest unit.
     let fraction = fraction.get(..fraction.len().min(18))?;
     let places = u32::try_from(fraction.len()).ok()?;
     let part = digits(fraction)?.checked_mul(scale)? / 10_u128.checked_pow(places)?;
@@ -88,7 +88,7 @@ pub(super) fn text(duration: Duration) -> String {
     }
     let mut out = String::new();
     for (unit, scale) in UNITS {
-        // `24h` and `30d` say more than `1d` and `4w2d`.
+        // `24h` and `30d` are easier to read than `1d` and `4w2d`.
         let rounds = match unit {
             "w" | "µs" => continue,
             "d" => nanos.is_multiple_of(DAY) && nanos > DAY,

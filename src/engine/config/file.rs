@@ -1,25 +1,29 @@
-//! Reading a configuration file: regular files only, and only so much of them.
+//! Reads a configuration file: regular files only, of at most [`MAX_BYTES`].
 
 use std::fs::{File, OpenOptions};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::sys::pages::Pages;
+use zeroize::Zeroizing;
 
 /// The longest configuration, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
 
-/// The file's bytes.
+/// The file's bytes, which are wiped when dropped: a password may be among them.
 ///
 /// # Errors
 /// A sentence without the path.
-pub(super) fn read(path: &Path) -> Result<Pages<u8>, String> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let file = open(path)?;
-    let mut bytes = Pages::default();
-    bytes
-        .read_from(file, MAX_BYTES.saturating_add(1))
-        .map_err(|error| format!("cannot be read: {error}"))?;
+    let failed = |error: std::io::Error| format!("cannot be read: {error}");
+    let length = file.metadata().map_err(failed)?.len();
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_BYTES);
+    // Room for the whole file: a buffer that grew would leave copies behind, unwiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(64)));
+    file.take(MAX_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() > MAX_BYTES {
         return Err(TOO_LONG.to_owned());
     }
@@ -34,8 +38,9 @@ fn open(path: &Path) -> Result<File, String> {
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => format!("cannot be opened: {error}"),
     };
-    // Asked before opening, since opening a device can do things, and again after, since the
-    // name may mean something else by then; not waiting, since a FIFO may have no writer.
+    // Checked before it is opened, since opening a device can have effects, and again after, since
+    // the name may have been given to another file in between. O_NONBLOCK: opening a FIFO without a
+    // writer would wait for ever.
     regular(&std::fs::metadata(path).map_err(failed)?)?;
     let file = OpenOptions::new()
         .read(true)

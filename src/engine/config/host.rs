@@ -33,7 +33,7 @@ pub fn parse_host(text: &str) -> Result<Host, String> {
     })
 }
 
-/// The error is a hint, or empty where there is nothing to add.
+/// The error is a hint on what was meant, or empty.
 fn read(text: &str) -> Result<Host, &'static str> {
     if let Some(inner) = text.strip_prefix('[') {
         let inner = inner.strip_suffix(']').ok_or("bracket not closed")?;
@@ -97,7 +97,7 @@ fn is_label(label: &str) -> bool {
         && !label.ends_with('-')
 }
 
-/// What a resolver's `inet_aton` takes for a part of an address.
+/// Whether a resolver's `inet_aton` reads this as a part of an IPv4 address.
 fn is_number(label: &str) -> bool {
     match label
         .strip_prefix("0x")

@@ -68,20 +68,20 @@ pub struct Issue {
 }
 
 impl Issue {
-    /// Of something that is no part of a table or list, as far as is known.
+    /// An issue with an empty path. Callers that know where the value stands add steps in front.
     pub fn new(problem: impl Into<String>) -> Self {
         Path::default().issue(problem)
     }
 
-    /// The same, seen from what holds the value that its path began at: a path that is made
-    /// only when needed costs nothing where there are many values.
+    /// The same issue with one more step in front of its path. Paths are put together only for errors, so
+    /// that reading many values without an error makes none.
     #[must_use]
     pub fn under(mut self, step: Step) -> Self {
         self.path.0.insert(0, step);
         self
     }
 
-    /// The same, seen from where `path` begins.
+    /// The same issue with all of `path` in front of its own.
     #[must_use]
     pub(super) fn within(mut self, path: &Path) -> Self {
         let mut steps = path.0.clone();

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::duration;
 use super::host;
+use super::names;
+use super::status_codes;
 
 /// What a key holds, with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,11 @@ pub enum Kind {
     Path,
     /// Origin-form request target; never repeated in an error, since its query may be a secret.
     RequestUri,
+    /// The value of a `Host` field.
+    HttpHost,
+    HeloName,
+    StatusCodes,
+    Mailbox,
     LogSink,
     AttributeNames,
     /// The name of a node or a pool.
@@ -54,7 +61,7 @@ impl Kind {
                 format!("duration {}..{}", duration::text(min), duration::text(max))
             }
             Self::Choice(words) => format!("one of {}", words.join(", ")),
-            Self::User | Self::Password => {
+            Self::User | Self::Password | Self::Mailbox => {
                 format!("string of 1..{MAX_CREDENTIAL} bytes without CR, LF and NUL")
             }
             Self::Host => host::EXPECTED.to_owned(),
@@ -64,6 +71,9 @@ impl Kind {
                     "string that starts with / , of 1..{MAX_REQUEST_URI} visible ASCII characters"
                 )
             }
+            Self::HttpHost => names::EXPECTED_HTTP_HOST.to_owned(),
+            Self::HeloName => names::EXPECTED_HELO.to_owned(),
+            Self::StatusCodes => status_codes::EXPECTED.to_owned(),
             Self::LogSink => "stderr, none, syslog or the path of a file".to_owned(),
             Self::AttributeNames => "list of attribute names".to_owned(),
             Self::Name => format!("string of 1..{MAX_NAME} bytes without control characters"),
@@ -83,9 +93,9 @@ impl Kind {
 /// What a key means when it is not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
-    /// This text, read as a user's would be.
+    /// This text, parsed as if a user had written it.
     Value(&'static str),
-    /// Nothing, or what another key says; in words.
+    /// No value, or the value of another key: described in words.
     Words(&'static str),
 }
 
@@ -106,7 +116,7 @@ impl Key {
         self.name == name || self.aliases.contains(&name)
     }
 
-    /// The default as text; empty where it is not a value.
+    /// The default as text; empty if it is described in words only.
     pub(super) const fn default_text(&self) -> &'static str {
         match self.default {
             Default::Value(text) => text,
@@ -177,7 +187,7 @@ pub(super) const TLS_TIMEOUT: Key = key(
 pub(super) const DEEP_TIMEOUT: Key = key(
     "deep_timeout",
     LONG_TIMEOUT,
-    Default::Value("5s"),
+    Default::Words("5s, smtp 15s"),
     "The protocol dialogue of a deep check.",
 );
 pub(super) const CONNECT_INTERVAL: Key = key(
@@ -215,6 +225,12 @@ pub(super) const PANIC_THRESHOLD: Key = key(
     Kind::Percent,
     Default::Value("0%"),
     "Where fewer than this share of a protocol's targets are alive, all of them are listed: the fault is then more likely here.",
+);
+pub(super) const HELO_NAME: Key = key(
+    "helo_name",
+    Kind::HeloName,
+    Default::Words("the machine's name where it is fully qualified, else the connection's address"),
+    "What EHLO (smtp) and LHLO (lmtp) say.",
 );
 pub(super) const INITIAL_STATE: Key = key(
     "initial_state",
@@ -328,6 +344,7 @@ pub const SERVICE_KEYS: &[Key] = &[
     CONNECT_INTERVAL,
     DEEP_INTERVAL,
     FAST_INTERVAL,
+    HELO_NAME,
     FAILURE_THRESHOLD,
     RECOVERY_THRESHOLD,
     PANIC_THRESHOLD,
@@ -442,7 +459,31 @@ pub(super) const REQUEST_URI: Key = key(
     "request_uri",
     Kind::RequestUri,
     Default::Value("/"),
-    "What an http deep check asks for.",
+    "What an http deep check asks for; it may have a query.",
+);
+pub(super) const HTTP_METHOD: Key = key(
+    "http_method",
+    Kind::Choice(&["GET", "HEAD"]),
+    Default::Value("GET"),
+    "How an http deep check asks for it.",
+);
+pub(super) const HTTP_HOST: Key = key(
+    "http_host",
+    Kind::HttpHost,
+    Default::Words("`tls_server_name` under TLS, else host; the port where it is not the default"),
+    "The `Host` of an http deep check, sent as it is written here.",
+);
+pub(super) const EXPECTED_STATUS: Key = key(
+    "expected_status",
+    Kind::StatusCodes,
+    Default::Value("200-399"),
+    "The status codes of a good http response, as a text or a list. No redirect is followed: it counts as its own status.",
+);
+pub(super) const TEST_MAILBOX: Key = key(
+    "test_mailbox",
+    Kind::Mailbox,
+    NONE,
+    "Look into the store after the login: imap opens this mailbox read-only (`EXAMINE`); with any value pop3 asks `STAT` and sieve `LISTSCRIPTS`.",
 );
 
 pub(super) const SOURCE_ADDRESS: Key = key(
@@ -499,7 +540,12 @@ pub const TARGET_KEYS: &[Key] = &[
     TEST_PASSWORD,
     AUTH_MECHANISM,
     ALLOW_PLAINTEXT_AUTH,
+    TEST_MAILBOX,
     REQUEST_URI,
+    HTTP_METHOD,
+    HTTP_HOST,
+    EXPECTED_STATUS,
+    inherited(HELO_NAME),
     NODE,
     POOL,
     WEIGHT,

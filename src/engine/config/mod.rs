@@ -10,7 +10,7 @@
 //! | `reader` | typed access to one table, unknown keys |
 //! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
 //! | `policy` | intervals and thresholds of the service and of a target |
-//! | `duration`, `host` | the two notations of their own |
+//! | `duration`, `host` | the notations of durations and hosts |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
 
@@ -20,11 +20,13 @@ mod file;
 mod host;
 mod issue;
 mod keys;
+mod names;
 mod policy;
 mod reader;
 mod routing;
 mod section;
 mod settings;
+mod status_codes;
 mod target;
 mod text;
 mod timeouts;
@@ -47,7 +49,7 @@ pub use self::reader::nearest;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
-pub use self::value::{Items, Source, Value};
+pub use self::value::Value;
 
 use super::target::{ProbePolicy, Target};
 
@@ -70,9 +72,12 @@ pub enum LogSink {
 /// A validated configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// What a target uses that has none of its own, and a check on demand.
+    /// For targets without timeouts of their own, and for checks on demand.
     pub timeouts: Timeouts,
-    /// What a target has that says nothing of its own.
+    /// What a target's EHLO says that has none of its own; None: the machine's name, or the
+    /// connection's address.
+    pub helo_name: Option<Arc<str>>,
+    /// Intervals and thresholds of targets without their own.
     pub policy: ProbePolicy,
     /// In percent: where fewer than this share of a protocol's targets are alive, all of them
     /// are listed.
@@ -115,8 +120,8 @@ impl From<Issue> for ConfigError {
 }
 
 impl Config {
-    /// From a table of the host: the section's keys themselves, or the section within its
-    /// parents as a whole file has it. Nothing is taken from the environment.
+    /// From a table of the host. It is the section itself, or has the section nested in it as a
+    /// file does. Nothing is taken from the environment.
     ///
     /// # Errors
     /// The first key that is unknown, missing, of the wrong type or out of range, or that

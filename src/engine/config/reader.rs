@@ -11,16 +11,16 @@ use super::issue::{Issue, Path, Step};
 use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, SERVICE_KEYS, TARGET_KEYS};
 use super::value::Value;
 
-/// One table, its keys known to be ours.
+/// One table, after a check that all its keys are known.
 pub(super) struct Reader<'a> {
-    entries: &'a [(String, Value<'a>)],
+    entries: &'a [(String, Value)],
     path: Path,
 }
 
 /// A value and the name it was given under.
 pub(super) struct Given<'a> {
     pub(super) name: &'a str,
-    pub(super) value: &'a Value<'a>,
+    pub(super) value: &'a Value,
 }
 
 impl<'a> Reader<'a> {
@@ -29,15 +29,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// Something other than a table; a key that is unknown, or given twice.
     pub(super) fn open(
-        value: &'a Value<'a>,
+        value: &'a Value,
         path: Path,
         keys: &[Key],
         extra: &[&str],
     ) -> Result<Self, Issue> {
-        let entries: &[(String, Value<'_>)] = match value {
+        let entries: &[(String, Value)] = match value {
             Value::Map(entries) => entries,
             Value::List(items) if items.is_empty() => &[],
-            Value::List(_) | Value::Items(_) => {
+            Value::List(_) => {
                 return Err(path.issue("table with named keys expected, got list"));
             }
             other => return Err(path.issue(format!("table expected, got {}", other.described()))),
@@ -81,16 +81,21 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A key that has to be there was not.
+    /// The issue of a required key that is missing.
     pub(super) fn missing(&self, key: &Key) -> Issue {
         self.path
             .key(key.name)
             .issue(format!("{} expected, got nothing", key.kind.expected()))
     }
 
-    /// A key whose value is right in itself but not beside the others.
+    /// The issue of a key whose value is valid but contradicts another key.
     pub(super) fn conflict(&self, key: &Key, problem: &str) -> Issue {
         self.path.key(self.name_of(key)).issue(problem)
+    }
+
+    /// A key whose value cannot be taken.
+    pub(super) fn refused(&self, key: &Key, value: &Value) -> Issue {
+        self.conflict(key, &refusal(key.kind, value))
     }
 
     /// Reads a key with `read`, which answers `None` for a value it cannot take.
@@ -135,7 +140,7 @@ impl<'a> Reader<'a> {
         self.or_default(key, Self::duration, |value| as_duration(value, key.kind))
     }
 
-    /// The word as the key's table spells it.
+    /// One of the key's words, in the spelling of the key table.
     pub(super) fn choice(&self, key: &Key) -> Result<Option<&'static str>, Issue> {
         self.read(key, |value| as_choice(value, key.kind))
     }
@@ -191,7 +196,7 @@ impl<'a> Reader<'a> {
     pub(super) fn list<T>(
         &self,
         key: &Key,
-        read: impl Fn(&Value<'_>) -> Result<T, Issue>,
+        read: impl Fn(&Value) -> Result<T, Issue>,
     ) -> Result<Option<Vec<T>>, Issue> {
         let Some(given) = self.given(key)? else {
             return Ok(None);
@@ -202,12 +207,6 @@ impl<'a> Reader<'a> {
         };
         let done: Result<Vec<T>, Issue> = match given.value {
             Value::List(items) => items.iter().map(read).enumerate().map(placed).collect(),
-            Value::Items(items) => items
-                .iter()
-                .map(|item| read(&item?))
-                .enumerate()
-                .map(placed)
-                .collect(),
             Value::Map(entries) if entries.is_empty() => Ok(Vec::new()),
             Value::Map(_) => {
                 let expected = key.kind.expected();
@@ -235,15 +234,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A default's text as a value whose type the key decides.
-pub(super) fn default_value(text: &str) -> Value<'static> {
+/// A default's text as a value without a type of its own: the key's kind says how it is parsed.
+pub(super) fn default_value(text: &str) -> Value {
     Value::Env {
         text: text.to_owned(),
         template: text.to_owned(),
     }
 }
 
-fn as_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+fn as_text(value: &Value) -> Option<&str> {
     match value {
         Value::Str(text) | Value::Env { text, .. } => Some(text),
         _ => None,
@@ -297,7 +296,7 @@ fn as_percent(value: &Value) -> Option<u8> {
 }
 
 fn whole(number: f64) -> Option<i64> {
-    // Beyond 2^53 a float names no single integer.
+    // Beyond 2^53 neighbouring integers have the same float.
     let exact = number.fract() == 0.0 && number.abs() <= 9_007_199_254_740_992.0;
     #[expect(
         clippy::cast_possible_truncation,
@@ -323,7 +322,7 @@ fn as_choice(value: &Value, kind: Kind) -> Option<&'static str> {
         .find(|word| word.eq_ignore_ascii_case(text))
 }
 
-/// What a file's path may be: anything the system takes that names something.
+/// Whether a text can be the path of a file: not empty, no NUL, no slash at the end.
 pub(super) fn is_file_path(text: &str) -> bool {
     !text.is_empty() && !text.contains('\0') && !text.ends_with('/')
 }
@@ -333,7 +332,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
     let number = matches!(value, Value::Int(_) | Value::Float(_));
     let right_type = match kind {
         Kind::Integer { .. } => number,
-        Kind::Duration { .. } => number || as_text(value).is_some(),
+        Kind::Duration { .. } | Kind::StatusCodes => number || as_text(value).is_some(),
         Kind::Percent => number || as_text(value).is_some(),
         Kind::Boolean | Kind::AttributeNames | Kind::Targets => false,
         _ => as_text(value).is_some(),
@@ -347,7 +346,9 @@ fn refusal(kind: Kind, value: &Value) -> String {
     };
     let hint = match (kind, value) {
         (Kind::Boolean, Value::Str(_)) => " (write true or false without quotes)",
-        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host, _) if number => {
+        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host | Kind::Mailbox, _)
+            if number =>
+        {
             " (put it in quotes)"
         }
         _ => "",
@@ -395,7 +396,7 @@ fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
 /// The known name a user most likely meant: a third of it may differ, or one name may be a
 /// part of the other (`username`, `hostname`); case does not count.
 pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    // Longer than any key by far, and comparing costs time.
+    // No key is nearly that long, and the comparison takes time that grows with the length.
     if name.len() > 64 {
         return None;
     }
@@ -419,6 +420,6 @@ pub(super) fn item_refusal(expected: &str, value: &Value) -> String {
 }
 
 /// The text of a list item.
-pub(super) fn item_text<'v>(value: &'v Value<'_>) -> Option<&'v str> {
+pub(super) fn item_text(value: &Value) -> Option<&str> {
     as_text(value)
 }

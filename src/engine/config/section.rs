@@ -1,5 +1,5 @@
-//! Where in a file the service section is: a whole Nauthilus file holds it under one of two
-//! names, and much else that is not ours.
+//! Finds the service section in a whole Nauthilus file, which has it under one of two names among
+//! many other sections.
 
 use super::issue::{Issue, Path};
 use super::keys::SERVICE_KEYS;
@@ -11,13 +11,13 @@ const NAMES: [&[&str]; 2] = [
     &["auth", "services", "backend_health_checks"],
 ];
 
-/// What may have named members.
+/// A node that may be a table with named members.
 pub(super) trait Members: Copy {
     /// The member of that name, if this is a table that has it and it is not null.
     fn member(self, name: &str) -> Option<Self>;
 }
 
-impl Members for &Value<'_> {
+impl Members for &Value {
     fn member(self, name: &str) -> Option<Self> {
         let Value::Map(entries) = self else {
             return None;
@@ -75,7 +75,7 @@ pub(super) fn in_file<T: Members>(root: T) -> Result<(Path, T), Issue> {
 ///
 /// # Errors
 /// Both sections are there, or keys of the section beside it.
-pub(super) fn in_table<'v, 'a>(root: &'v Value<'a>) -> Result<(Path, &'v Value<'a>), Issue> {
+pub(super) fn in_table(root: &Value) -> Result<(Path, &Value), Issue> {
     let Some((path, section)) = find(root)? else {
         return Ok((Path::default(), root));
     };

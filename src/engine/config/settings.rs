@@ -20,10 +20,11 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
     let timeouts = Timeouts {
         connect: reader.duration_or_default(&keys::CONNECT_TIMEOUT)?,
         tls: reader.duration_or_default(&keys::TLS_TIMEOUT)?,
-        deep: reader.duration_or_default(&keys::DEEP_TIMEOUT)?,
+        deep: reader.duration(&keys::DEEP_TIMEOUT)?,
     };
+    let helo_name = target::helo_name(&reader)?;
     let defaults = PolicyDefaults::of_service(&reader)?;
-    let targets = targets(&reader, &timeouts, &defaults)?;
+    let targets = targets(&reader, &timeouts, &defaults, helo_name.as_ref())?;
     routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
         .map_err(|issue| issue.within(reader.path()))?;
     Ok(Config {
@@ -44,6 +45,7 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
         log: log(&reader)?,
         routing: routing::settings(&reader)?,
         targets,
+        helo_name,
     })
 }
 
@@ -62,7 +64,7 @@ fn expose_attributes(reader: &Reader<'_>) -> Result<Vec<String>, Issue> {
 }
 
 fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
-    // A bare word is a misspelt sink rather than a file to create somewhere.
+    // A word without slash or dot is more likely a misspelt `syslog` than the name of a file.
     let path = |text: &str| is_file_path(text) && text.contains(['/', '.']);
     let sink = |text: &str| match text.to_ascii_lowercase().as_str() {
         "stderr" => Some(LogSink::Stderr),
@@ -80,8 +82,9 @@ fn targets(
     reader: &Reader<'_>,
     timeouts: &Timeouts,
     defaults: &PolicyDefaults,
+    helo_name: Option<&Arc<str>>,
 ) -> Result<Vec<Arc<Target>>, Issue> {
-    let read = |item: &Value| target::configured(item, timeouts, defaults).map(Arc::new);
+    let read = |item: &Value| target::configured(item, timeouts, defaults, helo_name).map(Arc::new);
     reader
         .list(&keys::BACKEND_SERVERS, read)?
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))

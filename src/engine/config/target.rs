@@ -3,20 +3,24 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::super::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use super::super::target::{AuthMechanism, Host, HttpMethod, Protocol, Secret, Target, TlsMode};
 use super::ConfigError;
 use super::host::parse_host;
 use super::issue::{Issue, Path};
 use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
+use super::names;
 use super::policy::{self, PolicyDefaults};
 use super::reader::Reader;
 use super::routing;
+use super::status_codes;
 use super::timeouts::Timeouts;
 use super::value::Value;
 
-/// What a check on demand uses where its table says nothing.
+/// What a check on demand uses for keys that its table leaves out.
 pub struct CheckDefaults<'a> {
     pub timeouts: Timeouts,
+    /// What EHLO says.
+    pub helo_name: Option<Arc<str>>,
     /// The configured target at an address, if there is one: its TLS settings and its protocol
     /// fill what the table leaves out.
     pub configured: &'a dyn Fn(&Host, u16) -> Option<Arc<Target>>,
@@ -35,10 +39,13 @@ pub fn target_from_value(
 ) -> Result<Target, ConfigError> {
     let checked = || {
         let reader = Reader::open(value, Path::default(), TARGET_KEYS, extra)?;
+        let helo_name = defaults.helo_name.as_ref();
+        let policy = PolicyDefaults::default();
         read(
             &reader,
             &defaults.timeouts,
-            &PolicyDefaults::default(),
+            &policy,
+            helo_name,
             Some(defaults),
         )
     };
@@ -50,15 +57,17 @@ pub(super) fn configured(
     value: &Value,
     timeouts: &Timeouts,
     policy: &PolicyDefaults,
+    helo_name: Option<&Arc<str>>,
 ) -> Result<Target, Issue> {
     let reader = Reader::open(value, Path::default(), TARGET_KEYS, &[])?;
-    read(&reader, timeouts, policy, None)
+    read(&reader, timeouts, policy, helo_name, None)
 }
 
 fn read(
     reader: &Reader<'_>,
     timeouts: &Timeouts,
     policy: &PolicyDefaults,
+    service_helo_name: Option<&Arc<str>>,
     check: Option<&CheckDefaults<'_>>,
 ) -> Result<Target, Issue> {
     let host = reader
@@ -86,7 +95,7 @@ fn read(
     let protocol = match known_protocol {
         Some(protocol) => protocol,
         None if matters => return Err(reader.missing(&keys::PROTOCOL)),
-        // Connecting is the same for all of them.
+        // Without a port, TLS or dialogue to choose, the protocol makes no difference.
         None => Protocol::Imap,
     };
     let port = match (given_port, known_protocol) {
@@ -99,6 +108,7 @@ fn read(
     }
     let (test_username, test_password) = credentials(reader, protocol)?;
     let source_address = source_address(reader, &host)?;
+    let test_mailbox = test_mailbox(reader, protocol, test_username.is_some())?;
     let like = like.as_deref();
 
     Ok(Target {
@@ -129,13 +139,24 @@ fn read(
             None => keys::REQUEST_URI.default_text().into(),
         },
         placement: routing::placement(reader)?,
+        http_method: match reader.choice_or_default(&keys::HTTP_METHOD)? {
+            "HEAD" => HttpMethod::Head,
+            _ => HttpMethod::Get,
+        },
+        http_host: reader
+            .text(&keys::HTTP_HOST, |text| names::http_host(text).is_some())?
+            .and_then(names::http_host)
+            .map(String::into_boxed_str),
+        expected_status: status_codes::read(reader)?,
+        helo_name: helo_name(reader)?.or_else(|| service_helo_name.cloned()),
+        test_mailbox,
         connect_timeout: reader
             .duration(&keys::CONNECT_TIMEOUT)?
             .unwrap_or(timeouts.connect),
         tls_timeout: reader.duration(&keys::TLS_TIMEOUT)?.unwrap_or(timeouts.tls),
         deep_timeout: reader
             .duration(&keys::DEEP_TIMEOUT)?
-            .unwrap_or(timeouts.deep),
+            .unwrap_or_else(|| timeouts.deep_of(protocol)),
         policy: policy::read(reader, policy)?,
         source_address,
     })
@@ -200,7 +221,7 @@ fn default_tls_mode(protocol: Option<Protocol>) -> TlsMode {
 fn name_to_verify(target: &Target, host: &Host) -> Option<String> {
     match (&target.tls_server_name, &target.host, host) {
         (Some(name), _, _) => Some(name.clone()),
-        // The script has the address from the server list, the certificate has the name.
+        // The script passes the address from the server list, but the certificate is for the name.
         (None, Host::Name(name), Host::Ip(_)) => Some(name.to_string()),
         _ => None,
     }
@@ -233,7 +254,7 @@ fn auth_mechanism(reader: &Reader<'_>, protocol: Protocol) -> Result<AuthMechani
     })
 }
 
-/// Both or neither: half a login would end as a check that quietly does not log in.
+/// Both or neither: with only one of them the check would silently not log in.
 fn credentials(
     reader: &Reader<'_>,
     protocol: Protocol,
@@ -258,6 +279,29 @@ fn credentials(
             password.map(|text| Secret::new(text.to_owned())),
         )),
     }
+}
+
+/// What `helo_name` says, of a target or of the service.
+pub(super) fn helo_name(reader: &Reader<'_>) -> Result<Option<Arc<str>>, Issue> {
+    let name = reader.text(&keys::HELO_NAME, names::is_helo_name)?;
+    Ok(name.map(Arc::from))
+}
+
+/// Only where it can be looked into: a check that quietly opens no mailbox would say less than
+/// was asked for.
+fn test_mailbox(
+    reader: &Reader<'_>,
+    protocol: Protocol,
+    logs_in: bool,
+) -> Result<Option<Box<str>>, Issue> {
+    let mailbox = reader.text(&keys::TEST_MAILBOX, is_credential)?;
+    let has_store = matches!(protocol, Protocol::Imap | Protocol::Pop3 | Protocol::Sieve);
+    let problem = match mailbox {
+        Some(_) if !has_store => format!("imap, pop3 or sieve has one, {protocol} has none"),
+        Some(_) if !logs_in => "test_username expected beside it, got nothing".to_owned(),
+        _ => return Ok(mailbox.map(Box::from)),
+    };
+    Err(reader.conflict(&keys::TEST_MAILBOX, &problem))
 }
 
 fn is_credential(text: &str) -> bool {

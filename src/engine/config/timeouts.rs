@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::engine::target::Protocol;
+
 /// How long each stage of a probe may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -9,18 +11,25 @@ pub struct Timeouts {
     pub connect: Duration,
     /// The TLS handshake. At most one minute.
     pub tls: Duration,
-    /// The dialogue. At most five minutes.
-    pub deep: Duration,
+    /// The dialogue, where it is not left to the protocol. At most five minutes.
+    pub deep: Option<Duration>,
+}
+
+impl Timeouts {
+    /// How long a dialogue of that protocol may take.
+    pub fn deep_of(&self, protocol: Protocol) -> Duration {
+        self.deep.unwrap_or_else(|| protocol.default_deep_timeout())
+    }
 }
 
 impl Default for Timeouts {
-    /// Those of a configuration that says nothing of them.
+    /// The defaults.
     fn default() -> Self {
         const EACH: Duration = Duration::from_secs(5);
         Self {
             connect: EACH,
             tls: EACH,
-            deep: EACH,
+            deep: None,
         }
     }
 }

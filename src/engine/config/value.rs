@@ -1,18 +1,15 @@
-//! A value of a configuration, whatever it was written in: the one shape that the Lua surface
-//! and the YAML loader hand to the readers.
+//! A value of a configuration. Lua tables and YAML are both converted to it before they are read.
 
 use std::fmt;
-use std::rc::Rc;
 
 use zeroize::Zeroize;
 
-use super::issue::Issue;
 use super::text::quoted;
 
 /// A value of a configuration. Its texts may be secrets: they are wiped when dropped and
 /// `Debug` shows their length only.
 #[derive(Clone, PartialEq)]
-pub enum Value<'a> {
+pub enum Value {
     /// Absent: a key that is `nil` or YAML's null counts as not given.
     Nil,
     Bool(bool),
@@ -27,45 +24,11 @@ pub enum Value<'a> {
         template: String,
     },
     List(Vec<Self>),
-    /// A list that would be long: each item is made when it is read, and gone before the next.
-    /// What all of them take at once is more than a process needs ever after.
-    Items(Items<'a>),
     /// In written order. An empty Lua table arrives as an empty map and counts as a list too.
     Map(Vec<(String, Self)>),
 }
 
-/// Where the items of a list are.
-pub trait Source {
-    fn count(&self) -> usize;
-
-    /// The item at `index`, counted from 0 and below the count.
-    ///
-    /// # Errors
-    /// What keeps it from being a value; the path begins at the item.
-    fn item(&self, index: usize) -> Result<Value<'_>, Issue>;
-}
-
-/// A list's items, none of which is there yet.
-#[derive(Clone)]
-pub struct Items<'a>(Rc<dyn Source + 'a>);
-
-impl<'a> Items<'a> {
-    pub fn new(source: impl Source + 'a) -> Self {
-        Self(Rc::new(source))
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = Result<Value<'_>, Issue>> {
-        (0..self.0.count()).map(|index| self.0.item(index))
-    }
-}
-
-impl PartialEq for Items<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Value<'_> {
+impl Value {
     /// The type's name for an error.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
@@ -73,7 +36,7 @@ impl Value<'_> {
             Self::Bool(_) => "boolean",
             Self::Int(_) | Self::Float(_) => "number",
             Self::Str(_) | Self::Env { .. } => "string",
-            Self::List(_) | Self::Items(_) => "list",
+            Self::List(_) => "list",
             Self::Map(_) => "table",
         }
     }
@@ -105,7 +68,7 @@ impl Value<'_> {
     }
 }
 
-impl Drop for Value<'_> {
+impl Drop for Value {
     fn drop(&mut self) {
         if let Self::Str(text) | Self::Env { text, .. } = self {
             text.zeroize();
@@ -113,7 +76,7 @@ impl Drop for Value<'_> {
     }
 }
 
-impl fmt::Debug for Value<'_> {
+impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Nil => f.write_str("nil"),
@@ -123,7 +86,6 @@ impl fmt::Debug for Value<'_> {
             Self::Str(text) => write!(f, "[text of {} bytes]", text.len()),
             Self::Env { template, .. } => write!(f, "[{template}]"),
             Self::List(items) => f.debug_list().entries(items).finish(),
-            Self::Items(items) => write!(f, "[list of {}]", items.0.count()),
             Self::Map(entries) => f
                 .debug_map()
                 .entries(entries.iter().map(|(key, value)| (key, value)))

@@ -21,6 +21,12 @@ pub enum Stage {
     StartTls,
     /// The login.
     Auth,
+    /// IMAP's EXAMINE of the test mailbox.
+    Examine,
+    /// POP3's STAT.
+    Stat,
+    /// ManageSieve's LISTSCRIPTS.
+    ListScripts,
     /// The HTTP request and its response.
     Http,
     /// Ours: a panic, or no memory or descriptor left to try with.
@@ -38,6 +44,9 @@ impl Stage {
             Self::Capability => "capability",
             Self::StartTls => "starttls",
             Self::Auth => "auth",
+            Self::Examine => "examine",
+            Self::Stat => "stat",
+            Self::ListScripts => "listscripts",
             Self::Http => "http",
             Self::Internal => "internal",
         }
@@ -54,6 +63,9 @@ pub struct ProbeError {
     pub certificate_end: Option<i64>,
     /// Whether a deadline passed.
     pub is_timeout: bool,
+    /// Whether the server refused the user or the password: to try again soon would only teach it
+    /// to delay its answers, and to bar the machine's address.
+    pub login_refused: bool,
 }
 
 /// Characters of the peer's text that a reason may quote.
@@ -66,6 +78,7 @@ impl ProbeError {
             reason: reason.into(),
             certificate_end: None,
             is_timeout: false,
+            login_refused: false,
         }
     }
 
@@ -207,6 +220,7 @@ mod tests {
             target: &target,
             tls: false,
             loopback: true,
+            local: [127, 0, 0, 1].into(),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
         };
         for error in [

@@ -15,7 +15,7 @@ mod socket;
 pub mod tls;
 pub mod transport;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -382,6 +382,7 @@ impl Prober {
             .boxed()
         };
         // The bound holds over all that follows, in the clear and under TLS.
+        let local = stream.local_ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
         let stream = Limited::new(stream, READ_LIMIT);
         let tls = target.implicit_tls();
         let transport: Box<dyn Transport> = if tls {
@@ -393,6 +394,7 @@ impl Prober {
             target,
             tls,
             loopback: address.is_loopback(),
+            local,
             upgrade: &upgrade,
         };
         let (verdict, parting) = dialogue::talk(transport, about).await;

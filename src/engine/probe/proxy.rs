@@ -8,6 +8,7 @@ use socket2::Socket;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::error::{ProbeError, Stage, as_own_lack, io_text};
+use crate::engine::target::Target;
 
 /// `LOCAL`, unspecified family, no addresses, no TLVs (PROXY protocol §2.2): the connection
 /// is the sender's own. Some servers refuse `LOCAL` with anything more.
@@ -22,6 +23,19 @@ fn local_header() -> io::Result<&'static [u8]> {
     )
     .build()?;
     Ok(HEADER.get_or_init(|| made))
+}
+
+/// Commands that the header is to a server that does not expect it, before the QUIT that its
+/// signature ends with: two empty lines and one of a NUL.
+pub(super) const COMMANDS_BEFORE_QUIT: usize = 3;
+
+/// What a reason adds where the header may be the cause.
+pub(super) fn hint(target: &Target) -> &'static str {
+    if target.haproxy_v2 {
+        "; does the listener expect the PROXY header (haproxy_v2 is true)?"
+    } else {
+        "; if the listener expects the PROXY header, set haproxy_v2"
+    }
 }
 
 /// Sends the header.

@@ -1,6 +1,7 @@
 //! A connected socket of the runtime's.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -48,6 +49,12 @@ impl Stream {
             end_abruptly(socket.get_ref());
         }
         self.is_abrupt = true;
+    }
+
+    /// The address of this end; None where there is no connection any more.
+    pub(super) fn local_ip(&self) -> Option<IpAddr> {
+        let local = self.socket.as_ref()?.get_ref().local_addr().ok()?;
+        Some(local.as_socket()?.ip())
     }
 
     /// The way by which it may leave its socket, rather than close it.

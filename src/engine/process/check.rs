@@ -416,6 +416,7 @@ mod tests {
         let described = Value::Map(entries.map(|(key, value)| (key.to_owned(), value)).into());
         let defaults = CheckDefaults {
             timeouts: Timeouts::default(),
+            helo_name: None,
             configured: &|_, _| None,
         };
         Arc::new(Joint {

@@ -493,6 +493,9 @@ impl Process {
                 .as_ref()
                 .map(|active| active.config.timeouts)
                 .unwrap_or_default(),
+            helo_name: active
+                .as_ref()
+                .and_then(|active| active.config.helo_name.clone()),
             configured: &configured,
         };
         target_from_value(value, &defaults, extra).map_err(|e| e.to_string())

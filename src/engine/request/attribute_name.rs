@@ -8,11 +8,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::header_name;
-use super::name_cache::Recent;
+use super::name_cache::NameCache;
 use super::secret_names;
 use super::text::Bytes;
 
-/// A name: any bytes. A copy costs nothing, and names are compared by their bytes alone.
+/// Any bytes. A clone shares the text; names are compared by their bytes alone.
 #[derive(Clone)]
 pub struct AttributeName(Arc<Known>);
 
@@ -23,8 +23,8 @@ struct Known {
 }
 
 thread_local! {
-    /// Scripts use few names, and the same ones for each request.
-    static RECENT: RefCell<Recent<AttributeName>> = const { RefCell::new(Recent::new()) };
+    /// Scripts use few names, and the same ones for each request: each is analysed once.
+    static CACHE: RefCell<NameCache<AttributeName>> = const { RefCell::new(NameCache::new()) };
 }
 
 impl AttributeName {
@@ -36,9 +36,9 @@ impl AttributeName {
                 means_secret: secret_names::means_secret(bytes),
             }))
         };
-        // None in a thread that ends, where a finaliser may still come here.
-        RECENT
-            .try_with(|recent| Some(recent.try_borrow_mut().ok()?.get_or_make(bytes, make)))
+        // While a thread ends its cache is gone already, but a Lua finaliser may still run.
+        CACHE
+            .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(bytes, make)))
             .ok()
             .flatten()
             .unwrap_or_else(make)

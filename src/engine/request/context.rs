@@ -6,8 +6,9 @@
 //! but two that give the same header count as one header, and the later wins (base before
 //! applied, an earlier call before a later one, and within one result in order of names).
 
-use smallvec::SmallVec;
 use std::cell::LazyCell;
+
+use smallvec::SmallVec;
 
 use super::attribute_name::AttributeName;
 use super::header_name;
@@ -17,17 +18,15 @@ use super::secret_names::{exposed, exposed_version};
 use super::shared::Shared;
 
 mod applied;
-mod attribute_headers;
 mod changes;
 mod removed;
-mod report;
 
 use applied::Applied;
-use attribute_headers::{AttributeHeaders, HeaderList};
-pub use changes::{ChangeList, Changes, Headers, HeadersCopy};
+pub use changes::{ChangeList, Headers, HeadersCopy};
+use changes::{Changes, HeaderList};
 use removed::Removed;
 
-/// An address or a host's name: an address needs no memory of its own.
+/// An address or a host name. Every address fits without memory of its own.
 pub type HostText = SmallVec<[u8; 40]>;
 
 /// The server selected for the request.
@@ -40,9 +39,9 @@ pub struct Selection {
 }
 
 impl Clone for Selection {
+    /// Not derived: `SmallVec` copies byte by byte, which shows in the benchmark's row "access phase in nginx".
     fn clone(&self) -> Self {
         Self {
-            // `SmallVec`'s own way to copy goes byte by byte.
             ip: HostText::from_slice(&self.ip),
             port: self.port,
         }
@@ -54,23 +53,40 @@ impl Clone for Selection {
 pub struct RequestContext {
     applied: Applied,
     selection: Option<Selection>,
-    /// The selection that the host heard of, unless that is `selection`.
-    selection_before: Option<Option<Selection>>,
     more: Option<Box<More>>,
-    headers: AttributeHeaders,
+    /// The headers of the final attributes, kept for those who read them one by one. Absent until somebody
+    /// reads them, and again once anything has changed that they follow from.
+    now: Option<AttributeHeaders>,
+    /// What the host was last told.
+    reported: Reported,
 }
 
-/// What most requests do without: it has memory of its own once something is noted.
+/// The headers of the final attributes, made under one policy.
+#[derive(Debug)]
+struct AttributeHeaders {
+    list: HeaderList,
+    /// The version of the policy (`expose_attributes`) that decided which are withheld.
+    policy: u64,
+}
+
+/// The response headers as the host was last told of them.
+#[derive(Debug, Default)]
+struct Reported {
+    selection: Option<Selection>,
+    attributes: HeaderList,
+    /// How many of the removed names, in order of the calls, were reported as vanished.
+    removed: usize,
+}
+
+/// What most requests do not use. It is allocated on first use, so that an ordinary context stays small.
 #[derive(Debug, Default)]
 struct More {
     base: BackendResult,
-    /// Groups of applied results, tidied.
+    /// Groups of applied results: trimmed, sorted, unique.
     applied_groups: Vec<Bytes>,
     removed: Removed,
-    /// How many of these names the host heard of.
-    reported_removed: usize,
-    /// Attributes named as secrets by the fields of applied results. Those of the base result
-    /// are asked there.
+    /// Attributes that the fields of applied results name as secrets. The base result's own fields
+    /// are read from the base result.
     secret_fields: Vec<Bytes>,
 }
 
@@ -86,9 +102,8 @@ impl RequestContext {
     /// Where one of its attributes cannot become a header; nothing is changed then.
     pub fn set_base(&mut self, base: BackendResult) -> Result<(), RefusedAttribute> {
         check(&base.attributes)?;
-        self.make_up_headers();
         self.more_mut().base = base;
-        self.headers.outdate();
+        self.now = None;
         Ok(())
     }
 
@@ -99,12 +114,11 @@ impl RequestContext {
     /// Where one of its attributes cannot become a header; nothing is changed then.
     pub fn apply(&mut self, result: &BackendResult) -> Result<(), RefusedAttribute> {
         check(&result.attributes)?;
-        self.make_up_headers();
         self.applied.add(&result.attributes);
         if result.details.is_some() {
             self.apply_details(result);
         }
-        self.headers.outdate();
+        self.now = None;
         Ok(())
     }
 
@@ -126,25 +140,23 @@ impl RequestContext {
     /// Removes attributes of the base result. Any bytes are allowed: what cannot be a name
     /// matches nothing.
     pub fn remove<N: AsRef<[u8]>>(&mut self, names: impl IntoIterator<Item = N>) {
-        self.make_up_headers();
         let more = self.more_mut();
         let before = more.removed.names().len();
         for name in names {
             more.removed.add(name.as_ref());
         }
         if more.removed.names().len() > before {
-            self.headers.outdate();
+            self.now = None;
         }
     }
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
     /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
     pub fn select(&mut self, ip: impl AsRef<[u8]>, port: u16) {
-        let last = self.selection.replace(Selection {
+        self.selection = Some(Selection {
             ip: HostText::from_slice(ip.as_ref()),
             port,
         });
-        self.selection_before.get_or_insert(last);
     }
 
     pub fn selected(&self) -> Option<&Selection> {
@@ -181,115 +193,115 @@ impl RequestContext {
         result
     }
 
-    /// The response headers: `Auth-Server` and `Auth-Port` where a server was selected, then
+    /// The response headers: `Auth-Server` and `Auth-Port` if a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
     pub fn headers(&mut self) -> Headers<'_> {
-        self.update_headers();
+        // The version is read before the policy: a policy set in between makes the list outdated,
+        // never wrongly current.
+        let version = exposed_version();
+        if self.now.as_ref().is_none_or(|now| now.policy != version) {
+            self.now = Some(AttributeHeaders {
+                list: self.attribute_headers(),
+                policy: version,
+            });
+        }
         Headers {
             selection: self.selection.as_ref(),
-            attributes: self.headers.list(),
+            attributes: self.now.as_ref().map_or(&[], |now| &now.list),
         }
     }
 
-    /// Forgets everything, the base result too.
+    /// Forgets everything, the base result too. The host still has what it was told: the next report
+    /// clears it.
     pub fn reset(&mut self) {
-        self.make_up_headers();
-        let last = self.selection.take();
-        let selection_before = Some(self.selection_before.take().unwrap_or(last));
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.clear();
+        let reported = Reported {
+            removed: 0,
+            ..std::mem::take(&mut self.reported)
+        };
         *self = Self {
-            selection_before,
-            headers,
+            reported,
             ..Self::default()
         };
     }
 
-    /// Makes it a new one, for another request.
+    /// Makes it as new, for another request.
     pub fn clear(&mut self) {
-        // By parts: most of them are as they were, and it is long.
-        let Self {
-            applied,
-            selection,
-            selection_before,
-            more,
-            headers,
-        } = self;
-        *applied = Applied::Nothing;
-        *selection = None;
-        *selection_before = None;
-        *more = None;
-        headers.renew();
+        *self = Self::default();
     }
 
-    /// What became of the response headers since this was last asked: for hosts that set and
-    /// clear them at once.
+    /// What became of the response headers since this was last called, or since the last report: for hosts
+    /// that set and clear them at once.
     ///
-    /// A removed name is reported as vanished also where this context never had its header:
-    /// someone else may have set it.
+    /// A removed name counts as vanished even if this context never had its header: somebody else may
+    /// have set it.
     pub fn take_changes(&mut self) -> ChangeList {
-        self.update_headers();
-        let list = self.changes().list();
-        self.note_reported();
+        let now = self.attribute_headers();
+        let list = self.changes(&now).list();
+        self.note_reported(now);
         list
     }
 
-    /// Makes the list that [`Self::apply_and_report`] had no need for.
-    fn make_up_headers(&mut self) {
-        if self.headers.is_unmade() {
-            self.make_up_first_header();
+    /// Tells the host what [`Self::take_changes`] would give. `set` sets a header, or clears it, and
+    /// returns whether it did. Returns whether it did so for all changes.
+    ///
+    /// After the first failure `set` is not called again and nothing counts as reported, though
+    /// the host has some of the changes. The caller then has to tell the host in another way
+    /// ([`Self::take_changes`]) before it changes anything else.
+    pub fn report(&mut self, set: &mut dyn FnMut(&str, Option<&[u8]>) -> bool) -> bool {
+        let now = self.attribute_headers();
+        let mut all_set = true;
+        self.changes(&now)
+            .for_each(|name, value| all_set = all_set && set(name, value));
+        if all_set {
+            self.note_reported(now);
         }
+        all_set
     }
 
-    #[cold]
-    fn make_up_first_header(&mut self) {
-        let list = self.make_headers(|_| false);
-        self.headers.set_up(list, exposed_version());
-    }
-
-    /// The host has none of the headers, for all that is known.
+    /// The host has none of the headers, as far as is known: the next report has them all.
     pub fn report_anew(&mut self) {
-        self.make_up_headers();
-        self.headers.report_anew();
-        self.selection_before = Some(None);
-        if let Some(more) = &mut self.more {
-            more.reported_removed = 0;
-        }
+        self.reported = Reported::default();
     }
 
-    fn note_reported(&mut self) {
-        self.headers.note_reported();
-        self.selection_before = None;
-        if let Some(more) = &mut self.more {
-            more.reported_removed = more.removed.names().len();
+    fn note_reported(&mut self, now: HeaderList) {
+        if self.reported.selection != self.selection {
+            self.reported.selection.clone_from(&self.selection);
         }
+        self.reported.attributes = now;
+        self.reported.removed = self.removed().len();
     }
 
-    /// For headers that are up to date.
-    fn changes(&self) -> Changes<'_> {
-        let newly_removed = self.removed().get(self.more().reported_removed..);
-        let after = self.headers.list();
+    /// What differs between the headers that were reported and those of now, with these for attributes.
+    fn changes<'a>(&'a self, now: &'a [Header]) -> Changes<'a> {
         Changes {
-            selection: self.selection_change(),
-            removed: newly_removed.unwrap_or_default(),
-            attributes: (!self.headers.is_reported()).then(|| (self.headers.reported(), after)),
-            after,
+            before: Headers {
+                selection: self.reported.selection.as_ref(),
+                attributes: &self.reported.attributes,
+            },
+            after: Headers {
+                selection: self.selection.as_ref(),
+                attributes: now,
+            },
+            removed: self
+                .removed()
+                .get(self.reported.removed..)
+                .unwrap_or_default(),
         }
     }
 
-    /// The selection where it is another than was reported; `Some(None)` where it vanished.
-    fn selection_change(&self) -> Option<Option<&Selection>> {
-        match &self.selection_before {
-            None => None,
-            Some(None) => self.selection.as_ref().map(Some),
-            Some(before) => (*before != self.selection).then_some(self.selection.as_ref()),
+    /// The headers that the final attributes become under the present policy.
+    fn attribute_headers(&self) -> HeaderList {
+        if self.base().attributes.is_empty() && matches!(self.applied, Applied::Nothing) {
+            return HeaderList::new();
         }
+        // One policy for the whole list, loaded when the first secret is met.
+        let policy = LazyCell::new(exposed);
+        self.make_headers(|name| policy.as_ref().is_some_and(|p| p.contains(name)))
     }
 
     fn more(&self) -> &More {
         static NOTHING: More = More {
             base: BackendResult::new(),
-            reported_removed: 0,
             applied_groups: Vec::new(),
             removed: Removed::new(),
             secret_fields: Vec::new(),
@@ -305,33 +317,17 @@ impl RequestContext {
         self.more.get_or_insert_default()
     }
 
-    fn has_attributes(&self) -> bool {
-        !self.base().attributes.is_empty() || !matches!(self.applied, Applied::Nothing)
-    }
-
-    fn update_headers(&mut self) {
-        self.make_up_headers();
-        let has_attributes = self.has_attributes();
-        if !self.headers.is_current(has_attributes, exposed_version) {
-            let version = exposed_version();
-            let list = if has_attributes {
-                // One policy for the whole list, asked for where a secret is met.
-                let policy = LazyCell::new(exposed);
-                self.make_headers(|name| policy.as_ref().is_some_and(|p| p.contains(name)))
-            } else {
-                HeaderList::new()
-            };
-            self.headers.set(list, version);
-        }
-    }
-
     fn make_headers(&self, is_exposed: impl Fn(&[u8]) -> bool) -> HeaderList {
         let header = |name, value| self.header(name, value, &is_exposed);
         let mut list = HeaderList::new();
         match &self.applied {
-            // What most requests have needs no merging.
+            // Attributes of one result only: they are sorted and there is nothing to merge.
             Applied::Once(attributes) if self.base().attributes.is_empty() => {
-                list.extend(attributes.iter().filter_map(|(n, v)| header(n, v)));
+                for (name, value) in attributes.iter() {
+                    if let Some(header) = header(name, value) {
+                        list.push(header);
+                    }
+                }
             }
             _ => {
                 let mut made: Vec<(u64, Header)> = self

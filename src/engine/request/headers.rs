@@ -16,22 +16,12 @@ pub const AUTH_SERVER: &str = "Auth-Server";
 /// The header that names the selected server's port.
 pub const AUTH_PORT: &str = "Auth-Port";
 /// One response header.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Canonical MIME case.
     pub name: Arc<str>,
     /// Never contains CR, LF or NUL.
     pub value: Text,
-}
-
-impl Clone for Header {
-    fn clone(&self) -> Self {
-        Self {
-            name: self.name.clone(),
-            // `SmallVec`'s own way to copy goes byte by byte.
-            value: Text::from_slice(&self.value),
-        }
-    }
 }
 
 /// Why an attribute cannot become a header. The text names the attribute, never its value.
@@ -100,20 +90,6 @@ fn why_refused(name: &AttributeName, value: &AttributeValue) -> Option<Why> {
     })
 }
 
-/// The text of an attribute that is one and no secret by its name, and the header it becomes; none where
-/// it is something else or cannot become one.
-pub fn of_text<'a>(
-    name: &'a AttributeName,
-    value: &'a AttributeValue,
-) -> Option<(&'a [u8], &'a str)> {
-    match value {
-        AttributeValue::One(Scalar::Bytes(text)) if !name.means_secret() && !breaks_line(text) => {
-            Some((text, name.header()?))
-        }
-        _ => None,
-    }
-}
-
 impl RefusedAttribute {
     #[cold]
     fn new(name: &[u8], why: Why) -> Self {
@@ -126,17 +102,7 @@ impl RefusedAttribute {
 
 /// Whether the text has a byte that may not be in a header's value (RFC 9110 §5.5).
 fn breaks_line(text: &[u8]) -> bool {
-    // No higher byte does, and hardly any text has one that low.
-    const HIGHEST: u8 = b'\r';
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    // Where a byte of the word is below a limit of at most 128, and only then, taking the limit from
-    // each byte sets the highest bit of one that had it unset.
-    let has_low =
-        |word: u64| word.wrapping_sub(ONES * (HIGHEST as u64 + 1)) & !word & (ONES << 7) != 0;
-    let (words, rest) = text.as_chunks();
-    let is_low = words.iter().any(|&word| has_low(u64::from_ne_bytes(word)))
-        || rest.iter().any(|&byte| byte <= HIGHEST);
-    is_low && text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+    text.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0))
 }
 
 /// The header's value: an array's parts are joined with `,`, those of `dn` with `;` (a

@@ -1,50 +1,37 @@
-//! What was lately made of short texts, so that it need not be made again.
+//! Remembers what was made of the texts that scripts use most, so that it need not be made again.
 
-use std::hash::Hasher;
+use std::collections::HashMap;
 
-use rustc_hash::FxHasher;
+use rustc_hash::FxBuildHasher;
 
-/// How many are kept, each at the place that its text's hash says: a power of two.
-const PLACES: usize = 64;
-/// Longer texts, in bytes, are not worth looking for.
+/// The most values that are kept. One more empties the cache: scripts that use so many names gain nothing
+/// from it.
+const MOST: usize = 64;
+/// Longer texts, in bytes, are not kept.
 const LONGEST: usize = 64;
 
-/// Values by the text they were made of. One that needs another's place takes it.
-pub(super) struct Recent<T> {
-    places: [Option<(Box<[u8]>, T)>; PLACES],
-}
+/// Values by the text they were made of.
+pub(super) struct NameCache<T>(HashMap<Box<[u8]>, T, FxBuildHasher>);
 
-impl<T: Clone> Recent<T> {
+impl<T: Clone> NameCache<T> {
     pub(super) const fn new() -> Self {
-        Self {
-            places: [const { None }; PLACES],
-        }
+        Self(HashMap::with_hasher(FxBuildHasher))
     }
 
     /// The value of this text, made by `make` unless it is there.
     pub(super) fn get_or_make(&mut self, text: &[u8], make: impl FnOnce() -> T) -> T {
-        if text.len() > LONGEST {
-            return make();
+        if let Some(value) = self.0.get(text) {
+            return value.clone();
         }
-        let Some(place) = self.places.get_mut(place_of(text)) else {
-            return make();
-        };
-        match place {
-            Some((known, value)) if **known == *text => value.clone(),
-            _ => {
-                let value = make();
-                *place = Some((text.into(), value.clone()));
-                value
+        let value = make();
+        if text.len() <= LONGEST {
+            if self.0.len() >= MOST {
+                self.0.clear();
             }
+            self.0.insert(text.into(), value.clone());
         }
+        value
     }
-}
-
-/// Who chooses texts that meet at one place only makes them be made again.
-fn place_of(text: &[u8]) -> usize {
-    let mut hasher = FxHasher::default();
-    hasher.write(text);
-    hasher.finish() as usize & (PLACES - 1)
 }
 
 #[cfg(test)]
@@ -52,11 +39,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_made_once_and_made_again_after_another_took_its_place() {
-        let mut recent = Recent::new();
+    fn a_value_is_made_once_until_there_are_too_many() {
+        let mut cache = NameCache::new();
         let mut made = 0;
         let mut ask = |text: &[u8]| {
-            let value = recent.get_or_make(text, || {
+            let value = cache.get_or_make(text, || {
                 made += 1;
                 text.to_vec()
             });
@@ -66,15 +53,17 @@ mod tests {
         assert_eq!(ask(b"hostip"), 1);
         assert_eq!(ask(b"hostip"), 1);
         assert_eq!(ask(b""), 2);
-        let other = (0..)
-            .map(|number: u32| number.to_string())
-            .find(|text| place_of(text.as_bytes()) == place_of(b"hostip"))
-            .unwrap();
-        assert_eq!(ask(other.as_bytes()), 3);
-        assert_eq!(ask(b"hostip"), 4);
         let long = [b'a'; LONGEST + 1];
-        assert_eq!(ask(&long), 5);
-        assert_eq!(ask(&long), 6);
-        assert_eq!(ask(&long[1..]), 7);
+        assert_eq!(ask(&long), 3);
+        assert_eq!(ask(&long), 4, "too long to be kept");
+        assert_eq!(ask(&long[1..]), 5);
+        for number in 3..MOST {
+            ask(number.to_string().as_bytes());
+        }
+        let before = ask(b"hostip");
+        assert_eq!(before, ask(b""), "as many as may be are kept");
+        ask(b"one more");
+        assert_eq!(ask(b"hostip"), before + 2, "made again");
+        assert_eq!(ask(b"one more"), before + 2);
     }
 }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::name_cache::Recent;
+use super::name_cache::NameCache;
 
 /// A checked address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +55,16 @@ impl<'a> ServerAddress<'a> {
 }
 
 thread_local! {
-    /// A host has few backends, and each request selects one of them.
-    static RECENT: RefCell<Recent<bool>> = const { RefCell::new(Recent::new()) };
+    /// Every request selects one of a few servers: each address is parsed once.
+    static CACHE: RefCell<NameCache<bool>> = const { RefCell::new(NameCache::new()) };
 }
 
 /// Whether the text is a literal without brackets.
 pub fn is_plain_literal(text: &[u8]) -> bool {
     let make = || matches!(ServerAddress::parse(text), Ok(ServerAddress::Literal(l)) if l.len() == text.len());
-    // Not there in a thread that ends, where a finaliser may still come here.
-    RECENT
-        .try_with(|recent| Some(recent.try_borrow_mut().ok()?.get_or_make(text, make)))
+    // While a thread ends its cache is gone already, but a Lua finaliser may still run.
+    CACHE
+        .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(text, make)))
         .ok()
         .flatten()
         .unwrap_or_else(make)

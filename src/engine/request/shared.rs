@@ -1,9 +1,9 @@
-//! Data with several holders: Lua and C see the same.
+//! Data with several owners: a Lua userdata and C handles refer to the same result or context.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A handle. Each of these has its own lock, held for the length of one look or change and never
-/// across a call out.
+/// A reference to shared data. The data has a lock of its own, which is held for one access and never while
+/// code of the host is called.
 #[derive(Debug, Default)]
 pub struct Shared<T>(Arc<Mutex<T>>);
 
@@ -12,9 +12,9 @@ impl<T> Shared<T> {
         Self(Arc::new(Mutex::new(content)))
     }
 
-    /// Runs `work` under the lock. It must not call out.
+    /// Runs `work` under the lock. `work` must not call code of the host, which could need the same lock.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        // A poisoned lock guards plain data that is never left half changed.
+        // Poisoning is ignored: no change of this data can be left half done by a panic.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

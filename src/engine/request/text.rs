@@ -5,5 +5,5 @@ use smallvec::SmallVec;
 /// A string of bytes.
 pub type Bytes = Box<[u8]>;
 
-/// The text of a value: mostly so short that it needs no memory of its own.
+/// The text of a value. Up to 24 bytes need no heap memory, which suits most values.
 pub type Text = SmallVec<[u8; 24]>;

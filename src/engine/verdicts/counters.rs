@@ -198,6 +198,9 @@ fn stage_index(stage: Option<Stage>) -> usize {
         Some(Stage::Auth) => 8,
         Some(Stage::Http) => 9,
         Some(Stage::Internal) => 10,
+        Some(Stage::Examine) => 11,
+        Some(Stage::Stat) => 12,
+        Some(Stage::ListScripts) => 13,
     }
 }
 

@@ -58,9 +58,8 @@ pub(super) struct Setter {
 impl Setter {
     /// Changes the context of a request whose headers were not sent yet; what that changes becomes
     /// headers at once. `may_begin`: the glue says that in this phase a context may be begun; else it
-    /// has not looked. `change_and_report` changes a context and tells its second argument of the
-    /// headers, as [`RequestContext::report`] does; `change` does the same without telling anybody, for
-    /// one that others have, too. Both say whether it was done. Answers as the functions of `fast`.
+    /// has not checked. `change` changes the context, or returns none if it refuses to. Answers as the
+    /// functions of `fast`.
     ///
     /// # Safety
     ///
@@ -69,7 +68,6 @@ impl Setter {
         &self,
         request: *mut c_void,
         may_begin: bool,
-        change_and_report: impl FnOnce(&mut RequestContext, SetOne<'_>) -> Option<bool>,
         change: impl FnOnce(&mut RequestContext) -> Option<()>,
     ) -> Option<c_int> {
         // SAFETY: as of this function.
@@ -89,7 +87,10 @@ impl Setter {
             context.with(change)?;
             report_to_several(context, &mut set)
         } else {
-            context.with(|c| change_and_report(c, &mut set))?
+            context.with(|c| {
+                change(c)?;
+                Some(c.report(&mut set))
+            })?
         };
         Some(reported(all_set))
     }

@@ -1,23 +1,17 @@
 //! A table that a native is called with, as a configuration.
 
-use std::cell::Cell;
 use std::ffi::c_int;
-use std::marker::PhantomData;
 
 use mlua_sys::{self as ffi, lua_State};
 
 use super::args::{Args, View, each, view};
-use crate::engine::config::{Issue, Items, Source, Step, Value};
+use crate::engine::config::{Issue, Step, Value};
 
 /// Tables within tables; the deepest configuration has five.
 const DEEPEST: usize = 16;
 
 /// Stack slots for a table that is looked through: its key and value, and an item.
 const SLOTS_OF_A_TABLE: c_int = 3;
-
-/// Lists of tables that are read one by one; a configuration has two at most. Further ones are read
-/// at once.
-const LISTS: c_int = 4;
 
 /// Slots that are left for the native itself, and for what pushes its answer.
 const SPARE: c_int = 20;
@@ -28,7 +22,7 @@ const SPARE: c_int = 20;
 ///
 /// `state` is running a C function, which owns nothing yet.
 pub(super) unsafe fn make_room(state: *mut lua_State) {
-    let slots = SLOTS_OF_A_TABLE * DEEPEST as c_int + LISTS + SPARE;
+    let slots = SLOTS_OF_A_TABLE * DEEPEST as c_int + SPARE;
     // SAFETY: as of this function.
     unsafe { ffi::luaL_checkstack(state, slots, c"a configuration".as_ptr()) }
 }
@@ -39,42 +33,27 @@ impl Args {
     pub(in crate::lua) fn config<T>(
         &self,
         index: c_int,
-        work: impl FnOnce(Result<Value<'_>, Issue>) -> T,
+        work: impl FnOnce(Result<Value, Issue>) -> T,
     ) -> T {
-        // SAFETY: `make_room` made room. The lists' slots are above all else until `work` is done.
-        unsafe {
-            let top = ffi::lua_gettop(self.state);
-            ffi::lua_settop(self.state, top + LISTS);
-            let reader = Reader {
-                state: self.state,
-                next_list: Cell::new(top + 1),
-                last_list: top + LISTS,
-                args: PhantomData,
-            };
-            let done = work(reader.convert(index, DEEPEST));
-            ffi::lua_settop(self.state, top);
-            done
-        }
+        let reader = Reader { state: self.state };
+        // SAFETY: `make_room` made room. An argument's index is absolute.
+        work(unsafe { reader.convert(index, DEEPEST) })
     }
 }
 
 /// Reads tables.
-struct Reader<'a> {
+struct Reader {
     state: *mut lua_State,
-    /// The next slot for a list that is read later, if it is not above the last.
-    next_list: Cell<c_int>,
-    last_list: c_int,
-    args: PhantomData<&'a Args>,
 }
 
-impl Reader<'_> {
+impl Reader {
     /// The value at `index`. The paths of errors begin there.
     ///
     /// # Safety
     ///
     /// `index` is absolute, and there is room for as many tables as are below it. Leaves the stack
     /// as it was.
-    unsafe fn convert(&self, index: c_int, depth: usize) -> Result<Value<'_>, Issue> {
+    unsafe fn convert(&self, index: c_int, depth: usize) -> Result<Value, Issue> {
         // SAFETY: as of this function; the view does not leave it.
         match unsafe { view(self.state, index) } {
             View::Nil => Ok(Value::Nil),
@@ -92,7 +71,7 @@ impl Reader<'_> {
         }
     }
 
-    unsafe fn convert_table(&self, table: c_int, depth: usize) -> Result<Value<'_>, Issue> {
+    unsafe fn convert_table(&self, table: c_int, depth: usize) -> Result<Value, Issue> {
         // SAFETY: as of `convert`.
         let length = unsafe { ffi::lua_rawlen(self.state, table) };
         let mut items = 0;
@@ -133,7 +112,7 @@ impl Reader<'_> {
         value: c_int,
         length: usize,
         depth: usize,
-    ) -> Result<Option<(String, Value<'_>)>, Issue> {
+    ) -> Result<Option<(String, Value)>, Issue> {
         // SAFETY: as of `convert`; the view does not leave this function.
         let key = unsafe { view(self.state, key) };
         match key {
@@ -162,29 +141,7 @@ impl Reader<'_> {
         table: c_int,
         length: usize,
         depth: usize,
-    ) -> Result<Value<'_>, Issue> {
-        // SAFETY: as of `convert`.
-        let holds_tables = unsafe {
-            ffi::lua_rawgeti(self.state, table, 1);
-            let kind = ffi::lua_type(self.state, -1);
-            ffi::lua_pop(self.state, 1);
-            kind == ffi::LUA_TTABLE
-        };
-        let slot = self.next_list.get();
-        if holds_tables && slot <= self.last_list {
-            self.next_list.set(slot + 1);
-            // SAFETY: as of `convert`; the slot is nobody else's.
-            unsafe {
-                ffi::lua_pushvalue(self.state, table);
-                ffi::lua_replace(self.state, slot);
-            }
-            return Ok(Value::Items(Items::new(List {
-                reader: self,
-                slot,
-                length,
-                depth,
-            })));
-        }
+    ) -> Result<Value, Issue> {
         (0..length)
             .map(|index| {
                 // SAFETY: as of `convert`.
@@ -196,7 +153,7 @@ impl Reader<'_> {
     }
 
     /// The item at `index`, from 0, of the array at `table`.
-    unsafe fn item(&self, table: c_int, index: usize, depth: usize) -> Result<Value<'_>, Issue> {
+    unsafe fn item(&self, table: c_int, index: usize, depth: usize) -> Result<Value, Issue> {
         // SAFETY: as of `convert`. An index of an array that is there fits any integer of Lua's.
         unsafe {
             ffi::lua_rawgeti(self.state, table, index as ffi::lua_Integer + 1);
@@ -207,28 +164,8 @@ impl Reader<'_> {
     }
 }
 
-/// An array of tables, none of which is a value yet.
-struct List<'a> {
-    reader: &'a Reader<'a>,
-    /// Where on the stack it is.
-    slot: c_int,
-    length: usize,
-    depth: usize,
-}
-
-impl Source for List<'_> {
-    fn count(&self) -> usize {
-        self.length
-    }
-
-    fn item(&self, index: usize) -> Result<Value<'_>, Issue> {
-        // SAFETY: the slot has the array until `Args::config` ends, and the room is still there.
-        unsafe { self.reader.item(self.slot, index, self.depth) }
-    }
-}
-
 /// Lua 5.1 and 5.2 have no integers: 993 arrives as a float.
-pub(in crate::lua) fn number_value(value: f64) -> Value<'static> {
+pub(in crate::lua) fn number_value(value: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {
         #[allow(clippy::cast_possible_truncation)] // Whole and within 2^53.

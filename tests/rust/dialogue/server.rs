@@ -74,7 +74,8 @@ pub(crate) struct Case {
     pub(crate) target: Target,
     pub(crate) script: Vec<Do>,
     pub(crate) ends: Ends,
-    /// The whole reason, or its beginning and `*`, or `*` and its end; empty for a good probe.
+    /// The whole reason, or its beginning and `*`, or `*` and its end; empty for a good probe. Where
+    /// there are several lines, any of them.
     pub(crate) reason: String,
 }
 
@@ -141,12 +142,15 @@ async fn run(mut case: Case, prober: &Prober) -> Result<(), String> {
     let reason = outcome
         .result
         .map_or_else(|e| e.to_string(), |()| String::new());
-    let wanted = case.reason.as_str();
-    let as_wanted = match (wanted.strip_suffix('*'), wanted.strip_prefix('*')) {
-        (Some(beginning), _) => reason.starts_with(beginning),
-        (None, Some(end)) => reason.ends_with(end),
-        (None, None) => reason == wanted,
-    };
+    let mut wanted = case.reason.split('\n');
+    let as_wanted =
+        wanted.any(
+            |wanted| match (wanted.strip_suffix('*'), wanted.strip_prefix('*')) {
+                (Some(beginning), _) => reason.starts_with(beginning),
+                (None, Some(end)) => reason.ends_with(end),
+                (None, None) => reason == wanted,
+            },
+        );
     // One line, printable, and no more of the peer than may be quoted.
     let in_form = reason.len() < 220 && reason.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
     let in_time = match case.ends {

@@ -13,9 +13,7 @@ use futures_util::FutureExt;
 use nauthilus_backend::engine::probe::dialogue::{self, Conversation};
 use nauthilus_backend::engine::probe::error::ProbeError;
 use nauthilus_backend::engine::probe::transport::Transport;
-use nauthilus_backend::engine::target::{
-    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Secret, Target, TlsMode,
-};
+use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::sync::Semaphore;
 
@@ -24,27 +22,13 @@ pub(crate) const PASSWORD: &str = "hunter22";
 
 /// A deep-checked target on 127.0.0.1 without credentials.
 pub(crate) fn target(protocol: Protocol) -> Target {
+    let host = Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let port = protocol.default_port(TlsMode::Plain);
     Target {
-        protocol,
-        host: Host::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        port: protocol.default_port(TlsMode::Plain),
-        tls_mode: TlsMode::Plain,
-        tls_skip_verify: false,
-        tls_server_name: None,
-        tls_ca_file: None,
-        haproxy_v2: false,
         deep_check: true,
-        test_username: None,
-        test_password: None,
-        auth_mechanism: AuthMechanism::Auto,
-        allow_plaintext_auth: false,
-        request_uri: "/".into(),
-        placement: Placement::default(),
-        connect_timeout: Duration::from_secs(5),
-        tls_timeout: Duration::from_secs(5),
         deep_timeout: Duration::from_secs(5),
-        policy: ProbePolicy::DEFAULT,
-        source_address: None,
+        helo_name: Some("probe.example.org".into()),
+        ..Target::new(protocol, host, port)
     }
 }
 
@@ -81,6 +65,8 @@ impl With for Target {
 pub(crate) struct Connection {
     pub(crate) tls: bool,
     pub(crate) loopback: bool,
+    /// Our address.
+    pub(crate) local: IpAddr,
     /// Bytes that fit between the two sides: 1 delivers each byte alone.
     pub(crate) pipe: usize,
 }
@@ -88,6 +74,7 @@ pub(crate) struct Connection {
 pub(crate) const LOOPBACK: Connection = Connection {
     tls: false,
     loopback: true,
+    local: IpAddr::V4(Ipv4Addr::LOCALHOST),
     pipe: 64 * 1024,
 };
 
@@ -119,6 +106,7 @@ pub(crate) async fn converse(
         target,
         tls: connection.tls,
         loopback: connection.loopback,
+        local: connection.local,
         upgrade: &upgrade,
     };
     let peer = follow(theirs, &script, &upgrades);
@@ -244,6 +232,41 @@ impl AsyncWrite for Endless {
     }
 }
 
+/// A peer that says a text, so many bytes at a time, and closes; it takes whatever it is sent.
+pub(crate) struct Answering {
+    pub(crate) text: Vec<u8>,
+    pub(crate) at: usize,
+    pub(crate) chunk: usize,
+}
+
+impl AsyncRead for Answering {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.text.len() - self.at;
+        let count = left.min(self.chunk).min(buffer.remaining());
+        buffer.put_slice(&self.text[self.at..self.at + count]);
+        self.at += count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Answering {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, b: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(b.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
 /// A dialogue with any stream, as if over loopback.
 pub(crate) async fn talk_to(
     peer: impl Transport + 'static,
@@ -253,6 +276,7 @@ pub(crate) async fn talk_to(
         target,
         tls: false,
         loopback: true,
+        local: LOOPBACK.local,
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
     };
     dialogue::run(Box::new(peer), about).await

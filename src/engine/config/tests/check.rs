@@ -15,13 +15,14 @@ fn timeouts() -> Timeouts {
     Timeouts {
         connect: Duration::from_secs(1),
         tls: Duration::from_secs(2),
-        deep: Duration::from_secs(3),
+        deep: Some(Duration::from_secs(3)),
     }
 }
 
 fn check(text: &str) -> Result<Target, String> {
     let defaults = CheckDefaults {
         timeouts: timeouts(),
+        helo_name: None,
         configured: &|_, _| None,
     };
     target_from_value(&value(text), &defaults, &["coalesce", "timeout"])
@@ -82,6 +83,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
     };
     let defaults = CheckDefaults {
         timeouts: timeouts(),
+        helo_name: None,
         configured: &configured,
     };
     let check = |text: &str| {
@@ -136,6 +138,7 @@ fn the_environment_is_not_repeated_in_an_error() {
         entries.push((key.name.into(), env));
         let defaults = CheckDefaults {
             timeouts: timeouts(),
+            helo_name: None,
             configured: &|_, _| None,
         };
         if let Err(error) = target_from_value(&Value::Map(entries), &defaults, &[]) {

@@ -15,7 +15,7 @@ use super::yaml::{parse, to_value};
 use super::{Config, ConfigError, Value};
 
 /// A value written in YAML.
-fn value(text: &str) -> Value<'static> {
+fn value(text: &str) -> Value {
     let tree = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
     // A test ends soon.
     let root = Box::leak(Box::new(tree)).root();

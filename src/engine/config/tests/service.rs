@@ -26,8 +26,9 @@ fn the_defaults_are_the_documented_ones() {
             timeouts: Timeouts {
                 connect: 5 * S,
                 tls: 5 * S,
-                deep: 5 * S,
+                deep: None,
             },
+            helo_name: None,
             policy: ProbePolicy::DEFAULT,
             panic_threshold: 0,
             initial_state: InitialState::Alive,
@@ -48,7 +49,7 @@ fn the_defaults_are_the_documented_ones() {
 fn every_key_is_read() {
     let config = accepted(
         "{connect_timeout: 1, tls_timeout: 2s, deep_timeout: 1.5, connect_interval: 30s,
-          deep_interval: 2m, fast_interval: 100ms, failure_threshold: 3, recovery_threshold: '2', panic_threshold: 30%,
+          deep_interval: 2m, fast_interval: 100ms, helo_name: probe.example.org, failure_threshold: 3, recovery_threshold: '2', panic_threshold: 30%,
           initial_state: DEAD, max_concurrent_probes: 7.0, expose_attributes: [token, Secret-Key],
           state_file: /run/nb/state, state_max_age: 1h, tls_full_handshake_interval: 0,
           cert_warn: 30d, log: syslog, node_usable: ANY, node_down_after: 0, node_up_after: 5m,
@@ -62,14 +63,16 @@ fn every_key_is_read() {
     assert_eq!(targets[0].tls_timeout, 2 * S);
     assert_eq!(targets[0].deep_timeout, 1_500 * MS);
     assert_eq!(targets[1].policy, config.policy);
+    assert_eq!(targets[0].helo_name.as_deref(), Some("probe.example.org"));
     assert_eq!(
         config,
         Config {
             timeouts: Timeouts {
                 connect: S,
                 tls: 2 * S,
-                deep: 1_500 * MS,
+                deep: Some(1_500 * MS),
             },
+            helo_name: Some("probe.example.org".into()),
             policy: ProbePolicy {
                 connect_interval: 30 * S,
                 deep_interval: 2 * MIN,

@@ -2,7 +2,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::super::target::{
-    AuthMechanism, Host, Placement, ProbePolicy, Protocol, Target, TlsMode,
+    AuthMechanism, ExpectedStatus, Host, HttpMethod, Placement, ProbePolicy, Protocol, Target,
+    TlsMode,
 };
 use super::super::keys::TARGET_KEYS;
 use super::{accepted, refusal};
@@ -43,6 +44,11 @@ fn the_defaults_are_the_documented_ones() {
             allow_plaintext_auth: false,
             request_uri: "/".into(),
             placement: Placement::default(),
+            http_method: HttpMethod::Get,
+            http_host: None,
+            expected_status: ExpectedStatus::usual(),
+            helo_name: None,
+            test_mailbox: None,
             connect_timeout: 5 * second,
             tls_timeout: 5 * second,
             deep_timeout: 5 * second,
@@ -59,7 +65,8 @@ fn every_key_is_read() {
           tls_mode: IMPLICIT, tls_skip_verify: true, tls_server_name: pop.example.org.,
           tls_ca_file: ca.pem, haproxy_v2: true, deep_check: true, test_username: user,
           test_password: \"pass: 'word'\", auth_mechanism: userpass, allow_plaintext_auth: true,
-          request_uri: '/health?x=1', connect_timeout: 1m, tls_timeout: 0.25,
+          request_uri: '/health?x=1', http_method: head, http_host: 'www.example.org:8080',
+          expected_status: 200-299, helo_name: '[192.0.2.1]', test_mailbox: Drafts, connect_timeout: 1m, tls_timeout: 0.25,
           deep_timeout: 5m}]}",
     );
     let read = &read.targets[0];
@@ -74,6 +81,11 @@ fn every_key_is_read() {
     assert_eq!(read.auth_mechanism, AuthMechanism::UserPass);
     assert!(read.allow_plaintext_auth);
     assert_eq!(read.request_uri, "/health?x=1");
+    assert_eq!(read.http_method, HttpMethod::Head);
+    assert_eq!(read.http_host.as_deref(), Some("www.example.org:8080"));
+    assert_eq!(read.expected_status.to_string(), "200-299");
+    assert_eq!(read.helo_name.as_deref(), Some("[192.0.2.1]"));
+    assert_eq!(read.test_mailbox.as_deref(), Some("Drafts"));
     assert_eq!(read.connect_timeout, Duration::from_secs(60));
     assert_eq!(read.tls_timeout, Duration::from_millis(250));
     assert_eq!(read.deep_timeout, Duration::from_secs(300));
@@ -456,5 +468,186 @@ fn every_target_key_is_refused_when_it_is_a_table() {
                 format!("{}: {} expected, got table", key.name, key.kind.expected())
             );
         }
+    }
+}
+
+#[test]
+fn a_dialogue_has_the_time_that_its_protocol_needs() {
+    let deep = |text: &str| accepted(text).targets[0].deep_timeout.as_secs();
+    assert_eq!(deep("{targets: [{protocol: smtp, host: a.example}]}"), 15);
+    assert_eq!(deep("{targets: [{protocol: lmtp, host: a.example}]}"), 5);
+    // What is configured holds for all.
+    assert_eq!(
+        deep("{deep_timeout: 3s, targets: [{protocol: smtp, host: a.example}]}"),
+        3
+    );
+}
+
+#[test]
+fn status_codes_are_codes_and_ranges() {
+    let status = |text: &str| {
+        let read = target(&format!("expected_status: {text}"));
+        read.expected_status.to_string()
+    };
+    for (text, read) in [
+        ("200", "200"),
+        ("'204'", "204"),
+        ("200.0", "200"),
+        ("200-399", "200-399"),
+        ("' 200 - 204 , 401 '", "200-204,401"),
+        ("[200, 301-303, '401,403']", "200,301-303,401,403"),
+        ("200-599", "200-599"),
+        ("599", "599"),
+    ] {
+        assert_eq!(status(text), read, "{text}");
+    }
+    assert!(target("expected_status: 401").expected_status.contains(401));
+    assert!(!target("expected_status: 401").expected_status.contains(200));
+    let expected = "status codes and ranges within 200..599, as in 200-299,401 expected, got";
+    for (text, place, got) in [
+        ("199", "expected_status", "199"),
+        ("600", "expected_status", "600"),
+        ("100-200", "expected_status", "\"100-200\""),
+        ("299-200", "expected_status", "\"299-200\""),
+        ("2xx", "expected_status", "\"2xx\""),
+        ("'+200'", "expected_status", "\"+200\""),
+        ("'200,'", "expected_status", "\"200,\""),
+        ("''", "expected_status", "an empty string"),
+        ("true", "expected_status", "boolean"),
+        ("200.5", "expected_status", "200.5"),
+        ("[200, 99]", "expected_status[2]", "number"),
+        ("[]", "expected_status", "0 of them"),
+    ] {
+        let problem = problem(&format!("expected_status: {text}"));
+        assert!(
+            problem.starts_with(&format!("{place}: {expected}")),
+            "{text}: {problem}"
+        );
+        assert!(problem.contains(got), "{text}: {problem}");
+    }
+}
+
+#[test]
+fn a_host_field_is_sent_as_it_is_written() {
+    let host = |text: &str| target(&format!("http_host: {text}")).http_host;
+    for (text, sent) in [
+        ("www.example.org", "www.example.org"),
+        ("'www.example.org:8080'", "www.example.org:8080"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("'2001:db8::1'", "[2001:db8::1]"),
+        ("'[2001:db8::1]'", "[2001:db8::1]"),
+        ("'[2001:db8::1]:8080'", "[2001:db8::1]:8080"),
+    ] {
+        assert_eq!(host(text).as_deref(), Some(sent), "{text}");
+    }
+    for text in [
+        "''",
+        "'a b'",
+        "'a:'",
+        "'a:0'",
+        "'a:65536'",
+        "'a:+80'",
+        "'a:b:1'",
+        "'[2001:db8::1'",
+        "'http://a'",
+        "\"a\\r\\nX: y\"",
+    ] {
+        let problem = problem(&format!("http_host: {text}"));
+        assert!(
+            problem.starts_with("http_host: host, or host:port expected, got "),
+            "{text}: {problem}"
+        );
+    }
+}
+
+#[test]
+fn only_methods_that_change_nothing() {
+    assert_eq!(
+        problem("http_method: POST"),
+        "http_method: one of GET, HEAD expected, got \"POST\""
+    );
+}
+
+#[test]
+fn a_client_calls_itself_by_a_name_or_a_literal() {
+    for name in [
+        "probe.example.org",
+        "localhost",
+        "'[192.0.2.1]'",
+        "'[IPv6:2001:db8::1]'",
+    ] {
+        let read = target(&format!("helo_name: {name}"));
+        assert_eq!(read.helo_name.as_deref(), Some(name.trim_matches('\'')));
+    }
+    for name in [
+        "''",
+        "192.0.2.1",
+        "'[2001:db8::1]'",
+        "'[IPv6:192.0.2.1]'",
+        "'[192.0.2.1'",
+        "'a b'",
+        "a.example.",
+        "\"a\\r\\nMAIL FROM:<>\"",
+    ] {
+        let problem = problem(&format!("helo_name: {name}"));
+        assert!(
+            problem
+                .starts_with("helo_name: host name, or an address literal as in [192.0.2.1] or "),
+            "{name}: {problem}"
+        );
+    }
+    // A target's own comes before the service's.
+    let config = accepted(
+        "{helo_name: a.example, targets: [{protocol: smtp, host: b.example},
+          {protocol: smtp, host: b.example, port: 587, helo_name: c.example}]}",
+    );
+    let names: Vec<_> = config
+        .targets
+        .iter()
+        .map(|t| t.helo_name.as_deref())
+        .collect();
+    assert_eq!(names, [Some("a.example"), Some("c.example")]);
+}
+
+#[test]
+fn a_test_mailbox_needs_a_login_and_a_store() {
+    let login = "test_username: u, test_password: p";
+    let read = target(&format!("test_mailbox: 'Entw\u{fc}rfe', {login}"));
+    assert_eq!(read.test_mailbox.as_deref(), Some("Entw\u{fc}rfe"));
+    assert_eq!(
+        problem("test_mailbox: INBOX"),
+        "test_mailbox: test_username expected beside it, got nothing"
+    );
+    for wrong in ["''", "\"a\\nb\"", "true"] {
+        let problem = problem(&format!("test_mailbox: {wrong}, {login}"));
+        assert!(
+            problem.starts_with("test_mailbox: string of 1..1024 bytes without CR, LF and NUL"),
+            "{wrong}: {problem}"
+        );
+    }
+    for protocol in ["smtp", "lmtp", "http"] {
+        assert_eq!(
+            refusal(&format!(
+                "{{targets: [{{protocol: {protocol}, host: a.example, test_mailbox: x, {login}}}]}}"
+            )),
+            format!("targets[1].test_mailbox: imap, pop3 or sieve has one, {protocol} has none")
+        );
+    }
+}
+
+/// A new version must not forget the verdicts of targets that use nothing new.
+#[test]
+fn an_identity_names_only_what_is_set() {
+    let plain = target("").identity();
+    assert!(plain.ends_with("|/"), "{plain}");
+    let login = "test_username: u, test_password: p";
+    for (key, without) in [
+        ("http_method: HEAD", ""),
+        ("http_host: b.example", ""),
+        ("expected_status: 200", ""),
+        ("helo_name: b.example", ""),
+        (&format!("test_mailbox: INBOX, {login}"), login),
+    ] {
+        assert_ne!(target(key).identity(), target(without).identity(), "{key}");
     }
 }

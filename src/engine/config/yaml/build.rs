@@ -9,9 +9,8 @@ use zeroize::Zeroizing;
 use super::super::text::shortened;
 use super::YamlError;
 use super::node::{Content, Id, MAX_DEPTH, MAX_NODES, Node, Tree, View};
-use super::node::{no_memory, too_deep, too_large};
+use super::node::{too_deep, too_large};
 use super::scalar::form;
-use crate::sys::pages::Pages;
 
 /// The longest `%TAG` directive, in bytes. The parser copies it for each tag that uses it.
 const MAX_DIRECTIVE: usize = 512;
@@ -22,7 +21,10 @@ const MAX_DIRECTIVE: usize = 512;
 /// Text that is not well-formed, has duplicate keys or several documents, or exceeds a bound.
 pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
     bounded_directives(text)?;
-    let mut builder = Builder::default();
+    let mut builder = Builder {
+        tree: Tree::with_text_of(text.len()),
+        ..Builder::default()
+    };
     for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
         let (event, span) = event.map_err(|error| malformed(&error))?;
         builder.take(event, span.start.line())?;
@@ -49,21 +51,21 @@ fn malformed(error: &ScanError) -> YamlError {
     YamlError::new(error.marker().line(), problem)
 }
 
-/// From so many keys on a table's are looked up by their hashes.
+/// A table with at least this many keys finds duplicates by hash; smaller ones by comparing all keys.
 const FEW: usize = 16;
 
 /// Puts a document together from the parser's events.
 #[derive(Default)]
 struct Builder {
     tree: Tree,
-    /// What is open, the outermost first.
+    /// The lists and tables whose end has not come yet, the outermost first.
     open: Vec<Open>,
-    /// What is in it so far, that of the innermost last.
-    inside: Pages<Id>,
+    /// The nodes read so far of all that are open, those of the innermost last.
+    inside: Vec<Id>,
     anchors: HashMap<usize, Id>,
     hasher: RandomState,
     documents: usize,
-    /// Entries that merge keys have looked at, in the whole document.
+    /// How many entries merge keys have copied or skipped, in the whole document.
     merged: usize,
 }
 
@@ -92,7 +94,7 @@ impl Builder {
                 }
             }
             Event::Alias(anchor) => {
-                // The parser refuses unknown names, so that one is open still.
+                // The parser refuses unknown anchors, so this one belongs to a node that is still open.
                 let node = self.anchors.get(&anchor).copied().ok_or_else(|| {
                     YamlError::new(line, "an alias cannot stand inside what it names")
                 })?;
@@ -102,8 +104,7 @@ impl Builder {
                 let text = Zeroizing::new(text.into_owned());
                 let mut keep = |text: &str| self.tree.keep(text);
                 let form = form(style, tag.as_deref()).map(|tag| keep(&tag));
-                let form = form.transposed().map_err(no_memory(line))?;
-                let text = keep(&text).map_err(no_memory(line))?;
+                let text = keep(&text);
                 self.finish(line, anchor, Content::Scalar(text, form))?;
             }
             Event::SequenceStart(anchor, _) => self.start(line, anchor, Kind::List)?,
@@ -150,22 +151,22 @@ impl Builder {
         };
         if let Kind::Map(hashes) = &mut open.kind {
             let before = self.inside.get(open.start..).unwrap_or_default();
-            // Keys and values come in turn.
+            // Keys and values alternate, so an even count means that this node is a key.
             if before.len().is_multiple_of(2) {
                 let keys = before.iter().step_by(2).map(|id| self.tree.node(*id));
                 check_new(self.tree.node(node), keys, hashes, &self.hasher)
                     .map_err(|name| YamlError::new(line, format!("{name}: given twice")))?;
             }
         }
-        self.inside.push(node).map_err(no_memory(line))
+        self.inside.push(node);
+        Ok(())
     }
 
     /// What a list or table holds now that its end has come.
     fn close(&mut self, open: &Open) -> Result<Content, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
-        let full = no_memory(open.line);
         if let Kind::List = open.kind {
-            return self.tree.link(inside).map(Content::List).map_err(full);
+            return Ok(Content::List(self.tree.link(inside)));
         }
         let is_merge = |key: &Id| self.tree.node(*key).is_merge();
         let linked = if inside.iter().step_by(2).any(is_merge) {
@@ -174,11 +175,11 @@ impl Builder {
         } else {
             self.tree.link(inside)
         };
-        linked.map(Content::Map).map_err(full)
+        Ok(Content::Map(linked))
     }
 }
 
-/// Sees that a key is none of those before it.
+/// Checks that a key is not among those before it.
 ///
 /// # Errors
 /// Its name, for an error.
@@ -209,7 +210,7 @@ fn check_new<'t>(
 }
 
 /// Resolves merge keys: an entry's own keys win over merged ones, earlier merges over later.
-/// Unlike an alias this copies, so what it looks at is counted at once, in `looked_at`.
+/// Unlike an alias this copies the entries, so they are counted in `looked_at` against the bound at once.
 fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, YamlError> {
     let (pairs, _) = entries.as_chunks::<2>();
     let (merges, own): (Vec<[Id; 2]>, Vec<_>) = pairs

@@ -1,12 +1,11 @@
 //! Our section as a value, its variables replaced from the environment.
 
 use std::cell::Cell;
-use std::rc::Rc;
 
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
-use super::super::value::{Items, Source, Value};
-use super::node::{List, MAX_KEY, Node, View};
+use super::super::value::Value;
+use super::node::{MAX_KEY, Node, View};
 use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
@@ -17,44 +16,26 @@ const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// # Errors
 /// A key that is not a scalar, a scalar that does not fit its tag, a variable that is not set,
 /// more text than the bound.
-pub(in super::super) fn to_value<'t>(
-    node: Node<'t>,
+pub(in super::super) fn to_value(
+    node: Node<'_>,
     path: &Path,
-    env: &'t dyn Fn(&str) -> Option<String>,
-) -> Result<Value<'t>, Issue> {
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Value, Issue> {
     let reading = Reading {
         env,
-        room: Rc::new(Cell::new(MAX_TEXT)),
+        room: Cell::new(MAX_TEXT),
     };
     reading.convert(node).map_err(|issue| issue.within(path))
 }
 
-/// What all values of a section share.
-#[derive(Clone)]
+/// What the conversion of all values of a section shares.
 struct Reading<'t> {
     env: &'t dyn Fn(&str) -> Option<String>,
-    /// How much more text there may be, in bytes.
-    room: Rc<Cell<usize>>,
+    /// How many more bytes of text may be read.
+    room: Cell<usize>,
 }
 
-/// A list of lists or tables, none of which is a value yet.
-struct Rest<'t> {
-    items: List<'t>,
-    reading: Reading<'t>,
-}
-
-impl Source for Rest<'_> {
-    fn count(&self) -> usize {
-        self.items.len()
-    }
-
-    fn item(&self, index: usize) -> Result<Value<'_>, Issue> {
-        let item = self.items.get(index);
-        item.map_or(Ok(Value::Nil), |item| self.reading.convert(item))
-    }
-}
-
-impl<'t> Reading<'t> {
+impl Reading<'_> {
     fn take(&self, bytes: usize) -> Result<(), Issue> {
         let left = self.room.get().checked_sub(bytes);
         self.room
@@ -63,7 +44,7 @@ impl<'t> Reading<'t> {
     }
 
     /// The paths of its errors begin at `node`.
-    fn convert(&self, node: Node<'t>) -> Result<Value<'t>, Issue> {
+    fn convert(&self, node: Node<'_>) -> Result<Value, Issue> {
         match node.view() {
             View::Scalar(text, form) => {
                 self.take(text.len())?;
@@ -73,12 +54,6 @@ impl<'t> Reading<'t> {
                     self.take(text.len())?;
                 }
                 Ok(value)
-            }
-            View::List(items) if items.get(0).is_some_and(|first| !first.is_scalar()) => {
-                Ok(Value::Items(Items::new(Rest {
-                    items,
-                    reading: self.clone(),
-                })))
             }
             View::List(items) => items
                 .iter()
@@ -115,7 +90,7 @@ fn scalar_value(
     form: Form<&str>,
     env: &dyn Fn(&str) -> Option<String>,
     room: usize,
-) -> Result<Value<'static>, String> {
+) -> Result<Value, String> {
     let expanded = env::expand(text, env, room)?;
     match (form, expanded) {
         (Form::Foreign(tag), _) => Err(format!("unknown tag {tag}")),

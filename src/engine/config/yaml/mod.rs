@@ -2,9 +2,9 @@
 //! loaders of other programs that read the same file have them.
 //!
 //! Bounded in every direction: depth, nodes (aliases counted as often as they are used) and
-//! text. Aliased nodes are shared rather than copied, so that no input costs more memory than
-//! a multiple of its length. So is the work: what is looked at for each use is of bounded
-//! length, however long a text an alias of a few bytes stands for.
+//! text. Aliased nodes are shared rather than copied, so that memory stays proportional to the length of
+//! the input. The work is bounded too: each use of an alias reads a bounded number of bytes, however long the text
+//! is that it stands for.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -21,7 +21,7 @@ mod scalar;
 pub(super) use self::build::parse;
 pub(super) use self::convert::to_value;
 
-/// Why a text is not YAML, or not YAML for us.
+/// Why a text is not well-formed YAML, or exceeds a bound of this reader.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct YamlError {
     /// Counted from 1.

@@ -1,33 +1,32 @@
 //! The tree: nodes with their lines, bounded in number and depth.
 //!
-//! It is three flat arrays rather than a heap of small pieces: it goes as it came, at once, and
-//! the host's heap has neither grown for it nor holes where it was.
+//! It is three flat arrays rather than a heap of small pieces: a node takes little memory, and all of it is
+//! freed at once.
 
-use std::io;
+use zeroize::Zeroizing;
 
 use super::super::issue::{Path, Step};
 use super::super::section::Members;
 use super::super::value::Value;
 use super::YamlError;
 use super::scalar::{Form, core_schema, is_string};
-use crate::sys::pages::Pages;
 
 /// The deepest nesting of lists and tables.
 pub(super) const MAX_DEPTH: usize = 64;
 /// The most nodes (keys, scalars, lists and tables), aliases expanded.
 pub(super) const MAX_NODES: usize = 500_000;
-/// The longest key, in bytes: what YAML allows a key on one line. Longer ones can stand in other
-/// sections only.
+/// The longest key, in bytes: YAML's own limit for a key on one line. Longer keys are accepted in sections
+/// that are not read.
 pub(super) const MAX_KEY: usize = 1_024;
 
 /// A whole document.
 #[derive(Default)]
 pub(in super::super) struct Tree {
-    nodes: Pages<Record>,
+    nodes: Vec<Record>,
     /// The nodes in each list, in the order of the text; of a table keys and values in turn.
-    links: Pages<Id>,
-    /// The texts of scalars.
-    text: Pages<u8>,
+    links: Vec<Id>,
+    /// The texts of scalars, passwords among them.
+    text: Zeroizing<String>,
     pub(super) root: Option<Id>,
 }
 
@@ -46,9 +45,9 @@ pub(super) struct Span {
 #[derive(Clone, Copy, Debug)]
 struct Record {
     line: u32,
-    /// Nodes from here down, this one included, aliases expanded.
+    /// The number of nodes in this subtree, with aliases expanded.
     size: u32,
-    /// Levels from here down.
+    /// The number of levels of this subtree.
     depth: u8,
     content: Content,
 }
@@ -69,57 +68,61 @@ pub(super) fn too_large(line: usize) -> YamlError {
     YamlError::new(line, problem)
 }
 
-pub(super) fn no_memory(line: usize) -> impl Fn(io::Error) -> YamlError {
-    move |error| YamlError::new(line, format!("no memory to read it: {error}"))
-}
-
 impl Span {
-    fn new(start: usize, end: usize) -> io::Result<Self> {
-        let fits = |at: usize| u32::try_from(at).map_err(|_| io::ErrorKind::OutOfMemory);
-        let (start, end) = (fits(start)?, fits(end)?);
-        Ok(Self {
-            start,
-            length: end.saturating_sub(start),
-        })
+    /// What an array of this length holds from `start` on. Nothing is longer than `u32` can count:
+    /// a text has at most [`MAX_BYTES`](super::super::MAX_BYTES), a tree at most [`MAX_NODES`].
+    fn from(start: usize, end: usize) -> Self {
+        let fit = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self {
+            start: fit(start),
+            length: fit(end.saturating_sub(start)),
+        }
+    }
+
+    fn range(self) -> Option<std::ops::Range<usize>> {
+        let start = usize::try_from(self.start).ok()?;
+        Some(start..start.checked_add(self.length())?)
     }
 
     fn of<T>(self, array: &[T]) -> &[T] {
-        let range = || {
-            let start = usize::try_from(self.start).ok()?;
-            Some(start..start.checked_add(usize::try_from(self.length).ok()?)?)
-        };
-        range().and_then(|range| array.get(range)).unwrap_or(&[])
+        self.range()
+            .and_then(|range| array.get(range))
+            .unwrap_or(&[])
     }
 
     fn length(self) -> usize {
         usize::try_from(self.length).unwrap_or(usize::MAX)
     }
 
-    /// Looks at every byte of it.
     fn text(self, tree: &Tree) -> &str {
-        std::str::from_utf8(self.of(&tree.text)).unwrap_or_default()
+        self.range()
+            .and_then(|range| tree.text.get(range))
+            .unwrap_or_default()
     }
 }
 
 impl Tree {
+    /// A tree of a text of this length, in bytes.
+    pub(super) fn with_text_of(length: usize) -> Self {
+        Self {
+            // Room for all scalars: a buffer that grew would leave copies of passwords behind, unwiped.
+            text: Zeroizing::new(String::with_capacity(length)),
+            ..Self::default()
+        }
+    }
+
     /// Keeps a copy of a text.
-    ///
-    /// # Errors
-    /// Where the system gives no memory.
-    pub(super) fn keep(&mut self, text: &str) -> io::Result<Span> {
+    pub(super) fn keep(&mut self, text: &str) -> Span {
         let start = self.text.len();
-        self.text.extend(text.as_bytes())?;
-        Span::new(start, self.text.len())
+        self.text.push_str(text);
+        Span::from(start, self.text.len())
     }
 
     /// Keeps what a list or table holds.
-    ///
-    /// # Errors
-    /// Where the system gives no memory.
-    pub(super) fn link(&mut self, nodes: &[Id]) -> io::Result<Span> {
+    pub(super) fn link(&mut self, nodes: &[Id]) -> Span {
         let start = self.links.len();
-        self.links.extend(nodes)?;
-        Span::new(start, self.links.len())
+        self.links.extend_from_slice(nodes);
+        Span::from(start, self.links.len())
     }
 
     /// # Errors
@@ -147,7 +150,7 @@ impl Tree {
             depth: depth.saturating_add(1),
             content,
         };
-        self.nodes.push(record).map_err(no_memory(line))?;
+        self.nodes.push(record);
         Ok(Id(id))
     }
 
@@ -160,14 +163,14 @@ impl Tree {
     }
 }
 
-/// One node and all below it.
+/// A node of a tree: gives access to the whole subtree.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Node<'t> {
     tree: &'t Tree,
     pub(super) id: Id,
 }
 
-/// A node as it is to be read.
+/// The content of a node.
 pub(super) enum View<'t> {
     Scalar(&'t str, Form<&'t str>),
     List(List<'t>),
@@ -209,7 +212,7 @@ impl<'t> Node<'t> {
         let record = usize::try_from(at)
             .ok()
             .and_then(|at| self.tree.nodes.get(at));
-        // The tree gives out the places of its nodes alone.
+        // The fallback is never used: every id comes from the tree itself.
         record.copied().unwrap_or(Record {
             line: 0,
             size: 1,
@@ -240,8 +243,8 @@ impl<'t> Node<'t> {
         }
     }
 
-    /// A key's text, if it is a scalar and short enough to be compared. Costs the same for any
-    /// longer one: an alias makes a long key of a few bytes.
+    /// A key's text, if it is a scalar of at most [`MAX_KEY`] bytes. Longer ones are not even read: with
+    /// aliases a short file can have many long keys.
     pub(super) fn name(self) -> Option<&'t str> {
         self.key().map(|(name, _)| name)
     }
@@ -253,10 +256,6 @@ impl<'t> Node<'t> {
             }
             _ => None,
         }
-    }
-
-    pub(super) fn is_scalar(self) -> bool {
-        matches!(self.record().content, Content::Scalar(..))
     }
 
     /// Whether a key that has a name is text.

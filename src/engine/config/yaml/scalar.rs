@@ -1,7 +1,5 @@
 //! Scalars: which of them are text, and what the others mean.
 
-use std::io;
-
 use saphyr_parser::{ScalarStyle, Tag};
 
 use super::super::text::shortened;
@@ -16,7 +14,7 @@ pub(super) enum Form<T> {
     Text,
     /// `!!int` and the like: by the core schema, and it has to be this type.
     Tagged(&'static str),
-    /// A tag that means nothing to us, as an error shows it.
+    /// An unknown tag, in the form in which an error shows it.
     Foreign(T),
 }
 
@@ -28,17 +26,6 @@ impl<T> Form<T> {
             Self::Tagged(name) => Form::Tagged(name),
             Self::Foreign(text) => Form::Foreign(tag(text)),
         }
-    }
-}
-
-impl<T> Form<io::Result<T>> {
-    pub(super) fn transposed(self) -> io::Result<Form<T>> {
-        Ok(match self {
-            Self::Foreign(tag) => Form::Foreign(tag?),
-            Self::Plain => Form::Plain,
-            Self::Text => Form::Text,
-            Self::Tagged(name) => Form::Tagged(name),
-        })
     }
 }
 
@@ -74,7 +61,7 @@ pub(super) fn is_string<T>(text: &str, form: Form<T>) -> bool {
 }
 
 /// The value of an unquoted scalar (YAML 1.2.2 §10.3.2).
-pub(super) fn core_schema(text: &str) -> Value<'static> {
+pub(super) fn core_schema(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Nil,
         "true" | "True" | "TRUE" => return Value::Bool(true),
@@ -94,7 +81,7 @@ pub(super) fn core_schema(text: &str) -> Value<'static> {
 }
 
 /// An integer or a float in the core schema's notations; an integer beyond 64 bits is a float.
-fn number(text: &str, unsigned: &str) -> Option<Value<'static>> {
+fn number(text: &str, unsigned: &str) -> Option<Value> {
     for (prefix, radix) in [("0o", 8), ("0x", 16)] {
         if let Some(digits) = text.strip_prefix(prefix) {
             let plain = digits.chars().all(|c| c.is_digit(radix));

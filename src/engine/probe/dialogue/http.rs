@@ -1,4 +1,4 @@
-//! HTTP/1.1 (RFC 9110, RFC 9112): one GET, and the head of its response.
+//! HTTP/1.1 (RFC 9110, RFC 9112): one request, and the head of its response.
 //!
 //! ```text
 //! C: GET /health HTTP/1.1                           RFC 9112 §3.2.1
@@ -14,25 +14,23 @@
 //! S: Content-Length: 1048576
 //! S:                                                the body is not read
 //! ```
+//!
+//! The status line decides, and that the head ends within the bounds of a session. What is in the
+//! fields is not looked at: browsers and proxies put up with nearly everything there, so a server
+//! that sends an odd field serves its users well.
 
 use std::net::IpAddr;
 
-use super::encode::{self, Wiped, concat};
+use super::encode::{Wiped, basic, concat};
 use super::sasl::Credentials;
 use super::session::Session;
 use crate::engine::probe::error::{ProbeError, Stage};
-use crate::engine::target::{AuthMechanism, Host, Protocol, TlsMode};
+use crate::engine::target::{AuthMechanism, ExpectedStatus, Host, Protocol, TlsMode};
 
 /// The connection ends with the response.
 pub(super) const GOODBYE: &[u8] = b"";
 
 const AGENT: &str = concat!("nauthilus_backend/", env!("CARGO_PKG_VERSION"));
-
-/// Bytes that the head of a response seldom exceeds.
-const HEAD_USUAL: usize = 2048;
-
-/// Fields of a response's head, at most.
-const FIELDS_MAX: usize = 128;
 
 pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     if s.target().tls_mode == TlsMode::StartTls {
@@ -66,7 +64,7 @@ fn authorization(s: &Session<'_>) -> Result<Option<Wiped>, ProbeError> {
         return Err(s.fail("test_username contains a colon, which Basic cannot carry"));
     }
     let credentials = credentials.permitted(s)?;
-    Ok(Some(encode::basic(credentials.user, credentials.password)))
+    Ok(Some(basic(credentials.user, credentials.password)))
 }
 
 fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, ProbeError> {
@@ -81,8 +79,9 @@ fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, Probe
         }
     }
     let head = format!(
-        "GET {uri} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {AGENT}\r\nAccept: */*\r\n\
+        "{method} {uri} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {AGENT}\r\nAccept: */*\r\n\
          Connection: close\r\n",
+        method = target.http_method.name(),
         uri = target.request_uri,
     );
     Ok(match authorization {
@@ -100,8 +99,14 @@ fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, Probe
 /// Under TLS that is the name it is verified by, so that certificate and site agree.
 fn host(s: &Session<'_>) -> String {
     let target = s.target();
+    if let Some(host) = &target.http_host {
+        return host.to_string();
+    }
     let name = match (&target.tls_server_name, &target.host) {
-        (Some(name), _) if s.tls() => name.clone(),
+        (Some(name), _) if s.tls() => match name.parse() {
+            Ok(IpAddr::V6(ip)) => format!("[{ip}]"),
+            _ => name.clone(),
+        },
         (_, Host::Ip(IpAddr::V6(ip))) => format!("[{ip}]"),
         (_, host) => host.to_string(),
     };
@@ -120,42 +125,59 @@ fn host(s: &Session<'_>) -> String {
 /// Reads one head: whether it is that of the response, or an interim one (1xx).
 async fn response(s: &mut Session<'_>) -> Result<bool, ProbeError> {
     s.read_line().await?;
-    // What is not HTTP is seen at once; its end might never come.
-    if !s.line().starts_with(b"HTTP/") {
+    let Some((code, reason)) = status_line(s.line()) else {
         return Err(s.unexpected());
-    }
-    let mut head = Wiped::new(Vec::with_capacity(HEAD_USUAL));
-    loop {
-        head.extend_from_slice(s.line());
-        head.extend_from_slice(b"\r\n");
-        if s.line().is_empty() {
-            break;
-        }
-        s.read_line().await?;
-    }
-
-    let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-    let mut response = httparse::Response::new(&mut fields);
-    let parsed = httparse::ParserConfig::default()
-        .allow_obsolete_multiline_headers_in_responses(true)
-        .allow_spaces_after_header_name_in_responses(true)
-        .parse_response(&mut response, &head);
-    let code = match (parsed, response.code) {
-        (Ok(httparse::Status::Complete(_)), Some(code)) => code,
-        (Err(e), _) => {
-            let first = head.split(|&b| b == b'\r').next().unwrap_or_default();
-            let quoted = s.quote(first);
-            return Err(s.fail(format!("malformed response ({e}): {quoted}")));
-        }
-        (Ok(_), _) => return Err(s.fail("malformed response")),
     };
+    let judged = judge(s, code, reason);
+    if code != 400 {
+        s.accepted();
+    }
+    while s.skip_line().await? {}
+    judged
+}
+
+/// Whether a status code is that of a response, and a good one.
+fn judge(s: &Session<'_>, code: u16, reason: &[u8]) -> Result<bool, ProbeError> {
+    let expected = &s.target().expected_status;
     match code {
         // RFC 9110 §15.2.2: 101 answers an Upgrade, and none was asked for.
-        100 | 102..=199 => Ok(false),
-        200..=399 => Ok(true),
-        _ => {
-            let reason = s.quote(response.reason.unwrap_or_default().as_bytes());
-            Err(s.fail(format!("status {code} {reason}").trim_end()))
-        }
+        100 | 102..=199 => return Ok(false),
+        _ if expected.contains(code) => return Ok(true),
+        _ => {}
     }
+    let said = format!("status {code} {}", s.quote(reason));
+    let said = said.trim_end();
+    let is_usual = *expected == ExpectedStatus::usual();
+    let failure = s.fail(if is_usual {
+        said.to_owned()
+    } else {
+        format!("{said} (expected {expected})")
+    });
+    Err(ProbeError {
+        login_refused: code == 401 && s.target().test_username.is_some(),
+        ..failure
+    })
+}
+
+/// The code and the reason phrase of a status line (RFC 9112 §4), as lenient as nginx and browsers
+/// read it: any version, several spaces before the code, no phrase, and after a point what some
+/// servers add to a code (`403.1`).
+fn status_line(line: &[u8]) -> Option<(u16, &[u8])> {
+    let rest = line.strip_prefix(b"HTTP/")?;
+    let (version, rest) = rest.split_at(rest.iter().position(|&b| b == b' ')?);
+    let point = version.iter().position(|&b| b == b'.')?;
+    let (major, minor) = (&version[..point], &version[point + 1..]);
+    let is_number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    if !is_number(major) || major.starts_with(b"0") || !is_number(minor) {
+        return None;
+    }
+    let rest = &rest[rest.iter().position(|&b| b != b' ')?..];
+    let (code, reason) = rest.split_at_checked(3)?;
+    if !is_number(code) || !matches!(reason.first(), None | Some(b' ' | b'.')) {
+        return None;
+    }
+    let code = code
+        .iter()
+        .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    Some((code, reason.trim_ascii_start()))
 }

@@ -13,6 +13,9 @@
 //! S: a3 OK done
 //! C: a4 AUTHENTICATE PLAIN AHByb2JlAHNlY3JldA==                    §6.2.2, with SASL-IR
 //! S: a4 OK [CAPABILITY IMAP4rev1 IDLE] logged in
+//! C: a5 EXAMINE "INBOX"                                             §6.3.3, where there is a test_mailbox
+//! S: * 17 EXISTS
+//! S: a5 OK [READ-ONLY] done
 //! C: z LOGOUT                                                      §6.1.3
 //! S: * BYE
 //! S: z OK
@@ -29,6 +32,7 @@
 //! ```
 
 use super::encode::{self, concat};
+use super::mailbox_name;
 use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
@@ -49,6 +53,7 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
         tag: Vec::new(),
         commands: 0,
         capabilities: None,
+        speaks_utf8: false,
     };
     let authenticated = imap.greeting().await?;
 
@@ -75,7 +80,13 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
         imap.ask_capabilities().await?;
     }
     match login {
-        Some(login) => imap.login(login).await,
+        Some(login) => imap.login(login).await?,
+        // Somebody who is logged in already has mailboxes, too.
+        None if authenticated => {}
+        None => return Ok(()),
+    }
+    match &imap.s.target().test_mailbox {
+        Some(mailbox) => imap.examine(mailbox).await,
         None => Ok(()),
     }
 }
@@ -87,6 +98,8 @@ struct Capabilities {
     sasl_ir: bool,
     literal_plus: bool,
     literal_minus: bool,
+    /// UTF8=ACCEPT or UTF8=ONLY (RFC 6855): names of mailboxes may be in UTF-8 once that is enabled.
+    utf8: bool,
     offer: Offer,
 }
 
@@ -107,6 +120,7 @@ impl Capabilities {
                     found.literal_plus |= is("LITERAL+");
                     // IMAP4rev2 contains LITERAL- (RFC 9051 §4.3).
                     found.literal_minus |= is("LITERAL-") || is("IMAP4REV2");
+                    found.utf8 |= is("UTF8=ACCEPT") || is("UTF8=ONLY");
                     login_disabled |= is("LOGINDISABLED");
                 }
             }
@@ -125,6 +139,8 @@ struct Imap<'s, 'a> {
     commands: u32,
     /// None until learned, and again after STARTTLS.
     capabilities: Option<Capabilities>,
+    /// Whether quoted strings may be in UTF-8 (RFC 6855 §3).
+    speaks_utf8: bool,
 }
 
 impl Imap<'_, '_> {
@@ -156,6 +172,10 @@ impl Imap<'_, '_> {
     /// §6.1.1. The untagged list is required.
     async fn ask_capabilities(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
+        self.ask_for_capabilities().await
+    }
+
+    async fn ask_for_capabilities(&mut self) -> Result<(), ProbeError> {
         self.capabilities = None;
         self.command(&[b"CAPABILITY"]).await?;
         self.done().await?;
@@ -185,25 +205,58 @@ impl Imap<'_, '_> {
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
         self.s.enter(Stage::Auth);
-        let mechanism = match &self.capabilities {
-            Some(c) => c.offer.choose(self.s, Some(AuthMechanism::Login))?,
+        let choices = match &self.capabilities {
+            Some(c) => c.offer.choices(self.s, Some(AuthMechanism::Login))?,
             None => return Err(self.s.fail("capabilities unknown")),
         };
         let credentials = credentials.permitted(self.s)?;
-        match mechanism {
-            Mechanism::Plain => sasl::login_plain(self, credentials).await,
-            Mechanism::Login => sasl::login_login(self, credentials).await,
-            Mechanism::Native => self.login_command(credentials).await,
+        let mut done = Ok(());
+        for mechanism in choices {
+            done = match mechanism {
+                Mechanism::Plain => sasl::login_plain(self, credentials).await,
+                Mechanism::Login => sasl::login_login(self, credentials).await,
+                Mechanism::Native => {
+                    self.with_arguments("LOGIN", &[credentials.user, credentials.password])
+                        .await
+                }
+            };
+            if !self.s.take_mechanism_refused() {
+                break;
+            }
         }
+        done
     }
 
-    /// §6.2.3: each argument as a quoted string or, where that cannot hold it, as a literal
-    /// for which the server's go-ahead is awaited (§4.3).
-    async fn login_command(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+    /// §6.3.3: SELECT that changes nothing, so that a store that hangs behind a login is found.
+    async fn examine(&mut self, mailbox: &str) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Examine);
+        if mailbox.is_ascii() {
+            let name = mailbox_name::encoded(mailbox);
+            return self.with_arguments("EXAMINE", &[&name]).await;
+        }
+        // What is offered after a login may differ from what was before (§6.1.1).
+        self.ask_for_capabilities().await?;
+        if self.capabilities.as_ref().is_some_and(|c| c.utf8) {
+            self.command(&[b"ENABLE UTF8=ACCEPT"]).await?;
+            self.done().await?;
+            self.speaks_utf8 = true;
+            return self.with_arguments("EXAMINE", &[mailbox]).await;
+        }
+        let name = mailbox_name::encoded(mailbox);
+        self.with_arguments("EXAMINE", &[&name]).await
+    }
+
+    /// A command and its arguments, each as a quoted string or, where that cannot hold it, as a
+    /// literal for which the server's go-ahead is awaited (§4.3).
+    async fn with_arguments(
+        &mut self,
+        command: &str,
+        arguments: &[&str],
+    ) -> Result<(), ProbeError> {
         self.next_tag();
-        let mut wire = concat(&[&self.tag, b" LOGIN"]);
-        for argument in [credentials.user, credentials.password] {
-            if let Some(quoted) = quoted(argument) {
+        let mut wire = concat(&[&self.tag, b" ", command.as_bytes()]);
+        for &argument in arguments {
+            if let Some(quoted) = quoted(argument, self.speaks_utf8) {
                 wire = concat(&[&wire, b" ", &quoted]);
                 continue;
             }
@@ -301,6 +354,7 @@ impl Exchange for Imap<'_, '_> {
             }
             let (tag, reply) = split_word(line);
             if tag == b"+" {
+                self.s.note_understood();
                 return Ok(Answer::Challenge);
             }
             let (status, text) = split_word(reply);
@@ -309,11 +363,18 @@ impl Exchange for Imap<'_, '_> {
                 if let Some(list) = code_list(text) {
                     self.capabilities = Some(list);
                 }
-                self.s.settle();
+                self.s.accepted();
                 Ok(Answer::Success)
             } else if is(b"NO") || is(b"BAD") {
-                self.s.settle();
-                Err(self.s.refused())
+                let (is_bad, is_temporary) = (is(b"BAD"), is_temporary(text));
+                self.s.accepted();
+                Err(match () {
+                    () if !self.s.is_at(Stage::Auth) => self.s.refused(),
+                    // §7.1.3: a command that the server does not know, or not like this.
+                    () if is_bad => self.s.refuse_mechanism(),
+                    () if is_temporary => self.s.refused(),
+                    () => self.s.refused_login(),
+                })
             } else {
                 Err(self.s.unexpected())
             };
@@ -334,6 +395,18 @@ fn code_list(text: &[u8]) -> Option<Capabilities> {
         .then(|| Capabilities::parse(list))
 }
 
+/// Whether a NO is for a reason that lies with the server (RFC 5530 §3).
+fn is_temporary(text: &[u8]) -> bool {
+    [
+        &b"[UNAVAILABLE]"[..],
+        b"[SERVERBUG]",
+        b"[INUSE]",
+        b"[LIMIT]",
+    ]
+    .iter()
+    .any(|code| starts_with(text, code))
+}
+
 /// The length of the literal that a line ends with: `{5}`, `{5+}`, `~{5}` (§4.3, §4.4).
 fn literal(line: &[u8]) -> Option<u64> {
     let inner = line.strip_suffix(b"}")?;
@@ -348,9 +421,11 @@ fn literal(line: &[u8]) -> Option<u64> {
     }))
 }
 
-/// `text` as a quoted string (§4.3): printable ASCII, with `"` and `\` escaped.
-fn quoted(text: &str) -> Option<encode::Wiped> {
-    if !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+/// `text` as a quoted string (§4.3): printable ASCII, or what else is no control character where
+/// the server takes UTF-8, with `"` and `\` escaped.
+fn quoted(text: &str, utf8: bool) -> Option<encode::Wiped> {
+    let fits = |c: char| c == ' ' || c.is_ascii_graphic() || (utf8 && !c.is_control());
+    if !text.chars().all(fits) {
         return None;
     }
     // Room for an escape before each character: it must not grow, growing leaves a copy.
@@ -396,10 +471,17 @@ mod tests {
 
     #[test]
     fn arguments_are_quoted_or_not_quotable() {
-        assert_eq!(quoted(r#"a"b\c d"#).unwrap().as_slice(), br#""a\"b\\c d""#);
-        assert_eq!(quoted("").unwrap().as_slice(), b"\"\"");
-        assert_eq!(quoted("p\u{e4}ss"), None);
-        assert_eq!(quoted("tab\t"), None);
+        assert_eq!(
+            quoted(r#"a"b\c d"#, false).unwrap().as_slice(),
+            br#""a\"b\\c d""#
+        );
+        assert_eq!(quoted("", false).unwrap().as_slice(), b"\"\"");
+        assert_eq!(quoted("p\u{e4}ss", false), None);
+        assert_eq!(quoted("tab\t", true), None);
+        assert_eq!(
+            quoted("p\u{e4}ss", true).unwrap().as_slice(),
+            "\"p\u{e4}ss\"".as_bytes()
+        );
     }
 
     #[test]

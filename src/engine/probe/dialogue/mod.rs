@@ -8,9 +8,11 @@
 //! words gets into a reason.
 
 mod encode;
+mod hello;
 mod http;
 mod imap;
 mod lmtp;
+mod mailbox_name;
 mod pop3;
 mod redact;
 mod sasl;
@@ -20,7 +22,10 @@ mod smtp;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use super::error::ProbeError;
+use std::net::IpAddr;
+
+use super::error::{ProbeError, Stage};
+use super::proxy;
 use super::transport::{Transport, Upgrade};
 use crate::engine::target::{Protocol, Target};
 pub(super) use session::END_MAX;
@@ -33,6 +38,8 @@ pub struct Conversation<'a> {
     pub tls: bool,
     /// Whether the peer's address is a loopback one: credentials may cross it in the clear.
     pub loopback: bool,
+    /// Our end of the connection.
+    pub local: IpAddr,
     /// For STARTTLS and STLS.
     pub upgrade: &'a Upgrade<'a>,
 }
@@ -72,7 +79,30 @@ pub async fn talk(
         Protocol::Sieve => (sieve::talk(&mut session).await, sieve::GOODBYE),
         Protocol::Http => (http::talk(&mut session).await, http::GOODBYE),
     };
+    let verdict = verdict.map_err(|error| hinted(error, &session));
     (verdict, Parting { session, goodbye })
+}
+
+/// The commonest cause of a dialogue that goes wrong before the server understood anything is the
+/// PROXY header: one that it does not expect, or one that it waits for.
+fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
+    let is_ours = error.stage == Stage::Internal || session.says_of_itself();
+    if session.tls() || session.is_understood() || is_ours {
+        return error;
+    }
+    let is_silent = !session.has_read();
+    let hint = if session.target().haproxy_v2 {
+        // A server that takes the header for commands answers them.
+        !is_silent || !error.is_timeout
+    } else {
+        // One that waits for it says nothing, or (Exim) that it was not there.
+        is_silent || error.reason.to_ascii_lowercase().contains("proxy")
+    };
+    if !hint {
+        return error;
+    }
+    let reason = error.reason.clone() + proxy::hint(session.target());
+    ProbeError { reason, ..error }
 }
 
 /// [`talk`] and the goodbye after it.
@@ -99,6 +129,7 @@ mod tests {
             target: &target,
             tls: false,
             loopback: true,
+            local: IpAddr::from([127, 0, 0, 1]),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
         };
         let future = movable(run(Box::new(tokio::io::empty()), about));
@@ -106,7 +137,7 @@ mod tests {
         assert!(size <= 2048, "{size} bytes");
         assert_eq!(
             future.await.expect_err("nobody there").to_string(),
-            "greeting: connection closed"
+            "greeting: connection closed; if the listener expects the PROXY header, set haproxy_v2"
         );
     }
 }

@@ -16,6 +16,8 @@
 //! S: .
 //! C: AUTH PLAIN AHByb2JlAHNlY3JldA==               RFC 5034 §4
 //! S: +OK logged in
+//! C: STAT                                          RFC 1939 §5, where there is a test_mailbox
+//! S: +OK 2 320
 //! C: QUIT                                          RFC 1939 §5
 //! S: +OK bye
 //! ```
@@ -33,6 +35,7 @@ use super::encode::concat;
 use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::probe::proxy;
 use crate::engine::target::{AuthMechanism, TlsMode};
 
 pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
@@ -45,6 +48,8 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     let mut pop3 = Pop3 {
         s,
         stls: false,
+        by_sasl: false,
+        says_why: false,
         offer: Offer::default(),
     };
     pop3.ok().await?;
@@ -55,14 +60,24 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     }
     pop3.s.enter(Stage::Auth);
     match Credentials::of(pop3.s)? {
-        Some(credentials) => pop3.login(credentials).await,
-        None => Ok(()),
+        Some(credentials) => pop3.login(credentials).await?,
+        None => return Ok(()),
     }
+    if pop3.s.target().test_mailbox.is_some() {
+        pop3.s.enter(Stage::Stat);
+        pop3.s.send(b"STAT\r\n").await?;
+        pop3.ok().await?;
+    }
+    Ok(())
 }
 
 struct Pop3<'s, 'a> {
     s: &'s mut Session<'a>,
     stls: bool,
+    /// Whether the login under way is by AUTH.
+    by_sasl: bool,
+    /// Whether a refused login says `[AUTH]` where the credentials are the reason (RFC 3206 §6).
+    says_why: bool,
     offer: Offer,
 }
 
@@ -79,17 +94,34 @@ impl Pop3<'_, '_> {
     async fn capabilities(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
         self.stls = false;
+        self.says_why = false;
         self.offer = Offer::default();
-        self.s.send(b"CAPA\r\n").await?;
-        match self.status().await? {
-            Status::Ok => {}
-            Status::Err => {
-                self.offer.add_native("USER");
-                self.s.settle();
-                return Ok(());
+        for _ in 0..self.refusals_needed()? {
+            self.s.send(b"CAPA\r\n").await?;
+            match self.status().await? {
+                Status::Ok => return self.list().await,
+                Status::Err => self.s.settle(),
+                Status::Continue => return Err(self.s.unexpected()),
             }
-            Status::Continue => return Err(self.s.unexpected()),
         }
+        self.offer.add_native("USER");
+        Ok(())
+    }
+
+    /// How often CAPA has to be refused before it counts: a single `-ERR` may be the answer to the
+    /// PROXY header, of a server that took it for commands and closes. A login would tell.
+    fn refusals_needed(&self) -> Result<usize, ProbeError> {
+        let target = self.s.target();
+        let is_in_doubt = target.haproxy_v2 && !self.s.tls() && Credentials::of(self.s)?.is_none();
+        Ok(if is_in_doubt {
+            1 + proxy::COMMANDS_BEFORE_QUIT
+        } else {
+            1
+        })
+    }
+
+    /// The lines of a reply to CAPA.
+    async fn list(&mut self) -> Result<(), ProbeError> {
         loop {
             self.s.read_line().await?;
             // RFC 1939 §3: "." ends the list; a line that begins with one has another before it.
@@ -104,9 +136,11 @@ impl Pop3<'_, '_> {
                 self.offer.add_native("USER");
             } else if name.eq_ignore_ascii_case(b"SASL") {
                 words(parameters).for_each(|m| self.offer.add(m));
+            } else if name.eq_ignore_ascii_case(b"AUTH-RESP-CODE") {
+                self.says_why = true;
             }
         }
-        self.s.settle();
+        self.s.accepted();
         Ok(())
     }
 
@@ -122,21 +156,52 @@ impl Pop3<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let mechanism = self.offer.choose(self.s, Some(AuthMechanism::UserPass))?;
+        let choices = self.offer.choices(self.s, Some(AuthMechanism::UserPass))?;
         let credentials = credentials.permitted(self.s)?;
-        match mechanism {
-            Mechanism::Plain => sasl::login_plain(self, credentials).await,
-            Mechanism::Login => sasl::login_login(self, credentials).await,
-            Mechanism::Native => {
-                // RFC 1939 §7. PASS takes the rest of its line, spaces and all.
-                let user = concat(&[b"USER ", credentials.user.as_bytes(), b"\r\n"]);
-                self.s.send(&user).await?;
-                self.ok().await?;
-                let pass = concat(&[b"PASS ", credentials.password.as_bytes(), b"\r\n"]);
-                self.s.send(&pass).await?;
-                self.ok().await
+        let mut done = Ok(());
+        for mechanism in choices {
+            self.by_sasl = mechanism != Mechanism::Native;
+            done = match mechanism {
+                Mechanism::Plain => sasl::login_plain(self, credentials).await,
+                Mechanism::Login => sasl::login_login(self, credentials).await,
+                Mechanism::Native => self.user_and_pass(credentials).await,
+            };
+            if !self.s.take_mechanism_refused() {
+                break;
             }
         }
+        done
+    }
+
+    /// RFC 1939 §7. PASS takes the rest of its line, spaces and all.
+    async fn user_and_pass(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        let user = concat(&[b"USER ", credentials.user.as_bytes(), b"\r\n"]);
+        self.s.send(&user).await?;
+        self.ok().await?;
+        let pass = concat(&[b"PASS ", credentials.password.as_bytes(), b"\r\n"]);
+        self.s.send(&pass).await?;
+        self.ok().await
+    }
+
+    /// A login that was refused, for a reason that may be none of the login's.
+    fn refused_login(&mut self) -> Result<Answer, ProbeError> {
+        let code = response_code(self.s.line());
+        let is = |name: &[u8]| code.is_some_and(|code| code.eq_ignore_ascii_case(name));
+        if is(b"IN-USE") || is(b"LOGIN-DELAY") {
+            // RFC 2449 §8.1: the server knows the user, but another session of theirs has the
+            // maildrop, or had it just now. It serves, and that is what a login is to show; not so
+            // where the maildrop is to be looked into.
+            return match self.s.target().test_mailbox {
+                None => Ok(Answer::Success),
+                Some(_) => Err(self.s.refused()),
+            };
+        }
+        Err(match code {
+            // RFC 3206 §4: the server's own trouble.
+            Some(code) if code.to_ascii_uppercase().starts_with(b"SYS/") => self.s.refused(),
+            None if self.says_why && self.by_sasl => self.s.refuse_mechanism(),
+            _ => self.s.refused_login(),
+        })
     }
 
     /// Waits for `+OK`.
@@ -178,14 +243,21 @@ impl Exchange for Pop3<'_, '_> {
 
     async fn answer(&mut self) -> Result<Answer, ProbeError> {
         match self.status().await? {
-            Status::Continue => Ok(Answer::Challenge),
+            Status::Continue => {
+                self.s.note_understood();
+                Ok(Answer::Challenge)
+            }
             Status::Ok => {
                 self.s.settle();
                 Ok(Answer::Success)
             }
             Status::Err => {
                 self.s.settle();
-                Err(self.s.refused())
+                if self.s.is_at(Stage::Auth) {
+                    self.refused_login()
+                } else {
+                    Err(self.s.refused())
+                }
             }
         }
     }
@@ -193,4 +265,10 @@ impl Exchange for Pop3<'_, '_> {
     fn unexpected(&self) -> ProbeError {
         self.s.unexpected()
     }
+}
+
+/// The code at the start of a reply's text, `-ERR [IN-USE] …` (RFC 2449 §8).
+fn response_code(line: &[u8]) -> Option<&[u8]> {
+    let text = split_word(line).1.strip_prefix(b"[")?;
+    Some(&text[..text.iter().position(|&b| b == b']')?])
 }

@@ -2,7 +2,9 @@
 //!
 //! How a message is framed is each protocol's own ([`Exchange`]); the mechanisms are the same
 //! for all: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login), else the protocol's
-//! native command. A rejected login is final, no second mechanism is tried.
+//! native command. A rejected login is final, a second attempt would only count as another wrong
+//! password. Where a server refuses the mechanism itself, although it offered it, the next one
+//! that it offers is tried.
 
 use super::encode::{base64, plain};
 use super::session::Session;
@@ -88,23 +90,23 @@ impl Offer {
         }
     }
 
-    /// The mechanism the target asks for, or the best one offered. `native` is what the
-    /// configuration calls the protocol's own command, where it has one.
-    pub(super) fn choose(
+    /// What the target asks for of what is offered, the best first; at least one. `native` is what
+    /// the configuration calls the protocol's own command, where it has one.
+    pub(super) fn choices(
         &self,
         s: &Session<'_>,
         native: Option<AuthMechanism>,
-    ) -> Result<Mechanism, ProbeError> {
+    ) -> Result<impl Iterator<Item = Mechanism> + use<>, ProbeError> {
         let wanted = s.target().auth_mechanism;
         let auto = wanted == AuthMechanism::Auto;
-        if self.plain && (auto || wanted == AuthMechanism::Plain) {
-            return Ok(Mechanism::Plain);
-        }
-        if self.login && (auto || wanted == AuthMechanism::Login) {
-            return Ok(Mechanism::Login);
-        }
-        if self.native && native.is_some() && (auto || native == Some(wanted)) {
-            return Ok(Mechanism::Native);
+        let choices = [
+            (self.plain && (auto || wanted == AuthMechanism::Plain)).then_some(Mechanism::Plain),
+            (self.login && (auto || wanted == AuthMechanism::Login)).then_some(Mechanism::Login),
+            (self.native && native.is_some() && (auto || native == Some(wanted)))
+                .then_some(Mechanism::Native),
+        ];
+        if choices.iter().any(Option::is_some) {
+            return Ok(choices.into_iter().flatten());
         }
         let offered = match self.names.as_slice() {
             [] => "none".into(),

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -46,6 +47,12 @@ pub struct Session<'a> {
     stage: Stage,
     /// Whether every command has had its whole reply, so that a goodbye would be understood.
     settled: bool,
+    /// Whether a command had a reply that only one that was understood can have.
+    understood: bool,
+    /// Whether anything was sent.
+    has_sent: bool,
+    /// Whether the last refusal was of the login's mechanism, so that another one may do.
+    mechanism_refused: bool,
 }
 
 impl<'a> Session<'a> {
@@ -63,6 +70,9 @@ impl<'a> Session<'a> {
             deadline,
             stage: Stage::Greeting,
             settled: false,
+            understood: false,
+            has_sent: false,
+            mechanism_refused: false,
         }
     }
 
@@ -80,6 +90,15 @@ impl<'a> Session<'a> {
         self.about.tls || self.about.loopback || self.about.target.allow_plaintext_auth
     }
 
+    /// Our end of the connection.
+    pub fn local_address(&self) -> IpAddr {
+        self.about.local
+    }
+
+    pub fn is_at(&self, stage: Stage) -> bool {
+        self.stage == stage
+    }
+
     /// From here on failures are those of `stage`.
     pub fn enter(&mut self, stage: Stage) {
         self.stage = stage;
@@ -88,6 +107,44 @@ impl<'a> Session<'a> {
     /// The reply is complete: what comes next is ours to say.
     pub fn settle(&mut self) {
         self.settled = true;
+    }
+
+    /// The server gave a reply that it gives only to what it understood.
+    pub fn note_understood(&mut self) {
+        self.understood = true;
+    }
+
+    /// Such a reply, and it is complete.
+    pub fn accepted(&mut self) {
+        self.note_understood();
+        self.settle();
+    }
+
+    /// Whether the server has understood anything of what it was sent.
+    pub fn is_understood(&self) -> bool {
+        self.understood
+    }
+
+    /// Whether the peer has sent anything.
+    pub fn has_read(&self) -> bool {
+        self.total > 0
+    }
+
+    /// Whether a failure now is of this side's making: nothing was sent that the server could have
+    /// misunderstood, and its greeting was good.
+    pub fn says_of_itself(&self) -> bool {
+        !self.has_sent && self.stage != Stage::Greeting
+    }
+
+    /// The last line refuses the mechanism of a login, rather than the user.
+    pub fn refuse_mechanism(&mut self) -> ProbeError {
+        self.mechanism_refused = true;
+        self.refused()
+    }
+
+    /// Whether [`Self::refuse_mechanism`] was called since this was last asked.
+    pub fn take_mechanism_refused(&mut self) -> bool {
+        std::mem::take(&mut self.mechanism_refused)
     }
 
     /// The line last read, without its end.
@@ -124,6 +181,30 @@ impl<'a> Session<'a> {
             }
             if self.fill().await? == 0 {
                 return Err(self.fail(match searched {
+                    0 => "connection closed",
+                    _ => "connection closed in the middle of a line",
+                }));
+            }
+        }
+    }
+
+    /// Reads past the next line, whatever its length and whatever is in it. Returns whether there
+    /// was anything before its end.
+    pub async fn skip_line(&mut self) -> Result<bool, ProbeError> {
+        let mut length = 0;
+        let mut first = None;
+        loop {
+            let unread = &self.input[self.unread.clone()];
+            first = first.or(unread.first().copied());
+            if let Some(at) = unread.iter().position(|&b| b == b'\n') {
+                self.unread.start += at + 1;
+                length += at;
+                return Ok(length > 1 || (length == 1 && first != Some(b'\r')));
+            }
+            length += unread.len();
+            self.unread.start = self.unread.end;
+            if self.fill().await? == 0 {
+                return Err(self.fail(match length {
                     0 => "connection closed",
                     _ => "connection closed in the middle of a line",
                 }));
@@ -199,6 +280,7 @@ impl<'a> Session<'a> {
     /// Sends all of `bytes`, also to a peer that is slow to read.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), ProbeError> {
         self.settled = false;
+        self.has_sent = true;
         let Some(transport) = self.transport.as_mut() else {
             return Err(self.fail("connection closed"));
         };
@@ -342,6 +424,14 @@ impl<'a> Session<'a> {
     /// The server said no, with the line last read.
     pub fn refused(&self) -> ProbeError {
         self.fail(format!("refused: {}", self.quote(self.line())))
+    }
+
+    /// The server said no to the user or the password, with the line last read.
+    pub fn refused_login(&self) -> ProbeError {
+        ProbeError {
+            login_refused: true,
+            ..self.refused()
+        }
     }
 
     /// The line last read is not what the protocol has here.

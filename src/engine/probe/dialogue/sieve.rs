@@ -15,6 +15,9 @@
 //! S: OK
 //! C: AUTHENTICATE "PLAIN" "AHByb2JlAHNlY3JldA=="    §2.1
 //! S: OK
+//! C: LISTSCRIPTS                                    §2.7, where there is a test_mailbox
+//! S: "vacation" ACTIVE
+//! S: OK
 //! C: LOGOUT                                         §2.3
 //! S: OK
 //! ```
@@ -23,7 +26,7 @@
 
 use super::encode::{self, concat};
 use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
-use super::session::{Session, words};
+use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
 
@@ -54,12 +57,17 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
         sieve.s.enter(Stage::Capability);
         sieve.s.send(b"CAPABILITY\r\n").await?;
         sieve.capabilities().await?;
+        sieve.s.accepted();
     }
     sieve.s.enter(Stage::Auth);
     match Credentials::of(sieve.s)? {
-        Some(credentials) => sieve.login(credentials).await,
-        None => Ok(()),
+        Some(credentials) => sieve.login(credentials).await?,
+        None => return Ok(()),
     }
+    if sieve.s.target().test_mailbox.is_some() {
+        sieve.list_scripts().await?;
+    }
+    Ok(())
 }
 
 /// A word or a string of a reply, outside of parentheses.
@@ -135,6 +143,17 @@ impl Reply {
     }
 }
 
+/// The name of the response code in the beginning of a reply, `NO (TRYLATER) …` (§1.3); empty
+/// where there is none.
+fn response_code(said: &[u8]) -> &[u8] {
+    let (_, rest) = split_word(said);
+    let Some(code) = rest.strip_prefix(b"(") else {
+        return &[];
+    };
+    let end = code.iter().position(|b| b" )".contains(b));
+    &code[..end.unwrap_or(code.len())]
+}
+
 /// The text of a quoted string whose opening quote was taken, and what follows it (§4).
 fn unquote(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut text = Vec::new();
@@ -203,11 +222,30 @@ impl Sieve<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let mechanism = self.offer.choose(self.s, None)?;
+        let choices = self.offer.choices(self.s, None)?;
         let credentials = credentials.permitted(self.s)?;
-        match mechanism {
-            Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
-            Mechanism::Login => sasl::login_login(self, credentials).await,
+        let mut done = Ok(());
+        for mechanism in choices {
+            done = match mechanism {
+                Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
+                Mechanism::Login => sasl::login_login(self, credentials).await,
+            };
+            if !self.s.take_mechanism_refused() {
+                break;
+            }
+        }
+        done
+    }
+
+    /// §2.7: the names of the user's scripts, one in each line, the active one marked.
+    async fn list_scripts(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::ListScripts);
+        self.s.send(b"LISTSCRIPTS\r\n").await?;
+        loop {
+            self.read_reply().await?;
+            if !matches!(self.reply.tokens.first(), Some(Token::Text(_))) {
+                return self.expect_ok();
+            }
         }
     }
 
@@ -225,7 +263,17 @@ impl Sieve<'_, '_> {
             Ok(())
         } else if no || bye {
             let said = self.s.quote(&self.reply.said);
-            Err(self.s.fail(format!("refused: {said}")))
+            let refusal = self.s.fail(format!("refused: {said}"));
+            let is_code = |name: &[u8]| response_code(&self.reply.said).eq_ignore_ascii_case(name);
+            // §1.3: too weak, or not before the password was sent once by PLAIN.
+            if is_code(b"AUTH-TOO-WEAK") || is_code(b"TRANSITION-NEEDED") {
+                let _ = self.s.refuse_mechanism();
+            }
+            let is_login = no && self.s.is_at(Stage::Auth) && !is_code(b"TRYLATER");
+            Err(ProbeError {
+                login_refused: is_login,
+                ..refusal
+            })
         } else {
             Err(self.unexpected())
         }

@@ -3,14 +3,14 @@
 //! ```text
 //! S: 220-mx.example.com ESMTP                      RFC 5321 §3.1, §4.2.1 (many lines)
 //! S: 220 ready
-//! C: EHLO localhost                                §4.1.1.1
+//! C: EHLO probe.example.org                        §4.1.1.1
 //! S: 250-mx.example.com
 //! S: 250-ENHANCEDSTATUSCODES
 //! S: 250 STARTTLS
 //! C: STARTTLS                                      RFC 3207 §4, tls_mode starttls
 //! S: 220 2.0.0 go ahead
 //!    (TLS; what was learned so far is forgotten, RFC 3207 §4.2)
-//! C: EHLO localhost
+//! C: EHLO probe.example.org
 //! S: 250-mx.example.com
 //! S: 250 AUTH PLAIN LOGIN                          RFC 4954 §3
 //! C: AUTH PLAIN AHByb2JlAHNlY3JldA==               RFC 4954 §4
@@ -19,10 +19,11 @@
 //! S: 221 2.0.0 bye
 //! ```
 //!
-//! A server from before RFC 1869 that does not know EHLO is asked HELO, if it is not
-//! expected to log us in or start TLS.
+//! A server that does not take EHLO is asked HELO (§3.2, §4.1.4), if it is not expected to log us
+//! in or start TLS.
 
 use super::encode::concat;
+use super::hello;
 use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
@@ -46,12 +47,10 @@ pub(super) enum Hello {
 }
 
 impl Hello {
-    /// `localhost` is what health checks of these protocols are known by; a host's own name
-    /// would be no truer to a server behind another network.
-    fn command(self) -> &'static [u8] {
+    fn command(self) -> &'static str {
         match self {
-            Self::Ehlo => b"EHLO localhost\r\n",
-            Self::Lhlo => b"LHLO localhost\r\n",
+            Self::Ehlo => "EHLO",
+            Self::Lhlo => "LHLO",
         }
     }
 }
@@ -96,23 +95,32 @@ impl Smtp<'_, '_> {
         self.s.enter(Stage::Capability);
         self.start_tls = false;
         self.offer = Offer::default();
-        self.s.send(hello.command()).await?;
+        let name = hello::name(self.s);
+        self.say_hello(hello.command(), &name).await?;
         let mut code = self.extensions().await?;
         let target = self.s.target();
-        if matches!(code, 500 | 502)
+        if (500..=599).contains(&code)
             && hello == Hello::Ehlo
             && target.test_username.is_none()
             && target.tls_mode != TlsMode::StartTls
         {
-            // RFC 5321 §3.2.
-            self.s.send(b"HELO localhost\r\n").await?;
+            // RFC 5321 §3.2. Whatever it disliked of EHLO, HELO is answered in its own right.
+            self.say_hello("HELO", &name).await?;
             code = self.reply().await?;
         }
         match code {
-            250 => Ok(()),
+            250 => {
+                self.s.accepted();
+                Ok(())
+            }
             400..=599 => Err(self.s.refused()),
             _ => Err(self.s.unexpected()),
         }
+    }
+
+    async fn say_hello(&mut self, command: &str, name: &str) -> Result<(), ProbeError> {
+        let line = format!("{command} {name}\r\n");
+        self.s.send(line.as_bytes()).await
     }
 
     /// RFC 3207 §4.
@@ -130,12 +138,19 @@ impl Smtp<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let mechanism = self.offer.choose(self.s, None)?;
+        let choices = self.offer.choices(self.s, None)?;
         let credentials = credentials.permitted(self.s)?;
-        match mechanism {
-            Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
-            Mechanism::Login => sasl::login_login(self, credentials).await,
+        let mut done = Ok(());
+        for mechanism in choices {
+            done = match mechanism {
+                Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
+                Mechanism::Login => sasl::login_login(self, credentials).await,
+            };
+            if !self.s.take_mechanism_refused() {
+                break;
+            }
         }
+        done
     }
 
     /// A whole reply, for its code; the last of its lines stays to be quoted.
@@ -239,6 +254,9 @@ impl Exchange for Smtp<'_, '_> {
         match self.reply().await? {
             235 => Ok(Answer::Success),
             334 => Ok(Answer::Challenge),
+            // Not known, or too weak for this user (RFC 4954 §4, §6).
+            504 | 534 => Err(self.s.refuse_mechanism()),
+            535 => Err(self.s.refused_login()),
             400..=599 => Err(self.s.refused()),
             _ => Err(self.s.unexpected()),
         }

@@ -11,6 +11,7 @@ use super::with_openssl::refused_leaf;
 use crate::engine::probe::error::{
     ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
 };
+use crate::engine::probe::proxy;
 use crate::engine::probe::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 
@@ -27,6 +28,10 @@ const SSL_R_HTTP_REQUEST: i32 = 156;
 const SSL_R_UNSUPPORTED_PROTOCOL: i32 = 258;
 const SSL_R_UNEXPECTED_EOF_WHILE_READING: i32 = 294;
 const SSL_R_ALERT_PROTOCOL_VERSION: i32 = 1070;
+
+/// Alerts of a server that took something else for a handshake, as 1000 and their number (RFC 8446
+/// §6): unexpected_message, record_overflow, decode_error, internal_error.
+const ALERTS_OF_GARBLED_INPUT: [i32; 4] = [1010, 1022, 1050, 1080];
 
 /// Setting up a connection failed: our side's fault, not the peer's.
 pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
@@ -95,34 +100,49 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             std::io::ErrorKind::FileTooLarge => {
                 format!("the server sent more than {READ_LIMIT_TEXT} during the handshake")
             }
-            _ => format!("{} during the handshake{}", io_text(io), proxy_hint(target)),
+            _ => format!(
+                "{} during the handshake{}",
+                io_text(io),
+                proxy::hint(target)
+            ),
         };
     }
     let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
         // A clean end of the connection carries no OpenSSL error.
         return format!(
             "connection closed during the handshake{}",
-            proxy_hint(target)
+            proxy::hint(target)
         );
     };
     match first.reason_code() {
         SSL_R_WRONG_VERSION_NUMBER | SSL_R_PACKET_LENGTH_TOO_LONG | SSL_R_HTTP_REQUEST => {
             format!(
                 "the server does not speak TLS here (it answered in clear text){}",
-                proxy_hint(target)
+                proxy::hint(target)
             )
         }
         SSL_R_UNSUPPORTED_PROTOCOL | SSL_R_ALERT_PROTOCOL_VERSION => {
-            "the server offers no TLS version of 1.2 or newer".to_owned()
+            // To a server that reads TLS only, the header is a record of no known version.
+            let hint = if target.haproxy_v2 {
+                proxy::hint(target)
+            } else {
+                ""
+            };
+            format!("the server offers no TLS version of 1.2 or newer{hint}")
         }
         SSL_R_UNEXPECTED_EOF_WHILE_READING => format!(
             "connection closed during the handshake{}",
-            proxy_hint(target)
+            proxy::hint(target)
         ),
-        _ => format!(
-            "handshake failed: {}",
-            quote(first.reason().unwrap_or("unknown error").as_bytes())
-        ),
+        code => {
+            let hint = if ALERTS_OF_GARBLED_INPUT.contains(&code) {
+                proxy::hint(target)
+            } else {
+                ""
+            };
+            let reason = quote(first.reason().unwrap_or("unknown error").as_bytes());
+            format!("handshake failed: {reason}{hint}")
+        }
     }
 }
 
@@ -137,15 +157,6 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
         // Many servers close without TLS's own goodbye.
         None | Some((SSL_R_UNEXPECTED_EOF_WHILE_READING, _)) => "connection closed".to_owned(),
         Some((_, reason)) => format!("TLS failed: {}", reason.unwrap_or("unknown error")),
-    }
-}
-
-/// The commonest cause of a handshake that ends at once is the PROXY header.
-fn proxy_hint(target: &Target) -> &'static str {
-    if target.haproxy_v2 {
-        "; does the listener expect the PROXY header (haproxy_v2 is true)?"
-    } else {
-        "; if the listener expects the PROXY header, set haproxy_v2"
     }
 }
 

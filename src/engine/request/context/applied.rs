@@ -10,7 +10,7 @@ use super::super::result::{AttributeValue, Attributes};
 pub(super) enum Applied {
     #[default]
     Nothing,
-    /// Of a single result, shared with it, or of several where the last has every name.
+    /// The attributes of one result: the only one, or a later one that set every name anew.
     Once(Attributes),
     /// Of several calls; with each name the number of the call that set it.
     Merged {
@@ -20,12 +20,12 @@ pub(super) enum Applied {
 }
 
 impl Applied {
-    /// Merges those of one more result: of values with one name the later counts.
+    /// Merges the attributes of one more result: the later value of a name wins.
     pub(super) fn add(&mut self, attributes: &Attributes) {
         if attributes.is_empty() {
             return;
         }
-        // Whatever earlier calls said, this one says anew.
+        // This result sets every name that earlier ones set, so nothing of them is left.
         if matches!(self, Self::Nothing)
             || self.iter().all(|(_, name, _)| attributes.contains(name))
         {

@@ -1,10 +1,22 @@
-//! The response headers of a context, and what became of them.
+//! The response headers of a context, and how they differ from those the host was told of.
+
+use smallvec::SmallVec;
 
 use super::super::attribute_name::AttributeName;
 use super::super::headers::{self, Header};
 use super::super::result::Text;
 use super::Selection;
-use super::attribute_headers::{HeaderList, find};
+
+/// Headers of attributes, sorted by name. Most requests have one, which needs no memory of its own.
+pub(super) type HeaderList = SmallVec<[Header; 1]>;
+
+/// Finds a header in a sorted list.
+fn find<'a>(list: &'a [Header], name: &str) -> Option<&'a Header> {
+    let at = list
+        .binary_search_by(|header| (*header.name).cmp(name))
+        .ok()?;
+    list.get(at)
+}
 
 /// The response headers of a context.
 #[derive(Clone, Copy, Debug)]
@@ -66,55 +78,45 @@ impl Selection {
     }
 }
 
-/// What became of the response headers since the host last heard of them.
+/// What became of the response headers since the host was last told of them.
 #[derive(Debug)]
-pub struct Changes<'a> {
-    /// The new selection where it changed; `Some(None)` where it vanished.
-    pub(super) selection: Option<Option<&'a Selection>>,
-    /// The names removed since, of attributes.
+pub(super) struct Changes<'a> {
+    pub(super) before: Headers<'a>,
+    pub(super) after: Headers<'a>,
+    /// The names of attributes removed since.
     pub(super) removed: &'a [AttributeName],
-    /// The headers of attributes where they may have changed, before and after.
-    pub(super) attributes: Option<(&'a [Header], &'a [Header])>,
-    /// The headers of attributes, whether they changed or not.
-    pub(super) after: &'a [Header],
 }
 
 impl Changes<'_> {
-    /// Calls `each` with the name of each header that changed and its value, `None` where it
+    /// Calls `each` with the name of each header that changed and its value, `None` if it
     /// vanished. Does not allocate.
-    pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
-        match self.selection {
-            None => {}
-            Some(None) => {
-                each(headers::AUTH_SERVER, None);
-                each(headers::AUTH_PORT, None);
-            }
-            Some(Some(selection)) => {
-                selection.for_each_header(&mut |name, value| each(name, Some(value)));
-            }
-        }
-        if !self.removed.is_empty() {
-            self.for_each_removed(&mut each);
-        }
-        match self.attributes {
-            None => {}
-            // As in nearly all requests.
-            Some(([], after)) => {
-                for header in after {
-                    each(&header.name, Some(&header.value));
+    pub(super) fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
+        let (before, after) = (self.before.attributes, self.after.attributes);
+        if self.before.selection != self.after.selection {
+            match self.after.selection {
+                Some(selection) => {
+                    selection.for_each_header(&mut |name, value| each(name, Some(value)));
+                }
+                None => {
+                    each(headers::AUTH_SERVER, None);
+                    each(headers::AUTH_PORT, None);
                 }
             }
-            Some((before, after)) => for_each_difference(before, after, &mut each),
         }
-    }
-
-    #[cold]
-    fn for_each_removed(&self, each: &mut dyn FnMut(&str, Option<&[u8]>)) {
-        let (before, after) = self.attributes.unwrap_or((self.after, self.after));
         for name in self.removed.iter().filter_map(AttributeName::header) {
-            // One that the list before had is reported with that list.
+            // A header that was reported before is cleared below.
             if find(after, name).is_none() && find(before, name).is_none() {
                 each(name, None);
+            }
+        }
+        for header in before {
+            if find(after, &header.name).is_none() {
+                each(&header.name, None);
+            }
+        }
+        for header in after {
+            if find(before, &header.name) != Some(header) {
+                each(&header.name, Some(&header.value));
             }
         }
     }
@@ -127,30 +129,12 @@ impl Changes<'_> {
     }
 }
 
-#[cold]
-fn for_each_difference(
-    before: &[Header],
-    after: &[Header],
-    each: &mut dyn FnMut(&str, Option<&[u8]>),
-) {
-    for header in before {
-        if find(after, &header.name).is_none() {
-            each(&header.name, None);
-        }
-    }
-    for header in after {
-        if find(before, &header.name) != Some(header) {
-            each(&header.name, Some(&header.value));
-        }
-    }
-}
-
-/// [`Changes`] that outlive the context.
+/// Changes of the response headers that outlive the context.
 #[derive(Debug)]
 pub struct ChangeList(Vec<(Box<str>, Option<Text>)>);
 
 impl ChangeList {
-    /// As [`Changes::for_each`]. Does not allocate.
+    /// Calls `each` with the name of each header that changed and its value, `None` if it vanished.
     pub fn for_each(&self, mut each: impl FnMut(&str, Option<&[u8]>)) {
         for (name, value) in &self.0 {
             each(name, value.as_deref());

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::attribute_name::AttributeName;
 
-/// So many are quicker looked through than kept in order.
+/// Up to this many names a linear search is faster than a tree.
 const FEW: usize = 8;
 
 /// Names, each once.
@@ -12,7 +12,7 @@ const FEW: usize = 8;
 pub(super) struct Removed {
     /// In order of the calls.
     names: Vec<AttributeName>,
-    /// The same once there are more than a few.
+    /// The same names, for searching; empty while there are at most [`FEW`].
     sorted: BTreeSet<AttributeName>,
 }
 

@@ -305,17 +305,16 @@ fn the_current_result_is_the_base_with_the_final_attributes() {
 }
 
 #[test]
-fn what_is_reported_at_once_is_refused_as_what_is_applied() {
+fn what_is_refused_is_not_reported() {
     for bad in ["a\rb", "12345678\n", "\0"] {
         let mut context = RequestContext::new();
-        let refused = context.apply_and_report(&result(&[("a", bad)]), |_, _| panic!("told"));
-        assert_eq!(
-            refused,
-            context.apply(&result(&[("a", bad)])).map(|()| true)
-        );
+        let told = |context: &mut RequestContext| context.report(&mut |_, _| panic!("told"));
+        let refused = context.apply(&result(&[("a", bad)]));
         assert!(refused.is_err() && context.attributes().is_empty());
-        let refused = context.apply_and_report(&result(&[("a b", "1")]), |_, _| panic!("told"));
+        assert!(told(&mut context));
+        let refused = context.apply(&result(&[("a b", "1")]));
         assert!(refused.is_err() && context.attributes().is_empty());
+        assert!(told(&mut context));
     }
 }
 
@@ -335,9 +334,12 @@ fn nothing_is_reported_where_nothing_changed() {
         ..Default::default()
     };
     for _ in 0..2 {
-        assert_eq!(context.apply_and_report(&result(&[]), &mut set), Ok(true));
-        assert!(context.select_and_report(b"192.0.2.1", 143, &mut set));
-        assert_eq!(context.apply_and_report(&number, &mut set), Ok(true));
+        context.apply(&result(&[])).unwrap();
+        assert!(context.report(&mut set));
+        context.select("192.0.2.1", 143);
+        assert!(context.report(&mut set));
+        context.apply(&number).unwrap();
+        assert!(context.report(&mut set));
     }
     let header = |name: &str, value: &str| (name.to_owned(), Some(value.as_bytes().to_vec()));
     assert_eq!(
@@ -478,14 +480,16 @@ proptest! {
                 }
                 Step::SelectFor(ip, may_set) => {
                     let told = |c: &mut RequestContext, set: SetOne<'_>| {
-                        c.select_and_report(ip.as_bytes(), 143, set)
+                        c.select(ip, 143);
+                        c.report(set)
                     };
                     tell(&mut context, &mut host, may_set, told)?;
                 }
                 Step::ApplyFor(pairs, secret, may_set) => {
                     let result = applied(&pairs, secret);
                     let told = |c: &mut RequestContext, set: SetOne<'_>| {
-                        c.apply_and_report(&result, set).unwrap()
+                        c.apply(&result).unwrap();
+                        c.report(set)
                     };
                     tell(&mut context, &mut host, may_set, told)?;
                 }

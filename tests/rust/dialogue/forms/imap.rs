@@ -315,7 +315,7 @@ async fn imap_logs_in() {
             imap().login(),
             REMOTE_TLS,
             "
-                S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello
+                S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN LOGINDISABLED] hello
                 C: a1 AUTHENTICATE PLAIN $PLAIN
                 S: a1 BAD AUTHENTICATE PLAIN $PLAIN
                 C: z LOGOUT",

@@ -5,6 +5,7 @@ mod imap;
 mod pop3;
 mod sieve;
 mod smtp;
+mod standard;
 
 use nauthilus_backend::engine::target::{Protocol, Target};
 
@@ -20,6 +21,7 @@ const REMOTE_TLS: Connection = Connection {
 };
 
 /// A conversation and the reason it ends with; `""` is a good one.
+#[derive(Clone)]
 struct Case {
     name: &'static str,
     target: Target,
@@ -89,7 +91,7 @@ async fn injected_replies_fail_the_probe() {
             Protocol::Smtp,
             r"
             S: 220 hello
-            C: EHLO localhost
+            C: EHLO probe.example.org
             S! 250-me\r\n250 STARTTLS\r\n
             C: STARTTLS
             S! 220 go\r\n250 injected\r\n",
@@ -98,7 +100,7 @@ async fn injected_replies_fail_the_probe() {
             Protocol::Lmtp,
             r"
             S: 220 hello
-            C: LHLO localhost
+            C: LHLO probe.example.org
             S! 250-me\r\n250 STARTTLS\r\n
             C: STARTTLS
             S! 220 go\r\n250 injected\r\n",
@@ -144,7 +146,7 @@ async fn credentials_that_would_forge_a_command_are_not_sent() {
             Protocol::Smtp,
             "
             S: 220 hello
-            C: EHLO localhost
+            C: EHLO probe.example.org
             S: 250-me
             S: 250 AUTH PLAIN
             C: QUIT",

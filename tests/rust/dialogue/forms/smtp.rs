@@ -24,7 +24,7 @@ async fn smtp_in_every_form() {
                 S: 220-mx
                 S: 220-
                 S: 220
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx hello
                 S: 250-SIZE 1
                 S: 250
@@ -39,9 +39,9 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 502 5.5.1 what?
-                C: HELO localhost
+                C: HELO probe.example.org
                 S: 250 mx
                 C: QUIT",
             "",
@@ -52,7 +52,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 502 5.5.1 what?
                 C: QUIT",
             "capability: refused: 502 5.5.1 what?",
@@ -63,7 +63,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250-8BITMIME
                 S: 250 auth login PLAIN
@@ -78,7 +78,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             r#"
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH=LOGIN CRAM-MD5
                 C: AUTH LOGIN
@@ -98,7 +98,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             r#"
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH PLAIN
                 C: AUTH PLAIN
@@ -114,14 +114,14 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250-AUTH LOGIN
                 S: 250 STARTTLS
                 C: STARTTLS
                 S: 220 2.0.0 go
                 TLS
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH PLAIN
                 C: AUTH PLAIN $PLAIN
@@ -135,7 +135,7 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250 STARTTLS
                 C: QUIT",
             "starttls: server does not offer STARTTLS",
@@ -146,7 +146,7 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 STARTTLS
                 C: STARTTLS
@@ -160,14 +160,14 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250-AUTH PLAIN
                 S: 250 STARTTLS
                 C: STARTTLS
                 S: 220 go
                 TLS
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250 mx
                 C: QUIT",
             "auth: no usable login mechanism offered (offered: none)",
@@ -178,7 +178,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH PLAIN LOGIN
                 C: AUTH PLAIN $PLAIN
@@ -192,7 +192,7 @@ async fn smtp_in_every_form() {
             REMOTE_TLS,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH PLAIN
                 C: AUTH PLAIN $PLAIN
@@ -249,7 +249,7 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 250-mx
                 S: 550 no",
             "capability: code 250 changes within a reply: 550 no",
@@ -260,7 +260,7 @@ async fn smtp_in_every_form() {
             REMOTE,
             "
                 S: 220 mx
-                C: EHLO localhost
+                C: EHLO probe.example.org
                 S: 421 4.3.0 shutting down",
             "capability: refused: 421 4.3.0 shutting down",
         ),
@@ -277,7 +277,7 @@ async fn lmtp_says_lhlo() {
             REMOTE,
             "
                 S: 220 mx LMTP
-                C: LHLO localhost
+                C: LHLO probe.example.org
                 S: 250-mx
                 S: 250 PIPELINING
                 C: QUIT",
@@ -289,13 +289,13 @@ async fn lmtp_says_lhlo() {
             REMOTE,
             "
                 S: 220 mx LMTP
-                C: LHLO localhost
+                C: LHLO probe.example.org
                 S: 250-mx
                 S: 250 STARTTLS
                 C: STARTTLS
                 S: 220 go
                 TLS
-                C: LHLO localhost
+                C: LHLO probe.example.org
                 S: 250-mx
                 S: 250 AUTH PLAIN
                 C: AUTH PLAIN $PLAIN
@@ -309,7 +309,7 @@ async fn lmtp_says_lhlo() {
             REMOTE,
             "
                 S: 220 mx ESMTP
-                C: LHLO localhost
+                C: LHLO probe.example.org
                 S: 500 5.5.2 what?
                 C: QUIT",
             "capability: refused: 500 5.5.2 what?",
