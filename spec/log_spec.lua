@@ -66,6 +66,60 @@ describe("the log", function()
     check_line(lines[1], port)
   end)
 
+  it("goes on in the file that is open where a rotated one cannot be opened again, and says so", function()
+    local folder = world:folder()
+    local port = world:closed_port()
+    local output, ok = interpreter.run(([[
+      local folder = %q
+      assert(os.execute("mkdir " .. folder .. "/log"))
+      local nb = require("nauthilus_backend")
+      local config = {
+        connect_interval = "20ms", fast_interval = "20ms", log = folder .. "/log/x",
+        backend_servers = { { protocol = "imap", host = "127.0.0.1", port = %d } },
+      }
+      nb.configure(config)
+      assert(#nb.status().warnings == 0)
+      -- The name is gone, and nothing can be made at it.
+      assert(os.rename(folder .. "/log", folder .. "/old"))
+      assert(nb.wait_ready(5))
+      local warning
+      repeat warning = nb.status().warnings[1] until warning
+      assert(warning:find("^log: .*/log/x cannot be opened again %%(.*lines go on to the file that was open$"), warning)
+      repeat
+        local file = io.open(folder .. "/old/x")
+        local text = file and file:read("*a") or ""
+        if file then file:close() end
+      until text:find("event=target_down", 1, true)
+      -- The same configuration opens it again as soon as that can be.
+      assert(os.execute("mkdir " .. folder .. "/log"))
+      nb.configure(config)
+      assert(#nb.status().warnings == 0 and io.open(folder .. "/log/x"))
+      print("done")
+    ]]):format(folder, port))
+    assert.is_true(ok, output)
+    assert.are.equal("done\n", output)
+  end)
+
+  it("counts the lines that are lost, and says so once on standard error", function()
+    local port = world:closed_port()
+    local output, ok = interpreter.run(([[
+      local nb = require("nauthilus_backend")
+      nb.configure({
+        connect_interval = "20ms", fast_interval = "20ms", log = "/dev/full",
+        backend_servers = {
+          { protocol = "imap", host = "127.0.0.1", port = %d },
+          { protocol = "pop3", host = "127.0.0.1", port = %d },
+        },
+      })
+      assert(nb.wait_ready(5))
+      local warning
+      repeat warning = nb.status().warnings[1] until warning and warning:find("log: 2 lines", 1, true)
+      assert(warning:find("No space left", 1, true), warning)
+    ]]):format(port, port))
+    assert.is_true(ok, output)
+    assert.matches("^nauthilus_backend: log lines to /dev/full are lost: No space left[^\n]*\n$", output)
+  end)
+
   it("goes nowhere when it is told so", function()
     local output, ok = interpreter.run(script(world:closed_port(), '"none"'))
     assert.is_true(ok, output)

@@ -111,6 +111,10 @@ fn status(args: &Args) -> Answer {
             active.as_ref().map_or(0, |s| s.generation()).into(),
         ),
         ("panic", Value::List(panicking)),
+        (
+            "warnings",
+            Value::List(process.warnings().into_iter().map(Value::from).collect()),
+        ),
         ("targets", Value::List(targets)),
     ])])
 }

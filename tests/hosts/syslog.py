@@ -86,7 +86,7 @@ class Host:
             file.write(SCRIPT)
         environment = dict(os.environ, LD_PRELOAD=PRELOAD, DEV_LOG=DEV_LOG, LUA_CPATH=MODULE + "/?.so", LUA_INIT="")
         self.process = subprocess.Popen(
-            [INTERPRETER, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True
+            [INTERPRETER, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
         )
 
     def tell(self, line):
@@ -96,13 +96,14 @@ class Host:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if answer != "done\n":
-            raise RuntimeError(answer + self.process.stdout.read())
+            raise RuntimeError(answer + self.process.stdout.read() + self.process.stderr.read())
         return time.monotonic() - started
 
     def leave(self):
         started = time.monotonic()
         self.process.stdin.close()
         said = self.process.stdout.read()
+        self.told = self.process.stderr.read()
         status = self.process.wait(20)
         return status, time.monotonic() - started, said
 
@@ -168,13 +169,22 @@ check("its lines come when it takes them", line and re.fullmatch(down(pid, port)
 logger.fill()
 host.tell(f"configure({closed_port()}) {DOWN}")
 status, took, said = host.leave()
-check("nor does the exit wait", status == 0 and took < 2, f"{status} {took} s {said}")
+check("nor does the exit wait", status == 0 and took < 2 and said == "", f"{status} {took} s {said}")
+check("a line that was lost is told once", re.fullmatch(r"nauthilus_backend: log lines to syslog are lost: [^\n]+\n", host.told), host.told)
 logger.close()
 
 host = Host()
 took = host.tell(f"configure({closed_port()}) {DOWN} local before = nb.status().targets[1].probes repeat until nb.status().targets[1].probes > before + 5")
+host.tell("local lost repeat lost = table.concat(nb.status().warnings, ' ') until lost:find('log: 1 lines of this process were lost', 1, true)")
+host.tell("assert(table.concat(nb.status().warnings, ' '):find('log: syslog: there is no /dev/log', 1, true))")
+host.tell(f"configure({closed_port()}) {DOWN}")
 status, _, said = host.leave()
 check("without a logger everything goes on", took < 5 and status == 0 and said == "", f"{took} s, {status} {said}")
+check(
+    "and standard error is told once",
+    re.fullmatch(r"nauthilus_backend: log lines to syslog are lost: /dev/log: [^\n]+\n", host.told),
+    host.told,
+)
 
 for name in os.listdir(FOLDER):
     os.unlink(os.path.join(FOLDER, name))

@@ -243,6 +243,7 @@ impl Process {
                 same.set_names(names);
             }
             if let Some(log) = self.log.load_full() {
+                log.reopen();
                 // The files that it names are read again.
                 control.serve(same.clone(), log);
             }
@@ -251,7 +252,10 @@ impl Process {
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
         stderr::remember();
         let log = match self.log.load_full() {
-            Some(log) if !sink_changed => log,
+            Some(log) if !sink_changed => {
+                log.reopen();
+                log
+            }
             _ => Arc::new(open_log(&config.log)?),
         };
         let mut state = recall(before.as_deref(), &config, &log)?;
@@ -298,6 +302,12 @@ impl Process {
     /// The published generation; none before a configuration.
     pub fn generation(&self) -> Option<u64> {
         Some(self.active.load().as_ref()?.generation())
+    }
+
+    /// What an operator should know of, a text each.
+    pub fn warnings(&self) -> Vec<String> {
+        let log = self.log.load_full();
+        log.map_or_else(Vec::new, |log| log.warnings())
     }
 
     /// Why a thread of the engine's could not be started when it was last needed.

@@ -26,7 +26,7 @@ use crate::engine::probe::{Outcome, Prober};
 use crate::engine::scheduler::follower::{Followed, Following};
 use crate::engine::scheduler::schedule::check_at;
 use crate::engine::scheduler::{Scheduler, SchedulerEvent};
-use crate::engine::verdicts::{Patience, Standby, takeover_time};
+use crate::engine::verdicts::{Counter, Patience, Standby, takeover_time};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::gate;
@@ -386,6 +386,10 @@ impl EngineLoop {
         let Some((active, log)) = serving else {
             return;
         };
+        match log.take_lost() {
+            0 => {}
+            lost => active.table.count(Counter::LogLinesLost, lost),
+        }
         if !self.may_probe(active) {
             if self.scheduler.is_some() {
                 self.give_up();

@@ -1,0 +1,211 @@
+//! Where lines go. What a sink needs is opened when the log is configured and handed on to
+//! forked processes: one that has dropped its rights or changed its root directory may not be able
+//! to open it again.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+
+use crate::sys::own_descriptor::Guarded;
+
+const DEV_LOG: &str = "/dev/log";
+
+/// A file that lines are appended to. No lock: a child may be forked while a thread is here.
+pub(super) struct LogFile {
+    path: PathBuf,
+    file: ArcSwap<Guarded<File>>,
+    /// The root directory in which the path was opened, by device and inode.
+    root: Option<(u64, u64)>,
+    /// Why the path could not be opened again after it had come to name another file.
+    stale: ArcSwapOption<String>,
+}
+
+impl LogFile {
+    /// # Errors
+    /// Where the path cannot be opened for appending.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            file: ArcSwap::from_pointee(Guarded::new(append_to(path)?)?),
+            root: root(),
+            stale: ArcSwapOption::const_empty(),
+        })
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// What an operator should know of it.
+    pub(super) fn warning(&self) -> Option<String> {
+        self.stale.load().as_deref().cloned()
+    }
+
+    /// Opens the file again where the path names another one, as after a rotation. Where that
+    /// fails, lines go on to the one that is open, and [`LogFile::warning`] says so.
+    pub(super) fn refresh(&self) {
+        if self.is_current() {
+            if self.stale.load().is_some() {
+                self.stale.store(None);
+            }
+            return;
+        }
+        let opened = if self.root == root() {
+            append_to(&self.path).and_then(Guarded::new)
+        } else {
+            // The path means something else here: nothing must be made there.
+            Err(io::Error::other(
+                "the process has another root directory now",
+            ))
+        };
+        match opened {
+            Ok(file) => {
+                self.file.store(Arc::new(file));
+                self.stale.store(None);
+            }
+            Err(error) if self.stale.load().is_none() => {
+                let text = format!(
+                    "log: {} cannot be opened again ({error}): lines go on to the file that was open",
+                    self.path.display()
+                );
+                self.stale.store(Some(Arc::new(text)));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether the file that is open is the one that lines should go to.
+    fn is_current(&self) -> bool {
+        let guarded = self.file.load();
+        let Ok(opened) = guarded.get().and_then(File::metadata) else {
+            // The host has closed it.
+            return false;
+        };
+        if self.root != root() {
+            // By its name it cannot be found; that it has none left can be seen.
+            return opened.nlink() > 0;
+        }
+        let same = |named: Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
+        std::fs::metadata(&self.path).is_ok_and(same)
+    }
+
+    /// Appends a line, whole or not at all.
+    ///
+    /// # Errors
+    /// Where there is no room for all of it, or the file is not to be had.
+    pub(super) fn write(&self, line: &str) -> io::Result<()> {
+        self.refresh();
+        let guarded = self.file.load();
+        append_line(guarded.get()?, line.as_bytes())
+    }
+}
+
+/// The root directory of this process, by device and inode.
+fn root() -> Option<(u64, u64)> {
+    let root = std::fs::metadata("/").ok()?;
+    Some((root.dev(), root.ino()))
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o640)
+        // A FIFO that nobody reads is an error, and does not hold up the caller until somebody
+        // does; one whose reader is slow loses lines.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
+    let kind = file.metadata()?.file_type();
+    if kind.is_fifo() && line.len() > libc::PIPE_BUF {
+        // A pipe may take a part of it.
+        return Err(io::Error::other("the line is too long for a pipe"));
+    }
+    let wrote = loop {
+        match file.write(line) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            wrote => break wrote?,
+        }
+    };
+    if wrote == line.len() {
+        return Ok(());
+    }
+    // A full disk took a part of it, which goes again if nobody has written behind it since.
+    let end = file.stream_position()?;
+    let part = u64::try_from(wrote).unwrap_or(u64::MAX);
+    if kind.is_file() && file.metadata()?.len() == end {
+        file.set_len(end.saturating_sub(part))?;
+    }
+    Err(io::Error::other("no room for the whole line"))
+}
+
+/// The system's logger.
+#[derive(Default)]
+pub(super) struct Syslog {
+    /// Connected when the log was configured; for the log's own thread.
+    socket: ArcSwapOption<Guarded<UnixDatagram>>,
+    /// Whether there was no logger at that time.
+    missing: AtomicBool,
+}
+
+impl Syslog {
+    /// Its socket, where there is one: a machine may start its logger later.
+    pub(super) fn open() -> Self {
+        let syslog = Self::default();
+        match connect(true) {
+            Ok(socket) => syslog.socket.store(Some(Arc::new(socket))),
+            Err(_) => syslog.missing.store(true, Ordering::Release),
+        }
+        syslog
+    }
+
+    pub(super) fn warning(&self) -> Option<String> {
+        let missing = self.missing.load(Ordering::Acquire);
+        missing.then(|| format!("log: syslog: there is no {DEV_LOG}: lines are lost"))
+    }
+
+    /// Sends a datagram as the system's logger takes it. Waits for room only where `waits`.
+    ///
+    /// # Errors
+    /// Where there is no logger, or no room for a line that does not wait.
+    pub(super) fn write(&self, datagram: &str, waits: bool) -> io::Result<()> {
+        let bytes = datagram.as_bytes();
+        if !waits {
+            // The socket of the thread is one that waits.
+            let sent = connect(false).and_then(|socket| socket.get()?.send(bytes));
+            self.missing.store(sent.is_err(), Ordering::Release);
+            return sent.map(drop);
+        }
+        if let Some(open) = &*self.socket.load()
+            && open.get().and_then(|socket| socket.send(bytes)).is_ok()
+        {
+            self.missing.store(false, Ordering::Release);
+            return Ok(());
+        }
+        // The logger was restarted, or the host has closed the socket.
+        let sent = connect(true).and_then(|fresh| {
+            fresh.get()?.send(bytes)?;
+            self.socket.store(Some(Arc::new(fresh)));
+            Ok(())
+        });
+        self.missing.store(sent.is_err(), Ordering::Release);
+        sent
+    }
+}
+
+fn connect(waits: bool) -> io::Result<Guarded<UnixDatagram>> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(!waits)?;
+    socket
+        .connect(DEV_LOG)
+        .map_err(|e| io::Error::new(e.kind(), format!("{DEV_LOG}: {e}")))?;
+    Guarded::new(socket)
+}
