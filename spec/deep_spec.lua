@@ -150,6 +150,28 @@ describe("a deep check", function()
       assert_no_secret({ nb.status(), nb.get_backend_servers(), read_all(log) })
     end)
 
+    it("logs in less and less often with a password that is refused, and keeps the reason", function()
+      local unwilling, other = world:open({ script = UNWILLING }), world:open()
+      configure({ deep(unwilling), engine.imap(other.port) }, {
+        connect_interval = "50ms", fast_interval = "50ms", deep_timeout = "300ms",
+      })
+      engine.await_verdict(nb, unwilling.port, "dead")
+      local before = engine.target(nb, other.port).probes
+      engine.await_probes(nb, other.port, before + 60)
+      -- After 50, 100, 200, 400, 800, 1,600 milliseconds, not each 50.
+      assert.is_true(engine.target(nb, unwilling.port).probes <= 12, engine.target(nb, unwilling.port).probes)
+
+      -- The server keeps the next answer back, as some do with a wrong password.
+      unwilling:close()
+      unwilling.options.script = script { GREETING, "expect ^a1 AUTHENTICATE PLAIN", "expect NEVER" }
+      unwilling:reopen()
+      nb.report_failure("127.0.0.1", unwilling.port)
+      engine.eventually("both are told", function()
+        local reason = engine.target(nb, unwilling.port).last_error
+        return reason:find("^auth: refused: a1 NO .*; since then timed out after 300ms$")
+      end)
+    end)
+
     it("sends the PROXY header first", function()
       local server = world:open({ proxy = "v2", script = WILLING })
       local under_tls = world:open({ proxy = "v2", tls = "good", script = WILLING })

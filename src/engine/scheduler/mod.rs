@@ -4,6 +4,7 @@
 //! has to wait goes on in a task of its own, of which there are at most as many as may be
 //! under way at the same time.
 
+mod backoff;
 pub(in crate::engine) mod follower;
 mod notifier;
 mod outcome;
@@ -524,6 +525,10 @@ impl Scheduler {
                 self.active.table.read(timer.slot)
             }
         };
+        let Some(timer) = self.timers.get_mut(at) else {
+            return;
+        };
+        timer.refusals = backoff::refusals_after(timer.refusals, outcome);
         let (due, gathered) = timer.next_due(&record);
         if let (Ok(effect), Some(saver)) = (&applied, &mut self.saver)
             && effect.turned

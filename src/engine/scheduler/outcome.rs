@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::backoff;
 use super::timer::{ProbeTimer, TimerKind};
 use crate::engine::active::{ActiveConfig, shown_ip};
 use crate::engine::log::{Level, Line, Log};
@@ -104,7 +105,7 @@ impl ProbeTimer {
                 after.address = outcome.address.or(after.address);
             }
             Err(error) => {
-                after.error = Some(error.to_string());
+                after.error = Some(backoff::explained(before.error.as_deref(), error));
                 after.failures += u64::from(outcome.is_conclusive());
             }
         }

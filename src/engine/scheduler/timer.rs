@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
+use super::backoff;
 use super::queue::Pace;
 use super::schedule::{after, first_window, nearest, spread_after};
 use crate::engine::active::ActiveConfig;
 use crate::engine::probe::Depth;
 use crate::engine::probe::tls::SessionSlot;
 use crate::engine::target::{Target, TlsMode};
+use crate::engine::verdicts::health::Verdict;
 use crate::engine::verdicts::{Record, Slot, VerdictTable};
 use crate::sys::clock;
 
@@ -39,6 +41,8 @@ pub(super) struct ProbeTimer {
     pub gathered: Option<Duration>,
     /// The target's other timer: a target has one probe at a time.
     pub other: Option<usize>,
+    /// How often in a row its login was refused.
+    pub refusals: u32,
     /// Kept from probe to probe where a probe may use TLS.
     pub sessions: Option<Arc<SessionSlot>>,
 }
@@ -81,6 +85,7 @@ impl ProbeTimer {
             offset,
             gathered: None,
             other: None,
+            refusals: 0,
             sessions: sessions(target),
         }
     }
@@ -130,7 +135,7 @@ impl ProbeTimer {
         // pause: those come first, spread over a fast interval for each hundred timers.
         let longest = clock::ns(interval).saturating_mul(21) / 20;
         let is_late = started == 0 || now.saturating_sub(started) > longest;
-        let window = first_window(policy.fast_interval, interval, count);
+        let window = first_window(policy.fast_interval, policy.connect_interval, count);
         let (due, gathered) = if is_late {
             let first = now + clock::ns(window.mul_f32(self.offset));
             (nearest(first, interval), Some(window))
@@ -151,8 +156,14 @@ impl ProbeTimer {
         let started = self.started_ns(record);
         let interval = self.interval();
         let fast = self.target.policy.fast_interval.min(interval);
-        if self.gate(record).wants_fast_probe() {
-            return (after(started, fast), Some(fast));
+        let gate = self.gate(record);
+        if gate.wants_fast_probe() {
+            // Until the verdict every attempt counts.
+            let wait = match gate.verdict {
+                Verdict::Dead => backoff::interval(fast, self.refusals),
+                _ => fast,
+            };
+            return (after(started, wait), Some(fast));
         }
         let due = match gathered {
             Some(window) => {

@@ -1,0 +1,109 @@
+//! Logging in with a password that was refused: less and less often. Servers answer such logins
+//! later each time, those of other targets on the same server with them (Dovecot counts them by the
+//! client's address), and some bar an address that goes on.
+
+use std::time::Duration;
+
+use crate::engine::probe::Outcome;
+use crate::engine::probe::error::{ProbeError, Stage};
+
+/// The longest interval; a longer `fast_interval` stays as it is.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Between a refusal and what came of later logins.
+const SINCE: &str = "; since then ";
+
+/// How often in a row the login was refused, after one more outcome.
+pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
+    match &outcome.result {
+        _ if !outcome.is_conclusive() => before,
+        Err(error) if error.login_refused => before.saturating_add(1),
+        // As likely as not the same refusal, which the server delays.
+        Err(error) if before > 0 && is_late_answer(error) => before.saturating_add(1),
+        _ => 0,
+    }
+}
+
+/// The interval after so many refusals: doubled with each.
+pub(super) fn interval(fast: Duration, refusals: u32) -> Duration {
+    let factor = 2u32.saturating_pow(refusals);
+    fast.saturating_mul(factor).min(LONGEST.max(fast))
+}
+
+/// The text of a failure, for a target whose last one had the text `before`: a login that is not
+/// answered any more says less than the refusal before it.
+pub(super) fn explained(before: Option<&str>, error: &ProbeError) -> String {
+    let refusal = before
+        .filter(|text| text.starts_with("auth: refused: ") && is_late_answer(error))
+        .map(|text| text.split_once(SINCE).map_or(text, |(refusal, _)| refusal));
+    match refusal {
+        Some(refusal) => format!("{refusal}{SINCE}{}", error.reason),
+        None => error.to_string(),
+    }
+}
+
+fn is_late_answer(error: &ProbeError) -> bool {
+    error.stage == Stage::Auth && error.is_timeout
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Duration = Duration::from_secs(1);
+
+    fn outcome(result: Result<(), ProbeError>) -> Outcome {
+        Outcome {
+            result,
+            address: None,
+            elapsed: Duration::ZERO,
+            tls: None,
+        }
+    }
+
+    fn refused() -> ProbeError {
+        ProbeError {
+            login_refused: true,
+            ..ProbeError::new(Stage::Auth, "refused: a1 NO")
+        }
+    }
+
+    fn late() -> ProbeError {
+        ProbeError::timeout(Stage::Auth, 5 * FAST)
+    }
+
+    #[test]
+    fn the_interval_doubles_up_to_a_minute() {
+        let seconds = [0, 1, 2, 3, 4, 5, 6, 7, 100].map(|n| interval(FAST, n).as_secs());
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(interval(FAST * 300, 4), FAST * 300);
+    }
+
+    #[test]
+    fn refusals_in_a_row_are_counted() {
+        assert_eq!(refusals_after(0, &outcome(Err(refused()))), 1);
+        assert_eq!(refusals_after(3, &outcome(Err(late()))), 4);
+        // A server that never refused is slow for another reason.
+        assert_eq!(refusals_after(0, &outcome(Err(late()))), 0);
+        assert_eq!(refusals_after(3, &outcome(Ok(()))), 0);
+        let down = ProbeError::new(Stage::Connect, "connection refused");
+        assert_eq!(refusals_after(3, &outcome(Err(down))), 0);
+        let lack = ProbeError::new(Stage::Internal, "too many open files");
+        assert_eq!(refusals_after(3, &outcome(Err(lack))), 3);
+    }
+
+    #[test]
+    fn the_refusal_is_what_explains() {
+        let first = explained(None, &refused());
+        assert_eq!(first, "auth: refused: a1 NO");
+        let second = explained(Some(&first), &late());
+        assert_eq!(
+            second,
+            "auth: refused: a1 NO; since then timed out after 5s"
+        );
+        assert_eq!(explained(Some(&second), &late()), second);
+        let down = ProbeError::new(Stage::Connect, "connection refused");
+        assert_eq!(explained(Some(&second), &down), down.to_string());
+        assert_eq!(explained(None, &late()), "auth: timed out after 5s");
+    }
+}
