@@ -56,7 +56,7 @@ pub struct RequestContext {
     more: Option<Box<More>>,
     /// The headers of the final attributes, kept for those who read them one by one. Absent until somebody
     /// reads them, and again once anything has changed that they follow from.
-    now: Option<AttributeHeaders>,
+    now: Option<Box<AttributeHeaders>>,
     /// What the host was last told.
     reported: Reported,
 }
@@ -200,10 +200,10 @@ impl RequestContext {
         // never wrongly current.
         let version = exposed_version();
         if self.now.as_ref().is_none_or(|now| now.policy != version) {
-            self.now = Some(AttributeHeaders {
+            self.now = Some(Box::new(AttributeHeaders {
                 list: self.attribute_headers(),
                 policy: version,
-            });
+            }));
         }
         Headers {
             selection: self.selection.as_ref(),
