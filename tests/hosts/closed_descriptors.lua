@@ -36,7 +36,8 @@ local function untouched(files)
   for index, file in ipairs(files) do
     assert(file:seek("set"), index .. " was closed")
     local content, reason = file:read("*a")
-    assert(content == "mine " .. index, index .. " holds " .. ("%q"):format(tostring(content)) .. " " .. tostring(reason))
+    local found = ("%q"):format(tostring(content))
+    assert(content == "mine " .. index, index .. " holds " .. found .. " " .. tostring(reason))
   end
   return true
 end

@@ -13,7 +13,6 @@ assert(nb.wait_ready(5))
 
 local prepare = [[
   nb = require("nauthilus_backend")
-  dir = {}
 ]]
 local chunk = [[
   local port = tonumber(argument)

@@ -113,7 +113,7 @@ pub fn current() -> Arc<Process> {
 
 /// Where a process finds its engine: a place that a fork copies, and a mark that it wipes. A test
 /// has a model of threads in its place.
-trait Place {
+trait EnginePlace {
     type Engine;
     type Seen;
     fn is_marked(&self) -> bool;
@@ -126,7 +126,7 @@ trait Place {
     fn begin(&self, seen: Self::Seen);
 }
 
-fn find<P: Place>(place: &P) -> P::Engine {
+fn find<P: EnginePlace>(place: &P) -> P::Engine {
     loop {
         // The mark first: whoever set it had put this process's engine in place before. Loaded
         // the other way round, a thread could hold its parent's engine while another one puts
@@ -148,7 +148,7 @@ fn find<P: Place>(place: &P) -> P::Engine {
 
 struct OfProcess;
 
-impl Place for OfProcess {
+impl EnginePlace for OfProcess {
     type Engine = Arc<Process>;
     type Seen = Guard<Option<Arc<Process>>>;
 

@@ -3,7 +3,7 @@
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Place, find};
+use super::{EnginePlace, find};
 
 const PARENTS: u64 = 1;
 
@@ -14,7 +14,7 @@ struct Child {
     begun: AtomicU64,
 }
 
-impl Place for Child {
+impl EnginePlace for Child {
     type Engine = u64;
     type Seen = u64;
 

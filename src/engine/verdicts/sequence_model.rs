@@ -29,12 +29,12 @@ mod machine {
 /// The methods of a table that need nothing of it.
 struct VerdictTable;
 
-struct Record {
+struct Sequenced {
     sequence: machine::AtomicU64,
     words: [machine::AtomicU64; 2],
 }
 
-impl Record {
+impl Sequenced {
     fn shared() -> Arc<Self> {
         Arc::new(Self {
             sequence: machine::AtomicU64::new(0),
@@ -62,7 +62,7 @@ impl Record {
 #[test]
 fn a_reader_sees_whole_records() {
     loom::model(|| {
-        let record = Record::shared();
+        let record = Sequenced::shared();
         let other = record.clone();
         let writer = loom::thread::spawn(move || assert!(other.write(1)));
         let [first, second] = record.read();
@@ -75,7 +75,7 @@ fn a_reader_sees_whole_records() {
 #[test]
 fn two_writers_write_one_after_the_other() {
     loom::model(|| {
-        let record = Record::shared();
+        let record = Sequenced::shared();
         let other = record.clone();
         let writer = loom::thread::spawn(move || assert!(other.write(1)));
         assert!(record.write(2));
@@ -88,7 +88,7 @@ fn two_writers_write_one_after_the_other() {
 #[test]
 fn a_writer_learns_that_its_record_was_taken_from_it() {
     loom::model(|| {
-        let record = Record::shared();
+        let record = Sequenced::shared();
         let other = record.clone();
         let writer = loom::thread::spawn(move || other.write(1));
         let was_at_work = VerdictTable.revoke(&record.sequence);

@@ -158,7 +158,7 @@ fn unknown() -> Option<CheckResult> {
 struct Waits {
     pid: u64,
     cycle: usize,
-    notifier: Arc<Notifier>,
+    notifier: Arc<WaitNotifier>,
     finished: Receiver<u64>,
     waiting: HashMap<u64, Wait>,
     /// The waits of each request whose end is watched.
@@ -176,14 +176,14 @@ struct Wait {
 }
 
 /// What the engine's thread has of the waits.
-struct Notifier {
+struct WaitNotifier {
     numbers: Sender<u64>,
     event: Event,
     /// Whether the event is set, or about to be: one system call is enough for many numbers.
     notified: AtomicBool,
 }
 
-impl Notifier {
+impl WaitNotifier {
     fn notify(&self, number: u64) {
         // The receiver lives as long as the process.
         let _ = self.numbers.send(number);
@@ -213,7 +213,7 @@ impl Waits {
         Some(Self {
             pid: pid(),
             cycle: wake.cycle(),
-            notifier: Arc::new(Notifier {
+            notifier: Arc::new(WaitNotifier {
                 numbers,
                 event,
                 notified: AtomicBool::new(false),
