@@ -139,7 +139,7 @@ describe("get_backend_servers", function()
     assert.are.same({ one.port, two.port, one.port }, engine.ports(nb))
   end)
 
-  -- Long enough for LuaJIT to compile each, and more lengths than it copies in one go.
+  -- Long enough for LuaJIT to compile each.
   it("gives lists of any length, however often it changes", function()
     local function uri(index, number)
       return string.format("/%d/%d", number, index)

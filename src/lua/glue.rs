@@ -33,7 +33,6 @@ const PARTS: &[Part] = &[
     part!("nginx_headers", "hosts/nginx_headers.lua"),
     part!("nginx", "hosts/nginx.lua"),
     part!("host", "host.lua"),
-    part!("copies", "copies.lua"),
     part!("servers", "servers.lua"),
     part!("monitor", "monitor.lua"),
     part!("check", "check.lua"),

@@ -77,9 +77,10 @@ function servers.api.get_backend_servers()
     return copy
   end
   refresh("get_backend_servers")
+  local from, length = list, count
   copy = {}
-  for index = 1, count do
-    copy[index] = list[index]
+  for index = 1, length do
+    copy[index] = from[index]
   end
   return copy
 end
@@ -102,18 +103,7 @@ local anchor = none
 -- What they say as long as the list holds. Of a struct of up to 16 bytes a trace knows the address.
 local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
 
-local new_table, copy_of = parts.ffi.new_table, parts.copies.of
-
-local function copy_list()
-  local copy = new_table(count, 0)
-  for index = 1, count do
-    copy[index] = list[index]
-  end
-  return copy
-end
-
--- Returns a copy of the list.
-local copied = copy_list
+local new_table = parts.ffi.new_table
 
 local function refresh_words(name)
   refresh(name)
@@ -123,19 +113,21 @@ local function refresh_words(name)
     generation_word = ffi.cast(word, generation_at) + low
     anchor = keeper
   end
-  -- Finalisers and hooks may come here meanwhile: what they find is either of this list, or this one
-  -- is known by words that no longer hold.
-  local list_epoch, list_generation = epoch, generation
-  copied = copy_of(list, count) or copy_list
-  known.epoch, known.generation = list_epoch, list_generation
+  -- What finalisers and hooks change here meanwhile changes `epoch` and `generation` as well: what is
+  -- taken for known is what the list was made at.
+  known.epoch, known.generation = epoch, generation
 end
 
 function servers.api.get_backend_servers()
   if epoch_word[0] ~= known.epoch or generation_word[0] ~= known.generation then
     refresh_words("get_backend_servers")
   end
-  -- No tail call: a trace that begins with this function would not end with it.
-  local copy = copied()
+  -- A finaliser that comes while the array is made may put another list in the place of this one.
+  local from, length = list, count
+  local copy = new_table(length, 0)
+  for index = 1, length do
+    copy[index] = from[index]
+  end
   return copy
 end
 
