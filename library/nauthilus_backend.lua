@@ -20,6 +20,9 @@ function dynamic_loader(name) end
 ---@field haproxy_v2 boolean Whether the listener expects a PROXY protocol v2 header.
 ---@field deep_check boolean
 ---@field request_uri string Of HTTP checks.
+---@field node string
+---@field pool string
+---@field weight integer
 
 ---@alias nauthilus_backend.Protocol "imap"|"pop3"|"lmtp"|"smtp"|"sieve"|"http"
 ---@alias nauthilus_backend.TlsMode "plain"|"implicit"|"starttls"
@@ -297,6 +300,40 @@ function nauthilus_backend.status() end
 ---@param reason? string
 ---@return boolean known False for an address that is not configured.
 function nauthilus_backend.report_failure(ip, port, reason) end
+
+---@class nauthilus_backend.Filter Server fields that must be equal.
+---@field pool? string|string[] The first with a usable node counts.
+---@field protocol? nauthilus_backend.Protocol
+---@field ip? string
+---@field host? string
+---@field port? integer
+---@field tls? boolean
+---@field tls_mode? nauthilus_backend.TlsMode
+---@field tls_skip_verify? boolean
+---@field haproxy_v2? boolean
+---@field deep_check? boolean
+---@field request_uri? string
+---@field node? string
+---@field weight? integer
+
+---The server that a user belongs on.
+---@param user string
+---@param filter? nauthilus_backend.Filter
+---@return nauthilus_backend.Server? server
+---@return string how "hash", or why there is none.
+---@return { node: string, pool: string, degraded: boolean }? detail
+function nauthilus_backend.route(user, filter) end
+
+---What decides on a user's server.
+---@param user string
+---@param filter? nauthilus_backend.Filter
+---@return table? explained
+---@return string? why
+function nauthilus_backend.explain_route(user, filter) end
+
+---All nodes.
+---@return { node: string, pool: string, weight: integer, usable: boolean, why?: string }[]
+function nauthilus_backend.nodes() end
 
 ---Whether a health check logs in as this user.
 ---@param username string

@@ -81,7 +81,7 @@ describe("get_backend_servers", function()
 
   it("gives nil for a field that does not exist", function()
     local server = nb.get_backend_servers()[1]
-    assert.is_nil(server.weight)
+    assert.is_nil(server.colour)
     assert.is_nil(server[1])
   end)
 

@@ -34,6 +34,7 @@ const PARTS: &[Part] = &[
     part!("nginx", "hosts/nginx.lua"),
     part!("host", "host.lua"),
     part!("servers", "servers.lua"),
+    part!("routing", "routing.lua"),
     part!("monitor", "monitor.lua"),
     part!("check", "check.lua"),
     part!("result", "result.lua"),

@@ -30,6 +30,7 @@ mod nginx;
 mod plainly;
 mod raw;
 mod result;
+mod routing;
 mod servers;
 
 use std::ffi::c_int;
@@ -129,6 +130,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(context::NATIVES);
         natives.add(plainly::NATIVES);
         natives.add(servers::NATIVES);
+        natives.add(routing::NATIVES);
         natives.add(monitor::NATIVES);
         natives.add(check::NATIVES);
         #[cfg(feature = "luajit")]

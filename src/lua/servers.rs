@@ -123,7 +123,7 @@ fn servers(args: &Args) -> Answer {
 }
 
 /// What a server object shows; never a credential.
-fn fields(server: &BackendServer) -> Value {
+pub(super) fn fields(server: &BackendServer) -> Value {
     let target = &server.target;
     Value::Table(vec![
         ("ip", server.ip.clone().into()),
@@ -136,6 +136,9 @@ fn fields(server: &BackendServer) -> Value {
         ("tls_skip_verify", target.tls_skip_verify.into()),
         ("deep_check", target.deep_check.into()),
         ("request_uri", target.request_uri.to_string().into()),
+        ("node", target.node().into_owned().into()),
+        ("pool", target.placement.pool.to_string().into()),
+        ("weight", target.placement.weight.into()),
     ])
 }
 

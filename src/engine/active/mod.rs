@@ -29,6 +29,8 @@ mod names;
 mod routing;
 mod succession;
 
+pub use routing::NodeStatus;
+
 /// A file keeps times in whole milliseconds of a clock that is slowly set right: two that
 /// differ by no more than this may be one.
 const SAME_TIME: Duration = Duration::from_millis(10);
@@ -119,12 +121,9 @@ impl ActiveConfig {
                     .change(before.verdict().name(), after.verdict().name())
                     .reason(after.error.as_deref().unwrap_or_default()),
             );
-            let routable = self.table.routable(slot).after(
-                after.verdict(),
-                clock::monotonic_ms(),
-                self.delays(),
-            );
-            self.table.set_routable(slot, routable);
+        }
+        if is_published {
+            self.note_routable(slot, after.verdict());
         }
         is_published
     }

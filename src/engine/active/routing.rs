@@ -2,9 +2,9 @@
 
 use std::cell::OnceCell;
 
-use super::{ActiveConfig, shown_ip};
-use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Route, View};
-use crate::engine::verdicts::{Delays, Slot, Verdict};
+use super::{ActiveConfig, BackendServer, shown_ip};
+use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Node, Route, View, Why};
+use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
 use crate::sys::clock;
 
 impl ActiveConfig {
@@ -29,9 +29,21 @@ impl ActiveConfig {
         Some((key.into_owned(), candidates))
     }
 
-    /// Whether routing counts each target of a node as alive, in the order of its ports.
-    pub fn is_routable(&self, target: usize) -> bool {
-        self.fleet().view.is_routable(target)
+    /// The server object of a configured target as it stands.
+    pub fn server(&self, target: usize) -> Option<BackendServer> {
+        Some(BackendServer {
+            ip: Now::of(self).ip(target),
+            target: self.config.targets.get(target)?.clone(),
+        })
+    }
+
+    /// All nodes, in the order in which the configuration names them first.
+    pub fn node_statuses(&self) -> impl Iterator<Item = NodeStatus<'_>> {
+        let fleet = self.fleet();
+        self.nodes.list.iter().map(move |node| NodeStatus {
+            node,
+            why: fleet.why_unusable(node),
+        })
     }
 
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
@@ -39,19 +51,32 @@ impl ActiveConfig {
             nodes: &self.nodes,
             targets: &self.config.targets,
             node_usable: self.config.routing.node_usable,
-            view: Now {
-                active: self,
-                ms: OnceCell::new(),
-            },
+            view: Now::of(self),
         }
     }
 
-    pub(super) fn delays(&self) -> Delays {
+    /// Tells routing the verdict of a probe.
+    pub(super) fn note_routable(&self, slot: Slot, verdict: Verdict) {
+        let before = self.table.routable(slot);
+        if before != Routable::settled(verdict) {
+            let after = before.after(verdict, clock::monotonic_ms(), self.delays());
+            self.table.set_routable(slot, after);
+        }
+    }
+
+    fn delays(&self) -> Delays {
         Delays {
             down: self.config.routing.node_down_after,
             up: self.config.routing.node_up_after,
         }
     }
+}
+
+/// A node as `nodes()` shows it.
+pub struct NodeStatus<'a> {
+    pub node: &'a Node,
+    /// Why no user is routed there, if so; for a filter that everything matches.
+    pub why: Option<Why>,
 }
 
 /// The table at the moment of one question.
@@ -61,7 +86,14 @@ struct Now<'a> {
     ms: OnceCell<u64>,
 }
 
-impl Now<'_> {
+impl<'a> Now<'a> {
+    fn of(active: &'a ActiveConfig) -> Self {
+        Self {
+            active,
+            ms: OnceCell::new(),
+        }
+    }
+
     fn slot(&self, target: usize) -> Option<Slot> {
         self.active.slots.get(target).copied()
     }

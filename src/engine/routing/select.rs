@@ -143,18 +143,10 @@ impl<'a, V: View> Fleet<'a, V> {
         for pool in pools(filter) {
             let mut all: Vec<Candidate<'a>> = self
                 .matching(pool, filter)
-                .map(|node| {
-                    let usable = self.is_usable(node, self.node_usable, filter);
-                    let why = match (node.weight, usable) {
-                        (0, _) => Some(Why::NoWeight),
-                        (_, false) => Some(Why::Dead),
-                        _ => None,
-                    };
-                    Candidate {
-                        node,
-                        score: hash::score(node.weight, hash::of_pair(user, node.hash)),
-                        why,
-                    }
+                .map(|node| Candidate {
+                    node,
+                    score: hash::score(node.weight, hash::of_pair(user, node.hash)),
+                    why: self.why_not(node, filter),
                 })
                 .collect();
             all.sort_by(|a, b| {
@@ -167,6 +159,19 @@ impl<'a, V: View> Fleet<'a, V> {
             }
         }
         Vec::new()
+    }
+
+    /// Why no user is routed to a node, whatever is asked of it; none where users are.
+    pub fn why_unusable(&self, node: &'a Node) -> Option<Why> {
+        self.why_not(node, &Filter::default())
+    }
+
+    fn why_not(&self, node: &'a Node, filter: &Filter) -> Option<Why> {
+        if node.weight == 0 {
+            return Some(Why::NoWeight);
+        }
+        let usable = self.is_usable(node, self.node_usable, filter);
+        (!usable).then_some(Why::Dead)
     }
 
     /// What is tried in turn, and whether that is a way out.

@@ -43,10 +43,15 @@ impl Routable {
     /// routed by anything else.
     #[must_use]
     pub fn after(self, verdict: Verdict, now_ms: u64, delays: Delays) -> Self {
-        if verdict == self.probed {
-            return self;
-        }
         let followed = self.verdict(now_ms, delays);
+        if verdict == self.probed {
+            // Delays that are over stay over when a later configuration has longer ones.
+            return if followed == verdict {
+                Self::settled(verdict)
+            } else {
+                self
+            };
+        }
         if followed == Verdict::Unknown {
             return Self::settled(verdict);
         }
@@ -171,6 +176,18 @@ mod tests {
             }
         }
         assert_eq!(seen, [Alive, Dead]);
+    }
+
+    #[test]
+    fn a_delay_that_is_over_stays_over() {
+        let word = after(&[(0, Alive), (100, Dead), (111, Dead)]);
+        let longer = Delays {
+            down: Duration::from_secs(3600),
+            up: Duration::from_secs(3600),
+        };
+        assert_eq!(word.verdict(112_000, longer), Dead);
+        let word = after(&[(0, Alive), (100, Dead), (105, Dead)]);
+        assert_eq!(word.verdict(112_000, longer), Alive);
     }
 
     #[test]

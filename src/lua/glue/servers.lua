@@ -68,7 +68,7 @@ local function refresh(name)
   generation, list, count, list_number = at, fresh, length, number
 end
 
-local servers = { api = {}, fields_of = fields_of }
+local servers = { api = {}, fields_of = fields_of, new = server }
 
 -- A copy in Lua grows step by step; the native makes one of the right size at once.
 function servers.api.get_backend_servers()

@@ -1,0 +1,177 @@
+-- route(), explain_route(), nodes(): which server a user belongs on, without a store.
+
+local engine = require("spec.support.engine")
+local peers = require("spec.support.peers")
+
+describe("route", function()
+  local nb, world, a, b
+
+  lazy_setup(function()
+    nb = require("nauthilus_backend")
+    world = peers.new()
+    a, b = world:open(), world:open()
+  end)
+
+  lazy_teardown(function()
+    nb.stop()
+    world:stop()
+  end)
+
+  local function target(peer, node, overrides)
+    local settings = engine.imap(peer.port, overrides)
+    settings.node = node
+    return settings
+  end
+
+  local function configure(servers, overrides)
+    local config = engine.config(servers, { node_down_after = 0, node_up_after = 0 })
+    for key, value in pairs(overrides or {}) do
+      config[key] = value
+    end
+    nb.configure(config)
+    assert.is_true(nb.wait_ready(30))
+  end
+
+  -- How many of 200 users are on each node.
+  local function shares(filter)
+    local counts = {}
+    for index = 1, 200 do
+      local server = assert(nb.route("user" .. index .. "@example.org", filter))
+      counts[server.node] = (counts[server.node] or 0) + 1
+    end
+    return counts
+  end
+
+  it("gives a server of the list, how it was found, and where it stands", function()
+    configure({ target(a, "one"), target(b, "two") })
+    local server, how, detail = nb.route("alice@example.org")
+    assert.are.equal("hash", how)
+    assert.are.same({ node = server.node, pool = "", degraded = false }, detail)
+    assert.are.equal("127.0.0.1", server.ip)
+    assert.are.equal(server.node == "one" and a.port or b.port, server.port)
+    assert.are.equal(100, server.weight)
+    assert.is_true(server == (nb.route("ALICE@EXAMPLE.ORG")), "one key, one object")
+    assert.has_error(function() server.ip = "192.0.2.1" end)
+  end)
+
+  it("spreads users, and by weight", function()
+    configure({ target(a, "one"), target(b, "two") })
+    local even = shares()
+    assert.is_true(even.one > 60 and even.two > 60, "about a half each")
+    configure({ target(a, "one", { weight = 0 }), target(b, "two") })
+    assert.are.same({ two = 200 }, shares())
+  end)
+
+  it("takes a filter of server fields and pools, and refuses what it does not know", function()
+    configure({ target(a, "one", { pool = "near" }), target(b, "two", { protocol = "pop3", pool = "far" }) })
+    assert.are.equal(a.port, nb.route("alice", { protocol = "imap", pool = "near" }).port)
+    assert.are.equal(b.port, nb.route("alice", { protocol = "pop3", pool = { "near", "far" } }).port)
+    assert.are.equal(b.port, nb.route("alice", { port = b.port, tls = false, pool = "far" }).port)
+    assert.are.same({ nil, "no node" }, { nb.route("alice") })
+    assert.are.same({ nil, "no node" }, { nb.route("alice", { protocol = "sieve", pool = "near" }) })
+    for filter, problem in pairs({
+      [{ prot = "imap" }] = "prot: unknown field; did you mean port?",
+      [{ port = "993" }] = "port: integer 0..65535 expected",
+      [{ tls = "yes" }] = "tls: boolean expected",
+      [{ pool = 5 }] = "pool: string or array of strings expected",
+      [{ "imap" }] = "table of a server's fields expected, got list",
+    }) do
+      local ok, raised = pcall(nb.route, "alice", filter)
+      assert.is_false(ok)
+      assert.are.equal("bad argument #2 to 'route' (" .. problem .. ")", raised)
+    end
+    assert.has_error(function() nb.route(5) end, "bad argument #1 to 'route' (string expected, got number)")
+    assert.has_error(function() nb.route("a", 5) end, "bad argument #2 to 'route' (table or nil expected, got number)")
+  end)
+
+  it("has no server for a name without a key", function()
+    configure({ target(a, "one") }, { master_separator = "*", user_key = "domain" })
+    for _, user in ipairs({ "", "alice", "*admin", ("a"):rep(1025) }) do
+      assert.are.same({ nil, "no key" }, { nb.route(user) })
+    end
+    assert.is_not_nil(nb.route("bob@example.org*admin"))
+  end)
+
+  it("leaves a dead node after node_down_after and returns after node_up_after", function()
+    configure({ target(a, "one"), target(b, "two") }, { node_down_after = "300ms", node_up_after = "300ms" })
+    local user
+    for index = 1, 100 do
+      local name = "user" .. index
+      if nb.route(name).node == "one" then
+        user = name
+        break
+      end
+    end
+    assert.is_not_nil(user)
+    a:close()
+    engine.await_verdict(nb, a.port, "dead")
+    -- The list follows at once. Routing does so later, which may have come by now.
+    assert.are.same({ b.port }, engine.ports(nb))
+    engine.eventually("the user is on the other node", function()
+      return nb.route(user).node == "two"
+    end)
+    a:reopen()
+    engine.await_verdict(nb, a.port, "alive")
+    engine.eventually("the user is back", function()
+      return nb.route(user).node == "one"
+    end)
+  end)
+
+  it("keeps users on a node that is dead for less than node_down_after", function()
+    configure({ target(a, "one"), target(b, "two") }, { node_down_after = "1h" })
+    local before = shares()
+    a:close()
+    engine.await_verdict(nb, a.port, "dead")
+    assert.are.same(before, shares())
+    a:reopen()
+    engine.await_verdict(nb, a.port, "alive")
+  end)
+
+  it("goes on with what matches where no node is whole, and says so", function()
+    local closed = world:closed_port()
+    local function pop3(node)
+      return { protocol = "pop3", host = "127.0.0.1", port = closed, node = node }
+    end
+    configure({ target(a, "one"), target(b, "two"), pop3("one"), pop3("two") })
+    local server, _, detail = nb.route("alice", { protocol = "imap" })
+    assert.is_not_nil(server)
+    assert.is_true(detail.degraded)
+    assert.are.same({ nil, "unusable" }, { nb.route("alice", { protocol = "pop3" }) })
+    for _, node in ipairs(nb.nodes()) do
+      assert.is_false(node.usable)
+      assert.are.equal("dead", node.why)
+    end
+  end)
+
+  it("explains itself", function()
+    configure({ target(a, "one"), target(b, "two", { weight = 0 }) })
+    local explained = nb.explain_route("Alice@Example.org")
+    assert.are.equal("alice@example.org", explained.key)
+    assert.are.equal("hash", explained.how)
+    assert.are.equal("one", explained.node)
+    assert.are.equal("one", explained.candidates[1].node)
+    assert.is_true(explained.candidates[1].usable)
+    assert.is_true(explained.candidates[1].score > 0)
+    assert.are.same({ node = "two", score = 0, usable = false, why = "weight 0" }, explained.candidates[2])
+    assert.are.same({ nil, "no key" }, { nb.explain_route("") })
+    local nodes = nb.nodes()
+    assert.are.same({ node = "one", pool = "", weight = 100, usable = true }, nodes[1])
+    assert.are.same({ node = "two", pool = "", weight = 0, usable = false, why = "weight 0" }, nodes[2])
+  end)
+
+  it("has no bindings without a store", function()
+    for _, name in ipairs({ "touch_users", "move_user", "forget_user", "hold_user", "flush_node" }) do
+      assert.are.same({ nil, "no store" }, { nb[name]("alice", "one") })
+    end
+  end)
+
+  it("keeps verdicts when only the place of a target changes", function()
+    configure({ target(a, "one") })
+    local probes = engine.target(nb, a.port).probes
+    nb.configure(engine.config({ target(a, "other", { weight = 7 }) }))
+    local now = engine.target(nb, a.port)
+    assert.are.equal("alive", now.verdict)
+    assert.is_true(now.probes >= probes)
+    assert.are.equal("other", nb.route("alice").node)
+  end)
+end)

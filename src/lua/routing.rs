@@ -1,0 +1,215 @@
+//! Which server a user belongs on: the natives of `route`, `explain_route` and `nodes`.
+
+use std::sync::Arc;
+
+use super::raw::{Answer, Args, Items, Value, View, config_native, native};
+use super::servers::fields;
+use crate::engine::active::{ActiveConfig, NodeStatus};
+use crate::engine::config::{Value as ConfigValue, nearest};
+use crate::engine::process::current;
+use crate::engine::routing::{Candidate, Field, Filter, Kind, NoRoute, Wanted};
+
+pub(super) const NATIVES: Items = &[
+    ("route", config_native!(route)),
+    ("explain_route", config_native!(explain_route)),
+    ("nodes", native!(nodes)),
+];
+
+/// The field of a filter that is none of a server object.
+const POOL: &str = "pool";
+
+/// `route(user, filter or nil, may_start, brief)`: the epoch of what follows, an address that
+/// stands for the target while the epoch lasts, its `ip`, node, pool, whether it is degraded,
+/// and, unless `brief` is true, the server's fields.
+///
+/// Else nil and why there is no server; or nil, nil and what is wrong with the filter.
+fn route(args: &Args) -> Answer {
+    let user = match args.bytes(1) {
+        Ok(user) => user,
+        Err(refused) => return Answer::Raised(refused),
+    };
+    let found = with_filter(args, 2, |filter| {
+        let active = active(args, 3)?;
+        let route = active
+            .route(user, filter)
+            .map_err(|why| Problem::NoServer(why.text().into()))?;
+        let server = active
+            .server(route.target)
+            .ok_or(Problem::NoServer(NoRoute::NoNode.text().into()))?;
+        let address = Arc::as_ptr(&server.target)
+            .cast::<std::ffi::c_void>()
+            .cast_mut();
+        let is_brief = args.view(4) == View::Bool(true);
+        Ok(vec![
+            current().epoch().into(),
+            Value::Address(address),
+            server.ip.clone().into(),
+            route.node.name.to_string().into(),
+            route.node.pool.to_string().into(),
+            route.degraded.into(),
+            if is_brief {
+                Value::Nil
+            } else {
+                fields(&server)
+            },
+        ])
+    });
+    answer(found)
+}
+
+/// `explain_route(user, filter or nil, may_start)`: a table, or as for `route`.
+fn explain_route(args: &Args) -> Answer {
+    let user = match args.bytes(1) {
+        Ok(user) => user,
+        Err(refused) => return Answer::Raised(refused),
+    };
+    let explained = with_filter(args, 2, |filter| {
+        let active = active(args, 3)?;
+        let (key, candidates) = active
+            .candidates(user, filter)
+            .ok_or(Problem::NoServer(NoRoute::NoKey.text().into()))?;
+        let route = active.route(user, filter);
+        let candidate = |candidate: &Candidate<'_>| {
+            Value::Table(vec![
+                ("node", candidate.node.name.to_string().into()),
+                ("score", candidate.score.into()),
+                ("usable", candidate.why.is_none().into()),
+                ("why", candidate.why.map(|why| why.text()).into()),
+            ])
+        };
+        Ok(vec![Value::Table(vec![
+            ("key", String::from_utf8_lossy(&key).into_owned().into()),
+            ("how", route.is_ok().then_some("hash").into()),
+            (
+                "node",
+                route.ok().map(|route| route.node.name.to_string()).into(),
+            ),
+            ("degraded", route.ok().map(|route| route.degraded).into()),
+            ("reason", route.err().map(NoRoute::text).into()),
+            (
+                "candidates",
+                Value::List(candidates.iter().map(candidate).collect()),
+            ),
+        ])])
+    });
+    answer(explained)
+}
+
+/// `nodes(may_start)`: an array of tables, or nil and why there is no configuration.
+fn nodes(args: &Args) -> Answer {
+    let active = match active(args, 1) {
+        Ok(active) => active,
+        Err(problem) => return answer(Err(problem)),
+    };
+    let node = |node: NodeStatus<'_>| {
+        Value::Table(vec![
+            ("node", node.node.name.to_string().into()),
+            ("pool", node.node.pool.to_string().into()),
+            ("weight", node.node.weight.into()),
+            ("usable", node.why.is_none().into()),
+            ("why", node.why.map(|why| why.text()).into()),
+        ])
+    };
+    Answer::Values(vec![Value::List(
+        active.node_statuses().map(node).collect(),
+    )])
+}
+
+/// Why a native of this file gives no value.
+enum Problem {
+    NoServer(String),
+    BadFilter(String),
+}
+
+fn answer(found: Result<Vec<Value>, Problem>) -> Answer {
+    Answer::Values(match found {
+        Ok(values) => values,
+        Err(Problem::NoServer(why)) => vec![Value::Nil, why.into()],
+        Err(Problem::BadFilter(why)) => vec![Value::Nil, Value::Nil, why.into()],
+    })
+}
+
+/// The configuration in force; argument `may_start` says whether the engine may start for it.
+fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
+    let process = current();
+    process
+        .configure_from_environment()
+        .map_err(Problem::NoServer)?;
+    process
+        .active(super::start_if(args.view(may_start) == View::Bool(true)))
+        .ok_or_else(|| Problem::NoServer("not configured".to_owned()))
+}
+
+/// Runs `work` with the filter that argument `index` holds.
+fn with_filter<T>(
+    args: &Args,
+    index: i32,
+    work: impl FnOnce(&Filter) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    if args.view(index) == View::Nil {
+        return work(&Filter::default());
+    }
+    args.config(index, |value| {
+        let value = value.map_err(|issue| Problem::BadFilter(issue.to_string()))?;
+        work(&filter(&value).map_err(Problem::BadFilter)?)
+    })
+}
+
+fn filter(value: &ConfigValue) -> Result<Filter, String> {
+    let entries = match value {
+        ConfigValue::Map(entries) => entries.as_slice(),
+        ConfigValue::List(items) if items.is_empty() => &[],
+        _ => return Err("table of a server's fields expected, got list".to_owned()),
+    };
+    let mut filter = Filter::default();
+    for (name, value) in entries {
+        if name == POOL {
+            filter.pools = Some(pools(value)?);
+            continue;
+        }
+        let field = Field::from_name(name).ok_or_else(|| {
+            let known = Field::ALL.into_iter().map(Field::name).chain([POOL]);
+            let hint = nearest(name, known)
+                .map_or_else(String::new, |known| format!("; did you mean {known}?"));
+            format!("{name}: unknown field{hint}")
+        })?;
+        filter.fields.push((field, wanted(field, value)?));
+    }
+    Ok(filter)
+}
+
+fn wanted(field: Field, value: &ConfigValue) -> Result<Wanted, String> {
+    let (wanted, expected) = match (field.kind(), value) {
+        (Kind::Text, ConfigValue::Str(text)) => (Some(Wanted::Text(text.as_str().into())), ""),
+        (Kind::Flag, ConfigValue::Bool(flag)) => (Some(Wanted::Flag(*flag)), ""),
+        (Kind::Number, value) => (number(value).map(Wanted::Number), "integer 0..65535"),
+        (Kind::Text, _) => (None, "string"),
+        (Kind::Flag, _) => (None, "boolean"),
+    };
+    wanted.ok_or_else(|| format!("{}: {expected} expected", field.name()))
+}
+
+fn number(value: &ConfigValue) -> Option<u16> {
+    match value {
+        ConfigValue::Int(number) => u16::try_from(*number).ok(),
+        ConfigValue::Float(number)
+            if number.fract() == 0.0 && (0.0..=f64::from(u16::MAX)).contains(number) =>
+        {
+            Some(*number as u16)
+        }
+        _ => None,
+    }
+}
+
+/// One pool, or several in the order of preference.
+fn pools(value: &ConfigValue) -> Result<Vec<Box<str>>, String> {
+    let name = |value: &ConfigValue| match value {
+        ConfigValue::Str(name) => Ok(name.as_str().into()),
+        _ => Err("pool: string or array of strings expected".to_owned()),
+    };
+    match value {
+        ConfigValue::List(items) => items.iter().map(name).collect(),
+        ConfigValue::Map(entries) if entries.is_empty() => Ok(Vec::new()),
+        one => Ok(vec![name(one)?]),
+    }
+}
