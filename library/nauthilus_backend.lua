@@ -331,6 +331,20 @@ function nauthilus_backend.route(user, filter) end
 ---@return string? why
 function nauthilus_backend.explain_route(user, filter) end
 
+---The metrics in the text form of OpenMetrics 1.0.
+---@return string text
+---@return string content_type
+function nauthilus_backend.metrics() end
+
+---The same, in pieces of at most 64 kB.
+---@param write fun(piece: string)
+---@return string content_type
+function nauthilus_backend.metrics(write) end
+
+---What `status` gives, as JSON.
+---@return string
+function nauthilus_backend.status_json() end
+
 ---All nodes.
 ---@return { node: string, pool: string, weight: integer, usable: boolean, why?: string }[]
 function nauthilus_backend.nodes() end

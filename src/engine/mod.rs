@@ -8,6 +8,7 @@
 pub mod active;
 pub mod config;
 pub mod log;
+pub mod metrics;
 pub mod probe;
 pub mod process;
 pub mod request;

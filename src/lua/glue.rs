@@ -36,6 +36,7 @@ const PARTS: &[Part] = &[
     part!("servers", "servers.lua"),
     part!("routing", "routing.lua"),
     part!("monitor", "monitor.lua"),
+    part!("operators", "operators.lua"),
     part!("check", "check.lua"),
     part!("result", "result.lua"),
     part!("context", "context.lua"),

@@ -27,6 +27,7 @@ mod glue;
 mod held;
 mod monitor;
 mod nginx;
+mod operators;
 mod plainly;
 mod raw;
 mod result;
@@ -132,6 +133,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(servers::NATIVES);
         natives.add(routing::NATIVES);
         natives.add(monitor::NATIVES);
+        natives.add(operators::NATIVES);
         natives.add(check::NATIVES);
         #[cfg(feature = "luajit")]
         natives.add(fast::NATIVES);

@@ -85,9 +85,14 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
 
 /// `status(may_start)`
 fn status(args: &Args) -> Answer {
+    Answer::Values(vec![status_table(args.view(1) == View::Bool(true))])
+}
+
+/// What `status` gives. `may_start`: whether that may start the engine.
+pub(super) fn status_table(may_start: bool) -> Value {
     let process = current();
     let failed = process.configure_from_environment().err();
-    let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
+    let active = process.active(super::start_if(may_start));
     let error = failed
         .or_else(|| process.last_start_error())
         .or_else(|| active.is_none().then(|| NOT_CONFIGURED.to_owned()));
@@ -100,7 +105,7 @@ fn status(args: &Args) -> Answer {
     });
     let panicking = active.iter().flat_map(|active| active.panicking());
     let panicking = panicking.map(|p| p.protocol.name().into()).collect();
-    Answer::Values(vec![Value::Table(vec![
+    Value::Table(vec![
         ("pid", u64::from(std::process::id()).into()),
         ("configured", active.is_some().into()),
         ("running", process.is_running().into()),
@@ -116,7 +121,7 @@ fn status(args: &Args) -> Answer {
             Value::List(process.warnings().into_iter().map(Value::from).collect()),
         ),
         ("targets", Value::List(targets)),
-    ])])
+    ])
 }
 
 fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
@@ -131,6 +136,8 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
         ("protocol", target.protocol.name().into()),
         ("tls_mode", target.tls_mode.name().into()),
         ("deep_check", target.deep_check.into()),
+        ("node", target.node().into_owned().into()),
+        ("pool", target.placement.pool.to_string().into()),
         ("verdict", record.verdict().name().into()),
         ("since", since.into()),
         ("probes", record.probes.into()),
