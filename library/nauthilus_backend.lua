@@ -331,6 +331,18 @@ function nauthilus_backend.route(user, filter) end
 ---@return string? why
 function nauthilus_backend.explain_route(user, filter) end
 
+---These need bindings, which this version does not keep.
+---@return nil, "no store"
+function nauthilus_backend.touch_users(users, node) end
+---@return nil, "no store"
+function nauthilus_backend.move_user(user, node) end
+---@return nil, "no store"
+function nauthilus_backend.forget_user(user) end
+---@return nil, "no store"
+function nauthilus_backend.hold_user(user, duration) end
+---@return nil, "no store"
+function nauthilus_backend.flush_node(node) end
+
 ---The metrics in the text form of OpenMetrics 1.0.
 ---@return string text
 ---@return string content_type

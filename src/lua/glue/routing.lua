@@ -37,8 +37,8 @@ function api.route(user, filter)
   end
   local object = objects[address]
   if not object or object.ip ~= ip then
-    local fields
-    epoch, address, ip, node, pool, degraded, fields = native_route(user, filter, may_probe, false)
+    local fields, _
+    epoch, address, _, node, pool, degraded, fields = native_route(user, filter, may_probe, false)
     if not epoch then
       return nil, address
     end
