@@ -29,13 +29,13 @@ const NEXT_AFTER: Duration = Duration::from_millis(250);
 pub(super) enum Manner {
     /// Nothing is read from the server: the third packet of TCP's handshake is held back,
     /// so that a server that is asked for nothing else is not even woken.
-    Knock,
-    /// A conversation follows.
-    Talk,
+    ConnectOnly,
+    /// A dialogue follows.
+    Dialogue,
 }
 
-/// A socket of each family that is connected no more, kept for the next of many knocks in a
-/// row: to make one and close it is a third of a knock's price. For no longer than that,
+/// A socket of each family that is connected no more, kept for the next of many connect-only
+/// probes in a row: to make one and close it is a third of such a probe's price. For no longer,
 /// since a host may close what it does not know and open something else in its place.
 #[derive(Default)]
 pub struct ReusableSockets {
@@ -100,7 +100,7 @@ pub(super) fn dial(
 }
 
 fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
-    if manner == Manner::Knock {
+    if manner == Manner::ConnectOnly {
         // Where the system refuses this, the probe is less discreet but no less right.
         let _ = socket.set_tcp_quickack(false);
     }
@@ -262,7 +262,7 @@ async fn attempt(
         }
         socket
     };
-    if manner == Manner::Talk {
+    if manner == Manner::Dialogue {
         // Small writes in turn: waiting to fill a packet would only cost time.
         let _ = socket.set_tcp_nodelay(true);
     }
@@ -311,9 +311,9 @@ fn internal(error: &io::Error) -> ProbeError {
     )
 }
 
-/// Ends a knock with a reset: nothing stays in TIME_WAIT, and a server that was only knocked
-/// at has nothing to log.
-pub(super) fn hang_up(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
+/// Ends a connect-only probe with a reset: nothing stays in TIME_WAIT, and a server that was only
+/// connected to has nothing to log.
+pub(super) fn abort(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
     hold_on();
     // Such a socket goes on as one of IPv4, also towards an address of IPv6.
     if address.to_canonical() != address {
@@ -342,7 +342,7 @@ mod tests {
             addresses,
             port,
             source: None,
-            manner: Manner::Talk,
+            manner: Manner::Dialogue,
             time: Duration::from_secs(60),
         };
         connect(wanted, std::future::ready(None), first, &mut None).await
@@ -354,12 +354,12 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let source = Some(IpAddr::from([127, 0, 0, 7]));
         let mut reusable = ReusableSockets::default();
-        let dialled = dial(HERE, port, source, Manner::Talk, &mut reusable);
+        let dialled = dial(HERE, port, source, Manner::Dialogue, &mut reusable);
         assert!(matches!(dialled, Dialled::Connected(_)));
         assert_eq!(Some(listener.accept().unwrap().1.ip()), source);
         // An address that this machine has no more says nothing of the server.
         let elsewhere = Some(IpAddr::from([192, 0, 2, 1]));
-        let Dialled::Failed(error) = dial(HERE, port, elsewhere, Manner::Talk, &mut reusable)
+        let Dialled::Failed(error) = dial(HERE, port, elsewhere, Manner::Dialogue, &mut reusable)
         else {
             panic!("connected from an address of another machine");
         };
@@ -387,7 +387,7 @@ mod tests {
                     addresses: &[old],
                     port,
                     source: None,
-                    manner: Manner::Knock,
+                    manner: Manner::ConnectOnly,
                     time: Duration::from_secs(60),
                 };
                 let found = connect(wanted, async { Some(newer) }, None, &mut None).await;
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn knocks_in_a_row_share_a_socket_and_no_outcome() {
+    fn connects_in_a_row_share_a_socket_and_no_outcome() {
         let listeners = [(); 3].map(|()| TcpListener::bind((HERE, 0)).unwrap());
         let ports = listeners
             .each_ref()
@@ -409,9 +409,9 @@ mod tests {
         let [first, closed, last] = listeners;
         drop(closed);
         let mut reusable = ReusableSockets::default();
-        let mut knock = |port| match dial(HERE, port, None, Manner::Knock, &mut reusable) {
+        let mut connect = |port| match dial(HERE, port, None, Manner::ConnectOnly, &mut reusable) {
             Dialled::Connected(socket) => {
-                hang_up(socket, HERE, &mut reusable);
+                abort(socket, HERE, &mut reusable);
                 assert!(reusable.v4.is_some());
                 Ok(())
             }
@@ -420,10 +420,10 @@ mod tests {
         };
         let refused = Err("connect: connection refused".to_owned());
         for _ in 0..3 {
-            assert_eq!(ports.map(&mut knock), [Ok(()), refused.clone(), Ok(())]);
+            assert_eq!(ports.map(&mut connect), [Ok(()), refused.clone(), Ok(())]);
         }
         drop((first, last));
-        assert_eq!(ports.map(knock), [(); 3].map(|()| refused.clone()));
+        assert_eq!(ports.map(connect), [(); 3].map(|()| refused.clone()));
     }
 
     #[test]
@@ -462,7 +462,7 @@ mod tests {
                 HERE,
                 port,
                 None,
-                Manner::Talk,
+                Manner::Dialogue,
                 &mut ReusableSockets::default(),
             ) else {
                 panic!("no answer from this machine");

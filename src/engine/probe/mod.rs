@@ -117,9 +117,9 @@ fn longest(target: &Target, depth: Depth) -> Duration {
 
 fn manner(target: &Target, depth: Depth) -> Manner {
     if depth == Depth::Deep || target.implicit_tls() {
-        Manner::Talk
+        Manner::Dialogue
     } else {
-        Manner::Knock
+        Manner::ConnectOnly
     }
 }
 
@@ -144,7 +144,7 @@ impl Prober {
     pub fn begin(&self, target: &Target, depth: Depth, reusable: &mut ReusableSockets) -> Begun {
         let started = Instant::now();
         let underway = |first| Begun::Underway(Underway { started, first });
-        if manner(target, depth) == Manner::Talk {
+        if manner(target, depth) == Manner::Dialogue {
             return underway(None);
         }
         let known;
@@ -165,7 +165,7 @@ impl Prober {
         // A socket that has been bound to a source address is none for other targets.
         let mut own = ReusableSockets::default();
         let reusable = if source.is_some() { &mut own } else { reusable };
-        let dialled = connect::dial(address, target.port, source, Manner::Knock, reusable);
+        let dialled = connect::dial(address, target.port, source, Manner::ConnectOnly, reusable);
         let (result, address) = match dialled {
             Dialled::Connected(socket) => {
                 let result = if target.haproxy_v2 {
@@ -173,7 +173,7 @@ impl Prober {
                 } else {
                     Ok(())
                 };
-                connect::hang_up(socket, address, reusable);
+                connect::abort(socket, address, reusable);
                 let address = result.is_ok().then_some(address);
                 (result, address)
             }
@@ -291,7 +291,7 @@ impl Prober {
         if depth == Depth::Connect {
             stream.end_abruptly();
             if target.implicit_tls() {
-                self.knock_tls(stream, target, resumption, found).await?;
+                self.connect_tls(stream, target, resumption, found).await?;
             }
             return Ok(());
         }
@@ -338,7 +338,7 @@ impl Prober {
         Ok((stream, address))
     }
 
-    async fn knock_tls(
+    async fn connect_tls(
         &self,
         stream: Stream,
         target: &Target,

@@ -71,8 +71,8 @@ pub(super) struct Scheduler {
     notifier: Notifier,
     /// The protocols in panic, as the log was last told.
     panicking: Vec<Panic>,
-    /// [`super::verdicts::VerdictTable::wakes`] when reports were last looked for.
-    heeded: Option<u32>,
+    /// [`super::verdicts::VerdictTable::wakes`] when reports were last handled.
+    wakes_seen: Option<u32>,
     /// Where this process keeps the state file.
     saver: Option<Saver>,
 }
@@ -106,7 +106,7 @@ impl Scheduler {
             lingering: Arc::default(),
             notifier: Notifier::start(active.table.clone()),
             panicking: active.panicking(),
-            heeded: None,
+            wakes_seen: None,
             saver: None,
         }
     }
@@ -309,10 +309,10 @@ impl Scheduler {
 
     // === Probes ===
 
-    /// Asks for probes of the targets that somebody reported since the last look.
+    /// Asks for probes of the targets that somebody reported since the last call.
     pub(super) fn handle_reports(&mut self) {
         let wakes = self.active.table.wakes();
-        if self.heeded.replace(wakes) == Some(wakes) {
+        if self.wakes_seen.replace(wakes) == Some(wakes) {
             return;
         }
         for at in 0..self.timers.len() {

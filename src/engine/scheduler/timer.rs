@@ -126,11 +126,14 @@ impl ProbeTimer {
     /// Says when the first probe of this process is due, of so many timers: where one went
     /// before, of this process or another, it counts.
     pub(super) fn take_first_turn(&mut self, active: &ActiveConfig, count: usize) {
+        self.take_first_turn_at(active, count, clock::monotonic_ns());
+    }
+
+    fn take_first_turn_at(&mut self, active: &ActiveConfig, count: usize, now: u64) {
         let record = active.table.read(self.slot);
         let started = self.started_ns(&record);
         let interval = self.interval();
         let policy = &self.target.policy;
-        let now = clock::monotonic_ns();
         // Nothing is known, or what is known is older than it may be, after a restart or a long
         // pause: those come first, spread over a fast interval for each hundred timers.
         let longest = clock::ns(interval).saturating_mul(21) / 20;
@@ -179,4 +182,51 @@ impl ProbeTimer {
 /// Where the target's TLS sessions are kept, if it may have any.
 pub(super) fn sessions(target: &Target) -> Option<Arc<SessionSlot>> {
     (target.tls_mode != TlsMode::Plain).then(Arc::default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::active::State;
+    use crate::engine::config::Config;
+
+    /// After a restart, what is older than its interval comes first.
+    #[test]
+    fn verdicts_that_are_overdue_are_checked_first() {
+        let text = "backend_server_monitoring:
+  {log: none, connect_interval: 1h, fast_interval: 1s, backend_servers: [
+    {protocol: imap, host: 127.0.0.1, port: 1}, {protocol: imap, host: 127.0.0.1, port: 2},
+    {protocol: imap, host: 127.0.0.1, port: 3}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, State::default()).unwrap();
+        let minute = 60_000_000_000;
+        let now = clock::monotonic_ns() + 300 * minute;
+        let timers: Vec<ProbeTimer> = active
+            .config
+            .targets
+            .iter()
+            .zip(&active.slots)
+            .zip([now - 200 * minute, now - 30 * minute, 0])
+            .map(|((target, slot), started)| {
+                let record = Record {
+                    probes: 9,
+                    connect_started_ns: started,
+                    ..Record::default()
+                };
+                active.table.write(*slot, &record, false);
+                let mut timer = ProbeTimer::new(*slot, TimerKind::Connect, target, 0.5);
+                timer.take_first_turn_at(&active, 250, now);
+                timer
+            })
+            .collect();
+        let due = |at: usize| match timers[at].state {
+            TimerState::Waiting(Some(due)) => due.saturating_sub(now),
+            _ => panic!("never due"),
+        };
+        // 250 timers in two and a half fast intervals.
+        for overdue in [0, 2] {
+            assert!(due(overdue) <= 2_500_000_000, "{}", due(overdue));
+        }
+        assert!(due(1) > 25 * minute, "{}", due(1));
+    }
 }
