@@ -335,6 +335,27 @@ describe("a deep check", function()
       assert.is_nil(server:stats().received:find(PLAIN, 1, true))
     end)
 
+    it("reads the keys of a request and of EHLO from a table", function()
+      local function problem(key, value)
+        local target = { protocol = "http", host = "127.0.0.1", deep_check = true, [key] = value }
+        local well, reason = pcall(nb.check_backend_connection, target)
+        return not well and reason or nil
+      end
+      for _, good in ipairs({
+        { "http_method", "head" }, { "http_host", "www.example.org:8080" }, { "http_host", "2001:db8::1" },
+        { "expected_status", 204 }, { "expected_status", "200-299,401" }, { "expected_status", { 200, "300-399" } },
+        { "helo_name", "probe.example.org" }, { "helo_name", "[192.0.2.1]" },
+      }) do
+        assert.is_nil(problem(good[1], good[2]))
+      end
+      assert.matches("http_method: one of GET, HEAD expected, got \"POST\"", problem("http_method", "POST"))
+      assert.matches("http_host: host, or host:port expected, got \"a b\"", problem("http_host", "a b"))
+      assert.matches("expected_status: status codes and ranges within 200..599", problem("expected_status", 199))
+      assert.matches("expected_status%[2%]: status codes", problem("expected_status", { 200, "2xx" }))
+      assert.matches("helo_name: host name, or an address literal", problem("helo_name", "192.0.2.1"))
+      assert.matches("test_mailbox: imap, pop3 or sieve has one, http has none", problem("test_mailbox", "INBOX"))
+    end)
+
     it("names what is offered where the mechanism is not", function()
       local server = world:open({ script = GREETING })
       assert.matches("^auth: .*PLAIN", check(server, { auth_mechanism = "LOGIN" }))
@@ -616,6 +637,11 @@ describe("a deep check", function()
         deep_check = true, test_username = USER, test_password = "secret",
       }, { connect_timeout = "10s", tls_timeout = "10s", deep_timeout = "20s" })
       assert.is_nil(nb.check_backend_connection(target))
+      target.test_mailbox = "INBOX"
+      assert.is_nil(nb.check_backend_connection(target))
+      target.test_mailbox = "gone"
+      assert.matches("^examine: refused: a%d NO .*Mailbox doesn't exist: gone", nb.check_backend_connection(target))
+      target.test_mailbox = nil
       target.test_password = PASSWORD
       local reason = nb.check_backend_connection(target)
       assert.matches("^auth: refused: ", reason)

@@ -3,7 +3,7 @@
 
 Requests (see control.py for their form):
 
-    start   -> port numbers by listener name (smtp, smtps, smtp_proxy) and the certificate
+    start   -> port numbers by listener name (smtp, smtps, smtp_strict, smtp_proxy) and the certificate
                authority (ca=).
     stop    Ends it.
     log     -> text=. The end of its log.
@@ -24,6 +24,8 @@ MASTERS = ["/usr/lib/postfix/sbin/master", "/usr/libexec/postfix/master"]
 LISTENERS = {
     "smtp": "",
     "smtps": "-o smtpd_tls_wrappermode=yes",
+    "smtp_strict": "-o smtpd_helo_required=yes -o smtpd_delay_reject=no"
+    " -o smtpd_helo_restrictions=reject_invalid_helo_hostname,reject_non_fqdn_helo_hostname",
     "smtp_proxy": "-o smtpd_upstream_proxy_protocol=haproxy",
 }
 

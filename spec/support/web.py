@@ -42,6 +42,8 @@ http {{
         location / {{ return 200 "alive"; }}
         location /moved {{ return 301 /; }}
         location /gone {{ return 503; }}
+        location /host {{ if ($http_host != $arg_wanted) {{ return 421; }} return 200; }}
+        location /method {{ if ($request_method != $arg_wanted) {{ return 405; }} return 200; }}
         location /private {{
             auth_basic "test";
             auth_basic_user_file {folder}/users;

@@ -8,7 +8,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use nauthilus_backend::engine::probe::{Depth, Prober};
-use nauthilus_backend::engine::target::{AuthMechanism, Host, Protocol, Secret, Target, TlsMode};
+use nauthilus_backend::engine::target::{
+    AuthMechanism, ExpectedStatus, Host, HttpMethod, Protocol, Secret, Target, TlsMode,
+};
 
 /// A helper of `spec/support`, which ends with its server when its input ends.
 struct Server {
@@ -224,5 +226,126 @@ async fn nginx() {
         );
         let reason = probe(&login(at("/private"), "wrong")).await;
         assert_eq!(reason, "http: status 401 Unauthorized", "{listener}");
+    }
+}
+
+fn looking_into(target: Target, mailbox: &str) -> Target {
+    Target {
+        test_mailbox: Some(mailbox.into()),
+        ..target
+    }
+}
+
+/// A store behind a login: mailboxes that are there and are not, and one that hangs.
+#[tokio::test]
+#[ignore = "needs Dovecot"]
+async fn dovecot_store() {
+    let server = Server::start("dovecot.py");
+    let at = |protocol, listener: &str| login(server.target(protocol, listener), "secret");
+    let imap = at(Protocol::Imap, "imaps");
+    assert_eq!(probe(&looking_into(imap.clone(), "INBOX")).await, "");
+    for missing in ["gone", "Entwürfe & \"x\""] {
+        let reason = probe(&looking_into(imap.clone(), missing)).await;
+        let wanted = "examine: refused: a";
+        assert!(reason.starts_with(wanted), "{reason}");
+        assert!(reason.contains("Mailbox doesn't exist: "), "{reason}");
+    }
+    for (protocol, listener) in [(Protocol::Pop3, "pop3s"), (Protocol::Sieve, "sieve")] {
+        let reason = probe(&looking_into(at(protocol, listener), "any")).await;
+        assert_eq!(reason, "", "{listener}");
+    }
+
+    // Another process holds the lock that Dovecot needs to take in a new message.
+    let folder = std::path::Path::new(&server.facts["ca"])
+        .ancestors()
+        .nth(2)
+        .expect("a folder");
+    let mailbox = folder.join("mail/probe");
+    let lock = "import fcntl, sys; file = open(sys.argv[1], 'r+b'); \
+                fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()";
+    let mut holder = Command::new("python3")
+        .args(["-c", lock])
+        .arg(mailbox.join("dovecot.index.log"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut held = String::new();
+    let stdout = holder.stdout.take().expect("piped");
+    BufReader::new(stdout).read_line(&mut held).expect("a line");
+    assert_eq!(held, "held\n");
+    std::fs::write(mailbox.join("new/1.new"), "Subject: new\n\nx\n").expect("a message");
+    let hung = Target {
+        deep_timeout: Duration::from_secs(5),
+        ..looking_into(imap.clone(), "INBOX")
+    };
+    let reasons = [probe(&imap).await, probe(&hung).await];
+    drop(holder.stdin.take());
+    holder.wait().expect("an end");
+    assert_eq!(reasons, ["", "examine: timed out after 5s"]);
+}
+
+#[tokio::test]
+#[ignore = "needs Postfix, and root"]
+async fn postfix_wants_a_qualified_name() {
+    let server = Server::start("postfix.py");
+    let named = |name: Option<&str>| Target {
+        helo_name: name.map(Into::into),
+        ..server.target(Protocol::Smtp, "smtp_strict")
+    };
+    // The machine's name, or the address literal.
+    assert_eq!(probe(&named(None)).await, "");
+    assert_eq!(probe(&named(Some("probe.example.org"))).await, "");
+    let reason = probe(&named(Some("localhost"))).await;
+    assert_eq!(
+        reason,
+        "capability: refused: 504 5.5.2 <localhost>: Helo command rejected: \
+         need fully-qualified hostname"
+    );
+}
+
+#[tokio::test]
+#[ignore = "needs nginx"]
+async fn nginx_by_method_host_and_status() {
+    let server = Server::start("web.py");
+    let plain = |uri: &str| Target {
+        request_uri: uri.to_owned().into(),
+        ..server.target(Protocol::Http, "http")
+    };
+    let host = |name: Option<&str>, wanted: &str| Target {
+        http_host: name.map(Into::into),
+        ..plain(&format!("/host?wanted={wanted}"))
+    };
+    let port = server.facts["http"].clone();
+    for target in [
+        Target {
+            http_method: HttpMethod::Head,
+            ..plain("/method?wanted=HEAD")
+        },
+        plain("/method?wanted=GET"),
+        host(None, &format!("127.0.0.1:{port}")),
+        host(Some("www.example.org"), "www.example.org"),
+        host(Some("[2001:db8::1]:80"), "[2001:db8::1]:80"),
+        Target {
+            expected_status: ExpectedStatus::new(vec![503..=503]),
+            ..plain("/gone")
+        },
+    ] {
+        assert_eq!(probe(&target).await, "", "{target:?}");
+    }
+    for (target, reason) in [
+        (
+            Target {
+                expected_status: ExpectedStatus::new(vec![200..=299]),
+                ..plain("/moved")
+            },
+            "http: status 301 Moved Permanently (expected 200-299)",
+        ),
+        (
+            host(Some("www.example.org"), "other.example.org"),
+            "http: status 421 Misdirected Request",
+        ),
+    ] {
+        assert_eq!(probe(&target).await, reason);
     }
 }
