@@ -56,8 +56,9 @@ class Host:
             self.process.wait()
 
     def said(self):
+        """The last of what it said: a host that fails may say the same for each attempt."""
         with open(self.output, encoding="utf-8", errors="replace") as file:
-            return file.read()
+            return "".join(file.readlines()[-40:])
 
     def until(self, condition, what):
         """Waits until condition() is true, for which it may raise OSError meanwhile."""
@@ -69,7 +70,7 @@ class Host:
                     return
             except OSError as error:
                 last = error
-            time.sleep(0.02)
+            time.sleep(0.05)
         raise AssertionError(f"{what}: {last}\n{self.said()}")
 
 

@@ -1,4 +1,5 @@
-"""Every link in README.md and docs/*.md to a file of the project, or to a heading in one, leads there."""
+"""Every link in README.md and docs/*.md to a file of the project, or to a heading in one, leads there, and the README
+leads to every page of docs."""
 
 import pathlib
 import re
@@ -31,6 +32,13 @@ def broken():
                 yield f"{page.name}: {link}: there is no such heading"
 
 
-problems = list(broken())
+def unlinked():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        if f"](docs/{page.name}" not in readme:
+            yield f"README.md has no link to docs/{page.name}"
+
+
+problems = [*broken(), *unlinked()]
 print("\n".join(problems))
 sys.exit(1 if problems else 0)

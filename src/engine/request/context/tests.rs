@@ -372,7 +372,7 @@ enum Step {
     Remove(&'static str),
     Select(&'static str),
     Reset,
-    Look,
+    ReadHeaders,
     /// As another request's.
     Clear,
     /// To a host that sets each header at once, but for what comes after so many headers: a selection,
@@ -396,7 +396,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         name().prop_map(Step::Remove),
         ip().prop_map(Step::Select),
         Just(Step::Reset),
-        Just(Step::Look),
+        Just(Step::ReadHeaders),
         Just(Step::Clear),
         (ip(), headers()).prop_map(|(ip, may_set)| Step::SelectFor(ip, may_set)),
         (ip(), headers()).prop_map(|(ip, may_set)| Step::SelectFor(ip, may_set)),
@@ -473,7 +473,7 @@ proptest! {
                 Step::Remove(name) => context.remove([name]),
                 Step::Select(ip) => context.select(ip, 143),
                 Step::Reset => context.reset(),
-                Step::Look => drop(header_lines(&mut context)),
+                Step::ReadHeaders => drop(header_lines(&mut context)),
                 Step::Clear => {
                     context.clear();
                     host.clear();
