@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nauthilus_backend::engine::config::{Config, InitialState, LogSink, RoutingSettings, Timeouts};
+use nauthilus_backend::engine::config::{
+    Authorities, Config, InitialState, LogSink, RoutingSettings, Timeouts,
+};
 use nauthilus_backend::engine::process::{Start, current};
 use nauthilus_backend::engine::target::{Host, ProbePolicy, Protocol, Target};
 
@@ -56,6 +58,7 @@ fn config(targets: Vec<Arc<Target>>) -> Config {
         cert_warn: Duration::from_secs(14 * 86_400),
         log: LogSink::None,
         targets,
+        authorities: Authorities::default(),
     }
 }
 

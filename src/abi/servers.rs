@@ -98,6 +98,7 @@ fn system(reason: String) -> Failure {
 
 /// Puts a configuration in force that was read.
 fn configure(read: Result<Config, ConfigError>) -> Done {
+    let read = read.and_then(Config::with_files);
     let config = read.map_err(|e| wrong(e.to_string()))?;
     copies::claim().map_err(other_copy)?;
     current().configure(config, false).map_err(system)

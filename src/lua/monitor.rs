@@ -38,6 +38,7 @@ fn configure(args: &Args) -> Answer {
                 .map_err(|e| e.to_string())
         }),
     };
+    let config = config.and_then(|config| config.with_files().map_err(|e| e.to_string()));
     Answer::problem(config.and_then(|config| current().configure(config, head)))
 }
 

@@ -21,4 +21,7 @@ pub mod stderr;
 pub mod thread;
 pub mod timer;
 pub mod tls_algorithms;
+pub mod tls_certificate_request;
+pub mod tls_certificates;
+pub mod tls_library;
 pub mod tls_session;

@@ -1,4 +1,5 @@
--- Names in a host that changes its root directory after the configuration, as HAProxy does.
+-- Names and authorities in a host that changes its root directory after the configuration, as
+-- HAProxy does.
 
 local tap = require("tap")
 local nb = require("nauthilus_backend")
@@ -107,5 +108,24 @@ tap.in_child("with a server that moves", 60, function()
     local one = nb.get_backend_servers()[1]
     return one and one.ip == "127.0.0.3"
   end, 12), told())
+  return true
+end)
+
+tap.in_child("with TLS", 60, function()
+  local ca, untrusted = root .. "/ca.crt", root .. "/untrusted.crt"
+  assert(os.execute(("cp '%s' '%s'"):format(os.getenv("SSL_CERT_FILE"), ca)))
+  assert(os.execute(("cp '%s' '%s'"):format((os.getenv("SSL_CERT_FILE"):gsub("ca.crt", "selfsigned.crt")), untrusted)))
+  local function server(settings)
+    settings.tls = true
+    return target("127.0.0.1", settings)
+  end
+  nb.configure(tap.config({}, { connect_interval = "100ms", tls_full_handshake_interval = 0, backend_servers = {
+    server({ port = tonumber(arg[1]), tls_ca_file = ca }), server({ port = tonumber(arg[1]) }),
+    server({ port = tonumber(arg[1]), tls_ca_file = untrusted }),
+  } }))
+  host.change_root(root .. "/empty")
+  nb.start()
+  tap.check("authorities are those of the configuration", become("alive alive dead"), told())
+  tap.check("also for a check", nb.check_backend_connection("127.0.0.1", tonumber(arg[1]), false, true, { tls_ca_file = ca }) == nil)
   return true
 end)

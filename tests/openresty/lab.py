@@ -197,8 +197,7 @@ def tcp_rows():
 # --- nginx -------------------------------------------------------------------------------------
 
 BASE = """
-load_module {modules}/ndk_http_module.so;
-load_module {modules}/ngx_http_lua_module.so;
+{load_lua}
 {load}
 {user}
 {main}
@@ -210,9 +209,7 @@ http {{
   access_log off;
   client_body_temp_path {dir}/body;
   proxy_temp_path {dir}/proxy;
-  fastcgi_temp_path {dir}/fastcgi;
-  uwsgi_temp_path {dir}/uwsgi;
-  scgi_temp_path {dir}/scgi;
+  {temporary}
   keepalive_requests 1000000;
   lua_package_cpath "{dir}/?.so;;";
   lua_package_path "{dir}/?.lua;;";
@@ -242,7 +239,7 @@ class Nginx:
         os.chmod(self.dir / "nauthilus_backend.so", 0o755)
         self.port = free_port()
         self.options = dict(
-            workers=1, main="", load="", level="info", connections=4096, listen="", after=""
+            workers=1, main="", modules=MODULES, load="", level="info", connections=4096, listen="", after=""
         )
         self.options.update(options)
         self.expected = None
@@ -256,8 +253,12 @@ class Nginx:
         self.http = self.http if http is None else http
         self.server = self.server if server is None else server
         self.options.update(options)
+        names = ("ndk_http_module", "ngx_http_lua_module") if self.options["modules"] else ()
+        # One that is built for a test has the proxy alone.
+        others = ("fastcgi", "uwsgi", "scgi") if names else ()
         text = BASE.format(
-            modules=MODULES,
+            temporary="\n".join(f"{name}_temp_path {self.dir}/{name};" for name in others),
+            load_lua="\n".join(f"load_module {self.options['modules']}/{name}.so;" for name in names),
             dir=self.dir,
             port=self.port,
             user="user nobody nogroup;" if os.geteuid() == 0 else "",

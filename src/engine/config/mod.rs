@@ -13,7 +13,9 @@
 //! | `duration`, `host` | the notations of durations and hosts |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
+//! | `authorities` | what the files of certificates held that targets name |
 
+mod authorities;
 mod duration;
 mod env;
 mod file;
@@ -41,6 +43,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::authorities::Authorities;
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
@@ -98,6 +101,8 @@ pub struct Config {
     pub routing: RoutingSettings,
     /// In configured order; may be empty, and may hold the same target twice.
     pub targets: Vec<Arc<Target>>,
+    /// What the files of authorities held when this was put in force; none before.
+    pub authorities: Authorities,
 }
 
 /// Why a configuration was refused, on one line and without a secret:
@@ -129,6 +134,20 @@ impl Config {
     pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
         let (path, section) = section::in_table(root)?;
         Ok(settings::read(section, path)?)
+    }
+
+    /// The same with what the files hold that it names: what is put in force needs none of
+    /// them any more.
+    ///
+    /// # Errors
+    /// `backend_servers[2].tls_ca_file: …` for a file that cannot be used, and
+    /// `backend_servers[2].tls: …` where TLS is not possible in this process.
+    pub fn with_files(self) -> Result<Self, ConfigError> {
+        let authorities = Authorities::of(&self.targets).map_err(ConfigError)?;
+        Ok(Self {
+            authorities,
+            ..self
+        })
     }
 
     /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the

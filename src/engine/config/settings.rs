@@ -11,7 +11,7 @@ use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
-use super::{Config, InitialState, LogSink, target};
+use super::{Authorities, Config, InitialState, LogSink, target};
 use crate::engine::request::header_name;
 
 /// The configuration of one section.
@@ -46,6 +46,7 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
         routing: routing::settings(&reader)?,
         targets,
         helo_name,
+        authorities: Authorities::default(),
     })
 }
 

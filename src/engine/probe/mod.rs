@@ -20,18 +20,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use self::connect::ReusableSockets;
 use self::connect::{Dialled, Manner, Wanted};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
+use self::lingering::LingerHandle;
 pub use self::lingering::LingeringConnections;
 use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
+use super::config::Authorities;
 use super::target::{Host, Target};
 
 /// How far a probe goes.
@@ -116,10 +118,39 @@ fn longest(target: &Target, depth: Depth) -> Duration {
 }
 
 fn manner(target: &Target, depth: Depth) -> Manner {
-    if depth == Depth::Deep || target.implicit_tls() {
+    if depth == Depth::Deep || ends_gracefully(target) {
         Manner::Dialogue
     } else {
         Manner::ConnectOnly
+    }
+}
+
+/// Whether a connect probe must not end with a reset: servers log it as an error after a TLS
+/// handshake, and it may overtake the PROXY header, which is then lost.
+fn ends_gracefully(target: &Target) -> bool {
+    target.implicit_tls() || target.haproxy_v2
+}
+
+/// Ends a connection with TLS's `close_notify`, where it is under TLS, and FIN. What the server
+/// still sends is read, here or where the connection is put aside: to close with unread bytes would
+/// be a reset.
+async fn end_gracefully(
+    mut transport: impl Transport,
+    aside: Option<(&LingeringConnections, Arc<LingerHandle>)>,
+) {
+    // One attempt: a peer that does not take it changes nothing.
+    let _ = transport.shutdown().now_or_never();
+    match aside {
+        Some((lingering, linger)) => {
+            linger.open();
+            drop(transport);
+            lingering.take(&linger);
+        }
+        None => {
+            let mut bytes = [0; 2048];
+            let to_the_end = async { while let Ok(1..) = transport.read(&mut bytes).await {} };
+            let _ = within(dialogue::END_MAX, to_the_end).await;
+        }
     }
 }
 
@@ -168,14 +199,8 @@ impl Prober {
         let dialled = connect::dial(address, target.port, source, Manner::ConnectOnly, reusable);
         let (result, address) = match dialled {
             Dialled::Connected(socket) => {
-                let result = if target.haproxy_v2 {
-                    proxy::send_at_once(&socket)
-                } else {
-                    Ok(())
-                };
                 connect::abort(socket, address, reusable);
-                let address = result.is_ok().then_some(address);
-                (result, address)
+                (Ok(()), Some(address))
             }
             // A name's address may be out of date.
             Dialled::Failed(error) if matches!(target.host, Host::Ip(_)) => (Err(error), None),
@@ -259,9 +284,9 @@ impl Prober {
         }
     }
 
-    /// Makes later handshakes read the CA files again.
-    pub fn forget_tls_contexts(&self) {
-        self.tls.forget();
+    /// Has later handshakes trust these.
+    pub fn trust(&self, authorities: Authorities) {
+        self.tls.trust(authorities);
     }
 
     async fn stages(
@@ -289,9 +314,18 @@ impl Prober {
         let (mut stream, address) = stream;
         found.address = Some(address);
         if depth == Depth::Connect {
-            stream.end_abruptly();
+            if !ends_gracefully(target) {
+                stream.end_abruptly();
+                return Ok(());
+            }
+            let lingering = lingering.filter(|lingering| lingering.have_room());
+            let aside = lingering.map(|lingering| (lingering, stream.linger()));
             if target.implicit_tls() {
-                self.connect_tls(stream, target, resumption, found).await?;
+                let tls = self.connect_tls(stream, target, resumption, found).await?;
+                end_gracefully(tls, aside).await;
+            } else {
+                found.know(Ok(()));
+                end_gracefully(Limited::new(stream, READ_LIMIT), aside).await;
             }
             return Ok(());
         }
@@ -338,13 +372,14 @@ impl Prober {
         Ok((stream, address))
     }
 
+    /// A probe that ends with TLS's handshake.
     async fn connect_tls(
         &self,
         stream: Stream,
         target: &Target,
         resumption: Option<&Resumption>,
         found: &mut Findings,
-    ) -> Result<(), ProbeError> {
+    ) -> Result<Box<dyn Transport>, ProbeError> {
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
         found.tls = Some(facts);
@@ -352,9 +387,7 @@ impl Prober {
         if let Some(resumption) = resumption {
             tls::await_ticket(&mut *tls, &resumption.slot).await;
         }
-        // One attempt to say goodbye; a peer that does not take it changes nothing.
-        let _ = tls.shutdown().now_or_never();
-        Ok(())
+        Ok(tls)
     }
 
     async fn converse(

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::OnceLock;
 
 use ppp::v2::{AddressFamily, Builder, Command, Protocol, Version};
-use socket2::Socket;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::error::{ProbeError, Stage, as_own_lack, io_text};
@@ -45,21 +44,6 @@ pub(super) fn hint(target: &Target) -> &'static str {
 pub(super) async fn send(stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), ProbeError> {
     let header = local_header().map_err(|e| failed(&e))?;
     stream.write_all(header).await.map_err(|e| failed(&e))
-}
-
-/// Sends the header on a connection that nothing was sent on yet: it always fits.
-///
-/// # Errors
-/// As [`send`].
-pub(super) fn send_at_once(socket: &Socket) -> Result<(), ProbeError> {
-    let send = || {
-        let header = local_header()?;
-        if socket.send_with_flags(header, libc::MSG_NOSIGNAL)? < header.len() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        Ok(())
-    };
-    send().map_err(|e| failed(&e))
 }
 
 fn failed(error: &io::Error) -> ProbeError {

@@ -290,6 +290,7 @@ impl Process {
         }
         let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
         let done = read
+            .and_then(Config::with_files)
             .map_err(|e| e.to_string())
             .and_then(|config| self.configure(config, false));
         done.map_err(|reason| {

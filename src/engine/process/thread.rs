@@ -367,7 +367,7 @@ impl EngineLoop {
         active: &Arc<ActiveConfig>,
         serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>,
     ) {
-        self.prober.forget_tls_contexts();
+        self.prober.trust(active.config.authorities.clone());
         if let Some(scheduler) = &mut self.scheduler {
             scheduler.forget_sessions();
         }

@@ -9,7 +9,7 @@ use nauthilus_backend::engine::probe::{
     Begun, Depth, LingeringConnections, Prober, ReusableSockets,
 };
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
-use openssl::ssl::{SslContext, SslVersion};
+use openssl::ssl::{SslContext, SslVerifyMode, SslVersion};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -400,6 +400,107 @@ async fn faults_under_tls() {
         ),
     ])
     .await;
+}
+
+fn asking(version: SslVersion, mode: SslVerifyMode, tickets: usize) -> SslContext {
+    let (root, _) = root();
+    let leaf = Identity::new(&Wish {
+        issuer: Some(root),
+        ..Wish::default()
+    });
+    leaf.lax_server(&[], |context| {
+        context.set_min_proto_version(Some(version)).unwrap();
+        context.set_max_proto_version(Some(version)).unwrap();
+        context.set_verify(mode);
+        context.set_num_tickets(tickets).unwrap();
+    })
+}
+
+#[tokio::test]
+async fn a_server_that_requires_a_certificate_of_the_client_is_dead_in_each_version() {
+    let required = SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT;
+    for (version, reason) in [
+        (
+            SslVersion::TLS1_2,
+            "tls: handshake failed: sslv3 alert handshake failure; it asked for a client certificate",
+        ),
+        (
+            SslVersion::TLS1_3,
+            "tls: the server requires a client certificate",
+        ),
+    ] {
+        for (name, target, depth, script) in ways(&asking(version, required, 2)) {
+            let bench = Bench::new(target, depth, script).await;
+            for _ in 0..2 {
+                let error = bench.probe().await.result.unwrap_err().to_string();
+                assert_eq!(error, reason, "{name}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_does_without_the_certificate_it_asked_for_is_alive() {
+    for tickets in [2, 0] {
+        let server = asking(SslVersion::TLS1_3, SslVerifyMode::PEER, tickets);
+        for (name, target, depth, script) in ways(&server) {
+            let bench = Bench::new(target, depth, script).await;
+            for _ in 0..3 {
+                assert_eq!(bench.probe().await.result, Ok(()), "{name} {tickets}");
+            }
+        }
+    }
+}
+
+/// A connect probe of TLS, or with a PROXY header, ends with FIN: `Part` and `Hold` fail at a reset.
+#[tokio::test]
+async fn a_connect_probe_that_sent_something_ends_without_a_reset() {
+    const HEADER: usize = 16;
+    let (_, tls, depth, _) = ways(&good()).swap_remove(0);
+    let header = Target {
+        haproxy_v2: true,
+        ..target(Protocol::Imap)
+    };
+    let late = || Do::Wait(Duration::from_millis(100));
+    let scripts = [
+        (tls.clone(), vec![Tls(good()), Part]),
+        // Whatever the server says meanwhile.
+        (tls, vec![Tls(good()), say("* OK hello\r\n"), late(), Part]),
+        (header.clone(), vec![ReadBytes(HEADER), Hold]),
+        (
+            header,
+            vec![ReadBytes(HEADER), say("* OK hello\r\n"), late(), Hold],
+        ),
+    ];
+    for (at, (mut target, script)) in scripts.into_iter().enumerate() {
+        for room in [0, 1] {
+            let lingering = LingeringConnections::default();
+            lingering.set_room(room);
+            let server = server_of(&mut target, script.clone()).await;
+            let prober = Prober::default();
+            let Begun::Underway(probe) =
+                prober.begin(&target, depth, &mut ReusableSockets::default())
+            else {
+                panic!("what is sent takes its time");
+            };
+            let outcome = prober
+                .finish(probe, &target, depth, None, Some(&lingering))
+                .await;
+            assert_eq!(outcome.result, Ok(()), "{at}");
+            assert_eq!(lingering.count(), room);
+            let ended = async {
+                while lingering.count() > 0 {
+                    lingering.look();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                server.await.unwrap()
+            };
+            let served = timeout(Duration::from_secs(20), ended)
+                .await
+                .expect("an end");
+            assert!(served.is_ok(), "{at} {room}: {served:?}");
+        }
+    }
 }
 
 /// Whole dialogues, the last line read is the client's goodbye.

@@ -1,7 +1,6 @@
 //! Targets as checks on demand describe them.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,6 +89,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
         target_from_value(&value(text), &defaults, &[]).unwrap_or_else(|error| panic!("{error}"))
     };
 
+    let here = std::env::current_dir().unwrap();
     let read = check("{ip: 10.0.0.1, port: 993}");
     assert_eq!(asked.take(), Some(("10.0.0.1".to_owned(), 993)));
     assert_eq!(read.host.to_string(), "10.0.0.1");
@@ -100,7 +100,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
     assert!(read.tls_skip_verify);
     // The certificate has the configured name, whatever address is checked.
     assert_eq!(read.tls_server_name.as_deref(), Some("a.example"));
-    assert_eq!(read.tls_ca_file.as_deref(), Some(Path::new("ca.pem")));
+    assert_eq!(read.tls_ca_file, Some(here.join("ca.pem")));
     // Not TLS settings: a caller who leaves them out means their absence.
     assert!(!read.haproxy_v2 && read.test_username.is_none() && read.test_password.is_none());
 
@@ -114,7 +114,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
     );
     assert!(!read.tls_skip_verify);
     assert_eq!(read.tls_server_name.as_deref(), Some("c.example"));
-    assert_eq!(read.tls_ca_file.as_deref(), Some(Path::new("other.pem")));
+    assert_eq!(read.tls_ca_file, Some(here.join("other.pem")));
 
     let read = check("{host: a.example, port: 993}");
     assert_eq!(read.tls_server_name, None);

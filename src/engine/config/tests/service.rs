@@ -4,7 +4,8 @@ use std::time::Duration;
 use super::super::super::target::ProbePolicy;
 use super::super::keys::SERVICE_KEYS;
 use super::super::{
-    Config, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts, UserKey, Value,
+    Authorities, Config, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts,
+    UserKey, Value,
 };
 use super::{accepted, refusal, table, value};
 
@@ -41,6 +42,7 @@ fn the_defaults_are_the_documented_ones() {
             log: LogSink::Stderr,
             routing: RoutingSettings::default(),
             targets: Vec::new(),
+            authorities: Authorities::default(),
         }
     );
 }
@@ -98,6 +100,7 @@ fn every_key_is_read() {
                 detail_separator: Some("+".into()),
             },
             targets,
+            authorities: Authorities::default(),
         }
     );
 }
@@ -459,7 +462,7 @@ fn lua_values_need_no_environment() {
     ]));
     assert_eq!(
         config.map(|config| config.state_file),
-        Ok(Some(PathBuf::from("${HOME}/state")))
+        Ok(Some(std::path::absolute("${HOME}/state").unwrap()))
     );
     assert_eq!(value("$${x}"), Value::Str("${x}".into()));
 }

@@ -4,16 +4,17 @@
 //! Resumption saves much of a handshake's price on both sides, but skips the certificate:
 //! hence a full handshake at least every `tls_full_handshake_interval`.
 
+mod context;
+mod handshake;
 mod reason;
 mod sessions;
 mod slot;
 mod wire;
-mod with_openssl;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -21,15 +22,19 @@ use std::time::Duration;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::SslContext;
+use openssl::x509::X509;
 use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::context::Trust;
 pub(super) use self::reason::stream_text;
 pub use self::sessions::SessionSlot;
 use self::wire::Wire;
-use super::error::ProbeError;
+use super::error::{ProbeError, Stage};
 use super::transport::Transport;
+use crate::engine::config::Authorities;
 use crate::engine::target::{Host, Target};
+use crate::sys::{tls_certificates, tls_library};
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
 /// (RFC 8446 §4.6.1). It is waited for only where none came with the handshake.
@@ -44,11 +49,12 @@ pub struct TlsFacts {
     pub resumed: bool,
 }
 
-/// What sets one context apart from another.
+/// What sets one context apart from another: how certificates are verified.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Policy {
-    skip_verify: bool,
-    ca_file: Option<PathBuf>,
+enum Policy {
+    Unverified,
+    BySystem,
+    ByFile(PathBuf),
 }
 
 /// The TLS side of the probe engine: one per engine, shared by all probes.
@@ -56,7 +62,13 @@ struct Policy {
 pub struct TlsClient {
     /// What connections of each policy are made from. The system's CAs take some 20 ms to load, a
     /// connection takes about a microsecond.
-    contexts: Mutex<HashMap<Policy, SslContext>>,
+    contexts: Mutex<Contexts>,
+}
+
+#[derive(Default)]
+struct Contexts {
+    authorities: Authorities,
+    made: HashMap<Policy, SslContext>,
 }
 
 impl TlsClient {
@@ -81,7 +93,7 @@ impl TlsClient {
         let wire = Wire::new(stream);
         let session = slot.and_then(|(slot, every)| slot.take(every));
         let slot = slot.map(|(slot, _)| slot);
-        let (tls, made) = with_openssl::handshake(&context, wire, target, slot, session).await?;
+        let (tls, made) = handshake::handshake(&context, wire, target, slot, session).await?;
         let facts = TlsFacts {
             not_after: made.not_after,
             resumed: made.resumed,
@@ -97,29 +109,53 @@ impl TlsClient {
     }
 
     fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {
-        let policy = Policy {
-            skip_verify: target.tls_skip_verify,
-            ca_file: target
-                .tls_ca_file
-                .clone()
-                .filter(|_| !target.tls_skip_verify),
-        };
+        // Nothing of the target's: no probe could be made.
+        tls_library::usable().map_err(|problem| ProbeError::new(Stage::Internal, problem))?;
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(context) = contexts.get(&policy) {
+        let policy = match &target.tls_ca_file {
+            _ if target.tls_skip_verify => Policy::Unverified,
+            None => Policy::BySystem,
+            Some(path) => Policy::ByFile(path.clone()),
+        };
+        if let Some(context) = contexts.made.get(&policy) {
             return Ok(context.clone());
         }
-        let context = with_openssl::context(policy.skip_verify, policy.ca_file.as_deref())?;
-        contexts.insert(policy, context.clone());
+        let trust = match &policy {
+            Policy::Unverified => Trust::Anybody,
+            Policy::BySystem => Trust::These(system(&contexts.authorities)?),
+            Policy::ByFile(path) => Trust::These(of_file(&contexts.authorities, path)?),
+        };
+        let context = context::context(trust)?;
+        contexts.made.insert(policy, context.clone());
         Ok(context)
     }
 
-    /// Forgets the contexts, so that CA files are read again.
-    pub fn forget(&self) {
-        self.contexts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+    /// Trusts these from now on.
+    pub fn trust(&self, authorities: Authorities) {
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        *contexts = Contexts {
+            authorities,
+            made: HashMap::new(),
+        };
     }
+}
+
+fn system(authorities: &Authorities) -> Result<Vec<X509>, ProbeError> {
+    let what = "the system's authorities";
+    let pem = authorities.of_system();
+    tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, what))
+}
+
+fn of_file(authorities: &Authorities, path: &Path) -> Result<Vec<X509>, ProbeError> {
+    let what = format!("tls_ca_file {}", path.display());
+    let pem = authorities.of_file(path).map_err(|unread| {
+        let stage = match unread.is_own_lack {
+            true => Stage::Internal,
+            false => Stage::Tls,
+        };
+        ProbeError::new(stage, format!("{what}: {}", unread.problem))
+    })?;
+    tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, &what))
 }
 
 /// The name to ask for and to find in the certificate: a host's, without the dot that may end

@@ -7,13 +7,14 @@ use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::with_openssl::refused_leaf;
+use super::handshake::refused_leaf;
 use crate::engine::probe::error::{
     ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
 };
 use crate::engine::probe::proxy;
 use crate::engine::probe::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
+use crate::sys::tls_certificate_request;
 
 /// Alternative names of a certificate that a reason lists.
 const NAMES_SHOWN: usize = 4;
@@ -28,6 +29,7 @@ const SSL_R_HTTP_REQUEST: i32 = 156;
 const SSL_R_UNSUPPORTED_PROTOCOL: i32 = 258;
 const SSL_R_UNEXPECTED_EOF_WHILE_READING: i32 = 294;
 const SSL_R_ALERT_PROTOCOL_VERSION: i32 = 1070;
+const SSL_R_ALERT_CERTIFICATE_REQUIRED: i32 = 1116;
 
 /// Alerts of a server that took something else for a handshake, as 1000 and their number (RFC 8446
 /// §6): unexpected_message, record_overflow, decode_error, internal_error.
@@ -62,8 +64,16 @@ pub(super) fn first_line(errors: &ErrorStack) -> String {
     errors
         .errors()
         .first()
-        .and_then(|e| e.reason().map(str::to_owned))
-        .unwrap_or_else(|| "unknown OpenSSL error".to_owned())
+        .map_or_else(|| "OpenSSL gave no reason".to_owned(), error_text)
+}
+
+/// The words for an error; OpenSSL 3 has none for those of the system.
+fn error_text(error: &Error) -> String {
+    match (error.reason(), system_error(error)) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Some(number)) => io_text(&std::io::Error::from_raw_os_error(number)),
+        (None, None) => format!("OpenSSL error {:#x}", error.code()),
+    }
 }
 
 /// The certificate's end has passed.
@@ -134,13 +144,16 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             "connection closed during the handshake{}",
             proxy::hint(target)
         ),
+        SSL_R_ALERT_CERTIFICATE_REQUIRED => "the server requires a client certificate".to_owned(),
         code => {
-            let hint = if ALERTS_OF_GARBLED_INPUT.contains(&code) {
+            let hint = if tls_certificate_request::was_made(ssl) {
+                "; it asked for a client certificate"
+            } else if ALERTS_OF_GARBLED_INPUT.contains(&code) {
                 proxy::hint(target)
             } else {
                 ""
             };
-            let reason = quote(first.reason().unwrap_or("unknown error").as_bytes());
+            let reason = quote(error_text(first).as_bytes());
             format!("handshake failed: {reason}{hint}")
         }
     }
@@ -153,10 +166,13 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
         return io_text(error);
     };
     let first = under_tls.ssl_error().and_then(|s| s.errors().first());
-    match first.map(|e| (e.reason_code(), e.reason())) {
+    match first {
         // Many servers close without TLS's own goodbye.
-        None | Some((SSL_R_UNEXPECTED_EOF_WHILE_READING, _)) => "connection closed".to_owned(),
-        Some((_, reason)) => format!("TLS failed: {}", reason.unwrap_or("unknown error")),
+        None => "connection closed".to_owned(),
+        Some(error) if error.reason_code() == SSL_R_UNEXPECTED_EOF_WHILE_READING => {
+            "connection closed".to_owned()
+        }
+        Some(error) => format!("TLS failed: {}", error_text(error)),
     }
 }
 

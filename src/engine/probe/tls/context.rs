@@ -1,0 +1,94 @@
+//! What connections of one policy are made from.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use openssl::error::ErrorStack;
+use openssl::ssl::{
+    Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode,
+    SslVersion,
+};
+use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
+
+use super::handshake::notes_index;
+use super::reason;
+use crate::engine::probe::error::ProbeError;
+use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
+
+/// Whom connections trust.
+pub(super) enum Trust {
+    Anybody,
+    These(Vec<X509>),
+}
+
+/// What connections are made from.
+///
+/// # Errors
+/// Of stage `tls`, or of `internal` where there is no memory.
+pub(super) fn context(trust: Trust) -> Result<SslContext, ProbeError> {
+    make(trust).map_err(|errors| reason::setup(&errors))
+}
+
+fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
+    let mut builder = SslContext::builder(SslMethod::tls_client())?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
+    builder.set_options(SslOptions::NO_COMPRESSION);
+    // One read takes in all that has come, rather than two reads per record.
+    builder.set_read_ahead(true);
+    prefer_cheap_suites(&mut builder)?;
+    match trust {
+        Trust::Anybody => builder.set_verify(SslVerifyMode::NONE),
+        Trust::These(authorities) => {
+            builder.set_verify_callback(SslVerifyMode::PEER, note_refused);
+            for authority in authorities {
+                builder.cert_store_mut().add_cert(authority)?;
+            }
+        }
+    }
+    builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
+    tls_certificate_request::remember(&mut builder);
+    let index = notes_index()?;
+    tls_session::on_new(&mut builder, move |given| {
+        let Some(notes) = given.connection().ex_data(index) else {
+            return;
+        };
+        notes.has_session.store(true, Ordering::Relaxed);
+        if let Some(slot) = &notes.slot
+            && slot.lacks_session()
+            // Without it the next handshake is a full one.
+            && let Ok(session) = given.copy()
+        {
+            slot.put(session);
+        }
+    });
+    Ok(builder.build())
+}
+
+/// Asks for TLS 1.3's mandatory suite first, of those that this system allows. A probe hashes
+/// more than it encrypts, and processors have instructions for SHA-256 that they lack for
+/// SHA-384.
+fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+    let plain = SslContext::builder(SslMethod::tls_client())?.build();
+    let names = tls_algorithms::ciphers(&*Ssl::new(&plain)?);
+    let mut suites: Vec<&str> = names.iter().map(String::as_str).collect();
+    suites.retain(|name| name.starts_with("TLS_"));
+    // A stable sort: the others keep their order.
+    suites.sort_by_key(|&name| name != "TLS_AES_128_GCM_SHA256");
+    builder.set_ciphersuites(&suites.join(":"))
+}
+
+/// Changes no verdict; keeps what a refusal is about.
+fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
+    let leaf = context
+        .current_cert()
+        .filter(|_| context.error_depth() == 0);
+    if let Some(leaf) = leaf.filter(|_| !trusted)
+        && let Ok(ssl_index) = X509StoreContext::ssl_idx()
+        && let Some(ssl) = context.ex_data(ssl_index)
+        && let Some(notes) = notes_index().ok().and_then(|index| ssl.ex_data(index))
+    {
+        let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused = Some(leaf.to_owned());
+    }
+    trusted
+}

@@ -1,0 +1,158 @@
+//! One handshake by OpenSSL, under the rules of the system's `openssl.cnf`, with a reason for each
+//! failure.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{self, Ssl, SslContext, SslRef, SslVerifyMode, SslVersion};
+use openssl::x509::X509;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_openssl::SslStream;
+
+use super::sessions::{Made, SessionSlot};
+use super::slot::Kept;
+use super::wire::Wire;
+use super::{expect_name, reason, send_at_once, server_name};
+use crate::engine::probe::deadline::within;
+use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::target::Target;
+use crate::sys::tls_certificate_request;
+use crate::sys::tls_session::Resumable;
+
+/// How long a probe waits at least for the refusal of a server that asked for a certificate in
+/// TLS 1.3. One that does without it answers at once, unless it gives no sessions.
+const REFUSAL_WAIT: Duration = Duration::from_millis(50);
+
+/// What OpenSSL's callbacks leave with a connection.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// Where a new session goes.
+    pub(super) slot: Option<Arc<SessionSlot>>,
+    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
+    pub(super) refused: Mutex<Option<X509>>,
+    /// The server gave a session.
+    pub(super) has_session: AtomicBool,
+}
+
+/// The leaf certificate that made this connection's handshake fail.
+pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
+    let notes = ssl.ex_data(notes_index().ok()?)?;
+    let refused = notes.refused.lock();
+    refused.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
+    match INDEX.get() {
+        Some(index) => Ok(*index),
+        None => {
+            let made = Ssl::new_ex_index()?;
+            Ok(*INDEX.get_or_init(|| made))
+        }
+    }
+}
+
+/// One handshake within the target's `tls_timeout`, which offers the session.
+pub(super) async fn handshake<S>(
+    context: &SslContext,
+    wire: Wire<S>,
+    target: &Target,
+    slot: Option<&Arc<SessionSlot>>,
+    session: Option<Kept<Resumable>>,
+) -> Result<(SslStream<Wire<S>>, Made), ProbeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let ssl = connection(context, target, slot, session.as_ref())
+        .map_err(|errors| reason::setup(&errors))?;
+    let mut tls = SslStream::new(ssl, wire).map_err(|errors| reason::setup(&errors))?;
+    let begun = Instant::now();
+    match within(target.tls_timeout, Pin::new(&mut tls).connect()).await {
+        None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
+        Some(Err(error)) => {
+            send_at_once(tls.get_mut()).await;
+            return Err(reason::handshake(&error, tls.ssl(), target));
+        }
+        Some(Ok(())) => {}
+    }
+    if may_still_refuse(tls.ssl()) {
+        let patience = REFUSAL_WAIT.max(2 * begun.elapsed());
+        let left = target.tls_timeout.saturating_sub(begun.elapsed());
+        if let Some(Err(error)) = within(patience.min(left), acceptance(&mut tls)).await {
+            return Err(reason::handshake(&error, tls.ssl(), target));
+        }
+    }
+    let ssl = tls.ssl();
+    let leaf = ssl.peer_certificate();
+    let made = Made {
+        not_after: leaf.as_deref().and_then(reason::not_after),
+        resumed: ssl.session_reused(),
+        session,
+    };
+    Ok((tls, made))
+}
+
+/// Whether the server is yet to say whether it does without a certificate of ours. In TLS 1.3 the
+/// client ends the handshake, with the certificate or none (RFC 8446 §4.4.2.4).
+fn may_still_refuse(ssl: &SslRef) -> bool {
+    ssl.version2() == Some(SslVersion::TLS1_3)
+        && !ssl.session_reused()
+        && tls_certificate_request::was_made(ssl)
+}
+
+/// Waits for the server's answer to the end of the handshake: a session, which it gives only to
+/// a client that it has accepted, or data, which is left to be read.
+async fn acceptance<S>(tls: &mut SslStream<Wire<S>>) -> Result<(), ssl::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|cx| {
+        let peeked = Pin::new(&mut *tls).poll_peek(cx, &mut [0]);
+        let notes = notes_index()
+            .ok()
+            .and_then(|index| tls.ssl().ex_data(index));
+        if notes.is_some_and(|notes| notes.has_session.load(Ordering::Relaxed)) {
+            return Poll::Ready(Ok(()));
+        }
+        peeked.map_ok(|_| ())
+    })
+    .await
+}
+
+fn connection(
+    context: &SslContext,
+    target: &Target,
+    slot: Option<&Arc<SessionSlot>>,
+    session: Option<&Kept<Resumable>>,
+) -> Result<Ssl, ErrorStack> {
+    let mut ssl = match session.map(|kept| &kept.session) {
+        Some(resumable) => resumable.connection()?,
+        None => Ssl::new(context)?,
+    };
+    if session.is_some_and(|kept| kept.session.version() == SslVersion::TLS1_2) {
+        // To offer 1.3 as well takes a key exchange that resuming 1.2 has no use for.
+        ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+    }
+    let notes = Notes {
+        slot: slot.cloned(),
+        ..Notes::default()
+    };
+    ssl.set_ex_data(notes_index()?, notes);
+    tls_certificate_request::watch(&mut ssl)?;
+    let name = server_name(target);
+    expect_name(ssl.param_mut(), &name)?;
+    if name.parse::<std::net::IpAddr>().is_err() {
+        // A literal is no SNI (RFC 6066 §3).
+        ssl.set_hostname(&name)?;
+    }
+    if target.tls_skip_verify {
+        ssl.set_verify(SslVerifyMode::NONE);
+    }
+    Ok(ssl)
+}

@@ -1,0 +1,159 @@
+//! Whose copy of OpenSSL this module's calls reach.
+//!
+//! A program that has OpenSSL linked into it and shows its symbols to libraries (nginx built with
+//! `--with-openssl`, which links with `-Wl,-E`) comes before `libssl.so` when the dynamic linker
+//! resolves ours. Such a copy may be built without threads, or lay out its structures otherwise than
+//! this module was compiled for: a call from the engine's thread then corrupts the host's memory.
+//! Nothing but a build of this module can help, so TLS is refused before the first call.
+
+use std::ffi::{CStr, OsStr, c_void};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// Functions that this module calls, by the library that must have them: nearly all, since a
+/// program may show no more than what another of its libraries asks for. Left out are those whose
+/// address programs take: a program that was not made position-independent has such a function at an
+/// address of its own, though it is the library's.
+const FUNCTIONS: [(&str, &[&CStr]); 2] = [
+    (
+        "libssl.",
+        &[
+            c"SSL_CTX_new",
+            c"SSL_CTX_ctrl",
+            c"SSL_CTX_set_verify",
+            c"SSL_CTX_set_ciphersuites",
+            c"SSL_CTX_set_ex_data",
+            c"SSL_CTX_get_ex_data",
+            c"SSL_CTX_sess_set_new_cb",
+            c"SSL_new",
+            c"SSL_ctrl",
+            c"SSL_connect",
+            c"SSL_read_ex",
+            c"SSL_write_ex",
+            c"SSL_shutdown",
+            c"SSL_get_error",
+            c"SSL_get_ex_data",
+            c"SSL_set_ex_data",
+            c"SSL_get_verify_result",
+            c"SSL_session_reused",
+            c"SSL_set_bio",
+            c"SSL_set_session",
+            c"SSL_SESSION_dup",
+            c"TLS_client_method",
+            c"OPENSSL_init_ssl",
+        ],
+    ),
+    (
+        "libcrypto.",
+        &[
+            c"ASN1_STRING_length",
+            c"ASN1_TIME_set",
+            c"BIO_meth_new",
+            c"BIO_new",
+            c"BIO_set_data",
+            c"CRYPTO_get_ex_new_index",
+            c"CRYPTO_malloc",
+            c"CRYPTO_THREAD_lock_new",
+            c"ERR_get_error",
+            c"ERR_reason_error_string",
+            c"EVP_MD_CTX_new",
+            c"OPENSSL_init_crypto",
+            c"OPENSSL_sk_num",
+            c"OPENSSL_sk_value",
+            c"X509_STORE_add_cert",
+            c"X509_STORE_CTX_get_ex_data",
+            c"X509_VERIFY_PARAM_set1_host",
+            c"X509_get_ext_d2i",
+            c"X509_verify_cert",
+        ],
+    ),
+];
+
+unsafe extern "C" {
+    // `CRYPTO_THREAD_ID CRYPTO_THREAD_get_current_id(void)`, OpenSSL 1.1.0: 0 in a build without
+    // threads.
+    fn CRYPTO_THREAD_get_current_id() -> usize;
+    // Taken for its address alone.
+    fn SSL_CTX_new(method: *const c_void) -> *mut c_void;
+}
+
+/// Whether this module's thread may call OpenSSL in this process. Asked once: what was resolved when
+/// the module was loaded stays.
+///
+/// # Errors
+/// One line that says whose functions would be called, and what to do.
+pub fn usable() -> Result<(), String> {
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    ANSWER
+        .get_or_init(|| {
+            owned()?;
+            // SAFETY: takes nothing and changes nothing; whose it is was found out above.
+            if unsafe { CRYPTO_THREAD_get_current_id() } == 0 {
+                return Err(refusal("its OpenSSL is built without threads"));
+            }
+            Ok(())
+        })
+        .clone()
+}
+
+fn owned() -> Result<(), String> {
+    let ours = object_of(usable as *const c_void);
+    if ours.is_some() && object_of(SSL_CTX_new as *const c_void) == ours {
+        // Linked into this module: nothing is resolved by name.
+        return Ok(());
+    }
+    for (library, names) in FUNCTIONS {
+        for name in names {
+            // SAFETY: `name` is a C string; the search is the one by which the dynamic linker
+            // resolved this module's own calls, since the caller is this module.
+            let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            let Some(object) = (!address.is_null()).then(|| object_of(address)).flatten() else {
+                // Some versions do not have it; then this module does not call it.
+                continue;
+            };
+            let path = Path::new(OsStr::from_bytes(object.1.to_bytes()));
+            let file = path.file_name().unwrap_or_default();
+            if !file.as_bytes().starts_with(library.as_bytes()) {
+                let holder = if path.is_absolute() {
+                    path.display().to_string()
+                } else {
+                    "the program".to_owned()
+                };
+                let name = name.to_string_lossy();
+                return Err(refusal(&format!(
+                    "OpenSSL's {name} is that of {holder}, which must not be called from another thread"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refusal(why: &str) -> String {
+    format!(
+        "TLS is not possible in this process: {why}; a module that was built with \
+         `--features vendored-openssl` has an OpenSSL of its own"
+    )
+}
+
+/// The library or program that an address is in: where it begins and what file it is.
+fn object_of(address: *const c_void) -> Option<(usize, &'static CStr)> {
+    let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: any address may be asked for; the structure is written to where the answer is not
+    // 0, and may be all zeros before.
+    let found = unsafe {
+        if libc::dladdr(address, found.as_mut_ptr()) == 0 {
+            return None;
+        }
+        found.assume_init()
+    };
+    if found.dli_fname.is_null() {
+        return None;
+    }
+    // SAFETY: the dynamic linker's own name of the object, which ends with NUL. It stays as long
+    // as the object is loaded: this module and what it depends on are never unloaded.
+    let name = unsafe { CStr::from_ptr(found.dli_fname) };
+    Some((found.dli_fbase.addr(), name))
+}
