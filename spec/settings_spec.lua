@@ -143,6 +143,7 @@ describe("a server's own settings", function()
     local log = os.tmpname()
     nb.configure({
       log = log, connect_interval = "50ms", fast_interval = "50ms", panic_threshold = "50%",
+      node_down_after = 0, node_up_after = 0,
       backend_servers = {
         imap(one.port), imap(two.port), { protocol = "pop3", host = "127.0.0.1", port = other.port },
       },
@@ -157,6 +158,8 @@ describe("a server's own settings", function()
     engine.await_verdict(nb, two.port, "dead")
     assert.are.same({ one.port, two.port, other.port }, engine.ports(nb))
     assert.are.same({ "imap" }, nb.status().panic)
+    local routed = nb.route("alice", { protocol = "imap" })
+    assert.is_truthy(routed and (routed.port == one.port or routed.port == two.port))
     other:close()
     engine.await_verdict(nb, other.port, "dead")
     assert.are.same({ "imap", "pop3" }, nb.status().panic)

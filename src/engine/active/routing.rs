@@ -1,9 +1,11 @@
 //! Where users belong, by what this configuration's table says of its targets.
 
 use std::cell::OnceCell;
+use std::sync::Arc;
 
-use super::{ActiveConfig, BackendServer, shown_ip};
+use super::{ActiveConfig, BackendServer, Panic, shown_ip};
 use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Node, Route, View, Why};
+use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
 use crate::sys::clock;
 
@@ -84,6 +86,8 @@ struct Now<'a> {
     active: &'a ActiveConfig,
     /// Asked for only where a target has not settled.
     ms: OnceCell<u64>,
+    /// Of these protocols all targets count as alive: so few are that nobody is moved.
+    panicking: Vec<Panic>,
 }
 
 impl<'a> Now<'a> {
@@ -91,7 +95,16 @@ impl<'a> Now<'a> {
         Self {
             active,
             ms: OnceCell::new(),
+            panicking: active.panicking(),
         }
+    }
+
+    fn is_in_panic(&self, target: usize) -> bool {
+        let is_of = |target: &Arc<Target>| {
+            let mut protocols = self.panicking.iter().map(|panic| panic.protocol);
+            protocols.any(|protocol| protocol == target.protocol)
+        };
+        self.active.config.targets.get(target).is_some_and(is_of)
     }
 
     fn slot(&self, target: usize) -> Option<Slot> {
@@ -106,11 +119,11 @@ impl<'a> Now<'a> {
 impl View for Now<'_> {
     fn is_listed(&self, target: usize) -> bool {
         let read = |slot| self.active.table.read_brief(slot).0;
-        self.lists(self.slot(target).map(read))
+        self.is_in_panic(target) || self.lists(self.slot(target).map(read))
     }
 
     fn is_routable(&self, target: usize) -> bool {
-        self.lists(self.slot(target).map(|slot| {
+        let is_alive = self.lists(self.slot(target).map(|slot| {
             let routable = self.active.table.routable(slot);
             let now_ms = if routable.is_settled() {
                 0
@@ -118,7 +131,8 @@ impl View for Now<'_> {
                 *self.ms.get_or_init(clock::monotonic_ms)
             };
             routable.verdict(now_ms, self.active.delays())
-        }))
+        }));
+        is_alive || self.is_in_panic(target)
     }
 
     fn ip(&self, target: usize) -> String {
