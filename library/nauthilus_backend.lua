@@ -113,6 +113,9 @@ function dynamic_loader(name) end
 ---@field last_latency? number Seconds.
 ---@field certificate_expiry? integer Seconds since 1970.
 ---@field certificate_expires_soon? boolean Within `cert_warn`.
+---@field state "auto"|"drain"|"maintenance" What operators say.
+---@field node string
+---@field pool string
 
 ---@class nauthilus_backend.Status
 ---@field generation integer Changes when the list of alive servers does.
@@ -123,6 +126,7 @@ function dynamic_loader(name) end
 ---@field error? string Why it cannot start, or be configured from the environment.
 ---@field warnings string[] What an operator should know, such as log lines that were lost.
 ---@field panic string[] The protocols of which so few servers are alive that all are listed.
+---@field warnings string[] What an operator should know of.
 ---@field targets nauthilus_backend.TargetStatus[]
 
 ---A check that was started and not waited for.
@@ -294,6 +298,39 @@ function nauthilus_backend.wait_ready(seconds) end
 
 ---@return nauthilus_backend.Status
 function nauthilus_backend.status() end
+
+---@class nauthilus_backend.OperatorOptions
+---@field reason? string
+---@field by? string
+---@field for? number|string How long: seconds, or "1h30m".
+
+---@class nauthilus_backend.Event
+---@field seq integer
+---@field time number Seconds since 1970.
+---@field type string
+---@field target? string
+---@field node? string
+---@field from? string
+---@field to? string
+---@field reason? string
+---@field by? string
+
+---Takes a target or a node out, or puts it back, on the whole machine.
+---@param what string A target's key, or `node:NAME`.
+---@param state "auto"|"drain"|"maintenance"
+---@param options? nauthilus_backend.OperatorOptions
+function nauthilus_backend.set_target_state(what, state, options) end
+
+---@param node string
+---@param weight? integer 0 to 1000; nil: that of the configuration.
+---@param options? nauthilus_backend.OperatorOptions
+function nauthilus_backend.set_node_weight(node, weight, options) end
+
+---The last events, the oldest first.
+---@param since? integer Only those after this `seq`.
+---@return nauthilus_backend.Event[]
+---@return true? lost Some of those are gone.
+function nauthilus_backend.events(since) end
 
 ---The host's own traffic met a failure there: the server is probed now.
 ---@param ip string

@@ -37,6 +37,7 @@ const PARTS: &[Part] = &[
     part!("routing", "routing.lua"),
     part!("monitor", "monitor.lua"),
     part!("operators", "operators.lua"),
+    part!("maintenance", "maintenance.lua"),
     part!("check", "check.lua"),
     part!("result", "result.lua"),
     part!("context", "context.lua"),

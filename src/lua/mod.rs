@@ -25,6 +25,7 @@ mod context;
 mod fast;
 mod glue;
 mod held;
+mod maintenance;
 mod monitor;
 mod nginx;
 mod operators;
@@ -134,6 +135,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(routing::NATIVES);
         natives.add(monitor::NATIVES);
         natives.add(operators::NATIVES);
+        natives.add(maintenance::NATIVES);
         natives.add(check::NATIVES);
         #[cfg(feature = "luajit")]
         natives.add(fast::NATIVES);

@@ -126,7 +126,12 @@ pub(super) fn status_table(may_start: bool) -> Value {
 }
 
 fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
-    let TargetStatus { target, record, ip } = status;
+    let TargetStatus {
+        target,
+        record,
+        ip,
+        state,
+    } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);
     Value::Table(vec![
@@ -140,6 +145,9 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
         ("node", target.node().into_owned().into()),
         ("pool", target.placement.pool.to_string().into()),
         ("verdict", record.verdict().name().into()),
+        ("state", state.name().into()),
+        ("node", target.node().into_owned().into()),
+        ("pool", target.placement.pool.to_string().into()),
         ("since", since.into()),
         ("probes", record.probes.into()),
         ("failures", record.failures.into()),

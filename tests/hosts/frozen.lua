@@ -2,7 +2,7 @@
 -- take its part over, and it steps down when it goes on.
 
 local tap = require("tap")
-local unpack = unpack or table.unpack
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 local SIGSTOP, SIGCONT, SIGKILL = 19, 18, 9
 

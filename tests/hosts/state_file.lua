@@ -194,7 +194,8 @@ for kind, content in pairs(contents) do
       error("logged: " .. reported)
     end
     return verdicts(nb)[dead] == "unknown" and nb.wait_ready(5) and tap.eventually(function()
-      return (read(path_of("bad")) or ""):find("^nauthilus_backend state 2 .*\nhead %d+ %d+ %d+ %x+ %x+ *\n.*target %x+ .*verdict=")
+      return (read(path_of("bad")) or ""):find(
+        "^nauthilus_backend state 2 .*\nhead %d+ %d+ %d+ %x+ %x+ *\n.*target %x+ .*verdict=")
     end)
   end)
 end
@@ -261,7 +262,9 @@ do
   write(path_of("old"), body .. "sha256 " .. shell("sha256sum < " .. path_of("sum")):match("^%x+") .. "\n")
   tap.in_child("a file of version 1 is read, and becomes one of version 2", 10, function()
     local nb = require("nauthilus_backend")
-    nb.configure(config("old", { dead, alive }, { connect_interval = "1h", fast_interval = "1h", state_max_age = "1h" }))
+    nb.configure(config("old", { dead, alive }, {
+      connect_interval = "1h", fast_interval = "1h", state_max_age = "1h",
+    }))
     local now = verdicts(nb)
     nb.start()
     return now[alive] == "alive" and now[dead] == "dead" and tap.eventually(function()

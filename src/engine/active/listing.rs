@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ActiveConfig, KnownNames};
+use super::{ActiveConfig, KnownNames, OperatorSettings};
 use crate::engine::config::InitialState;
 use crate::engine::target::{Host, Protocol, Target};
-use crate::engine::verdicts::Record;
 use crate::engine::verdicts::health::Verdict;
+use crate::engine::verdicts::{OperatorState, Record};
 
 /// A server as one snapshot shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Snapshot {
 pub struct TargetStatus {
     pub target: Arc<Target>,
     pub record: Record,
+    /// What operators say of it.
+    pub state: OperatorState,
     /// What a server object of this target shows as `ip`.
     pub ip: String,
 }
@@ -57,9 +59,12 @@ impl ActiveConfig {
         let (generation, servers) = self.table.view(|table| {
             let briefs = self.slots.iter().map(|slot| table.read_brief(*slot));
             let briefs: Vec<(Verdict, Option<IpAddr>)> = briefs.collect();
-            let panicking = self.panicking_by(briefs.iter().map(|(verdict, _)| *verdict));
+            let settings = self.operator_settings();
+            let verdicts = briefs.iter().map(|(verdict, _)| *verdict);
+            let panicking = self.panicking_by(verdicts, &settings);
             let pairs = self.config.targets.iter().zip(&briefs);
             pairs
+                .filter(|(target, _)| settings.lists(target))
                 .filter_map(|(target, (verdict, address))| {
                     let is_panic = panicking.iter().any(|p| p.protocol == target.protocol);
                     let verdict = if is_panic { Verdict::Alive } else { *verdict };
@@ -106,11 +111,15 @@ impl ActiveConfig {
             return Vec::new();
         }
         let verdicts = self.slots.iter().map(|slot| self.table.read_brief(*slot).0);
-        self.panicking_by(verdicts)
+        self.panicking_by(verdicts, &self.operator_settings())
     }
 
     /// The same, from the verdicts of all targets in their order.
-    fn panicking_by(&self, verdicts: impl Iterator<Item = Verdict>) -> Vec<Panic> {
+    fn panicking_by(
+        &self,
+        verdicts: impl Iterator<Item = Verdict>,
+        settings: &OperatorSettings,
+    ) -> Vec<Panic> {
         let threshold = usize::from(self.config.panic_threshold);
         if threshold == 0 {
             return Vec::new();
@@ -120,7 +129,9 @@ impl ActiveConfig {
             alive: 0,
             of: 0,
         });
-        for (target, verdict) in self.config.targets.iter().zip(verdicts) {
+        let pairs = self.config.targets.iter().zip(verdicts);
+        // Those that operators took out are none of the share.
+        for (target, verdict) in pairs.filter(|(target, _)| settings.lists(target)) {
             if let Some(count) = counts.iter_mut().find(|c| c.protocol == target.protocol) {
                 count.of += 1;
                 count.alive += usize::from(self.lists(verdict));
@@ -133,6 +144,7 @@ impl ActiveConfig {
     /// All targets with what is known of them, in configured order.
     pub fn targets(&self) -> Vec<TargetStatus> {
         let names = self.names.load();
+        let settings = self.operator_settings();
         let pairs = self.config.targets.iter().zip(&self.slots);
         pairs
             .map(|(target, slot)| {
@@ -140,6 +152,7 @@ impl ActiveConfig {
                 let address = record.address.or_else(|| names.address_of(target));
                 TargetStatus {
                     ip: shown_ip(target, address),
+                    state: settings.state_of(target),
                     target: target.clone(),
                     record,
                 }

@@ -22,10 +22,12 @@ use super::verdicts::{
 use crate::sys::clock;
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
+pub use operators::{OperatorSettings, Wanted};
 
 mod listing;
 mod lookup;
 mod names;
+mod operators;
 mod routing;
 mod succession;
 

@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use super::{ActiveConfig, BackendServer, Panic, shown_ip};
+use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
 use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Node, Route, View, Why};
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
@@ -88,6 +88,7 @@ struct Now<'a> {
     ms: OnceCell<u64>,
     /// Of these protocols all targets count as alive: so few are that nobody is moved.
     panicking: Vec<Panic>,
+    settings: OperatorSettings,
 }
 
 impl<'a> Now<'a> {
@@ -96,6 +97,7 @@ impl<'a> Now<'a> {
             active,
             ms: OnceCell::new(),
             panicking: active.panicking(),
+            settings: active.operator_settings(),
         }
     }
 
@@ -111,6 +113,12 @@ impl<'a> Now<'a> {
         self.active.slots.get(target).copied()
     }
 
+    /// Whether operators let it have users.
+    fn is_let(&self, target: usize) -> bool {
+        let target = self.active.config.targets.get(target);
+        target.is_some_and(|target| self.settings.lists(target))
+    }
+
     fn lists(&self, verdict: Option<Verdict>) -> bool {
         verdict.is_some_and(|verdict| self.active.lists(verdict))
     }
@@ -119,20 +127,27 @@ impl<'a> Now<'a> {
 impl View for Now<'_> {
     fn is_listed(&self, target: usize) -> bool {
         let read = |slot| self.active.table.read_brief(slot).0;
-        self.is_in_panic(target) || self.lists(self.slot(target).map(read))
+        let is_shown = || self.is_in_panic(target) || self.lists(self.slot(target).map(read));
+        self.is_let(target) && is_shown()
     }
 
     fn is_routable(&self, target: usize) -> bool {
-        let is_alive = self.lists(self.slot(target).map(|slot| {
-            let routable = self.active.table.routable(slot);
-            let now_ms = if routable.is_settled() {
-                0
-            } else {
-                *self.ms.get_or_init(clock::monotonic_ms)
-            };
-            routable.verdict(now_ms, self.active.delays())
-        }));
-        is_alive || self.is_in_panic(target)
+        let is_alive = || {
+            self.lists(self.slot(target).map(|slot| {
+                let routable = self.active.table.routable(slot);
+                let now_ms = if routable.is_settled() {
+                    0
+                } else {
+                    *self.ms.get_or_init(clock::monotonic_ms)
+                };
+                routable.verdict(now_ms, self.active.delays())
+            }))
+        };
+        self.is_let(target) && (is_alive() || self.is_in_panic(target))
+    }
+
+    fn weight(&self, node: &Node) -> u16 {
+        self.settings.weight_of(&node.name).unwrap_or(node.weight)
     }
 
     fn ip(&self, target: usize) -> String {

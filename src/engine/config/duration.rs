@@ -35,7 +35,7 @@ pub(super) fn from_value(value: &Value) -> Option<Duration> {
 
 /// `500ms`, `10s`, `1m30s`, `1.5s`, `14d`; a number without a unit is in seconds, as Lua coerces
 /// it. Digits beyond a nanosecond are cut off.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let mut rest = text.trim_ascii();
     let mut nanos: u128 = 0;
     let mut first = true;

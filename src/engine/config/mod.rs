@@ -44,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::authorities::Authorities;
+pub use self::duration::parse as parse_duration;
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};

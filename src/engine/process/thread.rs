@@ -386,6 +386,7 @@ impl EngineLoop {
         let Some((active, log)) = serving else {
             return;
         };
+        active.end_settings();
         match log.take_lost() {
             0 => {}
             lost => active.table.count(Counter::LogLinesLost, lost),

@@ -15,6 +15,11 @@ use crate::engine::target::Target;
 pub trait View {
     /// Whether the target is in the list now.
     fn is_listed(&self, target: usize) -> bool;
+
+    /// How much of its pool's users a node takes.
+    fn weight(&self, node: &Node) -> u16 {
+        node.weight
+    }
     /// Whether routing counts the target as alive: verdicts count after `node_down_after` and
     /// `node_up_after`.
     fn is_routable(&self, target: usize) -> bool;
@@ -145,7 +150,7 @@ impl<'a, V: View> Fleet<'a, V> {
                 .matching(pool, filter)
                 .map(|node| Candidate {
                     node,
-                    score: hash::score(node.weight, hash::of_pair(user, node.hash)),
+                    score: hash::score(self.view.weight(node), hash::of_pair(user, node.hash)),
                     why: self.why_not(node, filter),
                 })
                 .collect();
@@ -167,7 +172,7 @@ impl<'a, V: View> Fleet<'a, V> {
     }
 
     fn why_not(&self, node: &'a Node, filter: &Filter) -> Option<Why> {
-        if node.weight == 0 {
+        if self.view.weight(node) == 0 {
             return Some(Why::NoWeight);
         }
         let usable = self.is_usable(node, self.node_usable, filter);
@@ -183,9 +188,9 @@ impl<'a, V: View> Fleet<'a, V> {
     /// The nodes of a pool that have a matching target and a weight, with the user's scores.
     fn scored(&self, user: u64, pool: &str, filter: &Filter) -> Scored<'a> {
         self.matching(pool, filter)
-            .filter(|node| node.weight > 0)
+            .filter(|node| self.view.weight(node) > 0)
             .map(|node| {
-                let score = hash::score(node.weight, hash::of_pair(user, node.hash));
+                let score = hash::score(self.view.weight(node), hash::of_pair(user, node.hash));
                 (score, node)
             })
             .collect()

@@ -111,6 +111,11 @@ impl Operator {
         self.is_of_same(other) && other.since_ms >= self.since_ms
     }
 
+    /// Whether this is of the same thing as the other one, and set after it.
+    pub fn is_later_than(&self, other: &Self) -> bool {
+        self.is_of_same(other) && self.since_ms > other.since_ms
+    }
+
     fn is_of_same(&self, other: &Self) -> bool {
         self.what == other.what && self.setting.is_weight() == other.setting.is_weight()
     }

@@ -1,0 +1,164 @@
+//! What operators have set, as the targets of a configuration need it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::ActiveConfig;
+use crate::engine::target::Target;
+use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Set, Setting};
+use crate::sys::clock;
+
+/// How nodes are named beside targets.
+const NODE: &str = "node:";
+
+/// The settings that are in force at one moment.
+#[derive(Debug, Default)]
+pub struct OperatorSettings {
+    states: HashMap<String, OperatorState>,
+    weights: HashMap<String, u16>,
+}
+
+impl OperatorSettings {
+    /// What is said of a target, by itself or with its node; the stricter of the two.
+    pub fn state_of(&self, target: &Target) -> OperatorState {
+        if self.states.is_empty() {
+            return OperatorState::Auto;
+        }
+        let of = |what: &str| self.states.get(what).copied().unwrap_or_default();
+        of(&target.key()).max(of(&format!("{NODE}{}", target.node())))
+    }
+
+    /// Whether operators leave a target in the list.
+    pub fn lists(&self, target: &Target) -> bool {
+        self.state_of(target) == OperatorState::Auto
+    }
+
+    /// What a node's weight was set to; none where the configuration says it.
+    pub fn weight_of(&self, node: &str) -> Option<u16> {
+        self.weights.get(&format!("{NODE}{node}")).copied()
+    }
+}
+
+/// What an operator wants.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// A target's key, or `node:` and a node's name.
+    pub what: String,
+    pub setting: Setting,
+    pub reason: String,
+    pub by: String,
+    /// How long it is to last; none: until it is set again.
+    pub lasting: Option<Duration>,
+}
+
+impl ActiveConfig {
+    /// What is in force now.
+    pub fn operator_settings(&self) -> OperatorSettings {
+        let now = clock::unix_ms();
+        let mut settings = OperatorSettings::default();
+        let all = self.table.operators();
+        for operator in all.into_iter().filter(|one| one.is_in_force(now)) {
+            match operator.setting {
+                Setting::State(state) => drop(settings.states.insert(operator.what, state)),
+                Setting::Weight(Some(weight)) => {
+                    settings.weights.insert(operator.what, weight);
+                }
+                Setting::Weight(None) => {}
+            }
+        }
+        settings
+    }
+
+    /// Whether this configuration has a target or a node of this name.
+    fn knows(&self, what: &str) -> bool {
+        let mut targets = self.config.targets.iter();
+        match what.strip_prefix(NODE) {
+            Some(node) => targets.any(|target| target.node() == node),
+            None => targets.any(|target| *target.key() == *what),
+        }
+    }
+
+    /// Sets what an operator wants, for all processes that share the table or the state file.
+    ///
+    /// # Errors
+    /// Where the name is unknown, or there is no room for more.
+    pub fn operate(&self, wanted: Wanted) -> Result<(), String> {
+        if !self.knows(&wanted.what) {
+            return Err(format!("no such target or node: {:?}", wanted.what));
+        }
+        let now = clock::unix_ms();
+        let known = self.table.operators();
+        let last = known.iter().filter(|one| one.what == wanted.what);
+        // Also where the clock was set back since.
+        let since_ms = last.map(|one| one.since_ms + 1).fold(now, u64::max);
+        let operator = Operator {
+            since_ms,
+            until_ms: wanted
+                .lasting
+                .map_or(0, |time| now.saturating_add(clock::ms(time)).max(1)),
+            what: wanted.what,
+            setting: wanted.setting,
+            reason: wanted.reason,
+            by: wanted.by,
+        };
+        self.set_operator(&operator)
+    }
+
+    fn set_operator(&self, operator: &Operator) -> Result<(), String> {
+        let before = self.table.operators();
+        let now = clock::unix_ms();
+        let before = before.iter().find(|one| operator.is_later_than(one));
+        let from = before.filter(|one| one.is_in_force(now));
+        let from = from.map_or_else(|| unset(operator.setting), |one| one.setting);
+        match self.table.set_operator(operator) {
+            Set::Done => {
+                self.table.add_event(
+                    &Event::new(EventKind::Operator, operator.what.clone())
+                        .change(name_of(from), name_of(operator.setting))
+                        .reason(operator.reason.clone())
+                        .by(operator.by.clone()),
+                );
+                Ok(())
+            }
+            Set::Older => Ok(()),
+            Set::Full => Err("there is no room for more settings".to_owned()),
+        }
+    }
+
+    /// Ends what was set for a time that is over: readers get a new list then.
+    pub fn end_settings(&self) {
+        let now = clock::unix_ms();
+        for operator in self.table.operators() {
+            if operator.until_ms == 0 || now < operator.until_ms {
+                continue;
+            }
+            let setting = unset(operator.setting);
+            // The time is that of the end, so that all who see it say the same.
+            let ended = Operator {
+                setting,
+                since_ms: operator.until_ms.max(operator.since_ms + 1),
+                until_ms: 0,
+                reason: "its time is over".to_owned(),
+                ..operator
+            };
+            // What was set again meanwhile counts.
+            let _ = self.set_operator(&ended);
+        }
+    }
+}
+
+/// The same kind of setting as if nobody had set it.
+fn unset(setting: Setting) -> Setting {
+    match setting {
+        Setting::State(_) => Setting::State(OperatorState::Auto),
+        Setting::Weight(_) => Setting::Weight(None),
+    }
+}
+
+fn name_of(setting: Setting) -> String {
+    match setting {
+        Setting::State(state) => state.name().to_owned(),
+        Setting::Weight(None) => "as configured".to_owned(),
+        Setting::Weight(Some(weight)) => format!("weight {weight}"),
+    }
+}
