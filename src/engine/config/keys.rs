@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::duration;
 use super::host;
 use super::names;
-use super::status_codes;
 
 /// What a key holds, with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Kind {
             }
             Self::HttpHost => names::EXPECTED_HTTP_HOST.to_owned(),
             Self::HeloName => names::EXPECTED_HELO.to_owned(),
-            Self::StatusCodes => status_codes::EXPECTED.to_owned(),
+            Self::StatusCodes => STATUS_CODES.to_owned(),
             Self::LogSink => "stderr, none, syslog or the path of a file".to_owned(),
             Self::AttributeNames => "list of attribute names".to_owned(),
             Self::Name => format!("string of 1..{MAX_NAME} bytes without control characters"),
@@ -124,6 +123,9 @@ impl Key {
         }
     }
 }
+
+/// What a key of [`Kind::StatusCodes`] holds, in words.
+pub(super) const STATUS_CODES: &str = "status codes and ranges within 200..599, as in 200-299,401";
 
 /// The longest `test_username` and `test_password`, in bytes.
 pub(super) const MAX_CREDENTIAL: usize = 1_024;

@@ -5,12 +5,9 @@ use std::ops::RangeInclusive;
 
 use super::super::target::ExpectedStatus;
 use super::issue::Issue;
-use super::keys;
+use super::keys::{self, STATUS_CODES as EXPECTED};
 use super::reader::{Reader, item_refusal, item_text};
 use super::value::Value;
-
-/// What an error says was expected.
-pub(super) const EXPECTED: &str = "status codes and ranges within 200..599, as in 200-299,401";
 
 /// More than this is no list that a person wrote.
 const RANGES_MAX: usize = 100;

@@ -33,8 +33,7 @@ use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{stderr, thread as threads};
 use check::{Check, Request, Ticket};
-use reports::REPORTS;
-use thread::{Command, HostSigns, spawn};
+use thread::{Command, HostSigns, Reports, spawn};
 
 /// The path of a YAML file, for hosts that call no `configure`.
 pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
@@ -52,6 +51,15 @@ const READY_POLL: Duration = Duration::from_millis(2);
 const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
+/// What the engine's thread tells: to the engine of the process that it is in.
+const REPORTS: Reports = Reports {
+    detach: |active| current().detach(active),
+    stopped: |active| current().stopped(active),
+    lost: |engine| current().lost(engine),
+    restart: || current().restart(),
+    may_end: |is_idle| current().may_end(is_idle),
+};
+
 static SIGNS: OnceBox<HostSigns> = OnceBox::new();
 
 /// What a host adapter knows of its process; the first word counts.

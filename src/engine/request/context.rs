@@ -8,8 +8,6 @@
 
 use std::cell::LazyCell;
 
-use smallvec::SmallVec;
-
 use super::attribute_name::AttributeName;
 use super::header_name;
 use super::headers::{self, Header, RefusedAttribute};
@@ -20,33 +18,13 @@ use super::shared::Shared;
 mod applied;
 mod changes;
 mod removed;
+mod selection;
 
 use applied::Applied;
 pub use changes::{ChangeList, Headers, HeadersCopy};
 use changes::{Changes, HeaderList};
 use removed::Removed;
-
-/// An address or a host name. Every address fits without memory of its own.
-pub type HostText = SmallVec<[u8; 40]>;
-
-/// The server selected for the request.
-#[derive(Debug, PartialEq)]
-pub struct Selection {
-    /// An address literal without brackets, or a host name.
-    pub ip: HostText,
-    /// 1..=65535.
-    pub port: u16,
-}
-
-impl Clone for Selection {
-    /// Not derived: `SmallVec` copies byte by byte, which shows in the benchmark's row "access phase in nginx".
-    fn clone(&self) -> Self {
-        Self {
-            ip: HostText::from_slice(&self.ip),
-            port: self.port,
-        }
-    }
-}
+pub use selection::{HostText, Selection};
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@
 //! Peers are not trusted: see [`session`] for the bounds and [`redact`] for what of their
 //! words gets into a reason.
 
+mod conversation;
 mod encode;
 mod hello;
 mod http;
@@ -22,27 +23,13 @@ mod smtp;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::net::IpAddr;
-
 use super::error::{ProbeError, Stage};
 use super::proxy;
-use super::transport::{Transport, Upgrade};
-use crate::engine::target::{Protocol, Target};
+use super::transport::Transport;
+use crate::engine::target::Protocol;
+pub use conversation::Conversation;
 pub(super) use session::END_MAX;
 use session::Session;
-
-/// What a dialogue knows of its connection.
-pub struct Conversation<'a> {
-    pub target: &'a Target,
-    /// Whether TLS already runs (`tls_mode: implicit`).
-    pub tls: bool,
-    /// Whether the peer's address is a loopback one: credentials may cross it in the clear.
-    pub loopback: bool,
-    /// Our end of the connection.
-    pub local: IpAddr,
-    /// For STARTTLS and STLS.
-    pub upgrade: &'a Upgrade<'a>,
-}
 
 /// What is left to do once the verdict is known.
 pub struct Parting<'a> {
@@ -114,6 +101,8 @@ pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use futures_util::FutureExt;
 
     use super::*;

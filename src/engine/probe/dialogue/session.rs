@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::Zeroize;
 
-use super::Conversation;
+use super::conversation::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
 use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};

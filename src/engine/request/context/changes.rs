@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::super::attribute_name::AttributeName;
 use super::super::headers::{self, Header};
 use super::super::result::Text;
-use super::Selection;
+use super::selection::Selection;
 
 /// Headers of attributes, sorted by name. Most requests have one, which needs no memory of its own.
 pub(super) type HeaderList = SmallVec<[Header; 1]>;
