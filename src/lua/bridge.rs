@@ -7,7 +7,7 @@
 use std::ffi::{c_int, c_void};
 use std::slice;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use super::held::Held;
 use super::raw::{self, Answer, Args, Natives, entry};

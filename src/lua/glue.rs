@@ -4,7 +4,7 @@
 //! (what the parts before it returned, by name); what it returns becomes `parts[name]`. A part
 //! whose table has a field `api` adds those functions to the module.
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use super::raw::set_field;
 

@@ -23,6 +23,7 @@ mod check;
 mod context;
 #[cfg(feature = "luajit")]
 mod fast;
+mod given_lists;
 mod glue;
 mod held;
 mod maintenance;
@@ -34,13 +35,13 @@ mod raw;
 mod result;
 mod routing;
 mod servers;
+mod start;
 
 use std::ffi::c_int;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use crate::engine::config::nearest;
-use crate::engine::process::Start;
 use raw::{Answer, Args, Item, Items, Natives, View, get_field, native, set_field};
 
 /// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
@@ -141,15 +142,6 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(fast::NATIVES);
         nginx::register(natives);
         natives
-    }
-}
-
-/// Whether a call may start the monitor, as the host adapter says.
-fn start_if(allowed: bool) -> Start {
-    if allowed {
-        Start::Allowed
-    } else {
-        Start::Forbidden
     }
 }
 

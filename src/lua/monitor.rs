@@ -65,7 +65,7 @@ fn is_ready(args: &Args) -> Answer {
     if let Err(reason) = process.configure_from_environment() {
         return Answer::Values(vec![Value::Nil, reason.into()]);
     }
-    match process.active(super::start_if(args.view(1) == View::Bool(true))) {
+    match process.active(super::start::start_if(args.view(1) == View::Bool(true))) {
         Some(active) => Answer::Bool(active.is_ready()),
         None => Answer::Values(vec![Value::Nil, NOT_CONFIGURED.into()]),
     }
@@ -93,7 +93,7 @@ fn status(args: &Args) -> Answer {
 pub(super) fn status_table(may_start: bool) -> Value {
     let process = current();
     let failed = process.configure_from_environment().err();
-    let active = process.active(super::start_if(may_start));
+    let active = process.active(super::start::start_if(may_start));
     let error = failed
         .or_else(|| process.last_start_error())
         .or_else(|| active.is_none().then(|| NOT_CONFIGURED.to_owned()));
@@ -174,7 +174,7 @@ fn report_failure(args: &Args) -> Answer {
     ) else {
         return Answer::Bool(false);
     };
-    let active = current().active(super::start_if(args.view(3) == View::Bool(true)));
+    let active = current().active(super::start::start_if(args.view(3) == View::Bool(true)));
     Answer::Bool(active.is_some_and(|active| active.report_failure(host, port)))
 }
 
@@ -187,6 +187,6 @@ fn is_health_check(args: &Args) -> Answer {
     let process = current();
     // Where the file is bad, other calls say so.
     let _ = process.configure_from_environment();
-    let active = process.active(super::start_if(false));
+    let active = process.active(super::start::start_if(false));
     Answer::Bool(active.is_some_and(|active| active.is_health_check(username)))
 }

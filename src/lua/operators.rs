@@ -15,7 +15,7 @@ fn metrics(args: &Args) -> Answer {
     let process = current();
     // Where there is no configuration the text has less in it; other calls say why.
     let _ = process.configure_from_environment();
-    let active = process.active(super::start_if(args.view(1) == View::Bool(true)));
+    let active = process.active(super::start::start_if(args.view(1) == View::Bool(true)));
     let mut pieces = Vec::new();
     write_pieces(active, &mut |piece| pieces.push(Value::from(piece)));
     Answer::Values(vec![CONTENT_TYPE.into(), Value::List(pieces)])

@@ -1,4 +1,4 @@
-//! Natives on Lua's own C API, by the plain bindings of `mlua-sys`: nothing of them needs anything that
+//! Natives on Lua's own C API, by the plain bindings of `mlua`: nothing of them needs anything that
 //! Lua may have finalised before them, nor memory that Lua could refuse where Rust would abort.
 //!
 //! All `unsafe` of these natives is here and in `raw/`. A native is a safe function from [`Args`] to
@@ -18,19 +18,21 @@
 //! | `raw/config.rs` | a table that natives are called with, as a configuration |
 //! | `raw/answer.rs` | what they answer |
 //! | `raw/class.rs` | the userdata: how they are made, told apart and finalised |
+//! | `raw/fields.rs` | fields of tables by name |
 //! | `raw/register.rs` | how natives become functions of a Lua state |
 
 mod answer;
 mod args;
 mod class;
 mod config;
+mod fields;
 mod register;
 
 use std::ffi::c_int;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 pub(super) use answer::{Answer, Value};
 pub(super) use args::{Args, Refused, View};
@@ -38,16 +40,17 @@ pub(super) use args::{Args, Refused, View};
 pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
 pub(super) use class::{push_context, push_result};
 pub(super) use config::number_value;
-pub(super) use register::{Item, Items, Natives, get_field, set_field};
+pub(super) use fields::{get_field, set_field};
+pub(super) use register::{Item, Items, Natives};
 
 /// Makes a `lua_CFunction` of a native.
 macro_rules! entry {
     ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+        unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
             unsafe { $crate::lua::raw::run(state, $native) }
         }
-        entry as mlua_sys::lua_CFunction
+        entry as mlua::ffi::lua_CFunction
     }};
 }
 pub(super) use entry;
@@ -63,7 +66,7 @@ pub(super) use native;
 /// The same of one that reads a table as a configuration (see [`Args::config`]).
 macro_rules! config_native {
     ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+        unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
             unsafe { $crate::lua::raw::run_with_room(state, $native) }
         }
@@ -76,11 +79,11 @@ pub(super) use config_native;
 /// native that leaves to the former what is not plain.
 macro_rules! stand_in {
     ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+        unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state; `make` gave it the upvalues.
             unsafe { $crate::lua::raw::run_or_else(state, $native) }
         }
-        unsafe extern "C-unwind" fn make(state: *mut mlua_sys::lua_State) -> std::ffi::c_int {
+        unsafe extern "C-unwind" fn make(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state; made by `push_native`.
             unsafe { $crate::lua::raw::push_stand_in(state, entry) }
         }
@@ -145,21 +148,6 @@ unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -
     }
 }
 
-/// `push(address of an Answer, argument 2 of the native)` → its values
-///
-/// # Safety
-///
-/// Called by [`push_answer`], with the upvalues that natives have before this.
-unsafe extern "C-unwind" fn push_protected(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function; the answer outlives the call, and no frame here has a destructor.
-    unsafe {
-        match ffi::lua_touserdata(state, 1).cast::<Answer>().as_mut() {
-            Some(answer) => answer::push(state, answer),
-            None => 0,
-        }
-    }
-}
-
 /// Runs a native that answers where all is plain, and otherwise, or where it panics, the Lua
 /// function that it stands for, with the same arguments.
 ///
@@ -217,11 +205,4 @@ fn contained(work: impl FnOnce() -> Answer) -> Answer {
         std::mem::forget(panic);
         Answer::Raised("nauthilus_backend: internal error")
     })
-}
-
-/// Drops what a finaliser took; a panic ends there.
-fn contain_drop<T>(value: T) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        std::mem::forget(panic);
-    }
 }

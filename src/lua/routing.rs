@@ -136,7 +136,9 @@ fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
         .configure_from_environment()
         .map_err(Problem::NoServer)?;
     process
-        .active(super::start_if(args.view(may_start) == View::Bool(true)))
+        .active(super::start::start_if(
+            args.view(may_start) == View::Bool(true),
+        ))
         .ok_or_else(|| Problem::NoServer("not configured".to_owned()))
 }
 

@@ -1,18 +1,15 @@
 //! The list of alive servers, as the glue caches it.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::AtomicU64;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
+use super::given_lists::{Given, Lists};
 use super::raw::{Answer, Args, Item, Items, Value, View, native};
 use crate::engine::active::BackendServer;
 use crate::engine::process::{Start, current};
-use crate::engine::target::Target;
 use crate::sys::fork_mark::ForkMark;
 
 pub(super) const NATIVES: Items = &[
@@ -40,56 +37,6 @@ fn current_list(args: &Args) -> Answer {
     }
 }
 
-/// The last list that a Lua state was given: what it has of that need not be made again.
-#[derive(Default)]
-pub(super) struct Lists(RefCell<Given>);
-
-/// A list that was given.
-#[derive(Default)]
-struct Given {
-    /// From 1; 0 is no list's.
-    number: u64,
-    servers: Vec<GivenServer>,
-}
-
-/// What tells a server apart from others. Not the target itself, which would keep what a
-/// configuration that was replaced has of it, a password too.
-struct GivenServer {
-    target: Weak<Target>,
-    ip: String,
-}
-
-/// No two lists of a process ever have one number, or indices of one would be taken for those of
-/// another.
-static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
-
-impl Given {
-    fn new(servers: &[BackendServer]) -> Self {
-        let given = |server: &BackendServer| GivenServer {
-            target: Arc::downgrade(&server.target),
-            ip: server.ip.clone(),
-        };
-        Self {
-            number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
-            servers: servers.iter().map(given).collect(),
-        }
-    }
-
-    /// For each of these servers the index, from 1, that it has in this list. While a weak
-    /// pointer lives no other target has its address.
-    fn indices_of(&self, servers: &[BackendServer]) -> Vec<Option<u64>> {
-        let known: HashMap<_, _> = (1..)
-            .zip(&self.servers)
-            .map(|(index, server)| (server.target.as_ptr(), (index, &server.ip)))
-            .collect();
-        let index_of = |server: &BackendServer| {
-            let (index, ip) = known.get(&Arc::as_ptr(&server.target))?;
-            (**ip == server.ip).then_some(*index)
-        };
-        servers.iter().map(index_of).collect()
-    }
-}
-
 /// `servers(may_start, number)`: epoch (0 where the list must not be kept), generation, the
 /// list's number, and an array that has for each server its fields, or its index in the list of
 /// the number given, where it is there; or nil and why there is no configuration.
@@ -99,7 +46,7 @@ fn servers(args: &Args) -> Answer {
     if let Err(reason) = process.configure_from_environment() {
         return Answer::Values(vec![Value::Nil, reason.into()]);
     }
-    let (epoch, snapshot) = process.keepable_snapshot(super::start_if(may_start));
+    let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
     let next = Given::new(&snapshot.servers);
     let next_number = next.number;
     let before = match args.lists() {

@@ -16,11 +16,6 @@ impl Request {
         at(address).map(Self)
     }
 
-    #[cfg(feature = "luajit")]
-    pub(super) fn address(self) -> usize {
-        self.0.addr().get()
-    }
-
     /// The one that a handler given to [`EndSymbols::at_end`] is called with, or that nginx's Lua
     /// module gives.
     pub(super) fn of_pointer(request: *mut Opaque) -> Option<Self> {

@@ -12,7 +12,8 @@ use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 
-use mlua_sys::lua_State;
+use mlua::ffi::lua_State;
+use rustc_hash::FxHashMap;
 
 use super::contained;
 use super::request_end::{EndSymbols, Note};
@@ -40,10 +41,6 @@ pub(super) const NATIVES: Items = &[(
 fn address_of_requests() -> *mut c_void {
     ptr::from_ref(requests_of_thread()).cast_mut().cast()
 }
-
-mod numbers;
-
-use numbers::Numbers;
 
 thread_local! {
     /// Of nginx's thread; what `ngx.run_worker_thread` runs has no request. Never freed, as the
@@ -108,7 +105,7 @@ pub(in crate::lua) unsafe fn current<'a>(
 pub(in crate::lua) struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
-    numbers: Numbers,
+    numbers: FxHashMap<Request, Number>,
     /// The places whose requests ended since the last one began: their contents are still there.
     /// With a request its subrequests end, in any order, before its log phase, and nothing tells
     /// them from others that end.
@@ -148,7 +145,7 @@ impl Lasting {
 impl Requests {
     #[inline]
     fn find(&self, request: Request) -> Option<Number> {
-        self.numbers.get(request)
+        self.numbers.get(&request).copied()
     }
 
     /// A place for a request that has none.
@@ -183,7 +180,7 @@ impl Requests {
 
     /// The request has ended: its place is free once another one begins.
     fn end(&mut self, request: Request) -> Option<Note> {
-        let number = self.numbers.remove(request)?;
+        let number = self.numbers.remove(&request)?;
         self.ended.push(number);
         let place = self.place(number)?;
         place.is_ended = true;

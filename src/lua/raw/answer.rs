@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use super::class::{
     CHECK_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, SERVICE_METATABLE, push_owner,
@@ -344,4 +344,19 @@ unsafe fn push_scalar(state: *mut lua_State, scalar: &Scalar) {
 /// A hint for the size of a table.
 fn size(length: usize) -> c_int {
     length.try_into().unwrap_or(c_int::MAX)
+}
+
+/// `push(address of an Answer, argument 2 of the native)` → its values
+///
+/// # Safety
+///
+/// Called by `push_answer`, with the upvalues that natives have before this.
+pub(super) unsafe extern "C-unwind" fn push_protected(state: *mut lua_State) -> c_int {
+    // SAFETY: as of this function; the answer outlives the call, and no frame here has a destructor.
+    unsafe {
+        match ffi::lua_touserdata(state, 1).cast::<Answer>().as_mut() {
+            Some(answer) => push(state, answer),
+            None => 0,
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::slice;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use super::class::{
     CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, UPVALUES, content, owned,
@@ -14,8 +14,8 @@ use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
+use crate::lua::given_lists::Lists;
 use crate::lua::held::Held;
-use crate::lua::servers::Lists;
 
 /// Further upvalues of natives that stand for a Lua function: that, and what is theirs.
 pub(super) const STANDS_FOR: c_int = ffi::lua_upvalueindex(UPVALUES + 1);

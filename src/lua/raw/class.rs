@@ -1,10 +1,11 @@
 //! The classes of userdata: results and request contexts.
 
 use std::ffi::{c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
-use super::register::set_field;
+use super::fields::set_field;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
@@ -316,7 +317,7 @@ unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
             #[cfg(not(feature = "luajit"))]
             let count = 1;
             for index in 0..count {
-                super::contain_drop((*first.add(index)).take());
+                contain_drop((*first.add(index)).take());
             }
         }
     }
@@ -469,8 +470,15 @@ unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
     unsafe {
         if let Some(owned) = owned::<T>(state, 1, ffi::lua_upvalueindex(1)) {
             let owned = (*owned).take();
-            super::contain_drop(owned);
+            contain_drop(owned);
         }
     }
     0
+}
+
+/// Drops what a finaliser took; a panic ends there.
+fn contain_drop<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        std::mem::forget(panic);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
 use super::args::{Args, View, each, view};
 use crate::engine::config::{Issue, Step, Value};

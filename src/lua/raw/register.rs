@@ -8,14 +8,16 @@ use std::ffi::c_int;
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use mlua_sys::{self as ffi, lua_State};
+use mlua::ffi::{self, lua_State};
 
+use super::answer::push_protected;
 use super::class::{self, UPVALUES};
+use super::fields::{push_text, set_field};
 use crate::engine::active::ActiveConfig;
 use crate::engine::process::check::Check;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
-use crate::lua::servers::Lists;
+use crate::lua::given_lists::Lists;
 
 /// What the glue finds in the table of natives under a name.
 pub(in crate::lua) enum Item {
@@ -68,7 +70,7 @@ impl Natives {
             for number in 1..UPVALUES {
                 ffi::lua_pushvalue(state, table + number);
             }
-            ffi::lua_pushcclosure(state, super::push_protected, UPVALUES - 1);
+            ffi::lua_pushcclosure(state, push_protected, UPVALUES - 1);
             ffi::lua_pushvalue(state, table + 1);
             set_field(state, table, "result_metatable");
             ffi::lua_pushvalue(state, table + 2);
@@ -143,41 +145,5 @@ impl Natives {
                 set_field(state, table, name);
             }
         }
-    }
-}
-
-unsafe fn push_text(state: *mut lua_State, text: &str) {
-    // SAFETY: as of `set_field`; Lua copies the bytes.
-    unsafe {
-        ffi::lua_pushlstring(state, text.as_ptr().cast(), text.len());
-    }
-}
-
-/// Takes the value on top as the field of the table at `table`, without metamethods.
-///
-/// # Safety
-///
-/// Within a function that Lua called, with two stack slots left; may raise.
-pub(in crate::lua) unsafe fn set_field(state: *mut lua_State, table: c_int, name: &str) {
-    // SAFETY: as of this function.
-    unsafe {
-        let table = ffi::lua_absindex(state, table);
-        push_text(state, name);
-        ffi::lua_insert(state, -2);
-        ffi::lua_rawset(state, table);
-    }
-}
-
-/// Pushes the field of the table at `table`, without metamethods.
-///
-/// # Safety
-///
-/// As of [`set_field`].
-pub(in crate::lua) unsafe fn get_field(state: *mut lua_State, table: c_int, name: &str) {
-    // SAFETY: as of this function.
-    unsafe {
-        let table = ffi::lua_absindex(state, table);
-        push_text(state, name);
-        ffi::lua_rawget(state, table);
     }
 }
