@@ -186,6 +186,44 @@ describe("the path that LuaJIT compiles", function()
     assert.equal(natives, run("-Ohotloop=1000000", "NAUTHILUS_BACKEND_FFI=1"))
   end)
 
+  -- Some versions of the compiler take what was in a new array once for what is in each.
+  it("gives whole lists while they change", function()
+    local printed, well = interpreter.run([[
+      local nb = require("nauthilus_backend")
+      local all = {}
+      for index = 1, 5 do
+        all[index] = { protocol = "http", host = "127.0.0.1", port = 1000 + index }
+      end
+      local function ports()
+        local found = {}
+        for index, server in ipairs(nb.get_backend_servers()) do
+          found[index] = server.port
+        end
+        return table.concat(found, ",")
+      end
+      local wrong = 0
+      for round = 1, 60 do
+        -- Each of them goes, and all are back.
+        local targets, expected = {}, {}
+        for index, target in ipairs(all) do
+          if round % 2 == 0 or index ~= round % 5 + 1 then
+            targets[#targets + 1] = target
+            expected[#expected + 1] = target.port
+          end
+        end
+        nb.configure({ log = "none", connect_interval = "1h", fast_interval = "1h", backend_servers = targets })
+        local wanted = table.concat(expected, ",")
+        for _ = 1, 500 do
+          local whole, found = pcall(ports)
+          wrong = wrong + (whole and found == wanted and 0 or 1)
+        end
+      end
+      print(wrong)
+    ]])
+    assert.is_true(well, printed)
+    assert.equal("0\n", printed)
+  end)
+
   it("bears finalisers at any moment", function()
     for _, environment in ipairs({ "NAUTHILUS_BACKEND_FFI=1", "NAUTHILUS_BACKEND_FFI=0" }) do
       local printed, well = interpreter.run(FINALISERS, nil, environment .. " timeout 60")
