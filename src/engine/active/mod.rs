@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use super::config::{Config, InitialState};
 use super::routing::Nodes;
 use super::state_file::file::{Lead, Store};
-use super::state_file::format::{Saved, SavedTarget};
+use super::state_file::saved::{Saved, SavedTarget};
 use super::state_file::text::settings as settings_of;
 use super::target::Target;
 use super::verdicts::health::{Thresholds, Verdict};

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use super::{ActiveConfig, KnownNames, State};
 use crate::engine::config::Config;
 use crate::engine::routing::Nodes;
-use crate::engine::state_file::format::Saved;
+use crate::engine::state_file::saved::Saved;
 use crate::engine::target::Target;
 use crate::engine::verdicts::{
     Event, EventKind, IdentityHash, RETIRED, Record, Routable, Slot, VerdictTable, hash_identity,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::state_file::file::Store;
-use crate::engine::state_file::format::{Saved, operator_line};
+use crate::engine::state_file::format::operator_line;
+use crate::engine::state_file::saved::Saved;
 use crate::engine::verdicts::Slot;
 use crate::sys::state_file::Version;
 

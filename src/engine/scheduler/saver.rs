@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::file::{Store, Writer};
-use crate::engine::state_file::format::{Answer, encode, read_operator};
+use crate::engine::state_file::format::{encode, read_operator};
+use crate::engine::state_file::saved::Answer;
 use crate::engine::verdicts::Set;
 
 /// How often the state file is written where no verdict changes; well within what its
@@ -83,7 +84,13 @@ impl Saver {
             return;
         }
         let started = Instant::now();
-        let content = encode(active, self.answer.as_ref(), &self.unknown);
+        let content = encode(
+            &active.config,
+            &active.table,
+            &active.slots,
+            self.answer.as_ref(),
+            &self.unknown,
+        );
         self.took = started.elapsed();
         if writer.write(content) {
             self.at = Some(Instant::now());

@@ -10,8 +10,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::container::{FILE_MAX, Head, PAGE, fits, has_title, heads, title};
-use super::format::{Saved, read_file};
+use super::format::read_file;
 use super::request::{Request, Requests};
+use super::saved::Saved;
 use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
 use crate::sys::state_file::{Part, StateFile, Version};

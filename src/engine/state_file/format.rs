@@ -21,66 +21,32 @@ use std::time::Duration;
 
 use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
 use super::fields::{Fields, put, put_quoted};
+use super::saved::{Answer, Saved, SavedTarget};
 use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
 use super::version_1;
-use crate::engine::active::ActiveConfig;
+use crate::engine::config::Config;
 use crate::engine::verdicts::health::Gate;
 use crate::engine::verdicts::{
-    ERROR_MAX, IdentityHash, Operator, OperatorState, Record, Setting, WHAT_MAX,
+    ERROR_MAX, IdentityHash, Operator, OperatorState, Record, Setting, Slot, VerdictTable, WHAT_MAX,
 };
 use crate::sys::clock;
 
 /// Lines of unknown kinds that are kept, in bytes: a file must not grow without end.
 const UNKNOWN_MAX: usize = 1024 * 1024;
 
-/// The content of a state file.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Saved {
-    /// The content's number; 0 in a file of version 1.
-    pub number: u64,
-    /// Milliseconds since 1970.
-    pub saved_ms: u64,
-    pub targets: HashMap<IdentityHash, SavedTarget>,
-    pub operators: Vec<Operator>,
-    /// The last request that its writer has seen to, and what it said.
-    pub answer: Option<Answer>,
-    /// Lines of kinds that this version does not know.
-    pub unknown: Vec<String>,
-}
-
-/// What is said of one target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SavedTarget {
-    pub record: Record,
-    /// How its writer judges it and how often it probes it: see [`settings`].
-    pub settings: Arc<str>,
-}
-
-/// What became of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// The request's number.
-    pub number: u64,
-    /// `ok`, or `error` and why.
-    pub text: String,
-}
-
-impl Saved {
-    /// Whether its verdicts are no older than this.
-    pub fn is_within(&self, max_age: Duration) -> bool {
-        let age = clock::unix_ms().checked_sub(self.saved_ms);
-        // A time in the future is no age to go by.
-        age.is_some_and(|age| age <= clock::ms(max_age))
-    }
-}
-
 /// The content for all targets of a configuration.
-pub fn encode(active: &ActiveConfig, answer: Option<&Answer>, unknown: &[String]) -> String {
+pub fn encode(
+    config: &Config,
+    table: &VerdictTable,
+    slots: &[Slot],
+    answer: Option<&Answer>,
+    unknown: &[String],
+) -> String {
     let mut text = format!("saved {}\n", clock::unix_ms());
     let mut known_settings: HashMap<String, usize> = HashMap::new();
-    for (target, status) in active.slots.iter().zip(active.targets()) {
+    for (target, slot) in config.targets.iter().zip(slots) {
         let next = known_settings.len();
-        let settings = settings(&active.config, &status.target);
+        let settings = settings(config, target);
         let number = match known_settings.get(&settings) {
             Some(number) => *number,
             None => {
@@ -89,15 +55,10 @@ pub fn encode(active: &ActiveConfig, answer: Option<&Answer>, unknown: &[String]
                 next
             }
         };
-        let hash = active.table.hash(*target);
-        text.push_str(&target_line(
-            hash,
-            number,
-            &status.record,
-            &status.target.key(),
-        ));
+        let (hash, record) = (table.hash(*slot), table.read(*slot));
+        text.push_str(&target_line(hash, number, &record, &target.key()));
     }
-    for operator in active.table.operators() {
+    for operator in table.operators() {
         text.push_str(&operator_line(&operator));
     }
     if let Some(answer) = answer {

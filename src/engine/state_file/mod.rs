@@ -14,5 +14,6 @@ mod fields;
 pub mod file;
 pub mod format;
 mod request;
+pub mod saved;
 pub mod text;
 mod version_1;

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::format::{Saved, SavedTarget};
+use super::saved::{Saved, SavedTarget};
 use super::text::{hex_sum, optional, to_monotonic_ns};
 use crate::engine::verdicts::health::Gate;
 use crate::engine::verdicts::{ERROR_MAX, IdentityHash, Record};

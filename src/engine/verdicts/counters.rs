@@ -7,39 +7,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::VerdictTable;
+pub use super::layout::BUCKETS_US;
+use super::layout::{
+    CHOICES, COUNTED_PROBES, COUNTERS, HISTOGRAM, HISTOGRAM_SUM, HISTOGRAMS, LANES, RESULTS,
+    SELECTIONS, SINGLE, STAGES,
+};
+use super::memory::VerdictTable;
 use crate::engine::probe::error::Stage;
 use crate::engine::target::Protocol;
-
-/// Upper bounds of the buckets, in microseconds; what is longer goes to a last one.
-pub const BUCKETS_US: [u64; 17] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000, 15_000_000,
-];
-
-/// Of a histogram: the buckets with the last one, the sum in microseconds, and room.
-const HISTOGRAM: usize = 24;
-const HISTOGRAM_SUM: usize = BUCKETS_US.len() + 1;
-
-/// Protocols and stages that there is room for. The first stage stands for the whole probe.
-const PROTOCOLS: usize = 8;
-const STAGES: usize = 16;
-/// What became of a probe: see [`ProbeResult`].
-const RESULTS: usize = 4;
-
-/// How a selection of a server came about: room for `select_backend_server` and each `how` of
-/// `route`.
-const CHOICES: usize = 8;
-const LANES: usize = 64;
-
-const PROBES: usize = 0;
-const HISTOGRAMS: usize = PROBES + PROTOCOLS * STAGES * RESULTS;
-const SINGLE: usize = HISTOGRAMS + PROTOCOLS * STAGES * HISTOGRAM;
-const SINGLES: usize = 64;
-const SELECTIONS: usize = SINGLE + SINGLES;
-
-/// All words of this section.
-pub(super) const COUNTERS: usize = SELECTIONS + LANES * CHOICES;
 
 /// What became of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,7 +180,7 @@ fn stage_index(stage: Option<Stage>) -> usize {
 }
 
 fn probes_at(protocol: Protocol, stage: Option<Stage>) -> usize {
-    PROBES + (protocol_index(protocol) * STAGES + stage_index(stage)) * RESULTS
+    COUNTED_PROBES + (protocol_index(protocol) * STAGES + stage_index(stage)) * RESULTS
 }
 
 fn histogram_at(protocol: Protocol, stage: Option<Stage>) -> usize {

@@ -8,8 +8,8 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
-use super::VerdictTable;
 use super::layout::*;
+use super::memory::VerdictTable;
 use super::texts::{cut, from_words, pack_lengths, to_words};
 use crate::sys::clock;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::counters::ProbeResult;
 use super::layout::*;
-use super::{Slot, VerdictTable};
+use super::memory::{Slot, VerdictTable};
 
 /// One probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -121,6 +121,37 @@ pub(super) const BINDINGS: usize = 65_536;
 /// Of a binding: the key's hash (2), node, since, until, generation, sequence, last use.
 pub(super) const BINDING: usize = 8;
 
+// The counters' words.
+/// Upper bounds of the buckets, in microseconds; what is longer goes to a last one.
+pub const BUCKETS_US: [u64; 17] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 15_000_000,
+];
+
+/// Of a histogram: the buckets with the last one, the sum in microseconds, and room.
+pub(super) const HISTOGRAM: usize = 24;
+pub(super) const HISTOGRAM_SUM: usize = BUCKETS_US.len() + 1;
+
+/// Protocols and stages that there is room for. The first stage stands for the whole probe.
+pub(super) const PROTOCOLS: usize = 8;
+pub(super) const STAGES: usize = 16;
+/// What became of a probe: see [`ProbeResult`].
+pub(super) const RESULTS: usize = 4;
+
+/// How a selection of a server came about: room for `select_backend_server` and each `how` of
+/// `route`.
+pub(super) const CHOICES: usize = 8;
+pub(super) const LANES: usize = 64;
+
+pub(super) const COUNTED_PROBES: usize = 0;
+pub(super) const HISTOGRAMS: usize = COUNTED_PROBES + PROTOCOLS * STAGES * RESULTS;
+pub(super) const SINGLE: usize = HISTOGRAMS + PROTOCOLS * STAGES * HISTOGRAM;
+pub(super) const SINGLES: usize = 64;
+pub(super) const SELECTIONS: usize = SINGLE + SINGLES;
+
+/// All words of this section.
+pub(super) const COUNTERS: usize = SELECTIONS + LANES * CHOICES;
+
 /// Where the sections of a table with so many slots begin, in words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Places {
@@ -147,7 +178,7 @@ impl Places {
             Some(start)
         };
         Some(Self {
-            counters: place(1, super::counters::COUNTERS)?,
+            counters: place(1, COUNTERS)?,
             slots: place(capacity, SLOT)?,
             latencies: place(capacity, LATENCY_RING)?,
             errors: place(capacity, ERROR_WORDS)?,

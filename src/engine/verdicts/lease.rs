@@ -9,8 +9,8 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use super::VerdictTable;
 use super::layout::*;
+use super::memory::VerdictTable;
 use crate::sys::{clock, process};
 
 /// A holder may be silent for at most this many of its probes' shortest interval, and at least

@@ -6,8 +6,8 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::VerdictTable;
 use super::layout::*;
+use super::memory::VerdictTable;
 use super::texts::{cut, from_words, pack_lengths, to_words};
 
 /// The longest name, reason and author, in bytes.

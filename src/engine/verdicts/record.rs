@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::health::{Gate, Verdict, both};
 use super::layout::*;
-use super::{Slot, VerdictTable};
+use super::memory::{Slot, VerdictTable};
 
 /// The longest error text that is kept, in bytes.
 pub const ERROR_MAX: usize = ERROR_WORDS * 8;

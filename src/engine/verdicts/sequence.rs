@@ -8,8 +8,8 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use super::VerdictTable;
 use super::machine::{AtomicU64, fence, hint, thread};
+use super::memory::VerdictTable;
 
 /// How often a reader retries: a running writer is done within nanoseconds.
 const READ_SPINS: usize = 1000;

@@ -29,6 +29,11 @@ mod machine {
 /// The methods of a table that need nothing of it.
 struct VerdictTable;
 
+/// In the place of the file that `sequence` takes the table from.
+mod memory {
+    pub(super) use super::VerdictTable;
+}
+
 struct Sequenced {
     sequence: machine::AtomicU64,
     words: [machine::AtomicU64; 2],

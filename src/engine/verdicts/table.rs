@@ -7,7 +7,6 @@
 //! the sequence number again. A writer that dies in between leaves an odd number; readers
 //! give up waiting after some tries, and the next prober takes its records over.
 
-use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -17,10 +16,10 @@ use super::digest;
 use super::health::Verdict;
 use super::latencies::Sample;
 use super::layout::*;
+use super::memory::{Slot, VerdictTable};
 use super::record::Record;
 use super::routable::Routable;
 use super::sequence::Ticket;
-use crate::sys::shared::SharedWords;
 
 /// The first bytes of SHA-256 over a target's identity.
 pub type IdentityHash = [u64; 2];
@@ -41,41 +40,7 @@ pub fn hash_identity(identity: &str) -> IdentityHash {
 /// The epoch of a table that another one has replaced: nobody probes for it.
 pub const RETIRED: u64 = u64::MAX;
 
-/// Where a target's slot is. Only [`VerdictTable::assign`] makes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Slot(pub(super) usize);
-
-pub struct VerdictTable {
-    pub(super) shared: SharedWords,
-    capacity: usize,
-    pub(super) places: Places,
-    /// The lease as this process last had it. A child inherits a word that names its parent.
-    pub(super) mine: AtomicU64,
-    /// Whom this process took the lease from while that one was stopped; 0: nobody.
-    pub(super) displaced: AtomicU64,
-}
-
 impl VerdictTable {
-    /// A table with room for `capacity` targets over its life.
-    ///
-    /// # Errors
-    /// What the system says where it gives no shared memory.
-    pub fn new(capacity: usize) -> io::Result<Self> {
-        let places = Places::of(capacity).ok_or(io::ErrorKind::InvalidInput)?;
-        let table = Self {
-            shared: SharedWords::new(places.end)?,
-            capacity,
-            places,
-            mine: AtomicU64::new(0),
-            displaced: AtomicU64::new(0),
-        };
-        let put = |index, value| table.header(index).store(value, Relaxed);
-        put(MAGIC_WORD, MAGIC);
-        put(VERSION_WORD, VERSION);
-        put(CAPACITY_WORD, u64::try_from(capacity).unwrap_or(0));
-        Ok(table)
-    }
-
     /// Takes over what is not of single targets from the table that this one replaces.
     pub fn inherit(&self, before: &Self) {
         self.inherit_counters(before);
@@ -323,25 +288,5 @@ impl VerdictTable {
     /// Only the process that may write the slot calls this.
     pub fn set_routable(&self, slot: Slot, routable: Routable) {
         self.word(slot, ROUTABLE).store(routable.pack(), Release);
-    }
-
-    pub(super) fn header(&self, index: usize) -> &AtomicU64 {
-        self.at(index)
-    }
-
-    pub(super) fn word(&self, slot: Slot, index: usize) -> &AtomicU64 {
-        self.at(self.places.slots + slot.0 * SLOT + index)
-    }
-
-    /// A word of the text of the slot's error.
-    pub(super) fn error_word(&self, slot: Slot, index: usize) -> &AtomicU64 {
-        self.at(self.places.errors + slot.0 * ERROR_WORDS + index)
-    }
-
-    pub(super) fn at(&self, index: usize) -> &AtomicU64 {
-        // Slots come from `assign` alone and so lie within the table; the fallback keeps
-        // even a wrong one of another table from ending the host.
-        static NOWHERE: AtomicU64 = AtomicU64::new(0);
-        self.shared.words().get(index).unwrap_or(&NOWHERE)
     }
 }
