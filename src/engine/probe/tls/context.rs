@@ -10,7 +10,7 @@ use openssl::ssl::{
 };
 use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 
-use super::handshake::notes_index;
+use super::notes::notes_index;
 use super::reason;
 use crate::engine::probe::error::ProbeError;
 use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};

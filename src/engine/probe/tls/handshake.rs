@@ -3,22 +3,22 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ex_data::Index;
 use openssl::ssl::{self, Ssl, SslContext, SslRef, SslVerifyMode, SslVersion};
-use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
+use super::names::{expect_name, server_name};
+use super::notes::{Notes, notes_index};
+use super::reason;
 use super::sessions::{Made, SessionSlot};
 use super::slot::Kept;
 use super::wire::Wire;
-use super::{expect_name, reason, send_at_once, server_name};
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::Target;
@@ -28,35 +28,6 @@ use crate::sys::tls_session::Resumable;
 /// How long a probe waits at least for the refusal of a server that asked for a certificate in
 /// TLS 1.3. One that does without it answers at once, unless it gives no sessions.
 const REFUSAL_WAIT: Duration = Duration::from_millis(50);
-
-/// What OpenSSL's callbacks leave with a connection.
-#[derive(Default)]
-pub(super) struct Notes {
-    /// Where a new session goes.
-    pub(super) slot: Option<Arc<SessionSlot>>,
-    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
-    pub(super) refused: Mutex<Option<X509>>,
-    /// The server gave a session.
-    pub(super) has_session: AtomicBool,
-}
-
-/// The leaf certificate that made this connection's handshake fail.
-pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
-    let notes = ssl.ex_data(notes_index().ok()?)?;
-    let refused = notes.refused.lock();
-    refused.unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
-    match INDEX.get() {
-        Some(index) => Ok(*index),
-        None => {
-            let made = Ssl::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| made))
-        }
-    }
-}
 
 /// One handshake within the target's `tls_timeout`, which offers the session.
 pub(super) async fn handshake<S>(
@@ -155,4 +126,16 @@ fn connection(
         ssl.set_verify(SslVerifyMode::NONE);
     }
     Ok(ssl)
+}
+
+/// Sends what is gathered, as far as that goes without waiting: the alert that says why.
+async fn send_at_once<S>(wire: &mut Wire<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    poll_fn(|cx| {
+        let _ = wire.poll_send(cx);
+        Poll::Ready(())
+    })
+    .await;
 }

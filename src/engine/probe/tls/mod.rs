@@ -6,6 +6,8 @@
 
 mod context;
 mod handshake;
+mod names;
+mod notes;
 mod reason;
 mod sessions;
 mod slot;
@@ -13,17 +15,14 @@ mod wire;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use openssl::error::ErrorStack;
 use openssl::ssl::SslContext;
 use openssl::x509::X509;
-use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::context::Trust;
@@ -33,7 +32,7 @@ use self::wire::Wire;
 use super::error::{ProbeError, Stage};
 use super::transport::Transport;
 use crate::engine::config::Authorities;
-use crate::engine::target::{Host, Target};
+use crate::engine::target::Target;
 use crate::sys::{tls_certificates, tls_library};
 
 /// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
@@ -158,26 +157,6 @@ fn of_file(authorities: &Authorities, path: &Path) -> Result<Vec<X509>, ProbeErr
     tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, &what))
 }
 
-/// The name to ask for and to find in the certificate: a host's, without the dot that may end
-/// it, or an address.
-fn server_name(target: &Target) -> String {
-    match (&target.tls_server_name, &target.host) {
-        (Some(name), _) => name.trim_end_matches('.').to_owned(),
-        (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
-        (None, Host::Ip(ip)) => ip.to_string(),
-    }
-}
-
-/// Has the certificate's names compared with `name`: a literal is matched against IP SANs.
-fn expect_name(param: &mut X509VerifyParamRef, name: &str) -> Result<(), ErrorStack> {
-    // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
-    param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
-    match name.parse::<IpAddr>() {
-        Ok(ip) => param.set_ip(ip),
-        Err(_) => param.set_host(name),
-    }
-}
-
 /// Reads until the ticket has come, [`TICKET_WAIT`] has passed, or data or the end came.
 /// For connections that are closed next: what was read is lost.
 pub async fn await_ticket(tls: &mut dyn Transport, slot: &SessionSlot) {
@@ -195,16 +174,4 @@ pub async fn await_ticket(tls: &mut dyn Transport, slot: &SessionSlot) {
     });
     // No ticket is no failure: the next handshake is a full one.
     let _ = tokio::time::timeout(TICKET_WAIT, read).await;
-}
-
-/// Sends what is gathered, as far as that goes without waiting: the alert that says why.
-async fn send_at_once<S>(wire: &mut Wire<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    poll_fn(|cx| {
-        let _ = wire.poll_send(cx);
-        Poll::Ready(())
-    })
-    .await;
 }

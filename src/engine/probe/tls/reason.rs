@@ -7,7 +7,7 @@ use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
-use super::handshake::refused_leaf;
+use super::notes::refused_leaf;
 use crate::engine::probe::error::{
     ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
 };

@@ -1,0 +1,28 @@
+//! The name that a certificate must have.
+
+use std::net::IpAddr;
+
+use openssl::error::ErrorStack;
+use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
+
+use crate::engine::target::{Host, Target};
+
+/// The name to ask for and to find in the certificate: a host's, without the dot that may end
+/// it, or an address.
+pub(super) fn server_name(target: &Target) -> String {
+    match (&target.tls_server_name, &target.host) {
+        (Some(name), _) => name.trim_end_matches('.').to_owned(),
+        (None, Host::Name(name)) => name.trim_end_matches('.').to_owned(),
+        (None, Host::Ip(ip)) => ip.to_string(),
+    }
+}
+
+/// Has the certificate's names compared with `name`: a literal is matched against IP SANs.
+pub(super) fn expect_name(param: &mut X509VerifyParamRef, name: &str) -> Result<(), ErrorStack> {
+    // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
+    param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
+    match name.parse::<IpAddr>() {
+        Ok(ip) => param.set_ip(ip),
+        Err(_) => param.set_host(name),
+    }
+}

@@ -1,0 +1,40 @@
+//! What OpenSSL's callbacks leave with a connection.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use openssl::error::ErrorStack;
+use openssl::ex_data::Index;
+use openssl::ssl::{Ssl, SslRef};
+use openssl::x509::X509;
+
+use super::sessions::SessionSlot;
+
+/// What OpenSSL's callbacks leave with a connection.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// Where a new session goes.
+    pub(super) slot: Option<Arc<SessionSlot>>,
+    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
+    pub(super) refused: Mutex<Option<X509>>,
+    /// The server gave a session.
+    pub(super) has_session: AtomicBool,
+}
+
+/// The leaf certificate that made this connection's handshake fail.
+pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
+    let notes = ssl.ex_data(notes_index().ok()?)?;
+    let refused = notes.refused.lock();
+    refused.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
+    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
+    match INDEX.get() {
+        Some(index) => Ok(*index),
+        None => {
+            let made = Ssl::new_ex_index()?;
+            Ok(*INDEX.get_or_init(|| made))
+        }
+    }
+}
