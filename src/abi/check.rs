@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::context::port;
 use super::status::{Failure, Status, guard};
-use super::text::{self, OwnedString, Setting};
+use super::text::{self, CheckSetting, OwnedString};
 use crate::engine::config::Value;
 use crate::engine::process::current;
 use crate::engine::target::Target;
@@ -23,7 +23,7 @@ const PARAMETERS: [&str; 4] = ["host", "ip", "ip_address", "port"];
 /// # Safety
 ///
 /// As `abi` says.
-unsafe fn entry(index: usize, setting: &Setting) -> Result<(String, Value), Failure> {
+unsafe fn entry(index: usize, setting: &CheckSetting) -> Result<(String, Value), Failure> {
     let part = |name: &str| format!("settings[{index}].{name}");
     let utf8 = |name: &str, bytes| {
         std::str::from_utf8(bytes)
@@ -67,7 +67,7 @@ unsafe extern "C" fn nauthilus_backend_check(
     host: *const c_char,
     host_size: usize,
     port: u32,
-    settings: *const Setting,
+    settings: *const CheckSetting,
     count: usize,
     reason: *mut OwnedString,
 ) -> Status {

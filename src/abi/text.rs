@@ -19,7 +19,7 @@ pub(crate) struct View {
 /// `nauthilus_backend_setting`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub(crate) struct Setting {
+pub(crate) struct CheckSetting {
     pub(crate) key: View,
     pub(crate) value: View,
 }

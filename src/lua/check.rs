@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use super::monitor::to_duration;
-use super::raw::{Answer, Args, Items, Refused, Value, View, config_native, native, number_value};
+use super::raw::{
+    Answer, ArgView, Args, Items, LuaValue, Refused, config_native, native, number_value,
+};
 use crate::engine::config::{Value as ConfigValue, parse_host};
 use crate::engine::process::check::{Check, CheckResult};
 use crate::engine::process::current;
@@ -34,7 +36,7 @@ fn host_problem(args: &Args) -> Answer {
 
 /// `check_start(table)`: a handle, or nil and what is wrong with the table.
 fn start(args: &Args) -> Answer {
-    if args.view(1) != View::Table {
+    if args.view(1) != ArgView::Table {
         return Answer::Raised("nauthilus_backend: internal error: a table expected");
     }
     handle(begin_described(args, 1))
@@ -51,7 +53,7 @@ fn start_at(args: &Args) -> Answer {
 fn handle(started: Result<Check, String>) -> Answer {
     Answer::Values(match started {
         Ok(check) => vec![check.into()],
-        Err(reason) => vec![Value::Nil, reason.into()],
+        Err(reason) => vec![LuaValue::Nil, reason.into()],
     })
 }
 
@@ -113,7 +115,7 @@ fn wait(args: &Args) -> Answer {
 /// Whether it is done, and the reason of a failure.
 pub(super) fn answer(result: Option<CheckResult>) -> Answer {
     Answer::Values(match result {
-        None => vec![false.into(), Value::Nil],
+        None => vec![false.into(), LuaValue::Nil],
         Some(result) => vec![true.into(), result.err().into()],
     })
 }
@@ -123,7 +125,10 @@ fn fd(args: &Args) -> Answer {
     args.check(1).map_or_else(Answer::Raised, |check| {
         Answer::Values(match check.descriptor() {
             Ok(fd) => vec![i64::from(fd).into()],
-            Err(e) => vec![Value::Nil, format!("no descriptor to wait on: {e}").into()],
+            Err(e) => vec![
+                LuaValue::Nil,
+                format!("no descriptor to wait on: {e}").into(),
+            ],
         })
     })
 }

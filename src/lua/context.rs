@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::held::Held;
-use super::raw::{Answer, Args, Items, View, native};
+use super::raw::{Answer, ArgView, Args, Items, native};
 use crate::engine::process::current;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
@@ -110,7 +110,7 @@ fn select(args: &Args) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
     };
-    let (View::Bytes(ip), Some(port)) = (args.view(2), port(args.view(3))) else {
+    let (ArgView::Bytes(ip), Some(port)) = (args.view(2), port(args.view(3))) else {
         return Answer::Text(NotAnAddress.to_string());
     };
     if is_plain_literal(ip) {
@@ -137,10 +137,10 @@ fn current_ip_of(name: &str) -> Option<IpAddr> {
 }
 
 /// A port as scripts give it; none where it is no integer from 1 to 65535.
-pub(super) fn port(view: View<'_>) -> Option<u16> {
+pub(super) fn port(view: ArgView<'_>) -> Option<u16> {
     let number = match view {
-        View::Integer(number) => number.try_into().ok()?,
-        View::Float(number) if number.fract() == 0.0 && (1.0..=65535.0).contains(&number) => {
+        ArgView::Integer(number) => number.try_into().ok()?,
+        ArgView::Float(number) if number.fract() == 0.0 && (1.0..=65535.0).contains(&number) => {
             number as u16
         }
         _ => return None,
@@ -152,7 +152,7 @@ pub(super) fn port(view: View<'_>) -> Option<u16> {
 /// false, … of each header that changed since the last call
 fn changes(args: &Args) -> Answer {
     match (args.context(1), args.view(2)) {
-        (Some(context), View::Table) => Answer::Changes(context.with(|c| c.take_changes())),
+        (Some(context), ArgView::Table) => Answer::Changes(context.with(|c| c.take_changes())),
         _ => Answer::BadSelf,
     }
 }

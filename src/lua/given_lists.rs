@@ -10,11 +10,11 @@ use crate::engine::target::Target;
 
 /// The last list that a Lua state was given: what it has of that need not be made again.
 #[derive(Default)]
-pub(super) struct Lists(pub(super) RefCell<Given>);
+pub(super) struct Lists(pub(super) RefCell<GivenList>);
 
 /// A list that was given.
 #[derive(Default)]
-pub(super) struct Given {
+pub(super) struct GivenList {
     /// From 1; 0 is no list's.
     pub(super) number: u64,
     servers: Vec<GivenServer>,
@@ -31,7 +31,7 @@ struct GivenServer {
 /// another.
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
-impl Given {
+impl GivenList {
     pub(super) fn new(servers: &[BackendServer]) -> Self {
         let given = |server: &BackendServer| GivenServer {
             target: Arc::downgrade(&server.target),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::raw::{Answer, Args, Items, Value, View, native};
-use crate::engine::active::Wanted;
+use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
+use crate::engine::active::OperatorRequest;
 use crate::engine::config::parse_duration;
 use crate::engine::process::{Start, current};
 use crate::engine::verdicts::{Event, OperatorState, Setting};
@@ -42,7 +42,7 @@ fn set_weight(args: &Args) -> Answer {
 
 fn set(args: &Args, setting: Setting) -> Result<(), String> {
     let lasting = args.optional_number(5)?;
-    let wanted = Wanted {
+    let wanted = OperatorRequest {
         what: text(args, 1)?,
         setting,
         reason: text(args, 3)?,
@@ -58,7 +58,7 @@ fn set(args: &Args, setting: Setting) -> Result<(), String> {
 /// Argument `index`, which is nothing where it is nil.
 fn text(args: &Args, index: std::ffi::c_int) -> Result<String, String> {
     match args.view(index) {
-        View::Nil => Ok(String::new()),
+        ArgView::Nil => Ok(String::new()),
         _ => Ok(String::from_utf8_lossy(args.bytes(index)?).into_owned()),
     }
 }
@@ -84,22 +84,22 @@ fn events(args: &Args) -> Answer {
     // Where the file is bad, other calls say so.
     let _ = process.configure_from_environment();
     let Some(active) = process.active(Start::Forbidden) else {
-        return Answer::Values(vec![Value::List(Vec::new()), false.into()]);
+        return Answer::Values(vec![LuaValue::List(Vec::new()), false.into()]);
     };
     let found = active.table.events_after(since);
     let events = found.events.into_iter().map(event).collect();
     // From the beginning, nobody was promised anything.
     let lost = found.lost && since > 0;
-    Answer::Values(vec![Value::List(events), lost.into()])
+    Answer::Values(vec![LuaValue::List(events), lost.into()])
 }
 
-fn event(event: Event) -> Value {
-    let some = |text: String| Value::from(Some(text).filter(|text| !text.is_empty()));
+fn event(event: Event) -> LuaValue {
+    let some = |text: String| LuaValue::from(Some(text).filter(|text| !text.is_empty()));
     let (target, node) = match event.subject.strip_prefix("node:") {
         Some(node) => (String::new(), node.to_owned()),
         None => (event.subject, String::new()),
     };
-    Value::Table(vec![
+    LuaValue::Table(vec![
         ("seq", event.number.into()),
         (
             "time",

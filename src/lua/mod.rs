@@ -42,7 +42,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::engine::config::nearest;
-use raw::{Answer, Args, Item, Items, Natives, View, get_field, native, set_field};
+use raw::{Answer, ArgView, Args, Item, Items, Natives, get_field, native, set_field};
 
 /// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
 /// module table, so that results and contexts made through either are of one class.
@@ -147,7 +147,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
 
 /// `nearest(name, known)`: the known name a caller may have meant, or nil.
 fn nearest_name(args: &Args) -> Answer {
-    let (View::Bytes(name), Ok(known)) = (args.view(1), args.strings(2)) else {
+    let (ArgView::Bytes(name), Ok(known)) = (args.view(1), args.strings(2)) else {
         return Answer::Nil;
     };
     let known: Vec<_> = known

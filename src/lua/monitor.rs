@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::raw::{Answer, Args, Items, Value, View, config_native, native};
+use super::raw::{Answer, ArgView, Args, Items, LuaValue, config_native, native};
 use crate::engine::active::TargetStatus;
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::current;
@@ -24,9 +24,9 @@ const NOT_CONFIGURED: &str = "not configured";
 
 /// `configure(table or path, head)`: nil, or why it was refused.
 fn configure(args: &Args) -> Answer {
-    let head = args.view(2) == View::Bool(true);
+    let head = args.view(2) == ArgView::Bool(true);
     let config = match args.view(1) {
-        View::Bytes(path) => match std::str::from_utf8(path) {
+        ArgView::Bytes(path) => match std::str::from_utf8(path) {
             Ok(path) => Config::from_file(Path::new(path), &|name| std::env::var(name).ok())
                 .map_err(|e| e.to_string()),
             Err(_) => Err("a path in UTF-8 expected".to_owned()),
@@ -63,11 +63,11 @@ fn stop(_: &Args) -> Answer {
 fn is_ready(args: &Args) -> Answer {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
-        return Answer::Values(vec![Value::Nil, reason.into()]);
+        return Answer::Values(vec![LuaValue::Nil, reason.into()]);
     }
-    match process.active(super::start::start_if(args.view(1) == View::Bool(true))) {
+    match process.active(super::start::start_if(args.view(1) == ArgView::Bool(true))) {
         Some(active) => Answer::Bool(active.is_ready()),
-        None => Answer::Values(vec![Value::Nil, NOT_CONFIGURED.into()]),
+        None => Answer::Values(vec![LuaValue::Nil, NOT_CONFIGURED.into()]),
     }
 }
 
@@ -86,11 +86,11 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
 
 /// `status(may_start)`
 fn status(args: &Args) -> Answer {
-    Answer::Values(vec![status_table(args.view(1) == View::Bool(true))])
+    Answer::Values(vec![status_table(args.view(1) == ArgView::Bool(true))])
 }
 
 /// What `status` gives. `may_start`: whether that may start the engine.
-pub(super) fn status_table(may_start: bool) -> Value {
+pub(super) fn status_table(may_start: bool) -> LuaValue {
     let process = current();
     let failed = process.configure_from_environment().err();
     let active = process.active(super::start::start_if(may_start));
@@ -106,7 +106,7 @@ pub(super) fn status_table(may_start: bool) -> Value {
     });
     let panicking = active.iter().flat_map(|active| active.panicking());
     let panicking = panicking.map(|p| p.protocol.name().into()).collect();
-    Value::Table(vec![
+    LuaValue::Table(vec![
         ("pid", u64::from(std::process::id()).into()),
         ("configured", active.is_some().into()),
         ("running", process.is_running().into()),
@@ -116,16 +116,16 @@ pub(super) fn status_table(may_start: bool) -> Value {
             "generation",
             active.as_ref().map_or(0, |s| s.generation()).into(),
         ),
-        ("panic", Value::List(panicking)),
+        ("panic", LuaValue::List(panicking)),
         (
             "warnings",
-            Value::List(process.warnings().into_iter().map(Value::from).collect()),
+            LuaValue::List(process.warnings().into_iter().map(LuaValue::from).collect()),
         ),
-        ("targets", Value::List(targets)),
+        ("targets", LuaValue::List(targets)),
     ])
 }
 
-fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
+fn target_status(status: &TargetStatus, expires_soon: bool) -> LuaValue {
     let TargetStatus {
         target,
         record,
@@ -134,7 +134,7 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Value {
     } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);
-    Value::Table(vec![
+    LuaValue::Table(vec![
         ("key", target.key().to_string().into()),
         ("ip", ip.clone().into()),
         ("host", target.host.to_string().into()),
@@ -174,7 +174,7 @@ fn report_failure(args: &Args) -> Answer {
     ) else {
         return Answer::Bool(false);
     };
-    let active = current().active(super::start::start_if(args.view(3) == View::Bool(true)));
+    let active = current().active(super::start::start_if(args.view(3) == ArgView::Bool(true)));
     Answer::Bool(active.is_some_and(|active| active.report_failure(host, port)))
 }
 

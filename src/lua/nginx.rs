@@ -24,7 +24,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::engine::process::set_host_signs;
 use crate::engine::process::thread::HostSigns;
 use crate::lua::raw::{Answer, Args, Item, Items, Natives, native};
-use symbols::{Role, Symbols};
+use symbols::{ProcessRole, Symbols};
 
 /// Registers the natives of `glue/hosts/nginx.lua`, in an nginx.
 ///
@@ -59,7 +59,7 @@ const IS_WORKER: Item = native!(is_worker);
 
 /// `is_worker()`: whether this is a process that nginx's master has forked.
 fn is_worker(_: &Args) -> Answer {
-    Answer::Bool(Symbols::of_process().is_some_and(|symbols| symbols.role() == Role::Forked))
+    Answer::Bool(Symbols::of_process().is_some_and(|symbols| symbols.role() == ProcessRole::Forked))
 }
 
 /// No panic reaches nginx.

@@ -1,7 +1,7 @@
 //! For operators: the natives of `metrics` and `status_json`.
 
 use super::monitor::status_table;
-use super::raw::{Answer, Args, Items, Value, View, native};
+use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
 use crate::engine::metrics::{CONTENT_TYPE, write_pieces};
 use crate::engine::process::current;
 
@@ -15,33 +15,33 @@ fn metrics(args: &Args) -> Answer {
     let process = current();
     // Where there is no configuration the text has less in it; other calls say why.
     let _ = process.configure_from_environment();
-    let active = process.active(super::start::start_if(args.view(1) == View::Bool(true)));
+    let active = process.active(super::start::start_if(args.view(1) == ArgView::Bool(true)));
     let mut pieces = Vec::new();
-    write_pieces(active, &mut |piece| pieces.push(Value::from(piece)));
-    Answer::Values(vec![CONTENT_TYPE.into(), Value::List(pieces)])
+    write_pieces(active, &mut |piece| pieces.push(LuaValue::from(piece)));
+    Answer::Values(vec![CONTENT_TYPE.into(), LuaValue::List(pieces)])
 }
 
 /// `status_json(may_start)`: what `status` gives, as JSON.
 fn status_json(args: &Args) -> Answer {
-    let status = status_table(args.view(1) == View::Bool(true));
+    let status = status_table(args.view(1) == ArgView::Bool(true));
     Answer::Text(json(&status).to_string())
 }
 
-fn json(value: &Value) -> serde_json::Value {
+fn json(value: &LuaValue) -> serde_json::Value {
     match value {
         // Addresses and handles are in no status.
-        Value::Nil | Value::Address(_) | Value::Check(_) | Value::Service(_) => {
+        LuaValue::Nil | LuaValue::Address(_) | LuaValue::Check(_) | LuaValue::Service(_) => {
             serde_json::Value::Null
         }
-        Value::Bool(value) => (*value).into(),
-        Value::Integer(number) => (*number).into(),
-        Value::Float(number) => (*number).into(),
-        Value::Text(text) => text.as_ref().into(),
-        Value::List(items) => items.iter().map(json).collect(),
-        Value::Table(fields) => {
+        LuaValue::Bool(value) => (*value).into(),
+        LuaValue::Integer(number) => (*number).into(),
+        LuaValue::Float(number) => (*number).into(),
+        LuaValue::Text(text) => text.as_ref().into(),
+        LuaValue::List(items) => items.iter().map(json).collect(),
+        LuaValue::Table(fields) => {
             let fields = fields
                 .iter()
-                .filter(|(_, value)| !matches!(value, Value::Nil));
+                .filter(|(_, value)| !matches!(value, LuaValue::Nil));
             fields
                 .map(|(name, value)| ((*name).to_owned(), json(value)))
                 .collect()

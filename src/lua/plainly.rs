@@ -6,7 +6,7 @@
 //! arguments, and which also says what is wrong.
 
 use super::context::port;
-use super::raw::{Answer, Args, Item, Items, View, stand_in};
+use super::raw::{Answer, ArgView, Args, Item, Items, stand_in};
 use super::result::{Field, field_at, log_left_out};
 use crate::engine::request::server_address::is_plain_literal;
 
@@ -25,7 +25,7 @@ pub(super) const NATIVES: Items = &[(
 
 /// `select_backend_server(ip, port)`
 fn select(args: &Args) -> Option<Answer> {
-    let (View::Bytes(ip), Some(port)) = (args.view(1), port(args.view(2))) else {
+    let (ArgView::Bytes(ip), Some(port)) = (args.view(1), port(args.view(2))) else {
         return None;
     };
     is_plain_literal(ip).then_some(())?;
@@ -51,12 +51,12 @@ fn remove(args: &Args) -> Option<Answer> {
 fn result_method(args: &Args) -> Option<Answer> {
     let result = args.result(1)?;
     match (field_at(args.extra_number()?)?, args.view(2)) {
-        (Field::Attributes, View::Table) => {
+        (Field::Attributes, ArgView::Table) => {
             let attributes = args.attributes(2, log_left_out).ok()?;
             result.with(|r| r.attributes = attributes);
         }
-        (field, View::Bool(value)) => field.set_flag(result, value).then_some(())?,
-        (field, View::Bytes(text)) => field.set_text(result, text).then_some(())?,
+        (field, ArgView::Bool(value)) => field.set_flag(result, value).then_some(())?,
+        (field, ArgView::Bytes(text)) => field.set_text(result, text).then_some(())?,
         _ => return None,
     }
     Some(Answer::Nothing)

@@ -34,8 +34,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mlua::ffi::{self, lua_State};
 
-pub(super) use answer::{Answer, Value};
-pub(super) use args::{Args, Refused, View};
+pub(super) use answer::{Answer, LuaValue};
+pub(super) use args::{ArgView, Args, Refused};
 #[cfg(feature = "luajit")]
 pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
 pub(super) use class::{push_context, push_result};

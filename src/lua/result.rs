@@ -1,7 +1,7 @@
 //! Natives of the result class.
 
 use super::held::Held;
-use super::raw::{Answer, Args, Item, Items, View, native};
+use super::raw::{Answer, ArgView, Args, Item, Items, native};
 use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
@@ -66,8 +66,8 @@ pub(super) fn field_at(number: usize) -> Option<Field> {
 /// The field whose number is argument 2.
 fn field(args: &Args) -> Option<Field> {
     match args.view(2) {
-        View::Integer(number) => field_at(usize::try_from(number).ok()?),
-        View::Float(number) => field_at(number as usize),
+        ArgView::Integer(number) => field_at(usize::try_from(number).ok()?),
+        ArgView::Float(number) => field_at(number as usize),
         _ => None,
     }
 }
@@ -153,7 +153,7 @@ fn set(args: &Args) -> Answer {
 fn assign(args: &Args, result: &Held<BackendResult>, field: Field) -> Result<(), String> {
     match field {
         Field::Authenticated | Field::UserFound => match args.view(3) {
-            View::Bool(value) => {
+            ArgView::Bool(value) => {
                 field.set_flag(result, value);
                 Ok(())
             }
@@ -164,7 +164,7 @@ fn assign(args: &Args, result: &Held<BackendResult>, field: Field) -> Result<(),
         | Field::TotpRecovery
         | Field::UniqueUserId
         | Field::DisplayName => match args.view(3) {
-            View::Bytes(bytes) => {
+            ArgView::Bytes(bytes) => {
                 field.set_text(result, bytes);
                 Ok(())
             }

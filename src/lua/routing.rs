@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::raw::{Answer, Args, Items, Value, View, config_native, native};
+use super::raw::{Answer, ArgView, Args, Items, LuaValue, config_native, native};
 use super::servers::fields;
 use crate::engine::active::{ActiveConfig, NodeStatus};
 use crate::engine::config::{Value as ConfigValue, nearest};
 use crate::engine::process::current;
-use crate::engine::routing::{Candidate, Field, Filter, Kind, NoRoute, Wanted};
+use crate::engine::routing::{Candidate, FieldKind, FieldValue, Filter, NoRoute, ServerField};
 
 pub(super) const NATIVES: Items = &[
     ("route", config_native!(route)),
@@ -39,16 +39,16 @@ fn route(args: &Args) -> Answer {
         let address = Arc::as_ptr(&server.target)
             .cast::<std::ffi::c_void>()
             .cast_mut();
-        let is_brief = args.view(4) == View::Bool(true);
+        let is_brief = args.view(4) == ArgView::Bool(true);
         Ok(vec![
             current().epoch().into(),
-            Value::Address(address),
+            LuaValue::Address(address),
             server.ip.clone().into(),
             route.node.name.to_string().into(),
             route.node.pool.to_string().into(),
             route.degraded.into(),
             if is_brief {
-                Value::Nil
+                LuaValue::Nil
             } else {
                 fields(&server)
             },
@@ -70,14 +70,14 @@ fn explain_route(args: &Args) -> Answer {
             .ok_or(Problem::NoServer(NoRoute::NoKey.text().into()))?;
         let route = active.route(user, filter);
         let candidate = |candidate: &Candidate<'_>| {
-            Value::Table(vec![
+            LuaValue::Table(vec![
                 ("node", candidate.node.name.to_string().into()),
                 ("score", candidate.score.into()),
                 ("usable", candidate.why.is_none().into()),
                 ("why", candidate.why.map(|why| why.text()).into()),
             ])
         };
-        Ok(vec![Value::Table(vec![
+        Ok(vec![LuaValue::Table(vec![
             ("key", String::from_utf8_lossy(&key).into_owned().into()),
             ("how", route.is_ok().then_some("hash").into()),
             (
@@ -88,7 +88,7 @@ fn explain_route(args: &Args) -> Answer {
             ("reason", route.err().map(NoRoute::text).into()),
             (
                 "candidates",
-                Value::List(candidates.iter().map(candidate).collect()),
+                LuaValue::List(candidates.iter().map(candidate).collect()),
             ),
         ])])
     });
@@ -102,7 +102,7 @@ fn nodes(args: &Args) -> Answer {
         Err(problem) => return answer(Err(problem)),
     };
     let node = |node: NodeStatus<'_>| {
-        Value::Table(vec![
+        LuaValue::Table(vec![
             ("node", node.node.name.to_string().into()),
             ("pool", node.node.pool.to_string().into()),
             ("weight", node.node.weight.into()),
@@ -110,7 +110,7 @@ fn nodes(args: &Args) -> Answer {
             ("why", node.why.map(|why| why.text()).into()),
         ])
     };
-    Answer::Values(vec![Value::List(
+    Answer::Values(vec![LuaValue::List(
         active.node_statuses().map(node).collect(),
     )])
 }
@@ -121,11 +121,11 @@ enum Problem {
     BadFilter(String),
 }
 
-fn answer(found: Result<Vec<Value>, Problem>) -> Answer {
+fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
     Answer::Values(match found {
         Ok(values) => values,
-        Err(Problem::NoServer(why)) => vec![Value::Nil, why.into()],
-        Err(Problem::BadFilter(why)) => vec![Value::Nil, Value::Nil, why.into()],
+        Err(Problem::NoServer(why)) => vec![LuaValue::Nil, why.into()],
+        Err(Problem::BadFilter(why)) => vec![LuaValue::Nil, LuaValue::Nil, why.into()],
     })
 }
 
@@ -137,7 +137,7 @@ fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
         .map_err(Problem::NoServer)?;
     process
         .active(super::start::start_if(
-            args.view(may_start) == View::Bool(true),
+            args.view(may_start) == ArgView::Bool(true),
         ))
         .ok_or_else(|| Problem::NoServer("not configured".to_owned()))
 }
@@ -148,7 +148,7 @@ fn with_filter<T>(
     index: i32,
     work: impl FnOnce(&Filter) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
-    if args.view(index) == View::Nil {
+    if args.view(index) == ArgView::Nil {
         return work(&Filter::default());
     }
     args.config(index, |value| {
@@ -169,8 +169,11 @@ fn filter(value: &ConfigValue) -> Result<Filter, String> {
             filter.pools = Some(pools(value)?);
             continue;
         }
-        let field = Field::from_name(name).ok_or_else(|| {
-            let known = Field::ALL.into_iter().map(Field::name).chain([POOL]);
+        let field = ServerField::from_name(name).ok_or_else(|| {
+            let known = ServerField::ALL
+                .into_iter()
+                .map(ServerField::name)
+                .chain([POOL]);
             let hint = nearest(name, known)
                 .map_or_else(String::new, |known| format!("; did you mean {known}?"));
             format!("{name}: unknown field{hint}")
@@ -180,13 +183,15 @@ fn filter(value: &ConfigValue) -> Result<Filter, String> {
     Ok(filter)
 }
 
-fn wanted(field: Field, value: &ConfigValue) -> Result<Wanted, String> {
+fn wanted(field: ServerField, value: &ConfigValue) -> Result<FieldValue, String> {
     let (wanted, expected) = match (field.kind(), value) {
-        (Kind::Text, ConfigValue::Str(text)) => (Some(Wanted::Text(text.as_str().into())), ""),
-        (Kind::Flag, ConfigValue::Bool(flag)) => (Some(Wanted::Flag(*flag)), ""),
-        (Kind::Number, value) => (number(value).map(Wanted::Number), "integer 0..65535"),
-        (Kind::Text, _) => (None, "string"),
-        (Kind::Flag, _) => (None, "boolean"),
+        (FieldKind::Text, ConfigValue::Str(text)) => {
+            (Some(FieldValue::Text(text.as_str().into())), "")
+        }
+        (FieldKind::Flag, ConfigValue::Bool(flag)) => (Some(FieldValue::Flag(*flag)), ""),
+        (FieldKind::Number, value) => (number(value).map(FieldValue::Number), "integer 0..65535"),
+        (FieldKind::Text, _) => (None, "string"),
+        (FieldKind::Flag, _) => (None, "boolean"),
     };
     wanted.ok_or_else(|| format!("{}: {expected} expected", field.name()))
 }

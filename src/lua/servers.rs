@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use mlua::ffi::{self, lua_State};
 
-use super::given_lists::{Given, Lists};
-use super::raw::{Answer, Args, Item, Items, Value, View, native};
+use super::given_lists::{GivenList, Lists};
+use super::raw::{Answer, ArgView, Args, Item, Items, LuaValue, native};
 use crate::engine::active::BackendServer;
 use crate::engine::process::{Start, current};
 use crate::sys::fork_mark::ForkMark;
@@ -28,7 +28,7 @@ fn current_list(args: &Args) -> Answer {
         process.epoch() == epoch && process.generation() == Some(generation)
     };
     let is_ours = epoch != 0 && ForkMark::of_process().get() == epoch;
-    if !is_ours || args.view(3) != View::Table || !is_current() {
+    if !is_ours || args.view(3) != ArgView::Table || !is_current() {
         return Answer::Nil;
     }
     Answer::Copy {
@@ -41,17 +41,17 @@ fn current_list(args: &Args) -> Answer {
 /// list's number, and an array that has for each server its fields, or its index in the list of
 /// the number given, where it is there; or nil and why there is no configuration.
 fn servers(args: &Args) -> Answer {
-    let (may_start, number) = (args.view(1) == View::Bool(true), args.count(2));
+    let (may_start, number) = (args.view(1) == ArgView::Bool(true), args.count(2));
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
-        return Answer::Values(vec![Value::Nil, reason.into()]);
+        return Answer::Values(vec![LuaValue::Nil, reason.into()]);
     }
     let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
-    let next = Given::new(&snapshot.servers);
+    let next = GivenList::new(&snapshot.servers);
     let next_number = next.number;
     let before = match args.lists() {
         Some(Lists(last)) => last.replace(next),
-        None => Given::default(),
+        None => GivenList::default(),
     };
     let indices = if before.number == number {
         before.indices_of(&snapshot.servers)
@@ -60,19 +60,19 @@ fn servers(args: &Args) -> Answer {
     };
     let items = snapshot.servers.iter().zip(indices);
     let item =
-        |(server, index): (_, Option<u64>)| index.map_or_else(|| fields(server), Value::from);
+        |(server, index): (_, Option<u64>)| index.map_or_else(|| fields(server), LuaValue::from);
     Answer::Values(vec![
         epoch.into(),
         snapshot.generation.into(),
         next_number.into(),
-        Value::List(items.map(item).collect()),
+        LuaValue::List(items.map(item).collect()),
     ])
 }
 
 /// What a server object shows; never a credential.
-pub(super) fn fields(server: &BackendServer) -> Value {
+pub(super) fn fields(server: &BackendServer) -> LuaValue {
     let target = &server.target;
-    Value::Table(vec![
+    LuaValue::Table(vec![
         ("ip", server.ip.clone().into()),
         ("host", target.host.to_string().into()),
         ("port", target.port.into()),
@@ -100,11 +100,11 @@ fn words(_: &Args) -> Answer {
         return Answer::Nil;
     };
     let address =
-        |word: &AtomicU64| Value::Address(ptr::from_ref(word).cast_mut().cast::<c_void>());
+        |word: &AtomicU64| LuaValue::Address(ptr::from_ref(word).cast_mut().cast::<c_void>());
     Answer::Values(vec![
         address(mark),
         address(active.table.generation_word()),
-        Value::Service(active),
+        LuaValue::Service(active),
     ])
 }
 

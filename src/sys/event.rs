@@ -10,12 +10,12 @@ use super::own_descriptor::OwnDescriptor;
 ///
 /// A child of the process that made it shares its counter, and leaves it as it is.
 #[derive(Debug)]
-pub struct Event {
+pub struct EventFd {
     descriptor: OwnDescriptor,
     owner: u64,
 }
 
-impl Event {
+impl EventFd {
     /// # Errors
     /// Where the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
@@ -74,7 +74,7 @@ impl Event {
     }
 }
 
-impl AsRawFd for Event {
+impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
         self.descriptor.raw()
     }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn it_is_readable_from_set_to_clear() {
-        let event = Event::new().unwrap();
+        let event = EventFd::new().unwrap();
         assert!(!is_readable(event.descriptor()));
         event.set();
         event.set();
@@ -119,8 +119,8 @@ mod tests {
             .open(&path)
             .unwrap();
         std::fs::remove_file(&path).unwrap();
-        let event = Event::new().unwrap();
-        let other = Event::new().unwrap();
+        let event = EventFd::new().unwrap();
+        let other = EventFd::new().unwrap();
         replace(event.descriptor(), &file);
         event.set();
         event.clear();

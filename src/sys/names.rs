@@ -7,7 +7,7 @@ use std::ptr;
 
 /// Why `getaddrinfo` gave no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub struct NameFailure {
     /// `EAI_*`. The texts of `gai_strerror` depend on the host's locale, the codes do not.
     pub code: c_int,
     /// The thread's `errno` after the call, 0 where the call set none. `EAI_NONAME` may stand
@@ -20,8 +20,8 @@ pub struct Failure {
 ///
 /// # Errors
 /// The resolver's code; `EAI_NONAME` for a name with NUL in it.
-pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, Failure> {
-    let no_name = Failure {
+pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, NameFailure> {
+    let no_name = NameFailure {
         code: libc::EAI_NONAME,
         errno: 0,
     };
@@ -39,7 +39,7 @@ pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, Failure> {
     if code != 0 {
         // SAFETY: this thread's own `errno`, as before.
         let errno = unsafe { *libc::__errno_location() };
-        return Err(Failure { code, errno });
+        return Err(NameFailure { code, errno });
     }
     let mut addresses = Vec::new();
     let mut next = found;

@@ -7,7 +7,7 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::event::Event;
+use super::event::EventFd;
 use super::timer::Timer;
 
 /// Registers a socket with the runtime that this is called in.
@@ -34,8 +34,8 @@ pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
 ///
 /// # Errors
 /// As [`of`].
-pub fn of_event(event: Arc<Event>) -> io::Result<AsyncFd<Arc<Event>>> {
+pub fn of_event(event: Arc<EventFd>) -> io::Result<AsyncFd<Arc<EventFd>>> {
     // SAFETY: the descriptor must stay the same open one for as long as it is registered: an
-    // `Event` owns its own and closes it when dropped, which the `Arc` held here prevents.
+    // `EventFd` owns its own and closes it when dropped, which the `Arc` held here prevents.
     unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -4,7 +4,7 @@
 //! at first: where the host has closed it and has a file of its own there, the file would get
 //! what was written. So a task that other threads wake gets a waker of ours: on the engine's
 //! thread it is the runtime's, on another thread it puts the task into a queue and sets an
-//! [`Event`], which knows whether its descriptor is still ours. The engine's thread waits for the
+//! [`EventFd`], which knows whether its descriptor is still ours. The engine's thread waits for the
 //! event and wakes the tasks itself.
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-use super::event::Event;
+use super::event::EventFd;
 use super::readiness;
 
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
 
 /// What an engine's thread is woken by.
 pub struct Relay {
-    event: Arc<Event>,
+    event: Arc<EventFd>,
     woken: Mutex<Vec<Arc<TaskWaker>>>,
     when_lost: Box<dyn Fn() + Send + Sync>,
 }
@@ -39,7 +39,7 @@ impl Relay {
     /// Where the process has no descriptor left.
     pub fn new(when_lost: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            event: Arc::new(Event::new()?),
+            event: Arc::new(EventFd::new()?),
             woken: Mutex::default(),
             when_lost: Box::new(when_lost),
         }))

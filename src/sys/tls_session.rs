@@ -12,22 +12,25 @@ unsafe extern "C" {
 }
 
 /// A session that a server has just given.
-pub struct Given<'a> {
+pub struct GivenSession<'a> {
     ssl: &'a SslRef,
     session: &'a SslSession,
 }
 
 /// Calls `keep` with each session that a connection of the context is given.
-pub fn on_new(builder: &mut SslContextBuilder, keep: impl Fn(&Given<'_>) + Send + Sync + 'static) {
+pub fn on_new(
+    builder: &mut SslContextBuilder,
+    keep: impl Fn(&GivenSession<'_>) + Send + Sync + 'static,
+) {
     builder.set_new_session_callback(move |ssl, session| {
-        keep(&Given {
+        keep(&GivenSession {
             ssl,
             session: &session,
         });
     });
 }
 
-impl Given<'_> {
+impl GivenSession<'_> {
     /// The connection that it was given to.
     pub fn connection(&self) -> &SslRef {
         self.ssl
@@ -64,14 +67,14 @@ impl Resumable {
         let mut ssl = Ssl::new(&self.context)?;
         // SAFETY: the session must belong to the `Ssl`'s context; `ssl` was just made from
         // that of the connection which OpenSSL gave the session to: only `Given::copy` makes a
-        // `Resumable`, and only OpenSSL's callback a `Given`.
+        // `Resumable`, and only OpenSSL's callback a `GivenSession`.
         unsafe { ssl.set_session(&*copy(&self.session)?)? };
         Ok(ssl)
     }
 }
 
 fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
-    // SAFETY: the session lives, and OpenSSL lets this thread read it: either it is a `Given`
+    // SAFETY: the session lives, and OpenSSL lets this thread read it: either it is a `GivenSession`
     // one, and the callback that it was given to still runs, or a `Resumable`'s own, which no
     // connection has.
     let copy = unsafe { SSL_SESSION_dup(session.as_ptr().cast()) };

@@ -22,7 +22,7 @@ use super::verdicts::{
 use crate::sys::clock;
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
-pub use operators::{OperatorSettings, Wanted};
+pub use operators::{OperatorRequest, OperatorSettings};
 
 mod listing;
 mod lookup;

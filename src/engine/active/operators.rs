@@ -41,7 +41,7 @@ impl OperatorSettings {
 
 /// What an operator wants.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub struct OperatorRequest {
     /// A target's key, or `node:` and a node's name.
     pub what: String,
     pub setting: Setting,
@@ -82,7 +82,7 @@ impl ActiveConfig {
     ///
     /// # Errors
     /// Where the name is unknown, or there is no room for more.
-    pub fn operate(&self, wanted: Wanted) -> Result<(), String> {
+    pub fn operate(&self, wanted: OperatorRequest) -> Result<(), String> {
         if !self.knows(&wanted.what) {
             return Err(format!("no such target or node: {:?}", wanted.what));
         }

@@ -4,7 +4,9 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
-use crate::engine::routing::{self, Candidate, Filter, Fleet, NoRoute, Node, Route, View, Why};
+use crate::engine::routing::{
+    self, Candidate, Filter, Fleet, NoRoute, Node, Route, TargetView, Why,
+};
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
 use crate::sys::clock;
@@ -124,7 +126,7 @@ impl<'a> Now<'a> {
     }
 }
 
-impl View for Now<'_> {
+impl TargetView for Now<'_> {
     fn is_listed(&self, target: usize) -> bool {
         let read = |slot| self.active.table.read_brief(slot).0;
         let is_shown = || self.is_in_panic(target) || self.lists(self.slot(target).map(read));

@@ -18,7 +18,7 @@ pub(super) struct Reader<'a> {
 }
 
 /// A value and the name it was given under.
-pub(super) struct Given<'a> {
+pub(super) struct GivenValue<'a> {
     pub(super) name: &'a str,
     pub(super) value: &'a Value,
 }
@@ -54,12 +54,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The value of a key under any of its names; nil counts as not given.
-    pub(super) fn given(&self, key: &Key) -> Result<Option<Given<'a>>, Issue> {
+    pub(super) fn given(&self, key: &Key) -> Result<Option<GivenValue<'a>>, Issue> {
         let mut found = self
             .entries
             .iter()
             .filter(|(name, value)| key.is_named(name) && !matches!(value, Value::Nil))
-            .map(|(name, value)| Given { name, value });
+            .map(|(name, value)| GivenValue { name, value });
         let first = found.next();
         if let (Some(first), Some(second)) = (&first, found.next()) {
             let problem = format!("means the same as {}, which is also given", first.name);

@@ -129,7 +129,7 @@ fn is_underway(error: &io::Error) -> bool {
 }
 
 /// How a connection is looked for.
-pub(super) struct Wanted<'a> {
+pub(super) struct Destination<'a> {
     /// In the order in which they are tried.
     pub addresses: &'a [IpAddr],
     pub port: u16,
@@ -152,12 +152,12 @@ pub(super) struct Wanted<'a> {
 /// others say too little of the target then; if not, the first address's. The caller bounds
 /// the time, and finds in `lacked` what an address could not be tried for.
 pub(super) async fn connect(
-    wanted: Wanted<'_>,
+    wanted: Destination<'_>,
     again: impl Future<Output = Option<Arc<[IpAddr]>>>,
     first: Option<(IpAddr, Dialled)>,
     lacked: &mut Option<ProbeError>,
 ) -> Result<(Stream, IpAddr), ProbeError> {
-    let Wanted {
+    let Destination {
         addresses,
         port,
         source,
@@ -338,7 +338,7 @@ mod tests {
         port: u16,
         first: Option<(IpAddr, Dialled)>,
     ) -> Result<(Stream, IpAddr), ProbeError> {
-        let wanted = Wanted {
+        let wanted = Destination {
             addresses,
             port,
             source: None,
@@ -383,7 +383,7 @@ mod tests {
         let connect_with = |newer: &[IpAddr]| {
             let newer: Arc<[IpAddr]> = newer.into();
             async move {
-                let wanted = Wanted {
+                let wanted = Destination {
                     addresses: &[old],
                     port,
                     source: None,

@@ -23,7 +23,7 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use self::connect::ReusableSockets;
-use self::connect::{Dialled, Manner, Wanted};
+use self::connect::{Destination, Dialled, Manner};
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
@@ -357,7 +357,7 @@ impl Prober {
             }
         };
         *stage = Stage::Connect;
-        let wanted = Wanted {
+        let wanted = Destination {
             addresses,
             port: target.port,
             source: target.source_address,

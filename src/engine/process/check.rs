@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::engine::probe::panics;
 use crate::engine::probe::{Depth, Prober};
 use crate::engine::target::{Host, Target};
-use crate::sys::event::Event;
+use crate::sys::event::EventFd;
 use crate::sys::fork_mark::incarnation;
 use crate::sys::relay::relayed;
 
@@ -22,7 +22,7 @@ pub struct Check {
     ticket: Arc<Ticket>,
     /// What a child of the process that asked waits on: it has no engine that would ever set the
     /// ticket's own event, and must not touch the ticket's lock.
-    in_child: ArcSwapOption<Event>,
+    in_child: ArcSwapOption<EventFd>,
 }
 
 /// What the asker and the engine share.
@@ -38,7 +38,7 @@ struct State {
     result: Option<CheckResult>,
     /// Where the asker waits, from the engine's first look at the request to the result.
     joint: Weak<Joint>,
-    event: Option<Event>,
+    event: Option<EventFd>,
     /// What is called once there is a result, each with its number.
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
@@ -133,13 +133,13 @@ impl Check {
         }
         let mut state = self.ticket.lock();
         if state.event.is_none() {
-            let event = Event::new()?;
+            let event = EventFd::new()?;
             if state.result.is_some() {
                 event.set();
             }
             state.event = Some(event);
         }
-        Ok(state.event.as_ref().map_or(-1, Event::descriptor))
+        Ok(state.event.as_ref().map_or(-1, EventFd::descriptor))
     }
 
     fn descriptor_in_child(&self) -> std::io::Result<i32> {
@@ -148,7 +148,7 @@ impl Check {
             if let Some(event) = known.as_ref().filter(|event| event.is_of_this_process()) {
                 return Ok(event.descriptor());
             }
-            let event = Arc::new(Event::new()?);
+            let event = Arc::new(EventFd::new()?);
             event.set();
             // Where another thread was first, its event is the one.
             self.in_child.compare_and_swap(&known, Some(event));
@@ -241,7 +241,7 @@ impl Ticket {
 }
 
 /// What is asked of the engine.
-pub(super) struct Request {
+pub(super) struct CheckRequest {
     pub target: Arc<Target>,
     /// Whether an equal check under way will do.
     pub coalesce: bool,
@@ -289,8 +289,8 @@ impl Checks {
     }
 
     /// Starts the check, or joins an equal one.
-    pub(super) fn start(&self, request: Request) {
-        let Request {
+    pub(super) fn start(&self, request: CheckRequest) {
+        let CheckRequest {
             target,
             coalesce,
             ticket,

@@ -32,7 +32,7 @@ use crate::sys::clock;
 use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{stderr, thread as threads};
-use check::{Check, Request, Ticket};
+use check::{Check, CheckRequest, Ticket};
 use thread::{Command, HostSigns, Reports, spawn};
 
 /// The path of a YAML file, for hosts that call no `configure`.
@@ -523,7 +523,7 @@ impl Process {
     /// Starts a check on the engine's thread.
     pub fn check(&self, target: Arc<Target>, coalesce: bool) -> Check {
         let (check, ticket) = Check::new();
-        let request = Request {
+        let request = CheckRequest {
             target,
             coalesce,
             ticket: ticket.clone(),

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{
 use tokio::task::{Id, JoinError};
 use tokio::time::{Sleep, sleep_until};
 
-use super::check::{Checks, Request};
+use super::check::{CheckRequest, Checks};
 use crate::engine::active::{ActiveConfig, Role};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::panics::outlived;
@@ -74,7 +74,7 @@ const RESTART_WHEN_LOST: Duration = Duration::from_millis(100);
 pub(super) enum Command {
     /// A configuration to serve from now on.
     Serve(Arc<ActiveConfig>, Arc<Log>),
-    Check(Request),
+    Check(CheckRequest),
     Stop,
 }
 

@@ -4,7 +4,7 @@ use crate::engine::target::Target;
 
 /// A field of a server object that a filter can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum ServerField {
     Ip,
     Host,
     Port,
@@ -19,7 +19,7 @@ pub enum Field {
     Weight,
 }
 
-impl Field {
+impl ServerField {
     pub const ALL: [Self; 12] = [
         Self::Ip,
         Self::Host,
@@ -58,18 +58,18 @@ impl Field {
     }
 
     /// What its values are.
-    pub fn kind(self) -> Kind {
+    pub fn kind(self) -> FieldKind {
         match self {
-            Self::Port | Self::Weight => Kind::Number,
-            Self::HaproxyV2 | Self::Tls | Self::TlsSkipVerify | Self::DeepCheck => Kind::Flag,
-            _ => Kind::Text,
+            Self::Port | Self::Weight => FieldKind::Number,
+            Self::HaproxyV2 | Self::Tls | Self::TlsSkipVerify | Self::DeepCheck => FieldKind::Flag,
+            _ => FieldKind::Text,
         }
     }
 }
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FieldKind {
     Text,
     Number,
     Flag,
@@ -77,7 +77,7 @@ pub enum Kind {
 
 /// A value that a field must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum FieldValue {
     Text(Box<str>),
     Number(u16),
     Flag(bool),
@@ -87,7 +87,7 @@ pub enum Wanted {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Fields that must have these values.
-    pub fields: Vec<(Field, Wanted)>,
+    pub fields: Vec<(ServerField, FieldValue)>,
     /// The first with a usable node counts. None: the pool without a name.
     pub pools: Option<Vec<Box<str>>>,
 }
@@ -97,35 +97,35 @@ impl Filter {
     /// object shows.
     pub(super) fn matches(&self, target: &Target, ip: impl Fn() -> String) -> bool {
         self.fields.iter().all(|(field, wanted)| match wanted {
-            Wanted::Flag(wanted) => flag(*field, target) == Some(*wanted),
-            Wanted::Number(wanted) => number(*field, target) == Some(*wanted),
-            Wanted::Text(wanted) => match field {
-                Field::Ip => ip() == **wanted,
-                Field::Host => target.host.to_string() == **wanted,
-                Field::Protocol => target.protocol.name() == &**wanted,
-                Field::TlsMode => target.tls_mode.name() == &**wanted,
-                Field::RequestUri => target.request_uri == **wanted,
-                Field::Node => target.node() == **wanted,
+            FieldValue::Flag(wanted) => flag(*field, target) == Some(*wanted),
+            FieldValue::Number(wanted) => number(*field, target) == Some(*wanted),
+            FieldValue::Text(wanted) => match field {
+                ServerField::Ip => ip() == **wanted,
+                ServerField::Host => target.host.to_string() == **wanted,
+                ServerField::Protocol => target.protocol.name() == &**wanted,
+                ServerField::TlsMode => target.tls_mode.name() == &**wanted,
+                ServerField::RequestUri => target.request_uri == **wanted,
+                ServerField::Node => target.node() == **wanted,
                 _ => false,
             },
         })
     }
 }
 
-fn flag(field: Field, target: &Target) -> Option<bool> {
+fn flag(field: ServerField, target: &Target) -> Option<bool> {
     match field {
-        Field::HaproxyV2 => Some(target.haproxy_v2),
-        Field::Tls => Some(target.implicit_tls()),
-        Field::TlsSkipVerify => Some(target.tls_skip_verify),
-        Field::DeepCheck => Some(target.deep_check),
+        ServerField::HaproxyV2 => Some(target.haproxy_v2),
+        ServerField::Tls => Some(target.implicit_tls()),
+        ServerField::TlsSkipVerify => Some(target.tls_skip_verify),
+        ServerField::DeepCheck => Some(target.deep_check),
         _ => None,
     }
 }
 
-fn number(field: Field, target: &Target) -> Option<u16> {
+fn number(field: ServerField, target: &Target) -> Option<u16> {
     match field {
-        Field::Port => Some(target.port),
-        Field::Weight => Some(target.placement.weight),
+        ServerField::Port => Some(target.port),
+        ServerField::Weight => Some(target.placement.weight),
         _ => None,
     }
 }

@@ -11,7 +11,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-pub use filter::{Field, Filter, Kind, Wanted};
+pub use filter::{FieldKind, FieldValue, Filter, ServerField};
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};
-pub use select::{Candidate, Fleet, NoRoute, Route, View, Why};
+pub use select::{Candidate, Fleet, NoRoute, Route, TargetView, Why};

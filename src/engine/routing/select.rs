@@ -12,7 +12,7 @@ use crate::engine::config::NodeUsable;
 use crate::engine::target::Target;
 
 /// What is known of the targets at this moment; each is asked by its index in the configuration.
-pub trait View {
+pub trait TargetView {
     /// Whether the target is in the list now.
     fn is_listed(&self, target: usize) -> bool;
 
@@ -111,7 +111,7 @@ fn best_first(mut scored: Scored<'_>) -> impl Iterator<Item = &Node> {
     })
 }
 
-impl<'a, V: View> Fleet<'a, V> {
+impl<'a, V: TargetView> Fleet<'a, V> {
     /// The server of the user with this key.
     ///
     /// # Errors

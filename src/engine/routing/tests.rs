@@ -11,7 +11,7 @@ use crate::engine::target::{Host, HostName, Placement, Protocol, Target};
 /// All alive but these targets.
 struct Dead(Vec<usize>);
 
-impl View for Dead {
+impl TargetView for Dead {
     fn is_listed(&self, target: usize) -> bool {
         !self.0.contains(&target)
     }
@@ -164,7 +164,7 @@ fn two_nodes() -> Vec<Arc<Target>> {
 
 fn wanted(protocol: &str) -> Filter {
     Filter {
-        fields: vec![(Field::Protocol, Wanted::Text(protocol.into()))],
+        fields: vec![(ServerField::Protocol, FieldValue::Text(protocol.into()))],
         pools: None,
     }
 }

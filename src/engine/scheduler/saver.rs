@@ -7,7 +7,7 @@ use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::file::{Store, Writer};
 use crate::engine::state_file::format::{encode, read_operator};
-use crate::engine::state_file::saved::Answer;
+use crate::engine::state_file::saved::RequestAnswer;
 use crate::engine::verdicts::Set;
 
 /// How often the state file is written where no verdict changes; well within what its
@@ -31,7 +31,7 @@ pub(super) struct Saver {
     /// [`crate::engine::verdicts::VerdictTable::operators_version`] of the last time.
     operators: u64,
     /// The last request that was seen to.
-    answer: Option<Answer>,
+    answer: Option<RequestAnswer>,
     /// Lines that others wrote and this version does not know.
     unknown: Vec<String>,
 }
@@ -113,7 +113,7 @@ impl Saver {
             .lines()
             .map(|line| do_request(active, line))
             .collect();
-        self.answer = Some(Answer {
+        self.answer = Some(RequestAnswer {
             number: request.number,
             text: match done {
                 Ok(_) => "ok".to_owned(),

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::container::{FILE_MAX, Head, PAGE, fits, has_title, heads, title};
 use super::format::read_file;
-use super::request::{Request, Requests};
+use super::request::{CommandRequest, CommandRequests};
 use super::saved::Saved;
 use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
@@ -40,7 +40,7 @@ pub struct Store {
     written: AtomicU64,
     /// What the writing thread does; see [`Work`].
     work: Work,
-    requests: Requests,
+    requests: CommandRequests,
 }
 
 /// Who may write the file, and probes for all who share it.
@@ -66,7 +66,7 @@ impl Store {
             leader: AtomicU64::new(0),
             written: AtomicU64::new(0),
             work: Work::default(),
-            requests: Requests::default(),
+            requests: CommandRequests::default(),
         })
     }
 
@@ -261,7 +261,7 @@ impl Store {
     // === Requests ===
 
     /// The request that waits for an answer, if there is one after number `answered`.
-    pub fn request(&self, answered: u64) -> Option<Request> {
+    pub fn request(&self, answered: u64) -> Option<CommandRequest> {
         self.requests.read(&self.file.load(), answered)
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
 use super::fields::{Fields, put, put_quoted};
-use super::saved::{Answer, Saved, SavedTarget};
+use super::saved::{RequestAnswer, Saved, SavedTarget};
 use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
 use super::version_1;
 use crate::engine::config::Config;
@@ -39,7 +39,7 @@ pub fn encode(
     config: &Config,
     table: &VerdictTable,
     slots: &[Slot],
-    answer: Option<&Answer>,
+    answer: Option<&RequestAnswer>,
     unknown: &[String],
 ) -> String {
     let mut text = format!("saved {}\n", clock::unix_ms());
@@ -305,9 +305,9 @@ pub fn read_operator(rest: &str) -> Option<Operator> {
     is_named.then_some(operator)
 }
 
-fn read_answer(rest: &str) -> Option<Answer> {
+fn read_answer(rest: &str) -> Option<RequestAnswer> {
     let (number, text) = rest.split_once(' ')?;
-    Some(Answer {
+    Some(RequestAnswer {
         number: number.parse().ok()?,
         text: text.to_owned(),
     })

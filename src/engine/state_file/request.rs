@@ -15,14 +15,14 @@ use crate::sys::state_file::{Part, StateFile};
 
 /// What somebody asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct CommandRequest {
     /// Higher than that of the one before.
     pub number: u64,
     /// Lines; each is answered together with all others.
     pub body: String,
 }
 
-impl Request {
+impl CommandRequest {
     fn encode(&self) -> String {
         let sum = hex_sum(self.body.as_bytes());
         format!(
@@ -53,7 +53,7 @@ impl Request {
 /// The request of this process that is under way: its number, and whose it is, since a child
 /// inherits the word but not the lock.
 #[derive(Default)]
-pub(super) struct Requests {
+pub(super) struct CommandRequests {
     asked: AtomicU64,
     asker: AtomicU64,
     /// When, in `CLOCK_MONOTONIC` nanoseconds.
@@ -64,8 +64,8 @@ pub(super) struct Requests {
 /// of an earlier version, which knows of none and writes over it.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-impl Requests {
-    pub(super) fn read(&self, file: &StateFile, answered: u64) -> Option<Request> {
+impl CommandRequests {
+    pub(super) fn read(&self, file: &StateFile, answered: u64) -> Option<CommandRequest> {
         // A short read first: most of the time there is nothing new.
         let start = file.read_at(REQUESTS_AT, 32).ok()?;
         let number = std::str::from_utf8(&start).ok()?.strip_prefix("request ")?;
@@ -73,7 +73,7 @@ impl Requests {
         if number <= answered {
             return None;
         }
-        Request::decode(&file.read_at(REQUESTS_AT, REQUEST_MAX).ok()?)
+        CommandRequest::decode(&file.read_at(REQUESTS_AT, REQUEST_MAX).ok()?)
     }
 
     pub(super) fn ask(&self, file: &StateFile, body: &str, answered: u64) -> bool {
@@ -89,9 +89,9 @@ impl Requests {
         let before = file.read_at(REQUESTS_AT, REQUEST_MAX).ok();
         let before = before
             .as_deref()
-            .and_then(Request::decode)
+            .and_then(CommandRequest::decode)
             .map_or(0, |request| request.number);
-        let request = Request {
+        let request = CommandRequest {
             number: before.max(answered).saturating_add(1),
             body: body.to_owned(),
         };

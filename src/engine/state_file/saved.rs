@@ -17,7 +17,7 @@ pub struct Saved {
     pub targets: HashMap<IdentityHash, SavedTarget>,
     pub operators: Vec<Operator>,
     /// The last request that its writer has seen to, and what it said.
-    pub answer: Option<Answer>,
+    pub answer: Option<RequestAnswer>,
     /// Lines of kinds that this version does not know.
     pub unknown: Vec<String>,
 }
@@ -32,7 +32,7 @@ pub struct SavedTarget {
 
 /// What became of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
+pub struct RequestAnswer {
     /// The request's number.
     pub number: u64,
     /// `ok`, or `error` and why.

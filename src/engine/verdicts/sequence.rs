@@ -27,12 +27,12 @@ const TRIES: usize = READ_SPINS + READ_YIELDS + READ_SLEEPS;
 /// The right to write what a sequence number guards: the odd number that this writer set.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ticket(u64);
+pub(super) struct WriteTicket(u64);
 
 impl VerdictTable {
     /// Makes the number odd, for one writer at a time. A writer that holds it for 10 ms is dead
     /// or stopped: its odd number, which must not have changed all that time, is taken over.
-    pub(super) fn begin(&self, sequence: &AtomicU64) -> Ticket {
+    pub(super) fn begin(&self, sequence: &AtomicU64) -> WriteTicket {
         let mut stuck = 0;
         let mut tries = 0;
         loop {
@@ -52,18 +52,18 @@ impl VerdictTable {
     }
 
     /// Makes the number odd if it still is `seen`; where that was odd, its writer was given up.
-    pub(super) fn claim(&self, sequence: &AtomicU64, seen: u64) -> Option<Ticket> {
+    pub(super) fn claim(&self, sequence: &AtomicU64, seen: u64) -> Option<WriteTicket> {
         let odd = seen.wrapping_add(1) | 1;
         sequence
             .compare_exchange(seen, odd, Acquire, Relaxed)
             .ok()?;
         fence(Release);
-        Some(Ticket(odd))
+        Some(WriteTicket(odd))
     }
 
     /// Makes the number even again. False where another writer has taken the record over: what
     /// this one wrote may be mixed with what that one did.
-    pub(super) fn end(&self, sequence: &AtomicU64, ticket: Ticket) -> bool {
+    pub(super) fn end(&self, sequence: &AtomicU64, ticket: WriteTicket) -> bool {
         sequence
             .compare_exchange(ticket.0, ticket.0.wrapping_add(1), Release, Relaxed)
             .is_ok()

@@ -19,7 +19,7 @@ use super::layout::*;
 use super::memory::{Slot, VerdictTable};
 use super::record::Record;
 use super::routable::Routable;
-use super::sequence::Ticket;
+use super::sequence::WriteTicket;
 
 /// The first bytes of SHA-256 over a target's identity.
 pub type IdentityHash = [u64; 2];
@@ -198,7 +198,7 @@ impl VerdictTable {
     pub(super) fn write_begun(
         &self,
         slot: Slot,
-        ticket: Ticket,
+        ticket: WriteTicket,
         record: &Record,
         changes: bool,
         sample: Option<Sample>,

@@ -28,7 +28,7 @@ const READ_EVENT: isize = 0x2001;
 
 /// What a process is to nginx, of `ngx_process`'s values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(super) enum ProcessRole {
     /// The master, before or after it forks, or the only process.
     Head,
     /// A worker, the privileged agent, or a cache's manager or loader.
@@ -86,11 +86,11 @@ impl Symbols {
             || self.terminate.load(Ordering::Relaxed) != 0
     }
 
-    pub(super) fn role(&self) -> Role {
+    pub(super) fn role(&self) -> ProcessRole {
         if self.process.load(Ordering::Relaxed) >= PROCESS_WORKER {
-            Role::Forked
+            ProcessRole::Forked
         } else {
-            Role::Head
+            ProcessRole::Head
         }
     }
 }

@@ -23,8 +23,8 @@ use super::contained;
 use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
 use crate::engine::process::check::{Check, CheckResult, Listening};
 use crate::lua::check::{answer, begin, begin_described, described_at};
-use crate::lua::raw::{Answer, Args, Item, Items, Refused, Value, config_native, native};
-use crate::sys::event::Event;
+use crate::lua::raw::{Answer, Args, Item, Items, LuaValue, Refused, config_native, native};
+use crate::sys::event::EventFd;
 use crate::sys::fork_mark::pid;
 
 /// The natives of waits, for an nginx that has what they need. The addresses are numbers below 2^53.
@@ -76,7 +76,7 @@ fn begin_own(
         let (semaphore, request) = (args.number(1)?, args.number(2)?);
         let check = match start(args)? {
             Ok(check) => check,
-            Err(reason) => return Ok(Answer::Values(vec![Value::Nil, reason.into()])),
+            Err(reason) => return Ok(Answer::Values(vec![LuaValue::Nil, reason.into()])),
         };
         let begun = with_waits(|wake, waits| {
             let check = Arc::new(check);
@@ -107,8 +107,8 @@ fn wait_end(args: &Args) -> Answer {
 fn waits_released(_: &Args) -> Answer {
     let released = with_waits(|_, waits| Some(std::mem::take(&mut waits.released)));
     match released {
-        Some(released) if !released.is_empty() => Answer::Values(vec![Value::List(
-            released.into_iter().map(Value::from).collect(),
+        Some(released) if !released.is_empty() => Answer::Values(vec![LuaValue::List(
+            released.into_iter().map(LuaValue::from).collect(),
         )]),
         _ => Answer::Nil,
     }
@@ -178,7 +178,7 @@ struct Wait {
 /// What the engine's thread has of the waits.
 struct WaitNotifier {
     numbers: Sender<u64>,
-    event: Event,
+    event: EventFd,
     /// Whether the event is set, or about to be: one system call is enough for many numbers.
     notified: AtomicBool,
 }
@@ -203,7 +203,7 @@ impl WaitNotifier {
 
 impl Waits {
     fn start(wake: &WakeSymbols) -> Option<Self> {
-        let event = Event::new().ok()?;
+        let event = EventFd::new().ok()?;
         // SAFETY: the glue calls this from a phase of a request that can wait, on nginx's
         // thread. The event is owned by waits that are never dropped once nginx watches it.
         if !unsafe { wake.watch(event.descriptor(), on_notified) } {

@@ -53,7 +53,7 @@ pub(in crate::lua) enum Answer {
     /// A request context that has this data with others.
     SharedContext(SharedContext),
     /// As many values.
-    Values(Vec<Value>),
+    Values(Vec<LuaValue>),
     /// Raised, as text: what no caller of the API can cause but in a finaliser.
     Raised(&'static str),
     /// nil and true: argument 1 is not what the native works on.
@@ -61,7 +61,7 @@ pub(in crate::lua) enum Answer {
 }
 
 /// One value of an answer that has several.
-pub(in crate::lua) enum Value {
+pub(in crate::lua) enum LuaValue {
     Nil,
     Bool(bool),
     Integer(i64),
@@ -79,56 +79,56 @@ pub(in crate::lua) enum Value {
     Service(Arc<ActiveConfig>),
 }
 
-impl From<bool> for Value {
+impl From<bool> for LuaValue {
     fn from(value: bool) -> Self {
         Self::Bool(value)
     }
 }
 
-impl From<i64> for Value {
+impl From<i64> for LuaValue {
     fn from(number: i64) -> Self {
         Self::Integer(number)
     }
 }
 
-impl From<u16> for Value {
+impl From<u16> for LuaValue {
     fn from(number: u16) -> Self {
         Self::Integer(number.into())
     }
 }
 
 /// What counts something; none counts beyond what an integer holds.
-impl From<u64> for Value {
+impl From<u64> for LuaValue {
     fn from(number: u64) -> Self {
         Self::Integer(number.try_into().unwrap_or(i64::MAX))
     }
 }
 
-impl From<f64> for Value {
+impl From<f64> for LuaValue {
     fn from(number: f64) -> Self {
         Self::Float(number)
     }
 }
 
-impl From<String> for Value {
+impl From<String> for LuaValue {
     fn from(text: String) -> Self {
         Self::Text(text.into())
     }
 }
 
-impl From<&'static str> for Value {
+impl From<&'static str> for LuaValue {
     fn from(text: &'static str) -> Self {
         Self::Text(text.into())
     }
 }
 
-impl From<Check> for Value {
+impl From<Check> for LuaValue {
     fn from(check: Check) -> Self {
         Self::Check(Some(check))
     }
 }
 
-impl<T: Into<Self>> From<Option<T>> for Value {
+impl<T: Into<Self>> From<Option<T>> for LuaValue {
     fn from(value: Option<T>) -> Self {
         value.map_or(Self::Nil, Into::into)
     }
@@ -274,23 +274,23 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
 }
 
 /// Takes what becomes a userdata's.
-unsafe fn push_one(state: *mut lua_State, value: &mut Value) {
+unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
     // SAFETY: as of `push`; tables are three deep at most.
     unsafe {
         match value {
-            Value::Nil | Value::Check(None) => ffi::lua_pushnil(state),
-            Value::Bool(value) => ffi::lua_pushboolean(state, (*value).into()),
-            Value::Integer(number) => ffi::lua_pushinteger(state, *number as ffi::lua_Integer),
-            Value::Float(number) => ffi::lua_pushnumber(state, *number),
-            Value::Text(text) => push_bytes(state, text.as_bytes()),
-            Value::List(values) => {
+            LuaValue::Nil | LuaValue::Check(None) => ffi::lua_pushnil(state),
+            LuaValue::Bool(value) => ffi::lua_pushboolean(state, (*value).into()),
+            LuaValue::Integer(number) => ffi::lua_pushinteger(state, *number as ffi::lua_Integer),
+            LuaValue::Float(number) => ffi::lua_pushnumber(state, *number),
+            LuaValue::Text(text) => push_bytes(state, text.as_bytes()),
+            LuaValue::List(values) => {
                 ffi::lua_createtable(state, size(values.len()), 0);
                 for (index, value) in (1..).zip(values) {
                     push_one(state, value);
                     ffi::lua_rawseti(state, -2, index);
                 }
             }
-            Value::Table(entries) => {
+            LuaValue::Table(entries) => {
                 ffi::lua_createtable(state, 0, size(entries.len()));
                 for (key, value) in entries {
                     push_bytes(state, key.as_bytes());
@@ -298,9 +298,9 @@ unsafe fn push_one(state: *mut lua_State, value: &mut Value) {
                     ffi::lua_rawset(state, -3);
                 }
             }
-            Value::Address(address) => ffi::lua_pushlightuserdata(state, *address),
-            Value::Check(check) => push_owner(state, CHECK_METATABLE, || check.take()),
-            Value::Service(service) => {
+            LuaValue::Address(address) => ffi::lua_pushlightuserdata(state, *address),
+            LuaValue::Check(check) => push_owner(state, CHECK_METATABLE, || check.take()),
+            LuaValue::Service(service) => {
                 push_owner(state, SERVICE_METATABLE, || Some(service.clone()));
             }
         }

@@ -32,7 +32,7 @@ pub(in crate::lua) type Refused = &'static str;
 
 /// A Lua value, as far as natives look at it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(in crate::lua) enum View<'a> {
+pub(in crate::lua) enum ArgView<'a> {
     Nil,
     Bool(bool),
     /// Only from interpreters that tell integers from floats.
@@ -45,7 +45,7 @@ pub(in crate::lua) enum View<'a> {
     Other(&'a str),
 }
 
-impl View<'_> {
+impl ArgView<'_> {
     /// The name Lua gives the type.
     pub(in crate::lua) fn type_name(&self) -> &str {
         match self {
@@ -84,7 +84,7 @@ impl View<'_> {
 
 impl Args {
     /// The argument at `index`, from 1; nil where there is none.
-    pub(in crate::lua) fn view(&self, index: c_int) -> View<'_> {
+    pub(in crate::lua) fn view(&self, index: c_int) -> ArgView<'_> {
         // SAFETY: `state` is running a C function with these arguments. A string lives as long
         // as its place on the stack, which outlives `self`.
         unsafe { view(self.state, index) }
@@ -137,8 +137,8 @@ impl Args {
     /// Whether argument `index` is true; nil is false.
     pub(in crate::lua) fn flag(&self, index: c_int) -> Result<bool, Refused> {
         match self.view(index) {
-            View::Bool(value) => Ok(value),
-            View::Nil => Ok(false),
+            ArgView::Bool(value) => Ok(value),
+            ArgView::Nil => Ok(false),
             _ => Err("nauthilus_backend: internal error: a boolean expected"),
         }
     }
@@ -146,9 +146,9 @@ impl Args {
     /// Argument `index` as a number.
     pub(in crate::lua) fn number(&self, index: c_int) -> Result<f64, Refused> {
         match self.view(index) {
-            View::Float(number) => Ok(number),
+            ArgView::Float(number) => Ok(number),
             #[allow(clippy::cast_precision_loss)] // None of ours is beyond what a float holds.
-            View::Integer(number) => Ok(number as f64),
+            ArgView::Integer(number) => Ok(number as f64),
             _ => Err("nauthilus_backend: internal error: a number expected"),
         }
     }
@@ -156,7 +156,7 @@ impl Args {
     /// Argument `index` as a number, or nil.
     pub(in crate::lua) fn optional_number(&self, index: c_int) -> Result<Option<f64>, Refused> {
         match self.view(index) {
-            View::Nil => Ok(None),
+            ArgView::Nil => Ok(None),
             _ => self.number(index).map(Some),
         }
     }
@@ -164,7 +164,7 @@ impl Args {
     /// Argument `index` as a string.
     pub(in crate::lua) fn bytes(&self, index: c_int) -> Result<&[u8], Refused> {
         match self.view(index) {
-            View::Bytes(bytes) => Ok(bytes),
+            ArgView::Bytes(bytes) => Ok(bytes),
             _ => Err("nauthilus_backend: internal error: a string expected"),
         }
     }
@@ -219,8 +219,8 @@ impl Args {
     /// What was expected and what was found.
     pub(in crate::lua) fn strings(&self, index: c_int) -> Result<Vec<Bytes>, String> {
         let table = self.table(index, "array of strings")?;
-        let text = |value: View<'_>| match value {
-            View::Bytes(bytes) => Some(bytes.into()),
+        let text = |value: ArgView<'_>| match value {
+            ArgView::Bytes(bytes) => Some(bytes.into()),
             _ => None,
         };
         // SAFETY: `index` is a table.
@@ -261,7 +261,7 @@ impl Args {
 
     fn table(&self, index: c_int, wanted: &str) -> Result<c_int, String> {
         match self.view(index) {
-            View::Table => Ok(index),
+            ArgView::Table => Ok(index),
             other => Err(format!("{wanted} expected, got {}", other.type_name())),
         }
     }
@@ -273,37 +273,37 @@ impl Args {
 ///
 /// A string is borrowed from its place on the stack: the caller chooses a lifetime within it.
 #[inline]
-pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
+pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
     // SAFETY: none of these raises. `lua_tolstring` is asked for strings only: a number would
     // be converted, which allocates.
     unsafe {
         match ffi::lua_type(state, index) {
-            ffi::LUA_TNIL | ffi::LUA_TNONE => View::Nil,
-            ffi::LUA_TBOOLEAN => View::Bool(ffi::lua_toboolean(state, index) != 0),
+            ffi::LUA_TNIL | ffi::LUA_TNONE => ArgView::Nil,
+            ffi::LUA_TBOOLEAN => ArgView::Bool(ffi::lua_toboolean(state, index) != 0),
             ffi::LUA_TNUMBER => number(state, index),
             ffi::LUA_TSTRING => {
                 let mut length = 0;
                 let bytes = ffi::lua_tolstring(state, index, &raw mut length);
-                View::Bytes(slice::from_raw_parts(bytes.cast(), length))
+                ArgView::Bytes(slice::from_raw_parts(bytes.cast(), length))
             }
-            ffi::LUA_TTABLE => View::Table,
+            ffi::LUA_TTABLE => ArgView::Table,
             other => {
                 let name = CStr::from_ptr(ffi::lua_typename(state, other));
-                View::Other(name.to_str().unwrap_or("value"))
+                ArgView::Other(name.to_str().unwrap_or("value"))
             }
         }
     }
 }
 
 /// The number at `index`: an integer where the interpreter has such a type and it is one.
-unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> View<'a> {
+unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
     // SAFETY: it is a number; none of these raises.
     unsafe {
         #[cfg(any(feature = "lua53", feature = "lua54"))]
         if ffi::lua_isinteger(state, index) != 0 {
-            return View::Integer(ffi::lua_tointeger(state, index));
+            return ArgView::Integer(ffi::lua_tointeger(state, index));
         }
-        View::Float(ffi::lua_tonumber(state, index))
+        ArgView::Float(ffi::lua_tonumber(state, index))
     }
 }
 
@@ -351,7 +351,7 @@ unsafe fn attribute<'a>(
 ) -> Result<Pair<'a>, String> {
     // SAFETY: as of this function; the views do not leave it.
     let (key, content) = unsafe { (view(state, key), view(state, value)) };
-    let View::Bytes(name) = key else {
+    let ArgView::Bytes(name) = key else {
         return Err(format!(
             "table of name = value expected, got a {} as a name",
             key.type_name()
@@ -360,9 +360,9 @@ unsafe fn attribute<'a>(
     let wanted = "string, number, boolean or an array of these";
     let content = match content {
         // SAFETY: `value` is a table.
-        View::Table if unsafe { holds_table(state, value) } => return Ok(Pair::Nested(name)),
+        ArgView::Table if unsafe { holds_table(state, value) } => return Ok(Pair::Nested(name)),
         // SAFETY: `value` is a table.
-        View::Table => unsafe { array(state, value, |item| item.scalar()) }
+        ArgView::Table => unsafe { array(state, value, |item| item.scalar()) }
             .map(AttributeValue::Many)
             .map_err(|why| format!("{wanted} expected for attribute {}, got {why}", shown(name)))?,
         other => AttributeValue::One(other.scalar().ok_or_else(|| {
@@ -410,7 +410,7 @@ fn shown(name: &[u8]) -> String {
 unsafe fn array<T>(
     state: *mut lua_State,
     table: c_int,
-    read: impl Fn(View<'_>) -> Option<T>,
+    read: impl Fn(ArgView<'_>) -> Option<T>,
 ) -> Result<Vec<T>, String> {
     let mut found: Vec<T> = Vec::new();
     // Where they do not come in order: the index of each.

@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-use super::args::{Args, View, each, view};
+use super::args::{ArgView, Args, each, view};
 use crate::engine::config::{Issue, Step, Value};
 
 /// Tables within tables; the deepest configuration has five.
@@ -56,18 +56,18 @@ impl Reader {
     unsafe fn convert(&self, index: c_int, depth: usize) -> Result<Value, Issue> {
         // SAFETY: as of this function; the view does not leave it.
         match unsafe { view(self.state, index) } {
-            View::Nil => Ok(Value::Nil),
-            View::Bool(value) => Ok(Value::Bool(value)),
-            View::Integer(number) => Ok(Value::Int(number)),
-            View::Float(number) => Ok(number_value(number)),
-            View::Bytes(bytes) => match std::str::from_utf8(bytes) {
+            ArgView::Nil => Ok(Value::Nil),
+            ArgView::Bool(value) => Ok(Value::Bool(value)),
+            ArgView::Integer(number) => Ok(Value::Int(number)),
+            ArgView::Float(number) => Ok(number_value(number)),
+            ArgView::Bytes(bytes) => match std::str::from_utf8(bytes) {
                 Ok(text) => Ok(Value::Str(text.to_owned())),
                 Err(_) => Err(Issue::new("text in UTF-8 expected")),
             },
-            View::Table if depth == 0 => Err(Issue::new("tables are nested too deeply")),
+            ArgView::Table if depth == 0 => Err(Issue::new("tables are nested too deeply")),
             // SAFETY: it is a table; otherwise as of this function.
-            View::Table => unsafe { self.convert_table(index, depth - 1) },
-            View::Other(name) => Err(Issue::new(format!("a {name} is no configuration value"))),
+            ArgView::Table => unsafe { self.convert_table(index, depth - 1) },
+            ArgView::Other(name) => Err(Issue::new(format!("a {name} is no configuration value"))),
         }
     }
 
@@ -116,7 +116,7 @@ impl Reader {
         // SAFETY: as of `convert`; the view does not leave this function.
         let key = unsafe { view(self.state, key) };
         match key {
-            View::Bytes(key) => {
+            ArgView::Bytes(key) => {
                 let key = std::str::from_utf8(key)
                     .map_err(|_| Issue::new("keys in UTF-8 expected"))?
                     .to_owned();
@@ -125,7 +125,7 @@ impl Reader {
                 let value = value.map_err(|issue| issue.under(Step::Key(key.clone())))?;
                 Ok(Some((key, value)))
             }
-            View::Integer(_) | View::Float(_) => match key.index() {
+            ArgView::Integer(_) | ArgView::Float(_) => match key.index() {
                 Some(index) if index <= length => Ok(None),
                 _ => Err(Issue::new("an array without gaps expected")),
             },

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::super::text::shortened;
 use super::YamlError;
-use super::node::{Content, Id, MAX_DEPTH, MAX_NODES, Node, Tree, View};
+use super::node::{Id, MAX_DEPTH, MAX_NODES, NodeContent, NodeView, Tree, YamlNode};
 use super::node::{too_deep, too_large};
 use super::scalar::form;
 
@@ -105,7 +105,7 @@ impl Builder {
                 let mut keep = |text: &str| self.tree.keep(text);
                 let form = form(style, tag.as_deref()).map(|tag| keep(&tag));
                 let text = keep(&text);
-                self.finish(line, anchor, Content::Scalar(text, form))?;
+                self.finish(line, anchor, NodeContent::Scalar(text, form))?;
             }
             Event::SequenceStart(anchor, _) => self.start(line, anchor, Kind::List)?,
             Event::MappingStart(anchor, _) => {
@@ -136,7 +136,12 @@ impl Builder {
         Ok(())
     }
 
-    fn finish(&mut self, line: usize, anchor: usize, content: Content) -> Result<(), YamlError> {
+    fn finish(
+        &mut self,
+        line: usize,
+        anchor: usize,
+        content: NodeContent,
+    ) -> Result<(), YamlError> {
         let node = self.tree.add(line, content)?;
         if anchor > 0 {
             self.anchors.insert(anchor, node);
@@ -163,10 +168,10 @@ impl Builder {
     }
 
     /// What a list or table holds now that its end has come.
-    fn close(&mut self, open: &Open) -> Result<Content, YamlError> {
+    fn close(&mut self, open: &Open) -> Result<NodeContent, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
         if let Kind::List = open.kind {
-            return Ok(Content::List(self.tree.link(inside)));
+            return Ok(NodeContent::List(self.tree.link(inside)));
         }
         let is_merge = |key: &Id| self.tree.node(*key).is_merge();
         let linked = if inside.iter().step_by(2).any(is_merge) {
@@ -175,7 +180,7 @@ impl Builder {
         } else {
             self.tree.link(inside)
         };
-        Ok(Content::Map(linked))
+        Ok(NodeContent::Map(linked))
     }
 }
 
@@ -184,8 +189,8 @@ impl Builder {
 /// # Errors
 /// Its name, for an error.
 fn check_new<'t>(
-    key: Node<'t>,
-    before: impl ExactSizeIterator<Item = Node<'t>> + Clone,
+    key: YamlNode<'t>,
+    before: impl ExactSizeIterator<Item = YamlNode<'t>> + Clone,
     hashes: &mut HashSet<u64>,
     hasher: &RandomState,
 ) -> Result<(), String> {
@@ -194,7 +199,7 @@ fn check_new<'t>(
     };
     if before.len() >= FEW {
         // `1` and `"1"` are two keys.
-        let hash = |key: Node<'_>| Some(hasher.hash_one((key.name()?, key.is_string())));
+        let hash = |key: YamlNode<'_>| Some(hasher.hash_one((key.name()?, key.is_string())));
         if hashes.is_empty() {
             hashes.extend(before.clone().filter_map(hash));
         }
@@ -202,7 +207,8 @@ fn check_new<'t>(
             return Ok(());
         }
     }
-    let same = |other: Node<'_>| other.name() == Some(name) && other.is_string() == key.is_string();
+    let same =
+        |other: YamlNode<'_>| other.name() == Some(name) && other.is_string() == key.is_string();
     if before.clone().any(same) {
         return Err(shortened(name));
     }
@@ -226,8 +232,8 @@ fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, 
         .filter_map(|key| tree.node(*key).name())
         .collect();
     let source = tree.node(*source);
-    let mut take = |node: Node<'_>| {
-        let View::Map(entries) = tree.node(node.id).view() else {
+    let mut take = |node: YamlNode<'_>| {
+        let NodeView::Map(entries) = tree.node(node.id).view() else {
             return Err(YamlError::new(source.line(), "<<: table expected to merge"));
         };
         *looked_at = looked_at.saturating_add(entries.len() / 2);
@@ -242,7 +248,7 @@ fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, 
         Ok(())
     };
     match source.view() {
-        View::List(items) => items.iter().try_for_each(take)?,
+        NodeView::List(items) => items.iter().try_for_each(take)?,
         _ => take(source)?,
     }
     Ok(all)

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
 use super::super::value::Value;
-use super::node::{MAX_KEY, Node, View};
+use super::node::{MAX_KEY, NodeView, YamlNode};
 use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
@@ -17,7 +17,7 @@ const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// A key that is not a scalar, a scalar that does not fit its tag, a variable that is not set,
 /// more text than the bound.
 pub(in super::super) fn to_value(
-    node: Node<'_>,
+    node: YamlNode<'_>,
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Value, Issue> {
@@ -44,9 +44,9 @@ impl Reading<'_> {
     }
 
     /// The paths of its errors begin at `node`.
-    fn convert(&self, node: Node<'_>) -> Result<Value, Issue> {
+    fn convert(&self, node: YamlNode<'_>) -> Result<Value, Issue> {
         match node.view() {
-            View::Scalar(text, form) => {
+            NodeView::Scalar(text, form) => {
                 self.take(text.len())?;
                 let value =
                     scalar_value(text, form, self.env, self.room.get()).map_err(Issue::new)?;
@@ -55,7 +55,7 @@ impl Reading<'_> {
                 }
                 Ok(value)
             }
-            View::List(items) => items
+            NodeView::List(items) => items
                 .iter()
                 .enumerate()
                 .map(|(at, item)| {
@@ -64,7 +64,7 @@ impl Reading<'_> {
                 })
                 .collect::<Result<_, _>>()
                 .map(Value::List),
-            View::Map(entries) => entries
+            NodeView::Map(entries) => entries
                 .entries()
                 .map(|(key, value)| {
                     let Some(name) = key.name() else {
@@ -115,10 +115,10 @@ fn scalar_value(
     }
 }
 
-fn key_problem(key: Node<'_>) -> String {
+fn key_problem(key: YamlNode<'_>) -> String {
     match key.view() {
-        View::Scalar(..) => format!("key of at most {MAX_KEY} bytes expected, got more"),
-        View::List(_) => "key that is a name expected, got list".to_owned(),
-        View::Map(_) => "key that is a name expected, got table".to_owned(),
+        NodeView::Scalar(..) => format!("key of at most {MAX_KEY} bytes expected, got more"),
+        NodeView::List(_) => "key that is a name expected, got list".to_owned(),
+        NodeView::Map(_) => "key that is a name expected, got table".to_owned(),
     }
 }

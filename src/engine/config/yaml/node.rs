@@ -49,11 +49,11 @@ struct Record {
     size: u32,
     /// The number of levels of this subtree.
     depth: u8,
-    content: Content,
+    content: NodeContent,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Content {
+pub(super) enum NodeContent {
     Scalar(Span, Form<Span>),
     List(Span),
     Map(Span),
@@ -127,9 +127,9 @@ impl Tree {
 
     /// # Errors
     /// What exceeds a bound.
-    pub(super) fn add(&mut self, line: usize, content: Content) -> Result<Id, YamlError> {
+    pub(super) fn add(&mut self, line: usize, content: NodeContent) -> Result<Id, YamlError> {
         let (mut size, mut depth) = (1_u32, 0_u8);
-        if let Content::List(span) | Content::Map(span) = content {
+        if let NodeContent::List(span) | NodeContent::Map(span) = content {
             for id in span.of(&self.links) {
                 let record = self.node(*id).record();
                 size = size.saturating_add(record.size);
@@ -154,24 +154,24 @@ impl Tree {
         Ok(Id(id))
     }
 
-    pub(super) fn node(&self, id: Id) -> Node<'_> {
-        Node { tree: self, id }
+    pub(super) fn node(&self, id: Id) -> YamlNode<'_> {
+        YamlNode { tree: self, id }
     }
 
-    pub(in super::super) fn root(&self) -> Node<'_> {
+    pub(in super::super) fn root(&self) -> YamlNode<'_> {
         self.node(self.root.unwrap_or(Id(u32::MAX)))
     }
 }
 
 /// A node of a tree: gives access to the whole subtree.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Node<'t> {
+pub(in super::super) struct YamlNode<'t> {
     tree: &'t Tree,
     pub(super) id: Id,
 }
 
 /// The content of a node.
-pub(super) enum View<'t> {
+pub(super) enum NodeView<'t> {
     Scalar(&'t str, Form<&'t str>),
     List(List<'t>),
     Map(List<'t>),
@@ -189,16 +189,16 @@ impl<'t> List<'t> {
         self.ids.len()
     }
 
-    pub(super) fn get(self, index: usize) -> Option<Node<'t>> {
+    pub(super) fn get(self, index: usize) -> Option<YamlNode<'t>> {
         self.ids.get(index).map(|id| self.tree.node(*id))
     }
 
-    pub(super) fn iter(self) -> impl Iterator<Item = Node<'t>> {
+    pub(super) fn iter(self) -> impl Iterator<Item = YamlNode<'t>> {
         self.ids.iter().map(move |id| self.tree.node(*id))
     }
 
     /// Of a table.
-    pub(super) fn entries(self) -> impl Iterator<Item = (Node<'t>, Node<'t>)> {
+    pub(super) fn entries(self) -> impl Iterator<Item = (YamlNode<'t>, YamlNode<'t>)> {
         let (pairs, _) = self.ids.as_chunks::<2>();
         pairs
             .iter()
@@ -206,7 +206,7 @@ impl<'t> List<'t> {
     }
 }
 
-impl<'t> Node<'t> {
+impl<'t> YamlNode<'t> {
     fn record(self) -> Record {
         let Id(at) = self.id;
         let record = usize::try_from(at)
@@ -217,7 +217,7 @@ impl<'t> Node<'t> {
             line: 0,
             size: 1,
             depth: 1,
-            content: Content::List(Span {
+            content: NodeContent::List(Span {
                 start: 0,
                 length: 0,
             }),
@@ -229,7 +229,7 @@ impl<'t> Node<'t> {
         usize::try_from(self.record().line).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn view(self) -> View<'t> {
+    pub(super) fn view(self) -> NodeView<'t> {
         let tree = self.tree;
         let text = |span: Span| span.text(tree);
         let list = |span: Span| List {
@@ -237,9 +237,9 @@ impl<'t> Node<'t> {
             ids: span.of(&tree.links),
         };
         match self.record().content {
-            Content::Scalar(span, form) => View::Scalar(text(span), form.map(text)),
-            Content::List(span) => View::List(list(span)),
-            Content::Map(span) => View::Map(list(span)),
+            NodeContent::Scalar(span, form) => NodeView::Scalar(text(span), form.map(text)),
+            NodeContent::List(span) => NodeView::List(list(span)),
+            NodeContent::Map(span) => NodeView::Map(list(span)),
         }
     }
 
@@ -251,7 +251,7 @@ impl<'t> Node<'t> {
 
     fn key(self) -> Option<(&'t str, Form<Span>)> {
         match self.record().content {
-            Content::Scalar(span, form) if span.length() <= MAX_KEY => {
+            NodeContent::Scalar(span, form) if span.length() <= MAX_KEY => {
                 Some((span.text(self.tree), form))
             }
             _ => None,
@@ -272,7 +272,7 @@ impl<'t> Node<'t> {
         let mut at = self;
         for step in &path.0 {
             let next = match (at.view(), step) {
-                (View::List(items), Step::Index(index)) => {
+                (NodeView::List(items), Step::Index(index)) => {
                     index.checked_sub(1).and_then(|index| items.get(index))
                 }
                 (_, Step::Key(name)) => at.entry(name),
@@ -287,7 +287,7 @@ impl<'t> Node<'t> {
     }
 
     fn entry(self, name: &str) -> Option<Self> {
-        let View::Map(list) = self.view() else {
+        let NodeView::Map(list) = self.view() else {
             return None;
         };
         list.entries()
@@ -296,12 +296,12 @@ impl<'t> Node<'t> {
     }
 }
 
-impl Members for Node<'_> {
+impl Members for YamlNode<'_> {
     fn member(self, name: &str) -> Option<Self> {
         let member = self.entry(name)?;
         let null = matches!(
             member.view(),
-            View::Scalar(text, Form::Plain) if core_schema(text) == Value::Nil
+            NodeView::Scalar(text, Form::Plain) if core_schema(text) == Value::Nil
         );
         (!null).then_some(member)
     }

@@ -33,7 +33,7 @@
 
 use super::encode::{self, concat};
 use super::mailbox_name;
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
+use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, TlsMode};
@@ -271,7 +271,7 @@ impl Imap<'_, '_> {
             } else {
                 let head = format!(" {{{length}}}\r\n");
                 self.s.send(&concat(&[&wire, head.as_bytes()])).await?;
-                if self.answer().await? != Answer::Challenge {
+                if self.answer().await? != SaslAnswer::Challenge {
                     return Err(self.s.unexpected());
                 }
                 wire = concat(&[argument.as_bytes()]);
@@ -295,8 +295,8 @@ impl Imap<'_, '_> {
     /// Waits for the tagged OK.
     async fn done(&mut self) -> Result<(), ProbeError> {
         match self.answer().await? {
-            Answer::Success => Ok(()),
-            Answer::Challenge => Err(self.s.unexpected()),
+            SaslAnswer::Success => Ok(()),
+            SaslAnswer::Challenge => Err(self.s.unexpected()),
         }
     }
 
@@ -344,7 +344,7 @@ impl Exchange for Imap<'_, '_> {
     }
 
     /// The reply with our tag (§7.1) or a continuation request (§7.6).
-    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+    async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         loop {
             self.s.read_line().await?;
             let line = self.s.line();
@@ -355,7 +355,7 @@ impl Exchange for Imap<'_, '_> {
             let (tag, reply) = split_word(line);
             if tag == b"+" {
                 self.s.note_understood();
-                return Ok(Answer::Challenge);
+                return Ok(SaslAnswer::Challenge);
             }
             let (status, text) = split_word(reply);
             let is = |name: &[u8]| tag == self.tag && status.eq_ignore_ascii_case(name);
@@ -364,7 +364,7 @@ impl Exchange for Imap<'_, '_> {
                     self.capabilities = Some(list);
                 }
                 self.s.accepted();
-                Ok(Answer::Success)
+                Ok(SaslAnswer::Success)
             } else if is(b"NO") || is(b"BAD") {
                 let (is_bad, is_temporary) = (is(b"BAD"), is_temporary(text));
                 self.s.accepted();

@@ -32,7 +32,7 @@
 //! ```
 
 use super::encode::concat;
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
+use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::probe::proxy;
@@ -184,7 +184,7 @@ impl Pop3<'_, '_> {
     }
 
     /// A login that was refused, for a reason that may be none of the login's.
-    fn refused_login(&mut self) -> Result<Answer, ProbeError> {
+    fn refused_login(&mut self) -> Result<SaslAnswer, ProbeError> {
         let code = response_code(self.s.line());
         let is = |name: &[u8]| code.is_some_and(|code| code.eq_ignore_ascii_case(name));
         if is(b"IN-USE") || is(b"LOGIN-DELAY") {
@@ -192,7 +192,7 @@ impl Pop3<'_, '_> {
             // maildrop, or had it just now. It serves, and that is what a login is to show; not so
             // where the maildrop is to be looked into.
             return match self.s.target().test_mailbox {
-                None => Ok(Answer::Success),
+                None => Ok(SaslAnswer::Success),
                 Some(_) => Err(self.s.refused()),
             };
         }
@@ -207,8 +207,8 @@ impl Pop3<'_, '_> {
     /// Waits for `+OK`.
     async fn ok(&mut self) -> Result<(), ProbeError> {
         match self.answer().await? {
-            Answer::Success => Ok(()),
-            Answer::Challenge => Err(self.s.unexpected()),
+            SaslAnswer::Success => Ok(()),
+            SaslAnswer::Challenge => Err(self.s.unexpected()),
         }
     }
 
@@ -241,15 +241,15 @@ impl Exchange for Pop3<'_, '_> {
         self.s.send(&concat(&[message, b"\r\n"])).await
     }
 
-    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+    async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         match self.status().await? {
             Status::Continue => {
                 self.s.note_understood();
-                Ok(Answer::Challenge)
+                Ok(SaslAnswer::Challenge)
             }
             Status::Ok => {
                 self.s.settle();
-                Ok(Answer::Success)
+                Ok(SaslAnswer::Success)
             }
             Status::Err => {
                 self.s.settle();

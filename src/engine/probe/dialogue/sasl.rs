@@ -126,7 +126,7 @@ impl Offer {
 
 /// What a server answers in the middle of a login. A refusal is an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum SaslAnswer {
     /// It wants the next message. What it says with it has no meaning in PLAIN and LOGIN.
     Challenge,
     Success,
@@ -138,7 +138,7 @@ pub(super) trait Exchange {
     fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool;
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError>;
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError>;
-    async fn answer(&mut self) -> Result<Answer, ProbeError>;
+    async fn answer(&mut self) -> Result<SaslAnswer, ProbeError>;
     /// The last line is out of turn.
     fn unexpected(&self) -> ProbeError;
 }
@@ -153,10 +153,10 @@ pub(super) async fn login_plain(
         x.begin("PLAIN", Some(&message)).await?;
     } else {
         x.begin("PLAIN", None).await?;
-        expect(x, Answer::Challenge).await?;
+        expect(x, SaslAnswer::Challenge).await?;
         x.respond(&message).await?;
     }
-    expect(x, Answer::Success).await
+    expect(x, SaslAnswer::Success).await
 }
 
 /// SASL LOGIN: user and password, each asked for. The prompts differ between servers.
@@ -165,14 +165,14 @@ pub(super) async fn login_login(
     credentials: Credentials<'_>,
 ) -> Result<(), ProbeError> {
     x.begin("LOGIN", None).await?;
-    expect(x, Answer::Challenge).await?;
+    expect(x, SaslAnswer::Challenge).await?;
     x.respond(&base64(credentials.user.as_bytes())).await?;
-    expect(x, Answer::Challenge).await?;
+    expect(x, SaslAnswer::Challenge).await?;
     x.respond(&base64(credentials.password.as_bytes())).await?;
-    expect(x, Answer::Success).await
+    expect(x, SaslAnswer::Success).await
 }
 
-async fn expect(x: &mut impl Exchange, wanted: Answer) -> Result<(), ProbeError> {
+async fn expect(x: &mut impl Exchange, wanted: SaslAnswer) -> Result<(), ProbeError> {
     if x.answer().await? == wanted {
         Ok(())
     } else {

@@ -25,7 +25,7 @@
 //! Each string may be quoted or a literal: `{3}`, three bytes in lines of their own (§1.2).
 
 use super::encode::{self, concat};
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
+use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
@@ -341,13 +341,13 @@ impl Exchange for Sieve<'_, '_> {
     }
 
     /// §2.1: a challenge is a string alone.
-    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+    async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         self.read_reply().await?;
         if let [Token::Text(_)] = self.reply.tokens.as_slice() {
-            return Ok(Answer::Challenge);
+            return Ok(SaslAnswer::Challenge);
         }
         self.expect_ok()?;
-        Ok(Answer::Success)
+        Ok(SaslAnswer::Success)
     }
 
     fn unexpected(&self) -> ProbeError {

@@ -24,7 +24,7 @@
 
 use super::encode::concat;
 use super::hello;
-use super::sasl::{self, Answer, Credentials, Exchange, Mechanism, Offer};
+use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
@@ -250,10 +250,10 @@ impl Exchange for Smtp<'_, '_> {
     }
 
     /// RFC 4954 §4, §6.
-    async fn answer(&mut self) -> Result<Answer, ProbeError> {
+    async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         match self.reply().await? {
-            235 => Ok(Answer::Success),
-            334 => Ok(Answer::Challenge),
+            235 => Ok(SaslAnswer::Success),
+            334 => Ok(SaslAnswer::Challenge),
             // Not known, or too weak for this user (RFC 4954 §4, §6).
             504 | 534 => Err(self.s.refuse_mechanism()),
             535 => Err(self.s.refused_login()),

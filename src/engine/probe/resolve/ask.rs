@@ -10,11 +10,11 @@ use crate::engine::target::HostName;
 use crate::sys::gate;
 use crate::sys::names;
 
-pub(in crate::engine::probe) type Answer = Result<Arc<[IpAddr]>, Failure>;
+pub(in crate::engine::probe) type LookupAnswer = Result<Arc<[IpAddr]>, LookupFailure>;
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine::probe) enum Failure {
+pub(in crate::engine::probe) enum LookupFailure {
     /// That is how it is: the name does not exist, or has none.
     NoAddress(String),
     /// The name may well have one: no name server could say.
@@ -23,28 +23,28 @@ pub(in crate::engine::probe) enum Failure {
     OwnLack(String),
 }
 
-impl From<Failure> for ProbeError {
-    fn from(failure: Failure) -> Self {
+impl From<LookupFailure> for ProbeError {
+    fn from(failure: LookupFailure) -> Self {
         match failure {
-            Failure::NoAddress(reason) | Failure::ForNow(reason) => {
+            LookupFailure::NoAddress(reason) | LookupFailure::ForNow(reason) => {
                 Self::new(Stage::Resolve, reason)
             }
-            Failure::OwnLack(reason) => Self::new(Stage::Internal, reason),
+            LookupFailure::OwnLack(reason) => Self::new(Stage::Internal, reason),
         }
     }
 }
 
 /// Asks the system, on a thread of ours. Blocks.
-pub(super) fn ask_system(name: &HostName) -> Answer {
+pub(super) fn ask_system(name: &HostName) -> LookupAnswer {
     ask(name, names::use_servers)
 }
 
 /// Asks the system on the host's thread, whose own resolver is left alone. Blocks.
-pub(super) fn ask_on_hosts_thread(name: &HostName) -> Answer {
+pub(super) fn ask_on_hosts_thread(name: &HostName) -> LookupAnswer {
     ask(name, |_| false)
 }
 
-fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> Answer {
+fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> LookupAnswer {
     let origin = origin::known();
     let moved = origin.as_ref().filter(|origin| origin.is_out_of_reach());
     let in_file = match moved {
@@ -62,16 +62,16 @@ fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> Answer {
     let is_told = moved.is_some_and(|origin| use_servers(&origin.servers));
     let found = gate::look_up(|| names::addresses_of(&name.query()));
     match found {
-        Ok(addresses) if addresses.is_empty() => {
-            Err(Failure::NoAddress("the name has no address".to_owned()))
-        }
+        Ok(addresses) if addresses.is_empty() => Err(LookupFailure::NoAddress(
+            "the name has no address".to_owned(),
+        )),
         Ok(addresses) => Ok(addresses.into()),
         Err(failure) => {
             let failure = meaning_of(failure, lack_of_descriptors());
             let is_blind = moved.is_some() && !is_told;
             Err(match failure {
-                Failure::NoAddress(reason) | Failure::ForNow(reason) if is_blind => {
-                    Failure::OwnLack(format!(
+                LookupFailure::NoAddress(reason) | LookupFailure::ForNow(reason) if is_blind => {
+                    LookupFailure::OwnLack(format!(
                         "names cannot be looked up in this root directory: {reason}"
                     ))
                 }
@@ -81,7 +81,7 @@ fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> Answer {
     }
 }
 
-fn meaning_of(failure: names::Failure, lack: Option<Failure>) -> Failure {
+fn meaning_of(failure: names::NameFailure, lack: Option<LookupFailure>) -> LookupFailure {
     if let Some(lack) = lack {
         return lack;
     }
@@ -89,21 +89,23 @@ fn meaning_of(failure: names::Failure, lack: Option<Failure>) -> Failure {
         return own_lack(&std::io::Error::from_raw_os_error(failure.errno));
     }
     match failure.code {
-        libc::EAI_MEMORY => Failure::OwnLack("cannot look up names: out of memory".to_owned()),
+        libc::EAI_MEMORY => {
+            LookupFailure::OwnLack("cannot look up names: out of memory".to_owned())
+        }
         libc::EAI_SYSTEM => own_lack(&std::io::Error::from_raw_os_error(failure.errno)),
-        libc::EAI_AGAIN => Failure::ForNow(text(failure.code)),
-        code => Failure::NoAddress(text(code)),
+        libc::EAI_AGAIN => LookupFailure::ForNow(text(failure.code)),
+        code => LookupFailure::NoAddress(text(code)),
     }
 }
 
-fn own_lack(error: &std::io::Error) -> Failure {
-    Failure::OwnLack(format!("cannot look up names: {error}"))
+fn own_lack(error: &std::io::Error) -> LookupFailure {
+    LookupFailure::OwnLack(format!("cannot look up names: {error}"))
 }
 
 /// The C library takes a hosts file that it cannot open for one without the name, and name
 /// servers that it has no socket for are none to it: so the process is asked itself whether it
 /// has what a look-up takes, a file and a socket.
-fn lack_of_descriptors() -> Option<Failure> {
+fn lack_of_descriptors() -> Option<LookupFailure> {
     let two = UnixDatagram::unbound().and_then(|first| Ok((first, UnixDatagram::unbound()?)));
     two.err()
         .filter(|error| error.raw_os_error().is_some_and(is_want_of_means))
@@ -129,33 +131,39 @@ mod tests {
 
     #[test]
     fn want_of_means_says_nothing_of_a_name() {
-        let meaning = |code, errno| meaning_of(names::Failure { code, errno }, None);
+        let meaning = |code, errno| meaning_of(names::NameFailure { code, errno }, None);
         for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
             for code in [libc::EAI_NONAME, libc::EAI_AGAIN, libc::EAI_SYSTEM] {
                 assert!(
-                    matches!(meaning(code, errno), Failure::OwnLack(_)),
+                    matches!(meaning(code, errno), LookupFailure::OwnLack(_)),
                     "{code} {errno}"
                 );
             }
         }
-        assert!(matches!(meaning(libc::EAI_MEMORY, 0), Failure::OwnLack(_)));
+        assert!(matches!(
+            meaning(libc::EAI_MEMORY, 0),
+            LookupFailure::OwnLack(_)
+        ));
         assert!(matches!(
             meaning(libc::EAI_SYSTEM, libc::EIO),
-            Failure::OwnLack(_)
+            LookupFailure::OwnLack(_)
         ));
         let unable = Some(own_lack(&std::io::Error::from_raw_os_error(libc::EMFILE)));
-        let seen = names::Failure {
+        let seen = names::NameFailure {
             code: libc::EAI_NONAME,
             errno: 0,
         };
-        assert!(matches!(meaning_of(seen, unable), Failure::OwnLack(_)));
+        assert!(matches!(
+            meaning_of(seen, unable),
+            LookupFailure::OwnLack(_)
+        ));
         assert!(matches!(
             meaning(libc::EAI_AGAIN, libc::ECONNREFUSED),
-            Failure::ForNow(_)
+            LookupFailure::ForNow(_)
         ));
         for code in [libc::EAI_NONAME, libc::EAI_NODATA, libc::EAI_FAIL] {
             assert!(
-                matches!(meaning(code, libc::ENOENT), Failure::NoAddress(_)),
+                matches!(meaning(code, libc::ENOENT), LookupFailure::NoAddress(_)),
                 "{code}"
             );
         }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-use self::ask::{Answer, Failure, ask_on_hosts_thread, ask_system};
+use self::ask::{LookupAnswer, LookupFailure, ask_on_hosts_thread, ask_system};
 use super::error::ProbeError;
 use crate::engine::target::HostName;
 use crate::sys::relay::relayed;
@@ -41,7 +41,7 @@ const LOOKUP_STACK: usize = 512 * 1024;
 pub struct Resolver {
     names: Arc<Mutex<HashMap<HostName, Entry>>>,
     lookups: Arc<Semaphore>,
-    ask: fn(&HostName) -> Answer,
+    ask: fn(&HostName) -> LookupAnswer,
 }
 
 #[derive(Default)]
@@ -49,7 +49,7 @@ struct Entry {
     /// The last addresses and when they were the answer; none: they come from elsewhere.
     known: Option<(Arc<[IpAddr]>, Option<Instant>)>,
     /// Until its answer comes, a look-up under way.
-    pending: Option<watch::Receiver<Option<Answer>>>,
+    pending: Option<watch::Receiver<Option<LookupAnswer>>>,
 }
 
 impl Entry {
@@ -66,7 +66,7 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    pub(in crate::engine::probe) fn asking(ask: fn(&HostName) -> Answer) -> Self {
+    pub(in crate::engine::probe) fn asking(ask: fn(&HostName) -> LookupAnswer) -> Self {
         Self {
             names: Arc::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
@@ -108,7 +108,7 @@ impl Resolver {
         let answer = answered(pending);
         match known {
             Some(known) => match tokio::time::timeout(PATIENCE, answer).await {
-                Ok(Err(error @ Failure::NoAddress(_))) => Err(error.into()),
+                Ok(Err(error @ LookupFailure::NoAddress(_))) => Err(error.into()),
                 Ok(Ok(addresses)) => Ok(addresses),
                 _ => Ok(known),
             },
@@ -137,7 +137,7 @@ impl Resolver {
     }
 
     /// The look-up that is under way, or one that starts now.
-    fn pending(&self, name: &HostName, entry: &mut Entry) -> watch::Receiver<Option<Answer>> {
+    fn pending(&self, name: &HostName, entry: &mut Entry) -> watch::Receiver<Option<LookupAnswer>> {
         if let Some(pending) = &entry.pending {
             return pending.clone();
         }
@@ -147,7 +147,7 @@ impl Resolver {
     }
 
     /// Starts a look-up that lives on when the probe that asked does not.
-    fn start(&self, name: HostName) -> watch::Receiver<Option<Answer>> {
+    fn start(&self, name: HostName) -> watch::Receiver<Option<LookupAnswer>> {
         let (tell, told) = watch::channel(None);
         let (names, lookups, ask) = (self.names.clone(), self.lookups.clone(), self.ask);
         // The thread that asks wakes it.
@@ -180,7 +180,7 @@ pub fn resolve_here(name: &HostName) -> Option<Arc<[IpAddr]>> {
     ask_on_hosts_thread(name).ok()
 }
 
-async fn answered(mut pending: watch::Receiver<Option<Answer>>) -> Answer {
+async fn answered(mut pending: watch::Receiver<Option<LookupAnswer>>) -> LookupAnswer {
     match pending.wait_for(Option::is_some).await {
         Ok(answer) => answer.clone().unwrap_or_else(|| Err(given_up())),
         Err(_) => Err(given_up()),
@@ -190,21 +190,21 @@ async fn answered(mut pending: watch::Receiver<Option<Answer>>) -> Answer {
 async fn look_up(
     name: HostName,
     turn: tokio::sync::OwnedSemaphorePermit,
-    ask: fn(&HostName) -> Answer,
-) -> Answer {
+    ask: fn(&HostName) -> LookupAnswer,
+) -> LookupAnswer {
     let (tell, told) = tokio::sync::oneshot::channel();
     spawn_quiet("nb-resolve", LOOKUP_STACK, move || {
         let answer = ask(&name);
         drop(turn);
         let _ = tell.send(answer);
     })
-    .map_err(|e| Failure::OwnLack(format!("cannot start a thread: {e}")))?;
+    .map_err(|e| LookupFailure::OwnLack(format!("cannot start a thread: {e}")))?;
     told.await.unwrap_or_else(|_| Err(given_up()))
 }
 
 /// The look-up's thread or task ended without an answer.
-fn given_up() -> Failure {
-    Failure::OwnLack("the look-up was given up".to_owned())
+fn given_up() -> LookupFailure {
+    LookupFailure::OwnLack("the look-up was given up".to_owned())
 }
 
 #[cfg(test)]
@@ -258,7 +258,9 @@ mod tests {
     async fn a_failure_is_not_remembered() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
         let resolver = Resolver::asking(|_| match ASKED.fetch_add(1, Ordering::Relaxed) {
-            0 => Err(Failure::NoAddress("name or service not known".to_owned())),
+            0 => Err(LookupFailure::NoAddress(
+                "name or service not known".to_owned(),
+            )),
             _ => Ok(Arc::from([HERE])),
         });
         let error = resolver.resolve(&name("x")).await.unwrap_err();
@@ -270,7 +272,7 @@ mod tests {
     async fn a_name_with_a_trailing_dot_is_asked_for_with_it() {
         let resolver = Resolver::asking(|name| match name.query().as_str() {
             "imap.prod.test." => Ok(Arc::from([HERE])),
-            _ => Err(Failure::NoAddress("completed".to_owned())),
+            _ => Err(LookupFailure::NoAddress("completed".to_owned())),
         });
         assert!(resolver.resolve(&name("imap.prod.test.")).await.is_ok());
         assert!(resolver.resolve(&name("imap.prod.test")).await.is_err());
@@ -279,9 +281,9 @@ mod tests {
     #[tokio::test]
     async fn addresses_that_are_known_stand_in_for_what_cannot_be_found_out() {
         let resolver = Resolver::asking(|name| match name.as_str() {
-            "gone" => Err(Failure::NoAddress("no".to_owned())),
-            "for-now" => Err(Failure::ForNow("no".to_owned())),
-            _ => Err(Failure::OwnLack("no".to_owned())),
+            "gone" => Err(LookupFailure::NoAddress("no".to_owned())),
+            "for-now" => Err(LookupFailure::ForNow("no".to_owned())),
+            _ => Err(LookupFailure::OwnLack("no".to_owned())),
         });
         let stage = |answer: Result<_, ProbeError>| answer.map_err(|error| error.stage.name());
         assert_eq!(stage(resolver.resolve(&name("gone")).await), Err("resolve"));

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use openssl::ssl::SslVersion;
 
-use super::slot::{Kept, Offered, Slot};
+use super::slot::{Kept, Offered, TlsSlot};
 use crate::sys::tls_session::Resumable;
 
 /// What one target's handshakes leave for its next probe.
 #[derive(Default)]
-pub struct SessionSlot(Mutex<Slot<Resumable>>);
+pub struct SessionSlot(Mutex<TlsSlot<Resumable>>);
 
 /// A handshake that was made.
 pub(super) struct Made {
@@ -22,7 +22,7 @@ pub(super) struct Made {
 }
 
 impl SessionSlot {
-    fn lock(&self) -> MutexGuard<'_, Slot<Resumable>> {
+    fn lock(&self) -> MutexGuard<'_, TlsSlot<Resumable>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

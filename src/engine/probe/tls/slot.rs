@@ -22,7 +22,7 @@ pub(in crate::engine::probe) struct Offered {
     uses: u32,
 }
 
-pub(super) struct Slot<S> {
+pub(super) struct TlsSlot<S> {
     kept: Option<Kept<S>>,
     /// Whether sessions are to be resumed at all.
     keeps: bool,
@@ -39,7 +39,7 @@ pub(super) struct Slot<S> {
     has_resumed: bool,
 }
 
-impl<S> Default for Slot<S> {
+impl<S> Default for TlsSlot<S> {
     fn default() -> Self {
         Self {
             kept: None,
@@ -53,7 +53,7 @@ impl<S> Default for Slot<S> {
     }
 }
 
-impl<S> Slot<S> {
+impl<S> TlsSlot<S> {
     /// Whether a session that the server gives would be kept.
     pub(super) fn lacks_session(&self) -> bool {
         self.keeps && self.kept.is_none() && self.refused < REFUSED_MAX

@@ -6,7 +6,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A server that gives a session with each handshake and takes each so often, probed once
 /// a minute.
 struct Server {
-    slot: Slot<u32>,
+    slot: TlsSlot<u32>,
     now: Instant,
     takes: u32,
     given: u32,
@@ -17,7 +17,7 @@ struct Server {
 impl Server {
     fn new(takes: u32) -> Self {
         Self {
-            slot: Slot::default(),
+            slot: TlsSlot::default(),
             now: Instant::now(),
             takes,
             given: 0,
