@@ -37,6 +37,21 @@ describe("what operators see", function()
     assert.are.equal(1, value(text, ('nauthilus_backend_build_info{version="%s"}'):format(nb._VERSION:match("%S+$"))))
   end)
 
+  it("tells what operators have set, and of panic", function()
+    local key = ("imap://127.0.0.1:%d"):format(alive.port)
+    local drained = ('nauthilus_backend_target_state{target="%s",state="drain"}'):format(key)
+    assert.are.equal(0, value((nb.metrics()), drained))
+    nb.set_target_state(key, "drain")
+    assert.are.equal(1, value((nb.metrics()), drained))
+    nb.set_target_state(key, "auto")
+    assert.are.equal(0, value((nb.metrics()), drained))
+    assert.are.equal(0, value((nb.metrics()), 'nauthilus_backend_panic{protocol="imap"}'))
+    nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) },
+      { node_down_after = 0, panic_threshold = "60%" }))
+    assert.are.equal(1, value((nb.metrics()), 'nauthilus_backend_panic{protocol="imap"}'))
+    nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) }, { node_down_after = 0 }))
+  end)
+
   it("counts probes, which go on", function()
     local line = 'nauthilus_backend_probes_total{result="good",stage="total"}'
     local before = value((nb.metrics()), line)

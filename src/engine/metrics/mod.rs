@@ -17,11 +17,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Registry;
 
-use super::active::{ActiveConfig, TargetStatus};
+use super::active::{ActiveConfig, OperatorSettings, TargetStatus};
 use super::probe::error::Stage;
 use super::target::Protocol;
 use super::verdicts::health::Verdict;
-use super::verdicts::{BUCKETS_US, Counter, ProbeResult};
+use super::verdicts::{BUCKETS_US, Counter, OperatorState, ProbeResult};
 use crate::sys::clock;
 
 /// What the text is, for the `Content-Type` of a response.
@@ -114,7 +114,8 @@ impl Collector for Source {
             return Ok(());
         };
         let targets = distinct(active.targets());
-        target_gauges(&mut encoder, &targets)?;
+        target_gauges(&mut encoder, &targets, &active.operator_settings())?;
+        panics(&mut encoder, active, &targets)?;
         counts_by_verdict(&mut encoder, &targets)?;
         state_changes(&mut encoder, &targets)?;
         probes(&mut encoder, active)?;
@@ -143,11 +144,24 @@ fn build_info(encoder: &mut DescriptorEncoder) -> fmt::Result {
 fn target_gauges(
     encoder: &mut DescriptorEncoder,
     targets: &[(String, TargetStatus)],
+    settings: &OperatorSettings,
 ) -> fmt::Result {
     let mut family = gauge(encoder, "target_up", "Whether the target is alive")?;
     for (key, status) in targets {
         let up = i64::from(status.record.verdict() == Verdict::Alive);
         put_gauge(&mut family, &[("target", key)], &up)?;
+    }
+    let mut family = gauge(
+        encoder,
+        "target_state",
+        "What operators have set for the target",
+    )?;
+    for (key, status) in targets {
+        let set = settings.state_of(&status.target);
+        for state in OperatorState::ALL {
+            let labels = [("target", &**key), ("state", state.name())];
+            put_gauge(&mut family, &labels, &i64::from(state == set))?;
+        }
     }
     let mut family = gauge(
         encoder,
@@ -201,6 +215,31 @@ fn counts_by_verdict(
                 &mut family,
                 &labels,
                 &i64::try_from(count).unwrap_or(i64::MAX),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Of each protocol that has targets, whether so few are alive that all are listed.
+fn panics(
+    encoder: &mut DescriptorEncoder,
+    active: &ActiveConfig,
+    targets: &[(String, TargetStatus)],
+) -> fmt::Result {
+    let mut family = gauge(
+        encoder,
+        "panic",
+        "Whether so few targets of the protocol are alive that all are listed",
+    )?;
+    let panicking = active.panicking();
+    for protocol in Protocol::ALL {
+        if targets.iter().any(|(_, t)| t.target.protocol == protocol) {
+            let is_so = panicking.iter().any(|panic| panic.protocol == protocol);
+            put_gauge(
+                &mut family,
+                &[("protocol", protocol.name())],
+                &i64::from(is_so),
             )?;
         }
     }
