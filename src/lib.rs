@@ -1,6 +1,6 @@
 //! `nauthilus_backend`: which mail and web backends are alive, and where a login goes.
 //!
-//! With one Lua feature this crate is the module of that Lua, without any the C library.
+//! `docs/architecture.md` walks one probe and one request through the rooms. With one Lua feature this crate is the module of that Lua, without any the C library.
 //!
 //! | room | what it does |
 //! |---|---|

@@ -105,7 +105,7 @@ fn nodes(args: &Args) -> Answer {
         LuaValue::Table(vec![
             ("node", node.node.name.to_string().into()),
             ("pool", node.node.pool.to_string().into()),
-            ("weight", node.node.weight.into()),
+            ("weight", node.weight.into()),
             ("usable", node.why.is_none().into()),
             ("why", node.why.map(|why| why.text()).into()),
         ])

@@ -21,8 +21,8 @@ impl ActiveConfig {
         self.fleet().route(&key, filter)
     }
 
-    /// The key of a user and the nodes of the first pool that has any, the user's best first;
-    /// none where the name has no key.
+    /// The key of a user and the nodes that the user could be routed to, the best one first; none
+    /// where the name has no key.
     pub fn candidates(
         &self,
         user: &[u8],
@@ -46,6 +46,7 @@ impl ActiveConfig {
         let fleet = self.fleet();
         self.nodes.list.iter().map(move |node| NodeStatus {
             node,
+            weight: fleet.view.weight(node),
             why: fleet.why_unusable(node),
         })
     }
@@ -79,6 +80,8 @@ impl ActiveConfig {
 /// A node as `nodes()` shows it.
 pub struct NodeStatus<'a> {
     pub node: &'a Node,
+    /// What an operator has set, else what the configuration says; 0..=1000.
+    pub weight: u16,
     /// Why no user is routed there, if so; for a filter that everything matches.
     pub why: Option<Why>,
 }
@@ -116,7 +119,7 @@ impl<'a> Now<'a> {
     }
 
     /// Whether operators let it have users.
-    fn is_let(&self, target: usize) -> bool {
+    fn is_permitted(&self, target: usize) -> bool {
         let target = self.active.config.targets.get(target);
         target.is_some_and(|target| self.settings.lists(target))
     }
@@ -130,7 +133,7 @@ impl TargetView for Now<'_> {
     fn is_listed(&self, target: usize) -> bool {
         let read = |slot| self.active.table.read_brief(slot).0;
         let is_shown = || self.is_in_panic(target) || self.lists(self.slot(target).map(read));
-        self.is_let(target) && is_shown()
+        self.is_permitted(target) && is_shown()
     }
 
     fn is_routable(&self, target: usize) -> bool {
@@ -145,7 +148,7 @@ impl TargetView for Now<'_> {
                 routable.verdict(now_ms, self.active.delays())
             }))
         };
-        self.is_let(target) && (is_alive() || self.is_in_panic(target))
+        self.is_permitted(target) && (is_alive() || self.is_in_panic(target))
     }
 
     fn weight(&self, node: &Node) -> u16 {

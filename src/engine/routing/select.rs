@@ -142,10 +142,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         Err(problem)
     }
 
-    /// The nodes of the first pool that has any with a matching target, the best one first.
+    /// The nodes of the pool that the user is routed in, else of the first that has any with a
+    /// matching target; the best one first.
     pub fn candidates(&self, key: &[u8], filter: &Filter) -> Vec<Candidate<'a>> {
         let user = hash::of_name(key);
-        for pool in pools(filter) {
+        // Where the first pools have no usable node, the user's is in a later one.
+        let routed = self.route(key, filter).ok().map(|route| &*route.node.pool);
+        for pool in pools(filter).filter(|pool| routed.is_none_or(|routed| routed == *pool)) {
             let mut all: Vec<Candidate<'a>> = self
                 .matching(pool, filter)
                 .map(|node| Candidate {
