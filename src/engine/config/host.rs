@@ -36,6 +36,12 @@ pub fn parse_host(text: &str) -> Result<Host, String> {
 /// The error is a hint on what was meant, or empty.
 fn read(text: &str) -> Result<Host, &'static str> {
     if let Some(inner) = text.strip_prefix('[') {
+        if let Some((address, port)) = inner.split_once("]:")
+            && address.parse::<Ipv6Addr>().is_ok()
+            && port.parse::<u16>().is_ok()
+        {
+            return Err("the port has its own key");
+        }
         let inner = inner.strip_suffix(']').ok_or("bracket not closed")?;
         zone(inner)?;
         let ip: Ipv6Addr = inner.parse().map_err(|_| "brackets are for IPv6")?;
@@ -170,6 +176,9 @@ mod tests {
             ("a.0x1", " (a name must not end in a number)"),
             ("10.0.0.1:993", " (the port has its own key)"),
             ("host:993", " (the port has its own key)"),
+            ("[::1]:993", " (the port has its own key)"),
+            ("[2001:db8::1]:143", " (the port has its own key)"),
+            ("[::1]:imap", " (bracket not closed)"),
             ("imap://host", " (a host alone, not a URL)"),
             ("host/path", " (a host alone, not a URL)"),
             ("fe80::1%eth0", " (zone ids are not supported)"),

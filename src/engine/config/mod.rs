@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
 //! | `value`, `issue` | what is read, and what is said when it is wrong |
-//! | `reader` | typed access to one table, unknown keys |
+//! | `reader`, `unknown` | typed access to one table; what an unknown key was meant for |
 //! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
 //! | `policy` | intervals and thresholds of the service and of a target |
 //! | `duration`, `host` | the notations of durations and hosts |
@@ -32,6 +32,7 @@ mod status_codes;
 mod target;
 mod text;
 mod timeouts;
+mod unknown;
 mod value;
 mod yaml;
 
@@ -49,10 +50,10 @@ pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
-pub use self::reader::nearest;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
+pub use self::unknown::nearest;
 pub use self::value::Value;
 
 use super::target::{ProbePolicy, Target};
@@ -195,8 +196,13 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let named = |problem: String| ConfigError(format!("{}: {problem}", path.display()));
         let bytes = file::read(path).map_err(named)?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|error| named(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let start = before.iter().rposition(|byte| *byte == b'\n');
+            let column = before.len() - start.map_or(0, |at| at + 1) + 1;
+            named(format!("line {line}: byte {column} of it is not UTF-8"))
+        })?;
         Self::from_yaml(text, env).map_err(|error| named(error.0))
     }
 }

@@ -8,7 +8,8 @@ use super::super::target::Host;
 use super::duration;
 use super::host::parse_host;
 use super::issue::{Issue, Path, Step};
-use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, SERVICE_KEYS, TARGET_KEYS};
+use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI};
+use super::unknown::unknown;
 use super::value::Value;
 
 /// One table, after a check that all its keys are known.
@@ -353,7 +354,10 @@ fn refusal(kind: Kind, value: &Value) -> String {
         value.described()
     };
     let hint = match (kind, value) {
-        (Kind::Boolean, Value::Str(_)) => " (write true or false without quotes)",
+        (Kind::Boolean, Value::Str(text)) => boolean_hint(text),
+        (Kind::Duration { .. }, Value::Str(text)) if is_spaced_duration(text) => {
+            " (write it without a space)"
+        }
         (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host | Kind::Mailbox, _)
             if number =>
         {
@@ -362,6 +366,22 @@ fn refusal(kind: Kind, value: &Value) -> String {
         _ => "",
     };
     format!("{} expected, got {got}{hint}", kind.expected())
+}
+
+/// What to write in place of a text where a boolean is expected. `yes` and its like are booleans
+/// in YAML 1.1, and text in YAML 1.2.
+fn boolean_hint(text: &str) -> &'static str {
+    match text.to_ascii_lowercase().as_str() {
+        "yes" | "y" | "on" => " (write true)",
+        "no" | "n" | "off" => " (write false)",
+        _ => " (write true or false without quotes)",
+    }
+}
+
+/// Whether spaces are all that keeps a text from being a duration.
+fn is_spaced_duration(text: &str) -> bool {
+    let joined: String = text.split_ascii_whitespace().collect();
+    duration::parse(text).is_none() && duration::parse(&joined).is_some()
 }
 
 /// What is wrong with a secret, without the secret.
@@ -380,43 +400,6 @@ fn secret_described(kind: Kind, value: &Value) -> String {
         _ if uri && !text.starts_with('/') => "another start".to_owned(),
         _ => "other characters".to_owned(),
     }
-}
-
-/// The sentence for a key nobody knows, with the nearest one that is known.
-fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
-    let known = |keys: &[Key]| keys.iter().any(|key| key.is_named(name));
-    if known(SERVICE_KEYS) {
-        return "unknown key of a target; it belongs to the service section".to_owned();
-    }
-    if known(TARGET_KEYS) {
-        return "unknown key of the service section; it belongs to a target".to_owned();
-    }
-    let names = keys
-        .iter()
-        .flat_map(|key| key.aliases.iter().copied().chain([key.name]))
-        .chain(extra.iter().copied());
-    match nearest(name, names) {
-        Some(near) => format!("unknown key; did you mean {near}?"),
-        None => "unknown key".to_owned(),
-    }
-}
-
-/// The known name a user most likely meant: a third of it may differ, or one name may be a
-/// part of the other (`username`, `hostname`); case does not count.
-pub fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    // No key is nearly that long, and the comparison takes time that grows with the length.
-    if name.len() > 64 {
-        return None;
-    }
-    let name = name.to_ascii_lowercase().replace('-', "_");
-    known
-        .map(|candidate| (strsim::damerau_levenshtein(&name, candidate), candidate))
-        .filter(|(distance, candidate)| {
-            let part = name.len() > 2 && candidate.contains(&name) || name.contains(candidate);
-            part || *distance <= (candidate.len() / 3).max(1)
-        })
-        .min()
-        .map(|(_, candidate)| candidate)
 }
 
 /// A list item of the wrong kind.

@@ -3,6 +3,7 @@
 
 use super::issue::{Issue, Path};
 use super::keys::SERVICE_KEYS;
+use super::unknown::is_misspelt;
 use super::value::Value;
 
 /// The documented name, and Nauthilus 3's.
@@ -15,7 +16,14 @@ const NAMES: [&[&str]; 2] = [
 pub(super) trait Members: Copy {
     /// The member of that name, if this is a table that has it and it is not null.
     fn member(self, name: &str) -> Option<Self>;
+
+    /// The names of its members, those that are null among them; none if this is no table. Not
+    /// all of a large table: they are compared, which takes time.
+    fn names(self) -> Vec<String>;
 }
+
+/// The most names that are compared.
+pub(super) const MAX_NAMES: usize = 1_000;
 
 impl Members for &Value {
     fn member(self, name: &str) -> Option<Self> {
@@ -24,6 +32,18 @@ impl Members for &Value {
         };
         let (_, value) = entries.iter().find(|(key, _)| key == name)?;
         (*value != Value::Nil).then_some(value)
+    }
+
+    fn names(self) -> Vec<String> {
+        let entries: &[(String, Value)] = match self {
+            Value::Map(entries) => entries,
+            _ => &[],
+        };
+        entries
+            .iter()
+            .take(MAX_NAMES)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 }
 
@@ -52,13 +72,40 @@ fn find<T: Members>(root: T) -> Result<Option<(Path, T)>, Issue> {
     Ok(found)
 }
 
+/// What is wrong where neither section is found: one of them is empty, or its name is misspelt.
+fn empty_or_misspelt<T: Members>(root: T) -> Option<Issue> {
+    let mut misspelt = None;
+    for steps in NAMES {
+        let (name, parents) = steps.split_last()?;
+        let mut path = Path::default();
+        let mut parent = Some(root);
+        for step in parents {
+            parent = parent.and_then(|tree| tree.member(step));
+            path = path.key(step);
+        }
+        for given in parent.map(Members::names).unwrap_or_default() {
+            if given == *name {
+                return Some(path.key(name).issue("table expected, got nothing"));
+            }
+            if misspelt.is_none() && is_misspelt(&given, name) {
+                let problem = format!("unknown section; did you mean {name}?");
+                misspelt = Some(path.key(&given).issue(problem));
+            }
+        }
+    }
+    misspelt
+}
+
 /// The section of a whole file.
 ///
 /// # Errors
-/// Neither or both of the two are there.
+/// Neither or both of the two are there, or one is empty.
 pub(super) fn in_file<T: Members>(root: T) -> Result<(Path, T), Issue> {
     if let Some(found) = find(root)? {
         return Ok(found);
+    }
+    if let Some(issue) = empty_or_misspelt(root) {
+        return Err(issue);
     }
     let [documented, nested] = NAMES.map(|name| name.join("."));
     let mut problem = format!("section {documented} or {nested} expected, got neither");
@@ -74,10 +121,13 @@ pub(super) fn in_file<T: Members>(root: T) -> Result<(Path, T), Issue> {
 /// The section of a table: the table itself, unless it holds the section as a file does.
 ///
 /// # Errors
-/// Both sections are there, or keys of the section beside it.
+/// Both sections are there, one is empty or misspelt, or keys of the section beside it.
 pub(super) fn in_table(root: &Value) -> Result<(Path, &Value), Issue> {
     let Some((path, section)) = find(root)? else {
-        return Ok((Path::default(), root));
+        return match empty_or_misspelt(root) {
+            Some(issue) => Err(issue),
+            None => Ok((Path::default(), root)),
+        };
     };
     match SERVICE_KEYS
         .iter()

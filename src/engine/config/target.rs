@@ -7,7 +7,7 @@ use super::super::target::{AuthMechanism, Host, HttpMethod, Protocol, Secret, Ta
 use super::ConfigError;
 use super::host::parse_host;
 use super::issue::{Issue, Path};
-use super::keys::{self, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
+use super::keys::{self, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI, TARGET_KEYS};
 use super::names;
 use super::policy::{self, PolicyDefaults};
 use super::reader::Reader;
@@ -188,6 +188,14 @@ fn source_address(reader: &Reader<'_>, host: &Host) -> Result<Option<IpAddr>, Is
 /// `tls` says whether TLS starts with the first byte, `tls_mode` says more; the two must agree.
 /// `None` where neither is given.
 fn tls_mode(reader: &Reader<'_>) -> Result<Option<TlsMode>, Issue> {
+    if let Some(given) = reader.given(&keys::TLS)?
+        && let Value::Str(text) = given.value
+        && let Kind::Choice(modes) = keys::TLS_MODE.kind
+        && let Some(mode) = modes.iter().find(|mode| mode.eq_ignore_ascii_case(text))
+    {
+        let problem = format!("boolean expected, got \"{mode}\" (write tls_mode: {mode})");
+        return Err(reader.conflict(&keys::TLS, &problem));
+    }
     let first_byte = reader.boolean(&keys::TLS)?;
     let word = reader.choice(&keys::TLS_MODE)?;
     let mode = [TlsMode::Plain, TlsMode::Implicit, TlsMode::StartTls]

@@ -13,13 +13,30 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// A user's text for an error: on one line, shortened.
 pub(super) fn shortened(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN_CHARS)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN_CHARS) {
+        match c {
+            // The text stands in double quotes, or in none.
+            '\'' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
     if text.chars().nth(SHOWN_CHARS).is_some() {
         shown.push_str("...");
+    }
+    shown
+}
+
+/// A sentence of a library, which may repeat a character of the user's text: on one line, as it
+/// is otherwise.
+pub(super) fn one_line(sentence: &str) -> String {
+    let mut shown = String::new();
+    for c in sentence.chars() {
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
     }
     shown
 }
@@ -37,5 +54,6 @@ mod tests {
             format!("\"{}...\"", "é".repeat(64))
         );
         assert_eq!(quoted(""), "an empty string");
+        assert_eq!(quoted("o'brien"), "\"o'brien\"");
     }
 }

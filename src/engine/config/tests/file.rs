@@ -80,7 +80,11 @@ fn what_cannot_be_read_is_named() {
     assert!(problem(Path::new("a\0b")).starts_with("cannot be opened: "));
     assert_eq!(
         problem(&place.file("latin.yml", b"a: \xe4\n")),
-        "not UTF-8 at byte 3"
+        "line 1: byte 4 of it is not UTF-8"
+    );
+    assert_eq!(
+        problem(&place.file("later.yml", b"# \xc3\xa4\nb: 1\nc: '\xff'\n")),
+        "line 3: byte 5 of it is not UTF-8"
     );
     assert_eq!(
         problem(&place.file(

@@ -86,6 +86,14 @@ fn a_table_may_nest_the_section_as_a_file_does() {
             "backend_server_monitoring: table expected, got number 1",
         ),
         ("{auth: {services: {}}}", "auth: unknown key"),
+        (
+            "{backend_servers_monitoring: {targets: []}}",
+            "backend_servers_monitoring: unknown section; did you mean backend_server_monitoring?",
+        ),
+        (
+            "{backend_server_monitoring: ~}",
+            "backend_server_monitoring: table expected, got nothing",
+        ),
     ] {
         assert_eq!(refusal(text), problem);
     }

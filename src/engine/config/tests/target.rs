@@ -397,7 +397,7 @@ fn switches_are_booleans() {
         "allow_plaintext_auth",
     ] {
         for (value, got) in [
-            ("yes", "string \"yes\" (write true or false without quotes)"),
+            ("yes", "string \"yes\" (write true)"),
             (
                 "'true'",
                 "string \"true\" (write true or false without quotes)",
@@ -437,6 +437,26 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
         ("haproxy", "; did you mean haproxy_v2?"),
         ("prot", "; did you mean port?"),
         ("colour", ""),
+        ("proxy_protocol", "; did you mean haproxy_v2?"),
+        ("send-proxy-v2", "; did you mean haproxy_v2?"),
+        (
+            "timeout",
+            "; did you mean connect_timeout, tls_timeout or deep_timeout?",
+        ),
+        (
+            "interval",
+            "; did you mean connect_interval, deep_interval or fast_interval?",
+        ),
+        ("name", "; did you mean host or node?"),
+        ("ssl", "; did you mean tls?"),
+        ("SSL", "; did you mean tls?"),
+        ("starttls", "; did you mean tls_mode?"),
+        ("enabled", ""),
+        ("rise", "; did you mean recovery_threshold?"),
+        (
+            "threshold",
+            "; did you mean failure_threshold or recovery_threshold?",
+        ),
         (
             "state_max_age",
             " of a target; it belongs to the service section",
@@ -651,4 +671,47 @@ fn an_identity_names_only_what_is_set() {
     ] {
         assert_ne!(target(key).identity(), target(without).identity(), "{key}");
     }
+}
+
+#[test]
+fn words_where_tls_is_a_boolean_are_explained() {
+    for (given, hint) in [
+        ("yes", "\"yes\" (write true)"),
+        ("On", "\"On\" (write true)"),
+        ("'no'", "\"no\" (write false)"),
+        ("'true'", "\"true\" (write true or false without quotes)"),
+        ("starttls", "\"starttls\" (write tls_mode: starttls)"),
+        ("STARTTLS", "\"starttls\" (write tls_mode: starttls)"),
+        ("implicit", "\"implicit\" (write tls_mode: implicit)"),
+    ] {
+        let got = problem(&format!("tls: {given}"));
+        let got = got.strip_prefix("tls: boolean expected, got ");
+        assert_eq!(
+            got.map(|got| got.replace("string ", "")),
+            Some(hint.to_owned()),
+            "{given}"
+        );
+    }
+}
+
+#[test]
+fn a_space_in_a_duration_is_named() {
+    for given in ["10 s", "1m 30s", "500 ms"] {
+        assert_eq!(
+            problem(&format!("deep_timeout: {given}")),
+            format!(
+                "deep_timeout: duration 1ms..5m expected, got \"{given}\" (write it without a space)"
+            )
+        );
+    }
+    assert!(problem("deep_timeout: 10 sec").ends_with("got \"10 sec\""));
+}
+
+#[test]
+fn a_port_behind_an_address_in_brackets_has_its_own_key() {
+    assert_eq!(
+        refusal("{targets: [{protocol: imap, host: '[::1]:993'}]}"),
+        "targets[1].host: IPv4, IPv6 or host name expected, got \"[::1]:993\" (the port has its \
+         own key)"
+    );
 }

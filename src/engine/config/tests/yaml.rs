@@ -184,6 +184,24 @@ fn problems_come_with_line_and_whole_path() {
              got neither (backend_servers belongs inside it)",
         ),
         (
+            "# x\nbackend_server_monitoring:\n",
+            "line 2: backend_server_monitoring: table expected, got nothing",
+        ),
+        (
+            "a: b\nbackend_servers_monitoring:\n  targets: []\n",
+            "line 3: backend_servers_monitoring: unknown section; did you mean \
+             backend_server_monitoring?",
+        ),
+        (
+            "auth:\n  services:\n    backend_healthchecks: {targets: []}\n",
+            "line 3: auth.services.backend_healthchecks: unknown section; did you mean \
+             backend_health_checks?",
+        ),
+        (
+            "auth: {services: {backend_health_checks: }}\n",
+            "line 1: auth.services.backend_health_checks: table expected, got nothing",
+        ),
+        (
             "- backend_server_monitoring\n",
             "section backend_server_monitoring or auth.services.backend_health_checks expected, \
              got neither",
@@ -391,4 +409,48 @@ fn variables_that_do_not_fit_are_named_but_not_shown() {
     assert!(read("x: ${UNSET}\ny: ${\nbackend_server_monitoring: {targets: []}\n").is_ok());
     let text = target("port: ${PORT}");
     assert!(Config::from_yaml(&text, &no_env).is_err());
+}
+
+/// YAML 1.2.2 §6.2 has a tab separate tokens as a space does; only indentation must not have one.
+#[test]
+fn a_tab_may_follow_a_colon() {
+    let text = "\
+backend_server_monitoring:
+  log:\tnone
+  targets:
+    - protocol:\timap
+      host:\t\t\"a.example\"
+      port:\t 993
+      deep_interval:\t5s\t# seldom
+";
+    let spaced = read(&text.replace('\t', " "));
+    assert!(spaced.is_ok(), "{spaced:?}");
+    assert_eq!(read(text), spaced);
+    for text in ["a:\t-1\n", "a: {b:\tc}\n", "a: 'b:\tc'\n"] {
+        let text = format!("{text}backend_server_monitoring: {{targets: []}}\n");
+        assert!(read(&text).is_ok(), "{text}");
+    }
+    for text in ["\ta: b\n", "a:\n\tb: c\n", "a:\t- b\n", "a:\tb: c\n"] {
+        let text = format!("{text}backend_server_monitoring: {{targets: []}}\n");
+        assert!(problem(&text).contains("not YAML: "), "{text}");
+    }
+}
+
+#[test]
+fn what_yaml_itself_refuses_is_told_whole() {
+    for (text, expected) in [
+        ("a: @b\n", "line 1: not YAML: unexpected character: `@'"),
+        (
+            "a: \"\\q\"\n",
+            "line 1: not YAML: while parsing a quoted scalar, found unknown escape character",
+        ),
+        ("a: [1, 2\nb: c\n", "line 2: not YAML: "),
+    ] {
+        let problem = problem(text);
+        assert!(problem.starts_with(expected), "{problem}");
+        assert!(
+            !problem.contains('\\') && !problem.ends_with("..."),
+            "{problem}"
+        );
+    }
 }

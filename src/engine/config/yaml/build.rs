@@ -6,8 +6,9 @@ use std::hash::{BuildHasher, RandomState};
 use saphyr_parser::{Event, Parser, ScanError};
 use zeroize::Zeroizing;
 
-use super::super::text::shortened;
+use super::super::text::{one_line, shortened};
 use super::YamlError;
+use super::input::TextInput;
 use super::node::{Id, MAX_DEPTH, MAX_NODES, NodeContent, NodeView, Tree, YamlNode};
 use super::node::{too_deep, too_large};
 use super::scalar::form;
@@ -25,7 +26,8 @@ pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
         tree: Tree::with_text_of(text.len()),
         ..Builder::default()
     };
-    for event in Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)) {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    for event in Parser::new(TextInput::new(text)) {
         let (event, span) = event.map_err(|error| malformed(&error))?;
         builder.take(event, span.start.line())?;
     }
@@ -47,7 +49,7 @@ fn bounded_directives(text: &str) -> Result<(), YamlError> {
 }
 
 fn malformed(error: &ScanError) -> YamlError {
-    let problem = format!("not YAML: {}", shortened(error.info()));
+    let problem = format!("not YAML: {}", one_line(error.info()));
     YamlError::new(error.marker().line(), problem)
 }
 

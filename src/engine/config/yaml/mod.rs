@@ -9,12 +9,14 @@
 //! | file | what it is |
 //! |---|---|
 //! | `build` | from the parser's events to the tree; duplicate keys, merge keys |
+//! | `input` | the text as the parser reads it: a tab after a colon |
 //! | `node` | the tree and its bounds |
 //! | `scalar` | what a scalar means |
 //! | `convert` | our section as a [`Value`](super::value::Value), variables replaced |
 
 mod build;
 mod convert;
+mod input;
 mod node;
 mod scalar;
 

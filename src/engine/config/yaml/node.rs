@@ -6,7 +6,7 @@
 use zeroize::Zeroizing;
 
 use super::super::issue::{Path, Step};
-use super::super::section::Members;
+use super::super::section::{MAX_NAMES, Members};
 use super::super::value::Value;
 use super::YamlError;
 use super::scalar::{Form, core_schema, is_string};
@@ -304,5 +304,15 @@ impl Members for YamlNode<'_> {
             NodeView::Scalar(text, Form::Plain) if core_schema(text) == Value::Nil
         );
         (!null).then_some(member)
+    }
+
+    fn names(self) -> Vec<String> {
+        let NodeView::Map(list) = self.view() else {
+            return Vec::new();
+        };
+        list.entries()
+            .take(MAX_NAMES)
+            .filter_map(|(key, _)| key.name().map(str::to_owned))
+            .collect()
     }
 }
