@@ -1,4 +1,4 @@
-"""Reads a file of metrics with Prometheus's own parser: metrics.py FILE COUNT"""
+"""Reads a file of metrics with Prometheus's own parser: read.py FILE COUNT"""
 
 import re
 import sys

@@ -1,4 +1,4 @@
--- Writes the metrics of many targets to a file: metrics.lua FOLDER COUNT FILE
+-- Writes the metrics of many targets to a file: many.lua FOLDER COUNT FILE
 
 local folder, count, file = arg[1], tonumber(arg[2]), arg[3]
 package.cpath = folder .. "/?.so"
