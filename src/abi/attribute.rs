@@ -1,4 +1,4 @@
-//! Results: the attributes.
+//! The functions for the attributes of a result.
 
 use std::ffi::c_char;
 
@@ -10,7 +10,7 @@ use crate::engine::request::attribute_name::AttributeName;
 use crate::engine::request::result::{AttributeValue, Attributes, Scalar, Text};
 use crate::engine::request::{header_name, headers};
 
-/// A type as C takes it.
+/// A type as C receives it.
 type TypeCode = i32;
 
 /// `nauthilus_backend_type`.
@@ -32,18 +32,20 @@ fn type_of(scalar: &Scalar) -> Type {
     }
 }
 
-/// Sets the attribute with that name.
+/// Sets the attribute `name` to `value`.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `result` is null or a handle of ours with a reference left; `name` is null or has `name_size`
+/// bytes.
 unsafe fn set(
     result: *mut ResultHandle,
     name: *const c_char,
     name_size: usize,
     value: AttributeValue,
 ) -> Done {
-    // SAFETY: as of this function.
+    // SAFETY: `result` is null or a handle with a reference left, and `name` is null or has
+    // `name_size` bytes, by this function's contract.
     let (result, name) = unsafe {
         (
             handle::get("result", result)?,
@@ -63,18 +65,20 @@ fn copies(attributes: &Attributes) -> Vec<(AttributeName, AttributeValue)> {
     attributes.iter().map(copy).collect()
 }
 
-/// Runs `work` on the scalars of the attribute with that name.
+/// Runs `work` on the scalars of the attribute `name`, under the result's lock.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `result` is null or a handle of ours with a reference left; `name` is null or has `name_size`
+/// bytes.
 unsafe fn scalars<T>(
     result: *const ResultHandle,
     name: *const c_char,
     name_size: usize,
     work: impl FnOnce(&[u8], &[Scalar]) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    // SAFETY: as of this function.
+    // SAFETY: `result` is null or a handle with a reference left, and `name` is null or has
+    // `name_size` bytes, by this function's contract.
     let (result, name) = unsafe {
         (
             handle::get("result", result)?,
@@ -104,7 +108,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute(
     text_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `text` is null or has `text_size` bytes; `reason` is null or may be
+    // written (header).
     unsafe {
         guard(reason, || {
             let text = text::bytes("text", text, text_size)?;
@@ -123,7 +129,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_list(
     count: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `texts` is null or has `count` elements, whose views are null or have
+    // their sizes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let texts = text::list("texts", texts, count)?;
@@ -145,7 +153,8 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_integer(
     reason: *mut OwnedString,
 ) -> Status {
     let value = AttributeValue::One(Scalar::Integer(value));
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `reason` is null or may be written (header).
     unsafe { guard(reason, || set(result, name, name_size, value)) }
 }
 
@@ -158,7 +167,8 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_number(
     reason: *mut OwnedString,
 ) -> Status {
     let value = AttributeValue::One(Scalar::Float(value));
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `reason` is null or may be written (header).
     unsafe { guard(reason, || set(result, name, name_size, value)) }
 }
 
@@ -171,7 +181,8 @@ unsafe extern "C" fn nauthilus_backend_result_set_attribute_boolean(
     reason: *mut OwnedString,
 ) -> Status {
     let value = AttributeValue::One(Scalar::Bool(value != 0));
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `reason` is null or may be written (header).
     unsafe { guard(reason, || set(result, name, name_size, value)) }
 }
 
@@ -182,7 +193,8 @@ unsafe extern "C" fn nauthilus_backend_result_unset_attribute(
     name_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let result = handle::get("result", result)?;
@@ -207,7 +219,8 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `count` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let result = handle::get("result", result)?;
@@ -224,7 +237,8 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_name_at(
     name: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let result = handle::get("result", result)?;
@@ -249,7 +263,8 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_value_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `count` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let count = out("count", count)?;
@@ -269,7 +284,8 @@ unsafe extern "C" fn nauthilus_backend_result_attribute_value_at(
     text: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
+    // `name_size` bytes; `type`, `text` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let text = out("text", text)?;

@@ -1,4 +1,4 @@
-//! A check of one server, waited for.
+//! A check of one server that the caller waits for.
 
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use crate::engine::config::Value;
 use crate::engine::process::current;
 use crate::engine::target::Target;
 
-/// What a check may take beyond its own deadlines: its turn among others.
+/// How much longer than the sum of its own deadlines a check may take: it may have to wait until
+/// checks before it have completed.
 const SLACK: Duration = Duration::from_secs(10);
 
-/// Keys that are parameters of their own.
+/// Keys that are refused in `settings`, because the function has parameters for them.
 const PARAMETERS: [&str; 4] = ["host", "ip", "ip_address", "port"];
 
-/// Settings as the readers of configurations take them. They are text whatever the key wants,
-/// as what the environment gives is.
+/// A setting as an entry of a configuration. Its value is text whatever type the key has; as
+/// [`Value::Env`] it is converted to that type, as the value of an environment variable is.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// The views of `setting` are null or have their number of bytes.
 unsafe fn entry(index: usize, setting: &CheckSetting) -> Result<(String, Value), Failure> {
     let part = |name: &str| format!("settings[{index}].{name}");
     let utf8 = |name: &str, bytes| {
@@ -30,7 +31,7 @@ unsafe fn entry(index: usize, setting: &CheckSetting) -> Result<(String, Value),
             .map(str::to_owned)
             .map_err(|_| Failure::invalid(format!("{}: text in UTF-8 expected", part(name))))
     };
-    // SAFETY: as of this function.
+    // SAFETY: both views are null or have their number of bytes, by this function's contract.
     let (key, value) = unsafe {
         (
             setting.key.bytes(&part("key"))?,
@@ -51,7 +52,7 @@ unsafe fn entry(index: usize, setting: &CheckSetting) -> Result<(String, Value),
     Ok((key, value))
 }
 
-/// How long a check of `target` can take.
+/// The longest time that a check of `target` can take.
 fn longest(target: &Target) -> Duration {
     [
         target.connect_timeout,
@@ -71,7 +72,8 @@ unsafe extern "C" fn nauthilus_backend_check(
     count: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `host` is null or has `host_size` bytes; `settings` is null or has `count` elements,
+    // whose views are null or have their sizes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let host = std::str::from_utf8(text::bytes("host", host, host_size)?)

@@ -1,4 +1,4 @@
-//! Request contexts.
+//! The functions for request contexts.
 
 use std::ffi::c_char;
 
@@ -16,11 +16,11 @@ fn refused(attribute: RefusedAttribute) -> Failure {
     Failure::new(Status::Refused, attribute.to_string())
 }
 
-/// A port, 1..=65535.
+/// Converts a port.
 ///
 /// # Errors
 ///
-/// Where it is none.
+/// `port` is not within 1..=65535.
 pub(super) fn port(port: u32) -> Result<u16, Failure> {
     u16::try_from(port)
         .ok()
@@ -33,7 +33,7 @@ unsafe extern "C" fn nauthilus_backend_context_new(
     context: *mut *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             handle::give("context", context, ContextHandle(SharedContext::default()))
@@ -46,13 +46,14 @@ unsafe extern "C" fn nauthilus_backend_context_retain(
     context: *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe { guard(reason, || handle::retain("context", context)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_context_release(context: *mut ContextHandle) {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left (header).
     unsafe { handle::release(context) }
 }
 
@@ -62,11 +63,13 @@ unsafe extern "C" fn nauthilus_backend_context_set_base(
     result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` and `result` are null or handles of ours with a reference left; `reason` is
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
-            // A snapshot: the two locks are never held together.
+            // A copy is taken under the result's lock before the context is locked: the two locks
+            // are never held together, so their order cannot cause a deadlock.
             let base = handle::get("result", result)?.0.snapshot();
             context.0.with(|c| c.set_base(base)).map_err(refused)
         })
@@ -79,7 +82,8 @@ unsafe extern "C" fn nauthilus_backend_context_apply(
     result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` and `result` are null or handles of ours with a reference left; `reason` is
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -96,7 +100,9 @@ unsafe extern "C" fn nauthilus_backend_context_remove(
     count: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `names` is null or has
+    // `count` elements, whose views are null or have their sizes; `reason` is null or may be
+    // written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -113,7 +119,8 @@ unsafe extern "C" fn nauthilus_backend_context_removed_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `count` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -130,7 +137,8 @@ unsafe extern "C" fn nauthilus_backend_context_removed_at(
     name: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `name` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -153,7 +161,8 @@ unsafe extern "C" fn nauthilus_backend_context_select(
     port: u32,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `ip` is null or has
+    // `ip_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -182,7 +191,8 @@ unsafe extern "C" fn nauthilus_backend_context_selected(
     port: *mut u32,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `ip`, `port` and
+    // `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -203,7 +213,8 @@ unsafe extern "C" fn nauthilus_backend_context_header_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `count` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -221,7 +232,8 @@ unsafe extern "C" fn nauthilus_backend_context_header_at(
     value: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `name`, `value` and
+    // `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -249,7 +261,8 @@ unsafe extern "C" fn nauthilus_backend_context_result(
     result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `result` and `reason`
+    // are null or may be written (header).
     unsafe {
         guard(reason, || {
             let context = handle::get("context", context)?;
@@ -264,7 +277,8 @@ unsafe extern "C" fn nauthilus_backend_context_reset(
     context: *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `context` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe {
         guard(reason, || {
             handle::get("context", context)?.0.with(|c| c.reset());

@@ -1,6 +1,6 @@
 //! Reference-counted handles.
 //!
-//! A handle is an `Arc` that C holds as a pointer; each reference of C's is one of its counts.
+//! C holds a handle as the raw pointer of an `Arc`; each reference that C has is one strong count.
 
 use std::sync::Arc;
 
@@ -8,54 +8,55 @@ use super::status::{Done, Failure, guard_release, out};
 use crate::engine::request::context::SharedContext;
 use crate::engine::request::result::SharedResult;
 
-/// `nauthilus_backend_result`: one of possibly several handles of a result.
+/// `nauthilus_backend_result`. Several handles may stand for one result.
 pub(crate) struct ResultHandle(pub(crate) SharedResult);
 
-/// `nauthilus_backend_context`: one of possibly several handles of a context.
+/// `nauthilus_backend_context`. Several handles may stand for one context.
 pub(crate) struct ContextHandle(pub(crate) SharedContext);
 
-/// Writes a new handle with one reference.
+/// Writes a new handle with one reference to `parameter`.
 ///
 /// # Errors
 ///
-/// Where `parameter` is null.
+/// `parameter` is null; `name` is its name in the header.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `parameter` is null or may be written.
 pub(crate) unsafe fn give<T>(name: &str, parameter: *mut *mut T, content: T) -> Done {
     let parameter = out(name, parameter)?;
-    // SAFETY: as of this function.
+    // SAFETY: `out` refused null; otherwise the caller lets it be written.
     unsafe { parameter.write(Arc::into_raw(Arc::new(content)).cast_mut()) };
     Ok(())
 }
 
-/// What a handle stands for.
+/// The content of a handle.
 ///
 /// # Errors
 ///
-/// Where it is null.
+/// `handle` is null; `name` is its name in the header.
 ///
 /// # Safety
 ///
-/// As `abi` says; the caller chooses a lifetime within the call.
+/// `handle` is null or points to a `T` that lives for all of `'a`.
 pub(crate) unsafe fn get<'a, T>(name: &str, handle: *const T) -> Result<&'a T, Failure> {
-    // SAFETY: as of this function.
+    // SAFETY: null, or a `T` that lives for all of `'a`, by this function's contract.
     unsafe { handle.as_ref() }
         .ok_or_else(|| Failure::invalid(format!("{name}: a handle expected, got null")))
 }
 
-/// One reference more.
+/// Adds a reference.
 ///
 /// # Errors
 ///
-/// Where the handle is null.
+/// `handle` is null; `name` is its name in the header.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `handle` is null or came from [`give`] and has a reference left.
 pub(crate) unsafe fn retain<T>(name: &str, handle: *const T) -> Done {
-    // SAFETY: as of this function; `give` made the pointer from an `Arc`.
+    // SAFETY: `get` refuses null; otherwise `give` made the pointer from an `Arc` that has a
+    // reference left, so the `Arc` lives.
     unsafe {
         get(name, handle)?;
         Arc::increment_strong_count(handle);
@@ -63,15 +64,16 @@ pub(crate) unsafe fn retain<T>(name: &str, handle: *const T) -> Done {
     Ok(())
 }
 
-/// One reference less; nothing for null.
+/// Removes a reference, and frees the content with the last one. Does nothing for null.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `handle` is null or came from [`give`] and has a reference left, which the caller gives up.
 pub(crate) unsafe fn release<T>(handle: *const T) {
     if !handle.is_null() {
         guard_release(|| {
-            // SAFETY: as of this function; `give` made the pointer from an `Arc`.
+            // SAFETY: `give` made the pointer from an `Arc`, and the caller gives up one of its
+            // references.
             unsafe { Arc::decrement_strong_count(handle) };
         });
     }

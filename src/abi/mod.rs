@@ -1,23 +1,24 @@
 //! The C surface: the functions of `include/nauthilus_backend.h`, which documents them.
 //!
-//! Thin: each checks its pointers, calls one function of the engine and converts the answer.
-//! What a C caller can do wrong becomes a [`Status`] and a reason; a panic does too.
+//! Each function checks its pointers, calls one function of the engine and converts the answer.
+//! A mistake of the caller's, or a panic in this library, becomes a [`Status`] and a reason.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `status.rs` | the statuses, and [`guard`](status::guard), through which every function goes |
-//! | `text.rs` | strings and arrays of strings, going in and coming out |
+//! | `status.rs` | the statuses, and [`guard`](status::guard), which runs the work of a function |
+//! | `text.rs` | strings and arrays of strings, from C and to C |
 //! | `handle.rs` | reference-counted handles |
 //! | `result.rs`, `attribute.rs`, `context.rs` | results and request contexts |
 //! | `servers.rs`, `check.rs` | configuration, the list of alive servers, checks |
-//! | `no_lua.rs` | what answers for `lua::bridge` in the library without Lua |
+//! | `no_lua.rs` | the functions of `lua::bridge` in a library built without Lua: each refuses |
 //!
 //! # Safety
 //!
-//! Every function relies on the same promises of its caller, which the header makes: a pointer
-//! to a handle is null or one that this copy of the library gave out and that has a reference
-//! left; an out parameter is null or may be written; a pointer with a length is null or has
-//! that many bytes, or elements, which nobody changes during the call.
+//! The header asks the same of the caller of every function, and the comments that end in
+//! "(header)" name the part that they rely on: a pointer to a handle is null or was returned by
+//! this copy of the library and has a reference left; an out parameter is null or may be written;
+//! a pointer with a length is null or has that many bytes, or elements, which nobody changes
+//! during the call.
 
 mod attribute;
 mod check;
@@ -33,7 +34,7 @@ pub(crate) mod text;
 
 use crate::sys::copies;
 
-/// What the header calls `NAUTHILUS_BACKEND_ABI_VERSION`, read from there by the build script.
+/// `NAUTHILUS_BACKEND_ABI_VERSION`, which the build script reads from the header.
 const ABI_VERSION: u32 = parse(env!("NAUTHILUS_BACKEND_ABI_VERSION"));
 
 const fn parse(digits: &str) -> u32 {

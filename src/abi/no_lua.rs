@@ -1,5 +1,7 @@
-//! The functions between C and Lua, in the library without Lua: so that both kinds of file
-//! export the same, and a host that links to the wrong one is told.
+//! The functions between C and Lua, in a library built without Lua. Each of them refuses.
+//!
+//! Both kinds of file export the same symbols, so that a host which loads the wrong one gets a
+//! status and a reason instead of an error of the dynamic linker.
 
 use std::ffi::c_int;
 
@@ -7,14 +9,14 @@ use super::handle::{ContextHandle, ResultHandle};
 use super::status::{Failure, Status, guard};
 use super::text::OwnedString;
 
-/// `lua_State`, of which nothing is known here.
+/// `lua_State`, an opaque type here.
 enum LuaState {}
 
 /// # Safety
 ///
-/// As `abi` says.
+/// `reason` is null or may be written.
 unsafe fn refuse(reason: *mut OwnedString) -> Status {
-    // SAFETY: as of this function.
+    // SAFETY: `reason` is null or may be written, by this function's contract.
     unsafe {
         guard(reason, || {
             Err(Failure::new(
@@ -33,7 +35,7 @@ unsafe extern "C" fn nauthilus_backend_result_from_lua(
     _result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe { refuse(reason) }
 }
 
@@ -43,7 +45,7 @@ unsafe extern "C" fn nauthilus_backend_result_push_lua(
     _result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe { refuse(reason) }
 }
 
@@ -53,7 +55,7 @@ unsafe extern "C" fn nauthilus_backend_context_bind_lua(
     _context: *const ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe { refuse(reason) }
 }
 
@@ -64,6 +66,6 @@ unsafe extern "C" fn nauthilus_backend_context_from_lua(
     _context: *mut *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe { refuse(reason) }
 }

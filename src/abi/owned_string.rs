@@ -1,10 +1,10 @@
-//! Strings that are given to a caller, who releases them.
+//! Strings that a C caller gets and must release.
 
 use std::ffi::c_char;
 use std::ptr;
 
-/// `nauthilus_backend_string`: bytes that the caller owns, with a NUL behind them, in a block of
-/// `size + 1` bytes; or nothing, where `data` is null.
+/// `nauthilus_backend_string`: a block of `size + 1` bytes that the caller owns, the last one a
+/// NUL; or no string, where `data` is null.
 #[repr(C)]
 pub(crate) struct OwnedString {
     data: *const c_char,
@@ -18,7 +18,7 @@ impl OwnedString {
     }
 }
 
-/// A copy of `text` with a NUL behind it.
+/// A copy of `text`, followed by a NUL.
 pub(crate) fn terminated(text: &[u8]) -> Box<[u8]> {
     let mut copy = Vec::with_capacity(text.len() + 1);
     copy.extend_from_slice(text);
@@ -35,14 +35,14 @@ pub(crate) fn give(text: &[u8]) -> OwnedString {
     }
 }
 
-/// Frees what [`give`] made, and empties it.
+/// Frees a string that [`give`] made, and sets `data` to null, so that a second call does nothing.
 pub(crate) fn release(string: &mut OwnedString) {
     let data = std::mem::replace(&mut string.data, ptr::null());
     let size = std::mem::replace(&mut string.size, 0);
     if !data.is_null() {
         let block = ptr::slice_from_raw_parts_mut(data.cast_mut().cast::<u8>(), size + 1);
-        // SAFETY: `give` made the block with this size and gave it away, and nobody else frees
-        // it: a string is released once, and is empty afterwards.
+        // SAFETY: `give` made the block with this size and gave up its ownership. Nobody else
+        // frees it: `data` was set to null before.
         drop(unsafe { Box::from_raw(block) });
     }
 }

@@ -1,4 +1,4 @@
-//! Results: the fields. Attributes are in `attribute.rs`.
+//! The functions for the fields of a result. Those for attributes are in `attribute.rs`.
 
 use std::ffi::c_char;
 
@@ -7,7 +7,7 @@ use super::status::{Failure, Status, guard, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::request::result::{Attributes, BackendResult, Bytes, SharedResult};
 
-/// A field as C gives it: any number.
+/// A field that C passes in: it may be any number.
 type FieldCode = i32;
 
 /// `nauthilus_backend_field`.
@@ -42,7 +42,7 @@ const FIELDS: [Field; 11] = [
     Field::WebauthnCredentials,
 ];
 
-/// A field of a result, where it is.
+/// A reference to a field of a result, by the kind of its value.
 enum Place<'a> {
     Flag(&'a mut bool),
     Text(&'a mut Option<Bytes>),
@@ -99,17 +99,17 @@ fn place(result: &mut BackendResult, field: Field) -> Place<'_> {
     }
 }
 
-/// Runs `work` on a field of the result, under its lock.
+/// Runs `work` on a field of the result, under the result's lock.
 ///
 /// # Safety
 ///
-/// As `abi` says.
+/// `result` is null or a handle of ours with a reference left.
 unsafe fn at<T>(
     result: *const ResultHandle,
     field: FieldCode,
     work: impl FnOnce(Place<'_>) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    // SAFETY: as of this function.
+    // SAFETY: null or a handle with a reference left, by this function's contract.
     let result = unsafe { handle::get("result", result) }?;
     let known = FIELDS.into_iter().find(|known| *known as i32 == field);
     let Some(known) = known else {
@@ -125,7 +125,7 @@ unsafe extern "C" fn nauthilus_backend_result_new(
     result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             handle::give("result", result, ResultHandle(SharedResult::default()))
@@ -138,13 +138,14 @@ unsafe extern "C" fn nauthilus_backend_result_retain(
     result: *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe { guard(reason, || handle::retain("result", result)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_result_release(result: *mut ResultHandle) {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left (header).
     unsafe { handle::release(result) }
 }
 
@@ -155,7 +156,8 @@ unsafe extern "C" fn nauthilus_backend_result_set_flag(
     value: i32,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe {
         guard(reason, || {
             at(result, field, |place| {
@@ -173,7 +175,8 @@ unsafe extern "C" fn nauthilus_backend_result_flag(
     value: *mut i32,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `value` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let value = out("value", value)?;
@@ -191,7 +194,8 @@ unsafe extern "C" fn nauthilus_backend_result_set_text(
     text_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `text` is null or has
+    // `text_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let text = text::bytes("text", text, text_size)?;
@@ -210,7 +214,8 @@ unsafe extern "C" fn nauthilus_backend_result_text(
     text: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `text` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let text = out("text", text)?;
@@ -234,7 +239,9 @@ unsafe extern "C" fn nauthilus_backend_result_set_list(
     count: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `texts` is null or has
+    // `count` elements, whose views are null or have their sizes; `reason` is null or may be
+    // written (header).
     unsafe {
         guard(reason, || {
             let texts = text::list("texts", texts, count)?;
@@ -253,7 +260,8 @@ unsafe extern "C" fn nauthilus_backend_result_list_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `count` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let count = out("count", count)?;
@@ -271,7 +279,8 @@ unsafe extern "C" fn nauthilus_backend_result_list_at(
     text: *mut OwnedString,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `text` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let text = out("text", text)?;
@@ -289,7 +298,8 @@ unsafe extern "C" fn nauthilus_backend_result_clear(
     field: FieldCode,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe {
         guard(reason, || {
             at(result, field, |place| {
@@ -309,12 +319,12 @@ unsafe extern "C" fn nauthilus_backend_result_clear(
 ///
 /// # Errors
 ///
-/// Where there is none.
+/// There is no item at `index`.
 pub(super) fn item<T>(items: &[T], index: usize) -> Result<&T, Failure> {
     items.get(index).ok_or_else(|| beyond(index, items.len()))
 }
 
-/// An index that is too large.
+/// The failure for an `index` that is not below `count`.
 pub(super) fn beyond(index: usize, count: usize) -> Failure {
     Failure::new(
         Status::OutOfRange,

@@ -24,7 +24,7 @@ struct ServersHandle {
     servers: Vec<ServerTexts>,
 }
 
-/// A server with its texts as C wants them.
+/// A server and its texts with a NUL at the end of each, as C expects them.
 struct ServerTexts {
     ip: Box<[u8]>,
     host: Box<[u8]>,
@@ -34,7 +34,8 @@ struct ServerTexts {
     server: BackendServer,
 }
 
-/// `nauthilus_backend_server`. New fields come at the end.
+/// `nauthilus_backend_server`. New fields are added at the end: a caller built for an older version
+/// passes a smaller `server_size` and gets the fields that it knows.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Server {
@@ -50,7 +51,7 @@ struct Server {
     deep_check: i32,
 }
 
-/// Where the first version's fields end: what every caller has.
+/// The size of the struct in the first version of the ABI, in bytes: no caller's is smaller.
 const FIRST_VERSION: usize = std::mem::offset_of!(Server, deep_check) + size_of::<i32>();
 
 impl ServerTexts {
@@ -66,7 +67,7 @@ impl ServerTexts {
         }
     }
 
-    /// Views into `self`.
+    /// The server as C gets it. Its views point into `self`.
     fn view(&self) -> Server {
         let target = &self.server.target;
         Server {
@@ -96,7 +97,7 @@ fn system(reason: String) -> Failure {
     Failure::new(Status::System, reason)
 }
 
-/// Puts a configuration in force that was read.
+/// Makes a configuration that was read the active one.
 fn configure(read: Result<Config, ConfigError>) -> Done {
     let read = read.and_then(Config::with_files);
     let config = read.map_err(|e| wrong(e.to_string()))?;
@@ -104,12 +105,13 @@ fn configure(read: Result<Config, ConfigError>) -> Done {
     current().configure(config, false).map_err(system)
 }
 
-/// What `${NAME}` in a configuration stands for.
+/// The value of `${NAME}` in a configuration.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// The engine, configured from the environment where nothing else was.
+/// The engine of this process. Where no configuration is active it is configured from the
+/// environment first.
 fn configured() -> Result<Arc<Process>, Failure> {
     let process = current();
     process.configure_from_environment().map_err(wrong)?;
@@ -131,7 +133,7 @@ unsafe extern "C" fn nauthilus_backend_configure_file(
     path_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `path` is null or has `path_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let path = Path::new(OsStr::from_bytes(text::bytes("path", path, path_size)?));
@@ -146,7 +148,7 @@ unsafe extern "C" fn nauthilus_backend_configure_yaml(
     text_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `text` is null or has `text_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let text = text::bytes("text", text, text_size)?;
@@ -159,7 +161,7 @@ unsafe extern "C" fn nauthilus_backend_configure_yaml(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_start(reason: *mut OwnedString) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             copies::claim().map_err(other_copy)?;
@@ -170,7 +172,7 @@ unsafe extern "C" fn nauthilus_backend_start(reason: *mut OwnedString) -> Status
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_stop(reason: *mut OwnedString) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             current().stop();
@@ -184,7 +186,7 @@ unsafe extern "C" fn nauthilus_backend_wait_ready(
     milliseconds: i64,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let process = configured()?;
@@ -206,7 +208,7 @@ unsafe extern "C" fn nauthilus_backend_generation(
     generation: *mut u64,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `generation` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let generation = out("generation", generation)?;
@@ -223,7 +225,7 @@ unsafe extern "C" fn nauthilus_backend_report_failure(
     port: u32,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `ip` is null or has `ip_size` bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let ip = text::bytes("ip", ip, ip_size)?;
@@ -246,7 +248,7 @@ unsafe extern "C" fn nauthilus_backend_servers_acquire(
     servers: *mut *mut ServersHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `servers` and `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             out("servers", servers)?;
@@ -265,13 +267,14 @@ unsafe extern "C" fn nauthilus_backend_servers_retain(
     servers: *mut ServersHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `servers` is null or a handle of ours with a reference left; `reason` is null or may
+    // be written (header).
     unsafe { guard(reason, || handle::retain("servers", servers)) }
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_servers_release(servers: *mut ServersHandle) {
-    // SAFETY: as `abi` says.
+    // SAFETY: `servers` is null or a handle of ours with a reference left (header).
     unsafe { handle::release(servers) }
 }
 
@@ -281,7 +284,8 @@ unsafe extern "C" fn nauthilus_backend_servers_generation(
     generation: *mut u64,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `servers` is null or a handle of ours with a reference left; `generation` and
+    // `reason` are null or may be written (header).
     unsafe {
         guard(reason, || {
             let servers = handle::get("servers", servers)?;
@@ -297,7 +301,8 @@ unsafe extern "C" fn nauthilus_backend_servers_count(
     count: *mut usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says.
+    // SAFETY: `servers` is null or a handle of ours with a reference left; `count` and `reason` are
+    // null or may be written (header).
     unsafe {
         guard(reason, || {
             let servers = handle::get("servers", servers)?;
@@ -315,7 +320,8 @@ unsafe extern "C" fn nauthilus_backend_servers_at(
     server_size: usize,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as `abi` says; `server` has `server_size` bytes.
+    // SAFETY: `servers` is null or a handle of ours with a reference left; `server` is null or has
+    // `server_size` writable bytes; `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
             let servers = handle::get("servers", servers)?;

@@ -1,14 +1,14 @@
-//! How a call ended.
+//! The status and the reason that a call returns.
 
 use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::owned_string::{self, OwnedString};
 
-/// A status as C gives it: any number.
+/// A status that C passes in: it may be any number.
 type StatusCode = i32;
 
-/// `nauthilus_backend_status`. A number is never used for anything else again.
+/// `nauthilus_backend_status`. A number keeps its meaning for ever: it is part of the ABI.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Status {
@@ -34,7 +34,7 @@ pub(crate) enum Status {
     Internal = 15,
 }
 
-/// Why a call failed: the status, and one line for a person.
+/// Why a call failed: the status, and a reason of one line for a person.
 pub(crate) struct Failure {
     status: Status,
     reason: String,
@@ -53,11 +53,11 @@ impl Failure {
     }
 }
 
-/// What the work of an exported function gives.
+/// The outcome of the work of an exported function.
 pub(crate) type Done = Result<(), Failure>;
 
-/// Runs the work of an exported function: its failure becomes status and reason, and no panic
-/// unwinds into C.
+/// Runs the work of an exported function. A failure or a panic becomes a status and a reason: a
+/// panic that unwound into C would abort the host.
 ///
 /// # Safety
 ///
@@ -67,19 +67,20 @@ pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done
         Ok(Ok(())) => return Status::Ok,
         Ok(Err(failure)) => failure,
         Err(panic) => {
-            // Dropping the payload could panic again.
+            // Not dropped: the payload's destructor could panic again, outside `catch_unwind`.
             std::mem::forget(panic);
             Failure::new(Status::Internal, "internal error: a defect of this library")
         }
     };
     if !reason.is_null() {
-        // SAFETY: as of this function.
+        // SAFETY: not null, so it may be written, by this function's contract.
         unsafe { reason.write(owned_string::give(one_line(&failure.reason).as_bytes())) };
     }
     failure.status
 }
 
-/// `text` without control characters: it may repeat what the caller gave, a path for example.
+/// `text` with its control characters escaped: a reason may quote the caller's input, for example
+/// a path, and a line break in it would forge a line of the host's log.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
@@ -92,18 +93,18 @@ fn one_line(text: &str) -> String {
     line
 }
 
-/// Runs work that cannot fail and returns nothing; a panic stays here.
+/// Runs work that returns no status. A panic is caught and ignored, since C cannot be told of it.
 pub(crate) fn guard_release(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
         std::mem::forget(panic);
     }
 }
 
-/// An out parameter.
+/// An out parameter that is not null.
 ///
 /// # Errors
 ///
-/// Where it is null.
+/// `parameter` is null; `name` is its name in the header.
 pub(crate) fn out<T>(name: &str, parameter: *mut T) -> Result<*mut T, Failure> {
     if parameter.is_null() {
         return Err(Failure::invalid(format!(

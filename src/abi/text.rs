@@ -1,4 +1,4 @@
-//! Strings, and arrays of them, across the boundary.
+//! Strings, and arrays of strings, from C and to C.
 
 use std::ffi::c_char;
 use std::slice;
@@ -8,7 +8,7 @@ pub(crate) use super::owned_string::{OwnedString, give, terminated};
 use super::status::{Failure, guard_release};
 use crate::engine::request::result::Bytes;
 
-/// `nauthilus_backend_view`: bytes that somebody else owns.
+/// `nauthilus_backend_view`: bytes that the holder of the view does not own.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct View {
@@ -25,7 +25,7 @@ pub(crate) struct CheckSetting {
 }
 
 impl View {
-    /// A view of text that [`terminated`] made: the NUL is not counted.
+    /// A view of text that [`terminated`] made. Its size does not count the NUL.
     pub(crate) fn of(terminated: &[u8]) -> Self {
         Self {
             data: terminated.as_ptr().cast(),
@@ -35,68 +35,71 @@ impl View {
 
     /// # Errors
     ///
-    /// As of [`bytes`].
+    /// See [`bytes`].
     ///
     /// # Safety
     ///
-    /// As of [`bytes`].
+    /// `data` is null or has `size` bytes, which nobody changes or frees during `'a`.
     pub(crate) unsafe fn bytes<'a>(self, name: &str) -> Result<&'a [u8], Failure> {
-        // SAFETY: as of this function.
+        // SAFETY: `data` is null or has `size` bytes, by this function's contract.
         unsafe { bytes(name, self.data, self.size) }
     }
 }
 
-/// The bytes that `name` points to.
+/// The bytes at `data`. `name` is the parameter's name, for errors.
 ///
 /// # Errors
 ///
-/// Where the pointer is null and the size is not 0, or the size is none.
+/// `data` is null and `size` is not 0, or `size` is larger than an object in memory can be.
 ///
 /// # Safety
 ///
-/// As the module says; the caller chooses a lifetime within the call.
+/// `data` is null or has `size` bytes, which nobody changes or frees during `'a`.
 pub(crate) unsafe fn bytes<'a>(
     name: &str,
     data: *const c_char,
     size: usize,
 ) -> Result<&'a [u8], Failure> {
-    // SAFETY: as of this function.
+    // SAFETY: `data` is null or has `size` bytes, by this function's contract.
     unsafe { elements(name, data.cast(), size) }
 }
 
-/// The texts that `name` points to.
+/// Copies of the texts at `views`. `name` is the parameter's name, for errors.
 ///
 /// # Errors
 ///
-/// As of [`bytes`], for the array and for each text.
+/// See [`bytes`]: the array, or one of the texts.
 ///
 /// # Safety
 ///
-/// As of [`bytes`].
+/// `views` is null or has `count` elements; each element is null or has its number of bytes;
+/// nobody changes or frees any of them during the call.
 pub(crate) unsafe fn list(
     name: &str,
     views: *const View,
     count: usize,
 ) -> Result<Vec<Bytes>, Failure> {
-    // SAFETY: as of this function.
+    // SAFETY: `views` is null or has `count` elements, by this function's contract.
     let views = unsafe { elements(name, views, count) }?;
     let copy = |(index, view): (usize, &View)| {
-        // SAFETY: as of this function.
+        // SAFETY: each view is null or has its number of bytes, by this function's contract.
         let text = unsafe { view.bytes(&format!("{name}[{index}]")) }?;
         Ok(text.into())
     };
     views.iter().enumerate().map(copy).collect()
 }
 
-/// The array that `name` points to.
+/// The array at `start`. `name` is the parameter's name, for errors.
 ///
 /// # Errors
 ///
-/// Where the pointer is null and the count is not 0, or there can be no such array.
+/// `count` is not 0, and `start` is null or misaligned, or the array would be larger than an
+/// object in memory can be.
 ///
 /// # Safety
 ///
-/// As of [`bytes`].
+/// `start` is null or misaligned, or has `count` elements, which nobody changes or frees during
+/// `'a`.
 pub(crate) unsafe fn elements<'a, T>(
     name: &str,
     start: *const T,
@@ -118,13 +121,14 @@ pub(crate) unsafe fn elements<'a, T>(
             "{name}: an array in memory expected, got one of {count}"
         )));
     }
-    // SAFETY: as of this function; null, too long and misaligned ones are refused above.
+    // SAFETY: null, misaligned and oversized arrays are refused above, so `start` has `count`
+    // elements that stay as they are during `'a`, by this function's contract.
     Ok(unsafe { slice::from_raw_parts(start, count) })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nauthilus_backend_string_release(string: *mut OwnedString) {
-    // SAFETY: null, or a string of the caller's.
+    // SAFETY: null, or a string that the caller owns and that no other thread uses (header).
     if let Some(string) = unsafe { string.as_mut() } {
         guard_release(|| release(string));
     }
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn what_cannot_be_an_array_is_refused() {
         let one = [0_u64];
-        // SAFETY: nothing is read of what is refused.
+        // SAFETY: `elements` reads nothing; the array that it accepts is `one`, which lives.
         unsafe {
             assert!(elements("x", ptr::null::<u64>(), 1).is_err());
             assert!(elements("x", ptr::null::<u64>(), 0).is_ok());
