@@ -1,15 +1,16 @@
-//! Time that several processes of one machine can compare.
+//! Clocks whose readings can be compared between processes of one machine.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Nanoseconds of `CLOCK_MONOTONIC`: the same for every process since boot, never set back.
+/// Nanoseconds of `CLOCK_MONOTONIC`, which is never set back. All processes of a machine read the
+/// same clock (but for those in a time namespace of their own).
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: `now` is a valid timespec for the call to fill in. CLOCK_MONOTONIC exists on
-    // every Linux, so the call cannot fail; if it did, `now` would still be initialised.
+    // SAFETY: `now` has room for what the call writes, and is initialised even if the call fails
+    // (it cannot: every Linux has CLOCK_MONOTONIC).
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
@@ -21,15 +22,17 @@ pub fn monotonic_ms() -> u64 {
     monotonic_ns() / 1_000_000
 }
 
-/// Milliseconds since 1970; 0 before that.
+/// Milliseconds since 1970-01-01 UTC; 0 if the clock is set to an earlier time.
 pub fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, ms)
 }
 
-/// What `CLOCK_MONOTONIC` would have said, in nanoseconds, when 1970 began.
+/// The value in nanoseconds that `CLOCK_MONOTONIC` would have had at 1970-01-01 UTC, by the present
+/// setting of the system clock. Usually negative.
 ///
-/// Two clocks are not read at one moment: a thread that loses its processor in between would
-/// take the pause for a difference. The reading that took least counts.
+/// The two clocks cannot be read at the same moment, and a thread that is preempted between the
+/// readings would add the pause to the result. So both are read up to 10 times, until a reading
+/// takes less than 100 µs, and the shortest one counts.
 pub fn monotonic_epoch_ns() -> i64 {
     const TRIES: usize = 10;
     const SHORT_NS: u64 = 100_000;
@@ -51,12 +54,12 @@ pub fn monotonic_epoch_ns() -> i64 {
     epoch
 }
 
-/// Whole milliseconds, as many as fit.
+/// Whole milliseconds; `u64::MAX` if there are more.
 pub fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whole nanoseconds, as many as fit.
+/// Whole nanoseconds; `u64::MAX` if there are more.
 pub fn ns(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! A descriptor that becomes readable: what any poll loop can wait for.
+//! An event that any poll loop can wait for: a descriptor that becomes readable.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -6,9 +6,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use super::fork_mark::incarnation;
 use super::own_descriptor::OwnDescriptor;
 
-/// An eventfd, closed when dropped if it is still ours then.
+/// An eventfd. Dropping it closes the descriptor, unless the host has closed it and the number may
+/// mean another file.
 ///
-/// A child of the process that made it shares its counter, and leaves it as it is.
+/// A forked child shares the counter with the process that made the event. So the child neither
+/// sets nor clears it: that would wake the parent, or take its wake-up away.
 #[derive(Debug)]
 pub struct EventFd {
     descriptor: OwnDescriptor,
@@ -17,9 +19,9 @@ pub struct EventFd {
 
 impl EventFd {
     /// # Errors
-    /// Where the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: makes a new descriptor.
+        // SAFETY: the call takes no pointers and only opens a new descriptor.
         let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
@@ -34,37 +36,37 @@ impl EventFd {
         self.descriptor.raw()
     }
 
-    /// Whether this process made it, not a parent.
+    /// Whether this process made the event, not one that it was forked from.
     pub fn is_of_this_process(&self) -> bool {
         self.owner == incarnation()
     }
 
-    /// Whether the descriptor is still this one: the host may have closed it, and have a file of
-    /// its own under the number.
+    /// Whether the number still means this event's descriptor. The host may have closed it and
+    /// opened a file of its own with that number.
     pub fn is_ours(&self) -> bool {
         self.descriptor.is_ours()
     }
 
-    /// Makes the descriptor readable until it is cleared. Nothing happens in a child of the
-    /// process that made it, or where the host has closed it.
+    /// Makes the descriptor readable until it is cleared. Does nothing in a forked child of the
+    /// process that made the event, or if the host has closed the descriptor.
     pub fn set(&self) {
         let Some(fd) = self.usable() else {
             return;
         };
         let one = 1_u64.to_ne_bytes();
-        // SAFETY: writes the eight bytes of `one` to an eventfd of ours, which does not block:
-        // a counter that is full stays readable.
+        // Non-blocking: if the counter is full the write fails, and the descriptor is readable.
+        // SAFETY: the pointer and the length are those of `one`, which the call only reads.
         unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
     }
 
-    /// Makes the descriptor silent again, where [`Event::set`] would make it readable.
+    /// Makes the descriptor unreadable again. Does nothing where [`EventFd::set`] does nothing.
     pub fn clear(&self) {
         let Some(fd) = self.usable() else {
             return;
         };
         let mut count = [0_u8; 8];
-        // SAFETY: reads at most eight bytes into `count` from an eventfd of ours, which does not
-        // block.
+        // Non-blocking: if the event is not set the read fails, and nothing is to be cleared.
+        // SAFETY: the pointer and the length are those of `count`, which the call may write.
         unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
     }
 
@@ -93,7 +95,7 @@ mod tests {
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one valid pollfd.
+        // SAFETY: `wanted` is one valid pollfd, and the count is 1.
         unsafe { libc::poll(&raw mut wanted, 1, 0) == 1 }
     }
 
@@ -128,15 +130,15 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");
-        // Another eventfd is not this one either.
-        // SAFETY: a new eventfd, which the test closes.
+        // The host's own file may be an eventfd, too.
+        // SAFETY: the call takes no pointers and only opens a new descriptor.
         let hosts = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        // SAFETY: both are open; what becomes of the second is what the test is about.
+        // SAFETY: both are open. `other` owns the second, and must notice that it was replaced.
         unsafe { libc::dup2(hosts, other.descriptor()) };
         other.set();
         assert!(!is_readable(hosts));
         for fd in [event.descriptor(), other.descriptor(), hosts] {
-            // SAFETY: the test made these, and closes them.
+            // SAFETY: the test opened these, and nothing else closes them.
             unsafe { libc::close(fd) };
         }
     }

@@ -1,5 +1,5 @@
-//! The process: what the engine needs from the operating system or from OpenSSL and that
-//! safe Rust cannot say. Each file offers a safe interface over one such thing.
+//! Safe interfaces to what the engine needs from the operating system, the C library or OpenSSL
+//! and that takes `unsafe` code. Each file covers one such thing.
 
 pub mod clock;
 pub mod copies;

@@ -1,7 +1,7 @@
-//! Other processes.
+//! Whether another process exists.
 
-/// Whether a process of this id exists, also one that has ended and was not waited for. A
-/// process of another user does.
+/// Whether a process with this id exists, of whichever user. One that has ended exists until its
+/// parent has waited for it.
 pub fn exists(pid: u64) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else {
         return false;
@@ -9,7 +9,7 @@ pub fn exists(pid: u64) -> bool {
     if pid <= 0 {
         return false;
     }
-    // SAFETY: signal 0 is never sent; the call only asks.
+    // SAFETY: with signal 0 the call sends nothing and only checks that the process exists.
     let asked = unsafe { libc::kill(pid, 0) };
     asked == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
 }

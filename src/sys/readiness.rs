@@ -1,4 +1,4 @@
-//! Being told when a socket can be read from or written to, or a timer's time has come.
+//! Registers sockets, timers and events with the runtime, which then reports when they are ready.
 
 use std::io;
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use tokio::io::unix::AsyncFd;
 use super::event::EventFd;
 use super::timer::Timer;
 
-/// Registers a socket with the runtime that this is called in.
+/// Registers a socket with the current runtime.
 ///
 /// # Errors
-/// Where the runtime or the kernel has no room for one more.
+/// The runtime or the kernel cannot register another descriptor.
 pub fn of(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the descriptor must stay the same open one for as long as it is registered: a
-    // `Socket` owns its own, and can neither change nor close it while it is borrowed.
+    // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
+    // owns the `Socket`, which owns the descriptor and closes it only when dropped.
     unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
 }
 
-/// Registers a timer likewise.
+/// Registers a timer with the current runtime. It is readable once its time has come.
 ///
 /// # Errors
-/// As [`of`].
+/// See [`of`].
 pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
-    // SAFETY: the descriptor must stay the same open one for as long as it is registered: a
-    // `Timer` owns its own, and can neither change nor close it while it is borrowed.
+    // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
+    // owns the `Timer`, which owns the descriptor and closes it only when dropped.
     unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }.map_err(io::Error::from)
 }
 
-/// Registers an event likewise; it is readable while it is set.
+/// Registers an event with the current runtime. It is readable while it is set.
 ///
 /// # Errors
-/// As [`of`].
+/// See [`of`].
 pub fn of_event(event: Arc<EventFd>) -> io::Result<AsyncFd<Arc<EventFd>>> {
-    // SAFETY: the descriptor must stay the same open one for as long as it is registered: an
-    // `EventFd` owns its own and closes it when dropped, which the `Arc` held here prevents.
+    // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
+    // owns an `Arc` of the `EventFd`, which owns the descriptor and closes it only when dropped.
     unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -1,4 +1,4 @@
-//! A socket for one connection after another.
+//! Ends a TCP connection so that its socket can be used for the next one.
 
 use std::io;
 use std::mem::size_of;
@@ -6,18 +6,18 @@ use std::os::fd::AsRawFd;
 
 use socket2::Socket;
 
-/// Ends a TCP connection with a reset, as closing a socket that does not linger does, and
-/// leaves the socket as if it were new but for its options (connect(2), `AF_UNSPEC`).
+/// Ends a TCP connection with a reset, as closing a socket with `SO_LINGER` of 0 s does. The
+/// socket is then unconnected and keeps its options (connect(2), `AF_UNSPEC`).
 ///
 /// # Errors
-/// What the system says; the socket is then fit for nothing but being closed.
+/// The system's error. The socket must then be closed: its state is unknown.
 pub fn disconnect(socket: &Socket) -> io::Result<()> {
     let nowhere = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],
     };
-    // SAFETY: `nowhere` is an initialised sockaddr of the length given, which the call only
-    // reads; the descriptor is open for as long as `socket` is borrowed.
+    // SAFETY: `nowhere` is an initialised sockaddr of the given length, and the call only reads
+    // it; the descriptor is open for as long as `socket` is borrowed.
     let done = unsafe {
         libc::connect(
             socket.as_raw_fd(),

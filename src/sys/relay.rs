@@ -1,11 +1,11 @@
-//! Wakes tasks of the engine's thread from other threads.
+//! Wakes tasks of the engine thread from other threads.
 //!
-//! The runtime would write to a descriptor of its own for that, by a number that nobody can look
-//! at first: where the host has closed it and has a file of its own there, the file would get
-//! what was written. So a task that other threads wake gets a waker of ours: on the engine's
-//! thread it is the runtime's, on another thread it puts the task into a queue and sets an
-//! [`EventFd`], which knows whether its descriptor is still ours. The engine's thread waits for the
-//! event and wakes the tasks itself.
+//! To be woken from another thread, tokio's runtime writes to a descriptor of its own and cannot
+//! check first that the number still means that descriptor: if the host has closed it and opened a
+//! file of its own with that number, the write would corrupt the file. So a task that other
+//! threads wake gets a waker from here. On the engine thread it calls the runtime's waker; on
+//! another thread it puts the task into a queue and sets an [`EventFd`], which checks that its
+//! descriptor is still ours. The engine thread waits for the event and wakes the tasks itself.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -21,11 +21,11 @@ use super::event::EventFd;
 use super::readiness;
 
 thread_local! {
-    /// The relay of the engine that runs on this thread.
+    /// The relay of the engine that runs on this thread, if one does.
     static OF_THREAD: RefCell<Option<Arc<Relay>>> = const { RefCell::new(None) };
 }
 
-/// What an engine's thread is woken by.
+/// Passes wake-ups from other threads to an engine thread.
 pub struct Relay {
     event: Arc<EventFd>,
     woken: Mutex<Vec<Arc<TaskWaker>>>,
@@ -33,10 +33,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `when_lost` is called on the engine's thread where the host has closed its descriptors.
+    /// `when_lost` is called on the engine thread after the host has closed its descriptors.
     ///
     /// # Errors
-    /// Where the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn new(when_lost: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             event: Arc::new(EventFd::new()?),
@@ -45,8 +45,8 @@ impl Relay {
         }))
     }
 
-    /// Whether the descriptor is still ours. A host that closes descriptors that it does not
-    /// know closes this one with the others.
+    /// Whether the event's descriptor is still ours. It stands for all descriptors of the engine: a
+    /// host that closes descriptors it does not know closes this one with the others.
     pub fn is_ours(&self) -> bool {
         self.event.is_ours()
     }
@@ -56,21 +56,22 @@ impl Relay {
         OF_THREAD.with(|relay| relay.replace(Some(self.clone())));
     }
 
-    /// The calling thread does nothing for the engine any more.
+    /// Removes the relay from the calling thread, which must then do nothing more for the engine,
+    /// and calls `when_lost`.
     pub fn give_up(&self) {
         OF_THREAD.with(|relay| drop(relay.take()));
         (self.when_lost)();
     }
 
-    /// Wakes tasks for as long as it runs. To be run on the engine's thread, in its runtime.
+    /// Wakes the queued tasks, without end. Must run on the engine thread, in its runtime.
     ///
     /// # Errors
-    /// Where the event cannot be waited for.
+    /// The runtime cannot wait for the event.
     pub async fn run(self: Arc<Self>) -> io::Result<()> {
         let event = readiness::of_event(self.event.clone())?;
         loop {
             event.readable().await?.clear_ready();
-            // Cleared first: whoever comes after that sets it again.
+            // Cleared before the queue is taken: a task that is queued later sets the event again.
             self.event.clear();
             let woken = std::mem::take(&mut *self.lock());
             for task in woken {
@@ -89,14 +90,14 @@ impl Relay {
             woken.push(task);
             woken.len() == 1
         };
-        // Who was first sets the event for all that come before the queue is taken.
+        // One event is enough for all tasks that are queued before the queue is taken.
         if is_first {
             self.event.set();
         }
     }
 
     fn is_of_this_thread(&self) -> bool {
-        // A thread that is ending has none.
+        // A thread that is ending has already destroyed its thread-local values.
         OF_THREAD
             .try_with(|relay| {
                 let relay = relay.try_borrow().ok()?;
@@ -133,12 +134,13 @@ impl Wake for TaskWaker {
     }
 }
 
-/// Makes sure that the descriptors of the calling thread's engine are still its own, before it
-/// uses one. Does nothing on other threads.
+/// Checks that the descriptors of the calling thread's engine are still ours. The engine thread
+/// calls this before it uses or closes a descriptor that makes no such check itself. Does nothing
+/// on other threads.
 ///
-/// Does not return where the host has closed them: each of their numbers may be a file of the
-/// host's now, and all that this thread has would write to some and close others. So the thread
-/// and what it has stay where they are.
+/// Does not return if the host has closed the descriptors: each of their numbers may now mean a
+/// file of the host's, which this thread would write to, or close when its values are dropped. So
+/// the thread sleeps for ever and drops nothing. `when_lost` of [`Relay::new`] is called before.
 pub fn hold_on() {
     let lost = OF_THREAD.with(|relay| {
         let relay = relay.borrow();
@@ -152,11 +154,13 @@ pub fn hold_on() {
     }
 }
 
-/// Has a panic of an engine's thread do [`hold_on`] before anything is dropped: the runtime panics
-/// where it waits by a number that is not its descriptor any more, and would close what is there.
+/// Installs a panic hook that calls [`hold_on`]. The runtime panics when it waits on a number that
+/// is no longer its descriptor, and unwinding would then close the host's file with that number;
+/// the hook runs before anything is dropped.
 pub fn hold_on_in_panics() {
-    // The hook is this library's own: each that is written in Rust has its own runtime. No
-    // `Once`: a child forked while it is being initialised would block for ever.
+    // The hook affects this library only: each library written in Rust contains its own copy of
+    // the standard library. Not `Once`: a child forked while it is being initialised would block
+    // for ever.
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if !INSTALLED.swap(true, Ordering::AcqRel) {
         let before = std::panic::take_hook();
@@ -167,7 +171,8 @@ pub fn hold_on_in_panics() {
     }
 }
 
-/// Does [`hold_on`] when it is dropped: before a descriptor is closed that is dropped after it.
+/// Calls [`hold_on`] when it is dropped. Declare it after the owner of a descriptor: values are
+/// dropped in reverse order, so the check is made before that descriptor is closed.
 pub struct HoldsOn;
 
 impl Drop for HoldsOn {
@@ -176,8 +181,8 @@ impl Drop for HoldsOn {
     }
 }
 
-/// A future that other threads may wake, made on the engine's thread. Where no engine runs on the
-/// calling thread (tests of parts of it) it is woken as any other.
+/// Wraps a future that other threads may wake. Must be called on the engine thread. On a thread
+/// without an engine, as in unit tests, the future keeps the runtime's own waker.
 pub fn relayed<F: Future>(future: F) -> Relayed<F> {
     let relay = OF_THREAD.with(|relay| relay.borrow().clone());
     let waker = relay.map(|relay| {

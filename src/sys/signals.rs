@@ -1,12 +1,12 @@
-//! Writing on the host's threads without the signals that a write may raise.
+//! Suppresses the signals that a write may raise, on a thread of the host's.
 
 use std::mem::MaybeUninit;
 use std::ptr;
 
-/// Runs `write` so that it raises neither SIGPIPE (a pipe or socket that nobody reads) nor SIGXFSZ
-/// (a file larger than `RLIMIT_FSIZE`), which end a process that has no handler for them. It gets
-/// the error instead. What the host had pending before stays pending, and nothing but the calling
-/// thread's mask changes, for as long as this takes.
+/// Runs `write` with SIGPIPE (a pipe or socket without a reader) and SIGXFSZ (a file larger than
+/// `RLIMIT_FSIZE`) suppressed: each ends a process that has no handler for it. The write fails with
+/// `EPIPE` or `EFBIG` instead. A signal that was pending before stays pending. The only thing that
+/// changes meanwhile is the calling thread's signal mask.
 pub fn without_write_signals<T>(write: impl FnOnce() -> T) -> T {
     let Some(blocked) = Blocked::new() else {
         return write();
@@ -18,10 +18,11 @@ pub fn without_write_signals<T>(write: impl FnOnce() -> T) -> T {
 
 const RAISED: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGXFSZ];
 
-/// Both signals blocked on this thread, until this is dropped.
+/// Blocks both signals on this thread until it is dropped.
 struct Blocked {
     before: libc::sigset_t,
-    /// Those that were not pending before: what is pending at the end was raised in between.
+    /// The signals that were not pending at the start. If one is pending at the end, the write
+    /// raised it, and it is discarded.
     ours: libc::sigset_t,
 }
 
@@ -31,8 +32,9 @@ impl Blocked {
         let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
         let mut ours = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: each set is initialised by the call that it is first given to, `sigpending` and
-        // `pthread_sigmask` among them where they succeed. Only the calling thread's mask changes.
+        // SAFETY: the first call that gets a set initialises it: `sigemptyset` always succeeds on
+        // a valid pointer, and `pending` and `before` are read only where `sigpending` and
+        // `pthread_sigmask` succeeded. Only the calling thread's mask changes.
         unsafe {
             libc::sigemptyset(both.as_mut_ptr());
             libc::sigemptyset(ours.as_mut_ptr());
@@ -63,8 +65,8 @@ impl Drop for Blocked {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: `ours`, `before` and `at_once` are initialised and outlive the calls; what the
-        // signal was of nobody asks for. The call takes a pending signal or fails at once.
+        // SAFETY: `ours`, `before` and `at_once` are initialised and outlive the calls; null for
+        // the signal's information is allowed. With a timeout of 0 the call does not block.
         unsafe {
             while libc::sigtimedwait(&raw const self.ours, ptr::null_mut(), &raw const at_once) > 0
             {
@@ -81,13 +83,14 @@ mod tests {
 
     use super::*;
 
-    /// Whether `check` is true in a child process, where signals do what they do by default.
+    /// Whether `check` is true in a child process in which both signals have their default action.
     fn in_child(check: impl FnOnce() -> bool) -> bool {
         // SAFETY: the child runs `check`, which makes a few system calls, and exits.
         let child = unsafe { libc::fork() };
         if child == 0 {
             for signal in RAISED {
-                // SAFETY: Rust's runtime ignores SIGPIPE; a host's process need not.
+                // Rust's runtime ignores SIGPIPE, hosts may not.
+                // SAFETY: sets the default action of a signal in a process with one thread.
                 unsafe { libc::signal(signal, libc::SIG_DFL) };
             }
             let fine = check();
@@ -102,9 +105,9 @@ mod tests {
 
     fn write_to_nobody() -> std::io::ErrorKind {
         let mut ends = [0; 2];
-        // SAFETY: `ends` is there to be filled with two new descriptors.
+        // SAFETY: `ends` has room for the two descriptors that the call writes.
         assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-        // SAFETY: both are open, just made, and nobody else's.
+        // SAFETY: `pipe` has just opened both, and nothing else closes them.
         let [reads, writes] = ends.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
         drop(reads);
         let error = std::fs::File::from(writes).write_all(b"x").unwrap_err();
@@ -128,7 +131,7 @@ mod tests {
         assert!(in_child(|| {
             let is_pending = || {
                 let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
-                // SAFETY: `sigpending` fills the set that is then read.
+                // SAFETY: `sigpending` initialises the set before it is read.
                 unsafe {
                     libc::sigpending(pending.as_mut_ptr());
                     libc::sigismember(pending.as_ptr(), libc::SIGPIPE) == 1

@@ -1,25 +1,26 @@
-//! Standard error, without the lock that Rust keeps for it: a thread of the parent may have
-//! held that when this process was forked.
+//! Writes to standard error without the lock of Rust's `std::io::stderr`: a thread of the parent
+//! may have held that lock during the fork, and a child that took it would then block for ever.
 //!
-//! A host may close descriptor 2 and get the number for a file of its own, which no line must go
-//! to. What was there when the module was first configured is standard error; what is there now
-//! is, too, if it is what a log goes to: a terminal or `/dev/null`, a file opened for appending
-//! (nginx does so), or what standard output goes to as well.
+//! A host may close descriptor 2 and later open a file of its own that gets this number. No log
+//! line may go to such a file. Descriptor 2 counts as standard error if it is the file that it
+//! was when the module was first configured, a character device (a terminal, `/dev/null`), a file
+//! opened for appending (nginx's error log is), or the file that standard output goes to.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const STDERR: libc::c_int = libc::STDERR_FILENO;
 
-/// Device and inode of what was there first, and whether there was anything.
+/// Device and inode of the file that descriptor 2 was first; 0 and 0 where it was closed.
 static FIRST: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+/// Whether `FIRST` has been determined.
 static KNOWN: AtomicBool = AtomicBool::new(false);
 
-/// Whether the host is one that closes descriptors it does not know.
+/// Whether the host has closed descriptors of this module's.
 static CLOSES: AtomicBool = AtomicBool::new(false);
 
-/// Takes what descriptor 2 is now for standard error, the first time that this is called in a
-/// process or its parents.
+/// Records the file that descriptor 2 is now as standard error. Only the first call in a process
+/// and those it was forked from has an effect.
 pub fn remember() {
     if !KNOWN.swap(true, Ordering::AcqRel)
         && let Some(stat) = stat_of(STDERR)
@@ -30,34 +31,35 @@ pub fn remember() {
     }
 }
 
-/// The host has closed descriptors of ours: a file that is only opened for appending may be one
-/// of its own from now on.
+/// Says that the host has closed descriptors of this module's. It may have closed descriptor 2 as
+/// well, so from now on a file there does not count as standard error merely because it was opened
+/// for appending.
 pub fn host_closes_descriptors() {
     CLOSES.store(true, Ordering::Release);
 }
 
-/// Whether a line of so many bytes can be written now without waiting for a reader.
+/// Whether a line of `bytes` bytes can be written now without waiting for a reader.
 pub fn has_room_for(bytes: usize) -> bool {
     let is_at_once = || {
-        // A pipe that is ready has room for so much, and may have for no more.
+        // `poll` says that a pipe is writable when it has room for `PIPE_BUF` bytes; it may not
+        // have room for more.
         let is_pipe = stat_of(STDERR).is_some_and(|stat| is_kind(&stat, libc::S_IFIFO));
         !is_pipe || bytes <= libc::PIPE_BUF
     };
     is_standard_error() && is_at_once() && is_writable_within(0)
 }
 
-/// Writes all of it. Waits for a reader, also where the host has made the descriptor one that
-/// does not wait.
+/// Writes all bytes. Waits for a reader, even if the host has set `O_NONBLOCK` on the descriptor.
 ///
 /// # Errors
-/// What the system says: nobody reads, a full disk. `NotConnected` where descriptor 2 is a file of
-/// the host's by now.
+/// The system's error, for example a pipe without a reader or a full disk. `NotConnected` where
+/// descriptor 2 is closed or may be a file of the host's.
 pub fn write_all(mut bytes: &[u8]) -> io::Result<()> {
     if !is_standard_error() {
         return Err(io::ErrorKind::NotConnected.into());
     }
     while !bytes.is_empty() {
-        // SAFETY: writes the bytes of the slice.
+        // SAFETY: the pointer and the length are those of `bytes`, which the call only reads.
         let wrote = unsafe { libc::write(STDERR, bytes.as_ptr().cast(), bytes.len()) };
         match usize::try_from(wrote) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -86,7 +88,7 @@ fn is_standard_error() -> bool {
         FIRST[0].load(Ordering::Acquire),
         FIRST[1].load(Ordering::Acquire),
     );
-    // SAFETY: only reads the flags of the open file; a bad descriptor is an error.
+    // SAFETY: the call only reads the flags of the open file; a bad descriptor is an error.
     let flags = unsafe { libc::fcntl(STDERR, libc::F_GETFL) };
     let appends = flags >= 0 && flags & libc::O_APPEND != 0;
     identity(&stat) == first
@@ -104,9 +106,9 @@ fn is_kind(stat: &libc::stat, kind: libc::mode_t) -> bool {
 }
 
 fn stat_of(fd: libc::c_int) -> Option<libc::stat> {
-    // SAFETY: all-zero is a valid stat to be filled in.
+    // SAFETY: a `stat` holds only integers, for which all-zero is a valid value.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is valid for the call to fill in; a bad descriptor is an error.
+    // SAFETY: `stat` has room for what the call writes; a bad descriptor is an error.
     (unsafe { libc::fstat(fd, &raw mut stat) } == 0).then_some(stat)
 }
 
@@ -116,6 +118,6 @@ fn is_writable_within(milliseconds: libc::c_int) -> bool {
         events: libc::POLLOUT,
         revents: 0,
     };
-    // SAFETY: one valid pollfd.
+    // SAFETY: `wanted` is one valid pollfd, and the count is 1.
     unsafe { libc::poll(&raw mut wanted, 1, milliseconds) > 0 }
 }

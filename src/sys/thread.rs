@@ -1,4 +1,4 @@
-//! Threads of ours in somebody else's process.
+//! Starts the module's threads in the host's process, with all signals blocked.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 
 use arc_swap::ArcSwapOption;
 
-/// The last refusal that no success of the same thread has followed.
+/// The last thread that the system refused to start, until one of that name has started.
 static REFUSED: ArcSwapOption<Refusal> = ArcSwapOption::const_empty();
 
 struct Refusal {
@@ -15,7 +15,8 @@ struct Refusal {
     reason: String,
 }
 
-/// Which thread the system refused when it was last asked for one of that name, and why.
+/// Names the thread that the system last refused to start, and the reason. None once a thread of
+/// that name has started.
 pub fn last_refusal() -> Option<String> {
     let refused = REFUSED.load();
     let refusal = refused.as_ref()?;
@@ -25,7 +26,7 @@ pub fn last_refusal() -> Option<String> {
     ))
 }
 
-/// What a parent was refused is no matter of its child's.
+/// Forgets what the parent was refused. For a process after a fork, which has its own threads.
 pub fn forget_refusals() {
     REFUSED.store(None);
 }
@@ -45,11 +46,11 @@ fn note(thread: &str, refused: Option<&io::Error>) {
     }
 }
 
-/// Starts a thread on which no signal handler of the host ever runs: it is born with every
-/// signal blocked, as is every thread it starts.
+/// Starts a thread with every signal blocked, so that no signal handler of the host ever runs on
+/// it, nor on a thread that it starts.
 ///
 /// # Errors
-/// What the system says where it allows no further thread (`RLIMIT_NPROC`, memory).
+/// The system's error where it allows no further thread (`RLIMIT_NPROC`, memory).
 pub fn spawn_quiet<F, T>(name: &str, stack_bytes: usize, run: F) -> io::Result<JoinHandle<T>>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -57,8 +58,8 @@ where
 {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises `all`, which is then read by pthread_sigmask, which
-    // fills in `before`. Only the calling thread's mask changes.
+    // SAFETY: `sigfillset` initialises `all` before `pthread_sigmask` reads it; `before` has room
+    // for the former mask. Only the calling thread's mask changes.
     let blocked = unsafe {
         libc::sigfillset(all.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr())
@@ -70,8 +71,8 @@ where
         .name(name.to_owned())
         .stack_size(stack_bytes)
         .spawn(run);
-    // SAFETY: `before` was filled in by the call that blocked the signals, which succeeded. Only
-    // the calling thread's mask changes.
+    // SAFETY: the call that blocked the signals succeeded and initialised `before`. Only the
+    // calling thread's mask changes.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     note(name, spawned.as_ref().err());
     spawned
@@ -83,7 +84,7 @@ pub fn descriptor_limit() -> u64 {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: `limit` is valid for the call to fill in; nothing is changed.
+    // SAFETY: `limit` has room for what the call writes; the limit itself is not changed.
     match unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } {
         0 => limit.rlim_cur,
         _ => 1024,
@@ -97,7 +98,7 @@ mod tests {
     #[test]
     fn a_refusal_is_told_until_a_thread_of_that_name_starts() {
         let name = "nb-refused";
-        // More than any address space has.
+        // A stack larger than any address space.
         assert!(spawn_quiet(name, usize::MAX / 4, || ()).is_err());
         let told = last_refusal().unwrap();
         assert!(

@@ -5,16 +5,17 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use super::own_descriptor::OwnDescriptor;
 
-/// A timerfd of `CLOCK_MONOTONIC`, closed when dropped if it is still ours then.
+/// A timerfd of `CLOCK_MONOTONIC`. Dropping it closes the descriptor, unless the host has closed it
+/// and the number may mean another file.
 #[derive(Debug)]
 pub struct Timer(OwnDescriptor);
 
 impl Timer {
     /// # Errors
-    /// Where the process has no descriptor left.
+    /// The process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
-        // SAFETY: makes a new descriptor.
+        // SAFETY: the call takes no pointers and only opens a new descriptor.
         let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
@@ -22,21 +23,22 @@ impl Timer {
         OwnDescriptor::adopt(fd).map(Self)
     }
 
-    /// Makes it readable once that time has come, and not before.
+    /// Makes the descriptor readable from the time `monotonic_ns` on (nanoseconds of
+    /// `CLOCK_MONOTONIC`), and not before.
     ///
     /// # Errors
-    /// Where the descriptor is no timer of ours any more: a host may close what it does not know.
+    /// The descriptor is no timer any more, because the host has closed it.
     pub fn set(&self, monotonic_ns: u64) -> io::Result<()> {
         const SECOND: u64 = 1_000_000_000;
-        // All zero would be never.
+        // A time of 0 would turn the timer off.
         let at = monotonic_ns.max(1);
         let most = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        // SAFETY: all-zero is a valid itimerspec: no interval.
+        // SAFETY: an `itimerspec` holds only integers; all-zero means that it does not repeat.
         let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
         once.it_value.tv_sec = most(at / SECOND) as libc::time_t;
         once.it_value.tv_nsec = most(at % SECOND) as libc::c_long;
-        // SAFETY: `once` is valid to be read, and no former value is asked for. A descriptor that
-        // is no timer is an error.
+        // SAFETY: the call reads `once`, which is initialised; null means that the former value is
+        // not wanted. A descriptor that is no timer is an error.
         let set = unsafe {
             libc::timerfd_settime(
                 self.0.raw(),
@@ -63,7 +65,8 @@ impl AsRawFd for Timer {
 pub mod testing {
     use std::os::fd::{AsRawFd, RawFd};
 
-    /// As a host does that closes what it does not know, and then opens something of its own.
+    /// Acts as a host that closes a descriptor of ours and then opens a file of its own, which
+    /// gets the same number.
     pub fn replace(fd: RawFd, by: &impl AsRawFd) {
         crate::sys::own_descriptor::testing::replace(fd, by);
     }

@@ -1,4 +1,4 @@
-//! Whether a server asked for a certificate of ours.
+//! Whether a server asked for a client certificate during the handshake.
 
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
@@ -16,6 +16,7 @@ unsafe extern "C" {
     fn SSL_CTX_set_client_cert_cb(context: *mut c_void, callback: Option<Callback>);
 }
 
+/// The place in an `SSL` object that holds the answer. Made once for the process.
 fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
     static INDEX: OnceLock<Index<Ssl, AtomicBool>> = OnceLock::new();
     match INDEX.get() {
@@ -27,23 +28,24 @@ fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
     }
 }
 
-/// Has connections of the context remember it.
+/// Makes connections of the context remember whether the server asked. Needs [`watch`] on each
+/// connection as well.
 pub fn remember(builder: &mut SslContextBuilder) {
-    // SAFETY: the context lives; the callback is a function without state, there as long as this
-    // module, which is never unloaded.
+    // SAFETY: the context lives, and the callback is a function without state of this module,
+    // which is never unloaded (`-z nodelete`).
     unsafe { SSL_CTX_set_client_cert_cb(builder.as_ptr().cast(), Some(requested)) };
 }
 
-/// Has this connection remember it; its context must as well.
+/// Makes a connection remember whether the server asked. Needs [`remember`] on its context as well.
 ///
 /// # Errors
-/// Where there is no memory.
+/// There is no memory.
 pub fn watch(ssl: &mut Ssl) -> Result<(), ErrorStack> {
     ssl.set_ex_data(index()?, AtomicBool::new(false));
     Ok(())
 }
 
-/// Whether the server of this connection asked for a certificate.
+/// Whether the server of this connection has asked for a certificate.
 pub fn was_made(ssl: &SslRef) -> bool {
     index()
         .ok()
@@ -51,17 +53,18 @@ pub fn was_made(ssl: &SslRef) -> bool {
         .is_some_and(|asked| asked.load(Ordering::Relaxed))
 }
 
-/// OpenSSL calls it where the server asks and the connection has no certificate.
+/// OpenSSL calls this when the server asks for a certificate and the connection has none.
 unsafe extern "C" fn requested(
     ssl: *mut c_void,
     _certificate: *mut *mut c_void,
     _key: *mut *mut c_void,
 ) -> c_int {
-    // SAFETY: OpenSSL passes the connection that it is working for, which lives during the call.
+    // SAFETY: OpenSSL passes the connection whose handshake it is doing, which lives during the
+    // call.
     let ssl = unsafe { SslRef::from_ptr(ssl.cast()) };
     if let Some(asked) = index().ok().and_then(|index| ssl.ex_data(index)) {
         asked.store(true, Ordering::Relaxed);
     }
-    // None: the handshake goes on without.
+    // 0: there is no certificate, and the handshake continues without one.
     0
 }

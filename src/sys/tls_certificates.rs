@@ -1,4 +1,4 @@
-//! Certificates from PEM text, and where OpenSSL looks for those of the system.
+//! Reads certificates from PEM text, and names the places where OpenSSL looks for the system's.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,7 @@ use foreign_types::ForeignType;
 use openssl::error::ErrorStack;
 use openssl::x509::X509;
 
-/// `PEM_R_NO_START_LINE` (`openssl/pemerr.h`): there are no more certificates.
+/// `PEM_R_NO_START_LINE` (`openssl/pemerr.h`): the text holds no further certificate.
 const NO_START_LINE: i32 = 108;
 
 unsafe extern "C" {
@@ -26,7 +26,7 @@ unsafe extern "C" {
     fn X509_get_default_cert_dir() -> *const c_char;
 }
 
-/// A reader of memory, of OpenSSL's.
+/// An OpenSSL `BIO` that reads from memory.
 struct Reader<'b> {
     bio: *mut c_void,
     _bytes: &'b [u8],
@@ -35,8 +35,8 @@ struct Reader<'b> {
 impl<'b> Reader<'b> {
     fn new(bytes: &'b [u8]) -> Result<Self, ErrorStack> {
         let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
-        // SAFETY: `bytes` has at least `length` bytes and lives as long as the reader, which
-        // only reads them.
+        // SAFETY: `bytes` has at least `length` bytes and outlives the reader (`'b`), and a
+        // memory BIO made by this call is read-only.
         let bio = unsafe { BIO_new_mem_buf(bytes.as_ptr().cast(), length) };
         if bio.is_null() {
             return Err(ErrorStack::get());
@@ -47,24 +47,26 @@ impl<'b> Reader<'b> {
 
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, and freed only here.
+        // SAFETY: `new` made the BIO, and only this frees it.
         unsafe { BIO_free_all(self.bio) };
     }
 }
 
-/// All certificates in PEM text, those with OpenSSL's trust settings included; whatever is between
-/// them is passed over.
+/// All certificates in PEM text, including those with OpenSSL's trust settings (`TRUSTED
+/// CERTIFICATE`). Other text between them is skipped.
 ///
 /// # Errors
-/// Those of the first that cannot be read. No certificate at all is no error.
+/// OpenSSL's errors for the first certificate that cannot be read. Text without a certificate
+/// gives an empty list.
 pub fn from_pem(text: &[u8]) -> Result<Vec<X509>, ErrorStack> {
-    // Otherwise the first call makes OpenSSL clean up at exit, beside threads that still use it.
+    // Without this the first OpenSSL call initialises the library so that it frees its state at
+    // exit, while threads may still use it.
     openssl::init();
     let reader = Reader::new(text)?;
     let mut found = Vec::new();
     loop {
-        // SAFETY: `reader` lives; nothing is to be filled, and a certificate has no password to
-        // be asked for.
+        // SAFETY: `reader.bio` lives; null for the place makes the call allocate a certificate,
+        // and null for the password callback is allowed.
         let read = unsafe {
             PEM_read_bio_X509_AUX(reader.bio, ptr::null_mut(), ptr::null(), ptr::null_mut())
         };
@@ -76,20 +78,20 @@ pub fn from_pem(text: &[u8]) -> Result<Vec<X509>, ErrorStack> {
                 _ => Err(errors),
             };
         }
-        // SAFETY: a new certificate, with the one reference that is now the list's.
+        // SAFETY: `read` is a new certificate with one reference, which the list takes over.
         found.push(unsafe { X509::from_ptr(read.cast()) });
     }
 }
 
-/// The file that OpenSSL reads the system's certificates from, by default.
+/// The file from which OpenSSL reads the system's certificates by default.
 pub fn default_file() -> PathBuf {
-    // SAFETY: a constant of the library's.
+    // SAFETY: OpenSSL returns a constant string, which lives as long as the library.
     path(unsafe { CStr::from_ptr(X509_get_default_cert_file()) })
 }
 
 /// The folder where OpenSSL looks for the system's certificates, by default.
 pub fn default_folder() -> PathBuf {
-    // SAFETY: a constant of the library's.
+    // SAFETY: OpenSSL returns a constant string, which lives as long as the library.
     path(unsafe { CStr::from_ptr(X509_get_default_cert_dir()) })
 }
 

@@ -1,4 +1,4 @@
-//! Resuming a TLS session.
+//! Copies of TLS sessions, so that each can be resumed more than once.
 
 use std::ffi::c_void;
 
@@ -11,13 +11,13 @@ unsafe extern "C" {
     fn SSL_SESSION_dup(session: *const c_void) -> *mut c_void;
 }
 
-/// A session that a server has just given.
+/// A session that a server has just sent, while OpenSSL's callback for it runs.
 pub struct GivenSession<'a> {
     ssl: &'a SslRef,
     session: &'a SslSession,
 }
 
-/// Calls `keep` with each session that a connection of the context is given.
+/// Calls `keep` with each session that the server of a connection of the context sends.
 pub fn on_new(
     builder: &mut SslContextBuilder,
     keep: impl Fn(&GivenSession<'_>) + Send + Sync + 'static,
@@ -31,13 +31,13 @@ pub fn on_new(
 }
 
 impl GivenSession<'_> {
-    /// The connection that it was given to.
+    /// The connection on which the server sent it.
     pub fn connection(&self) -> &SslRef {
         self.ssl
     }
 
     /// # Errors
-    /// Where there is no memory.
+    /// There is no memory.
     pub fn copy(&self) -> Result<Resumable, ErrorStack> {
         Ok(Resumable {
             context: self.ssl.ssl_context().to_owned(),
@@ -46,11 +46,11 @@ impl GivenSession<'_> {
     }
 }
 
-/// A session together with the context that made it.
+/// A session, and the context of the connection that received it.
 pub struct Resumable {
     context: SslContext,
-    /// No connection has it, only copies of it: OpenSSL spoils the session of a connection
-    /// that is broken off, and of TLS 1.3 also that of one which resumed it.
+    /// Connections only get copies of it: OpenSSL marks the session of a connection as not
+    /// resumable if that connection is aborted, and in TLS 1.3 once it has been resumed.
     session: SslSession,
 }
 
@@ -59,28 +59,28 @@ impl Resumable {
         self.session.protocol_version()
     }
 
-    /// A connection that offers the session to the server.
+    /// A new connection that will offer the session to the server.
     ///
     /// # Errors
-    /// Where there is no memory.
+    /// There is no memory.
     pub fn connection(&self) -> Result<Ssl, ErrorStack> {
         let mut ssl = Ssl::new(&self.context)?;
-        // SAFETY: the session must belong to the `Ssl`'s context; `ssl` was just made from
-        // that of the connection which OpenSSL gave the session to: only `Given::copy` makes a
-        // `Resumable`, and only OpenSSL's callback a `GivenSession`.
+        // SAFETY: the session must belong to the context of `ssl`. It does: `ssl` was made from
+        // the context that `GivenSession::copy` took, together with the session, from the
+        // connection which received it. Nothing else makes a `Resumable`.
         unsafe { ssl.set_session(&*copy(&self.session)?)? };
         Ok(ssl)
     }
 }
 
 fn copy(session: &SslSession) -> Result<SslSession, ErrorStack> {
-    // SAFETY: the session lives, and OpenSSL lets this thread read it: either it is a `GivenSession`
-    // one, and the callback that it was given to still runs, or a `Resumable`'s own, which no
-    // connection has.
+    // SAFETY: the session is borrowed, so it lives, and no other thread changes it: either it is
+    // that of a `GivenSession`, whose callback still runs on this thread, or that of a
+    // `Resumable`, which no connection has.
     let copy = unsafe { SSL_SESSION_dup(session.as_ptr().cast()) };
     if copy.is_null() {
         return Err(ErrorStack::get());
     }
-    // SAFETY: a new session, with the one reference that is now the result's.
+    // SAFETY: `copy` is a new session with one reference, which the result takes over.
     Ok(unsafe { SslSession::from_ptr(copy.cast()) })
 }

@@ -1,12 +1,13 @@
-//! The count behind a gate: one word that threads, forks and the exit change.
+//! The state of a gate: one atomic word that threads, forks and the exit of the process change.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::fork_mark::pid;
 
-/// Who is inside and who keeps others out, in one word: the process in the upper half, then
-/// whether it exits, the forks under way, the threads inside. What a parent left is another
-/// process's, and counts as nothing: its threads are not here.
+/// The state of a gate in one word: the process id in bits 32 to 63, whether the process exits in
+/// bit 31, the number of forks in progress in bits 16 to 30, the number of threads inside in bits
+/// 0 to 15. A word with the id of another process counts as 0: after a fork it describes threads
+/// of the parent, which do not exist in the child.
 pub(super) struct Count<W>(pub(super) W);
 
 pub(super) const EXITING: u64 = 1 << 31;
@@ -14,12 +15,12 @@ pub(super) const FORK: u64 = 1 << 16;
 pub(super) const FORKS: u64 = EXITING - FORK;
 pub(super) const INSIDE: u64 = FORK - 1;
 
-/// A word that threads share: the processor's own, or in tests that of a model of threads.
+/// An atomic word: the standard library's, or loom's in tests that model threads.
 pub(super) trait Word {
     fn load(&self) -> u64;
     fn store(&self, value: u64);
     /// # Errors
-    /// The value that `next` did not want to change.
+    /// The current value, where `next` returned `None` for it.
     fn update(&self, next: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64>;
 }
 
@@ -41,7 +42,7 @@ pub(super) fn this_process() -> u64 {
     pid() << 32
 }
 
-/// The state that `seen` means to this process.
+/// `seen` if this process wrote it; else the initial state, with nobody inside.
 fn own(seen: u64) -> u64 {
     let process = this_process();
     if seen >> 32 == process >> 32 {
@@ -60,10 +61,10 @@ impl<W: Word> Count<W> {
         own(self.0.load()) & INSIDE == 0
     }
 
-    /// One thread more is inside.
+    /// Counts one more thread as inside.
     ///
     /// # Errors
-    /// The state, where it has any of `bits`, or more are inside than can be counted.
+    /// The state, where it has any of `bits`, or the number of threads has reached its maximum.
     pub(super) fn come_in(&self, bits: u64) -> Result<(), u64> {
         self.change(|state| {
             let is_open = state & bits == 0 && state & INSIDE != INSIDE;
@@ -71,14 +72,14 @@ impl<W: Word> Count<W> {
         })
     }
 
-    /// One thread less is inside; one that a fork has reset to nobody inside stays so.
+    /// Counts one thread less as inside. A count that a fork has reset to 0 stays 0.
     pub(super) fn go_out(&self) {
         let _ = self.change(|state| (state & INSIDE != 0).then(|| state - 1));
     }
 
-    /// Lets nobody in until [`Count::release`].
+    /// Counts a fork in progress: nobody comes in until [`Count::release`].
     pub(super) fn hold(&self) {
-        // More forks at a time than can be counted are not waited for.
+        // At the maximum of 32767 forks in progress a further one is not counted.
         let _ = self.change(|state| (state & FORKS != FORKS).then_some(state + FORK));
     }
 
@@ -86,19 +87,19 @@ impl<W: Word> Count<W> {
         let _ = self.change(|state| (state & FORKS != 0).then_some(state.wrapping_sub(FORK)));
     }
 
-    /// Forks that do not end keep nobody out any more.
+    /// Sets the number of forks in progress to 0, for forks that do not end.
     pub(super) fn forget_forks(&self) {
-        // Always done.
+        // Cannot fail: the closure never returns `None`.
         let _ = self.change(|state| Some(state & !FORKS));
     }
 
-    /// Lets nobody in any more.
+    /// Marks the process as exiting: nobody comes in any more.
     pub(super) fn close(&self) {
-        // Always done.
+        // Cannot fail: the closure never returns `None`.
         let _ = self.change(|state| Some(state | EXITING));
     }
 
-    /// The count of a new process, whose one thread is inside or not.
+    /// Sets the state of a new process. `inside`: whether its only thread is inside.
     pub(super) fn reset(&self, inside: bool) {
         self.0.store(this_process() | u64::from(inside));
     }
@@ -111,7 +112,7 @@ impl<W: Word> Count<W> {
     }
 }
 
-/// All orders in which threads can run and see each other's stores.
+/// Runs the count through every order in which threads can run and see each other's stores.
 #[cfg(test)]
 mod model {
     use loom::cell::UnsafeCell;
@@ -136,8 +137,8 @@ mod model {
 
     struct Process {
         gate: Count<loom::sync::atomic::AtomicU64>,
-        /// What a thread changes inside, and a fork copies. The model fails where one of them
-        /// could meet the other at it.
+        /// Stands for a library's state, which a thread inside changes and a fork reads. The model
+        /// fails where both could happen at the same time.
         library: UnsafeCell<u32>,
     }
 
@@ -176,7 +177,7 @@ mod model {
 
     #[test]
     fn two_forks_at_a_time_keep_others_out_until_both_have_ended() {
-        // All orders of three threads are too many.
+        // All orders of three threads take too long: at most two preemptions are modelled.
         let mut model = loom::model::Builder::new();
         model.preemption_bound = Some(2);
         model.check(|| {
