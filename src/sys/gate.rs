@@ -1,24 +1,26 @@
-//! Gates that keep the host's exit and its forks apart from the engine's use of libraries that it
-//! shares with the host.
+//! Gates: they prevent that the host exits or forks while a thread of ours is in the middle of
+//! using a library that the host uses as well.
 //!
-//! A host that uses OpenSSL itself (nginx, or Lua with LuaSec) has OpenSSL free its tables when
-//! the process exits, while the engine's thread may be in the middle of a handshake. And a fork
-//! copies OpenSSL's locks as they are: one that the engine's thread holds at that moment is held
-//! for ever in the child, which hangs as soon as it uses OpenSSL. So a thread of ours is counted
-//! as inside a gate while it uses such a library. An exit closes the gate for good; a fork holds
-//! it closed while the process is copied. Both wait until nobody is inside, but never for long.
+//! If the host uses OpenSSL itself (nginx, or Lua with LuaSec), OpenSSL frees its tables when the
+//! process exits, while the engine thread may be in the middle of a handshake: it would crash. And
+//! a fork copies OpenSSL's locks in their present state: a lock that the engine thread holds at
+//! that moment is held for ever in the child, which hangs as soon as it uses OpenSSL. So a thread
+//! of ours is counted as inside a gate while it uses such a library. An exit closes the gate for
+//! good; a fork closes it while the process is copied. Both wait until no thread is inside, for a
+//! limited time.
 //!
-//! Being inside is a guard, [`Inside`]: it is made where the count goes up, and the count goes
-//! down nowhere but where it is dropped. The engine's thread keeps its guard in a variable of the
-//! thread, and gives it up while it sleeps.
+//! The guard [`Inside`] stands for a thread that is inside: making it raises the count, and only
+//! dropping it lowers the count. The engine thread keeps its guard in a thread-local variable and
+//! drops it while it sleeps.
 //!
 //! Look-ups of names have a gate of their own. glibc resets some of `getaddrinfo`'s locks in a
-//! child and leaves others as they are, and a child that finds one held hangs in its first
-//! look-up. They are held for moments, at the beginning and the end; in between a thread may wait
-//! seconds for a server and hold none. So a fork waits a few milliseconds for look-ups, no more.
+//! child and not others, and a child in which one of those is held hangs in its first look-up. A
+//! thread holds them only briefly, at the start and at the end of a look-up; in between it may
+//! wait seconds for a name server without holding any. So a fork waits only a few milliseconds for
+//! look-ups.
 //!
-//! `vfork` and `posix_spawn` do not call these handlers, and need not: the program that they
-//! start uses nothing of ours.
+//! `vfork` and `posix_spawn` do not run the handlers for forks. That is safe: their child runs
+//! another program, which does not use this process's locks.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -35,22 +37,22 @@ mod count;
 static OPENSSL: Gate = Gate::new();
 static LOOK_UPS: Gate = Gate::new();
 
-/// How long an exit waits at most. A thread is inside for a step of a handshake, or for some
-/// 20 ms of its processor's time while it loads the system's CAs; a busy machine may give it
-/// that late, and the alternative is a crash.
+/// How long an exit waits at most. A thread is inside for one step of a handshake, or for some
+/// 20 ms of processor time while it loads the system's CAs. On a busy machine that can take much
+/// longer, and an exit that does not wait for it crashes.
 const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a fork waits at most for the same.
+/// How long a fork waits at most for threads that use OpenSSL.
 const FORK_PATIENCE: Duration = Duration::from_millis(200);
 
-/// How long a fork waits at most for look-ups of names.
+/// How long a fork waits at most for look-ups of names: see the module's documentation.
 const LOOK_UP_PATIENCE: Duration = Duration::from_millis(5);
 
-/// Between two reads of a state that is waited for.
+/// The pause between two reads of a state that a thread waits for.
 const POLL_EVERY: Duration = Duration::from_micros(50);
 
-/// A fork that has not ended by then is waited for no longer: it may itself wait for a lock of
-/// the host's, whose holder waits for a check.
+/// How long our threads wait at most for a fork to end. Without a limit there could be a deadlock:
+/// the fork may wait for a lock of the host's whose holder waits for a check of ours.
 const FORK_MAX: Duration = Duration::from_millis(500);
 
 unsafe extern "C" {
@@ -64,9 +66,9 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Registers the gates' handlers for forks and for OpenSSL's cleaning up. Once is enough for a
-/// process and for its children; where the system refuses, forks and exits are as they were
-/// without gates.
+/// Registers the handlers for forks and for OpenSSL's clean-up at exit. Registering them once
+/// serves a process and its children. If the system refuses, forks and exits do not wait, and have
+/// the risks that the module's documentation names.
 pub fn install() {
     // Not `Once`: a child forked while it is being initialised would block for ever. Two threads
     // that both register the handlers do no harm.
@@ -74,29 +76,29 @@ pub fn install() {
     if INSTALLED.load(Ordering::Acquire) {
         return;
     }
-    // What the handlers use is made now: they must not allocate.
+    // Both are made on first use, which allocates memory, and the handlers must not allocate.
     pid();
     own_gate_key();
-    // SAFETY: the handlers may be called at any time from any thread: they touch only atomics,
-    // sleep for a bounded time, and the library that holds them is never unmapped
+    // SAFETY: any thread may call the handlers at any time. They only use atomics and the thread's
+    // POSIX storage and sleep for a bounded time, and this library is never unmapped
     // (`-z nodelete`).
     unsafe { pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) };
     at_once(|| {
         openssl::init();
-        // SAFETY: the handler touches only atomics and sleeps for a bounded time, and the
-        // library that holds it is never unmapped (`-z nodelete`).
+        // SAFETY: any thread may call the handler at any time. It only uses atomics and sleeps for
+        // a bounded time, and this library is never unmapped (`-z nodelete`).
         unsafe { OPENSSL_atexit(before_exit) };
     });
     INSTALLED.store(true, Ordering::Release);
 }
 
 thread_local! {
-    /// The guard of a thread that is inside whenever it does not sleep.
+    /// The guard of the engine thread, which is inside whenever it is awake.
     static WHILE_AWAKE: Cell<Option<Inside>> = const { Cell::new(None) };
 }
 
-/// The engine's thread wakes up, and may use OpenSSL from now on. Waits while the process forks;
-/// does not return once the process exits. Nothing happens where the thread is inside already.
+/// For the engine thread when it wakes up: from now on it may use OpenSSL. Waits while the process
+/// forks, and does not return once the process exits. Does nothing if the thread is inside already.
 pub fn wakes_up() {
     WHILE_AWAKE.with(|guard| {
         let inside = guard.take().unwrap_or_else(|| OPENSSL.enter());
@@ -104,13 +106,13 @@ pub fn wakes_up() {
     });
 }
 
-/// The engine's thread goes to sleep: forks and exits wait for it no longer.
+/// For the engine thread before it sleeps: forks and exits do not wait for it any more.
 pub fn goes_to_sleep() {
     WHILE_AWAKE.with(|guard| drop(guard.take()));
 }
 
-/// Lets a fork or an exit pass that waits for the calling thread: between two steps of a thread
-/// that has too much to do to sleep.
+/// Lets a fork or an exit continue that waits for the calling thread. For the engine thread between
+/// two steps of work, while it has too much to do to sleep.
 pub fn give_way() {
     if OPENSSL.is_closed() {
         WHILE_AWAKE.with(|guard| {
@@ -122,10 +124,10 @@ pub fn give_way() {
     }
 }
 
-/// Runs what uses OpenSSL on any thread: a fork of another one waits for it. It waits for
-/// nothing itself, since the thread may be the host's.
+/// Runs code that uses OpenSSL, on any thread. A fork on another thread waits for it to end. It
+/// does not wait for a fork or an exit to end before it starts: the thread may be the host's.
 pub fn at_once<T>(run: impl FnOnce() -> T) -> T {
-    // A thread that is inside is counted already.
+    // A thread that is inside a gate must not be counted a second time.
     let _inside = if own_gate().is_null() {
         OPENSSL.push_in()
     } else {
@@ -134,13 +136,14 @@ pub fn at_once<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
-/// Runs a look-up of a name, on a thread of ours.
+/// Runs a look-up of a name. Waits while the process forks, and does not return once it exits.
 pub fn look_up<T>(run: impl FnOnce() -> T) -> T {
     let _inside = LOOK_UPS.enter();
     run()
 }
 
-/// A thread's stay inside a gate, which ends when this is dropped. It never leaves its thread.
+/// The guard of a thread inside a gate: dropping it takes the thread out. It cannot be sent to
+/// another thread.
 struct Inside {
     gate: &'static Gate,
     of_this_thread: PhantomData<*const ()>,
@@ -153,7 +156,7 @@ impl Drop for Inside {
     }
 }
 
-/// A count of the threads inside, and who keeps others out.
+/// Threads inside, forks in progress and the exit: see [`Count`].
 struct Gate {
     count: Count<AtomicU64>,
 }
@@ -169,7 +172,8 @@ impl Gate {
         self.count.is_closed()
     }
 
-    /// Waits while the process forks; does not return where it exits.
+    /// Takes the calling thread in. Waits while the process forks, for [`FORK_MAX`] at most; does
+    /// not return once it exits.
     fn enter(&'static self) -> Inside {
         let mut since = None;
         loop {
@@ -184,13 +188,13 @@ impl Gate {
         }
     }
 
-    /// Waits for nothing; none where the process exits.
+    /// Takes the calling thread in without waiting. None if the process exits.
     fn push_in(&'static self) -> Option<Inside> {
         self.enter_unless(EXITING).ok()
     }
 
     /// # Errors
-    /// As [`Count::come_in`].
+    /// See [`Count::come_in`].
     fn enter_unless(&'static self, bits: u64) -> Result<Inside, u64> {
         self.count.come_in(bits)?;
         set_own_gate(Some(self));
@@ -200,7 +204,7 @@ impl Gate {
         })
     }
 
-    /// Waits until nobody is inside, `at_most` that long.
+    /// Waits until no thread is inside, or `at_most` has passed.
     fn wait(&self, at_most: Duration) {
         let begun = Instant::now();
         while !self.count.is_empty() && begun.elapsed() < at_most {
@@ -209,15 +213,15 @@ impl Gate {
     }
 }
 
-// === What the libraries call ===
+// === The handlers that the C library and OpenSSL call ===
 
 extern "C" fn before_exit() {
     OPENSSL.count.close();
     OPENSSL.wait(EXIT_PATIENCE);
 }
 
-/// A thread of ours that forks (a name service's or an OpenSSL module may have it do so) must
-/// not wait for itself: what it starts then is another program.
+/// Does nothing on a thread that is inside a gate, because it would wait for itself. Such a thread
+/// forks only in a name service module or an OpenSSL module, to start another program.
 extern "C" fn before_fork() {
     if own_gate().is_null() {
         OPENSSL.count.hold();
@@ -240,12 +244,12 @@ extern "C" fn after_fork_in_child() {
     }
 }
 
-// === The gate that a thread is inside of ===
+// === The gate that the calling thread is inside of ===
 //
-// POSIX's storage and not Rust's: that of a library loaded late allocates memory on first use,
-// and the handlers of a fork read this where that is forbidden.
+// Kept in POSIX thread storage, not in `thread_local!`: in a library that was loaded at run time
+// the latter allocates memory on first use, and the handlers of a fork must not allocate.
 
-/// 0: none yet; else the key and one more. Not `OnceLock`: a child forked while it is being
+/// The POSIX key plus 1; 0 before it was made. Not `OnceLock`: a child forked while it is being
 /// initialised would block for ever.
 static KEY: AtomicU64 = AtomicU64::new(0);
 
@@ -255,7 +259,7 @@ fn own_gate_key() -> Option<libc::pthread_key_t> {
         return Some(key);
     }
     let mut key = 0;
-    // SAFETY: `key` is there to be filled; no destructor is named.
+    // SAFETY: `key` has room for what the call writes, and no destructor is registered.
     if unsafe { libc::pthread_key_create(&raw mut key, None) } != 0 {
         return None;
     }
@@ -263,7 +267,8 @@ fn own_gate_key() -> Option<libc::pthread_key_t> {
     match KEY.compare_exchange(0, kept, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => Some(key),
         Err(kept) => {
-            // SAFETY: another thread was first, and nobody knows this key.
+            // SAFETY: `key` was just made, and no other thread has seen it: another one's key was
+            // stored first.
             unsafe { libc::pthread_key_delete(key) };
             known(kept)
         }
@@ -272,7 +277,7 @@ fn own_gate_key() -> Option<libc::pthread_key_t> {
 
 fn own_gate() -> *const Gate {
     own_gate_key().map_or(std::ptr::null(), |key| {
-        // SAFETY: the key was made and is never deleted.
+        // SAFETY: a key that was stored in `KEY` is valid and never deleted.
         unsafe { libc::pthread_getspecific(key) }
             .cast_const()
             .cast()
@@ -286,8 +291,9 @@ fn is_own_gate(gate: &Gate) -> bool {
 fn set_own_gate(gate: Option<&'static Gate>) {
     let value = gate.map_or(std::ptr::null(), std::ptr::from_ref);
     if let Some(key) = own_gate_key() {
-        // SAFETY: the key was made and is never deleted. Without memory for the value the thread
-        // counts as one of the host's, and at worst waits for itself, which is bounded.
+        // If there is no memory for the value, the thread looks as if it were inside no gate. At
+        // worst its fork then waits for itself, for a bounded time.
+        // SAFETY: a key that was stored in `KEY` is valid and never deleted.
         unsafe { libc::pthread_setspecific(key, value.cast::<c_void>()) };
     }
 }
@@ -305,7 +311,7 @@ mod tests {
         gate.count.0.load(Ordering::Relaxed) & INSIDE
     }
 
-    /// Whether a thread gets in within `time`; it leaves again.
+    /// Whether a new thread gets into the gate within `time`. It leaves the gate again.
     fn gets_in(gate: &'static Gate, time: Duration) -> bool {
         let (tell, told) = std::sync::mpsc::channel();
         thread::spawn(move || {
@@ -451,17 +457,18 @@ mod tests {
             let inside = gate.push_in();
             assert!(inside.is_some());
             let begun = Instant::now();
-            // SAFETY: the child only loads atomics, and exits.
+            // SAFETY: the child only loads atomics and exits, which is allowed after a fork of a
+            // process with several threads.
             let child = unsafe { libc::fork() };
             if child == 0 {
                 let counted = gate.count.0.load(Ordering::Relaxed) == this_process() | 1;
-                // SAFETY: ends the child at once.
+                // SAFETY: `_exit` takes no pointers and runs no handlers.
                 unsafe { libc::_exit(i32::from(!counted)) };
             }
             assert!(begun.elapsed() < FORK_PATIENCE);
             drop(inside);
             let mut status = 0;
-            // SAFETY: waits for the child just made; `status` is valid to be filled in.
+            // SAFETY: `status` has room for what the call writes.
             assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
             assert_eq!(status, 0);
         }

@@ -1,33 +1,35 @@
-//! Descriptors of ours in somebody else's process, and the lock on a file.
+//! Descriptors in the host's process that are checked before each use, and locks on their files.
 //!
-//! A host may close descriptors that it does not know (a daemon that starts does), and the number
-//! may then mean a file of the host's: each use first makes sure that it is still ours. What
-//! belongs to the open file itself tells: the signal number that `F_SETSIG` keeps with it. No
-//! signal is ever sent for it (that takes `O_ASYNC`), and no host sets this one. Where the system
-//! refuses it, the file's device and inode tell, which all eventfds have in common.
+//! A host may close descriptors that it does not know (a daemon does when it starts), and the
+//! number may then mean a file of the host's. So each use first checks that the descriptor is
+//! still ours. We mark the open file with a signal number (`F_SETSIG`), which the kernel keeps
+//! with the open file, not with the number. The mark has no other effect: the kernel sends the
+//! signal only with `O_ASYNC`, which we do not set, and hosts do not use this signal. If the
+//! system refuses the mark, device and inode are compared instead; that is weaker, since all
+//! eventfds of a machine have the same ones.
 //!
-//! The number may as well have gone to a later descriptor of ours. So each gets an id, and a
-//! table by number says whose it is.
+//! The number may also mean a later descriptor of ours. So each gets an id, and a table holds for
+//! each number the id of the last descriptor that had it.
 //!
-//! The lock is a POSIX record lock. It belongs to the process: a fork does not inherit it,
-//! and the kernel releases it when the process dies. It is also released when the process
-//! closes any other descriptor of the same file; so its holder takes it again from time to
-//! time, which costs nothing where it still has it.
+//! The locks are POSIX record locks. Such a lock belongs to the process: a forked child does not
+//! inherit it, and the kernel releases it when the process dies. The kernel also releases it when
+//! the process closes any other descriptor of the same file. So the holder takes it again from
+//! time to time; taking a lock that it still has changes nothing.
 
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// The last but one of Linux's 64 signals: glibc counts real-time signals up from 34, and who
-/// has asked for one by `F_SETSIG` has asked for the first ones.
+/// The signal that marks our open files: the last but one of Linux's 64. Programs that use
+/// `F_SETSIG` themselves choose the first real-time signals, which begin at 34 with glibc.
 const MARK: libc::c_int = 63;
 
-// `fcntl` of Linux; the `libc` crate does not have them.
+// Commands of `fcntl` on Linux that the `libc` crate does not define.
 const F_SETSIG: libc::c_int = 10;
 const F_GETSIG: libc::c_int = 11;
 
-/// Something that owns a descriptor, which is used, and closed in the end, only while it is
-/// still ours.
+/// The owner of a descriptor, for example a socket, which is used and finally closed only if the
+/// descriptor is still ours.
 #[derive(Debug)]
 pub struct Guarded<T> {
     inner: ManuallyDrop<T>,
@@ -36,23 +38,23 @@ pub struct Guarded<T> {
 
 impl<T: AsRawFd> Guarded<T> {
     /// # Errors
-    /// Where the descriptor is not open.
+    /// The descriptor is not open.
     pub fn new(inner: T) -> io::Result<Self> {
-        // Never dropped: the descriptor is closed by the other field.
+        // Never dropped: `descriptor` closes the descriptor, after the check.
         let inner = ManuallyDrop::new(inner);
         let descriptor = OwnDescriptor::adopt(inner.as_raw_fd())?;
         Ok(Self { inner, descriptor })
     }
 
     /// # Errors
-    /// `NotConnected` where the host has closed the descriptor.
+    /// `NotConnected` if the host has closed the descriptor.
     pub fn get(&self) -> io::Result<&T> {
         self.descriptor.check()?;
         Ok(&self.inner)
     }
 }
 
-/// An open descriptor that is closed when dropped, if it is still ours then.
+/// An open descriptor. Dropping it closes the descriptor if it is still ours.
 #[derive(Debug)]
 pub(super) struct OwnDescriptor {
     fd: RawFd,
@@ -60,7 +62,7 @@ pub(super) struct OwnDescriptor {
     identity: Identity,
 }
 
-/// What tells an open file from every other.
+/// How an open file of ours is recognised: by the mark, or by its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Identity {
     Marked,
@@ -68,17 +70,17 @@ enum Identity {
 }
 
 impl OwnDescriptor {
-    /// Takes over a descriptor that was just opened and that nobody else closes.
+    /// Takes over a descriptor that the caller has just opened and that nothing else will close.
     pub(super) fn adopt(fd: RawFd) -> io::Result<Self> {
-        // SAFETY: changes what the open file keeps for `fd`, which the caller gave to us; a bad
-        // descriptor is an error.
+        // SAFETY: the call takes no pointers and changes an open file that belongs to the caller; a
+        // bad descriptor is an error.
         let marked = unsafe { libc::fcntl(fd, F_SETSIG, MARK) } == 0 && is_marked(fd);
         let identity = if marked {
             Ok(Identity::Marked)
         } else {
             file_of(fd)
         };
-        // One that is not open is none to close.
+        // On an error no value is made, so a descriptor that is not open is not closed.
         Ok(Self {
             fd,
             id: registry::enter(fd),
@@ -86,7 +88,7 @@ impl OwnDescriptor {
         })
     }
 
-    /// The number; whether it is still ours is for `check` to say.
+    /// The number, unchecked: it may mean another file. See [`OwnDescriptor::check`].
     pub(super) fn raw(&self) -> RawFd {
         self.fd
     }
@@ -100,7 +102,7 @@ impl OwnDescriptor {
     }
 
     /// # Errors
-    /// `NotConnected` where the host has closed the descriptor.
+    /// `NotConnected` if the host has closed the descriptor.
     pub(super) fn check(&self) -> io::Result<RawFd> {
         if self.is_ours() {
             Ok(self.fd)
@@ -109,20 +111,19 @@ impl OwnDescriptor {
         }
     }
 
-    /// Takes the lock on the whole file for this process, or makes sure that it still has it.
-    ///
-    /// `Ok(false)`: another process has it.
+    /// Takes the lock on the whole file for this process, or confirms that the process still has
+    /// it. `Ok(false)` if another process has it.
     pub(super) fn try_lock(&self) -> io::Result<bool> {
         self.try_lock_range(0, 0)
     }
 
-    /// Gives the lock back, if this process has it.
+    /// Releases the lock on the whole file, if this process has it.
     pub(super) fn unlock(&self) {
-        // Where the descriptor is gone the kernel has released the lock with it.
+        // If the host has closed the descriptor, the kernel has released the lock.
         let _ = self.set_lock(libc::F_UNLCK, 0, 0);
     }
 
-    /// The same for a byte, which need not be there.
+    /// [`OwnDescriptor::try_lock`] for one byte, which may lie behind the end of the file.
     pub(super) fn try_lock_byte(&self, byte: libc::off_t) -> io::Result<bool> {
         self.try_lock_range(byte, 1)
     }
@@ -131,11 +132,12 @@ impl OwnDescriptor {
         let _ = self.set_lock(libc::F_UNLCK, byte, 1);
     }
 
-    /// The other process that has the lock on a byte; 0 where its id means nothing here.
+    /// The id of the other process that has the lock on a byte; 0 if it has no id in this PID
+    /// namespace. None if no other process has it.
     pub(super) fn holder_of_byte(&self, byte: libc::off_t) -> Option<u64> {
         let fd = self.check().ok()?;
         let mut lock = flock(libc::F_WRLCK, byte, 1);
-        // SAFETY: `lock` is a valid flock for the call to fill in, the descriptor is ours.
+        // SAFETY: `lock` is an initialised `flock` that the call may write, and `fd` is ours.
         let done = unsafe { libc::fcntl(fd, libc::F_GETLK, &raw mut lock) };
         let is_free = i32::from(lock.l_type) == libc::F_UNLCK;
         (done == 0 && !is_free).then(|| u64::try_from(lock.l_pid).unwrap_or(0))
@@ -157,7 +159,7 @@ impl OwnDescriptor {
     ) -> io::Result<()> {
         let fd = self.check()?;
         let lock = flock(kind, start, length);
-        // SAFETY: `lock` is a valid flock that outlives the call, and `fd` is ours.
+        // SAFETY: `lock` is an initialised `flock` that the call only reads, and `fd` is ours.
         match unsafe { libc::fcntl(fd, libc::F_SETLK, &raw const lock) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -165,9 +167,9 @@ impl OwnDescriptor {
     }
 }
 
-/// So many bytes from `start` on; 0: all there are.
+/// A lock on `length` bytes from `start` on. A length of 0 means all bytes from `start` on.
 fn flock(kind: libc::c_int, start: libc::off_t, length: libc::off_t) -> libc::flock {
-    // SAFETY: all-zero is a valid flock: the whole file, from its start.
+    // SAFETY: a `flock` holds only integers, for which all-zero is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
@@ -179,13 +181,14 @@ fn flock(kind: libc::c_int, start: libc::off_t, length: libc::off_t) -> libc::fl
 impl Drop for OwnDescriptor {
     fn drop(&mut self) {
         if let Ok(fd) = self.check() {
-            // SAFETY: the descriptor is still the one that was given to us, and `self` ends here.
+            // SAFETY: the check says that `fd` is still the descriptor that `adopt` took over, and
+            // `self` is not used after this.
             unsafe { libc::close(fd) };
         }
     }
 }
 
-/// Which of our descriptors each number was last given to.
+/// For each descriptor number, the id of the last descriptor of ours that had it.
 mod registry {
     use std::os::fd::RawFd;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -196,8 +199,9 @@ mod registry {
 
     type Segment = [AtomicU64; SEGMENT];
 
-    /// More numbers than a process can have by default. They are filled in as they are needed.
-    /// No lock: a child may be forked while a thread is here.
+    /// 1024 segments of 1024 numbers: Linux allows a process that many descriptors by default
+    /// (`fs.nr_open`). A segment is allocated when it is first needed. Without a lock: a child that
+    /// is forked while a thread holds one would block for ever.
     static SEGMENTS: [OnceBox<Segment>; SEGMENT] = [const { OnceBox::new() }; SEGMENT];
 
     fn owner_of(fd: RawFd) -> Option<&'static AtomicU64> {
@@ -207,7 +211,7 @@ mod registry {
         segment.get(fd % SEGMENT)
     }
 
-    /// Gives the number to a new descriptor, and returns that one's id.
+    /// Records that a new descriptor has this number, and returns the new descriptor's id.
     pub(super) fn enter(fd: RawFd) -> u64 {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -217,21 +221,22 @@ mod registry {
         id
     }
 
-    /// Whether nobody was given the number after that one.
+    /// Whether no later descriptor of ours has had this number. Always true for a number beyond the
+    /// table.
     pub(super) fn is_of(fd: RawFd, id: u64) -> bool {
         owner_of(fd).is_none_or(|owner| owner.load(Ordering::Acquire) == id)
     }
 }
 
 fn is_marked(fd: RawFd) -> bool {
-    // SAFETY: only reads what the open file keeps; a bad descriptor is an error.
+    // SAFETY: the call takes no pointers and only reads; a bad descriptor is an error.
     unsafe { libc::fcntl(fd, F_GETSIG) == MARK }
 }
 
 fn file_of(fd: RawFd) -> io::Result<Identity> {
-    // SAFETY: all-zero is a valid stat to be filled in.
+    // SAFETY: a `stat` holds only integers, for which all-zero is a valid value.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is valid for the call to fill in; a bad descriptor is an error.
+    // SAFETY: `stat` has room for what the call writes; a bad descriptor is an error.
     match unsafe { libc::fstat(fd, &raw mut stat) } {
         0 => Ok(Identity::File(stat.st_dev, stat.st_ino)),
         _ => Err(io::Error::last_os_error()),
@@ -242,9 +247,10 @@ fn file_of(fd: RawFd) -> io::Result<Identity> {
 pub(super) mod testing {
     use std::os::fd::{AsRawFd, RawFd};
 
-    /// As a host does that closes what it does not know, and then opens something of its own.
+    /// Acts as a host that closes a descriptor of ours and then opens a file of its own, which
+    /// gets the same number.
     pub(in crate::sys) fn replace(fd: RawFd, by: &impl AsRawFd) {
-        // SAFETY: both are open; what becomes of `fd` is what the test is about.
+        // SAFETY: both are open. The owner of `fd` must notice that it was replaced.
         let number = unsafe { libc::dup2(by.as_raw_fd(), fd) };
         assert_eq!(number, fd);
     }
@@ -269,10 +275,10 @@ mod tests {
         assert!(!own.is_ours());
         let number = own.raw();
         drop(own);
-        // SAFETY: reads the flags of a number that may or may not be open.
+        // SAFETY: the call takes no pointers and only reads; a bad descriptor is an error.
         let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
         assert!(flags >= 0, "the host's was closed");
-        // SAFETY: the test made this copy, and closes it.
+        // SAFETY: the test made this copy, and nothing else closes it.
         unsafe { libc::close(number) };
         assert!(hosts.as_raw_fd() >= 0);
     }
@@ -281,7 +287,7 @@ mod tests {
     fn a_later_descriptor_of_ours_at_the_same_number_is_another() {
         let null = || File::open("/dev/null").unwrap();
         let first = OwnDescriptor::adopt(null().into_raw_fd()).unwrap();
-        // Closed and opened again by the host's doing.
+        // The host closes the descriptor, and its number is used again.
         replace(first.raw(), &null());
         let second = OwnDescriptor::adopt(first.raw()).unwrap();
         assert!(second.is_ours() && !first.is_ours());
@@ -300,7 +306,7 @@ mod tests {
         assert!(own.is_ours());
         replace(fd, &File::open("/dev/zero").unwrap());
         assert!(!own.is_ours());
-        // SAFETY: the test made this copy, and closes it.
+        // SAFETY: the test made this copy, and nothing else closes it.
         unsafe { libc::close(fd) };
     }
 }

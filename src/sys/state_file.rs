@@ -1,4 +1,5 @@
-//! The state file: kept across restarts, and shared by processes that no fork relates.
+//! Opening, locking, reading and writing the state file, which outlives the process and is shared
+//! by processes that were not forked from one another.
 
 use std::ffi::CString;
 use std::io;
@@ -12,15 +13,16 @@ use super::own_descriptor::OwnDescriptor;
 /// An open state file.
 pub struct StateFile(OwnDescriptor);
 
-/// What of a file can be locked by itself. The kernel gives a lock back when its holder dies. Each
-/// is a byte's; a process of an earlier version locks all of them at once.
+/// The locks of a state file. Each is a record lock on one byte, which the kernel releases when the
+/// holder dies. Earlier versions of this module lock the whole file, and so hold all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The right to write contents.
+    /// The right to write the content.
     Writer,
-    /// The same, while the holder of the first one is stopped.
+    /// The same right, for a process that stands in while the holder of `Writer` is stopped
+    /// (SIGSTOP, a debugger) and so keeps its lock without writing.
     Deputy,
-    /// The room for requests.
+    /// The right to write to the part of the file that holds requests.
     Requests,
 }
 
@@ -34,7 +36,8 @@ impl Part {
     }
 }
 
-/// Tells one content from the next without reading it.
+/// Tells whether the content has changed, without reading it: the file's modification time, size,
+/// device and inode.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Version {
     modified: (i64, i64),
@@ -42,12 +45,12 @@ pub struct Version {
     file: (u64, u64),
 }
 
-/// Two contents written within this time may bear the same one: file systems count in ticks
-/// of the kernel's clock.
+/// Two contents written within this time may have the same modification time: file systems take it
+/// from a clock that advances in steps, of at most 10 ms, and this leaves a margin.
 const TICK_MS: u64 = 50;
 
 impl Version {
-    /// Whether a content written from now on cannot be taken for this one.
+    /// Whether any content that is written from now on gets a different version.
     pub fn is_settled(&self) -> bool {
         let (seconds, nanos) = self.modified;
         let ms = u64::try_from(seconds.saturating_mul(1000) + nanos / 1_000_000).unwrap_or(0);
@@ -56,12 +59,12 @@ impl Version {
 }
 
 impl StateFile {
-    /// Opens the file, or makes it, readable and writable by its owner alone.
+    /// Opens the file, or creates it with mode 0600.
     ///
     /// # Errors
-    /// What the system says; a link, which is not followed; anything that is no regular
-    /// file; a file of another user than root and the one that runs this process, which root
-    /// may use all the same; one that others may write.
+    /// The system's error. The path is a symbolic link, or no regular file. The file belongs to
+    /// another user than root or the one that runs this process (a process of root may use any
+    /// user's). Its group or others may write it. It has a second hard link.
     pub fn open(path: &Path) -> io::Result<Self> {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| io::Error::other("the path holds a NUL"))?;
@@ -71,7 +74,7 @@ impl StateFile {
             | libc::O_NOFOLLOW
             | libc::O_NONBLOCK
             | libc::O_NOCTTY;
-        // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
+        // SAFETY: `name` is a C string that lives during the call, which opens a new descriptor.
         let fd = unsafe { libc::open(name.as_ptr(), flags, 0o600) };
         if fd < 0 {
             let error = io::Error::last_os_error();
@@ -85,12 +88,13 @@ impl StateFile {
         Ok(file)
     }
 
+    /// Refuses a file that another user could have put there or can change.
     fn vet(&self) -> io::Result<()> {
         let stat = self.stat()?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
             return Err(io::Error::other("no regular file"));
         }
-        // SAFETY: asks for this process's user and nothing else.
+        // SAFETY: the call takes no arguments and cannot fail.
         let user = unsafe { libc::geteuid() };
         if user != 0 && stat.st_uid != user && stat.st_uid != 0 {
             return Err(io::Error::other("it belongs to another user"));
@@ -102,14 +106,14 @@ impl StateFile {
             return Err(io::Error::other("it has a second name (a hard link)"));
         }
         if stat.st_mode & 0o077 != 0 {
-            // SAFETY: the descriptor was just opened and is ours. Where the system refuses,
-            // others may read verdicts, and nothing more.
+            // If the system refuses, others can read the verdicts, which is harmless.
+            // SAFETY: the call takes no pointers, and the descriptor was just opened by `open`.
             unsafe { libc::fchmod(self.0.raw(), 0o600) };
         }
         Ok(())
     }
 
-    /// Whether the path still names this file, and the host has not closed it.
+    /// Whether the path still names this file and the host has not closed the descriptor.
     pub fn is_at(&self, path: &Path) -> bool {
         match (self.stat(), std::fs::symlink_metadata(path)) {
             (Ok(mine), Ok(named)) => (mine.st_dev, mine.st_ino) == (named.dev(), named.ino()),
@@ -119,19 +123,20 @@ impl StateFile {
 
     fn stat(&self) -> io::Result<libc::stat> {
         let fd = self.0.check()?;
-        // SAFETY: all-zero is a valid stat to be filled in.
+        // SAFETY: a `stat` holds only integers, for which all-zero is a valid value.
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: `stat` is valid for the call to fill in.
+        // SAFETY: `stat` has room for what the call writes, and `fd` was checked to be ours.
         match unsafe { libc::fstat(fd, &raw mut stat) } {
             0 => Ok(stat),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Takes a lock for this process, or makes sure that it still has it.
+    /// Takes a lock for this process, or confirms that the process still has it. False if another
+    /// process has it.
     ///
     /// # Errors
-    /// `NotConnected` where the host has closed the descriptor; else what the system says.
+    /// `NotConnected` if the host has closed the descriptor; else the system's error.
     pub fn try_lock(&self, part: Part) -> io::Result<bool> {
         self.0.try_lock_byte(part.byte())
     }
@@ -140,13 +145,16 @@ impl StateFile {
         self.0.unlock_byte(part.byte());
     }
 
-    /// The other process that has a lock, by its id here; 0 where it has none here.
+    /// The id of the other process that has a lock; 0 if that process is in a PID namespace in
+    /// which it has no id for this one. None if no other process has the lock.
     pub fn holder(&self, part: Part) -> Option<u64> {
         self.0.holder_of_byte(part.byte())
     }
 
+    /// The version of the present content.
+    ///
     /// # Errors
-    /// As [`StateFile::try_lock`].
+    /// See [`StateFile::try_lock`].
     pub fn version(&self) -> io::Result<Version> {
         let stat = self.stat()?;
         Ok(Version {
@@ -156,10 +164,10 @@ impl StateFile {
         })
     }
 
-    /// As many of `length` bytes from `offset` on as there are.
+    /// Reads `length` bytes from `offset` on, or fewer if the file ends before.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`].
+    /// See [`StateFile::try_lock`].
     pub fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         let fd = self.0.check()?;
         let mut content = Vec::new();
@@ -167,7 +175,7 @@ impl StateFile {
         while content.len() < length {
             let at = offset_of(offset, content.len())?;
             let wanted = chunk.len().min(length - content.len());
-            // SAFETY: reads at most `wanted` bytes, the chunk's length or less, into the chunk.
+            // SAFETY: `chunk` has room for `wanted` bytes, and `fd` was checked to be ours.
             let read = unsafe { libc::pread(fd, chunk.as_mut_ptr().cast(), wanted, at) };
             let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
             if read == 0 {
@@ -178,16 +186,18 @@ impl StateFile {
         Ok(content)
     }
 
-    /// Writes in place: the directory need not be writable, and the locks stay with the file.
+    /// Writes into the present file. A new file that replaces it would need a directory that is
+    /// writable, and would not have the locks.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`]; a full disk, a limit.
+    /// See [`StateFile::try_lock`]; also a full disk, or a file larger than a limit.
     pub fn write_at(&self, offset: u64, content: &[u8]) -> io::Result<()> {
         let fd = self.0.check()?;
         let mut written = 0;
         while let Some(rest) = content.get(written..).filter(|rest| !rest.is_empty()) {
             let at = offset_of(offset, written)?;
-            // SAFETY: writes the bytes of `rest`.
+            // SAFETY: the pointer and the length are those of `rest`, which the call only reads,
+            // and `fd` was checked to be ours.
             let wrote = unsafe { libc::pwrite(fd, rest.as_ptr().cast(), rest.len(), at) };
             written += match usize::try_from(wrote) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -198,34 +208,36 @@ impl StateFile {
         Ok(())
     }
 
+    /// The length of the file in bytes.
+    ///
     /// # Errors
-    /// As [`StateFile::try_lock`].
+    /// See [`StateFile::try_lock`].
     pub fn length(&self) -> io::Result<u64> {
         let length = self.stat()?.st_size;
         u64::try_from(length).map_err(|_| io::ErrorKind::InvalidData.into())
     }
 
-    /// Cuts off what is behind.
+    /// Truncates the file to `length` bytes, or extends it with zeros.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`].
+    /// See [`StateFile::try_lock`].
     pub fn set_length(&self, length: u64) -> io::Result<()> {
         let fd = self.0.check()?;
-        // SAFETY: the descriptor is ours.
+        // SAFETY: the call takes no pointers, and `fd` was checked to be ours.
         match unsafe { libc::ftruncate(fd, offset_of(length, 0)?) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Waits until what was written is on the disk: the content before it may only be written
-    /// over when a machine that fails has this one.
+    /// Waits until the written bytes are on the disk. The older content may be overwritten only
+    /// after that: a machine that fails before would be left with neither.
     ///
     /// # Errors
-    /// As [`StateFile::try_lock`]; what the disk says.
+    /// See [`StateFile::try_lock`]; also an error of the disk.
     pub fn sync(&self) -> io::Result<()> {
         let fd = self.0.check()?;
-        // SAFETY: the descriptor is ours.
+        // SAFETY: the call takes no pointers, and `fd` was checked to be ours.
         match unsafe { libc::fdatasync(fd) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -271,7 +283,7 @@ mod tests {
         assert_eq!(file.length().unwrap(), 7);
         for part in [Part::Writer, Part::Deputy, Part::Requests] {
             assert!(file.try_lock(part).unwrap());
-            // A process does not stand in its own way.
+            // A process's own lock is not reported: it does not conflict with itself.
             assert_eq!(file.holder(part), None);
         }
         std::fs::remove_dir_all(dir).unwrap();
