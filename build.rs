@@ -1,4 +1,4 @@
-//! Link flags, and the version of the C ABI.
+//! Sets link flags, and passes the version of the C ABI from the header to the code.
 
 use std::process::exit;
 
@@ -7,8 +7,9 @@ const HEADER: &str = "include/nauthilus_backend.h";
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={HEADER}");
-    // `lua_close` and nginx's reload unmap C modules. A thread of ours, or a thread-local
-    // destructor on a thread of the host, would then run unmapped code: stay mapped for ever.
+    // `lua_close` and nginx's reload unmap C modules. A thread of ours that still runs, or the
+    // destructor of a thread-local value on a thread of the host's, would then run unmapped code
+    // and crash. With this flag the library stays mapped until the process ends.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
 
     let Some(version) = abi_version() else {
@@ -16,13 +17,14 @@ fn main() {
         exit(1);
     };
     println!("cargo::rustc-env=NAUTHILUS_BACKEND_ABI_VERSION={version}");
-    // A module is found by its path; the library, without a Lua feature, by its name.
+    // Lua loads its module by path. The C library, built without a Lua feature, is found by its
+    // soname; the version in it keeps a program from loading a library of another ABI.
     if std::env::var_os("CARGO_FEATURE__LUA").is_none() {
         println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libnauthilus_backend.so.{version}");
     }
 }
 
-/// The header's word on it.
+/// The version that the header defines.
 fn abi_version() -> Option<u32> {
     let header = std::fs::read_to_string(HEADER).ok()?;
     let define = "#define NAUTHILUS_BACKEND_ABI_VERSION ";

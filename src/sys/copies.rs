@@ -1,16 +1,18 @@
-//! Other copies of this library in the process: the module beside the C library, or the module
-//! of two Luas. Each has statics of its own, so each would probe; only one may.
+//! Finds other copies of this library in the process: the Lua module beside the C library, or the
+//! modules of two Lua versions. Each copy has its own statics, so each would run an engine and
+//! probe. Only one may.
 //!
-//! The dynamic loader knows all copies, those of private scope too. Each tells by an exported
-//! function whether it holds the engine.
+//! The dynamic linker lists all copies, even those loaded with `RTLD_LOCAL`. Each copy exports a
+//! function that says whether it holds the engine.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What each copy exports.
+/// The function that each copy exports.
 const ASK: &CStr = c"nauthilus_backend_holds_engine";
 
+/// Whether this copy holds the engine.
 static HOLDS: AtomicBool = AtomicBool::new(false);
 
 /// Whether this copy holds the engine of the process.
@@ -18,16 +20,17 @@ pub fn holds_engine() -> bool {
     HOLDS.load(Ordering::SeqCst)
 }
 
-/// Makes this copy the one that holds the engine, which it stays.
+/// Makes this copy the one that holds the engine, until [`give_up`].
 ///
 /// # Errors
-/// Where another copy does; the text names its file. Where two try at the same moment, both
-/// may be refused, but never both succeed.
+/// Another copy holds the engine; the text names its file. If two copies try at the same moment,
+/// both may be refused, but never do both succeed.
 pub fn claim() -> Result<(), String> {
     if holds_engine() {
         return Ok(());
     }
-    // First said, then asked: of two copies at least one sees the other.
+    // Set before the others are asked: if two copies do this at the same time, at least one of
+    // them sees the other's claim.
     HOLDS.store(true, Ordering::SeqCst);
     let Some(holder) = other_holder() else {
         return Ok(());
@@ -38,7 +41,7 @@ pub fn claim() -> Result<(), String> {
     ))
 }
 
-/// Undoes a claim that led to nothing.
+/// Undoes a claim after which the engine could not be configured or started.
 pub fn give_up() {
     HOLDS.store(false, Ordering::SeqCst);
 }
@@ -47,8 +50,8 @@ pub fn give_up() {
 fn other_holder() -> Option<String> {
     loaded_files().into_iter().find_map(|file| {
         let ask = exported(&file)?;
-        // SAFETY: each copy exports this function with this signature, in every version of it,
-        // and none is ever unmapped.
+        // SAFETY: every version of this library exports the function with this signature, and a
+        // copy is never unmapped (`-z nodelete`).
         let holds = unsafe { ask() } != 0;
         holds.then(|| file.to_string_lossy().into_owned())
     })
@@ -56,10 +59,11 @@ fn other_holder() -> Option<String> {
 
 type Ask = unsafe extern "C" fn() -> c_int;
 
-/// The function by which a copy in `file` answers; none where it is no copy, or this one.
+/// The function that `file` exports if it is another copy; None if it is no copy, or this one.
 fn exported(file: &CStr) -> Option<Ask> {
-    // SAFETY: loads nothing: only what is loaded already is found. The handle is given back;
-    // what it stands for stays, since the copies are linked with `-z nodelete`.
+    // SAFETY: `file` and `ASK` are C strings. `RTLD_NOLOAD` loads nothing, so no code of a library
+    // runs. The handle is valid until it is closed; a copy's symbol stays valid after that, since
+    // copies are linked with `-z nodelete`.
     let symbol = unsafe {
         let handle = libc::dlopen(file.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
         if handle.is_null() {
@@ -69,16 +73,20 @@ fn exported(file: &CStr) -> Option<Ask> {
         libc::dlclose(handle);
         symbol
     };
-    // Found through a library that depends on a copy, too: then it is that copy's turn.
+    // `dlsym` also searches the libraries that `file` depends on. A symbol found there is skipped
+    // here, since that library is in the list itself.
     if symbol.is_null() || !is_in(symbol, file) || is_here(symbol) {
         return None;
     }
-    // SAFETY: see `other_holder`; a symbol of that name is that function.
+    // SAFETY: in every version of this library the symbol of this name is a function with the
+    // signature `Ask`.
     Some(unsafe { std::mem::transmute::<*mut c_void, Ask>(symbol) })
 }
 
+/// Whether an address is in `file`.
 fn is_in(symbol: *mut c_void, file: &CStr) -> bool {
-    // SAFETY: the loader fills `found`, whose name then lives as long as the file is loaded.
+    // SAFETY: the dynamic linker's name of a file is a C string that lives as long as the file is
+    // loaded, and it is not used after this function.
     unsafe {
         information(symbol).is_some_and(|found| {
             !found.dli_fname.is_null() && CStr::from_ptr(found.dli_fname) == file
@@ -86,7 +94,7 @@ fn is_in(symbol: *mut c_void, file: &CStr) -> bool {
     }
 }
 
-/// Whether an address is in the file that this code is in.
+/// Whether an address is in the file that contains this code.
 fn is_here(symbol: *mut c_void) -> bool {
     let own = (&raw const HOLDS).cast_mut().cast::<c_void>();
     match (information(symbol), information(own)) {
@@ -102,32 +110,34 @@ fn information(address: *mut c_void) -> Option<libc::Dl_info> {
         dli_sname: ptr::null(),
         dli_saddr: ptr::null_mut(),
     };
-    // SAFETY: any address may be asked about; `found` is there to be filled.
+    // SAFETY: `dladdr` accepts any address and does not read from it; `found` has room for what it
+    // writes.
     (unsafe { libc::dladdr(address, &raw mut found) } != 0).then_some(found)
 }
 
-/// The names of all files that the loader has mapped.
+/// The names of all libraries that the dynamic linker has loaded.
 fn loaded_files() -> Vec<CString> {
     let mut files: Vec<CString> = Vec::new();
-    // SAFETY: `note` gets the address of `files`, which outlives the call.
+    // SAFETY: `note` has the signature of the callback, and gets the address of a `Vec<CString>`
+    // that lives during the call and is not used otherwise.
     unsafe { libc::dl_iterate_phdr(Some(note), (&raw mut files).cast()) };
     files
 }
 
-/// Called for each file.
+/// Adds the name of a loaded file to `files`. `dl_iterate_phdr` calls this for each.
 unsafe extern "C" fn note(
     info: *mut libc::dl_phdr_info,
     _size: libc::size_t,
     files: *mut c_void,
 ) -> c_int {
-    // SAFETY: the loader gives a valid `info`, `loaded_files` the vector; neither is used
-    // elsewhere meanwhile.
+    // SAFETY: `dl_iterate_phdr` passes a valid `info`, and `files` as `loaded_files` gave it: the
+    // address of a `Vec<CString>` that nothing else uses during the call.
     let (name, files): (*const c_char, &mut Vec<CString>) =
         unsafe { ((*info).dlpi_name, &mut *files.cast()) };
     if !name.is_null() {
-        // SAFETY: a name of the loader's is a C string.
+        // SAFETY: the dynamic linker's name of a file is a C string that lives during the call.
         let name = unsafe { CStr::from_ptr(name) };
-        // The program itself has no name.
+        // The program itself has an empty name.
         if !name.is_empty() {
             files.push(name.to_owned());
         }

@@ -1,32 +1,31 @@
-//! Numbers that a fork sets to zero: how a process learns, with one load and no system
-//! call, that what it holds was made by its parent.
+//! Numbers that are 0 again after a fork. With one load and no system call they tell a process that
+//! its parent, not the process itself, made what it holds.
 //!
-//! They live in a page that the kernel wipes in a child (`MADV_WIPEONFORK`, Linux 4.14). Where
-//! that is refused, the process id is compared instead.
+//! They are in a page that the kernel fills with zeros in a child (`MADV_WIPEONFORK`, Linux 4.14).
+//! If the kernel refuses that, the process id is kept beside the number and compared instead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 
-/// The process's mark: a number that only grows, and that is 0 in a process that has not raised
-/// it since its fork.
+/// The process's mark: a number that only grows. It is 0 in a child until the child raises it.
 pub struct ForkMark(Word);
 
 enum Word {
-    /// In pages that the kernel wipes.
+    /// In a page that the kernel fills with zeros in a child.
     Wiped {
         mark: &'static AtomicU64,
         known_pid: &'static AtomicU64,
         incarnation: &'static AtomicU64,
     },
-    /// The process id in the upper half, so that one load tells both. The lower half of the mark
-    /// is enough to tell two neighbours apart.
+    /// The process id in the upper 32 bits and the low 32 bits of the mark, so that one load reads
+    /// both. 32 bits are enough to tell a mark from the next one.
     WithPid(AtomicU64),
 }
 
 impl ForkMark {
-    /// The one of this process. Never blocks: a child may come here while a thread of its
-    /// parent did, too.
+    /// The mark of this process. Never blocks: it may run in a child that was forked while a
+    /// thread of the parent was in here, which a lock would block for ever.
     pub fn of_process() -> &'static Self {
         static MARK: OnceBox<ForkMark> = OnceBox::new();
         MARK.get_or_init(|| Box::new(Self::new()))
@@ -43,8 +42,8 @@ impl ForkMark {
         })
     }
 
-    /// The mark, or 0 after a fork. What was stored before the mark was raised is visible to
-    /// whoever sees the mark and loads afterwards.
+    /// The mark; 0 after a fork. A thread that reads a mark here also sees what was stored before
+    /// [`ForkMark::raise`] set it.
     pub fn get(&self) -> u64 {
         match &self.0 {
             Word::Wiped { mark, .. } => mark.load(Ordering::Acquire),
@@ -52,8 +51,8 @@ impl ForkMark {
         }
     }
 
-    /// Sets the mark to `value` unless it is higher already: of two threads that raise it, the
-    /// one that comes last may have the lower number.
+    /// Sets the mark to `value` unless it is higher already: of two threads that raise it, the second
+    /// may have the lower number.
     pub fn raise(&self, value: u64) {
         match &self.0 {
             Word::Wiped { mark, .. } => {
@@ -61,14 +60,14 @@ impl ForkMark {
             }
             Word::WithPid(word) => {
                 let raised = |seen| Some(asked_pid() << 32 | own_half(seen).max(value & LOW));
-                // Always done.
+                // Cannot fail: the closure never returns `None`.
                 let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, raised);
             }
         }
     }
 
-    /// The word itself, for readers that cannot call `get` (LuaJIT's FFI); none where the
-    /// word alone does not tell.
+    /// The word itself, for LuaJIT's FFI, which reads memory and cannot call `get`. None where the
+    /// word contains the process id and so is not the mark alone.
     pub fn word(&self) -> Option<&'static AtomicU64> {
         match &self.0 {
             Word::Wiped { mark, .. } => Some(mark),
@@ -79,7 +78,7 @@ impl ForkMark {
 
 const LOW: u64 = 0xffff_ffff;
 
-/// The mark in a word that this process wrote; 0 where another did.
+/// The mark in `word` if this process wrote it, else 0.
 fn own_half(word: u64) -> u64 {
     if word >> 32 == asked_pid() {
         word & LOW
@@ -88,7 +87,7 @@ fn own_half(word: u64) -> u64 {
     }
 }
 
-/// This process's id: asked of the system once after each fork.
+/// This process's id. Needs a system call only the first time in each process.
 pub fn pid() -> u64 {
     let Word::Wiped { known_pid, .. } = &ForkMark::of_process().0 else {
         return asked_pid();
@@ -103,11 +102,11 @@ pub fn pid() -> u64 {
     }
 }
 
-/// Which process this is among those that a thing can be handed down to by forks: no ancestor
-/// had the same number. A process id alone does not tell: the system gives those of dead
-/// processes away again.
+/// A number that differs from those of all processes that this one descends from, so that an object
+/// can tell whether the present process made it or inherited it by a fork. A process id is not
+/// enough: the system uses the id of a dead process again.
 pub fn incarnation() -> u64 {
-    // Each process goes on from what its parent had counted.
+    // Inherited by a fork, so that a child counts on from its parent's number.
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let Word::Wiped { incarnation, .. } = &ForkMark::of_process().0 else {
         return asked_pid();
@@ -127,12 +126,13 @@ fn asked_pid() -> u64 {
     u64::from(std::process::id())
 }
 
-/// Three words of a page that a child finds zeroed. It is mapped for the life of the process.
+/// Three words of a page that is zero again in a child, and mapped for the life of the process.
+/// None if the kernel refuses.
 fn wiped_page() -> Option<[&'static AtomicU64; 3]> {
-    // SAFETY: `sysconf` only reads a value.
+    // SAFETY: the call takes no pointers and only reads a value.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     let page = usize::try_from(page).ok().filter(|&size| size > 0)?;
-    // SAFETY: a new private mapping at an address of the kernel's choosing touches nothing
+    // SAFETY: a new private mapping, at an address that the kernel chooses, replaces no mapping
     // that exists.
     let start = unsafe {
         libc::mmap(
@@ -147,16 +147,16 @@ fn wiped_page() -> Option<[&'static AtomicU64; 3]> {
     if start == libc::MAP_FAILED {
         return None;
     }
-    // SAFETY: `start` is the page just mapped, `page` its length.
+    // SAFETY: `start` is the page that was just mapped, and `page` its length.
     if unsafe { libc::madvise(start, page, libc::MADV_WIPEONFORK) } != 0 {
-        // SAFETY: `start` is the page just mapped, `page` its length, and nothing else knows the
-        // address.
+        // SAFETY: `start` is the page that was just mapped, `page` its length, and nothing refers
+        // to it yet.
         unsafe { libc::munmap(start, page) };
         return None;
     }
     let first: *mut u64 = start.cast();
-    // SAFETY: the page is zeroed, aligned, writable, never unmapped and longer than three words,
-    // which are only ever accessed through these atomics.
+    // SAFETY: the page is writable, aligned, longer than three words and never unmapped; the words
+    // are only accessed through these atomics.
     Some(unsafe {
         [
             AtomicU64::from_ptr(first),
@@ -185,25 +185,27 @@ mod tests {
     fn a_child_is_another_incarnation_and_so_is_its_child() {
         let parent = incarnation();
         assert_eq!(incarnation(), parent);
-        // SAFETY: the child only loads and stores atomics, forks once more, and exits.
+        // SAFETY: the child only loads and stores atomics, forks once more, and exits, which is
+        // allowed after a fork of a process with several threads.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let own = incarnation();
-            // SAFETY: the grandchild only loads and stores atomics, and exits.
+            // SAFETY: the grandchild only loads and stores atomics, and exits; its parent has one
+            // thread.
             let grandchild = unsafe { libc::fork() };
             if grandchild == 0 {
                 let right = ![own, parent].contains(&incarnation());
-                // SAFETY: ends the grandchild at once.
+                // SAFETY: `_exit` takes no pointers and runs no handlers.
                 unsafe { libc::_exit(i32::from(!right)) };
             }
             let mut status = 1;
-            // SAFETY: waits for the grandchild; `status` is valid to be filled in.
+            // SAFETY: `status` has room for what the call writes.
             unsafe { libc::waitpid(grandchild, &raw mut status, 0) };
-            // SAFETY: ends the child at once.
+            // SAFETY: `_exit` takes no pointers and runs no handlers.
             unsafe { libc::_exit(i32::from(own == parent || status != 0)) };
         }
         let mut status = 0;
-        // SAFETY: waits for the child just made; `status` is valid to be filled in.
+        // SAFETY: `status` has room for what the call writes.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0);
         assert_eq!(incarnation(), parent);
@@ -218,15 +220,16 @@ mod tests {
     #[test]
     fn a_child_learns_its_own_id() {
         let parent = pid();
-        // SAFETY: the child only loads and stores atomics, asks for its id, and exits.
+        // SAFETY: the child only loads and stores atomics, calls `getpid`, and exits, which is
+        // allowed after a fork of a process with several threads.
         let child = unsafe { libc::fork() };
         if child == 0 {
             let right = pid() == asked_pid() && pid() != parent;
-            // SAFETY: ends the child at once.
+            // SAFETY: `_exit` takes no pointers and runs no handlers.
             unsafe { libc::_exit(i32::from(!right)) };
         }
         let mut status = 0;
-        // SAFETY: waits for the child just made; `status` is valid to be filled in.
+        // SAFETY: `status` has room for what the call writes.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0);
         assert_eq!(pid(), parent);

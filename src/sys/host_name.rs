@@ -1,16 +1,15 @@
-//! The name this machine gives itself.
+//! The host name of this machine.
 
-/// The longest name that is asked for, in bytes: Linux has none longer than 64.
+/// Room for the name and its NUL, in bytes. Linux's names have at most 64 bytes.
 const NAME_MAX: usize = 256;
 
-/// The host name as the kernel has it, in this process's namespace; None where there is none, or
-/// where it is no text.
+/// The kernel's host name in this process's UTS namespace. None if there is none, or if it is not
+/// UTF-8.
 pub fn host_name() -> Option<String> {
     let mut name = [0u8; NAME_MAX];
-    // SAFETY: the pointer and the length are those of `name`, which is alive and not borrowed
-    // otherwise during the call; bytes may be written to a `[u8]` as they come.
+    // SAFETY: the pointer and the length are those of `name`, which the call may write.
     let failed = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) } != 0;
-    // A name cut short need not be terminated.
+    // POSIX does not promise a NUL behind a name that was truncated.
     let end = name.iter().position(|&b| b == 0)?;
     let name = name.get(..end)?.to_vec();
     (!failed).then(|| String::from_utf8(name).ok()).flatten()

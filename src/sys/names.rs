@@ -1,5 +1,5 @@
-//! The C library's resolver: one look-up with its error codes, and what keeps it working where
-//! the host changes its root directory after the configuration.
+//! The C library's resolver: a look-up that returns its error codes, and two functions that keep
+//! look-ups working after the host has changed its root directory (`chroot`).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
@@ -8,44 +8,48 @@ use std::ptr;
 /// Why `getaddrinfo` gave no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NameFailure {
-    /// `EAI_*`. The texts of `gai_strerror` depend on the host's locale, the codes do not.
+    /// `EAI_*`, not the text of `gai_strerror`, which depends on the host's locale.
     pub code: c_int,
-    /// The thread's `errno` after the call, 0 where the call set none. `EAI_NONAME` may stand
-    /// for a hosts file that could not be opened: then this says why.
+    /// The thread's `errno` after the call; 0 if the call did not set it. It says why where
+    /// `EAI_NONAME` means that the hosts file could not be opened.
     pub errno: c_int,
 }
 
-/// The addresses of `name` in the order of RFC 6724, each once; blocks for as long as the
-/// resolver likes.
+/// The addresses of `name` in the order of RFC 6724, without duplicates. Blocks until the resolver
+/// answers; there is no time limit but the resolver's own.
 ///
 /// # Errors
-/// The resolver's code; `EAI_NONAME` for a name with NUL in it.
+/// The resolver's code; `EAI_NONAME` for a name that contains a NUL.
 pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, NameFailure> {
     let no_name = NameFailure {
         code: libc::EAI_NONAME,
         errno: 0,
     };
     let name = CString::new(name).map_err(|_| no_name)?;
-    // SAFETY: all-zero is a valid `addrinfo` for hints: no flags, any family, null pointers.
+    // SAFETY: an `addrinfo` holds only integers and pointers, for which all-zero is valid; as hints
+    // it means no flags and any family.
     let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
     // One entry for each address rather than one for each type of socket.
     hints.ai_socktype = libc::SOCK_STREAM;
     let mut found = ptr::null_mut();
-    // SAFETY: the location of this thread's own `errno` is valid for as long as the thread lives.
+    // SAFETY: the address of this thread's `errno` is valid while the thread lives.
     unsafe { *libc::__errno_location() = 0 };
-    // SAFETY: `name` and `hints` are valid for the call, `found` is there to be filled.
+    // SAFETY: `name` and `hints` are initialised and live during the call; `found` has room for
+    // the pointer that the call writes.
     let code =
         unsafe { libc::getaddrinfo(name.as_ptr(), ptr::null(), &raw const hints, &raw mut found) };
     if code != 0 {
-        // SAFETY: this thread's own `errno`, as before.
+        // SAFETY: the address of this thread's `errno` is valid while the thread lives.
         let errno = unsafe { *libc::__errno_location() };
         return Err(NameFailure { code, errno });
     }
     let mut addresses = Vec::new();
     let mut next = found;
-    // SAFETY: `getaddrinfo` gave a list that ends in null; each entry is valid until it is freed.
+    // SAFETY: `getaddrinfo` returned a list that ends with null, and whose entries are valid until
+    // the list is freed below.
     while let Some(entry) = unsafe { next.as_ref() } {
-        // SAFETY: `ai_addr` is a socket address of `ai_family`, valid until the list is freed.
+        // SAFETY: `getaddrinfo` sets `ai_addr` to a socket address of the family `ai_family`, which
+        // is valid until the list is freed.
         if let Some(address) = unsafe { address_of(entry) }
             && !addresses.contains(&address)
         {
@@ -53,25 +57,26 @@ pub fn addresses_of(name: &str) -> Result<Vec<IpAddr>, NameFailure> {
         }
         next = entry.ai_next;
     }
-    // SAFETY: the list that `getaddrinfo` gave, freed once; nothing refers into it any more.
+    // SAFETY: `found` is the list that `getaddrinfo` returned; it is freed only here, and nothing
+    // refers to it any more.
     unsafe { libc::freeaddrinfo(found) };
     Ok(addresses)
 }
 
 /// # Safety
-/// `entry.ai_addr` is null or a valid socket address of the family that `ai_family` says.
+/// `entry.ai_addr` is null or points to a socket address of the family `entry.ai_family`.
 unsafe fn address_of(entry: &libc::addrinfo) -> Option<IpAddr> {
     if entry.ai_addr.is_null() {
         return None;
     }
     match entry.ai_family {
         libc::AF_INET => {
-            // SAFETY: a `sockaddr_in`, by the family; it may be less aligned than that wants.
+            // SAFETY: with this family `ai_addr` points to a `sockaddr_in`, perhaps unaligned.
             let v4: libc::sockaddr_in = unsafe { ptr::read_unaligned(entry.ai_addr.cast()) };
             Some(Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes()).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: a `sockaddr_in6`, by the family; it may be less aligned than that wants.
+            // SAFETY: with this family `ai_addr` points to a `sockaddr_in6`, perhaps unaligned.
             let v6: libc::sockaddr_in6 = unsafe { ptr::read_unaligned(entry.ai_addr.cast()) };
             Some(Ipv6Addr::from(v6.sin6_addr.s6_addr).into())
         }
@@ -79,9 +84,9 @@ unsafe fn address_of(entry: &libc::addrinfo) -> Option<IpAddr> {
     }
 }
 
-/// Loads a name service module, so that the C library finds it in memory where its file is out
-/// of reach later. It stays loaded, as it would after a look-up. A module that does not exist
-/// is none of this process's.
+/// Loads a name service module (`libnss_*.so.2`), so that the C library finds it in memory when the
+/// file is out of reach after a change of the root directory. It stays loaded, as after a look-up.
+/// Does nothing if there is no such module.
 pub fn load_module(service: &str) {
     let is_name = service
         .bytes()
@@ -90,18 +95,18 @@ pub fn load_module(service: &str) {
         return;
     }
     if let Ok(file) = CString::new(format!("libnss_{service}.so.2")) {
-        // SAFETY: loads a library of the C library's own kind, as any look-up would; the handle
-        // is not used and never closed.
+        // SAFETY: `file` is a C string. The module is one that the system is configured to use, and
+        // that a look-up by the host would load as well.
         unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW) };
     }
 }
 
-/// What `resolv.conf` says that a look-up needs.
+/// The settings of `resolv.conf` that a look-up needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
-    /// At most three are used.
+    /// The name servers. The C library uses at most three.
     pub servers: Vec<IpAddr>,
-    /// At most six are used.
+    /// The search domains. At most six are used.
     pub search: Vec<String>,
     pub ndots: Option<u8>,
     pub timeout_s: Option<u8>,
@@ -112,11 +117,12 @@ const SERVERS_MAX: usize = 3;
 const DOMAINS_MAX: usize = 6;
 const DOMAIN_BYTES: usize = 256;
 const DNS_PORT: u16 = 53;
-/// `RES_NORELOAD` of resolv.h (glibc 2.26): what is set is not replaced by a file's content.
+/// `RES_NORELOAD` of resolv.h (glibc 2.26): glibc does not replace these settings when
+/// `resolv.conf` changes.
 const NO_RELOAD: u64 = 0x0200_0000;
 
-/// The beginning of glibc's `struct __res_state` (bits/types/res_state.h), which is part of its
-/// ABI, up to what is set here.
+/// The beginning of glibc's `struct __res_state` (bits/types/res_state.h), up to the last field
+/// that is set here. The layout is part of glibc's ABI.
 #[repr(C)]
 struct ResolverState {
     retrans: c_int,
@@ -128,7 +134,7 @@ struct ResolverState {
     dnsrch: [*mut c_char; DOMAINS_MAX + 1],
     defdname: [u8; DOMAIN_BYTES],
     pfcode: libc::c_ulong,
-    /// `ndots` is in the lowest four bits, or the highest on big-endian machines.
+    /// Bit fields. `ndots` is in the lowest four bits, or the highest on big-endian machines.
     bits: u32,
     sort_list: [[u32; 2]; 10],
     unused: [*mut c_void; 2],
@@ -148,10 +154,10 @@ struct Extension {
     nsaddrs: [*mut libc::sockaddr_in6; SERVERS_MAX],
 }
 
-/// Has the look-ups of the calling thread ask these servers, whatever `resolv.conf` is there
-/// now. The thread must be one of ours: the host's are none of our business.
+/// Makes the look-ups of the calling thread use these servers instead of the present `resolv.conf`.
+/// Only for threads of ours: on a thread of the host's it would change the host's own look-ups.
 ///
-/// False where the C library cannot be told: it is not glibc, or there is no server.
+/// False if nothing was changed: the C library is not glibc, or `servers` names no server.
 pub fn use_servers(servers: &Servers) -> bool {
     if !cfg!(all(target_env = "gnu", target_endian = "little")) || servers.servers.is_empty() {
         return false;
@@ -159,15 +165,16 @@ pub fn use_servers(servers: &Servers) -> bool {
     let (Some(init), Some(state)) = (symbol(c"__res_init"), symbol(c"__res_state")) else {
         return false;
     };
-    // SAFETY: glibc's `int __res_init(void)`.
+    // SAFETY: glibc declares this symbol as `int __res_init(void)`.
     let init: extern "C" fn() -> c_int = unsafe { std::mem::transmute(init) };
-    // SAFETY: glibc's `struct __res_state *__res_state(void)`.
+    // SAFETY: glibc declares this symbol as `struct __res_state *__res_state(void)`, and
+    // `ResolverState` has the layout of that struct's beginning.
     let state: extern "C" fn() -> *mut ResolverState = unsafe { std::mem::transmute(state) };
     if init() != 0 {
         return false;
     }
-    // SAFETY: the calling thread's own state, made by `__res_init` just now, which nobody else
-    // has; it is valid until the thread ends.
+    // SAFETY: null or the calling thread's own state, which `__res_init` has just initialised. No
+    // other thread uses it, and it lives until the thread ends.
     match unsafe { state().as_mut() } {
         Some(state) => fill(state, servers),
         None => return false,
@@ -176,7 +183,7 @@ pub fn use_servers(servers: &Servers) -> bool {
 }
 
 fn symbol(name: &CStr) -> Option<*mut c_void> {
-    // SAFETY: looks a name up among what is loaded.
+    // SAFETY: `name` is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found)
 }
@@ -189,11 +196,13 @@ fn fill(state: &mut ResolverState, servers: &Servers) {
         .zip(&mut state.extension.nsaddrs);
     for ((v4_place, v6_place), server) in places.zip(&servers.servers) {
         if !v6_place.is_null() {
-            // SAFETY: glibc allocated it with malloc and frees it with the thread's state.
+            // SAFETY: glibc allocated the address with `malloc`, and the pointer to it is set to
+            // null, so that glibc does not free it again.
             unsafe { libc::free(v6_place.cast()) };
             *v6_place = ptr::null_mut();
         }
-        // SAFETY: all-zero is a valid `sockaddr_in`; family 0 sends glibc to `nsaddrs`.
+        // Family 0 makes glibc use the entry of `nsaddrs`.
+        // SAFETY: a `sockaddr_in` holds only integers, for which all-zero is a valid value.
         *v4_place = unsafe { std::mem::zeroed() };
         match server {
             IpAddr::V4(ip) => {
@@ -203,12 +212,13 @@ fn fill(state: &mut ResolverState, servers: &Servers) {
             }
             IpAddr::V6(ip) => {
                 let address = socket2::SockAddr::from(SocketAddrV6::new(*ip, DNS_PORT, 0, 0));
-                // SAFETY: asks for memory for one; null is checked for.
+                // Allocated with `malloc`, because glibc frees it with `free`.
+                // SAFETY: the size is not 0, and null is handled below.
                 let place = unsafe { libc::malloc(size_of::<libc::sockaddr_in6>()) };
                 if place.is_null() {
                     break;
                 }
-                // SAFETY: `place` has room for a `sockaddr_in6`, which is what `address` holds.
+                // SAFETY: `place` is new memory for a `sockaddr_in6`, and `address` contains one.
                 unsafe {
                     ptr::copy_nonoverlapping(
                         address.as_ptr().cast::<u8>(),
@@ -235,7 +245,8 @@ fn fill(state: &mut ResolverState, servers: &Servers) {
     }
 }
 
-/// The domains, one after another in the place that has room for one.
+/// Copies the domains into `defdname`, one after another, each with a NUL. Those for which no room
+/// is left are skipped.
 fn fill_search(state: &mut ResolverState, domains: &[String]) {
     state.dnsrch = [ptr::null_mut(); DOMAINS_MAX + 1];
     let mut rest: &mut [u8] = &mut state.defdname;
@@ -246,7 +257,7 @@ fn fill_search(state: &mut ResolverState, domains: &[String]) {
         if length == 0 || domain.contains('\0') || length + 1 > rest.len() {
             continue;
         }
-        // The list ends with the first place that is null.
+        // glibc's list ends with a null pointer, so the last of the seven places stays null.
         let Some(place) = places.next() else {
             break;
         };
@@ -292,13 +303,14 @@ mod tests {
             timeout_s: Some(2),
             attempts: Some(1),
         };
-        // A thread of its own: its state goes with it.
+        // In a thread of its own, so that the other tests keep their resolver's settings.
         std::thread::spawn(move || {
             assert!(use_servers(&servers));
-            // SAFETY: glibc's `struct __res_state *__res_state(void)`.
+            // SAFETY: glibc declares this symbol as `struct __res_state *__res_state(void)`, and
+            // `ResolverState` has the layout of that struct's beginning.
             let state: extern "C" fn() -> *mut ResolverState =
                 unsafe { std::mem::transmute(symbol(c"__res_state").unwrap()) };
-            // SAFETY: this thread's own state, which `use_servers` has made.
+            // SAFETY: this thread's own state, which `use_servers` has initialised.
             let state = unsafe { &*state() };
             assert_eq!(state.nscount, 2);
             assert_eq!(
@@ -306,13 +318,13 @@ mod tests {
                 [127, 0, 0, 9]
             );
             assert_eq!(state.nsaddr_list[1].sin_family, 0);
-            // SAFETY: set by `use_servers`.
+            // SAFETY: `use_servers` has set the pointer to an address that it allocated.
             let v6 = unsafe { &*state.extension.nsaddrs[1] };
             assert_eq!(v6.sin6_addr.s6_addr[15], 1);
             assert_eq!(state.bits & 0xf, 3);
             assert_eq!((state.retrans, state.retry), (2, 1));
             let domain = |at: usize| {
-                // SAFETY: points at text that ends in NUL, in `defdname`.
+                // SAFETY: `use_servers` has set the pointer to a C string in `defdname`.
                 unsafe { CStr::from_ptr(state.dnsrch[at]) }
                     .to_str()
                     .unwrap()

@@ -1,8 +1,9 @@
-//! Memory shared with the processes that this one forks: words that all of them read and
-//! write atomically, a lock that the kernel releases when its holder dies, and a wake-up.
+//! Memory that this process shares with those forked from it: words that all of them read and write
+//! atomically, a lock that the kernel releases when its holder dies, and a way to wake the others.
 //!
-//! The memory belongs to no file: nobody can shrink it under a reader, and no limit on the size
-//! of files (`RLIMIT_FSIZE`) applies. The lock is one on an empty file without a name.
+//! The memory is anonymous. A file could be truncated while another process reads it, which would
+//! end that process (SIGBUS), and would be subject to the limit `RLIMIT_FSIZE`. The lock is a
+//! record lock on an empty `memfd`.
 
 use std::io;
 use std::ptr::NonNull;
@@ -11,16 +12,17 @@ use std::time::Duration;
 
 use super::own_descriptor::OwnDescriptor;
 
-/// A block of shared words. Unmapped when dropped; other processes keep theirs.
+/// A block of shared words. Dropping it unmaps the block in this process only.
 pub struct SharedWords {
     start: NonNull<AtomicU64>,
     count: usize,
     lock: OwnDescriptor,
 }
 
-// SAFETY: the words are atomics, and the descriptor is only used through system calls.
+// SAFETY: the mapping belongs to the process, not to a thread, its words are atomics, and the
+// descriptor is only used through system calls.
 unsafe impl Send for SharedWords {}
-// SAFETY: threads that share it reach nothing but atomics and a descriptor, which is only used
+// SAFETY: through a shared reference threads only reach atomics, and a descriptor that is only used
 // through system calls.
 unsafe impl Sync for SharedWords {}
 
@@ -28,20 +30,20 @@ impl SharedWords {
     /// `count` zeroed words.
     ///
     /// # Errors
-    /// What the system says where it gives no memory or descriptor.
+    /// The system's error if it has no memory or descriptor; `InvalidInput` for a `count` of 0.
     pub fn new(count: usize) -> io::Result<Self> {
         let bytes = count
             .checked_mul(size_of::<AtomicU64>())
             .filter(|&bytes| bytes > 0)
             .ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the name is NUL-terminated; the call makes a new descriptor.
+        // SAFETY: the name is a C string; the call only opens a new descriptor.
         let fd = unsafe { libc::memfd_create(c"nauthilus_backend".as_ptr(), libc::MFD_CLOEXEC) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         let lock = OwnDescriptor::adopt(fd)?;
-        // SAFETY: a new mapping of memory that belongs to no file, at an address of the kernel's
-        // choosing.
+        // SAFETY: a new anonymous mapping, at an address that the kernel chooses, replaces no
+        // mapping that exists.
         let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -60,32 +62,33 @@ impl SharedWords {
     }
 
     pub fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping holds `count` aligned words, lives as long as `self`, cannot
-        // shrink, and is only ever accessed atomically, in this process and others.
+        // SAFETY: the mapping holds `count` aligned words, lives as long as `self`, cannot shrink,
+        // and every process only accesses it atomically.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 
-    /// Takes the lock for this process, or makes sure that it still has it. See
-    /// [`OwnDescriptor::try_lock`].
+    /// Takes the lock for this process, or confirms that the process still has it. False if another
+    /// process has it.
     ///
     /// # Errors
-    /// `NotConnected` where the host has closed the descriptor; else what the system says.
+    /// `NotConnected` if the host has closed the descriptor; else the system's error.
     pub fn try_lock(&self) -> io::Result<bool> {
         self.lock.try_lock()
     }
 
-    /// Gives the lock back, if this process has it.
+    /// Releases the lock, if this process has it.
     pub fn unlock(&self) {
         self.lock.unlock();
     }
 
-    /// Wakes every process that waits for a change of the word at `index`.
+    /// Wakes all threads, of all processes, that wait for a change of the word at `index`.
     pub fn wake(&self, index: usize) {
         let Some(word) = self.futex_word(index) else {
             return;
         };
-        // SAFETY: `word` points to a live aligned 32-bit word of the mapping. FUTEX_WAKE
-        // (without the private flag: the waiters are other processes) reads no memory.
+        // Without FUTEX_PRIVATE_FLAG: the waiters are in other processes.
+        // SAFETY: `word` is an aligned 32-bit word of the mapping, which lives as long as `self`.
+        // FUTEX_WAKE does not access it.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -96,8 +99,9 @@ impl SharedWords {
         };
     }
 
-    /// Blocks until somebody wakes the word at `index`, its low 32 bits are not `seen`, or
-    /// the time is over. May return early.
+    /// Blocks until [`SharedWords::wake`] is called for the word at `index`, or `at_most` has
+    /// passed. Returns at once if the low 32 bits of the word are not `seen`. May return early, for
+    /// example because of a signal.
     pub fn wait(&self, index: usize, seen: u32, at_most: Duration) {
         let Some(word) = self.futex_word(index) else {
             return;
@@ -106,8 +110,8 @@ impl SharedWords {
             tv_sec: libc::time_t::try_from(at_most.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: at_most.subsec_nanos().into(),
         };
-        // SAFETY: `word` points to a live aligned 32-bit word of the mapping, which the call reads;
-        // `timeout` is valid, and relative for FUTEX_WAIT.
+        // SAFETY: `word` is an aligned 32-bit word of the mapping, which lives as long as `self`;
+        // `timeout` is initialised (FUTEX_WAIT takes it as relative). The call reads both.
         unsafe {
             libc::syscall(
                 libc::SYS_futex,
@@ -119,19 +123,20 @@ impl SharedWords {
         };
     }
 
-    /// The low half of a word: what a futex compares.
+    /// The low 32 bits of a word: a futex compares no more than that.
     fn futex_word(&self, index: usize) -> Option<&AtomicU32> {
         let word = self.words().get(index)?;
         let low = if cfg!(target_endian = "little") { 0 } else { 1 };
-        // SAFETY: a 64-bit word holds two aligned 32-bit ones; both live as long as `self`.
+        // SAFETY: an aligned 64-bit word consists of two aligned 32-bit ones, which live as long as
+        // `self` and are only accessed atomically.
         Some(unsafe { AtomicU32::from_ptr(word.as_ptr().cast::<u32>().add(low)) })
     }
 }
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and no reference into it
-        // can outlive `self`.
+        // SAFETY: `new` made the mapping with this length, and no reference to it can outlive
+        // `self`.
         unsafe {
             libc::munmap(
                 self.start.as_ptr().cast(),
@@ -173,7 +178,8 @@ mod tests {
     fn a_closed_descriptor_is_noticed_and_no_other_file_is_touched() {
         let shared = SharedWords::new(1).unwrap();
         let fd = shared.lock.raw();
-        // SAFETY: plays a host that closes what it does not know.
+        // A host that closes descriptors that it does not know.
+        // SAFETY: `shared` owns the descriptor, and must notice that it was closed.
         unsafe { libc::close(fd) };
         let error = shared.try_lock().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);

@@ -1,4 +1,5 @@
-//! The algorithms that OpenSSL, and whoever configured it for this system, would offer.
+//! The algorithms that OpenSSL offers in a handshake, as the system's configuration (`openssl.cnf`)
+//! allows.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
@@ -10,11 +11,11 @@ unsafe extern "C" {
     fn SSL_get_cipher_list(ssl: *const c_void, n: c_int) -> *const c_char;
 }
 
-/// The names of the ciphers, in the order of preference.
+/// The names of the ciphers that `ssl` may offer, in the order of preference.
 pub fn ciphers(ssl: &SslRef) -> Vec<String> {
     (0..)
         .map_while(|n| {
-            // SAFETY: `ssl` lives; the name is a constant of the library's, or null past the end.
+            // SAFETY: `ssl` lives; OpenSSL returns a constant C string, or null behind the end.
             unsafe {
                 let name = SSL_get_cipher_list(ssl.as_ptr().cast(), n);
                 (!name.is_null()).then(|| CStr::from_ptr(name))

@@ -1,10 +1,11 @@
-//! Whose copy of OpenSSL this module's calls reach.
+//! Checks which copy of OpenSSL this module's calls reach.
 //!
-//! A program that has OpenSSL linked into it and shows its symbols to libraries (nginx built with
-//! `--with-openssl`, which links with `-Wl,-E`) comes before `libssl.so` when the dynamic linker
-//! resolves ours. Such a copy may be built without threads, or lay out its structures otherwise than
-//! this module was compiled for: a call from the engine's thread then corrupts the host's memory.
-//! Nothing but a build of this module can help, so TLS is refused before the first call.
+//! If OpenSSL is linked statically into the host's program, and the program exports its symbols
+//! (nginx built with `--with-openssl`, which links with `-Wl,-E`), the dynamic linker resolves this
+//! module's calls to the program's copy instead of `libssl.so`. That copy may be built without
+//! threads, or lay out its structures otherwise than this module was compiled for: a call from the
+//! engine thread then corrupts the host's memory. Only another build of this module can avoid
+//! that, so TLS is refused before the first call.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::mem::MaybeUninit;
@@ -12,10 +13,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// Functions that this module calls, by the library that must have them: nearly all, since a
-/// program may show no more than what another of its libraries asks for. Left out are those whose
-/// address programs take: a program that was not made position-independent has such a function at an
-/// address of its own, though it is the library's.
+/// Functions that this module calls, by the beginning of the name of the library that must contain
+/// them. The list is long because a program may export only those that another of its libraries
+/// uses. It leaves out functions whose address programs take: in a program that is not
+/// position-independent such a function has an address within the program although the code is
+/// the library's.
 const FUNCTIONS: [(&str, &[&CStr]); 2] = [
     (
         "libssl.",
@@ -72,24 +74,25 @@ const FUNCTIONS: [(&str, &[&CStr]); 2] = [
 ];
 
 unsafe extern "C" {
-    // `CRYPTO_THREAD_ID CRYPTO_THREAD_get_current_id(void)`, OpenSSL 1.1.0: 0 in a build without
-    // threads.
+    // `CRYPTO_THREAD_ID CRYPTO_THREAD_get_current_id(void)`, OpenSSL 1.1.0. It returns 0 in a build
+    // without threads.
     fn CRYPTO_THREAD_get_current_id() -> usize;
-    // Taken for its address alone.
+    // Never called: only its address is used.
     fn SSL_CTX_new(method: *const c_void) -> *mut c_void;
 }
 
-/// Whether this module's thread may call OpenSSL in this process. Asked once: what was resolved when
-/// the module was loaded stays.
+/// Whether the engine thread may call OpenSSL in this process. Determined once, since the dynamic
+/// linker does not resolve the module's calls again.
 ///
 /// # Errors
-/// One line that says whose functions would be called, and what to do.
+/// One line that names the file whose functions would be called, and says what to do.
 pub fn usable() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
     ANSWER
         .get_or_init(|| {
             owned()?;
-            // SAFETY: takes nothing and changes nothing; whose it is was found out above.
+            // SAFETY: the call takes no arguments and changes nothing, and `owned` found that it
+            // reaches OpenSSL's library.
             if unsafe { CRYPTO_THREAD_get_current_id() } == 0 {
                 return Err(refusal("its OpenSSL is built without threads"));
             }
@@ -98,19 +101,22 @@ pub fn usable() -> Result<(), String> {
         .clone()
 }
 
+/// Whether the functions of [`FUNCTIONS`] are in OpenSSL's libraries, or in this module.
 fn owned() -> Result<(), String> {
     let ours = object_of(usable as *const c_void);
     if ours.is_some() && object_of(SSL_CTX_new as *const c_void) == ours {
-        // Linked into this module: nothing is resolved by name.
+        // OpenSSL is linked statically into this module: the linker resolved its calls.
         return Ok(());
     }
     for (library, names) in FUNCTIONS {
         for name in names {
-            // SAFETY: `name` is a C string; the search is the one by which the dynamic linker
-            // resolved this module's own calls, since the caller is this module.
+            // `RTLD_DEFAULT` searches in the order in which the dynamic linker resolved this
+            // module's own calls, since the caller is this module.
+            // SAFETY: `name` is a C string.
             let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
             let Some(object) = (!address.is_null()).then(|| object_of(address)).flatten() else {
-                // Some versions do not have it; then this module does not call it.
+                // Some versions of OpenSSL lack the function, and a module built for one of them
+                // does not call it.
                 continue;
             };
             let path = Path::new(OsStr::from_bytes(object.1.to_bytes()));
@@ -138,11 +144,11 @@ fn refusal(why: &str) -> String {
     )
 }
 
-/// The library or program that an address is in: where it begins and what file it is.
+/// The library or program that contains an address: its base address and the name of its file.
 fn object_of(address: *const c_void) -> Option<(usize, &'static CStr)> {
     let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: any address may be asked for; the structure is written to where the answer is not
-    // 0, and may be all zeros before.
+    // SAFETY: `dladdr` accepts any address and does not read from it; `found` has room for what it
+    // writes, and is all zeros before, which is valid for pointers and integers.
     let found = unsafe {
         if libc::dladdr(address, found.as_mut_ptr()) == 0 {
             return None;
@@ -152,8 +158,8 @@ fn object_of(address: *const c_void) -> Option<(usize, &'static CStr)> {
     if found.dli_fname.is_null() {
         return None;
     }
-    // SAFETY: the dynamic linker's own name of the object, which ends with NUL. It stays as long
-    // as the object is loaded: this module and what it depends on are never unloaded.
+    // SAFETY: the dynamic linker's name of the object is a C string that lives as long as the
+    // object is loaded, and this module and the libraries it depends on are never unloaded.
     let name = unsafe { CStr::from_ptr(found.dli_fname) };
     Some((found.dli_fbase.addr(), name))
 }

@@ -2,11 +2,11 @@
 """Checks how the files of src import each other.
 
     imports.py circles   files that import each other in a circle
-    imports.py upward    imports that run against the order of the rooms
-    imports.py names     public types of one name in more than one file
+    imports.py upward    imports from a room that stands higher in ROWS, or beside
+    imports.py names     public types that have the same name in several files
 
-Prints each violation on a line of its own and exits with 1 where there is one. What is
-in `mod tests` does not count: tests may look at everything.
+A room is a folder or a file of src or src/engine. Prints each violation on a line of its own and
+exits with 1 if there is one. Tests are left out: they may import from everywhere.
 """
 
 import re
@@ -15,8 +15,8 @@ from pathlib import Path
 
 SRC = Path("src")
 
-# From the bottom up. A room imports from its own row and from the rows below it, and rows
-# list rooms that do not know each other.
+# The rooms, from the lowest row to the highest. A room may import from itself and from rooms
+# in the rows before its own, but not from another room of its own row.
 ROWS = [
     ["sys"],
     ["engine::target", "engine::request"],
@@ -38,7 +38,7 @@ TYPE = re.compile(r"^\s*pub(?:\([^)]*\))?\s+(?:struct|enum|trait|union|type)\s+(
 
 
 def without_tests_and_comments(text):
-    """The file up to its inline `mod tests`, without comments and string contents."""
+    """The text without test modules, comments and the contents of strings."""
     text = re.sub(r"#\[cfg\(test\)\]\s*(?:pub(?:\([^)]*\))? )?mod \w+ \{.*?^\}", "", text, flags=re.S | re.M)
     text = re.sub(r"#\[cfg\(test\)\]\s*(?:pub(?:\([^)]*\))? )?(?:mod \w+|use [^;]+);", "", text)
     text = re.sub(r"//[^\n]*", "", text)
@@ -77,7 +77,7 @@ class Crate:
             if "tests" in path.with_suffix("").parts or path.stem == "testing":
                 continue
             self.files[module_of(path)] = (path, without_tests_and_comments(path.read_text()))
-        # What a module gives under another module's name: (module, name) -> path.
+        # `pub use` lines: (module that re-exports, name) -> path of the item.
         self.reexports = {}
         for module, (_, text) in self.files.items():
             for match in USE.finditer(text):
@@ -102,7 +102,7 @@ class Crate:
         return None
 
     def file_of(self, module, path, depth=0):
-        """The module in whose file the item at `path` stands, or None outside the crate."""
+        """The module whose file contains the item at `path`; None if it is of another crate."""
         target = self.absolute(module, path)
         if target is None:
             return None
@@ -117,14 +117,14 @@ class Crate:
         return found
 
     def imports(self):
-        """The arrows: module -> modules whose items its file uses."""
+        """For each module, the modules from which its file uses items."""
         arrows = {}
         for module, (_, text) in self.files.items():
             paths = set()
             for match in USE.finditer(text):
                 is_public = "pub" in match.group(0).split("use")[0]
                 for path in flatten(match.group(1)):
-                    # A room's front door that hands on what is inside takes nothing from it.
+                    # A `pub use` re-exports an item without using it.
                     if not is_public and path:
                         paths.add(path)
             rest = USE.sub("", text)
