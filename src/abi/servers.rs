@@ -164,8 +164,10 @@ unsafe extern "C" fn nauthilus_backend_start(reason: *mut OwnedString) -> Status
     // SAFETY: `reason` is null or may be written (header).
     unsafe {
         guard(reason, || {
+            let process = configured()?;
+            // Last, so that a file that is refused leaves the engine to another copy.
             copies::claim().map_err(other_copy)?;
-            configured()?.start().map_err(system)
+            process.start().map_err(system)
         })
     }
 }

@@ -1,10 +1,10 @@
 //! Whether a server asked for a client certificate during the handshake.
 
 use std::ffi::{c_int, c_void};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreign_types::ForeignTypeRef;
+use once_cell::race::OnceBox;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef};
@@ -18,12 +18,13 @@ unsafe extern "C" {
 
 /// The place in an `SSL` object that holds the answer. Made once for the process.
 fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, AtomicBool>> = OnceLock::new();
+    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
+    static INDEX: OnceBox<Index<Ssl, AtomicBool>> = OnceBox::new();
     match INDEX.get() {
         Some(index) => Ok(*index),
         None => {
             let made = Ssl::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| made))
+            Ok(*INDEX.get_or_init(|| Box::new(made)))
         }
     }
 }

@@ -11,7 +11,8 @@ use std::ffi::{CStr, OsStr, c_void};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::OnceLock;
+
+use once_cell::race::OnceBox;
 
 /// Functions that this module calls, by the beginning of the name of the library that must contain
 /// them. The list is long because a program may export only those that another of its libraries
@@ -87,18 +88,18 @@ unsafe extern "C" {
 /// # Errors
 /// One line that names the file whose functions would be called, and says what to do.
 pub fn usable() -> Result<(), String> {
-    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
-    ANSWER
-        .get_or_init(|| {
-            owned()?;
-            // SAFETY: the call takes no arguments and changes nothing, and `owned` found that it
-            // reaches OpenSSL's library.
-            if unsafe { CRYPTO_THREAD_get_current_id() } == 0 {
-                return Err(refusal("its OpenSSL is built without threads"));
-            }
-            Ok(())
-        })
-        .clone()
+    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
+    static ANSWER: OnceBox<Result<(), String>> = OnceBox::new();
+    let find = || {
+        owned()?;
+        // SAFETY: the call takes no arguments and changes nothing, and `owned` found that it
+        // reaches OpenSSL's library.
+        if unsafe { CRYPTO_THREAD_get_current_id() } == 0 {
+            return Err(refusal("its OpenSSL is built without threads"));
+        }
+        Ok(())
+    };
+    ANSWER.get_or_init(|| Box::new(find())).clone()
 }
 
 /// Whether the functions of [`FUNCTIONS`] are in OpenSSL's libraries, or in this module.

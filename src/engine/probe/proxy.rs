@@ -1,8 +1,8 @@
 //! The PROXY protocol v2 header of a health check.
 
 use std::io;
-use std::sync::OnceLock;
 
+use once_cell::race::OnceBox;
 use ppp::v2::{AddressFamily, Builder, Command, Protocol, Version};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -12,7 +12,7 @@ use crate::engine::target::Target;
 /// `LOCAL`, unspecified family, no addresses, no TLVs (PROXY protocol §2.2): the connection
 /// is the sender's own. Some servers refuse `LOCAL` with anything more.
 fn local_header() -> io::Result<&'static [u8]> {
-    static HEADER: OnceLock<Vec<u8>> = OnceLock::new();
+    static HEADER: OnceBox<Vec<u8>> = OnceBox::new();
     if let Some(header) = HEADER.get() {
         return Ok(header);
     }
@@ -21,7 +21,7 @@ fn local_header() -> io::Result<&'static [u8]> {
         AddressFamily::Unspecified | Protocol::Unspecified,
     )
     .build()?;
-    Ok(HEADER.get_or_init(|| made))
+    Ok(HEADER.get_or_init(|| Box::new(made)))
 }
 
 /// Commands that the header is to a server that does not expect it, before the QUIT that its

@@ -1,8 +1,9 @@
 //! What OpenSSL's callbacks leave with a connection.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use once_cell::race::OnceBox;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslRef};
@@ -29,12 +30,13 @@ pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
 }
 
 pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
-    static INDEX: OnceLock<Index<Ssl, Notes>> = OnceLock::new();
+    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
+    static INDEX: OnceBox<Index<Ssl, Notes>> = OnceBox::new();
     match INDEX.get() {
         Some(index) => Ok(*index),
         None => {
             let made = Ssl::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| made))
+            Ok(*INDEX.get_or_init(|| Box::new(made)))
         }
     }
 }
