@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nauthilus_backend::engine::config::{
-    Authorities, Config, InitialState, LogSink, RoutingSettings, Timeouts,
+    Authorities, Config, ConfigOrigin, InitialState, LogSink, RoutingSettings, Timeouts,
 };
 use nauthilus_backend::engine::process::{Start, current};
 use nauthilus_backend::engine::target::{Host, ProbePolicy, Protocol, Target};
@@ -59,6 +59,8 @@ fn config(targets: Vec<Arc<Target>>) -> Config {
         log: LogSink::None,
         targets,
         authorities: Authorities::default(),
+        warnings: Vec::new(),
+        origin: ConfigOrigin::default(),
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `duration`, `host` | the notations of durations and hosts |
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
+//! | `origin`, `warnings` | where it was written; what is valid in it but doubtful |
 //! | `authorities` | what the files of certificates held that targets name |
 
 mod authorities;
@@ -23,6 +24,7 @@ mod host;
 mod issue;
 mod keys;
 mod names;
+mod origin;
 mod policy;
 mod reader;
 mod routing;
@@ -34,6 +36,7 @@ mod text;
 mod timeouts;
 mod unknown;
 mod value;
+mod warnings;
 mod yaml;
 
 #[cfg(test)]
@@ -50,6 +53,7 @@ pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
+pub use self::origin::ConfigOrigin;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
@@ -105,6 +109,9 @@ pub struct Config {
     pub targets: Vec<Arc<Target>>,
     /// What the files of authorities held when this was put in force; none before.
     pub authorities: Authorities,
+    /// What is valid but hardly what was meant, a text each, with its place.
+    pub warnings: Vec<String>,
+    pub origin: ConfigOrigin,
 }
 
 /// Why a configuration was refused, on one line and without a secret:
@@ -135,7 +142,11 @@ impl Config {
     /// contradicts another; its path begins at the table.
     pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
         let (path, section) = section::in_table(root)?;
-        Ok(settings::read(section, path)?)
+        let (config, warnings) = settings::read(section, path)?;
+        Ok(Self {
+            warnings: warnings.iter().map(Issue::to_string).collect(),
+            ..config
+        })
     }
 
     /// The same with what the files hold that it names: what is put in force needs none of
@@ -145,7 +156,8 @@ impl Config {
     /// `backend_servers[2].tls_ca_file: …` for a file that cannot be used, and
     /// `backend_servers[2].tls: …` where TLS is not possible in this process.
     pub fn with_files(self) -> Result<Self, ConfigError> {
-        let authorities = Authorities::of(&self.targets).map_err(ConfigError)?;
+        let authorities = Authorities::of(&self.targets)
+            .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
         Ok(Self {
             authorities,
             ..self
@@ -168,21 +180,25 @@ impl Config {
         }
         let tree = yaml::parse(text)
             .map_err(|error| ConfigError(format!("line {}: {}", error.line, error.problem)))?;
+        let with_line = |issue: &Issue| {
+            if issue.path.0.is_empty() {
+                issue.to_string()
+            } else {
+                format!("line {}: {issue}", tree.root().line_at(&issue.path))
+            }
+        };
         let read = || {
             let (path, section) = section::in_file(tree.root())?;
             let value = yaml::to_value(section, &path, env)?;
-            settings::read(&value, path)
+            let origin = ConfigOrigin::in_text(&path, |path| tree.root().line_at(path));
+            let (config, warnings) = settings::read(&value, path)?;
+            Ok(Self {
+                warnings: warnings.iter().map(with_line).collect(),
+                origin,
+                ..config
+            })
         };
-        read().map_err(|issue: Issue| {
-            if issue.path.0.is_empty() {
-                ConfigError(issue.to_string())
-            } else {
-                ConfigError(format!(
-                    "line {}: {issue}",
-                    tree.root().line_at(&issue.path)
-                ))
-            }
-        })
+        read().map_err(|issue: Issue| ConfigError(with_line(&issue)))
     }
 
     /// From a YAML file. A regular file of at most [`MAX_BYTES`]; a link to one will do.
@@ -194,15 +210,21 @@ impl Config {
         path: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let named = |problem: String| ConfigError(format!("{}: {problem}", path.display()));
-        let bytes = file::read(path).map_err(named)?;
+        let named = |problem: String| format!("{}: {problem}", path.display());
+        let refused = |problem: String| ConfigError(named(problem));
+        let bytes = file::read(path).map_err(refused)?;
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
             let start = before.iter().rposition(|byte| *byte == b'\n');
             let column = before.len() - start.map_or(0, |at| at + 1) + 1;
-            named(format!("line {line}: byte {column} of it is not UTF-8"))
+            refused(format!("line {line}: byte {column} of it is not UTF-8"))
         })?;
-        Self::from_yaml(text, env).map_err(|error| named(error.0))
+        let config = Self::from_yaml(text, env).map_err(|error| refused(error.0))?;
+        Ok(Self {
+            warnings: config.warnings.iter().cloned().map(named).collect(),
+            origin: config.origin.clone().in_file(path),
+            ..config
+        })
     }
 }

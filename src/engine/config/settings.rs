@@ -11,11 +11,12 @@ use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
-use super::{Authorities, Config, InitialState, LogSink, target};
+use super::warnings::{self, Doubted};
+use super::{Authorities, Config, ConfigOrigin, InitialState, LogSink, target};
 use crate::engine::request::header_name;
 
-/// The configuration of one section.
-pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
+/// The configuration of one section, and what is doubtful in it.
+pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), Issue> {
     let reader = Reader::open(section, path, SERVICE_KEYS, &[])?;
     let timeouts = Timeouts {
         connect: reader.duration_or_default(&keys::CONNECT_TIMEOUT)?,
@@ -25,9 +26,11 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
     let helo_name = target::helo_name(&reader)?;
     let defaults = PolicyDefaults::of_service(&reader)?;
     let targets = targets(&reader, &timeouts, &defaults, helo_name.as_ref())?;
+    let warnings = warnings::of_section(&reader, &targets);
+    let targets: Vec<Arc<Target>> = targets.into_iter().map(|(target, _)| target).collect();
     routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
         .map_err(|issue| issue.within(reader.path()))?;
-    Ok(Config {
+    let config = Config {
         timeouts,
         policy: defaults.policy(),
         panic_threshold: reader.percent_or_default(&keys::PANIC_THRESHOLD)?,
@@ -47,7 +50,10 @@ pub(super) fn read(section: &Value, path: Path) -> Result<Config, Issue> {
         targets,
         helo_name,
         authorities: Authorities::default(),
-    })
+        warnings: Vec::new(),
+        origin: ConfigOrigin::default(),
+    };
+    Ok((config, warnings))
 }
 
 /// An integer whose bounds fit any integer type.
@@ -84,8 +90,8 @@ fn targets(
     timeouts: &Timeouts,
     defaults: &PolicyDefaults,
     helo_name: Option<&Arc<str>>,
-) -> Result<Vec<Arc<Target>>, Issue> {
-    let read = |item: &Value| target::configured(item, timeouts, defaults, helo_name).map(Arc::new);
+) -> Result<Vec<Doubted>, Issue> {
+    let read = |item: &Value| target::configured(item, timeouts, defaults, helo_name);
     reader
         .list(&keys::BACKEND_SERVERS, read)?
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))

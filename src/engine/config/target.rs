@@ -15,6 +15,7 @@ use super::routing;
 use super::status_codes;
 use super::timeouts::Timeouts;
 use super::value::Value;
+use super::warnings::{self, Doubted};
 
 /// What a check on demand uses for keys that its table leaves out.
 pub struct CheckDefaults<'a> {
@@ -58,9 +59,11 @@ pub(super) fn configured(
     timeouts: &Timeouts,
     policy: &PolicyDefaults,
     helo_name: Option<&Arc<str>>,
-) -> Result<Target, Issue> {
+) -> Result<Doubted, Issue> {
     let reader = Reader::open(value, Path::default(), TARGET_KEYS, &[])?;
-    read(&reader, timeouts, policy, helo_name, None)
+    let target = read(&reader, timeouts, policy, helo_name, None)?;
+    let doubts = warnings::of_target(&reader, &target);
+    Ok((Arc::new(target), doubts))
 }
 
 fn read(

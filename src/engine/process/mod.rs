@@ -264,7 +264,7 @@ impl Process {
                 log.reopen();
                 log
             }
-            _ => Arc::new(open_log(&config.log)?),
+            _ => Arc::new(open_log(&config.log).map_err(|e| config.origin.of_log(&e))?),
         };
         let mut state = recall(before.as_deref(), &config, &log)?;
         state.names = names;
@@ -275,6 +275,11 @@ impl Process {
         self.log.store(Some(log.clone()));
         self.active.store(Some(active.clone()));
         self.wanted.store(true, Ordering::Release);
+        for warning in &active.config.warnings {
+            log.write_here(
+                &Line::new(Level::Warning, "configuration_warning").quoted("reason", warning),
+            );
+        }
         control.serve(active, log);
         self.advance();
         Ok(())
@@ -315,8 +320,12 @@ impl Process {
 
     /// What an operator should know of, a text each.
     pub fn warnings(&self) -> Vec<String> {
-        let log = self.log.load_full();
-        log.map_or_else(Vec::new, |log| log.warnings())
+        let active = self.active.load_full();
+        let mut warnings = active.map_or_else(Vec::new, |active| active.config.warnings.clone());
+        if let Some(log) = self.log.load_full() {
+            warnings.extend(log.warnings());
+        }
+        warnings
     }
 
     /// Why a thread of the engine's could not be started when it was last needed.
@@ -592,7 +601,7 @@ fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<S
     let open = before.and_then(|b| b.store.clone());
     let store = match open.filter(|store| store.path() == path) {
         Some(store) => store,
-        None => Arc::new(Store::open(path)?),
+        None => Arc::new(Store::open(path).map_err(|e| config.origin.of_state_file(&e))?),
     };
     let saved = store.load_settled().unwrap_or_else(|reason| {
         log.write_here(

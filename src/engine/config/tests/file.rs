@@ -110,3 +110,49 @@ fn a_file_that_others_own_is_named() {
         assert_eq!(problem(&path), "permission denied");
     }
 }
+
+#[test]
+fn what_fails_later_has_its_file_and_line() {
+    let place = Place::new("origin");
+    let path = place.file(
+        "a.yml",
+        b"backend_server_monitoring:\n  targets: []\n  log: /a/log\n  state_file: /a/state\n",
+    );
+    let config = Config::from_file(&path, &no_env).unwrap_or_else(|error| panic!("{error}"));
+    let start = path.display();
+    assert_eq!(
+        config.origin.of_log("log: why"),
+        format!("{start}: line 3: backend_server_monitoring.log: why")
+    );
+    assert_eq!(
+        config.origin.of_state_file("state_file: why"),
+        format!("{start}: line 4: backend_server_monitoring.state_file: why")
+    );
+    let path = place.file(
+        "b.yml",
+        b"backend_server_monitoring:\n  targets:\n    - {protocol: imap, host: a.example, tls: true, \
+          tls_ca_file: /none}\n",
+    );
+    let config = Config::from_file(&path, &no_env).and_then(Config::with_files);
+    assert_eq!(
+        config.map_err(|error| error.0),
+        Err(format!(
+            "{}: backend_server_monitoring.backend_servers[1].tls_ca_file: /none: no such file",
+            path.display()
+        ))
+    );
+    let table = super::accepted("{targets: []}");
+    assert_eq!(table.origin.of_log("log: why"), "log: why");
+}
+
+/// The same settings elsewhere are the same configuration: nothing is put in force anew.
+#[test]
+fn where_it_was_written_makes_no_configuration_another() {
+    let place = Place::new("same");
+    let one = place.file("a.yml", b"backend_server_monitoring: {targets: []}\n");
+    let two = place.file("b.yml", b"\n\nbackend_server_monitoring: {targets: []}\n");
+    assert_eq!(
+        Config::from_file(&one, &no_env),
+        Config::from_file(&two, &no_env)
+    );
+}

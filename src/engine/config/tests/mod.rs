@@ -8,6 +8,7 @@ mod routing;
 mod section;
 mod service;
 mod target;
+mod warnings;
 mod yaml;
 
 use super::issue::Path;

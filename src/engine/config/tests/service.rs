@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::super::super::target::ProbePolicy;
 use super::super::keys::SERVICE_KEYS;
 use super::super::{
-    Authorities, Config, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts,
-    UserKey, Value,
+    Authorities, Config, ConfigOrigin, InitialState, Kind, LogSink, NodeUsable, RoutingSettings,
+    Timeouts, UserKey, Value,
 };
 use super::{accepted, refusal, table, value};
 
@@ -43,6 +43,8 @@ fn the_defaults_are_the_documented_ones() {
             routing: RoutingSettings::default(),
             targets: Vec::new(),
             authorities: Authorities::default(),
+            warnings: Vec::new(),
+            origin: ConfigOrigin::default(),
         }
     );
 }
@@ -101,6 +103,8 @@ fn every_key_is_read() {
             },
             targets,
             authorities: Authorities::default(),
+            warnings: Vec::new(),
+            origin: ConfigOrigin::default(),
         }
     );
 }
