@@ -1,8 +1,8 @@
-//! Counters of the shared table: machine-wide, never set back, for the metrics.
+//! Counters of the shared table, for the metrics: of all processes that share it, never reset.
 //!
-//! One process writes those of probes; the others are added to by any process. Counters of what
-//! requests do lie in as many cache lines as there are lanes, and a process has one of them for
-//! itself: requests of several processes then share no line.
+//! Only the prober counts probes; any process adds to the others. Counters that requests add to
+//! exist once per lane, each lane in a cache line of its own, and a process uses the lane of its
+//! process id: so requests of different processes rarely contend for a cache line.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -16,27 +16,28 @@ use super::memory::VerdictTable;
 use crate::engine::probe::error::Stage;
 use crate::engine::target::Protocol;
 
-/// What became of a probe.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeResult {
     Good,
     Failed,
-    /// This process could not find out: it says nothing of the target.
+    /// This process could not probe, for example for lack of descriptors: it says nothing about the
+    /// target.
     Inconclusive,
 }
 
-/// Counters that stand alone. Numbers are never reused.
+/// Single counters. Their indices are part of the layout and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counter {
     /// Verdicts that changed.
     StateChanges,
-    /// Lines that a log of any process has lost.
+    /// Log lines that any of the processes has lost.
     LogLinesLost,
-    /// How often a process took the prober's part over from one that was stopped or had died.
+    /// How often a process became the prober after the one before was stopped or had died.
     Takeovers,
 }
 
-/// A histogram as it stands.
+/// A copy of a histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
     /// Probes per bucket of [`BUCKETS_US`], then those that took longer; not cumulated.
@@ -45,8 +46,8 @@ pub struct Histogram {
 }
 
 impl VerdictTable {
-    /// Counts a probe: what became of it, the stage that it had come to (`None`: it went through
-    /// all of them), and how long it took.
+    /// Counts a probe: its result, the stage at which it failed (`None`: it passed all stages), and
+    /// how long it took.
     pub fn count_probe(
         &self,
         protocol: Protocol,
@@ -60,13 +61,13 @@ impl VerdictTable {
             ProbeResult::Inconclusive => 2,
         };
         self.add(probes_at(protocol, stage) + result_index, 1);
-        // How long a process without descriptors did nothing is no latency.
+        // An inconclusive probe has not measured the target.
         if result != ProbeResult::Inconclusive {
             self.observe(protocol, None, took);
         }
     }
 
-    /// Adds to the histogram of a stage, or of whole probes.
+    /// Adds to the histogram of a stage; `None`: of whole probes.
     pub fn observe(&self, protocol: Protocol, stage: Option<Stage>, took: Duration) {
         let start = histogram_at(protocol, stage);
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -109,7 +110,8 @@ impl VerdictTable {
         self.counted(SINGLE + single(counter))
     }
 
-    /// Counts a server that a request was given; `choice` below 8 says how, 0: by the script.
+    /// Counts a server that a request was given. `choice` (0..=7) says how it was chosen; 0: by
+    /// `select_backend_server`.
     pub fn count_selection(&self, pid: u64, choice: usize) {
         let lane = usize::try_from(pid).unwrap_or(0) % LANES;
         self.add(SELECTIONS + lane * CHOICES + choice.min(CHOICES - 1), 1);
@@ -148,7 +150,7 @@ fn single(counter: Counter) -> usize {
     }
 }
 
-/// The numbers are part of the layout.
+/// The numbers are part of the layout: a counter would change its meaning with them.
 fn protocol_index(protocol: Protocol) -> usize {
     match protocol {
         Protocol::Imap => 0,

@@ -4,9 +4,8 @@ use crate::sys::gate;
 
 /// The digest of `data`.
 ///
-/// OpenSSL, asked for a digest before it was told otherwise, has the process free all of
-/// OpenSSL's tables when it exits, under the hands of a probe that is in its handshake then.
-/// `openssl::init` tells it otherwise.
+/// `openssl::init` comes first: a digest would otherwise initialise OpenSSL with an exit handler
+/// that frees its tables, and a probe that is in a handshake at exit would then use freed memory.
 pub(in crate::engine) fn sha256(data: &[u8]) -> [u8; 32] {
     gate::at_once(|| {
         openssl::init();

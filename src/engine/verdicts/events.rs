@@ -1,9 +1,10 @@
-//! The last events of a machine, in a ring of shared memory.
+//! The last events, in a ring of the shared table.
 //!
-//! Any process adds to it, without waiting for another: the number of an event decides its
-//! place. A reader copies what it finds and takes an event only where its number stood before
-//! and after, and where its checksum fits: a writer that was stopped in the middle, and goes on
-//! when the ring has come round, must not put its rest into another's event.
+//! Any process adds events without waiting for another: the number of an event decides its place. A
+//! reader copies the words and accepts them only where the sequence number is that of the event
+//! before and after, and where the checksum fits. The checksum is needed because a writer that was
+//! stopped in the middle may go on after the ring has come round, and write its remaining words
+//! into a later event.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
@@ -20,21 +21,21 @@ pub enum EventKind {
     Verdict,
     /// A node has become usable or unusable.
     Node,
-    /// So few targets are alive that all are listed, or no longer.
+    /// Panic has begun for a protocol (so few targets are alive that all are listed), or has ended.
     Panic,
     /// An operator has set a state or a weight.
     Operator,
-    /// Another process probes.
+    /// Another process has become the prober.
     Prober,
     /// Another configuration is in force.
     Reload,
-    /// The shared store can be reached, or no longer.
+    /// The shared store has become reachable or unreachable.
     Cluster,
-    /// A certificate ends soon.
+    /// A certificate expires soon.
     Certificate,
-    /// A user has another node.
+    /// A user has moved to another node.
     Move,
-    /// Of a version to come.
+    /// A number that this version does not know.
     Other(u64),
 }
 
@@ -86,7 +87,8 @@ impl EventKind {
     }
 }
 
-/// Bytes of an event's texts: the subject, the states before and after, the reason and who.
+/// The longest texts of an event, in bytes: subject, both states together, reason and author.
+/// Together they fit `EVENT_TEXT_WORDS`.
 const SUBJECT_MAX: usize = 272;
 const STATES_MAX: usize = 32;
 const REASON_MAX: usize = 100;
@@ -95,12 +97,12 @@ const BY_MAX: usize = 40;
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// 1 for the first of a table; 0 before it is in one.
+    /// Counted from 1; 0 in an event that was not added to a table yet.
     pub number: u64,
     /// Milliseconds since 1970.
     pub time_ms: u64,
     pub kind: EventKind,
-    /// A target's key, `node:` and a node's name, or nothing.
+    /// A target's key, `node:` and a node's name, a protocol (panic), or empty.
     pub subject: String,
     pub from: String,
     pub to: String,
@@ -109,7 +111,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of this moment.
+    /// An event with the current time.
     pub fn new(kind: EventKind, subject: impl Into<String>) -> Self {
         Self {
             number: 0,
@@ -143,12 +145,12 @@ impl Event {
     }
 }
 
-/// What a reader of the ring gets.
+/// The events that a reader asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
     /// The oldest first.
     pub events: Vec<Event>,
-    /// Whether some that were asked for are gone.
+    /// Whether events after the number that was asked for are missing.
     pub lost: bool,
 }
 
@@ -179,7 +181,7 @@ impl VerdictTable {
         let sequence = self.event_word(number, EVENT_SEQUENCE);
         let writing = number.wrapping_mul(2);
         let seen = sequence.load(Relaxed);
-        // A newer event has the place already: this one would have been gone.
+        // A newer event has the place already: this process was stopped while the ring came round.
         if seen >= writing
             || sequence
                 .compare_exchange(seen, writing | 1, Acquire, Relaxed)
@@ -197,7 +199,7 @@ impl VerdictTable {
         }
         let head = [number, event.time_ms, event.kind.number(), lengths];
         put(EVENT_CHECKSUM, checksum(head.iter().chain(&words).copied()));
-        // Where another one has the place now, this one is gone.
+        // Fails where a newer event has taken the place meanwhile; this event is then lost.
         let _ = sequence.compare_exchange(writing | 1, writing + 2, Release, Relaxed);
     }
 
@@ -213,7 +215,7 @@ impl VerdictTable {
         let oldest = last.saturating_sub(kept);
         let mut found = Events {
             events: Vec::new(),
-            // A number from before a restart is none of this ring.
+            // A number above the newest one is from another table, such as before a restart.
             lost: since < oldest || since > last,
         };
         let first = if since > last {
@@ -224,7 +226,8 @@ impl VerdictTable {
         for number in first + 1..=last {
             match self.read_event(number) {
                 EventRead::Whole(event) => found.events.push(event),
-                // It will be there the next time, and those after it as well.
+                // The reader gets it with its next call, and the events after it too: it must not
+                // skip it.
                 EventRead::BeingWritten => break,
                 EventRead::Gone => found.lost = true,
             }
@@ -237,7 +240,9 @@ impl VerdictTable {
         let sequence = self.event_word(number, EVENT_SEQUENCE);
         let before = sequence.load(Acquire);
         if before < done {
-            // Its writer died or is stopped, where so much time has passed.
+            // Readers wait for the newest event, and for one that is being written while fewer than
+            // 8 newer ones were begun. Any other unwritten event counts as lost: its writer may be
+            // dead or stopped.
             let behind = self.last_event().saturating_sub(number);
             let is_young = behind == 0 || before & 1 == 1 && behind < 8;
             return if is_young {
@@ -305,7 +310,8 @@ enum EventRead {
     Gone,
 }
 
-/// FNV-1a over words: it is to find two texts mixed, not to withstand anybody.
+/// FNV-1a over words. It only has to detect the mixed words of two events, not to resist an
+/// attacker.
 fn checksum(words: impl Iterator<Item = u64>) -> u64 {
     words.fold(0xcbf2_9ce4_8422_2325, |sum, word| {
         (sum ^ word)
@@ -393,7 +399,7 @@ mod tests {
     fn an_event_whose_writer_stopped_is_skipped_and_never_mixed() {
         let table = VerdictTable::new(1).unwrap();
         table.add_event(&event("first"));
-        // A writer takes a number and is stopped.
+        // A writer takes a number, begins to write and is stopped.
         let stopped = table.header(EVENTS_BEGUN).fetch_add(1, AcqRel) + 1;
         table
             .event_word(stopped, EVENT_SEQUENCE)
@@ -404,7 +410,7 @@ mod tests {
         let found = table.events_after(0);
         assert!(found.lost);
         assert_eq!(found.events.len(), 21);
-        // The ring comes round; then it goes on.
+        // The writer goes on after the ring has come round.
         for _ in 0..EVENTS {
             table.add_event(&event("newer"));
         }
@@ -416,7 +422,8 @@ mod tests {
                 .iter()
                 .all(|e| e.subject != "older")
         );
-        // Also where it is in the middle of its texts.
+        // The writer was stopped in the middle of the texts: one of its words lands in a newer
+        // event.
         table.event_word(stopped, EVENT_TEXT).store(0, Relaxed);
         let found = table.events_after(0);
         assert_eq!(found.events.len(), EVENTS - 1);

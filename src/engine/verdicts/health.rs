@@ -1,4 +1,5 @@
-//! The health gate: how outcomes of probes become a verdict. Pure.
+//! The health gate: how probe outcomes become a verdict. Pure functions, no clock and no shared
+//! memory.
 
 /// What is known of a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,19 +22,19 @@ impl Verdict {
     }
 }
 
-/// How many consecutive outcomes turn a verdict.
+/// How many consecutive outcomes change a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
     /// Failed probes that make a target dead.
     pub failure: u32,
     /// Good probes that make it alive again.
     pub recovery: u32,
-    /// Whether a target without a verdict counts as alive: its first good probe is then a
-    /// verdict, else it has to recover like a dead one.
+    /// Whether a target without a verdict counts as alive. If so, its first good probe makes it
+    /// alive; if not, it needs `recovery` good probes like a dead one.
     pub initially_alive: bool,
 }
 
-/// One target's verdict and the outcomes counted towards the next.
+/// A verdict, and the outcomes that count towards the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Gate {
     pub verdict: Verdict,
@@ -44,7 +45,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The gate after one more outcome.
+    /// The gate after one more outcome; `good`: the probe succeeded.
     #[must_use]
     pub fn step(self, good: bool, thresholds: Thresholds) -> Self {
         let mut next = self;
@@ -68,8 +69,8 @@ impl Gate {
         next
     }
 
-    /// Whether the next probe should come soon: the target is dead, or its last probe
-    /// contradicts its verdict.
+    /// Whether the next probe should come after `fast_interval`: the target is dead, or its last
+    /// probe failed.
     pub fn wants_fast_probe(self) -> bool {
         self.verdict == Verdict::Dead || self.failures > 0
     }
@@ -84,7 +85,7 @@ impl Gate {
         verdict | u64::from(self.failures) << 16 | u64::from(self.successes) << 32
     }
 
-    /// The reverse of [`Gate::pack`]; a word that is none reads as a fresh gate.
+    /// The inverse of [`Gate::pack`]. An unknown verdict number reads as [`Verdict::Unknown`].
     pub fn unpack(word: u64) -> Self {
         let verdict = match word & 0xffff {
             1 => Verdict::Alive,

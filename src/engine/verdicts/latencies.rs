@@ -1,4 +1,4 @@
-//! The last probes of each target, for graphs: how long each took and what became of it.
+//! The last probes of each target, for graphs: how long each took and its result.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use super::counters::ProbeResult;
 use super::layout::*;
 use super::memory::{Slot, VerdictTable};
 
-/// One probe.
+/// The duration and the result of one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
-    /// In whole microseconds, at most some 17 minutes.
+    /// Stored in whole microseconds, at most 2^30 - 1 (about 17 minutes).
     pub took: Duration,
     pub result: ProbeResult,
 }
@@ -19,7 +19,7 @@ const RESULT_SHIFT: u32 = 30;
 const MAX_US: u32 = (1 << RESULT_SHIFT) - 1;
 
 impl Sample {
-    /// Half a word: the result, never 0, then the microseconds.
+    /// Half a word: the result in the upper two bits, which are never 0, then the microseconds.
     fn pack(self) -> u32 {
         let us = u32::try_from(self.took.as_micros())
             .unwrap_or(MAX_US)
@@ -60,7 +60,7 @@ impl VerdictTable {
         })
     }
 
-    /// Between `begin` and `end` of the slot.
+    /// Adds a sample. The caller holds the slot's write ticket.
     pub(super) fn add_latency(&self, slot: Slot, sample: Sample) {
         let told = self.word(slot, LATENCIES_TOLD);
         let number = told.load(Relaxed);
@@ -70,7 +70,7 @@ impl VerdictTable {
         told.store(number.wrapping_add(1), Relaxed);
     }
 
-    /// For another target in the same slot.
+    /// Empties the ring.
     pub(super) fn clear_latencies(&self, slot: Slot) {
         self.word(slot, LATENCIES_TOLD).store(0, Relaxed);
     }

@@ -1,9 +1,9 @@
 //! Layout of the shared table: which word of the shared memory holds what.
 //!
-//! `docs/formats.md` describes the same for people; both change together, with [`VERSION`].
-//! Every number is a 64-bit word that is read and written atomically. The sections lie one
-//! behind the other; memory that nothing touches takes no room, so that a bounded area costs
-//! nothing before it is used.
+//! `docs/formats.md` describes the same layout: change both together, and raise [`VERSION`]. Every
+//! number is a 64-bit word that is read and written atomically. The sections follow each other in
+//! the order of this table. The kernel allocates a page when it is first written, so a section that
+//! nothing has used takes no memory.
 //!
 //! | section | words |
 //! |---|---|
@@ -20,32 +20,33 @@
 /// The first word of every table: `nbtable` and a zero byte, as a big-endian number.
 pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
 
-/// Raised with every change of this file. Processes of two versions of this library never share
-/// one table: a table is handed on by `fork` alone, and an executed program makes its own. The
-/// number is for tools that look at the memory of a running process, and for a check at start.
+/// Raised with every change of this file. Processes of two versions of this library never share one
+/// table: only `fork` hands a table on, and an executed program makes its own. The number is for
+/// tools that read the memory of a running process.
 pub(super) const VERSION: u64 = 2;
 
-// The header's words. The first cache lines hold what readers ask for with each request; what
-// the prober writes several times a second lies in lines of its own.
+// The header's words. The first two cache lines hold what readers load on each request. What the
+// prober writes several times a second has cache lines of its own, so that its writes do not evict
+// the readers' lines.
 pub(super) const MAGIC_WORD: usize = 0;
 pub(super) const VERSION_WORD: usize = 1;
-/// How many slots there is room for: the places of all sections follow from it.
+/// The number of slots that fit. The start of every section follows from it, see [`Places`].
 pub(super) const CAPACITY_WORD: usize = 2;
 pub(super) const GENERATION: usize = 8;
 pub(super) const SEQUENCE: usize = 9;
 pub(super) const EPOCH: usize = 10;
 pub(super) const USED: usize = 11;
 pub(super) const WAKE: usize = 16;
-/// Who writes the slots, see `lease`.
+/// The process that may write the slots, see `lease`.
 pub(super) const LEASE: usize = 24;
-/// When the holder of the lease last said that it runs, in `CLOCK_MONOTONIC` nanoseconds.
+/// When the holder of the lease last wrote its heartbeat, in `CLOCK_MONOTONIC` nanoseconds.
 pub(super) const HEARTBEAT: usize = 25;
-/// How many events were begun; the number of the last one.
+/// The number of the newest event, counted from 1. A writer raises it before it writes the event.
 pub(super) const EVENTS_BEGUN: usize = 32;
-/// Sequence of the operators' settings.
+/// The sequence number that guards the operators' settings.
 pub(super) const OPERATORS_SEQUENCE: usize = 40;
 pub(super) const OPERATORS_USED: usize = 41;
-/// For the parts that come: nodes in use, and a clock for bindings.
+/// Reserved for the sections of nodes and bindings, which nothing writes yet.
 #[expect(dead_code, reason = "reserved so that the layout stays as it is")]
 pub(super) const NODES_USED: usize = 48;
 #[expect(dead_code, reason = "reserved so that the layout stays as it is")]
@@ -74,28 +75,28 @@ pub(super) const CERTIFICATE_LOGGED: usize = 19;
 pub(super) const ERROR_LENGTH: usize = 20;
 /// How often the verdict has changed.
 pub(super) const CHANGES: usize = 21;
-/// How many probes the latency ring was told of.
+/// How many probes were added to the latency ring.
 pub(super) const LATENCIES_TOLD: usize = 22;
-/// What routing makes of the verdicts, see `routable`.
+/// The verdict that routing goes by, see `routable`.
 pub(super) const ROUTABLE: usize = 23;
-/// Whole cache lines.
+/// The words of a slot: three whole cache lines, so that two slots never share one.
 pub(super) const SLOT: usize = 24;
 
-/// The last probes of a target, two to a word.
+/// How many of a target's last probes are kept, two per word.
 pub(super) const LATENCIES: usize = 60;
 pub(super) const LATENCY_RING: usize = LATENCIES / 2;
 
-/// The words of an error's text, which come behind all slots: where no probe ever failed
-/// nothing touches them.
+/// The words of an error text. The texts follow all slots, so that their pages stay untouched until
+/// a probe fails.
 pub(super) const ERROR_WORDS: usize = 43;
 
-/// Of a node's verdict: hash (2), sequence, usable, since, last change of its condition, moved
-/// in, moved out, and room.
+/// Reserved, nothing writes it yet. The words of a node: hash (2), sequence, usable, since, last
+/// change of its condition, users moved in, users moved out, the rest free.
 pub(super) const NODE: usize = 16;
 
-/// Events that are kept.
+/// How many events the ring keeps.
 pub(super) const EVENTS: usize = 1024;
-/// Of an event: sequence, time, kind, lengths, checksum, room (3), text (56).
+/// The words of an event: sequence, time, kind, lengths, checksum, free (3), text (56).
 pub(super) const EVENT: usize = 64;
 pub(super) const EVENT_SEQUENCE: usize = 0;
 pub(super) const EVENT_TIME: usize = 1;
@@ -105,9 +106,9 @@ pub(super) const EVENT_CHECKSUM: usize = 4;
 pub(super) const EVENT_TEXT: usize = 8;
 pub(super) const EVENT_TEXT_WORDS: usize = EVENT - EVENT_TEXT;
 
-/// Settings of operators that there is room for.
+/// How many operators' settings fit.
 pub(super) const OPERATORS: usize = 1024;
-/// Of a setting: value, since, until, lengths, room (4), text (88).
+/// The words of a setting: value, since, until, lengths, free (4), text (88).
 pub(super) const OPERATOR: usize = 96;
 pub(super) const OPERATOR_VALUE: usize = 0;
 pub(super) const OPERATOR_SINCE: usize = 1;
@@ -116,30 +117,31 @@ pub(super) const OPERATOR_LENGTHS: usize = 3;
 pub(super) const OPERATOR_TEXT: usize = 8;
 pub(super) const OPERATOR_TEXT_WORDS: usize = OPERATOR - OPERATOR_TEXT;
 
-/// Bindings that are remembered for a store that does not answer.
+/// Reserved, nothing writes it yet: bindings of users to nodes, kept for when a shared store does
+/// not answer.
 pub(super) const BINDINGS: usize = 65_536;
-/// Of a binding: the key's hash (2), node, since, until, generation, sequence, last use.
+/// The words of a binding: hash of the user's key (2), node, since, until, generation, sequence,
+/// last use.
 pub(super) const BINDING: usize = 8;
 
 // The counters' words.
-/// Upper bounds of the buckets, in microseconds; what is longer goes to a last one.
+/// Upper bounds of the histogram buckets, in microseconds. One more bucket takes what is longer.
 pub const BUCKETS_US: [u64; 17] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 15_000_000,
 ];
 
-/// Of a histogram: the buckets with the last one, the sum in microseconds, and room.
+/// The words of a histogram: 18 buckets, the sum in microseconds, the rest free.
 pub(super) const HISTOGRAM: usize = 24;
 pub(super) const HISTOGRAM_SUM: usize = BUCKETS_US.len() + 1;
 
-/// Protocols and stages that there is room for. The first stage stands for the whole probe.
+/// How many protocols and stages fit. Stage 0 stands for the whole probe.
 pub(super) const PROTOCOLS: usize = 8;
 pub(super) const STAGES: usize = 16;
-/// What became of a probe: see [`ProbeResult`].
+/// How many results fit, see [`super::ProbeResult`].
 pub(super) const RESULTS: usize = 4;
 
-/// How a selection of a server came about: room for `select_backend_server` and each `how` of
-/// `route`.
+/// How many ways of choosing a server fit: `select_backend_server`, and each `how` of `route`.
 pub(super) const CHOICES: usize = 8;
 pub(super) const LANES: usize = 64;
 
@@ -149,10 +151,10 @@ pub(super) const SINGLE: usize = HISTOGRAMS + PROTOCOLS * STAGES * HISTOGRAM;
 pub(super) const SINGLES: usize = 64;
 pub(super) const SELECTIONS: usize = SINGLE + SINGLES;
 
-/// All words of this section.
+/// The words of the counters section.
 pub(super) const COUNTERS: usize = SELECTIONS + LANES * CHOICES;
 
-/// Where the sections of a table with so many slots begin, in words.
+/// Where the sections of a table begin, as indices of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Places {
     pub counters: usize,
@@ -167,7 +169,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// None where so many words cannot be counted.
+    /// `None` where the number of words overflows `usize`.
     pub(super) fn of(capacity: usize) -> Option<Self> {
         let mut end = HEADER;
         let mut place = |count: usize, each: usize| {

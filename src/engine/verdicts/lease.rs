@@ -1,10 +1,11 @@
 //! The lease: which process writes the slots.
 //!
-//! A lock that the kernel releases when its holder dies decides in general. It says nothing of
-//! a holder that is stopped (`SIGSTOP`, a debugger, a frozen control group). So the holder of the
-//! lease also says in the table that it runs, and another process takes the lease over where it
-//! has not done so for too long. The one that was stopped finds out when it runs again, since
-//! whatever it writes then is bound to the lease that it had.
+//! Usually a lock decides, which the kernel releases when its holder dies. The kernel does not
+//! release it when the holder is only stopped (`SIGSTOP`, a debugger, a frozen control group). So
+//! the holder of the lease also writes a heartbeat into the table, and another process takes the
+//! lease over when the heartbeat stands still for too long. The process that was stopped notices
+//! when it runs again: the lease word is no longer the one that it wrote, and the sequence numbers
+//! of all slots have moved, so that its outstanding writes are refused.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -13,20 +14,21 @@ use super::layout::*;
 use super::memory::VerdictTable;
 use crate::sys::{clock, process};
 
-/// A holder may be silent for at most this many of its probes' shortest interval, and at least
+/// The time limit for a takeover from a stopped holder, in `fast_interval`s.
 const FAST_INTERVALS: u32 = 3;
-/// this long, before another process has taken over.
+/// The lower bound of that limit: in a shorter time a stopped process cannot be told from one that
+/// waits for a processor.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The process id, in the low half of the word.
+/// The process id of the holder: the low half of the word. 0: nobody holds the lease.
 const PID: u64 = 0xffff_ffff;
-/// Whether its holder probes, or only publishes what others found out.
+/// Whether the holder probes, or only publishes what the state file says.
 const PROBING: u64 = 1 << 32;
-/// Whether its holder had the lock.
+/// Whether the holder also has the lock.
 const LOCKED: u64 = 1 << 33;
 const TERM: u64 = 1 << 34;
 
-/// The lease as one word says it.
+/// The lease: one word of the shared table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lease(u64);
 
@@ -43,7 +45,7 @@ impl Lease {
         self.0 & PROBING != 0
     }
 
-    /// The number that each taking of the lease raises.
+    /// How often the lease was taken, modulo 2^30.
     fn term(self) -> u64 {
         self.0 / TERM
     }
@@ -58,23 +60,25 @@ impl Lease {
     }
 }
 
-/// How long another process may take to take over from one that is stopped.
+/// The longest time from the last heartbeat of a stopped holder until another process probes.
 pub fn takeover_time(fast_interval: Duration) -> Duration {
     (fast_interval * FAST_INTERVALS).max(SHORTEST)
 }
 
-/// What a process in waiting has seen of the holder of the lease.
+/// What a waiting process has observed of the holder of the lease.
 #[derive(Debug, Default)]
 pub struct Patience {
     seen: (Lease, u64),
     looked_ns: u64,
-    /// How long nothing of it has changed while this process itself had its turns.
+    /// How long lease and heartbeat have not changed, counting only time in which this process
+    /// itself was scheduled on time.
     silent: Duration,
 }
 
 impl Patience {
-    /// Notes what the table says now. Where this process comes late itself the machine has much
-    /// to do: that time says nothing of the holder, so that load alone is no reason.
+    /// Compares lease and heartbeat with those of the last call. At most 1.5 times `pause` is
+    /// counted per call: where this process itself runs later than that, the machine is loaded and
+    /// the holder may be waiting for a processor too. Load alone must not cause a takeover.
     fn look(&mut self, table: &VerdictTable, now_ns: u64, pause: Duration) {
         let seen = (table.lease(), table.heartbeat());
         if self.seen == seen && self.looked_ns != 0 {
@@ -87,19 +91,20 @@ impl Patience {
         self.looked_ns = now_ns;
     }
 
-    /// Two thirds of the time there is: the rest is for the prober to begin.
+    /// Whether the holder has been silent for two thirds of `within`. The last third is for the new
+    /// prober to start and to publish its first outcomes.
     fn is_over(&self, within: Duration) -> bool {
         self.silent >= within * 2 / 3
     }
 }
 
-/// What came of a try for the lease.
+/// The result of a try for the lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     Kept,
-    /// From this process; 0: it was free.
+    /// This process took it, from the process with this id; 0: it was free.
     Taken(u64),
-    /// It is another process's.
+    /// Another process holds it.
     Refused,
 }
 
@@ -109,11 +114,11 @@ impl Claim {
     }
 }
 
-/// How a process in waiting waits.
+/// How a waiting process decides that the holder is stopped.
 #[derive(Debug)]
 pub struct Standby<'a> {
     pub patience: &'a mut Patience,
-    /// How often it looks.
+    /// The time between two tries for the lease.
     pub pause: Duration,
     /// See [`takeover_time`].
     pub within: Duration,
@@ -128,13 +133,14 @@ impl VerdictTable {
         self.header(HEARTBEAT).load(Acquire)
     }
 
-    /// Says that the holder of the lease runs.
+    /// Writes the heartbeat. Only the holder of the lease calls this.
     pub fn beat(&self) {
         self.header(HEARTBEAT)
             .store(clock::monotonic_ns().max(1), Release);
     }
 
-    /// Takes the lease for this process, or makes sure that it still has it.
+    /// Takes the lease for this process, or verifies that this process still has it and writes the
+    /// heartbeat.
     ///
     /// # Errors
     /// See [`crate::sys::shared::SharedWords::try_lock`].
@@ -160,7 +166,8 @@ impl VerdictTable {
             patience.look(self, clock::monotonic_ns(), *pause);
             patience.is_over(*within)
         });
-        // Whoever had the lock when it took the lease has lost it with its life.
+        // This process has the lock now, so a holder that had the lock when it took the lease is
+        // dead.
         let is_free = if has_lock {
             is_gone || seen.has_lock() || is_stopped
         } else {
@@ -173,7 +180,8 @@ impl VerdictTable {
             return Ok(Claim::Taken(seen.pid()));
         }
         if has_lock {
-            // The holder took over from a process that was stopped and has ended since.
+            // The holder took the lease over without the lock, because a stopped process had it.
+            // That process has died since, which freed the lock: it is the holder's to take.
             self.shared.unlock();
         }
         Ok(Claim::Refused)
@@ -181,7 +189,8 @@ impl VerdictTable {
 
     fn take(&self, seen: Lease, pid: u64, has_lock: bool) -> bool {
         let next = seen.next(pid, has_lock);
-        // A fresh heartbeat first: whoever sees the new lease must not find it silent.
+        // The heartbeat comes first: a process that sees the new lease with the old heartbeat would
+        // count the new holder as silent.
         self.beat();
         if !self.keep(next, seen) {
             return false;
@@ -190,7 +199,8 @@ impl VerdictTable {
         true
     }
 
-    /// Changes the lease from what was seen, and remembers it as this process's own.
+    /// Changes the lease word from `seen` to `next` and remembers it as this process's own. False
+    /// where another process has changed it since.
     fn keep(&self, next: Lease, seen: Lease) -> bool {
         let word = self.header(LEASE);
         let done = next == seen
@@ -203,17 +213,20 @@ impl VerdictTable {
         done
     }
 
-    /// By the whole word: a process id may be used again, a term is not.
+    /// Compares the whole word with the term in it: a process id alone may be reused by another
+    /// process.
     fn is_mine(&self, lease: Lease, pid: u64) -> bool {
         lease.pid() == pid && lease.0 == self.mine.load(Acquire)
     }
 
-    /// Whether this process has the lease: it costs a load of shared memory.
+    /// Whether this process holds the lease; one load from shared memory, cheap enough for each
+    /// probe.
     pub fn has_lease(&self, pid: u64) -> bool {
         self.is_mine(self.lease(), pid)
     }
 
-    /// Says whether the holder of the lease, if it is this process, probes.
+    /// Records in the lease whether this process probes; does nothing where another process holds
+    /// the lease.
     pub fn set_probing(&self, pid: u64, probes: bool) {
         let seen = self.lease();
         if self.is_mine(seen, pid) {
@@ -221,7 +234,7 @@ impl VerdictTable {
         }
     }
 
-    /// Gives lease and lock back, whichever this process has.
+    /// Gives back the lease and the lock, as far as this process has them.
     pub fn give_up_lease(&self, pid: u64) {
         let seen = self.lease();
         if self.is_mine(seen, pid) {
@@ -229,33 +242,35 @@ impl VerdictTable {
                 .with(PID, false)
                 .with(PROBING, false)
                 .with(LOCKED, false);
-            // Another's stays.
+            // Fails where another process took the lease since, which then stays as it is.
             self.keep(free, seen);
         }
         self.displaced.store(0, Release);
         self.shared.unlock();
     }
 
-    /// The process that probes, as far as is known; 0: none.
+    /// The process id of the prober as the lease has it; 0: none.
     pub fn prober(&self) -> u64 {
         let lease = self.lease();
         if lease.is_probing() { lease.pid() } else { 0 }
     }
 
-    /// The process that was stopped when this one took the lease from it, and that may still
-    /// have its locks.
+    /// The process that was stopped when this one took the lease from it. It may still have the
+    /// lock of the state file.
     pub fn displaced(&self) -> Option<u64> {
         Some(self.displaced.load(Acquire)).filter(|&pid| pid != 0)
     }
 
-    /// A writer that was stopped or died may be within a record or about to write one.
+    /// Moves the sequence numbers of the list and of all slots: the previous holder may be stopped
+    /// in the middle of a record or just before it, and must not be able to finish.
     fn revoke_all(&self) {
         let mut at_work = self.revoke(self.header(SEQUENCE));
         for index in 0..self.used() {
             at_work |= self.revoke(self.word(super::Slot(index), SLOT_SEQUENCE));
         }
         if at_work {
-            // What it was about to publish is read anew.
+            // The writer may have changed a record without moving the generation: readers read the
+            // list again.
             self.bump_generation();
         }
     }

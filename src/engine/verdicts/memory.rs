@@ -1,5 +1,5 @@
-//! The words of the shared table: where a target's, and those of all, are found. What they mean
-//! is in the other files of this folder, each with its part of [`VerdictTable`].
+//! The shared table as words: where the words of a target and of the header are. The other files of
+//! this folder say what the words mean, each with its own methods of [`VerdictTable`].
 
 use std::io;
 use std::sync::atomic::AtomicU64;
@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::layout::*;
 use crate::sys::shared::SharedWords;
 
-/// Where a target's slot is. Only [`VerdictTable::assign`] makes one.
+/// The index of a target's slot. Only [`VerdictTable::assign`] makes one, so it is within the
+/// table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub(super) usize);
 
@@ -16,9 +17,11 @@ pub struct VerdictTable {
     pub(super) shared: SharedWords,
     pub(super) capacity: usize,
     pub(super) places: Places,
-    /// The lease as this process last had it. A child inherits a word that names its parent.
+    /// The lease word that this process last wrote; 0 before that. A child inherits its parent's
+    /// word, which names the parent's process id, so it never passes for the child's own.
     pub(super) mine: AtomicU64,
-    /// Whom this process took the lease from while that one was stopped; 0: nobody.
+    /// The process that this one took the lease from without getting the lock, that is while that
+    /// process was stopped; 0: none.
     pub(super) displaced: AtomicU64,
 }
 
@@ -26,7 +29,7 @@ impl VerdictTable {
     /// A table with room for `capacity` targets over its life.
     ///
     /// # Errors
-    /// What the system says where it gives no shared memory.
+    /// The system's error where it gives no shared memory.
     pub fn new(capacity: usize) -> io::Result<Self> {
         let places = Places::of(capacity).ok_or(io::ErrorKind::InvalidInput)?;
         let table = Self {
@@ -51,14 +54,14 @@ impl VerdictTable {
         self.at(self.places.slots + slot.0 * SLOT + index)
     }
 
-    /// A word of the text of the slot's error.
+    /// A word of the slot's error text.
     pub(super) fn error_word(&self, slot: Slot, index: usize) -> &AtomicU64 {
         self.at(self.places.errors + slot.0 * ERROR_WORDS + index)
     }
 
     pub(super) fn at(&self, index: usize) -> &AtomicU64 {
-        // Slots come from `assign` alone and so lie within the table; the fallback keeps
-        // even a wrong one of another table from ending the host.
+        // `assign` alone makes slots, so they lie within the table. The fallback keeps a slot that
+        // was passed to the wrong table from panicking in the host's process.
         static NOWHERE: AtomicU64 = AtomicU64::new(0);
         self.shared.words().get(index).unwrap_or(&NOWHERE)
     }

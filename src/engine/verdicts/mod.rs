@@ -1,4 +1,5 @@
-//! Verdicts: how outcomes make them, and the shared table that every process reads.
+//! Verdicts: how probe outcomes become a verdict, and the shared table in which every process reads
+//! them.
 
 mod counters;
 pub(in crate::engine) mod digest;
@@ -11,7 +12,8 @@ mod memory;
 mod operators;
 mod record;
 mod routable;
-/// What [`sequence`] takes of the machine; tests put a model of threads in its place.
+/// The atomics and thread calls that [`sequence`] uses. `sequence_model` compiles the same file
+/// with loom's versions of them.
 mod machine {
     pub(super) use std::sync::atomic::{AtomicU64, fence};
     pub(super) use std::{hint, thread};

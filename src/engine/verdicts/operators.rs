@@ -1,8 +1,9 @@
 //! What operators have set: the state of a target or a node, the weight of a node.
 //!
-//! It is kept by name, so that it outlives a changed configuration, and it never ages but by its
-//! own `until`. Any process sets it. Of two settings of the same thing the later counts,
-//! whichever is told of first: that is how the files and stores of several machines agree.
+//! A setting is kept by name, so that it survives a changed configuration, and it only ends by its
+//! own `until`. Any process may set one. Of two settings of the same thing the one with the later
+//! time counts, in whichever order they arrive: so all processes that share a table or a state file
+//! agree.
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
@@ -15,15 +16,15 @@ pub const WHAT_MAX: usize = 288;
 pub const REASON_MAX: usize = 288;
 pub const BY_MAX: usize = 128;
 
-/// What operators say of a target or a node.
+/// The state that an operator gives to a target or a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OperatorState {
     /// Probes decide.
     #[default]
     Auto,
-    /// It leaves the list and keeps the users that it has.
+    /// It is not listed and gets no new users; users that it has stay.
     Drain,
-    /// It leaves the list and loses its users.
+    /// It is not listed and its users are moved away.
     Maintenance,
 }
 
@@ -48,7 +49,7 @@ impl OperatorState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
     State(OperatorState),
-    /// Of a node; none: what the configuration says.
+    /// The weight of a node; `None`: the configured one.
     Weight(Option<u16>),
 }
 
@@ -80,7 +81,8 @@ impl Setting {
         matches!(self, Self::Weight(_))
     }
 
-    /// Whether it changes nothing: kept for a while, so that an older one does not come back.
+    /// Whether it is the same as no setting. It is kept all the same, so that an older setting of
+    /// the same thing, such as one in a state file, does not come back.
     fn is_default(self) -> bool {
         matches!(self, Self::State(OperatorState::Auto) | Self::Weight(None))
     }
@@ -94,24 +96,25 @@ pub struct Operator {
     pub setting: Setting,
     /// Milliseconds since 1970.
     pub since_ms: u64,
-    /// When it ends by itself; 0: never.
+    /// When it ends by itself, in milliseconds since 1970; 0: never.
     pub until_ms: u64,
     pub reason: String,
     pub by: String,
 }
 
 impl Operator {
-    /// Whether it still counts.
+    /// Whether it has an effect at this time, in milliseconds since 1970.
     pub fn is_in_force(&self, now_ms: u64) -> bool {
         !self.setting.is_default() && (self.until_ms == 0 || now_ms < self.until_ms)
     }
 
-    /// Whether the other one says of the same thing what counts: this, or what was set later.
+    /// Whether `other` is a setting of the same thing and as late or later: then this one need not
+    /// be sent.
     pub fn is_settled_by(&self, other: &Self) -> bool {
         self.is_of_same(other) && other.since_ms >= self.since_ms
     }
 
-    /// Whether this is of the same thing as the other one, and set after it.
+    /// Whether this is a setting of the same thing and later than `other`.
     pub fn is_later_than(&self, other: &Self) -> bool {
         self.is_of_same(other) && self.since_ms > other.since_ms
     }
@@ -121,28 +124,29 @@ impl Operator {
     }
 }
 
-/// What became of a setting.
+/// The result of [`VerdictTable::set_operator`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
     Done,
-    /// A later one is there already, or the very same.
+    /// A setting of the same thing with the same or a later time is there already.
     Older,
-    /// There are as many as the table has room for.
+    /// The table is full, and every setting in it is in force.
     Full,
 }
 
 impl VerdictTable {
-    /// All of them, also those that are over. Never waits for a writer.
+    /// All settings, also those that have ended. Waits at most about 10 ms for a writer.
     pub fn operators(&self) -> Vec<Operator> {
         self.consistent(self.header(OPERATORS_SEQUENCE), || self.read_operators())
     }
 
-    /// Changes with each setting: what a reader compares.
+    /// A number that changes with each setting.
     pub fn operators_version(&self) -> u64 {
         self.header(OPERATORS_SEQUENCE).load(Acquire)
     }
 
-    /// Sets it, where nothing later is set. Readers get a new generation, the prober wakes.
+    /// Stores a setting unless a later one of the same thing is stored; texts that are too long are
+    /// cut. Readers get a new generation, and the prober is woken.
     pub fn set_operator(&self, wanted: &Operator) -> Set {
         let wanted = Operator {
             what: cut(&wanted.what, WHAT_MAX).to_owned(),
@@ -169,7 +173,8 @@ impl VerdictTable {
         if done {
             Set::Done
         } else {
-            // Another writer held this one for dead: once more.
+            // Another writer took the settings over while this one was stopped, so this setting may
+            // be damaged: it is stored again.
             self.set_operator(&wanted)
         }
     }
@@ -187,7 +192,7 @@ impl VerdictTable {
         let [what, reason, by, _] = from_words(get(OPERATOR_LENGTHS), words);
         Operator {
             what,
-            // A value of a version to come changes nothing here.
+            // An unknown value has no effect.
             setting: Setting::unpack(get(OPERATOR_VALUE))
                 .unwrap_or(Setting::State(OperatorState::Auto)),
             since_ms: get(OPERATOR_SINCE),
@@ -229,8 +234,8 @@ impl VerdictTable {
     }
 }
 
-/// Where a setting goes: the place of the same thing, a new one, or that of the oldest that
-/// changes nothing.
+/// The index at which a setting is stored: that of the same thing, the first free one, or that of
+/// the oldest setting that is not in force.
 fn place_for(wanted: &Operator, known: &[Operator]) -> Result<usize, Set> {
     if let Some(place) = known.iter().position(|one| one.is_of_same(wanted)) {
         let is_later = known

@@ -1,4 +1,4 @@
-//! What a slot says, and how that is put into words.
+//! The record of a target, and how it is stored in the words of its slot.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use super::memory::{Slot, VerdictTable};
 /// The longest error text that is kept, in bytes.
 pub const ERROR_MAX: usize = ERROR_WORDS * 8;
 
-/// Everything a slot says.
+/// What is known of a target: the content of its slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub connect: Gate,
@@ -26,16 +26,17 @@ pub struct Record {
     /// When the last probe of each kind started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
     pub connect_started_ns: u64,
     pub deep_started_ns: u64,
-    /// How long the last probe took.
+    /// How long the last probe took, stored in microseconds.
     pub latency: Option<Duration>,
     /// The address that the last good probe used.
     pub address: Option<IpAddr>,
-    /// Seconds since 1970 at which the certificate ends.
+    /// When the certificate expires, in seconds since 1970.
     pub not_after: Option<i64>,
-    /// Milliseconds since 1970 at which a log last said that the certificate ends soon; 0: never.
+    /// When the log last warned that the certificate expires soon, in milliseconds since 1970; 0:
+    /// never.
     pub certificate_logged_ms: u64,
-    /// Why the target's last probe failed; none after a good one. A good connect probe says
-    /// nothing of a failed deep one, whose reason stays. One line, at most [`ERROR_MAX`] bytes.
+    /// Why the target's last probe failed; none after a good one. A good connect probe does not
+    /// clear the reason of a failed deep one. One line, at most [`ERROR_MAX`] bytes.
     pub error: Option<String>,
 }
 

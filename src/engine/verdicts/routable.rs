@@ -1,9 +1,9 @@
-//! What routing makes of a target's verdicts: it follows them only after they have held for a
-//! while, so that a target which comes and goes moves no users back and forth.
+//! The verdict that routing goes by. Routing follows a verdict only after it has held for some
+//! time, so that a target that comes and goes does not move users back and forth.
 //!
-//! One word of the shared table tells all processes the same. It holds the verdict that
-//! routing goes by, the verdict that probes give, and since when that differs. Readers add
-//! the time themselves, so that no process has to act when a delay is over.
+//! It is one word of the shared table, so that all processes agree: the verdict that routing goes
+//! by, the verdict of the last probe, and since when they differ. Readers compare that time with
+//! the clock themselves, so that no process has to act when a delay is over.
 
 use std::time::Duration;
 
@@ -12,25 +12,25 @@ use super::health::Verdict;
 /// How long a verdict has to hold before routing follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delays {
-    /// Of a target that died.
+    /// After a target died: `node_down_after`.
     pub down: Duration,
-    /// Of a target that came back.
+    /// After a target came back: `node_up_after`.
     pub up: Duration,
 }
 
-/// The word of one target.
+/// The routing word of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routable {
     /// The verdict that routing went by when the word was written.
     followed: Verdict,
     /// The last verdict of the probes.
     probed: Verdict,
-    /// When `probed` became another, in milliseconds of `CLOCK_MONOTONIC`.
+    /// When `probed` last changed, in milliseconds of `CLOCK_MONOTONIC`; 0 where both are equal.
     changed_ms: u64,
 }
 
 impl Routable {
-    /// Routing goes by this verdict from now on.
+    /// The word of a target whose verdict routing follows now.
     pub fn settled(verdict: Verdict) -> Self {
         Self {
             followed: verdict,
@@ -39,13 +39,14 @@ impl Routable {
         }
     }
 
-    /// The word after a probe gave this verdict. A first one is followed at once: nobody was
-    /// routed by anything else.
+    /// The word after a probe gave this verdict. A first verdict is followed at once: no user was
+    /// routed by another one.
     #[must_use]
     pub fn after(self, verdict: Verdict, now_ms: u64, delays: Delays) -> Self {
         let followed = self.verdict(now_ms, delays);
         if verdict == self.probed {
-            // Delays that are over stay over when a later configuration has longer ones.
+            // A delay that is over is recorded as over, so that a later configuration with longer
+            // delays does not reopen it.
             return if followed == verdict {
                 Self::settled(verdict)
             } else {
@@ -62,7 +63,7 @@ impl Routable {
         }
     }
 
-    /// The verdict that routing goes by at this time.
+    /// The verdict that routing goes by at this time, in milliseconds of `CLOCK_MONOTONIC`.
     pub fn verdict(self, now_ms: u64, delays: Delays) -> Verdict {
         if self.followed == self.probed {
             return self.followed;
@@ -79,7 +80,8 @@ impl Routable {
         }
     }
 
-    /// Whether the time matters to [`Routable::verdict`]: most often it need not be asked for.
+    /// Whether [`Routable::verdict`] is independent of the time, as it mostly is: the caller then
+    /// need not read the clock.
     pub fn is_settled(self) -> bool {
         self.followed == self.probed
     }

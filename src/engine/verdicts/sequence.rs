@@ -1,9 +1,10 @@
-//! Sequence numbers: how readers without a lock see whole records, and writers do not mix them.
+//! Sequence numbers: with them readers see whole records without a lock, and two writers do not mix
+//! their words.
 //!
-//! An even number says that nobody writes. A writer makes it odd and, when it is done, even
-//! again. A writer may die or be stopped in between, so that another one takes its record over:
-//! both changes are made from the very number that was seen, so that of two writers one learns
-//! that the record is no longer its own.
+//! An even number: nobody writes. A writer makes it odd, and even again when it is done. A writer
+//! may die or be stopped in between, and another one then takes its record over. So both changes
+//! are a compare-and-swap from the number that the writer saw: a writer whose record was taken over
+//! learns it when its second change fails.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
@@ -11,27 +12,28 @@ use std::time::Duration;
 use super::machine::{AtomicU64, fence, hint, thread};
 use super::memory::VerdictTable;
 
-/// How often a reader retries: a running writer is done within nanoseconds.
+/// How often a reader retries in a spin loop: a writer that has a processor is done within
+/// nanoseconds.
 const READ_SPINS: usize = 1000;
 
-/// How often it then lets others run, since the writer may have lost its processor.
+/// How often it then yields: the writer may have lost its processor.
 const READ_YIELDS: usize = 2000;
 
-/// How often it then sleeps, where others have so much to do that yielding is not enough: 10 ms
-/// in all, before it takes what it sees. A dead writer is never done.
+/// How often it then sleeps for [`SLEEP`], 10 ms in all: on a loaded machine yielding is not enough
+/// for the writer to get a processor. After that the writer counts as dead.
 const READ_SLEEPS: usize = 50;
 const SLEEP: Duration = Duration::from_micros(200);
 
 const TRIES: usize = READ_SPINS + READ_YIELDS + READ_SLEEPS;
 
-/// The right to write what a sequence number guards: the odd number that this writer set.
+/// The right to write the words that a sequence number guards: the odd number that this writer set.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WriteTicket(u64);
 
 impl VerdictTable {
-    /// Makes the number odd, for one writer at a time. A writer that holds it for 10 ms is dead
-    /// or stopped: its odd number, which must not have changed all that time, is taken over.
+    /// Waits until no other writer is at work and makes the number odd. A number that stays odd and
+    /// unchanged for 10 ms belongs to a writer that is dead or stopped: it is taken over.
     pub(super) fn begin(&self, sequence: &AtomicU64) -> WriteTicket {
         let mut stuck = 0;
         let mut tries = 0;
@@ -42,7 +44,7 @@ impl VerdictTable {
                     return ticket;
                 }
             } else if seen != stuck {
-                // Another writer's turn: it gets its time, too.
+                // Another writer has begun: its 10 ms start anew.
                 stuck = seen;
                 tries = 0;
             }
@@ -51,7 +53,8 @@ impl VerdictTable {
         }
     }
 
-    /// Makes the number odd if it still is `seen`; where that was odd, its writer was given up.
+    /// Makes the number odd if it still is `seen`. An odd `seen` takes the record over from a
+    /// writer that counts as dead.
     pub(super) fn claim(&self, sequence: &AtomicU64, seen: u64) -> Option<WriteTicket> {
         let odd = seen.wrapping_add(1) | 1;
         sequence
@@ -61,21 +64,22 @@ impl VerdictTable {
         Some(WriteTicket(odd))
     }
 
-    /// Makes the number even again. False where another writer has taken the record over: what
-    /// this one wrote may be mixed with what that one did.
+    /// Makes the number even again. False where another writer has taken the record over; the words
+    /// of both may then be mixed.
     pub(super) fn end(&self, sequence: &AtomicU64, ticket: WriteTicket) -> bool {
         sequence
             .compare_exchange(ticket.0, ticket.0.wrapping_add(1), Release, Relaxed)
             .is_ok()
     }
 
-    /// Takes the record from whoever writes it or is about to: a number that was read before is
-    /// no longer one to claim. Says whether a writer was at work.
+    /// Moves the number to the next even one. A writer that is at work fails in `end`, and one that
+    /// read the number before fails in `claim`. Returns whether a writer was at work.
     pub(super) fn revoke(&self, sequence: &AtomicU64) -> bool {
         loop {
             let seen = sequence.load(Relaxed);
             let even = (seen.wrapping_add(1) | 1).wrapping_add(1);
-            // Where it changes meanwhile, a writer is at work that the next round sees.
+            // Where this fails, a writer has changed the number: the next round starts from its
+            // value.
             if sequence
                 .compare_exchange(seen, even, AcqRel, Relaxed)
                 .is_ok()
@@ -89,7 +93,8 @@ impl VerdictTable {
         self.seen(sequence, |_| reading())
     }
 
-    /// The same, with the number at which it was read; odd where its writer does not end.
+    /// Runs `reading` until no writer was at work meanwhile; it is given the sequence number. After
+    /// the last retry it runs once more on whatever the words are, with a number that may be odd.
     pub(super) fn seen<T>(&self, sequence: &AtomicU64, mut reading: impl FnMut(u64) -> T) -> T {
         for tries in 0..TRIES {
             let before = sequence.load(Acquire);
@@ -106,7 +111,7 @@ impl VerdictTable {
     }
 }
 
-/// Between two reads of a sequence number.
+/// Waits between two reads of a sequence number: spins first, then yields, then sleeps.
 fn pause(tries: usize) {
     if tries < READ_SPINS {
         hint::spin_loop();

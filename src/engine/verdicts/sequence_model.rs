@@ -1,16 +1,16 @@
-//! All orders in which writers and readers of a record can run and see each other's stores: the
-//! code of `sequence.rs` itself, on the atomics of a model of threads.
+//! Compiles `sequence.rs` with loom's atomics, which run each test in every order in which the
+//! threads can run and see each other's stores.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use loom::sync::Arc;
 
-// The same code once more, on other atomics.
+// The file is compiled twice on purpose: here with loom's atomics.
 #[allow(clippy::duplicate_mod)]
 #[path = "sequence.rs"]
 mod sequence;
 
-/// What `sequence.rs` takes of the machine.
+/// The atomics and thread calls that `sequence.rs` uses, from loom.
 mod machine {
     pub(super) use loom::hint;
     pub(super) use loom::sync::atomic::{AtomicU64, fence};
@@ -26,10 +26,10 @@ mod machine {
     }
 }
 
-/// The methods of a table that need nothing of it.
+/// Stands in for the table: the methods of `sequence.rs` use none of its fields.
 struct VerdictTable;
 
-/// In the place of the file that `sequence` takes the table from.
+/// Stands in for `memory.rs`, from which `sequence.rs` imports the table.
 mod memory {
     pub(super) use super::VerdictTable;
 }
@@ -47,7 +47,7 @@ impl Sequenced {
         })
     }
 
-    /// Writes a record whose words are equal. False where it was taken over.
+    /// Writes a record whose words are equal. False where another writer took it over.
     fn write(&self, value: u64) -> bool {
         let ticket = VerdictTable.begin(&self.sequence);
         for word in &self.words {

@@ -1,11 +1,11 @@
-//! The verdict table: what the prober knows of each target, in memory that every process
-//! of the host's family reads.
+//! The verdict table: what the prober knows of each target, in memory that a process shares with
+//! those that it forks.
 //!
-//! A target has a slot, found once by the hash of its identity and kept for the table's
-//! life, so that a position in a configuration means nothing. One process writes the slots,
-//! the elected prober. Readers take no lock: they read a sequence number, the words, and
-//! the sequence number again. A writer that dies in between leaves an odd number; readers
-//! give up waiting after some tries, and the next prober takes its records over.
+//! A target has one slot, which is found by the hash of its identity and kept for the table's life,
+//! so that a target may move within the configuration. One process writes the slots: the holder of
+//! the lease (see `lease`). Readers take no lock: they read a sequence number, the words, and the
+//! sequence number again. A writer that dies in between leaves an odd number: readers then read the
+//! words anyway after about 10 ms (see `sequence`), and the next prober takes the record over.
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
@@ -21,7 +21,7 @@ use super::record::Record;
 use super::routable::Routable;
 use super::sequence::WriteTicket;
 
-/// The first bytes of SHA-256 over a target's identity.
+/// The first 16 bytes of the SHA-256 of a target's identity, as two big-endian numbers.
 pub type IdentityHash = [u64; 2];
 
 pub fn hash_identity(identity: &str) -> IdentityHash {
@@ -33,15 +33,16 @@ pub fn hash_identity(identity: &str) -> IdentityHash {
             .take(8)
             .fold(0, |word, &byte| word << 8 | u64::from(byte))
     };
-    // Zero marks a free slot.
+    // The first word is never 0, which marks a free slot.
     [word(0) | 1, word(8)]
 }
 
-/// The epoch of a table that another one has replaced: nobody probes for it.
+/// The epoch of a table that was replaced by another one: no process probes for it any more.
 pub const RETIRED: u64 = u64::MAX;
 
 impl VerdictTable {
-    /// Takes over what is not of single targets from the table that this one replaces.
+    /// Copies counters, events, operators' settings and the generation from the table that this one
+    /// replaces; [`VerdictTable::inherit_slot`] copies what belongs to a target.
     pub fn inherit(&self, before: &Self) {
         self.inherit_counters(before);
         self.inherit_events(before);
@@ -56,7 +57,7 @@ impl VerdictTable {
         self.header(GENERATION).load(Acquire)
     }
 
-    /// The word that holds the generation, for readers without a call.
+    /// The word that holds the generation, for readers that load it themselves without a call.
     pub fn generation_word(&self) -> &AtomicU64 {
         self.header(GENERATION)
     }
@@ -69,12 +70,14 @@ impl VerdictTable {
         self.header(GENERATION).fetch_add(1, AcqRel);
     }
 
-    /// The number of the configuration that is to be probed, or [`RETIRED`].
+    /// The number of the configuration in force, or [`RETIRED`]. A prober of another configuration
+    /// stops.
     pub fn epoch(&self) -> u64 {
         self.header(EPOCH).load(Acquire)
     }
 
-    /// Makes probers of earlier configurations stop.
+    /// Puts the configuration with this number in force, and wakes the prober: one of an earlier
+    /// configuration stops.
     pub fn set_epoch(&self, epoch: u64) {
         self.header(EPOCH).store(epoch, Release);
         self.wake_prober();
@@ -86,9 +89,9 @@ impl VerdictTable {
         self.shared.wake(WAKE);
     }
 
-    /// What `wait_for_wake` compares.
+    /// How often the prober was woken, for [`VerdictTable::wait_for_wake`]; wraps at 2^32.
     pub fn wakes(&self) -> u32 {
-        // The low half is what a futex sees.
+        // A futex compares the low half of the word.
         u32::try_from(self.header(WAKE).load(Acquire) & u64::from(u32::MAX)).unwrap_or_default()
     }
 
@@ -106,8 +109,9 @@ impl VerdictTable {
 
     // === Slots ===
 
-    /// A slot for each identity, that of an earlier call where it had one; `None` where the
-    /// table has no room. Only the process that made the table may call this.
+    /// A slot for each identity: the one that an earlier call gave to it, or a new one. `None`
+    /// where the table is full. Only one process may call this, the owner of the table, since slots
+    /// are given out without a lock.
     pub fn assign(&self, identities: &[IdentityHash]) -> Option<Vec<Slot>> {
         let mut known: std::collections::HashMap<IdentityHash, Slot> = (0..self.used())
             .map(|index| (self.hash(Slot(index)), Slot(index)))
@@ -141,42 +145,44 @@ impl VerdictTable {
         ]
     }
 
-    /// What the slot says now, all of one moment.
+    /// A consistent copy of the slot.
     pub fn read(&self, slot: Slot) -> Record {
         self.read_seen(slot).1
     }
 
-    /// The same, with the number that [`VerdictTable::write_seen`] wants.
+    /// A consistent copy of the slot and its sequence number, which [`VerdictTable::write_seen`]
+    /// compares.
     pub fn read_seen(&self, slot: Slot) -> (u64, Record) {
         self.seen(self.word(slot, SLOT_SEQUENCE), |seen| {
             (seen, self.read_words(slot))
         })
     }
 
-    /// Applies `reading` to the table as it stands between two published changes, and says
-    /// at which generation that was.
+    /// Runs `reading` until no change of the list was published meanwhile, and returns its result
+    /// with the generation at which it was read.
     pub fn view<T>(&self, mut reading: impl FnMut(&Self) -> T) -> (u64, T) {
         self.consistent(self.header(SEQUENCE), || (self.generation(), reading(self)))
     }
 
-    /// The verdict and address alone: what a list of alive targets needs.
+    /// The verdict and the address: all that the list of alive targets needs of a slot.
     pub fn read_brief(&self, slot: Slot) -> (Verdict, Option<IpAddr>) {
         self.consistent(self.word(slot, SLOT_SEQUENCE), || {
             (self.read_verdict(slot), self.read_address(slot))
         })
     }
 
-    /// Stores a record. Where it `changes` the list of alive targets, readers get a new
-    /// generation. Only for whoever puts a configuration in force; the prober and what follows
-    /// it write what they found out by [`VerdictTable::write_seen`].
+    /// Stores a record, whatever the slot holds now. Where it `changes` the list of alive targets,
+    /// readers get a new generation. Only for the process that puts a configuration in force. Probe
+    /// outcomes and verdicts from the state file go through [`VerdictTable::write_seen`], which
+    /// refuses to overwrite a later record.
     pub fn write(&self, slot: Slot, record: &Record, changes: bool) {
         let ticket = self.begin(self.word(slot, SLOT_SEQUENCE));
         self.write_begun(slot, ticket, record, changes, None);
     }
 
-    /// Stores a record that was made from the one that was `seen`, and what the probe took. False
-    /// where the slot has been written since, or another process has taken the lease: then
-    /// nothing is stored.
+    /// Stores a record that was computed from the one read at sequence number `seen`, and a latency
+    /// sample. Returns false and stores nothing where the slot was written since or another process
+    /// took the lease, which moves all sequence numbers.
     #[must_use]
     pub fn write_seen(
         &self,
@@ -211,38 +217,41 @@ impl VerdictTable {
         let is_whole = self.end(self.word(slot, SLOT_SEQUENCE), ticket);
         if let Some(ticket) = list {
             self.bump_generation();
-            // Where it was taken over, whoever did so has moved the generation as well.
+            // False where the number was taken over; whoever did that has also moved the
+            // generation.
             self.end(self.header(SEQUENCE), ticket);
         }
         if !is_whole {
-            // This process was stopped meanwhile, and has now written into the record of the one
-            // that took over: a probe at once makes that right.
+            // This process was stopped meanwhile and has now written into the record of the process
+            // that took over. Its words may be mixed with the new ones until a probe replaces them,
+            // so one is requested at once.
             self.word(slot, REPORTS).fetch_add(1, AcqRel);
             self.bump_generation();
             self.wake_prober();
         }
     }
 
-    /// Forgets what a slot says, for another target in it.
+    /// Empties a slot: its target is new in the configuration, or logs in with another password
+    /// now.
     pub fn reset(&self, slot: Slot) {
         self.clear_latencies(slot);
         self.write(slot, &Record::default(), false);
         self.set_routable(slot, Routable::default());
     }
 
-    /// Takes over all that another table says of a target.
+    /// Copies a target's slot from another table.
     pub fn inherit_slot(&self, slot: Slot, before: &Self, known: Slot) {
         self.inherit_latencies(slot, before, known);
         self.write(slot, &before.read(known), false);
         self.set_routable(slot, before.routable(known));
     }
 
-    /// A connect probe starts now.
+    /// Records the start of a connect probe, in `CLOCK_MONOTONIC` nanoseconds.
     pub fn note_connect_start(&self, slot: Slot, now_ns: u64) {
         self.note(slot, CONNECT_STARTED, now_ns);
     }
 
-    /// A deep probe starts now.
+    /// Records the start of a deep probe, in `CLOCK_MONOTONIC` nanoseconds.
     pub fn note_deep_start(&self, slot: Slot, now_ns: u64) {
         self.note(slot, DEEP_STARTED, now_ns);
     }
@@ -254,7 +263,8 @@ impl VerdictTable {
         self.end(sequence, ticket);
     }
 
-    /// Counts a report of trouble from any process; false where one came within `at_least`.
+    /// Records a report of trouble from any process and wakes the prober. Returns false and does
+    /// nothing where the last report came less than `at_least` ago.
     pub fn report(&self, slot: Slot, now_ns: u64, at_least: Duration) -> bool {
         let last = self.word(slot, REPORTED_AT);
         let seen = last.load(Acquire);
@@ -273,19 +283,20 @@ impl VerdictTable {
         true
     }
 
-    /// Whether reports came that no prober has heeded yet; they are heeded now.
+    /// Whether there are reports that no prober has handled yet; marks them as handled.
     pub fn take_reports(&self, slot: Slot) -> bool {
         let reports = self.word(slot, REPORTS).load(Acquire);
         let heeded = self.word(slot, HEEDED);
         heeded.load(Acquire) != reports && heeded.swap(reports, AcqRel) != reports
     }
 
-    /// What routing makes of the target's verdicts.
+    /// The target's word for routing.
     pub fn routable(&self, slot: Slot) -> Routable {
         Routable::unpack(self.word(slot, ROUTABLE).load(Acquire))
     }
 
-    /// Only the process that may write the slot calls this.
+    /// Stores the target's word for routing. No sequence number guards it: only the process that
+    /// may write the slot calls this.
     pub fn set_routable(&self, slot: Slot, routable: Routable) {
         self.word(slot, ROUTABLE).store(routable.pack(), Release);
     }

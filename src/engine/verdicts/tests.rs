@@ -200,7 +200,7 @@ fn a_writer_takes_over_from_one_that_died() {
     table.write(slot, &record(), true);
     assert_eq!(table.read(slot), record());
     assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
-    // It was only stopped: what it does to the number when it goes on has no effect.
+    // The writer was only stopped: when it goes on, its change of the number fails.
     assert!(!table.end(table.word(slot, SLOT_SEQUENCE), dead));
     assert_eq!(table.word(slot, SLOT_SEQUENCE).load(Relaxed) % 2, 0);
     assert_eq!(table.read(slot), record());
@@ -208,7 +208,8 @@ fn a_writer_takes_over_from_one_that_died() {
 
 #[test]
 fn only_the_number_that_stood_still_is_taken_over() {
-    // Writers that end in time, one after the other, are no dead one: nobody's end is lost.
+    // Writers that end in time, one after the other, must not be taken for one dead writer: each
+    // `end` succeeds.
     let table = Arc::new(VerdictTable::new(1).unwrap());
     let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
     let writers: Vec<_> = (0..4)
@@ -271,7 +272,7 @@ fn a_writer_that_finds_its_record_taken_asks_for_a_probe() {
     assert_eq!(table.wakes(), 1);
 }
 
-// Ids of processes that exist, so that nobody is taken for dead: this one, and the first.
+// Ids of two processes that exist, so that neither counts as dead: this process and process 1.
 const FIRST: u64 = 1;
 
 fn own_pid() -> u64 {
@@ -292,12 +293,12 @@ fn look(table: &VerdictTable, patience: &mut Patience, pid: u64) -> bool {
 
 #[test]
 fn a_lease_passes_on_when_its_holder_is_silent() {
-    // Both are of this process, whose lock never refuses it: the lease decides.
+    // Both claims come from this process, which its own lock never refuses: only the lease decides.
     let table = VerdictTable::new(1).unwrap();
     assert!(table.claim_lease(own_pid(), None).unwrap().is_ours());
     table.set_probing(own_pid(), true);
     assert_eq!(table.prober(), own_pid());
-    // As a process has it that took over from a stopped one.
+    // The state of a process that took over from a stopped one.
     let word = table.header(LEASE);
     word.store(word.load(Relaxed) & !(1 << 33), Relaxed);
     table.mine.store(0, Relaxed);
@@ -307,7 +308,7 @@ fn a_lease_passes_on_when_its_holder_is_silent() {
         std::thread::sleep(Duration::from_millis(1));
         assert!(!look(&table, &mut patience, FIRST));
     }
-    // A process that itself comes late has seen nothing.
+    // Time in which this process itself was late does not count.
     std::thread::sleep(Duration::from_millis(200));
     assert!(!look(&table, &mut patience, FIRST));
     let mut looks = 0;
@@ -331,7 +332,7 @@ fn a_lease_that_was_given_up_is_free() {
     assert!(!table.has_lease(own_pid()));
     assert_eq!(table.prober(), 0);
     assert!(table.claim_lease(FIRST, None).unwrap().is_ours());
-    // Another's stays.
+    // The lease of another process stays.
     table.give_up_lease(own_pid());
     assert!(table.has_lease(FIRST));
 }
@@ -345,7 +346,7 @@ fn the_layout_says_what_it_is() {
     );
     assert_eq!(table.header(VERSION_WORD).load(Relaxed), VERSION);
     assert_eq!(table.header(CAPACITY_WORD).load(Relaxed), 3);
-    // Cache lines of slots are whole ones, and text fits its words.
+    // Slots fill whole cache lines, and texts fit their words.
     let places = Places::of(3).unwrap();
     assert_eq!(places.slots % 8, 0);
     assert_eq!(Places::of(usize::MAX), None);

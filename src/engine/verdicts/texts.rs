@@ -1,9 +1,9 @@
-//! Several short texts in a row of shared words, each with its length.
+//! Several short texts in consecutive shared words, with their lengths in another word.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// At most four texts, whose lengths share a word.
+/// Four texts: their lengths, 16 bits each, share one word.
 pub(super) const TEXTS: usize = 4;
 
 /// The longest beginning of `text` of at most `limit` bytes that ends between characters.
@@ -22,7 +22,7 @@ pub(super) fn pack_lengths(texts: &[&str; TEXTS]) -> u64 {
     })
 }
 
-/// The words of the texts, one behind the other.
+/// The texts in words, one directly after the other.
 pub(super) fn to_words(texts: &[&str; TEXTS]) -> Vec<u64> {
     let bytes = texts.concat().into_bytes();
     let words = bytes.chunks(8).map(|chunk| {
@@ -35,7 +35,7 @@ pub(super) fn to_words(texts: &[&str; TEXTS]) -> Vec<u64> {
     words.collect()
 }
 
-/// The reverse. Lengths that do not fit the words give what there is.
+/// The inverse of [`to_words`]. Where the lengths exceed the words, the texts end early.
 pub(super) fn from_words<'a>(
     lengths: u64,
     words: impl Iterator<Item = &'a AtomicU64>,
