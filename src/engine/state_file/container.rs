@@ -1,32 +1,32 @@
-//! The bytes of a state file: two contents that are written in turn, each with a checksum.
+//! The bytes of a state file: two contents that are written alternately, each with a checksum.
 //!
-//! The first page has a title and, in a sector each, two heads. A head says where its content
-//! is, how long, and its number; it ends with a checksum of itself. The content with the highest
-//! number whose checksums fit is the one that counts. The next one is written where neither the
-//! content that counts nor its head is, so that a full disk or a crash in the middle leaves the
-//! last good one as it was. Behind the first page is room for requests.
+//! The first page holds a title and two heads, a sector each. A head gives the number, offset,
+//! length and checksum of its content, and ends with a checksum of itself. In force is the content
+//! with the highest number of those whose checksums fit. The next content is written where neither
+//! the content in force nor its head is, so that a full disk or a crash leaves the content in force
+//! undamaged. Behind the first page is room for a request.
 
 use super::text::hex_sum;
 
-/// A file may be so long: room for some 100,000 targets.
+/// The longest content, in bytes: enough for some 100,000 targets.
 pub(super) const FILE_MAX: usize = 64 * 1024 * 1024;
 
 pub(super) const TITLE: &str = "nauthilus_backend state 2";
 
-/// What is written at once, so that a reader sees all of it or nothing.
+/// The size of a head, in bytes: a disk writes a sector as a whole or not at all.
 const SECTOR: usize = 512;
-/// Title and heads.
+/// The title and the heads, in bytes; contents begin at multiples of it.
 pub(super) const PAGE: usize = 4096;
-/// Where a command puts its request, and how long that may be.
+/// The offset of the request, and its longest length in bytes.
 pub(super) const REQUESTS_AT: u64 = 4096;
 pub(super) const REQUEST_MAX: usize = 12 * 1024;
-/// Where contents may begin.
+/// The lowest offset of a content.
 const CONTENTS_AT: u64 = 16 * 1024;
 
-/// Where a content is.
+/// The head of a content: where it is, and its checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
-    /// Each content has a number that is higher than that of the one before.
+    /// Higher than the number of every content before.
     pub number: u64,
     pub offset: u64,
     pub length: usize,
@@ -34,7 +34,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// For the content that comes after `last` in a file whose newest good content that is.
+    /// The head of a new content, placed so that it does not overlap `last`, the content in force.
     pub(super) fn after(last: Option<&Self>, number: u64, content: &str) -> Self {
         let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
         let end = CONTENTS_AT.saturating_add(length);
@@ -53,7 +53,8 @@ impl Head {
         }
     }
 
-    /// The same content behind so many bytes of another format.
+    /// Moves the content behind the first `length` bytes, which are of another format and still in
+    /// force.
     pub(super) fn moved_behind(self, length: u64) -> Self {
         let page = u64::try_from(PAGE).unwrap_or(1);
         let offset = self.offset.max(length.next_multiple_of(page));
@@ -66,7 +67,8 @@ impl Head {
         self.offset.saturating_add(length)
     }
 
-    /// Where in the file it goes: contents in turn.
+    /// The offset of the head's sector: the first one for even numbers, the second one for odd
+    /// numbers.
     pub(super) fn place(&self) -> u64 {
         let sector = u64::try_from(SECTOR).unwrap_or(0);
         if self.number.is_multiple_of(2) {
@@ -76,7 +78,7 @@ impl Head {
         }
     }
 
-    /// Its sector.
+    /// The bytes of the head's sector.
     pub(super) fn sector(&self) -> Vec<u8> {
         let line = format!(
             "head {} {} {} {}",
@@ -106,12 +108,12 @@ impl Head {
     }
 }
 
-/// The title's sector.
+/// The bytes of the title's sector.
 pub(super) fn title() -> Vec<u8> {
     sector(TITLE)
 }
 
-/// A line, padded to a sector.
+/// A line, padded with blanks to a sector.
 fn sector(line: &str) -> Vec<u8> {
     let mut bytes = line.as_bytes().to_vec();
     bytes.resize(SECTOR - 1, b' ');
@@ -144,7 +146,7 @@ pub(super) fn heads(page: &[u8]) -> Vec<Head> {
     heads
 }
 
-/// Whether these are the bytes that the head means.
+/// Whether these bytes are the head's content, by length and checksum.
 pub(super) fn fits(head: &Head, content: &[u8]) -> bool {
     content.len() == head.length && hex_sum(content) == head.sum
 }
@@ -174,7 +176,7 @@ mod tests {
     #[test]
     fn the_content_that_counts_is_never_written_over() {
         let mut last: Option<Head> = None;
-        // It grows and shrinks: the place of the one before is always another.
+        // Contents grow and shrink, and none may overlap the one before it.
         for (number, length) in [10, 20, 5000, 3, 100_000, 99_999, 1, 1, 50_000]
             .into_iter()
             .enumerate()

@@ -1,15 +1,15 @@
-//! `name=value` pairs of a line: a value without blanks as it is, any other in quotes.
+//! `name=value` pairs of a line. A value that may contain blanks is in double quotes.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
-/// Adds ` name=value`.
+/// Appends ` name=value`.
 pub(super) fn put(line: &mut String, name: &str, value: impl fmt::Display) {
     // Writing to a String does not fail.
     let _ = write!(line, " {name}={value}");
 }
 
-/// Adds ` name="text"`. A control character, which would end the line, becomes `?`.
+/// Appends ` name="text"`. A control character becomes `?`: a line feed would end the line.
 pub(super) fn put_quoted(line: &mut String, name: &str, text: &str) {
     let _ = write!(line, " {name}=\"");
     for c in text.chars() {
@@ -22,7 +22,8 @@ pub(super) fn put_quoted(line: &mut String, name: &str, text: &str) {
     line.push('"');
 }
 
-/// The pairs of a line. Iteration ends with a last `Err` where the rest does not read.
+/// An iterator over the pairs of a line. Where the rest of the line does not read, its last item is
+/// an `Err`.
 pub(super) struct Fields<'a>(&'a str);
 
 impl<'a> Fields<'a> {
@@ -70,7 +71,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// What stands before the closing quote, and what is behind it.
+/// Splits at the closing quote: the unescaped value, and the rest of the line behind the quote.
 fn unquote(text: &str) -> Option<(Cow<'_, str>, &str)> {
     let end = text.find(['"', '\\'])?;
     if text[end..].starts_with('"') {

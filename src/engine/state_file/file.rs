@@ -1,5 +1,5 @@
-//! The state file in use: read when a configuration names it, written by the prober, read again
-//! and again by processes that wait for that role.
+//! The open state file: read when a configuration names it, written by the prober, and polled by
+//! processes that publish what the prober of another table saves.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,35 +20,38 @@ use crate::sys::thread::spawn_quiet;
 
 const WRITER_STACK: usize = 64 * 1024;
 
-/// A content that does not read may be one that is being written: so often it is read again,
+/// How many times a content that does not read is read again: it may be one that is being written.
 const READ_AGAIN: u32 = 5;
-/// after so long.
+/// The pause before each of these reads.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
-/// A state file, by its name: where that comes to name another file, it is that one.
+/// A state file by its path. Where the path comes to name another file, that one is used from then
+/// on.
 pub struct Store {
     path: PathBuf,
-    /// No lock: a child may be forked while a thread is here.
+    /// Not a mutex: a child that is forked while a thread holds it would block for ever.
     file: ArcSwap<StateFile>,
-    /// How often the name was found to mean another file.
+    /// How often the path was found to name another file.
     moves: AtomicU64,
-    /// Whether its writer has said nothing for so long that it must be stopped.
+    /// Whether the file's writer has saved nothing for so long that it counts as stopped.
     silent: AtomicBool,
-    /// The process that has the right to write, as far as it knows itself.
+    /// The id of this process while it has the right to write, else 0. A child inherits its
+    /// parent's id, which is not its own.
     leader: AtomicU64,
-    /// The number of the content that this process wrote last, or found when it took the right.
+    /// The number of the content that this process wrote last, or that was the newest when it took
+    /// the right to write.
     written: AtomicU64,
-    /// What the writing thread does; see [`Work`].
+    /// The state of the writing thread.
     work: Work,
     requests: CommandRequests,
 }
 
-/// Who may write the file, and probes for all who share it.
+/// Who has the right to write the file, and probes for all processes that share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lead {
     Ours,
     Theirs,
-    /// The file cannot be used: who wants probes makes them himself.
+    /// The file cannot be locked: this process probes all the same, and saves nothing.
     Nobodys,
 }
 
@@ -74,8 +77,8 @@ impl Store {
         &self.path
     }
 
-    /// The file that bears the name now: it may have been removed or replaced, or the host
-    /// may have closed it. Where the name cannot be opened, the one there was.
+    /// The file that the path names now. It is opened again where the path names another file or
+    /// the host has closed the descriptor. Where that fails, the file that was open is used on.
     fn file(&self) -> Arc<StateFile> {
         let file = self.file.load_full();
         if !file.is_at(&self.path)
@@ -88,17 +91,18 @@ impl Store {
         file
     }
 
-    /// What the file says; nothing where it is new.
+    /// The content of the file; `None` where the file is empty.
     ///
     /// # Errors
-    /// Why its content is not used, for a log line.
+    /// Why the content cannot be used, for a log line.
     pub fn load(&self) -> Result<Option<Saved>, String> {
         let file = self.file();
         read_file(|offset, length| file.read_at(offset, length))
     }
 
-    /// The same, sure not to have met a writer at work. Blocks for a moment where the
-    /// content does not read.
+    /// Reads the file like [`Store::load`], and again up to 5 times at intervals of 5 ms where its
+    /// content does not read, which may be because it is being written. Blocks the calling thread
+    /// meanwhile.
     ///
     /// # Errors
     /// As [`Store::load`].
@@ -114,12 +118,14 @@ impl Store {
 
     // === The right to write ===
 
-    /// Takes the right to probe for all who share the file, or makes sure of it.
+    /// Takes the right to write the file and to probe for all processes that share it, or verifies
+    /// that this process still has it.
     ///
-    /// Its lock says nothing of a holder that is stopped. Where that is so, `displaced` being the
-    /// process whose part in this family was taken over, or the file having been silent for too
-    /// long, another lock gives the same right: that of the deputy. Whoever was stopped finds
-    /// another's content in the file, and gives its lock back.
+    /// The kernel keeps the writer's lock while its holder is stopped. The holder counts as stopped
+    /// where it is `displaced` (the process from which the lease of the table was taken) or where
+    /// the file has been silent for too long. A second lock, the deputy's, then gives the same
+    /// right. The stopped process, when it runs again, finds a newer content than its own in the
+    /// file and gives the writer's lock back.
     pub fn try_lead(&self, displaced: Option<u64>) -> Lead {
         let mut file = self.file();
         loop {
@@ -136,7 +142,8 @@ impl Store {
                 self.release(&file);
                 return Lead::Theirs;
             }
-            // The lock on a file that has lost its name in the meantime is worth nothing.
+            // The path may have come to name another file since: a lock on the old one keeps nobody
+            // from writing the new one.
             let now = self.file();
             if Arc::ptr_eq(&now, &file) {
                 self.work.keep_lock();
@@ -152,8 +159,8 @@ impl Store {
     }
 
     fn may_lead_with_lock(&self, file: &StateFile) -> bool {
-        // A deputy works until the one that it stands for has given the first lock back, which
-        // is now: it takes that lock the next time it looks.
+        // A deputy that has written since means that this process was stopped: it gives the
+        // writer's lock back, and the deputy takes it with its next role check.
         let may = file.holder(Part::Deputy).is_none()
             || self.silent.load(Ordering::Acquire)
             || (self.is_leader() && !self.is_overtaken(file));
@@ -170,7 +177,7 @@ impl Store {
             && file.try_lock(Part::Deputy).unwrap_or(false)
     }
 
-    /// Whether another process that may write has done so since this one did.
+    /// Whether another process holds a right to write and has written since this one did.
     fn is_overtaken(&self, file: &StateFile) -> bool {
         let has_rival = [Part::Writer, Part::Deputy]
             .into_iter()
@@ -178,18 +185,20 @@ impl Store {
         has_rival && newest(file) > self.written.load(Ordering::Acquire)
     }
 
-    /// Changes when the name means another file, which knows nothing yet.
+    /// Changes when the path names another file: that one is new and has to be written at once.
     pub fn moves(&self) -> u64 {
         self.moves.load(Ordering::Acquire)
     }
 
-    /// Says that the file's writer has been silent for longer than one that runs is, or not.
+    /// Records whether the file's writer has been silent for longer than a running writer ever is.
+    /// [`Store::try_lead`] then makes this process the deputy.
     pub fn set_silent(&self, is_silent: bool) {
         self.silent.store(is_silent, Ordering::Release);
     }
 
-    /// Gives the right to write back, at once or, where the writing thread is in the middle,
-    /// when that is done: nobody else may write before.
+    /// Gives the right to write back. Where the writing thread is in the middle of a content the
+    /// locks are released when it is done: another process that wrote before would mix its content
+    /// with this one's.
     pub fn step_down(&self) {
         self.leader.store(0, Ordering::Release);
         self.release(&self.file.load());
@@ -214,15 +223,16 @@ impl Store {
 
     // === Writing ===
 
-    /// A thread that writes what it is handed: a disk may be slow, a probe must not be.
-    /// It ends with its handle, once it has written what it was handed last.
+    /// Starts a thread that writes the contents it is given: a slow disk must not delay probes. The
+    /// thread ends when its handle is dropped, after it has written what is queued. `None` where
+    /// the system allows no thread.
     pub fn writer(self: &Arc<Self>, log: Arc<Log>) -> Option<Writer> {
         let (sender, contents) = sync_channel::<String>(1);
         let store = self.clone();
         spawn_quiet("nb-state", WRITER_STACK, move || {
             let mut failing = false;
             while let Ok(content) = contents.recv() {
-                // The next content is another try.
+                // A failure is logged once; the next content is the next try.
                 let written = store.write(&content);
                 if let (Err(e), false) = (&written, failing) {
                     log.write(
@@ -238,7 +248,8 @@ impl Store {
         Some(Writer(sender))
     }
 
-    /// Writes a content, unless this process has lost the right to.
+    /// Writes a content. Does nothing where this process has no right to write, or where another
+    /// thread of it still writes.
     fn write(&self, content: &str) -> std::io::Result<()> {
         if !self.work.begin() {
             return Ok(());
@@ -248,7 +259,7 @@ impl Store {
             write_content(&file, content)
                 .map(|number| self.written.store(number, Ordering::Release))
         } else {
-            // Another process took over while this one was stopped.
+            // This process has stepped down, or another one took over while this one was stopped.
             Ok(())
         };
         if self.work.end() {
@@ -260,36 +271,38 @@ impl Store {
 
     // === Requests ===
 
-    /// The request that waits for an answer, if there is one after number `answered`.
+    /// The request that waits for an answer, if its number is higher than `answered`.
     pub fn request(&self, answered: u64) -> Option<CommandRequest> {
         self.requests.read(&self.file.load(), answered)
     }
 
-    /// Puts a request where the file's writer finds it, or goes on waiting for the answer to the
-    /// one that was put there. False where another process's request is in the way.
+    /// Writes a request for the file's writer, or keeps waiting where this process's last one is
+    /// not answered yet. `answered`: the number of the last request that was answered. False where
+    /// another process's request occupies the place, or it cannot be written.
     pub fn ask(&self, body: &str, answered: u64) -> bool {
         self.requests.ask(&self.file.load(), body, answered)
     }
 
-    /// Makes room for others' requests.
+    /// Gives the place of the request back to other processes.
     pub fn stop_asking(&self) {
         self.requests.leave(&self.file.load());
     }
 }
 
-/// The number of the newest content, as its head says.
+/// The number of the newest content, as the heads say; 0 where there is none.
 fn newest(file: &StateFile) -> u64 {
     let page = file.read_at(0, PAGE).unwrap_or_default();
     heads(&page).first().map_or(0, |head| head.number)
 }
 
-/// Writes a content in its turn and gives its number: where it fails, the one before stays.
+/// Writes a content where neither the content in force nor its head is, and returns the new
+/// content's number. Where this fails, the content before stays in force.
 fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
     if content.len() > FILE_MAX {
         return Err(std::io::ErrorKind::FileTooLarge.into());
     }
     let page = file.read_at(0, PAGE)?;
-    // That content counts to which a reader would come.
+    // The content in force: the newest one that a reader would accept.
     let last = heads(&page).into_iter().find(|head| {
         file.read_at(head.offset, head.length)
             .is_ok_and(|bytes| fits(head, &bytes))
@@ -297,13 +310,15 @@ fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
     let number = heads(&page)
         .first()
         .map_or(1, |head| head.number.saturating_add(1));
-    // The other sector than that of the content that counts.
+    // The number's parity selects the head's sector, which must not be that of the content in
+    // force.
     let number = match &last {
         Some(last) if (number - last.number).is_multiple_of(2) => number + 1,
         _ => number,
     };
     let head = Head::after(last.as_ref(), number, content);
-    // In a file of version 1 this lies behind all that it says.
+    // A file of version 1 has its only content from byte 0 on: the new content goes behind all of
+    // it.
     let head = match file.length()? {
         length if !has_title(&page) && length > 0 => head.moved_behind(length),
         _ => head,
@@ -321,7 +336,7 @@ fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
         file.write_at(0, &first)?;
     }
     file.sync()?;
-    // What is behind both contents is of a longer one before them.
+    // Bytes behind both contents are left from a longer content before them.
     let end = last.map_or(0, |last| last.end()).max(head.end());
     if file.length()? > end {
         file.set_length(end)?;
@@ -329,24 +344,24 @@ fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
     Ok(head.number)
 }
 
-/// Hands contents to the writing thread.
+/// The handle of the writing thread.
 pub struct Writer(SyncSender<String>);
 
 impl Writer {
-    /// False where the last content is still being written.
+    /// Queues a content. False where another one is queued still.
     pub fn write(&self, content: String) -> bool {
         self.0.try_send(content).is_ok()
     }
 }
 
-/// What the writing thread does, and whether it is to give the lock back afterwards. With the
-/// process id: a child inherits the word, but not the thread.
+/// Whether the writing thread is at work, and whether it has to release the locks afterwards. The
+/// word holds the process id too: a child inherits the word but not the thread.
 #[derive(Default)]
 struct Work(AtomicU64);
 
 const IDLE: u64 = 0;
 const WRITING: u64 = 1;
-/// Writing, and the lock is not wanted any more.
+/// The thread writes, and has to release the locks when it is done.
 const LEAVING: u64 = 2;
 const STATES: u64 = 4;
 
@@ -362,7 +377,7 @@ impl Work {
             .is_ok()
     }
 
-    /// False where another thread of this process writes still.
+    /// The thread starts to write. False where another thread of this process still writes.
     fn begin(&self) -> bool {
         let seen = self.0.load(Ordering::Acquire);
         if seen / STATES == pid() && seen % STATES != IDLE {
@@ -378,7 +393,7 @@ impl Work {
             .is_ok()
     }
 
-    /// Whether the lock is to be given back now.
+    /// The thread is done. True where it has to release the locks now.
     fn end(&self) -> bool {
         if self.change(WRITING, IDLE) {
             return false;
@@ -387,12 +402,13 @@ impl Work {
         true
     }
 
-    /// True where the writing thread will give the lock back.
+    /// True where the writing thread is at work and will release the locks; false where the caller
+    /// has to.
     fn leave_lock(&self) -> bool {
         self.change(WRITING, LEAVING) || self.0.load(Ordering::Acquire) == Self::word(LEAVING)
     }
 
-    /// The lock is wanted after all.
+    /// The process has the right to write again: the thread must not release the locks.
     fn keep_lock(&self) {
         self.change(LEAVING, WRITING);
     }
@@ -419,7 +435,7 @@ mod tests {
             store.write(&format!("saved {ms}\n")).unwrap();
             assert_eq!(store.load().unwrap().unwrap().saved_ms, ms);
         }
-        // The one before is still there: a newest one that is damaged is not missed.
+        // The content before is still there: it is used when the newest one is damaged.
         let path = dir.join("state");
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.windows(8).rposition(|w| w == b"saved 3\n").unwrap();
@@ -451,7 +467,7 @@ mod tests {
         assert!(!work.begin());
         assert!(work.leave_lock() && work.leave_lock());
         assert!(work.end());
-        // Wanted again before the writer was done.
+        // The right was taken again before the writer was done.
         assert!(work.begin() && work.leave_lock());
         work.keep_lock();
         assert!(!work.end());
@@ -489,7 +505,7 @@ mod tests {
         let request = store.request(0).unwrap();
         assert_eq!(request.body, "operator what=\"node:a\" state=drain\n");
         assert!(store.request(request.number).is_none());
-        // Contents leave it alone, and it them.
+        // Contents do not overwrite the request, nor the request the contents.
         assert_eq!(store.try_lead(None), Lead::Ours);
         store.write("saved 1\n").unwrap();
         assert_eq!(store.request(0).unwrap(), request);

@@ -1,4 +1,4 @@
-//! What a state file says: the verdicts of a table, and what operators have set, as text.
+//! The content of a state file: the verdicts of a table and the operators' settings, as text.
 //!
 //! ```text
 //! saved 1795373316540
@@ -8,12 +8,12 @@
 //! answer 12 ok
 //! ```
 //!
-//! `docs/formats.md` describes every line. A line of a kind that this version does not know is kept
-//! and written again; so is nothing else of what it does not know, so that what is to survive
-//! an older writer has to be a line of its own.
+//! `docs/formats.md` describes every line. A line of an unknown kind is kept and written again; an
+//! unknown field of a known line is lost. So what a later version adds has to be a line of its own
+//! if it is to survive an older writer.
 //!
-//! Nothing in a file is trusted: a content whose checksum fails, or with a line of a known kind
-//! that does not read, is refused as a whole.
+//! A content is refused as a whole where its checksum fails, or where a line of a known kind does
+//! not read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,10 +31,11 @@ use crate::engine::verdicts::{
 };
 use crate::sys::clock;
 
-/// Lines of unknown kinds that are kept, in bytes: a file must not grow without end.
+/// How many bytes of unknown lines are kept: a file must not grow without bound.
 const UNKNOWN_MAX: usize = 1024 * 1024;
 
-/// The content for all targets of a configuration.
+/// The content for all targets of a configuration. `answer`: the last request that was handled;
+/// `unknown`: lines that were read from the file and are written again.
 pub fn encode(
     config: &Config,
     table: &VerdictTable,
@@ -121,7 +122,7 @@ fn target_line(hash: IdentityHash, settings: usize, record: &Record, key: &str) 
     line
 }
 
-/// The line of what an operator has set; a request has the same.
+/// The line of an operator's setting. Requests contain the same lines.
 pub fn operator_line(operator: &Operator) -> String {
     let mut line = "operator".to_owned();
     put_quoted(&mut line, "what", &operator.what);
@@ -137,10 +138,10 @@ pub fn operator_line(operator: &Operator) -> String {
     line
 }
 
-/// What a file's bytes say.
+/// Reads the bytes of a whole file.
 ///
 /// # Errors
-/// Why they are no state, for a log line.
+/// Why they cannot be used, for a log line.
 pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     let read = |offset: u64, length: usize| {
         let start = usize::try_from(offset)
@@ -152,11 +153,11 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     read_file(read).and_then(|saved| saved.ok_or_else(|| "not a state file".to_owned()))
 }
 
-/// The same for a file that is read piece by piece; nothing where it is new. `read` gives as
-/// much as there is of so many bytes at an offset.
+/// Reads a file piece by piece; `None` where the file is empty. `read(offset, length)` returns at
+/// most `length` bytes, fewer at the end of the file.
 ///
 /// # Errors
-/// Why it is no state, for a log line.
+/// Why it cannot be used, for a log line.
 pub(super) fn read_file(
     mut read: impl FnMut(u64, usize) -> std::io::Result<Vec<u8>>,
 ) -> Result<Option<Saved>, String> {
@@ -261,7 +262,7 @@ fn read_target(
             "certificate_logged" => record.certificate_logged_ms = value.parse().ok()?,
             "error" if value.len() > ERROR_MAX => return None,
             "error" => record.error = (!value.is_empty()).then(|| value.to_owned()),
-            // For people, or of a version to come.
+            // Fields for people (`verdict`, `key`), and those of later versions.
             _ => {}
         }
     }
@@ -272,7 +273,7 @@ fn read_gate(field: &str) -> Option<Gate> {
     field.parse().ok().map(Gate::unpack)
 }
 
-/// What follows `operator` in a line.
+/// Reads an operator's setting: the part of its line after `operator `.
 pub fn read_operator(rest: &str) -> Option<Operator> {
     let mut setting = None;
     let mut operator = Operator {
@@ -441,7 +442,7 @@ mod tests {
         let read = |bytes: &[u8]| decode(bytes).map(|saved| saved.number);
         assert_eq!(read(&whole), Ok(9));
         let head = |number: usize| if number.is_multiple_of(2) { 512 } else { 1024 };
-        // Whatever becomes of the newer one, the older one stays.
+        // Whichever part of the newer content is damaged, the older one is read.
         let new_at = whole.windows(6).rposition(|w| w == b"node a").unwrap();
         for at in [head(9), new_at] {
             let mut damaged = whole.clone();

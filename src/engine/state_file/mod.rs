@@ -1,5 +1,5 @@
-//! The state file: what is known of the targets, kept across restarts and shared by processes
-//! that no fork relates.
+//! The state file: verdicts and operators' settings, kept across restarts and shared by processes
+//! that do not share a table because neither is forked from the other.
 //!
 //! | file | what it is |
 //! |---|---|

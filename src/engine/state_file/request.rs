@@ -1,8 +1,9 @@
-//! Requests to the process that writes the file: by the command, and by processes that share the
-//! file and were told something that all of them must know.
+//! Requests to the process that writes the state file. They come from the command, and from
+//! processes that share the file and in which an operator has set something.
 //!
-//! There is room for one. Whoever asks takes the lock of that room, writes, and keeps the lock
-//! until a content says that its number is answered: a process that dies gives it back so.
+//! There is room for one request. A process takes the lock of that room, writes its request, and
+//! keeps the lock until a content answers its number. The kernel releases the lock of a process
+//! that dies.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,12 +14,12 @@ use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 use crate::sys::state_file::{Part, StateFile};
 
-/// What somebody asks for.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandRequest {
-    /// Higher than that of the one before.
+    /// Higher than the number of the request before.
     pub number: u64,
-    /// Lines; each is answered together with all others.
+    /// One or more lines; there is one answer for all of them.
     pub body: String,
 }
 
@@ -33,7 +34,7 @@ impl CommandRequest {
         )
     }
 
-    /// None where there is none, or it is being written.
+    /// `None` where there is no request, or where it is being written.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let text = bytes.split(|&byte| byte == 0).next()?;
         let text = std::str::from_utf8(text).ok()?;
@@ -50,23 +51,23 @@ impl CommandRequest {
     }
 }
 
-/// The request of this process that is under way: its number, and whose it is, since a child
-/// inherits the word but not the lock.
+/// The request of this process that is not answered yet: its number and the process that wrote it.
+/// A child inherits these words but not the lock, so the process id has to match.
 #[derive(Default)]
 pub(super) struct CommandRequests {
     asked: AtomicU64,
     asker: AtomicU64,
-    /// When, in `CLOCK_MONOTONIC` nanoseconds.
+    /// When it was written, in `CLOCK_MONOTONIC` nanoseconds.
     asked_ns: AtomicU64,
 }
 
-/// A request that was not answered for so long is put there again: its writer may have been one
-/// of an earlier version, which knows of none and writes over it.
+/// A request that has no answer after this time is written again: the file's writer may be of an
+/// earlier version, which knows no requests and overwrites it.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 impl CommandRequests {
     pub(super) fn read(&self, file: &StateFile, answered: u64) -> Option<CommandRequest> {
-        // A short read first: most of the time there is nothing new.
+        // A short read first: mostly there is no new request.
         let start = file.read_at(REQUESTS_AT, 32).ok()?;
         let number = std::str::from_utf8(&start).ok()?.strip_prefix("request ")?;
         let number: u64 = number.split(' ').next()?.parse().ok()?;
@@ -100,7 +101,8 @@ impl CommandRequests {
             self.leave(file);
             return false;
         }
-        // Up to the end of a page: what was there before it ends here.
+        // Zeroes up to the end of the page end the request: the rest of a longer one before it is
+        // not read.
         bytes.resize(bytes.len().next_multiple_of(PAGE).min(REQUEST_MAX), 0);
         let done = file.write_at(REQUESTS_AT, &bytes).is_ok();
         if done {

@@ -1,4 +1,4 @@
-//! What a state file says, whatever its version.
+//! The content of a state file, whichever version it was read from.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,25 +12,25 @@ use crate::sys::clock;
 pub struct Saved {
     /// The content's number; 0 in a file of version 1.
     pub number: u64,
-    /// Milliseconds since 1970.
+    /// When it was written, in milliseconds since 1970.
     pub saved_ms: u64,
     pub targets: HashMap<IdentityHash, SavedTarget>,
     pub operators: Vec<Operator>,
-    /// The last request that its writer has seen to, and what it said.
+    /// The last request that the file's writer has handled, and its answer.
     pub answer: Option<RequestAnswer>,
-    /// Lines of kinds that this version does not know.
+    /// Lines of kinds that this version does not know, to be written again as they are.
     pub unknown: Vec<String>,
 }
 
-/// What is said of one target.
+/// What the file says of one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SavedTarget {
     pub record: Record,
-    /// How its writer judges it and how often it probes it: see `text::settings`.
+    /// The thresholds and intervals with which its writer probes it, see `text::settings`.
     pub settings: Arc<str>,
 }
 
-/// What became of a request.
+/// The answer to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestAnswer {
     /// The request's number.
@@ -40,10 +40,11 @@ pub struct RequestAnswer {
 }
 
 impl Saved {
-    /// Whether its verdicts are no older than this.
+    /// Whether the content is no older than `max_age`.
     pub fn is_within(&self, max_age: Duration) -> bool {
         let age = clock::unix_ms().checked_sub(self.saved_ms);
-        // A time in the future is no age to go by.
+        // A time in the future means that the clock was set back: the age is unknown, so the
+        // content counts as too old.
         age.is_some_and(|age| age <= clock::ms(max_age))
     }
 }

@@ -1,4 +1,4 @@
-//! What the texts of both formats have in common.
+//! What both versions of the format share.
 
 use std::fmt::Write as _;
 
@@ -17,8 +17,8 @@ pub(super) fn hex_sum(bytes: &[u8]) -> String {
     hex
 }
 
-/// How a target is judged and how often it is probed: what two configurations must have in
-/// common for one process to rely on what the other one goes on finding out.
+/// A target's intervals and thresholds as text. A process relies on verdicts in the state file only
+/// where its writer probes with the same ones.
 pub fn settings(config: &Config, target: &Target) -> String {
     let time = humantime::format_duration;
     let policy = &target.policy;
@@ -47,7 +47,8 @@ pub(super) fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Start times are kept by the wall clock: the monotonic one begins anew with each boot.
+/// Converts a start time for the file, which holds wall-clock times: the monotonic clock starts
+/// anew with each boot. 0 (never) stays 0.
 pub(super) fn to_unix_ms(monotonic_ns: u64) -> u64 {
     if monotonic_ns == 0 {
         return 0;
@@ -57,7 +58,7 @@ pub(super) fn to_unix_ms(monotonic_ns: u64) -> u64 {
     u64::try_from(unix_ns / 1_000_000).unwrap_or(0)
 }
 
-/// A time in the future, or before this boot, counts as never.
+/// The inverse of [`to_unix_ms`]. A time in the future or before this boot becomes 0 (never).
 pub(super) fn to_monotonic_ns(unix_ms: u64) -> u64 {
     if unix_ms == 0 {
         return 0;
@@ -67,7 +68,7 @@ pub(super) fn to_monotonic_ns(unix_ms: u64) -> u64 {
     let then = u64::try_from(then).unwrap_or(0);
     let now = clock::monotonic_ns();
     match then.checked_sub(now) {
-        // What the comparison of two clocks makes of this very moment.
+        // Converting the present moment between two clocks may give a time slightly ahead.
         Some(ahead) if ahead < 1_000_000_000 => now,
         Some(_) => 0,
         None => then,

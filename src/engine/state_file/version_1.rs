@@ -1,4 +1,4 @@
-//! Version 1 of the state file, which is read where it is found: one content with one checksum
+//! Version 1 of the state file, which is read but no longer written: one content with one checksum
 //! at its end, and one line of settings for all targets.
 //!
 //! ```text
@@ -9,7 +9,8 @@
 //! sha256 …
 //! ```
 //!
-//! What follows the checksum is ignored: a writer that died had not yet cut the end off.
+//! What follows the checksum is ignored: it is the rest of a longer content, whose writer died
+//! before it truncated the file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,10 @@ use crate::engine::verdicts::{ERROR_MAX, IdentityHash, Record};
 
 pub(super) const TITLE: &str = "nauthilus_backend state 1";
 
-/// What a file's bytes say.
+/// Reads the bytes of a whole file.
 ///
 /// # Errors
-/// Why they are no state, for a log line.
+/// Why they cannot be used, for a log line.
 pub(super) fn decode(bytes: &[u8]) -> Result<Saved, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not a state file".to_owned())?;
     if !text.starts_with(TITLE) {
@@ -105,7 +106,7 @@ fn read_gate(field: &str) -> Option<Gate> {
     field.parse().ok().map(Gate::unpack)
 }
 
-/// The inverse of `{:?}` for the texts that errors are: printable, one line.
+/// The inverse of `{:?}` for error texts, which are printable and one line.
 fn read_error(rest: &str) -> Option<Option<String>> {
     let rest = rest.strip_prefix('"')?;
     let mut text = String::new();
@@ -115,7 +116,7 @@ fn read_error(rest: &str) -> Option<Option<String>> {
             '"' => break,
             '\\' => match characters.next()? {
                 c @ ('"' | '\\' | '\'') => text.push(c),
-                // Whatever else was escaped was not printable.
+                // `{:?}` escapes nothing else that is printable.
                 _ => text.push('?'),
             },
             c if c.is_control() => return None,
@@ -157,7 +158,7 @@ mod tests {
         }
     }
 
-    /// As version 1 wrote it.
+    /// The line as version 1 wrote it.
     fn line(hash: IdentityHash, record: &Record) -> String {
         let deep = record
             .deep
@@ -228,7 +229,7 @@ mod tests {
     #[test]
     fn every_change_of_a_byte_is_noticed() {
         let whole = file(&[line([1, 2], &record())]).into_bytes();
-        // The line's end after the checksum says nothing.
+        // The line feed after the checksum is not checked.
         for at in 0..whole.len() - 1 {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
