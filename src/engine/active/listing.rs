@@ -1,4 +1,4 @@
-//! Which servers the list of alive targets shows, and at which address.
+//! The list of alive servers and their addresses, and what `status()` shows of targets.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::engine::target::{Host, Protocol, Target};
 use crate::engine::verdicts::health::Verdict;
 use crate::engine::verdicts::{OperatorState, Record};
 
-/// A server as one snapshot shows it.
+/// A server of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendServer {
     pub target: Arc<Target>,
@@ -29,13 +29,13 @@ pub struct Snapshot {
 pub struct TargetStatus {
     pub target: Arc<Target>,
     pub record: Record,
-    /// What operators say of it.
+    /// The state that operators have set.
     pub state: OperatorState,
     /// What a server object of this target shows as `ip`.
     pub ip: String,
 }
 
-/// How many of a protocol's targets are alive.
+/// A protocol in panic, and how many of its targets are alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panic {
     pub protocol: Protocol,
@@ -44,7 +44,7 @@ pub struct Panic {
 }
 
 impl ActiveConfig {
-    /// Whether a target with this verdict is in the list, if it is not in panic.
+    /// Whether a target with this verdict is listed while its protocol is not in panic.
     pub fn lists(&self, verdict: Verdict) -> bool {
         match verdict {
             Verdict::Alive => true,
@@ -82,7 +82,7 @@ impl ActiveConfig {
         }
     }
 
-    /// The address at which the list shows a target; none where it does not.
+    /// The `ip` with which a target is listed; `None` where it is not listed.
     pub(super) fn shown(
         &self,
         target: &Target,
@@ -114,7 +114,7 @@ impl ActiveConfig {
         self.panicking_by(verdicts, &self.operator_settings())
     }
 
-    /// The same, from the verdicts of all targets in their order.
+    /// The protocols in panic, from the verdicts of all targets in configured order.
     fn panicking_by(
         &self,
         verdicts: impl Iterator<Item = Verdict>,
@@ -130,7 +130,7 @@ impl ActiveConfig {
             of: 0,
         });
         let pairs = self.config.targets.iter().zip(verdicts);
-        // Those that operators took out are none of the share.
+        // Targets that operators have taken out count neither as alive nor as dead.
         for (target, verdict) in pairs.filter(|(target, _)| settings.lists(target)) {
             if let Some(count) = counts.iter_mut().find(|c| c.protocol == target.protocol) {
                 count.of += 1;
@@ -161,7 +161,7 @@ impl ActiveConfig {
     }
 }
 
-/// What a server object shows as `ip`.
+/// The `ip` of a server object: the address, or the host name where no address is known.
 pub fn shown_ip(target: &Target, address: Option<IpAddr>) -> String {
     match (&target.host, address) {
         (Host::Ip(ip), _) => ip.to_string(),

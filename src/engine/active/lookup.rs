@@ -1,4 +1,5 @@
-//! Targets by what a host knows of them: an address, a host name, the user of their checks.
+//! Finds targets by what a host knows of them: an address, a host name, the user name of their
+//! checks.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use crate::engine::target::{Host, Target};
 use crate::engine::verdicts::Slot;
 use crate::sys::clock;
 
-/// Reports of one target are taken at most this often.
+/// A report of a target within this time after the last one is ignored: the probe that the first
+/// one requested is under way.
 const REPORT_GAP: Duration = Duration::from_millis(100);
 
 impl ActiveConfig {
-    /// Asks for a probe of the target at this address now; false where there is none. A
-    /// report too soon after another one is counted as part of that.
+    /// Requests a probe of the targets at this address now; false where there is none. A report
+    /// within 100 ms after another one has no further effect.
     pub fn report_failure(&self, host: &str, port: u16) -> bool {
         let mut known = false;
         let wanted = Wanted::new(host);
@@ -27,7 +29,8 @@ impl ActiveConfig {
         known
     }
 
-    /// The targets at an address: by the configured host, or by the address in use.
+    /// The targets at a host and port. `host` is compared with the configured host and with the
+    /// address in use.
     pub fn targets_at<'a>(
         &'a self,
         host: &'a str,
@@ -68,7 +71,8 @@ impl ActiveConfig {
             .find_map(|(target, slot)| self.address_of(target, *slot))
     }
 
-    /// The address that the last good probe used, or that the name had at the configuration.
+    /// The address that the last good probe used, or else the one that the name had when it was
+    /// configured.
     fn address_of(&self, target: &Target, slot: Slot) -> Option<IpAddr> {
         let used = self.table.read_brief(slot).1;
         used.or_else(|| self.names.load().address_of(target))
@@ -85,7 +89,7 @@ impl ActiveConfig {
     }
 }
 
-/// A host that is looked for among the targets, read once for all of them.
+/// A host to compare with all targets, parsed once.
 struct Wanted<'a> {
     name: &'a str,
     ip: Option<IpAddr>,

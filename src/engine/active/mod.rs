@@ -1,7 +1,9 @@
-//! The configuration in force: its targets, and where their verdicts are.
+//! The active configuration: its targets, and the slots of the shared table that hold their
+//! verdicts.
 //!
-//! `succession` is how one follows another, `listing` what the list shows, `names` what its host
-//! names meant when it was configured.
+//! `succession` replaces one by the next, `listing` makes the list of alive servers, `lookup` finds
+//! targets by address, `operators` and `routing` apply what operators set and where users belong,
+//! and `names` keeps the addresses of host names.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,51 +35,53 @@ mod succession;
 
 pub use routing::NodeStatus;
 
-/// A file keeps times in whole milliseconds of a clock that is slowly set right: two that
-/// differ by no more than this may be one.
+/// The state file keeps start times in whole milliseconds of the wall clock, which NTP may slew:
+/// two times that differ by no more than this count as equal.
 const SAME_TIME: Duration = Duration::from_millis(10);
 
-/// A configuration in force.
+/// The active configuration.
 pub struct ActiveConfig {
     pub config: Arc<Config>,
     pub table: Arc<VerdictTable>,
-    /// Of the configuration's targets, in their order. Equal targets share a slot.
+    /// The slots of the configuration's targets, in their order. Equal targets share a slot.
     pub slots: Vec<Slot>,
-    /// What the table's epoch is while this configuration is the one to be probed.
+    /// The table's epoch while this configuration is in force; a prober stops when they differ.
     pub epoch: u64,
-    /// The process whose table this is: it alone gives out slots.
+    /// The process that owns the table: it alone assigns slots.
     owner: u64,
-    /// The first target of each identity, by its hash.
+    /// The index of the first target of each identity, sorted by the identity's hash.
     by_identity: Vec<u32>,
     nodes: Nodes,
     names: ArcSwap<KnownNames>,
     pub store: Option<Arc<Store>>,
 }
 
-/// What a process is to the others that serve the same configuration.
+/// The role of a process among those that serve the same configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// It probes, and publishes what it finds.
+    /// It probes and publishes the outcomes.
     Prober,
-    /// The prober is of another family and writes the state file; this process publishes
-    /// for its own family what it reads there, and probes what it does not find there.
+    /// The prober uses another table and writes the state file. This process publishes in its own
+    /// table what the file says, and probes the targets that the file does not cover.
     Reader,
-    /// Another process of the family does either.
+    /// Another process that shares the table has one of the two other roles.
     Waiting,
 }
 
-/// What a configuration begins with: its state file, what that said, and its names.
+/// What a configuration starts with: its state file, the file's content, and the addresses of its
+/// host names.
 #[derive(Default)]
 pub struct State {
     pub store: Option<Arc<Store>>,
     pub saved: Option<Saved>,
-    /// What the configuration's names are known to mean.
+    /// The addresses of the configuration's host names.
     pub names: KnownNames,
 }
 
 impl ActiveConfig {
-    /// Publishes what a prober of another family saved, where no later probe of ours says
-    /// otherwise; the targets that it probes as this configuration would.
+    /// Publishes the verdicts of a state file that another process writes, except where a probe of
+    /// this table is more recent. Returns the targets that the file's writer probes with the same
+    /// intervals and thresholds.
     pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
         let mut served = HashSet::new();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
@@ -91,16 +95,17 @@ impl ActiveConfig {
             served.insert(*slot);
             let (seen, known) = self.table.read_seen(*slot);
             if *record != known && is_as_recent(record, &known) {
-                // Where a probe was published meanwhile, the next reading decides.
+                // Fails where a probe was published meanwhile; the next poll of the file compares
+                // again.
                 self.publish(target, *slot, (seen, &known), record, None);
             }
         }
         served
     }
 
-    /// Stores what is known of a target now, made from what was seen before; readers get a new
-    /// generation where the list shows it. False where something else was stored since, or
-    /// another process has taken this one's part over: then nothing is stored.
+    /// Stores the record `after`, which was computed from `before` as read at sequence number
+    /// `seen`. Readers get a new generation where it changes the list. Returns false and stores
+    /// nothing where the slot was written since, or another process has taken the lease.
     pub fn publish(
         &self,
         target: &Target,
@@ -112,7 +117,7 @@ impl ActiveConfig {
         let shows = |record: &Record| self.shown(target, record.verdict(), record.address);
         let turns = before.verdict() != after.verdict();
         let same = !turns && before.address == after.address;
-        // Where panic is possible, each verdict may change what is listed of others.
+        // With a panic threshold, each verdict may also change which other targets are listed.
         let may_panic = self.config.panic_threshold > 0;
         let changes = !same && (turns && may_panic || shows(before) != shows(after));
         let is_published = self.table.write_seen(slot, seen, after, changes, sample);
@@ -130,7 +135,8 @@ impl ActiveConfig {
         is_published
     }
 
-    /// Whether a role in one of the two is the same role in the other.
+    /// Whether both use the same table and state file, so that a role in one of them is also the
+    /// role in the other.
     pub fn shares_with(&self, other: &Self) -> bool {
         let same_file = match (&self.store, &other.store) {
             (None, None) => true,
@@ -140,8 +146,8 @@ impl ActiveConfig {
         same_file && Arc::ptr_eq(&self.table, &other.table)
     }
 
-    /// Finds this process's role: takes it, or makes sure that it still has it. Who has to wait
-    /// takes it over by its `standby` where the holder is stopped.
+    /// Takes a role for this process, or verifies that it still has it. With a `standby` a waiting
+    /// process takes the lease over from a holder that counts as stopped.
     ///
     /// # Errors
     /// `NotConnected` where the host has closed a descriptor of ours; else what the system
@@ -189,7 +195,7 @@ impl ActiveConfig {
         );
     }
 
-    /// Gives back whatever role this process has.
+    /// Gives back the lease and the right to write the state file, as far as this process has them.
     pub fn leave_role(&self, pid: u64) {
         self.table.give_up_lease(pid);
         if let Some(store) = &self.store {
@@ -205,8 +211,8 @@ impl ActiveConfig {
         }
     }
 
-    /// How long a target's certificate still lasts, where `cert_warn` wants to hear of it;
-    /// zero once it has ended.
+    /// How long a target's certificate is still valid, where that is at most `cert_warn`; zero once
+    /// it has expired.
     pub fn certificate_ends_within(&self, record: &Record) -> Option<Duration> {
         let warn = self.config.cert_warn;
         certificate_left(record.not_after).filter(|&left| !warn.is_zero() && left <= warn)
@@ -224,14 +230,14 @@ impl ActiveConfig {
     }
 }
 
-/// Whether no probe that `known` tells of started after those that `record` tells of.
+/// Whether the last probes in `record` started no earlier than those in `known`.
 fn is_as_recent(record: &Record, known: &Record) -> bool {
     let leeway = clock::ns(SAME_TIME);
     record.connect_started_ns.saturating_add(leeway) >= known.connect_started_ns
         && record.deep_started_ns.saturating_add(leeway) >= known.deep_started_ns
 }
 
-/// How long a certificate lasts; zero once it has ended.
+/// How long a certificate is still valid; zero once it has expired.
 fn certificate_left(not_after: Option<i64>) -> Option<Duration> {
     let now = i64::try_from(clock::unix_ms() / 1000).ok()?;
     let left = not_after?.saturating_sub(now);

@@ -1,8 +1,8 @@
-//! What a configuration's host names meant when it was configured.
+//! The addresses of a configuration's host names at the time it was configured.
 //!
-//! nginx's mail proxy takes addresses only, and its master probes nothing: names are looked up
-//! there while it reads its configuration, as nginx does for its own upstreams, and the workers
-//! that it forks know the answers.
+//! nginx's mail proxy takes addresses only, and a worker needs one before its first probe has
+//! resolved the name. So the master, which never probes, resolves the names while it reads its
+//! configuration, as nginx does for its own upstreams, and the workers inherit the addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::engine::config::Config;
 use crate::engine::probe::resolve::resolve_here;
 use crate::engine::target::{Host, HostName, Target};
 
-/// Addresses of names.
+/// Addresses by host name.
 #[derive(Clone, Debug, Default)]
 pub struct KnownNames {
     found: HashMap<HostName, Arc<[IpAddr]>>,
@@ -22,7 +22,8 @@ pub struct KnownNames {
 }
 
 impl KnownNames {
-    /// No name. `is_required`: a name without an address is of no use to this host.
+    /// No addresses. `is_required`: the host takes addresses only, so a name without one is not
+    /// listed.
     pub fn none(is_required: bool) -> Self {
         Self {
             found: HashMap::new(),
@@ -30,9 +31,8 @@ impl KnownNames {
         }
     }
 
-    /// Looks the names of `config` up, one after the other, and blocks the calling thread for as
-    /// long as the system's resolver takes. None is begun after the configuration's
-    /// `connect_timeout`.
+    /// Resolves the names of `config` one after the other. Blocks the calling thread for as long as
+    /// the system's resolver takes; no lookup is started once `connect_timeout` has passed.
     pub fn look_up(config: &Config, is_required: bool) -> Self {
         let begun = Instant::now();
         let mut known = Self::none(is_required);
@@ -43,7 +43,8 @@ impl KnownNames {
             if let Host::Name(name) = &target.host
                 && !known.found.contains_key(name)
             {
-                // What has no address is not asked for again by each of its targets.
+                // A failed lookup is kept as well, so that other targets with the same name do not
+                // repeat it.
                 let addresses = resolve_here(name).unwrap_or_else(|| [].into());
                 known.found.insert(name.clone(), addresses);
             }
@@ -51,12 +52,12 @@ impl KnownNames {
         known
     }
 
-    /// Whether a name without an address is of no use to this host.
+    /// Whether a name without an address is not listed.
     pub fn is_required(&self) -> bool {
         self.is_required
     }
 
-    /// All that is known of a target's name.
+    /// The addresses of a target's host name; empty for an address.
     pub fn addresses_of(&self, target: &Target) -> &[IpAddr] {
         match &target.host {
             Host::Name(name) => self.found.get(name).map_or(&[], |found| found),
@@ -70,12 +71,13 @@ impl KnownNames {
 }
 
 impl ActiveConfig {
-    /// What the host names meant when they were last configured.
+    /// The addresses of the host names when they were last configured.
     pub fn names(&self) -> Arc<KnownNames> {
         self.names.load_full()
     }
 
-    /// The same configuration was given again, and its names were looked up again.
+    /// Replaces the addresses after the same configuration was given again. They may change the
+    /// list, so readers get a new generation.
     pub fn set_names(&self, names: KnownNames) {
         self.names.store(Arc::new(names));
         self.table.bump_generation();

@@ -1,4 +1,4 @@
-//! What operators have set, as the targets of a configuration need it.
+//! Operators' settings, applied to the targets and nodes of the active configuration.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::engine::target::Target;
 use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Set, Setting};
 use crate::sys::clock;
 
-/// How nodes are named beside targets.
+/// The prefix of a node's name, which tells it from a target's key.
 const NODE: &str = "node:";
 
-/// The settings that are in force at one moment.
+/// The settings that were in force when they were read.
 #[derive(Debug, Default)]
 pub struct OperatorSettings {
     states: HashMap<String, OperatorState>,
@@ -19,7 +19,7 @@ pub struct OperatorSettings {
 }
 
 impl OperatorSettings {
-    /// What is said of a target, by itself or with its node; the stricter of the two.
+    /// The state of a target: its own or its node's, whichever is stricter.
     pub fn state_of(&self, target: &Target) -> OperatorState {
         if self.states.is_empty() {
             return OperatorState::Auto;
@@ -28,12 +28,12 @@ impl OperatorSettings {
         of(&target.key()).max(of(&format!("{NODE}{}", target.node())))
     }
 
-    /// Whether operators leave a target in the list.
+    /// Whether operators' settings allow a target in the list.
     pub fn lists(&self, target: &Target) -> bool {
         self.state_of(target) == OperatorState::Auto
     }
 
-    /// What a node's weight was set to; none where the configuration says it.
+    /// The weight that was set for a node; `None` where the configured one applies.
     pub fn weight_of(&self, node: &str) -> Option<u16> {
         self.weights.get(&format!("{NODE}{node}")).copied()
     }
@@ -47,12 +47,12 @@ pub struct OperatorRequest {
     pub setting: Setting,
     pub reason: String,
     pub by: String,
-    /// How long it is to last; none: until it is set again.
+    /// How long it lasts; `None`: until it is set again.
     pub lasting: Option<Duration>,
 }
 
 impl ActiveConfig {
-    /// What is in force now.
+    /// The settings that are in force now.
     pub fn operator_settings(&self) -> OperatorSettings {
         let now = clock::unix_ms();
         let mut settings = OperatorSettings::default();
@@ -69,7 +69,7 @@ impl ActiveConfig {
         settings
     }
 
-    /// Whether this configuration has a target or a node of this name.
+    /// Whether this configuration has a target with this key or a node with this name.
     fn knows(&self, what: &str) -> bool {
         let mut targets = self.config.targets.iter();
         match what.strip_prefix(NODE) {
@@ -89,7 +89,8 @@ impl ActiveConfig {
         let now = clock::unix_ms();
         let known = self.table.operators();
         let last = known.iter().filter(|one| one.what == wanted.what);
-        // Also where the clock was set back since.
+        // Later than the last setting of the same thing, even where the clock was set back since:
+        // else it would be refused as the older one.
         let since_ms = last.map(|one| one.since_ms + 1).fold(now, u64::max);
         let operator = Operator {
             since_ms,
@@ -125,7 +126,8 @@ impl ActiveConfig {
         }
     }
 
-    /// Ends what was set for a time that is over: readers get a new list then.
+    /// Replaces settings whose time has ended by the default. This gives readers a new generation,
+    /// which the passing of time alone does not.
     pub fn end_settings(&self) {
         let now = clock::unix_ms();
         for operator in self.table.operators() {
@@ -133,7 +135,8 @@ impl ActiveConfig {
                 continue;
             }
             let setting = unset(operator.setting);
-            // The time is that of the end, so that all who see it say the same.
+            // The time of the end, not the present: every process that ends the setting then stores
+            // the same.
             let ended = Operator {
                 setting,
                 since_ms: operator.until_ms.max(operator.since_ms + 1),
@@ -141,13 +144,13 @@ impl ActiveConfig {
                 reason: "its time is over".to_owned(),
                 ..operator
             };
-            // What was set again meanwhile counts.
+            // Fails where the same thing was set again meanwhile; that setting stays.
             let _ = self.set_operator(&ended);
         }
     }
 }
 
-/// The same kind of setting as if nobody had set it.
+/// The default of the same kind of setting.
 fn unset(setting: Setting) -> Setting {
     match setting {
         Setting::State(_) => Setting::State(OperatorState::Auto),

@@ -1,4 +1,5 @@
-//! Where users belong, by what this configuration's table says of its targets.
+//! Routing for the active configuration: reads verdicts, operators' settings and weights from the
+//! shared table.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
 use crate::sys::clock;
 
 impl ActiveConfig {
-    /// The server of a user. Reads the shared table and waits for nothing.
+    /// The server of a user. Only reads memory, no network or disk.
     ///
     /// # Errors
     /// Why there is none.
@@ -21,8 +22,8 @@ impl ActiveConfig {
         self.fleet().route(&key, filter)
     }
 
-    /// The key of a user and the nodes that the user could be routed to, the best one first; none
-    /// where the name has no key.
+    /// The user's key, and the nodes that the user could be routed to, the highest score first.
+    /// `None` where the name has no key.
     pub fn candidates(
         &self,
         user: &[u8],
@@ -33,7 +34,7 @@ impl ActiveConfig {
         Some((key.into_owned(), candidates))
     }
 
-    /// The server object of a configured target as it stands.
+    /// The server object of a target, by its index in the configuration, with its current address.
     pub fn server(&self, target: usize) -> Option<BackendServer> {
         Some(BackendServer {
             ip: Now::of(self).ip(target),
@@ -60,7 +61,7 @@ impl ActiveConfig {
         }
     }
 
-    /// Tells routing the verdict of a probe.
+    /// Updates the routing word of a target after a verdict was published.
     pub(super) fn note_routable(&self, slot: Slot, verdict: Verdict) {
         let before = self.table.routable(slot);
         if before != Routable::settled(verdict) {
@@ -80,18 +81,20 @@ impl ActiveConfig {
 /// A node as `nodes()` shows it.
 pub struct NodeStatus<'a> {
     pub node: &'a Node,
-    /// What an operator has set, else what the configuration says; 0..=1000.
+    /// The weight that an operator has set, else the configured one; 0..=1000.
     pub weight: u16,
-    /// Why no user is routed there, if so; for a filter that everything matches.
+    /// Why no user is routed there, with a filter that matches every target; `None` where users
+    /// are.
     pub why: Option<Why>,
 }
 
-/// The table at the moment of one question.
+/// A view of the table for one call, which reads clock, panic and settings at most once.
 struct Now<'a> {
     active: &'a ActiveConfig,
-    /// Asked for only where a target has not settled.
+    /// `CLOCK_MONOTONIC` in milliseconds, read only where a routing word depends on the time.
     ms: OnceCell<u64>,
-    /// Of these protocols all targets count as alive: so few are that nobody is moved.
+    /// The protocols in panic: so few targets are alive that all count as alive, so that no user is
+    /// moved.
     panicking: Vec<Panic>,
     settings: OperatorSettings,
 }
@@ -118,7 +121,7 @@ impl<'a> Now<'a> {
         self.active.slots.get(target).copied()
     }
 
-    /// Whether operators let it have users.
+    /// Whether operators' settings allow the target to have users.
     fn is_permitted(&self, target: usize) -> bool {
         let target = self.active.config.targets.get(target);
         target.is_some_and(|target| self.settings.lists(target))

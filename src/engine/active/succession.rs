@@ -1,4 +1,4 @@
-//! How one configuration follows another: targets that both have keep what is known of them.
+//! How one active configuration replaces another: targets that both have keep their records.
 
 use std::sync::Arc;
 
@@ -13,13 +13,14 @@ use crate::engine::verdicts::{
     Event, EventKind, IdentityHash, RETIRED, Record, Routable, Slot, VerdictTable, hash_identity,
 };
 
-/// Room that a new table has for targets of later configurations.
+/// Free slots of a new table, besides as many as there are targets now, for the targets of later
+/// configurations.
 const SPARE_SLOTS: usize = 256;
 
 impl ActiveConfig {
-    /// Puts `config` in force after `before`: targets that both have keep what is known of
-    /// them. `head`: this process is the one that the others are forked from, even where
-    /// the table was made by a process before it.
+    /// Puts `config` in force after `before`. Targets that both have keep their records. `head`:
+    /// the other processes are forked from this one, so it may go on with the table even where a
+    /// process before it made the table, as a daemon's parent does.
     ///
     /// # Errors
     /// Where the system gives no shared memory.
@@ -67,7 +68,7 @@ impl ActiveConfig {
         self.table.add_event(&event);
     }
 
-    /// The same configuration in a table of this process's own.
+    /// The same configuration in a new table that only this process uses.
     ///
     /// # Errors
     /// Where the system gives no shared memory.
@@ -114,8 +115,9 @@ impl ActiveConfig {
         Ok(next)
     }
 
-    /// In a table used again, a slot may hold what was known of a target that was removed
-    /// in between, or that logs in with another password now.
+    /// In a table that is used on, a slot may hold the record of a target that was removed by an
+    /// earlier configuration and has come back, or that logs in with another password now. Such
+    /// slots are emptied.
     fn reset_newcomers(&self, before: &Self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
@@ -133,8 +135,8 @@ impl ActiveConfig {
         self.table.inherit(&before.table);
     }
 
-    /// Targets that nothing is known of take what was known before the restart, if that is not
-    /// too old; what operators have set never is.
+    /// Targets without a record take the one from the state file, unless the file is older than
+    /// `state_max_age`. Operators' settings are taken from it whatever their age.
     fn recall(&self, saved: Option<Saved>) {
         let Some(saved) = saved else {
             return;
@@ -154,21 +156,23 @@ impl ActiveConfig {
         }
     }
 
-    /// Takes over what operators have set, as far as it is later than what is known here.
+    /// Takes over operators' settings from a state file, where they are later than those of the
+    /// table.
     pub fn recall_operators(&self, saved: &Saved) {
         for operator in &saved.operators {
             self.table.set_operator(operator);
         }
     }
 
-    /// The generation moves where the list is another one.
+    /// Raises the generation where the lists of the two configurations differ.
     fn follow_list_of(&self, before: &Self) {
         if self.snapshot().servers != before.snapshot().servers {
             self.table.bump_generation();
         }
     }
 
-    /// The slot of a target that is the same in everything, its password included.
+    /// The slot of the target with this identity, if its password is the same too: the identity
+    /// does not contain it.
     fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
         let hash = |at: u32| {
             let slot = *self.slots.get(usize::try_from(at).ok()?)?;
@@ -184,7 +188,7 @@ impl ActiveConfig {
             .flatten()
     }
 
-    /// A change of the intervals gives a target a second gate or takes it away; neither
+    /// Changed intervals may give a target a second gate for deep probes, or take it away. Neither
     /// changes its verdict.
     fn fit_gates(&self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
@@ -209,11 +213,11 @@ fn identities_of(config: &Config) -> Vec<IdentityHash> {
         .collect()
 }
 
-/// The positions of the first of each, in the order of their hashes.
+/// The indices of the first target of each identity, sorted by hash.
 fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
     let mut firsts: Vec<u32> = (0..).take(identities.len()).collect();
     let hash = |at: &u32| usize::try_from(*at).ok().and_then(|at| identities.get(at));
-    // Equal ones stay in their order.
+    // The sort is stable: of equal identities the first one stays in front and is kept.
     firsts.sort_by_key(hash);
     firsts.dedup_by_key(|at| hash(at));
     firsts.shrink_to_fit();

@@ -1,4 +1,4 @@
-//! A check on demand: the monitor's probe, for whoever asks.
+//! A check on demand: one probe of a target, made on the engine thread for a caller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,39 +14,42 @@ use crate::sys::event::EventFd;
 use crate::sys::fork_mark::incarnation;
 use crate::sys::relay::relayed;
 
-/// Why a check could not be made, or failed: one line. `Ok` is a good check.
+/// The result of a check. `Ok`: the probe succeeded. `Err`: one line that says why it failed or
+/// could not be made.
 pub type CheckResult = Result<(), String>;
 
-/// A check that was asked for. Dropping it calls it off.
+/// The caller's handle of a check. Dropping it cancels the check.
 pub struct Check {
     ticket: Arc<Ticket>,
-    /// What a child of the process that asked waits on: it has no engine that would ever set the
-    /// ticket's own event, and must not touch the ticket's lock.
+    /// The event that a forked child waits on. The child has no engine that would set the ticket's
+    /// own event, and must not take the ticket's lock, which a thread of the parent may have held
+    /// at the fork.
     in_child: ArcSwapOption<EventFd>,
 }
 
-/// What the asker and the engine share.
+/// The state of a check, shared by the caller and the engine thread.
 pub(super) struct Ticket {
     state: Mutex<State>,
     ended: Condvar,
-    /// The process whose engine makes the check, as [`incarnation`] has it.
+    /// The process whose engine makes the check: see [`incarnation`].
     owner: u64,
 }
 
 #[derive(Default)]
 struct State {
     result: Option<CheckResult>,
-    /// Where the asker waits, from the engine's first look at the request to the result.
+    /// The connection that makes the check, from when the engine takes the request until the
+    /// result.
     joint: Weak<Joint>,
     event: Option<EventFd>,
-    /// What is called once there is a result, each with its number.
+    /// The callbacks to call with the result, each with a number by which it is removed.
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
 }
 
 type Listener = Box<dyn FnOnce() + Send>;
 
-/// A listener's stay at a check: dropped, the check forgets the listener.
+/// The registration of a listener. Dropping it removes the listener from the check.
 #[must_use]
 pub struct Listening(Option<(Weak<Ticket>, u64)>);
 
@@ -82,7 +85,7 @@ impl Check {
         (check, ticket)
     }
 
-    /// What came of it, once it is done. Never blocks.
+    /// The result, once the check is done. Never blocks.
     pub fn result(&self) -> Option<CheckResult> {
         if let Some(stranded) = self.stranded() {
             return Some(stranded);
@@ -90,7 +93,8 @@ impl Check {
         self.ticket.lock().result.clone()
     }
 
-    /// Waits for the result; `None` when the time is over. Blocks the calling thread.
+    /// Waits for the result, at most `at_most` long; `None` when that time is over. Blocks the
+    /// calling thread.
     pub fn wait(&self, at_most: Option<Duration>) -> Option<CheckResult> {
         if let Some(stranded) = self.stranded() {
             return Some(stranded);
@@ -122,8 +126,9 @@ impl Check {
         }
     }
 
-    /// A descriptor that is readable once the check is done, for poll loops. It belongs to
-    /// the check. In a child of the process that asked the check counts as done.
+    /// A descriptor that becomes readable when the check is done, for poll loops. The check owns
+    /// and closes it. In a forked child the check counts as done, so the descriptor is readable at
+    /// once.
     ///
     /// # Errors
     /// Where the process has no descriptor left.
@@ -150,14 +155,15 @@ impl Check {
             }
             let event = Arc::new(EventFd::new()?);
             event.set();
-            // Where another thread was first, its event is the one.
+            // Fails where another thread was first; the loop then finds that thread's event.
             self.in_child.compare_and_swap(&known, Some(event));
         }
     }
 
-    /// Calls `listener` once the check is done: here and now where it is, else on the thread
-    /// that ends it, unless what this returns was dropped before. It must neither block nor
-    /// panic.
+    /// Calls `listener` when the check is done: at once on the calling thread if it is done
+    /// already, else on the thread that finishes it, unless the returned registration is dropped
+    /// before. The listener must neither block nor panic, since that thread may be the engine
+    /// thread.
     pub fn when_done(&self, listener: impl FnOnce() + Send + 'static) -> Listening {
         if !self.is_stranded() {
             let mut state = self.ticket.lock();
@@ -172,13 +178,13 @@ impl Check {
         Listening(None)
     }
 
-    /// Calls the check off; its result is then that it was cancelled.
+    /// Cancels the check; its result is then the error `cancelled`.
     pub fn cancel(&self) {
         self.ticket.cancel();
     }
 
-    /// A child of the process that asked has no engine that would ever answer; its lock may
-    /// be held by a thread that the child does not have.
+    /// The result in a forked child. The engine that made the check does not exist there, and the
+    /// ticket's lock may be held by a thread that the child does not have.
     fn stranded(&self) -> Option<CheckResult> {
         self.is_stranded()
             .then(|| Err("internal: the check was started before this process was forked".into()))
@@ -196,8 +202,9 @@ impl Drop for Check {
 }
 
 impl Ticket {
-    /// In a child, ringing would write to the descriptor that woke the parent's engine, and
-    /// that may be a file of the child's own by now.
+    /// Whether this is a forked child of the ticket's process. There nothing may be notified: the
+    /// number of the descriptor that wakes the parent's engine may belong to another file of the
+    /// child by now.
     fn is_stranded(&self) -> bool {
         self.owner != incarnation()
     }
@@ -219,7 +226,8 @@ impl Ticket {
         self.end(result);
     }
 
-    /// The first result stands; where this was the first, returns where the asker waited.
+    /// Sets the result unless there is one, and notifies everybody who waits. Returns the
+    /// connection that the caller was waiting for, if this was the first result.
     fn end(&self, result: CheckResult) -> Weak<Joint> {
         let mut state = self.lock();
         if state.result.is_some() {
@@ -240,10 +248,10 @@ impl Ticket {
     }
 }
 
-/// What is asked of the engine.
+/// A request to the engine thread.
 pub(super) struct CheckRequest {
     pub target: Arc<Target>,
-    /// Whether an equal check under way will do.
+    /// Whether the result of an equal check that is under way may be used.
     pub coalesce: bool,
     pub ticket: Arc<Ticket>,
 }
@@ -255,10 +263,10 @@ pub(super) struct Checks {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// The connections that others may join, by where they lead.
+/// The connections that further checks may join, by host and port.
 type Shared = HashMap<(Host, u16), Vec<Arc<Joint>>>;
 
-/// One connection and everybody who waits for it.
+/// One connection, and the tickets that wait for its result.
 struct Joint {
     target: Arc<Target>,
     party: Mutex<Party>,
@@ -269,7 +277,8 @@ struct Joint {
 struct Party {
     waiting: Vec<Arc<Ticket>>,
     interested: usize,
-    /// The last one left: the connection is being given up, or is done.
+    /// Nobody may join any more: the last waiting ticket has left and the connection is being
+    /// aborted, or it is done.
     closed: bool,
 }
 
@@ -282,9 +291,9 @@ impl Checks {
         }
     }
 
-    /// Whether none is under way or waits for its turn.
+    /// Whether no check is under way or waits for its turn.
     pub(super) fn is_idle(&self) -> bool {
-        // Each keeps a clone until it has told what came of it.
+        // Each task keeps a clone until it has delivered its result.
         Arc::strong_count(&self.shared) == 1
     }
 
@@ -357,7 +366,8 @@ impl Checks {
     }
 }
 
-/// One that its engine has dropped in the middle leaves nobody waiting.
+/// Fails the tickets of a connection that was dropped before it was done, as when the engine ends:
+/// their callers would wait for ever.
 impl Drop for Joint {
     fn drop(&mut self) {
         for ticket in self.close() {
@@ -367,8 +377,8 @@ impl Drop for Joint {
 }
 
 impl Joint {
-    /// Has the result told to `ticket`, too; false where it is too late to join, or nobody
-    /// waits for the ticket any more.
+    /// Adds `ticket` to those that get the result. False where the connection is closed to further
+    /// tickets, or the ticket is cancelled already.
     fn join(self: &Arc<Self>, ticket: &Arc<Ticket>) -> bool {
         let mut party = lock(&self.party);
         let mut state = ticket.lock();
@@ -381,7 +391,7 @@ impl Joint {
         true
     }
 
-    /// One that had joined waits no more.
+    /// A ticket was cancelled. The last one aborts the connection.
     fn leave(&self) {
         let mut party = lock(&self.party);
         party.interested -= 1;
@@ -391,7 +401,7 @@ impl Joint {
         }
     }
 
-    /// From here on nobody joins; returns everybody who did.
+    /// Closes the connection to further tickets and returns those that wait.
     fn close(&self) -> Vec<Arc<Ticket>> {
         let mut party = lock(&self.party);
         party.closed = true;

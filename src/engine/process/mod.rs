@@ -1,8 +1,9 @@
-//! The one engine of this process: what every Lua state and C caller of it shares.
+//! The engine of this process, which every Lua state and C caller in it shares.
 //!
-//! A fork copies all of this and none of its threads. The first call in a child notices by
-//! the fork mark, leaves what it inherited alone (a lock in it may be held by a thread that
-//! does not exist here) and goes on with the parent's configuration and verdict table.
+//! A fork copies the engine but not its threads. The first call in a child notices this by the fork
+//! mark. It makes a new engine with the parent's configuration and verdict table, and never touches
+//! or drops the inherited one: a lock in it may be held by a thread that does not exist in the
+//! child.
 
 pub mod check;
 #[cfg(test)]
@@ -35,23 +36,25 @@ use crate::sys::{stderr, thread as threads};
 use check::{Check, CheckRequest, Ticket};
 use thread::{Command, HostSigns, Reports, spawn};
 
-/// The path of a YAML file, for hosts that call no `configure`.
+/// The environment variable with the path of a YAML file, for hosts that do not call `configure`.
 pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
 
-/// How long a file that was refused is not read again.
+/// For this long after a file was refused it is not read again, or each request would read it.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a start that the system refused is not tried again by itself.
+/// For this long after the system refused a thread, calls do not try to start the engine thread by
+/// themselves.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// How often a blocking wait for first verdicts looks.
+/// The interval at which a blocking wait for first verdicts checks them.
 const READY_POLL: Duration = Duration::from_millis(2);
 
-/// Why the engine's thread is no more.
+/// Why the engine thread has ended.
 const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
-/// What the engine's thread tells: to the engine of the process that it is in.
+/// The callbacks of the engine thread. They go to the current engine, not to the one that started
+/// the thread.
 const REPORTS: Reports = Reports {
     detach: |active| current().detach(active),
     stopped: |active| current().stopped(active),
@@ -62,9 +65,9 @@ const REPORTS: Reports = Reports {
 
 static SIGNS: OnceBox<HostSigns> = OnceBox::new();
 
-/// What a host adapter knows of its process; the first word counts.
+/// Stores what a host adapter knows of its process; only the first call has an effect.
 pub fn set_host_signs(signs: HostSigns) {
-    // Another state of the same host has said the same before.
+    // Fails where another Lua state of the same host has set the same signs before.
     let _ = SIGNS.set(Box::new(signs));
 }
 
@@ -75,11 +78,11 @@ fn signs() -> HostSigns {
     })
 }
 
-/// Whether a call may start the monitor where it does not run.
+/// Whether a call may start the engine thread where it does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     Allowed,
-    /// nginx's master: it never probes and has no thread.
+    /// In nginx's master, which never probes and must have no thread when it forks.
     Forbidden,
 }
 
@@ -88,29 +91,31 @@ pub struct Process {
     pid: u64,
     /// Which process this is the engine of: see [`incarnation`].
     incarnation: u64,
-    /// Which state of things readers have cached: it changes with the configuration.
+    /// Changes with the configuration and when the engine thread starts or ends: readers cache
+    /// lists by it.
     epoch: AtomicU64,
     active: ArcSwapOption<ActiveConfig>,
     log: ArcSwapOption<Log>,
-    /// Whether the monitor runs or may be started by any call.
+    /// Whether the engine thread should run; false after `stop`.
     wanted: AtomicBool,
     running: AtomicBool,
-    /// When the system last allowed no thread; 0: it did.
+    /// When the system last refused a thread, in `CLOCK_MONOTONIC` nanoseconds; 0: the last start
+    /// succeeded.
     refused_start_ns: AtomicU64,
     control: Mutex<Control>,
-    /// What a parent left: never dropped, since that would drop locks and channels of threads
-    /// that are not here.
+    /// The parent's engine. Never dropped: that would drop locks and channels that threads of the
+    /// parent were using at the fork.
     _inherited: Option<ManuallyDrop<Arc<Self>>>,
 }
 
 #[derive(Default)]
 struct Control {
     commands: Option<UnboundedSender<Command>>,
-    /// Why the thread could not be started the last time it was tried.
+    /// Why the last start of the thread failed.
     start_error: Option<String>,
-    /// The checks that the thread was asked for; some may be done.
+    /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,
-    /// When the file that the environment names was last refused, and why.
+    /// When the file of [`CONFIG_VARIABLE`] was last refused, and why.
     refused: Option<(Instant, String)>,
 }
 
@@ -119,8 +124,8 @@ pub fn current() -> Arc<Process> {
     find(&OfProcess)
 }
 
-/// Where a process finds its engine: a place that a fork copies, and a mark that it wipes. A test
-/// has a model of threads in its place.
+/// Where a process finds its engine: a pointer that a fork copies, and a mark that the kernel wipes
+/// in the child. A trait so that a test can run [`find`] under loom.
 trait EnginePlace {
     type Engine;
     type Seen;
@@ -128,17 +133,17 @@ trait EnginePlace {
     fn look(&self) -> (Self::Seen, Option<Self::Engine>);
     /// Whether this process made the engine, not a parent.
     fn is_own(&self, engine: &Self::Engine) -> bool;
-    /// Says that this process's engine is in place.
+    /// Sets the mark: the pointer is to this process's own engine.
     fn mark(&self, engine: &Self::Engine);
-    /// Puts a fresh engine in the place of what was seen, unless another thread was first.
+    /// Replaces the engine that was seen by a new one, unless another thread has done so.
     fn begin(&self, seen: Self::Seen);
 }
 
 fn find<P: EnginePlace>(place: &P) -> P::Engine {
     loop {
-        // The mark first: whoever set it had put this process's engine in place before. Loaded
-        // the other way round, a thread could hold its parent's engine while another one puts
-        // the new one in place and sets the mark.
+        // The mark is loaded first: it is only set once this process's engine is in place. In the
+        // other order a thread could load the parent's engine, another thread could then replace it
+        // and set the mark, and the first one would return the parent's engine.
         let is_marked = place.is_marked();
         let (seen, engine) = place.look();
         if let Some(engine) = engine {
@@ -205,12 +210,12 @@ impl Process {
         }
     }
 
-    /// What readers compare to know that nothing but verdicts has changed.
+    /// Readers compare it: while it stays the same, only verdicts can have changed.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Readers look again.
+    /// Raises the epoch, so that readers drop what they have cached.
     fn advance(&self) {
         let epoch = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
         ForkMark::of_process().raise(epoch);
@@ -252,7 +257,7 @@ impl Process {
             }
             if let Some(log) = self.log.load_full() {
                 log.reopen();
-                // The files that it names are read again.
+                // Served again so that the files that the configuration names are read again.
                 control.serve(same.clone(), log);
             }
             return Ok(());
@@ -318,7 +323,7 @@ impl Process {
         Some(self.active.load().as_ref()?.generation())
     }
 
-    /// What an operator should know of, a text each.
+    /// Warnings for the operator.
     pub fn warnings(&self) -> Vec<String> {
         let active = self.active.load_full();
         let mut warnings = active.map_or_else(Vec::new, |active| active.config.warnings.clone());
@@ -328,14 +333,14 @@ impl Process {
         warnings
     }
 
-    /// Why a thread of the engine's could not be started when it was last needed.
+    /// Why the engine thread or one of its helpers could not be started when it was last needed.
     pub fn last_start_error(&self) -> Option<String> {
         let start_error = self.control().start_error.clone();
         start_error.or_else(threads::last_refusal)
     }
 
-    /// Starts the monitor; nothing happens where it runs. Without a configuration only
-    /// checks on demand are made.
+    /// Starts the engine thread unless it runs. Without a configuration it only makes checks on
+    /// demand.
     ///
     /// # Errors
     /// Where the system allows no thread or descriptor, or another copy of this library holds
@@ -350,20 +355,20 @@ impl Process {
         done
     }
 
-    /// Ends the monitor in this process until [`Process::start`] or a new configuration.
+    /// Stops the engine thread of this process until [`Process::start`] or a new configuration.
     pub fn stop(&self) {
         let control = self.control();
         self.wanted.store(false, Ordering::Release);
         self.running.store(false, Ordering::Release);
         if let Some(commands) = &control.commands {
-            // A thread that is gone has stopped.
+            // Fails where the thread has ended already.
             let _ = commands.send(Command::Stop);
         }
         drop(control);
         self.advance();
     }
 
-    /// Whether the monitor's thread runs here.
+    /// Whether the engine thread runs in this process.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
     }
@@ -378,8 +383,8 @@ impl Process {
                 .is_some_and(|active| active.table.prober() == self.pid)
     }
 
-    /// Logs what may come with every request: at most one line a second, to standard error where
-    /// nothing is configured.
+    /// Logs a problem that may occur with every request: at most one line per second, to standard
+    /// error where nothing is configured.
     pub fn log_seldom(&self, line: impl FnOnce() -> Line) {
         const INTERVAL_NS: u64 = 1_000_000_000;
         static LAST_NS: AtomicU64 = AtomicU64::new(0);
@@ -418,7 +423,8 @@ impl Process {
         };
         control.commands = Some(commands);
         if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
-            // Taken here and now, the role is visible when this call returns.
+            // The role is taken here, not by the thread, so that `status()` shows it when this call
+            // returns.
             if active.table.epoch() == active.epoch && !(signs().exiting)() {
                 let _ = active.take_role(self.pid, None);
             }
@@ -430,8 +436,8 @@ impl Process {
         Ok(())
     }
 
-    /// Starts the monitor if it may and should run; a system that allows no thread now may
-    /// do so later, and until then the last verdicts stand.
+    /// Starts the engine thread if it may and should run. Where the system refuses a thread, the
+    /// last verdicts stand and a later call tries again, at most once per second.
     fn start_if(&self, start: Start) {
         if start == Start::Forbidden || self.is_running() || !self.should_run() {
             return;
@@ -446,12 +452,12 @@ impl Process {
             .store(if refused { now } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Whether there is something to probe, and nobody has stopped it.
+    /// Whether there is a configuration and `stop` was not called since.
     fn should_run(&self) -> bool {
         self.wanted.load(Ordering::Acquire) && self.is_configured()
     }
 
-    /// The configuration in force, after starting the monitor where that is allowed.
+    /// The active configuration. Starts the engine thread first where that is allowed.
     pub fn active(&self, start: Start) -> Option<Arc<ActiveConfig>> {
         self.start_if(start);
         self.active.load_full()
@@ -468,8 +474,9 @@ impl Process {
             .unwrap_or_default()
     }
 
-    /// The alive targets, and the epoch at which readers may keep them: 0, which none is,
-    /// while the monitor does not run but should, so that the next look tries to start it.
+    /// The alive targets, and the epoch for which readers may cache them. Returns epoch 0, which is
+    /// never valid, if the engine thread should run but does not: the next call then comes here
+    /// again and tries to start it.
     pub fn keepable_snapshot(&self, start: Start) -> (u64, Snapshot) {
         self.start_if(start);
         loop {
@@ -502,13 +509,14 @@ impl Process {
         }
     }
 
-    /// The target that the description of a check means. What it leaves out is filled by the
-    /// configuration: timeouts, and the settings of a configured target at the same address.
+    /// Makes a target from the description of a check. What the description leaves out comes from
+    /// the configuration: timeouts, and the settings of a configured target at the same address.
     ///
     /// # Errors
     /// As of [`target_from_value`].
     pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
-        // A bad file is reported by calls that need servers; a check needs none.
+        // A refused file is reported by calls that need servers; a check works without a
+        // configuration.
         let _ = self.configure_from_environment();
         let active = self.active(Start::Forbidden);
         let configured = |host: &Host, port: u16| {
@@ -529,7 +537,8 @@ impl Process {
         target_from_value(value, &defaults, extra).map_err(|e| e.to_string())
     }
 
-    /// Starts a check on the engine's thread.
+    /// Starts a check on the engine thread. Where the thread cannot be started, the check has
+    /// failed when this returns.
     pub fn check(&self, target: Arc<Target>, coalesce: bool) -> Check {
         let (check, ticket) = Check::new();
         let request = CheckRequest {
@@ -568,8 +577,8 @@ impl Process {
 
 impl Control {
     fn note_check(&mut self, ticket: &Arc<Ticket>) {
-        // Those that are done are forgotten when the room is used up, which then grows with what
-        // is under way at the same time.
+        // Finished checks are removed only when the vector is full, so that its length is bounded
+        // by the number of checks under way.
         if self.checks.len() == self.checks.capacity() {
             self.checks.retain(|check| check.strong_count() > 0);
             self.checks.reserve(self.checks.len().max(16));
@@ -586,14 +595,15 @@ impl Control {
 
     fn serve(&self, active: Arc<ActiveConfig>, log: Arc<Log>) {
         if let Some(commands) = &self.commands {
-            // A thread that is gone is replaced by the next call that needs it.
+            // Fails where the thread has ended; the next call that needs it starts another one.
             let _ = commands.send(Command::Serve(active, log));
         }
     }
 }
 
-/// The state file that a configuration names, the one that is open where it is the same,
-/// and what it says. What is no state is logged and made anew.
+/// Opens the state file of a configuration and reads it; uses the file that is open where the path
+/// is the same. A content that cannot be used is logged, and replaced with the first content that
+/// is saved.
 fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<State, String> {
     let Some(path) = &config.state_file else {
         return Ok(State::default());

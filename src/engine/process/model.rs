@@ -1,4 +1,5 @@
-//! All orders in which threads can look for the engine of a process that was just forked.
+//! Runs `find` under loom, in every order in which two threads of a process that was just forked
+//! can look for its engine.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +8,7 @@ use super::{EnginePlace, find};
 
 const PARENTS: u64 = 1;
 
-/// As a child finds it: the parent's engine is in place, the mark is wiped.
+/// The state after a fork: the pointer is to the parent's engine, and the mark is wiped.
 struct Child {
     engine: AtomicU64,
     mark: AtomicU64,
@@ -37,7 +38,7 @@ impl EnginePlace for Child {
 
     fn begin(&self, seen: u64) {
         let fresh = PARENTS + 1 + self.begun.fetch_add(1, Ordering::Relaxed);
-        // Where another thread was first, its engine is the one.
+        // Fails where another thread was first; its engine is then used.
         let _ = self
             .engine
             .compare_exchange(seen, fresh, Ordering::AcqRel, Ordering::Acquire);

@@ -1,4 +1,4 @@
-//! What the engine's thread tells its process.
+//! The callbacks of the engine thread: [`super::thread::Reports`].
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -11,7 +11,8 @@ use super::{CLOSED_BY_HOST, Process};
 use crate::engine::active::ActiveConfig;
 
 impl Process {
-    /// The thread was stopped; it may have been started again since.
+    /// The thread has stopped. The role is kept where it was started again since: giving it up
+    /// would end the probing of the new start.
     pub(super) fn stopped(&self, active: &ActiveConfig) {
         let _control = self.control();
         if !self.is_running() {
@@ -19,7 +20,8 @@ impl Process {
         }
     }
 
-    /// Checks of the thread that was lost have their result now: nobody else would ever end them.
+    /// The thread was lost. Its checks fail now: no other thread would ever finish them, and their
+    /// callers would wait for ever.
     pub(super) fn lost(&self, engine: &WeakUnboundedSender<Command>) {
         let mut control = self.control();
         let is_current = match (&control.commands, engine.upgrade()) {
@@ -40,14 +42,16 @@ impl Process {
         }
     }
 
-    /// Where the system allows no thread now, the next call that needs it tries again.
+    /// Starts another thread. Where the system refuses one, the next call that needs it tries
+    /// again.
     pub(super) fn restart(&self) {
         if self.should_run() && self.ensure_running().is_ok() {
             self.log_restart();
         }
     }
 
-    /// Commands are sent under the same lock: none is lost between the look and the end.
+    /// Whether the thread may end. Commands are sent under the same lock, so that none can arrive
+    /// between the check and the end and be lost.
     pub(super) fn may_end(&self, is_idle: &dyn Fn() -> bool) -> bool {
         let mut control = self.control();
         let may = is_idle();
@@ -57,7 +61,8 @@ impl Process {
         may
     }
 
-    /// The host closed what the processes of a family share: this one goes on by itself.
+    /// The host closed the descriptor of the table's lock: this process goes on in a table of its
+    /// own.
     pub(super) fn detach(&self, active: &Arc<ActiveConfig>) {
         let mut control = self.control();
         let is_current = self
@@ -80,7 +85,7 @@ impl Process {
                 drop(control);
                 self.advance();
             }
-            // The engine comes here again when it next makes sure of its role.
+            // The engine thread tries again with its next role check.
             Err(error) => {
                 control.start_error = Some(format!("cannot get memory for verdicts: {error}"));
             }

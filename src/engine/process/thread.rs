@@ -1,10 +1,10 @@
-//! The engine's thread: it elects the prober, keeps a watch for each target while this
-//! process is the one that probes, and makes checks on demand.
+//! The engine thread: it takes part in the election of the prober, runs the scheduler while this
+//! process probes, and makes checks on demand.
 //!
-//! One process of a family probes: the one that holds the verdict table's lock, which the
-//! kernel releases when that process dies. The others look at the table and try for the
-//! lock from time to time. Where a state file is shared, the same goes for the families that
-//! share it; `follow` says what a family does that does not hold the file's lock.
+//! Of the processes that share a verdict table one probes: the holder of the table's lease (see
+//! `verdicts/lease.rs`). The others read the table and try for the lease at intervals. Where
+//! several tables share a state file, the holder of the file's lock probes for all of them;
+//! `EngineLoop::follow` is what the lease holders of the other tables do.
 
 use std::io;
 use std::pin::Pin;
@@ -34,41 +34,44 @@ use crate::sys::relay::{self, Relay, relayed};
 use crate::sys::stderr;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
-/// OpenSSL and a resolver's answer fit many times over.
+/// In bytes; several times what OpenSSL and the resolver need.
 const STACK: usize = 1024 * 1024;
 
-/// How often the prober makes sure that it still is the one. Whether the host is about to
-/// exit it asks before each probe.
+/// The interval of the prober's role check. Whether the host is about to exit is checked after
+/// every event, not only then.
 const REASSURE: Duration = Duration::from_millis(250);
 
 /// Between two tries to save what waits to be written.
 const SAVE_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often a process that reads the state file looks at it.
+/// The interval at which a reader polls the state file.
 const FOLLOW: Duration = Duration::from_millis(50);
 
 /// Between two tries of a process in waiting for the prober's role.
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
 
-/// Looks of the prober, and of those in waiting, within the time that a takeover may take.
+/// How many role checks, and with them heartbeats, the prober makes at least within the time that a
+/// takeover may take.
 const LOOKS_WITHIN: u32 = 8;
 
-/// The share of the process's descriptors that probes may hold, and as many for checks: the
-/// host's own connections come first.
+/// Probes may use at most a quarter of the process's descriptor limit, and checks on demand another
+/// quarter: the rest is for the host's own connections.
 const DESCRIPTOR_SHARE: u64 = 4;
 
-/// Checks on demand at the same time; more wait for their turn.
+/// How many checks on demand run at the same time; more wait for their turn.
 const CHECKS_MAX: usize = 1024;
 
-/// How long a stopped thread waits to be started again. A process never has two: they would
-/// both hold its locks.
+/// A stopped thread stays for this long, so that a stop and start in a row reuses it. A process
+/// must never have two engine threads: its locks belong to the process and would not keep them
+/// apart.
 const LINGER: Duration = Duration::from_millis(50);
 
-/// After a panic of the engine's own.
+/// The pause after a panic of the engine loop, so that one that repeats does not use up a
+/// processor.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// After the host has closed the engine's descriptors.
+/// The pause before a restart after the host has closed the engine's descriptors.
 const RESTART_WHEN_LOST: Duration = Duration::from_millis(100);
 
 pub(super) enum Command {
@@ -78,24 +81,25 @@ pub(super) enum Command {
     Stop,
 }
 
-/// What the engine's thread tells its process.
+/// The callbacks of the engine thread.
 #[derive(Clone, Copy)]
 pub(super) struct Reports {
-    /// The host closed what the processes of a family share: this one must go on by itself.
+    /// The host closed the descriptor of the table's lock: this process must go on in a table of
+    /// its own.
     pub detach: fn(&Arc<ActiveConfig>),
-    /// The thread serves this no longer.
+    /// The thread no longer serves this configuration.
     pub stopped: fn(&ActiveConfig),
-    /// The host closed the descriptors of the engine's thread that takes its commands from here:
-    /// it does nothing any more.
+    /// The host closed the descriptors of the engine thread with this command channel: the thread
+    /// does nothing any more.
     pub lost: fn(&WeakUnboundedSender<Command>),
-    /// Another thread is to take over from one that was lost.
+    /// Start another thread in place of one that was lost.
     pub restart: fn(),
-    /// Whether the thread may end now; it gets no further command where it may. It says
-    /// whether it has none.
+    /// Whether the thread may end now: if the closure returns true, it has nothing to do, and gets
+    /// no further command.
     pub may_end: fn(&dyn Fn() -> bool) -> bool,
 }
 
-/// What the host adapter tells the engine of its process.
+/// What the host adapter tells the engine about its process.
 #[derive(Clone, Copy)]
 pub struct HostSigns {
     /// Whether the process is about to exit and must leave probing to others.
@@ -111,17 +115,19 @@ pub struct HostSigns {
 pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedSender<Command>> {
     let (sender, commands) = unbounded_channel();
     let engine = sender.downgrade();
-    // Before the runtime's, so that it has the lowest number: a host that closes one descriptor
-    // after the other begins with it.
+    // Made before the runtime, so that its descriptor has the lowest number of all: a host that
+    // closes all descriptors in ascending order closes it first, and the relay notices before the
+    // runtime's are gone.
     let relay = Relay::new(move || {
         gate::goes_to_sleep();
         stderr::host_closes_descriptors();
         (reports.lost)(&engine);
-        // A host that closes one descriptor after the other may not have come to its end.
+        // The host may still be closing descriptors, and would close those of the new thread too.
         std::thread::sleep(RESTART_WHEN_LOST);
         (reports.restart)();
     })?;
-    // Whatever uses OpenSSL runs between two parks of this thread.
+    // This thread counts as inside the OpenSSL gate from unpark to park: the host's forks and its
+    // exit wait meanwhile, so that they do not meet it in the middle of an OpenSSL call.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .on_thread_park(|| {
@@ -139,11 +145,11 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
         relay.adopt_thread();
         gate::wakes_up();
         runtime.spawn(relay.clone().run());
-        // A task of the runtime: what wakes the runtime's root future costs two system calls.
+        // A task, not the runtime's root future: waking the root future costs two system calls.
         let engine = runtime.spawn(relayed(live(signs, reports, commands)));
-        // It ends without a panic of its own.
+        // An error would be a panic, which `live` has contained.
         let _ = runtime.block_on(engine);
-        // That closes descriptors.
+        // Dropping the runtime closes descriptors, which must still be ours.
         relay::hold_on();
         drop(runtime);
         gate::goes_to_sleep();
@@ -151,7 +157,8 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
     Ok(sender)
 }
 
-/// The thread's whole life. A panic of the engine's own ends no more than what was under way.
+/// Runs the engine loop until it ends, and again after a panic. A panic only loses the probes and
+/// checks under way.
 async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceiver<Command>) {
     let mut serving = None;
     loop {
@@ -168,11 +175,11 @@ async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceive
 
 type Serving = Option<(Arc<ActiveConfig>, Arc<Log>)>;
 
-/// The next look. It is set once for each: as long as the runtime has a timer that is sooner,
-/// those of deadlines cost no system call.
+/// The timer of the next role check. It is set once per check and not moved with each event: while
+/// the runtime has an earlier timer, the timers of deadlines cost no system call.
 struct Look {
     sleep: Pin<Box<Sleep>>,
-    /// When the last one was, and how long to wait after that.
+    /// The time of the last role check, and the pause after it, for which the timer is set.
     set_for: Option<(Instant, Duration)>,
 }
 
@@ -191,15 +198,15 @@ struct EngineLoop {
     prober: Arc<Prober>,
     checks: Checks,
     scheduler: Option<Scheduler>,
-    /// While a process of another family probes.
+    /// Set while the process that probes uses another table.
     following: Option<Following>,
-    /// What a prober follows: nobody.
+    /// The empty set of targets that are probed elsewhere.
     nobody: Followed,
     lock_failed: bool,
     stopped: bool,
-    /// When it last made sure of its role.
+    /// When it last checked its role.
     looked: Instant,
-    /// While another process of the family has the role.
+    /// What was observed of the lease's holder while another process has it.
     patience: Patience,
 }
 
@@ -222,7 +229,7 @@ impl EngineLoop {
     }
 
     async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
-        // Where a panic ended the last run, its configuration is served on.
+        // After a panic the configuration of the last run is served on.
         self.elect(serving.as_ref());
         let mut look = Look::new();
         loop {
@@ -265,12 +272,14 @@ impl EngineLoop {
                 }
                 () = look.sleep.as_mut() => looks = true,
             }
-            // A check that somebody waits for is no part of what was stopped.
+            // After `stop` the thread stays until the checks on demand are done: callers wait for
+            // them.
             let is_idle = || commands.is_empty() && self.checks.is_idle();
             if self.stopped && (self.reports.may_end)(&is_idle) {
                 break;
             }
-            // What replaces this configuration is on its way, and keeps what is under way.
+            // The next configuration is in the queue already. The scheduler is not ended before it
+            // arrives, so that it can keep the probes in flight.
             let is_replaced = |(active, _): &(Arc<ActiveConfig>, _)| {
                 active.table.epoch() != active.epoch && !commands.is_empty()
             };
@@ -289,8 +298,8 @@ impl EngineLoop {
         self.stop(serving);
     }
 
-    /// What came of a probe. One that failed because the host closed its descriptors says
-    /// nothing of its target.
+    /// Takes in the outcome of a probe. A failure may come from the host closing our descriptors:
+    /// then `hold_on` never returns, and the failure is not counted against the target.
     fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
         let succeeded = matches!(&completed, Ok((_, outcome)) if outcome.result.is_ok());
         if !succeeded {
@@ -314,7 +323,8 @@ impl EngineLoop {
             _ if self.following.is_some() => FOLLOW,
             (Some(scheduler), _) if scheduler.is_saving_pending() => SAVE_AGAIN,
             (Some(scheduler), _) => {
-                // Others must not take the time between two of its looks for a long silence.
+                // The heartbeat has to move often enough that waiting processes do not count this
+                // one as stopped.
                 let within = takeover_time(scheduler.active.config.policy.fast_interval);
                 REASSURE.min(within / LOOKS_WITHIN)
             }
@@ -324,7 +334,8 @@ impl EngineLoop {
         }
     }
 
-    /// Sets when to look again: where there is no haste, when probes may be due as well.
+    /// Sets the timer of the next role check. With a pause of 250 ms or more the check may be
+    /// delayed further so that it shares a wake-up with a probe, see [`check_at`].
     fn set(&self, look: &mut Look, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         let pause = self.pause(serving);
         let set_for = Some((self.looked, pause));
@@ -340,11 +351,12 @@ impl EngineLoop {
             let look_ns = check_at(now + wait, next_due);
             at = Instant::now() + Duration::from_nanos(look_ns.saturating_sub(now));
         }
-        // A new one: to put off the old one would leave a wake-up at its time.
+        // The timer is replaced, not reset: tokio would still wake up at the old time of one that
+        // is put off.
         look.sleep.set(sleep_until(at.into()));
     }
 
-    /// Whether a prober has to make sure of its role before it probes on.
+    /// Whether a prober has to check its role before it probes on.
     fn must_look(&self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) -> bool {
         let every = if self.following.is_some() {
             FOLLOW
@@ -355,13 +367,14 @@ impl EngineLoop {
         self.scheduler.is_some() && (self.looked.elapsed() >= every || serving.is_some_and(is_over))
     }
 
-    /// Whether this process is to probe at all, by what costs nothing to ask.
+    /// Whether this process may probe, as far as memory tells: no system call.
     fn may_probe(&self, active: &ActiveConfig) -> bool {
         let is_taken_over = self.scheduler.is_some() && !active.table.has_lease(pid());
         !(self.signs.exiting)() && active.table.epoch() == active.epoch && !is_taken_over
     }
 
-    /// A new configuration: files that it names may have changed with it.
+    /// Prepares for a new configuration. CA files may have changed, so they are trusted anew and
+    /// TLS sessions are forgotten. A role under another table or state file is given back.
     fn adopt(
         &mut self,
         active: &Arc<ActiveConfig>,
@@ -380,7 +393,7 @@ impl EngineLoop {
         }
     }
 
-    /// Takes the prober's role, keeps it, or gives it up.
+    /// Checks the role of this process: takes it, keeps it, or gives it up.
     fn elect(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         self.looked = Instant::now();
         let Some((active, log)) = serving else {
@@ -427,13 +440,14 @@ impl EngineLoop {
         }
     }
 
-    /// Ends the watches; their lock stays where another role needs it.
+    /// Ends the scheduler. Lease and locks are kept; `leave_role` gives them back.
     fn give_up(&mut self) {
         self.scheduler = None;
         self.following = None;
     }
 
-    /// Publishes what the prober of another family has saved, and probes what it does not.
+    /// Publishes the verdicts that the prober of another table has saved, and probes the targets
+    /// that it does not.
     fn follow(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
         let mut following = match self.following.take() {
             Some(following) if following.is_of(active) => following,
@@ -446,8 +460,8 @@ impl EngineLoop {
         active.table.set_probing(pid(), probes);
     }
 
-    /// The prober's role, fitted to the configuration. Targets that are `followed` are only
-    /// probed when somebody reports trouble.
+    /// The scheduler, fitted to the configuration. Targets that are `followed` are probed
+    /// elsewhere; here they are only probed when a report comes.
     fn scheduler(
         &mut self,
         active: &Arc<ActiveConfig>,
@@ -467,7 +481,7 @@ fn standby_pause(active: &ActiveConfig) -> Duration {
     (active.config.policy.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
 }
 
-/// How many connections may be open at once for a purpose that wants `wanted`.
+/// `wanted` connections, limited to [`DESCRIPTOR_SHARE`] of the descriptor limit; at least one.
 fn descriptors_for(wanted: usize) -> usize {
     let share = usize::try_from(descriptor_limit() / DESCRIPTOR_SHARE).unwrap_or(usize::MAX);
     wanted.min(share).max(1)
