@@ -1,8 +1,9 @@
 //! Log lines of state changes: `time level event=… key=value …`, one line each.
 //!
-//! A probe never waits for a sink: lines go through a bounded queue to a thread of their
-//! own, and are counted instead of kept where the sink is too slow or fails. What is lost is told
-//! in `status()`, and once on standard error.
+//! A probe never waits for a sink: lines go through a bounded queue to a thread of their own. Lines
+//! that the queue has no room for or that the sink refuses are lost and counted. `status()` shows
+//! how many were lost; where a file or syslog refuses a line, the first refusal is also reported on
+//! standard error.
 
 mod sinks;
 
@@ -21,7 +22,7 @@ use crate::sys::signals::without_write_signals;
 use crate::sys::stderr;
 use crate::sys::thread::spawn_quiet;
 
-/// Lines that may wait for the sink.
+/// How many lines may wait for the sink.
 const QUEUE: usize = 1024;
 const STACK: usize = 128 * 1024;
 
@@ -52,10 +53,10 @@ impl Level {
     }
 }
 
-/// One line being put together.
+/// A log line that is being built.
 #[must_use]
 pub struct Line {
-    /// When it was begun: a slow sink takes it later.
+    /// When the line was created; a slow sink may write it later.
     at: SystemTime,
     level: Level,
     text: String,
@@ -70,14 +71,15 @@ impl Line {
         }
     }
 
-    /// A value without blanks, as it is.
+    /// Adds a value that needs no quotes: it must not contain blanks.
     pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
         // Writing to a String does not fail.
         let _ = write!(self.text, " {key}={value}");
         self
     }
 
-    /// A value in quotes, control characters, quotes and backslashes escaped.
+    /// Adds a value in quotes; control characters, quotes and backslashes are escaped, so that the
+    /// line stays one line.
     pub fn quoted(mut self, key: &str, value: &str) -> Self {
         let _ = write!(self.text, " {key}=\"");
         for c in value.chars() {
@@ -101,7 +103,7 @@ pub struct Log {
     dropped: AtomicU64,
 }
 
-/// What is open for a log.
+/// An open sink.
 enum Sink {
     None,
     Stderr,
@@ -109,11 +111,11 @@ enum Sink {
     Syslog(Syslog),
 }
 
-/// Lines that went nowhere.
+/// Counts lost lines.
 #[derive(Default)]
 struct Losses {
     count: AtomicU64,
-    /// Of them, those that [`Log::take_lost`] has told of.
+    /// How many of them [`Log::take_lost`] has returned.
     taken: AtomicU64,
     /// Why the last one was lost.
     reason: ArcSwapOption<String>,
@@ -130,7 +132,7 @@ impl Losses {
 }
 
 impl Log {
-    /// A log to `sink`, with what it needs opened.
+    /// Opens a log to `sink`.
     ///
     /// # Errors
     /// Where a file cannot be opened for appending.
@@ -153,31 +155,31 @@ impl Log {
         }
     }
 
-    /// A log to the same sink for a process that inherited this one; no lock that a thread
-    /// of the parent may have held is touched.
+    /// A log to the same sink for a forked child. It does not touch the inherited queue, whose lock
+    /// a thread of the parent may have held at the fork.
     pub fn after_fork(&self) -> Self {
         Self::to(self.sink.clone())
     }
 
-    /// Opens a file again that was rotated away, where this process may.
+    /// Opens the log file again if it was rotated, where this process may.
     pub fn reopen(&self) {
         if let Sink::File(file) = &*self.sink {
             file.refresh();
         }
     }
 
-    /// Lines of this process that went nowhere.
+    /// How many lines this process has lost.
     pub fn lost(&self) -> u64 {
         self.losses.count.load(Ordering::Acquire)
     }
 
-    /// How many were lost since the last call.
+    /// How many lines were lost since the last call.
     pub fn take_lost(&self) -> u64 {
         let count = self.lost();
         count.saturating_sub(self.losses.taken.swap(count, Ordering::AcqRel))
     }
 
-    /// What an operator should know of it.
+    /// Warnings for the operator: a sink that cannot be used, and lost lines.
     pub fn warnings(&self) -> Vec<String> {
         let sink = match &*self.sink {
             Sink::None | Sink::Stderr => None,
@@ -193,13 +195,14 @@ impl Log {
         sink.into_iter().chain(losses).collect()
     }
 
-    /// Writes a line from the calling thread, for calls that configure: they start no thread,
-    /// since the host may fork after them. A line that would have to wait is lost.
+    /// Writes a line on the calling thread. For calls that configure: they must not start a thread,
+    /// since the host may fork after them. Never blocks: a line that would have to wait is lost.
     pub fn write_here(&self, line: &Line) {
         without_write_signals(|| put(&self.sink, &self.losses, line, false));
     }
 
-    /// Hands a line over. Never blocks on the sink.
+    /// Queues a line for the log's thread. Never waits for the sink; where the queue is full the
+    /// line is lost.
     pub fn write(&self, line: Line) {
         if matches!(*self.sink, Sink::None) {
             return;
@@ -242,7 +245,8 @@ fn start(sink: Arc<Sink>, losses: Arc<Losses>) -> Option<SyncSender<Line>> {
     Some(sender)
 }
 
-/// Writes a line to its sink, and counts it where it is lost.
+/// Writes a line to its sink, and counts it if that fails. `waits`: whether it may block until the
+/// sink has room.
 fn put(sink: &Sink, losses: &Losses, line: &Line, waits: bool) {
     let done = match sink {
         Sink::None => Ok(()),
@@ -269,7 +273,7 @@ fn put(sink: &Sink, losses: &Losses, line: &Line, waits: bool) {
     if !losses.is_told.swap(true, Ordering::AcqRel) {
         let text = format!("nauthilus_backend: log lines to {name} are lost: {error}\n");
         if stderr::has_room_for(text.len()) {
-            // There is nowhere else to say so.
+            // A failure is ignored: there is no other place to report it.
             let _ = stderr::write_all(text.as_bytes());
         }
     }
@@ -284,7 +288,7 @@ fn full_line(line: &Line) -> String {
     )
 }
 
-/// A line as the system's logger takes it; it adds the time itself.
+/// A line as a syslog datagram, without a time, which the logger adds.
 fn datagram(line: &Line) -> String {
     format!(
         "<{}>nauthilus_backend[{}]: {} {}",
@@ -349,7 +353,7 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let log = Log::open(&LogSink::File(folder.join("x"))).unwrap();
         assert_eq!(log.warnings(), Vec::<String>::new());
-        // As for a process that may not enter the folder any more.
+        // The path stops working, as for a process that has lost the right to enter the folder.
         std::fs::rename(&folder, dir.join("old")).unwrap();
         log.write_here(&Line::new(Level::Info, "second"));
         let text = std::fs::read_to_string(dir.join("old/x")).unwrap();
@@ -361,7 +365,7 @@ mod tests {
         );
         assert!(!folder.exists());
         assert_eq!(log.lost(), 0);
-        // As soon as it may, it does.
+        // Once the path works again, the file is opened again.
         std::fs::create_dir(&folder).unwrap();
         log.reopen();
         assert_eq!(log.warnings(), Vec::<String>::new());

@@ -1,6 +1,6 @@
-//! Where lines go. What a sink needs is opened when the log is configured and handed on to
-//! forked processes: one that has dropped its rights or changed its root directory may not be able
-//! to open it again.
+//! Files and syslog as sinks of log lines. They are opened when the log is configured and inherited
+//! by forked processes: a process that has dropped its privileges or changed its root directory may
+//! not be able to open them.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, Write};
@@ -16,7 +16,8 @@ use crate::sys::own_descriptor::Guarded;
 
 const DEV_LOG: &str = "/dev/log";
 
-/// A file that lines are appended to. No lock: a child may be forked while a thread is here.
+/// A file to which lines are appended. It has no mutex: a child that is forked while a thread holds
+/// it would block for ever.
 pub(super) struct LogFile {
     path: PathBuf,
     file: ArcSwap<Guarded<File>>,
@@ -42,7 +43,7 @@ impl LogFile {
         self.path.display().to_string()
     }
 
-    /// What an operator should know of it.
+    /// Why the path could not be opened again, for the operator.
     pub(super) fn warning(&self) -> Option<String> {
         self.stale.load().as_deref().cloned()
     }
@@ -59,7 +60,8 @@ impl LogFile {
         let opened = if self.root == root() {
             append_to(&self.path).and_then(Guarded::new)
         } else {
-            // The path means something else here: nothing must be made there.
+            // After a change of the root directory the path means another place, where no file must
+            // be created.
             Err(io::Error::other(
                 "the process has another root directory now",
             ))
@@ -88,7 +90,8 @@ impl LogFile {
             return false;
         };
         if self.root != root() {
-            // By its name it cannot be found; that it has none left can be seen.
+            // The path cannot be compared under another root directory. A file without a link was
+            // deleted.
             return opened.nlink() > 0;
         }
         let same = |named: Metadata| (named.dev(), named.ino()) == (opened.dev(), opened.ino());
@@ -98,7 +101,7 @@ impl LogFile {
     /// Appends a line, whole or not at all.
     ///
     /// # Errors
-    /// Where there is no room for all of it, or the file is not to be had.
+    /// Where there is no room for the whole line, or the file cannot be used.
     pub(super) fn write(&self, line: &str) -> io::Result<()> {
         self.refresh();
         let guarded = self.file.load();
@@ -117,8 +120,8 @@ fn append_to(path: &Path) -> io::Result<File> {
         .append(true)
         .create(true)
         .mode(0o640)
-        // A FIFO that nobody reads is an error, and does not hold up the caller until somebody
-        // does; one whose reader is slow loses lines.
+        // With O_NONBLOCK opening a FIFO that nobody reads fails at once instead of blocking, and
+        // lines to a FIFO with a slow reader are lost instead of delaying the writer.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
 }
@@ -126,7 +129,7 @@ fn append_to(path: &Path) -> io::Result<File> {
 fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() && line.len() > libc::PIPE_BUF {
-        // A pipe may take a part of it.
+        // Longer writes are not atomic: the pipe may take only a part of the line.
         return Err(io::Error::other("the line is too long for a pipe"));
     }
     let wrote = loop {
@@ -138,7 +141,8 @@ fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
     if wrote == line.len() {
         return Ok(());
     }
-    // A full disk took a part of it, which goes again if nobody has written behind it since.
+    // A full disk took only a part of the line. It is cut off again, unless another process has
+    // appended to the file since.
     let end = file.stream_position()?;
     let part = u64::try_from(wrote).unwrap_or(u64::MAX);
     if kind.is_file() && file.metadata()?.len() == end {
@@ -150,14 +154,14 @@ fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
 /// The system's logger.
 #[derive(Default)]
 pub(super) struct Syslog {
-    /// Connected when the log was configured; for the log's own thread.
+    /// Connected when the log was configured. A blocking socket, only used by the log's own thread.
     socket: ArcSwapOption<Guarded<UnixDatagram>>,
-    /// Whether there was no logger at that time.
+    /// Whether the last attempt to reach the logger failed.
     missing: AtomicBool,
 }
 
 impl Syslog {
-    /// Its socket, where there is one: a machine may start its logger later.
+    /// Connects to the logger. A missing logger is no error: it may be started later.
     pub(super) fn open() -> Self {
         let syslog = Self::default();
         match connect(true) {
@@ -172,14 +176,14 @@ impl Syslog {
         missing.then(|| format!("log: syslog: there is no {DEV_LOG}: lines are lost"))
     }
 
-    /// Sends a datagram as the system's logger takes it. Waits for room only where `waits`.
+    /// Sends a datagram to the logger. Blocks while the logger has no room if `waits`.
     ///
     /// # Errors
     /// Where there is no logger, or no room for a line that does not wait.
     pub(super) fn write(&self, datagram: &str, waits: bool) -> io::Result<()> {
         let bytes = datagram.as_bytes();
         if !waits {
-            // The socket of the thread is one that waits.
+            // The socket of the log's thread is a blocking one, so another one is opened.
             let sent = connect(false).and_then(|socket| socket.get()?.send(bytes));
             self.missing.store(sent.is_err(), Ordering::Release);
             return sent.map(drop);

@@ -1,8 +1,8 @@
 //! Metrics in the text form of OpenMetrics 1.0.
 //!
-//! All of it is read from the shared table, so that any process answers for the whole machine.
-//! Labels are bounded by the configuration: a target or node only on gauges and counters, never
-//! on a histogram, and never a user.
+//! All values are read from the shared table, so that any process that shares it gives the same
+//! ones. The number of series is bounded by the configuration: targets and nodes are labels of
+//! gauges and counters only, never of histograms, and users are no labels.
 
 use std::collections::HashSet;
 use std::fmt::{self, Write};
@@ -24,13 +24,13 @@ use super::verdicts::health::Verdict;
 use super::verdicts::{BUCKETS_US, Counter, OperatorState, ProbeResult};
 use crate::sys::clock;
 
-/// What the text is, for the `Content-Type` of a response.
+/// The `Content-Type` of a response with this text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most that is handed out at once, in bytes.
+/// The longest piece, in bytes.
 pub const PIECE_MAX: usize = 64 * 1024;
 
-/// Every stage, and none for the whole probe.
+/// The stages that are shown; `None` stands for the whole probe.
 const STAGES: [Option<Stage>; 11] = [
     None,
     Some(Stage::Resolve),
@@ -51,8 +51,9 @@ const RESULTS: [(ProbeResult, &str); 3] = [
     (ProbeResult::Inconclusive, "inconclusive"),
 ];
 
-/// Gives the metrics of `active`, in pieces of at most [`PIECE_MAX`] bytes, to `write`. Without
-/// a configuration there is only what the build says of itself.
+/// Passes the metrics of `active` to `write` in pieces of at most [`PIECE_MAX`] bytes, so that the
+/// text of many targets is never in memory as a whole. Without a configuration the version is the
+/// only metric.
 pub fn write_pieces(active: Option<Arc<ActiveConfig>>, write: &mut dyn FnMut(String)) {
     let mut registry = Registry::with_prefix("nauthilus_backend");
     registry.register_collector(Box::new(Source { active }));
@@ -96,7 +97,7 @@ impl Write for Pieces<'_> {
     }
 }
 
-/// Where the metrics come from.
+/// The collector of all metrics of the active configuration.
 struct Source {
     active: Option<Arc<ActiveConfig>>,
 }
@@ -125,7 +126,7 @@ impl Collector for Source {
     }
 }
 
-/// Targets that are configured more than once under one key have one series.
+/// Removes targets with a key that another one has: OpenMetrics allows each series once.
 fn distinct(targets: Vec<TargetStatus>) -> Vec<(String, TargetStatus)> {
     let mut seen = HashSet::with_capacity(targets.len());
     targets
@@ -273,7 +274,8 @@ fn probes(encoder: &mut DescriptorEncoder, active: &ActiveConfig) -> fmt::Result
                 .into_iter()
                 .map(|protocol| active.table.probes_counted(protocol, result, stage))
                 .fold(0, u64::wrapping_add);
-            // A good probe has gone through all stages; the others are always at one of them.
+            // Zero counts are left out where they cannot occur: a good probe has no stage at which
+            // it failed, every other one has.
             if count > 0 || (result == ProbeResult::Good) == stage.is_none() {
                 let labels = [("result", name), ("stage", stage_name(stage))];
                 put_counter(&mut family, &labels, &count)?;

@@ -1,8 +1,8 @@
-//! What a caller wants of a server: fields that must be equal, and pools in order.
+//! Which servers a caller accepts: fields that must be equal, and pools in order of preference.
 
 use crate::engine::target::Target;
 
-/// A field of a server object that a filter can ask for.
+/// A field of a server object that a filter can compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerField {
     Ip,
@@ -57,7 +57,7 @@ impl ServerField {
         Self::ALL.into_iter().find(|field| field.name() == name)
     }
 
-    /// What its values are.
+    /// The type of the field's values.
     pub fn kind(self) -> FieldKind {
         match self {
             Self::Port | Self::Weight => FieldKind::Number,
@@ -83,18 +83,19 @@ pub enum FieldValue {
     Flag(bool),
 }
 
-/// Which servers a caller can use.
+/// Which servers a caller accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Fields that must have these values.
     pub fields: Vec<(ServerField, FieldValue)>,
-    /// The first with a usable node counts. None: the pool without a name.
+    /// Pools in order of preference: the first one with a usable node is taken. `None`: the pool
+    /// without a name.
     pub pools: Option<Vec<Box<str>>>,
 }
 
 impl Filter {
-    /// Whether a target has all that is asked for; `ip` gives the address that its server
-    /// object shows.
+    /// Whether a target has all of these values. `ip` returns the `ip` of its server object; it is
+    /// only called where the filter compares that.
     pub(super) fn matches(&self, target: &Target, ip: impl Fn() -> String) -> bool {
         self.fields.iter().all(|(field, wanted)| match wanted {
             FieldValue::Flag(wanted) => flag(*field, target) == Some(*wanted),

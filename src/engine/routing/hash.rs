@@ -1,7 +1,9 @@
-//! The hash of rendezvous hashing, which others can compute too: `docs/routing.md` has vectors.
+//! The hash for rendezvous hashing. Other programs may compute it too: `docs/routing.md` describes
+//! it, with test vectors.
 //!
-//! All of it is XXH3 with 64 bits and seed 0. A name has the hash of its bytes; a user on a
-//! node has the hash of the 16 bytes of both hashes, the user's first, in little-endian order.
+//! Every hash is XXH3 with 64 bits and seed 0. The hash of a name is that of its bytes. The hash of
+//! a user on a node is that of 16 bytes: the user's hash, then the node's, each in little-endian
+//! order.
 
 use twox_hash::XxHash3_64;
 
@@ -10,7 +12,7 @@ pub(super) fn of_name(name: &[u8]) -> u64 {
     XxHash3_64::oneshot(name)
 }
 
-/// The hash of a user on a node, of the hashes of both.
+/// The hash of a user on a node, from the hashes of both.
 pub(super) fn of_pair(user: u64, node: u64) -> u64 {
     let mut bytes = [0; 16];
     let (first, second) = bytes.split_at_mut(8);
@@ -19,8 +21,9 @@ pub(super) fn of_pair(user: u64, node: u64) -> u64 {
     XxHash3_64::oneshot(&bytes)
 }
 
-/// `weight / -ln(h)` where h is the hash as a number between 0 and 1: its upper 52 bits plus one
-/// half, of 2^52, which a double holds exactly. The node with the highest score has the user.
+/// The score `weight / -ln(f)`. `f` is the hash as a number between 0 and 1: (its upper 52 bits +
+/// 0.5) / 2^52, which a double represents exactly. The user belongs on the node with the highest
+/// score.
 pub(super) fn score(weight: u16, hash: u64) -> f64 {
     const UNIT: f64 = 1.0 / (1_u64 << 52) as f64;
     let fraction = ((hash >> 12) as f64 + 0.5) * UNIT;
@@ -31,7 +34,8 @@ pub(super) fn score(weight: u16, hash: u64) -> f64 {
 mod tests {
     use super::*;
 
-    /// These are in `docs/routing.md`: whoever computes them otherwise routes otherwise.
+    /// The vectors of `docs/routing.md`: a program that computes other values routes users to other
+    /// nodes.
     #[test]
     fn hashes_are_the_documented_ones() {
         let docs = include_str!("../../../docs/routing.md");
@@ -49,7 +53,7 @@ mod tests {
             );
             assert!(docs.contains(&row), "docs/routing.md lacks {row}");
         }
-        // The reference implementation's value for no bytes.
+        // The value of the XXH3 reference implementation for an empty input.
         assert_eq!(of_name(b""), 0x2d06_8005_38d3_94c2);
     }
 

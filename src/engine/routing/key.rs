@@ -1,4 +1,4 @@
-//! A user's key: what of a user's name decides on the node.
+//! A user's key: the part of the user's name that decides which node the user belongs on.
 
 use std::borrow::Cow;
 
@@ -7,9 +7,9 @@ use crate::engine::config::{RoutingSettings, UserKey};
 /// The longest name of a user, in bytes.
 pub const KEY_MAX: usize = 1_024;
 
-/// The key of a user, or none where the name is empty or longer than [`KEY_MAX`] bytes, or
-/// nothing is left of it. Letters are folded in ASCII alone, so that no version of a Unicode
-/// table moves a user.
+/// The key of a user. `None` where the name is empty or longer than [`KEY_MAX`] bytes, or where the
+/// settings leave nothing of it. Only ASCII letters are lowercased: other rules depend on the
+/// Unicode version, and machines with different versions would choose different nodes.
 pub fn user_key<'u>(user: &'u [u8], settings: &RoutingSettings) -> Option<Cow<'u, [u8]>> {
     if user.is_empty() || user.len() > KEY_MAX {
         return None;

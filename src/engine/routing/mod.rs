@@ -1,7 +1,7 @@
 //! Which server a user belongs on: the user's key, the nodes, and the choice between them.
 //!
-//! The choice is rendezvous hashing, so that every process and machine with the same nodes
-//! gives the same answer without asking anybody.
+//! The choice is rendezvous hashing: every process and machine with the same nodes chooses the same
+//! node, without communication.
 
 mod filter;
 mod hash;

@@ -10,11 +10,11 @@ use crate::engine::target::Target;
 #[derive(Debug, PartialEq, Eq)]
 pub struct Node {
     pub name: Box<str>,
-    /// Empty where it has no name.
+    /// Empty: the pool without a name.
     pub pool: Box<str>,
-    /// 0..=1000.
+    /// The configured weight, 0..=1000; 0: no users.
     pub weight: u16,
-    /// Its targets in configured order, each once; never empty.
+    /// The node's targets in configured order, each once; never empty.
     pub ports: Vec<Port>,
     pub(super) hash: u64,
 }
@@ -22,7 +22,7 @@ pub struct Node {
 /// A target as a port of its node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Its index in the configuration.
+    /// The target's index in the configuration.
     pub target: usize,
     pub(super) hash: u64,
 }

@@ -1,4 +1,5 @@
-//! The choice: the node with the user's highest score among those that can serve, then a port.
+//! The choice of a server: of the usable nodes the one with the user's highest score, then one of
+//! its ports.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -11,23 +12,24 @@ use super::nodes::{Node, Nodes, Port};
 use crate::engine::config::NodeUsable;
 use crate::engine::target::Target;
 
-/// What is known of the targets at this moment; each is asked by its index in the configuration.
+/// What routing reads of the targets' state. Targets are given by their index in the configuration.
 pub trait TargetView {
     /// Whether the target is in the list now.
     fn is_listed(&self, target: usize) -> bool;
 
-    /// How much of its pool's users a node takes.
+    /// The node's weight: its share of the pool's users. Operators may have set another one than
+    /// configured.
     fn weight(&self, node: &Node) -> u16 {
         node.weight
     }
-    /// Whether routing counts the target as alive: verdicts count after `node_down_after` and
+    /// Whether routing counts the target as alive: a new verdict counts after `node_down_after` or
     /// `node_up_after`.
     fn is_routable(&self, target: usize) -> bool;
-    /// What the target's server object shows as `ip`.
+    /// The `ip` of the target's server object.
     fn ip(&self, target: usize) -> String;
 }
 
-/// The nodes of a configuration, its targets and what is known of them.
+/// All that a choice depends on: the nodes and targets of a configuration, and their state.
 pub struct Fleet<'a, V> {
     pub nodes: &'a Nodes,
     pub targets: &'a [Arc<Target>],
@@ -41,7 +43,8 @@ pub struct Route<'a> {
     /// The index of the target in the configuration.
     pub target: usize,
     pub node: &'a Node,
-    /// No node had all of its vital targets alive, so that one counts whose matching target is.
+    /// No node of the pool had all of its vital targets alive, so a node with a matching target
+    /// that is alive was taken.
     pub degraded: bool,
 }
 
@@ -52,7 +55,7 @@ pub enum NoRoute {
     NoKey,
     /// No node of the pools has a target that matches the filter and may be given users.
     NoNode,
-    /// There are such nodes, and none of them is usable.
+    /// There are such nodes, but none of them is usable.
     Unusable,
 }
 
@@ -85,22 +88,22 @@ impl Why {
     }
 }
 
-/// One node as a choice for one user.
+/// A node with its score for a user.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate<'a> {
     pub node: &'a Node,
-    /// `weight / -ln(h)`; the highest has the user.
+    /// The score that `hash::score` gives; the user belongs on the node with the highest score.
     pub score: f64,
-    /// Why it cannot be chosen, if so.
+    /// Why the node cannot be chosen; `None` where it can.
     pub why: Option<Why>,
 }
 
-/// Nodes with a user's scores; most pools have no more than this many.
+/// Nodes with a user's scores. 16 are stored without an allocation, which is enough for most pools.
 type Scored<'a> = SmallVec<[(f64, &'a Node); 16]>;
 
-/// The nodes from the highest score down. Nearly always the first one is taken, so they are
-/// not sorted. Equal scores are as good as impossible; there the hash keeps the configured
-/// order from mattering.
+/// The nodes from the highest score down. They are not sorted, since nearly always the first one is
+/// taken. Equal scores are decided by the hash of the node, so that the configured order never
+/// matters.
 fn best_first(mut scored: Scored<'_>) -> impl Iterator<Item = &Node> {
     std::iter::from_fn(move || {
         let best = (0..scored.len()).max_by(|&a, &b| {
@@ -142,11 +145,12 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         Err(problem)
     }
 
-    /// The nodes of the pool that the user is routed in, else of the first that has any with a
-    /// matching target; the best one first.
+    /// The nodes with a matching target, the highest score first: those of the pool that the user
+    /// is routed to, or where there is no route, of the first pool that has any.
     pub fn candidates(&self, key: &[u8], filter: &Filter) -> Vec<Candidate<'a>> {
         let user = hash::of_name(key);
-        // Where the first pools have no usable node, the user's is in a later one.
+        // The user may be routed to a later pool than the first with a matching target, which then
+        // has no usable node.
         let routed = self.route(key, filter).ok().map(|route| &*route.node.pool);
         for pool in pools(filter).filter(|pool| routed.is_none_or(|routed| routed == *pool)) {
             let mut all: Vec<Candidate<'a>> = self
@@ -169,7 +173,8 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         Vec::new()
     }
 
-    /// Why no user is routed to a node, whatever is asked of it; none where users are.
+    /// Why no user is routed to a node, with a filter that matches every target; `None` where users
+    /// are.
     pub fn why_unusable(&self, node: &'a Node) -> Option<Why> {
         self.why_not(node, &Filter::default())
     }
@@ -182,7 +187,8 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         (!usable).then_some(Why::Dead)
     }
 
-    /// What is tried in turn, and whether that is a way out.
+    /// The rules for usable nodes to try in this order, each with whether the route is then
+    /// `degraded`.
     fn stages(&self) -> impl Iterator<Item = (NodeUsable, bool)> {
         let way_out = (self.node_usable == NodeUsable::All).then_some((NodeUsable::Match, true));
         std::iter::once((self.node_usable, false)).chain(way_out)
@@ -211,7 +217,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             .filter(move |node| self.ports(node, filter).next().is_some())
     }
 
-    /// The targets of a node that match.
+    /// The targets of a node that match the filter, with their index.
     fn ports<'s>(
         &'s self,
         node: &'a Node,
@@ -238,7 +244,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
                     target.is_some_and(|target| target.placement.vital)
                 };
                 let mut vital = node.ports.iter().filter(is_vital).peekable();
-                // A node without a vital target is as good as what is asked of it.
+                // A node without a vital target is usable where a matching target is alive.
                 if vital.peek().is_none() {
                     return has_match();
                 }
@@ -249,9 +255,9 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         }
     }
 
-    /// The user's port of a node: of the matching targets one that is in the list, else one
-    /// that routing still counts on, else any. A node that has been dead for less than
-    /// `node_down_after` keeps its users.
+    /// The user's port on a node. Of the matching targets a listed one is preferred, then one that
+    /// routing still counts as alive, then any; the highest hash decides between equals. It need
+    /// not be listed: a node that has been dead for less than `node_down_after` keeps its users.
     fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
         let mut best: Option<((bool, bool, u64), usize)> = None;
         for (index, _, port) in self.ports(node, filter) {

@@ -1,4 +1,4 @@
-//! The shares of nodes, and who moves when one goes or comes.
+//! Tests the nodes' shares of users, and which users move when a node leaves or returns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::engine::config::{NodeUsable, RoutingSettings};
 use crate::engine::probe::dialogue::testing;
 use crate::engine::target::{Host, HostName, Placement, Protocol, Target};
 
-/// All alive but these targets.
+/// A view in which all targets are alive except these.
 struct Dead(Vec<usize>);
 
 impl TargetView for Dead {
@@ -62,7 +62,7 @@ fn route_all(targets: &[Arc<Target>], dead: &[usize], users: usize) -> Vec<Strin
     (0..users).map(node_of).collect()
 }
 
-/// Pearson's statistic of how users fall on nodes beside what the weights ask for.
+/// Pearson's chi-squared statistic of the users per node against the shares that the weights give.
 fn chi_squared(routes: &[String], weights: &[u16]) -> f64 {
     let mut counts: HashMap<&str, f64> = HashMap::new();
     for node in routes {
@@ -78,7 +78,8 @@ fn chi_squared(routes: &[String], weights: &[u16]) -> f64 {
     weights.iter().enumerate().map(term).sum()
 }
 
-/// Above which chance gives Pearson's statistic once in 10,000 (Wilson and Hilferty).
+/// The value that Pearson's statistic exceeds by chance once in 10,000 cases (Wilson and Hilferty's
+/// approximation).
 fn limit(weights: &[u16]) -> f64 {
     let k = (weights.len() - 1) as f64;
     k * (1.0 - 2.0 / (9.0 * k) + 3.719 * (2.0 / (9.0 * k)).sqrt()).powi(3)
@@ -116,7 +117,8 @@ fn a_node_that_goes_moves_its_own_users_alone_and_evenly() {
     for (was, is) in before.iter().zip(&after) {
         if was == "node3" {
             assert_ne!(is, "node3");
-            // Counted as users of nine nodes that are numbered without a gap.
+            // node9 is counted under the name of the removed node, so that the nine names have no
+            // gap.
             moved.push(if is == "node9" {
                 "node3".to_owned()
             } else {
@@ -127,7 +129,7 @@ fn a_node_that_goes_moves_its_own_users_alone_and_evenly() {
         }
     }
     assert!(chi_squared(&moved, &weights[1..]) < limit(&weights[1..]));
-    // Configured away or dead is the same.
+    // A node that is removed from the configuration and one that is dead give the same moves.
     let gone: Vec<_> = targets
         .iter()
         .filter(|t| t.node() != "node3")
@@ -206,7 +208,7 @@ fn node_usable_says_what_makes_a_node_unusable() {
     assert_eq!(at(Any, &[1], "imap"), on(0, "a", false));
     assert_eq!(at(Match, &[1], "imap"), on(0, "a", false));
     assert_eq!(at(Match, &[1], "pop3"), on(3, "b", false));
-    // No node has all its targets: what matches decides, and the answer says so.
+    // No node has all its targets alive: the matching target decides, and the route is `degraded`.
     assert_eq!(at(All, &[1, 3], "imap"), on(0, "a", true));
     assert_eq!(at(All, &[1, 3], "pop3"), Err(NoRoute::Unusable));
     assert_eq!(at(All, &[0, 1, 2, 3], "imap"), Err(NoRoute::Unusable));
