@@ -1,4 +1,4 @@
-//! One look-up of one name by the system's resolver, and what its failure says.
+//! One look-up of one name by the system's resolver, and how its failures are classified.
 
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
@@ -15,11 +15,11 @@ pub(in crate::engine::probe) type LookupAnswer = Result<Arc<[IpAddr]>, LookupFai
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::engine::probe) enum LookupFailure {
-    /// That is how it is: the name does not exist, or has none.
+    /// The resolver's answer is final: the name does not exist, or has no address.
     NoAddress(String),
-    /// The name may well have one: no name server could say.
+    /// No name server could answer: the name may have an address.
     ForNow(String),
-    /// This process could not ask. Says nothing of the name.
+    /// This process could not ask, for lack of resources. Says nothing about the name.
     OwnLack(String),
 }
 
@@ -34,12 +34,13 @@ impl From<LookupFailure> for ProbeError {
     }
 }
 
-/// Asks the system, on a thread of ours. Blocks.
+/// Asks the system's resolver, on a thread of the engine. Blocks.
 pub(super) fn ask_system(name: &HostName) -> LookupAnswer {
     ask(name, names::use_servers)
 }
 
-/// Asks the system on the host's thread, whose own resolver is left alone. Blocks.
+/// Asks the system's resolver on the host's thread, without changing that thread's name servers
+/// (`names::use_servers`), which the host uses as well. Blocks.
 pub(super) fn ask_on_hosts_thread(name: &HostName) -> LookupAnswer {
     ask(name, |_| false)
 }
@@ -49,7 +50,8 @@ fn ask(name: &HostName, use_servers: fn(&names::Servers) -> bool) -> LookupAnswe
     let moved = origin.as_ref().filter(|origin| origin.is_out_of_reach());
     let in_file = match moved {
         Some(origin) => origin.in_hosts_file(name),
-        // The C library compares the hosts file's names with the trailing dot, which they lack.
+        // The C library would look for the name with its trailing dot in the hosts file, where
+        // names have none.
         None if name.is_absolute() => origin::in_hosts_file(name),
         None => Vec::new(),
     };
@@ -102,9 +104,9 @@ fn own_lack(error: &std::io::Error) -> LookupFailure {
     LookupFailure::OwnLack(format!("cannot look up names: {error}"))
 }
 
-/// The C library takes a hosts file that it cannot open for one without the name, and name
-/// servers that it has no socket for are none to it: so the process is asked itself whether it
-/// has what a look-up takes, a file and a socket.
+/// Whether the process lacks the two descriptors that a look-up needs, a file and a socket. The C
+/// library does not tell: if it cannot open the hosts file or a socket, it reports that the name
+/// does not exist or that no name server answers.
 fn lack_of_descriptors() -> Option<LookupFailure> {
     let two = UnixDatagram::unbound().and_then(|first| Ok((first, UnixDatagram::unbound()?)));
     two.err()
@@ -112,7 +114,7 @@ fn lack_of_descriptors() -> Option<LookupFailure> {
         .map(|error| own_lack(&error))
 }
 
-/// The texts of the C locale: `gai_strerror` translates.
+/// The texts of `gai_strerror` in the C locale. The function itself would translate them.
 fn text(code: i32) -> String {
     match code {
         libc::EAI_NONAME => "name or service not known",

@@ -1,9 +1,9 @@
-//! Host names, resolved off the engine's thread.
+//! Looks up host names on threads of their own.
 //!
-//! `getaddrinfo` blocks for as long as it likes and cannot be called off. Each look-up has
-//! a thread of its own, a name has one look-up at a time, and their number is bounded. A
-//! probe waits no longer than its deadline; where older addresses are known, a look-up
-//! that is slow, fails for the moment or cannot be made does not stop it.
+//! `getaddrinfo` may block for a long time and cannot be cancelled, so each look-up runs on its own
+//! thread. A name has one look-up at a time, and the number of look-ups is bounded. A probe waits
+//! no longer than its deadline. If older addresses are known, the probe uses them when a look-up
+//! is slow, fails temporarily or cannot be made.
 
 mod ask;
 pub mod origin;
@@ -21,23 +21,23 @@ use crate::engine::target::HostName;
 use crate::sys::relay::relayed;
 use crate::sys::thread::spawn_quiet;
 
-/// How long addresses are used without asking again, while they answer.
+/// How long addresses are used without a new look-up, as long as the server answers there.
 const TTL: Duration = Duration::from_secs(30);
 
-/// Addresses that do not answer are asked for again, but not sooner than this after the last
-/// answer: a name whose servers are down is asked for once a second.
+/// If the addresses of a name do not answer, the name is looked up again, but not sooner than this
+/// after its last answer. So a name whose server is down is looked up at most once a second.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a look-up may take before older addresses are used instead.
+/// How long a probe waits for a look-up before it uses older addresses.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Look-ups at the same time; more wait for their turn.
+/// The most look-ups at the same time; others wait.
 const LOOKUPS_MAX: usize = 32;
 
-/// Name service modules want room on the stack.
+/// The stack of a look-up's thread, in bytes. Name service modules (NSS) need much of it.
 const LOOKUP_STACK: usize = 512 * 1024;
 
-/// The names' addresses, in the order that `getaddrinfo` gives them (RFC 6724).
+/// Looks up and caches addresses of names, in `getaddrinfo`'s order (RFC 6724).
 pub struct Resolver {
     names: Arc<Mutex<HashMap<HostName, Entry>>>,
     lookups: Arc<Semaphore>,
@@ -46,9 +46,10 @@ pub struct Resolver {
 
 #[derive(Default)]
 struct Entry {
-    /// The last addresses and when they were the answer; none: they come from elsewhere.
+    /// The last addresses, and when a look-up returned them; None: they come from
+    /// [`Resolver::suggest`].
     known: Option<(Arc<[IpAddr]>, Option<Instant>)>,
-    /// Until its answer comes, a look-up under way.
+    /// The look-up in progress, if any.
     pending: Option<watch::Receiver<Option<LookupAnswer>>>,
 }
 
@@ -74,8 +75,8 @@ impl Resolver {
         }
     }
 
-    /// Tells addresses of a name that were found elsewhere: at the configuration, or by a process
-    /// before this one. They are used where nothing better can be found out.
+    /// Adds addresses of a name that were found elsewhere: when the configuration was read, or by
+    /// an earlier process. They are used only if a look-up fails or is slow.
     pub fn suggest(&self, name: &HostName, addresses: &[IpAddr]) {
         let mut names = self.lock();
         let entry = names.entry(name.clone()).or_default();
@@ -84,17 +85,18 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `name` where they need not be asked for.
+    /// The addresses of `name`, if the last look-up is recent enough to need no new one.
     pub fn known(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
         self.lock().get(name)?.fresh()
     }
 
-    /// The addresses of `name`, at least one. They may be up to 30 seconds old, or older where
-    /// nothing better could be found out.
+    /// The addresses of `name`, at least one. They may be up to 30 seconds old, or older if a new
+    /// look-up fails temporarily or is slow.
     ///
     /// # Errors
-    /// Stage `resolve` where the name has no address, or nobody could say and none is known; stage
-    /// `internal` where this process could not ask, and none is known. The caller bounds the time.
+    /// Stage `resolve` if the name has no address, or if no name server could answer and no address
+    /// is known; stage `internal` if this process could not ask and no address is known. The caller
+    /// bounds the time.
     pub async fn resolve(&self, name: &HostName) -> Result<Arc<[IpAddr]>, ProbeError> {
         let (known, pending) = {
             let mut names = self.lock();
@@ -116,8 +118,8 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `name` as they are now, for whom those that are known have failed; none
-    /// where they were the answer within the last second, or no better can be had.
+    /// Looks `name` up again, because its known addresses do not answer. None if the last look-up
+    /// is less than a second old, or the new one fails. The caller bounds the time.
     pub async fn resolve_again(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
         let pending = {
             let mut names = self.lock();
@@ -136,7 +138,7 @@ impl Resolver {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The look-up that is under way, or one that starts now.
+    /// The look-up in progress, or a new one.
     fn pending(&self, name: &HostName, entry: &mut Entry) -> watch::Receiver<Option<LookupAnswer>> {
         if let Some(pending) = &entry.pending {
             return pending.clone();
@@ -146,11 +148,12 @@ impl Resolver {
         started
     }
 
-    /// Starts a look-up that lives on when the probe that asked does not.
+    /// Starts a look-up that goes on when the probe that asked has timed out, so that the next
+    /// probe finds its answer.
     fn start(&self, name: HostName) -> watch::Receiver<Option<LookupAnswer>> {
         let (tell, told) = watch::channel(None);
         let (names, lookups, ask) = (self.names.clone(), self.lookups.clone(), self.ask);
-        // The thread that asks wakes it.
+        // `relayed`, because the look-up's thread wakes this task.
         tokio::spawn(relayed(async move {
             let answer = match lookups.acquire_owned().await {
                 Ok(turn) => look_up(name.clone(), turn, ask).await,
@@ -167,15 +170,15 @@ impl Resolver {
                 }
             }
             drop(names);
-            // Nobody listens any more where the probes' time was over.
+            // An error means that the probes that asked have timed out.
             let _ = tell.send(Some(answer));
         }));
         told
     }
 }
 
-/// The addresses of `name`, asked for on the calling thread, the host's, which it blocks. None where there is
-/// none, or it could not be found out.
+/// Looks `name` up on the calling thread, which is the host's, and blocks it. None if the name has
+/// no address or the look-up fails.
 pub fn resolve_here(name: &HostName) -> Option<Arc<[IpAddr]>> {
     ask_on_hosts_thread(name).ok()
 }
@@ -202,7 +205,7 @@ async fn look_up(
     told.await.unwrap_or_else(|_| Err(given_up()))
 }
 
-/// The look-up's thread or task ended without an answer.
+/// The failure for a look-up whose thread or task ended without an answer.
 fn given_up() -> LookupFailure {
     LookupFailure::OwnLack("the look-up was given up".to_owned())
 }

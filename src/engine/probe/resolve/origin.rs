@@ -1,8 +1,8 @@
-//! What the system's resolver needs, as it was when the host configured this module.
+//! The files that the system's resolver needs, read when the host configures this module.
 //!
-//! HAProxy and others change their root directory after that: then neither `/etc/hosts` nor
-//! `/etc/resolv.conf` nor a name service module can be read any more, and the resolver says of
-//! every name that it does not exist, or that no name server answers.
+//! HAProxy and others change their root directory (`chroot`) afterwards. Then `/etc/hosts`,
+//! `/etc/resolv.conf` and name service modules (NSS) cannot be read any more, and the resolver
+//! would report that no name exists or that no name server answers.
 
 use std::fs::{File, metadata};
 use std::io::{ErrorKind, Read};
@@ -21,10 +21,10 @@ const HOSTS: &str = "/etc/hosts";
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH: &str = "/etc/nsswitch.conf";
 
-/// No more of a file is kept: hosts files that block advertisements are long.
+/// The most bytes that are read of a file. Hosts files that block advertisements are long.
 const FILE_MAX: u64 = 4 << 20;
 
-/// The resolver's files under the root directory that the process had.
+/// The resolver's files, under the root directory at the time of reading.
 pub(super) struct Origin {
     /// Device and inode of the root directory.
     root: Option<(u64, u64)>,
@@ -32,10 +32,11 @@ pub(super) struct Origin {
     pub(super) servers: Servers,
 }
 
-/// Reads what a look-up needs. To be called when names are configured; it waits for no network.
+/// Reads what a look-up needs, and loads the name service modules. To be called when host names are
+/// configured. It does not use the network.
 ///
-/// A configuration that comes after a change of the root directory keeps what was read before it,
-/// where there is nothing to read now.
+/// If the root directory has changed since the last call and the files are missing in the new one,
+/// what was read before is kept.
 pub fn remember() {
     let Some(fresh) = Origin::read() else {
         return;
@@ -50,7 +51,7 @@ pub fn remember() {
     ORIGIN.store(Some(Arc::new(fresh)));
 }
 
-/// What [`remember`] read last.
+/// What [`remember`] has read last.
 pub(super) fn known() -> Option<Arc<Origin>> {
     ORIGIN.load_full()
 }
@@ -61,7 +62,7 @@ pub(super) fn in_hosts_file(name: &str) -> Vec<IpAddr> {
 }
 
 impl Origin {
-    /// None where this process could not read a file that is there.
+    /// None if a file exists but cannot be read.
     fn read() -> Option<Self> {
         Some(Self {
             root: root(),
@@ -70,12 +71,12 @@ impl Origin {
         })
     }
 
-    /// Whether the process has another root directory now.
+    /// Whether the root directory has changed since the files were read.
     pub(super) fn is_out_of_reach(&self) -> bool {
         self.root.is_some() && root() != self.root
     }
 
-    /// The addresses of `name` in the hosts file as it was.
+    /// The addresses of `name` in the hosts file that was read.
     pub(super) fn in_hosts_file(&self, name: &str) -> Vec<IpAddr> {
         find(&self.hosts, name)
     }
@@ -86,7 +87,7 @@ fn root() -> Option<(u64, u64)> {
     Some((root.dev(), root.ino()))
 }
 
-/// Empty where there is no such file.
+/// The content of a file; empty if it does not exist, None if it cannot be read.
 fn read(path: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
@@ -112,7 +113,7 @@ fn find(hosts: &str, name: &str) -> Vec<IpAddr> {
     found
 }
 
-/// resolv.conf(5). What is not understood is passed over, as the C library does.
+/// resolv.conf(5). Unknown lines and options are ignored, as the C library does.
 fn servers(text: &str) -> Servers {
     let mut read = Servers {
         servers: Vec::new(),

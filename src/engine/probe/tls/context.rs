@@ -1,4 +1,4 @@
-//! What connections of one policy are made from.
+//! OpenSSL contexts: the settings that all connections with the same verification policy share.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -15,16 +15,16 @@ use super::reason;
 use crate::engine::probe::error::ProbeError;
 use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
 
-/// Whom connections trust.
+/// Which certificates connections trust.
 pub(super) enum Trust {
     Anybody,
     These(Vec<X509>),
 }
 
-/// What connections are made from.
+/// Makes the context for a set of trusted authorities.
 ///
 /// # Errors
-/// Of stage `tls`, or of `internal` where there is no memory.
+/// Stage `tls`, or `internal` if the process has no descriptor or memory left.
 pub(super) fn context(trust: Trust) -> Result<SslContext, ProbeError> {
     make(trust).map_err(|errors| reason::setup(&errors))
 }
@@ -33,7 +33,7 @@ fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContext::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_options(SslOptions::NO_COMPRESSION);
-    // One read takes in all that has come, rather than two reads per record.
+    // OpenSSL then reads all that has arrived at once; otherwise it reads twice per record.
     builder.set_read_ahead(true);
     prefer_cheap_suites(&mut builder)?;
     match trust {
@@ -55,7 +55,7 @@ fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
         notes.has_session.store(true, Ordering::Relaxed);
         if let Some(slot) = &notes.slot
             && slot.lacks_session()
-            // Without it the next handshake is a full one.
+            // If the copy fails, the next handshake is a full one.
             && let Ok(session) = given.copy()
         {
             slot.put(session);
@@ -64,9 +64,9 @@ fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
     Ok(builder.build())
 }
 
-/// Asks for TLS 1.3's mandatory suite first, of those that this system allows. A probe hashes
-/// more than it encrypts, and processors have instructions for SHA-256 that they lack for
-/// SHA-384.
+/// Puts TLS 1.3's mandatory suite (AES-128-GCM with SHA-256) first among those that this system
+/// allows. A probe hashes more than it encrypts, and many processors have instructions for SHA-256
+/// but none for SHA-384.
 fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
     let plain = SslContext::builder(SslMethod::tls_client())?.build();
     let names = tls_algorithms::ciphers(&*Ssl::new(&plain)?);
@@ -77,7 +77,8 @@ fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack
     builder.set_ciphersuites(&suites.join(":"))
 }
 
-/// Changes no verdict; keeps what a refusal is about.
+/// OpenSSL's verify callback. Returns OpenSSL's own decision unchanged, and stores a refused leaf
+/// certificate so that the reason can name its host names and its expiry.
 fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
     let leaf = context
         .current_cert()

@@ -1,5 +1,4 @@
-//! One handshake by OpenSSL, under the rules of the system's `openssl.cnf`, with a reason for each
-//! failure.
+//! One TLS handshake by OpenSSL, with the system's `openssl.cnf` in force.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -25,11 +24,12 @@ use crate::engine::target::Target;
 use crate::sys::tls_certificate_request;
 use crate::sys::tls_session::Resumable;
 
-/// How long a probe waits at least for the refusal of a server that asked for a certificate in
-/// TLS 1.3. One that does without it answers at once, unless it gives no sessions.
+/// How long a probe waits at least for the refusal of a server that asked for a client certificate
+/// in TLS 1.3. A server that goes on without one usually sends a session ticket at once, which ends
+/// the wait.
 const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 
-/// One handshake within the target's `tls_timeout`, which offers the session.
+/// Performs one handshake within the target's `tls_timeout` and offers `session`, if given.
 pub(super) async fn handshake<S>(
     context: &SslContext,
     wire: Wire<S>,
@@ -69,16 +69,17 @@ where
     Ok((tls, made))
 }
 
-/// Whether the server is yet to say whether it does without a certificate of ours. In TLS 1.3 the
-/// client ends the handshake, with the certificate or none (RFC 8446 §4.4.2.4).
+/// Whether the server may still refuse us for lack of a client certificate. In TLS 1.3 the client
+/// sends the last message of the handshake, so the server checks our empty certificate only after
+/// OpenSSL has reported success (RFC 8446 §4.4.2.4).
 fn may_still_refuse(ssl: &SslRef) -> bool {
     ssl.version2() == Some(SslVersion::TLS1_3)
         && !ssl.session_reused()
         && tls_certificate_request::was_made(ssl)
 }
 
-/// Waits for the server's answer to the end of the handshake: a session, which it gives only to
-/// a client that it has accepted, or data, which is left to be read.
+/// Waits for a sign that the server has accepted the client: a session ticket, which it sends only
+/// after the handshake, or application data, which stays unread. A refusal arrives as an alert.
 async fn acceptance<S>(tls: &mut SslStream<Wire<S>>) -> Result<(), ssl::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -107,7 +108,7 @@ fn connection(
         None => Ssl::new(context)?,
     };
     if session.is_some_and(|kept| kept.session.version() == SslVersion::TLS1_2) {
-        // To offer 1.3 as well takes a key exchange that resuming 1.2 has no use for.
+        // Offering TLS 1.3 as well would cost a key exchange that resuming TLS 1.2 does not need.
         ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
     }
     let notes = Notes {
@@ -119,7 +120,7 @@ fn connection(
     let name = server_name(target);
     expect_name(ssl.param_mut(), &name)?;
     if name.parse::<std::net::IpAddr>().is_err() {
-        // A literal is no SNI (RFC 6066 §3).
+        // SNI must not contain an IP address (RFC 6066 §3).
         ssl.set_hostname(&name)?;
     }
     if target.tls_skip_verify {
@@ -128,7 +129,8 @@ fn connection(
     Ok(ssl)
 }
 
-/// Sends what is gathered, as far as that goes without waiting: the alert that says why.
+/// Sends what [`Wire`] still holds, without waiting: after a failed handshake, the alert that tells
+/// the server the reason.
 async fn send_at_once<S>(wire: &mut Wire<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin,

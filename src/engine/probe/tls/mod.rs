@@ -1,8 +1,7 @@
-//! TLS as a client of a target, by OpenSSL: the handshake, the sessions it resumes, and what it
-//! showed.
+//! TLS towards a target, by OpenSSL: the handshake, session resumption, and the certificate's data.
 //!
-//! Resumption saves much of a handshake's price on both sides, but skips the certificate:
-//! hence a full handshake at least every `tls_full_handshake_interval`.
+//! Resuming a session saves both sides much of a handshake's cost, but the server does not send its
+//! certificate then. So a full handshake is made at least every `tls_full_handshake_interval`.
 
 mod context;
 mod handshake;
@@ -35,20 +34,20 @@ use crate::engine::config::Authorities;
 use crate::engine::target::Target;
 use crate::sys::{tls_certificates, tls_library};
 
-/// How long a probe waits for a session ticket that follows a TLS 1.3 handshake
-/// (RFC 8446 §4.6.1). It is waited for only where none came with the handshake.
+/// How long a connect probe waits for the session ticket that follows a TLS 1.3 handshake
+/// (RFC 8446 §4.6.1). It waits only if no ticket has arrived yet.
 const TICKET_WAIT: Duration = Duration::from_millis(50);
 
-/// What a handshake showed.
+/// What a completed handshake tells about the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFacts {
-    /// Seconds since 1970 at which the leaf certificate ends.
+    /// When the leaf certificate expires, in seconds since 1970.
     pub not_after: Option<i64>,
-    /// Whether an earlier session was resumed, its certificate not sent again.
+    /// Whether an earlier session was resumed. The server has then not sent its certificate again.
     pub resumed: bool,
 }
 
-/// What sets one context apart from another: how certificates are verified.
+/// How certificates are verified. Targets with the same policy share a context.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Policy {
     Unverified,
@@ -59,8 +58,8 @@ enum Policy {
 /// The TLS side of the probe engine: one per engine, shared by all probes.
 #[derive(Default)]
 pub struct TlsClient {
-    /// What connections of each policy are made from. The system's CAs take some 20 ms to load, a
-    /// connection takes about a microsecond.
+    /// One OpenSSL context per policy. Loading the system's CAs takes some 20 ms; making a
+    /// connection from an existing context takes about a microsecond.
     contexts: Mutex<Contexts>,
 }
 
@@ -73,12 +72,12 @@ struct Contexts {
 impl TlsClient {
     /// Performs the handshake within the target's `tls_timeout`.
     ///
-    /// With `slot`, an earlier session may be resumed, if its full handshake is younger than
-    /// the given interval, and a new one is stored there.
+    /// With `slot`, the session stored there may be resumed, unless the last full handshake is
+    /// older than the given interval; and a session that the server gives is stored there.
     ///
     /// # Errors
-    /// Of stage `tls`, or of `internal` where the process had no means to go on. The caller tells
-    /// `slot` of them, with [`SessionSlot::failed`].
+    /// Stage `tls`, or `internal` for a failure of our own process. The caller reports a failure to
+    /// the slot with [`SessionSlot::failed`].
     pub async fn handshake<S>(
         &self,
         stream: S,
@@ -97,7 +96,7 @@ impl TlsClient {
             not_after: made.not_after,
             resumed: made.resumed,
         };
-        // A resumed session's certificate was verified when it was new; time has passed.
+        // OpenSSL does not verify a resumed session's certificate again: it may have expired since.
         if !target.tls_skip_verify && facts.not_after.is_some_and(|at| at <= reason::unix_now()) {
             return Err(reason::expired(facts.not_after));
         }
@@ -108,7 +107,7 @@ impl TlsClient {
     }
 
     fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {
-        // Nothing of the target's: no probe could be made.
+        // A failure here concerns every target, so it is stage `internal`.
         tls_library::usable().map_err(|problem| ProbeError::new(Stage::Internal, problem))?;
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = match &target.tls_ca_file {
@@ -129,7 +128,7 @@ impl TlsClient {
         Ok(context)
     }
 
-    /// Trusts these from now on.
+    /// Sets the authorities for later handshakes, and drops contexts made with the previous ones.
     pub fn trust(&self, authorities: Authorities) {
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         *contexts = Contexts {
@@ -157,8 +156,8 @@ fn of_file(authorities: &Authorities, path: &Path) -> Result<Vec<X509>, ProbeErr
     tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, &what))
 }
 
-/// Reads until the ticket has come, [`TICKET_WAIT`] has passed, or data or the end came.
-/// For connections that are closed next: what was read is lost.
+/// Reads until a session ticket or any data has arrived, the peer has closed, or [`TICKET_WAIT`]
+/// has passed. Only for connections that are closed next, because the data read is discarded.
 pub async fn await_ticket(tls: &mut dyn Transport, slot: &SessionSlot) {
     if !slot.lacks_session() {
         return;
@@ -172,6 +171,6 @@ pub async fn await_ticket(tls: &mut dyn Transport, slot: &SessionSlot) {
             _ => Poll::Ready(()),
         }
     });
-    // No ticket is no failure: the next handshake is a full one.
+    // Without a ticket the next handshake is a full one.
     let _ = tokio::time::timeout(TICKET_WAIT, read).await;
 }

@@ -7,8 +7,8 @@ use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 
 use crate::engine::target::{Host, Target};
 
-/// The name to ask for and to find in the certificate: a host's, without the dot that may end
-/// it, or an address.
+/// The name to send as SNI and to find in the certificate: a host name without a trailing dot, or
+/// an IP address.
 pub(super) fn server_name(target: &Target) -> String {
     match (&target.tls_server_name, &target.host) {
         (Some(name), _) => name.trim_end_matches('.').to_owned(),
@@ -17,7 +17,8 @@ pub(super) fn server_name(target: &Target) -> String {
     }
 }
 
-/// Has the certificate's names compared with `name`: a literal is matched against IP SANs.
+/// Has OpenSSL compare the certificate's names with `name`. An IP address is compared with the
+/// certificate's IP addresses only.
 pub(super) fn expect_name(param: &mut X509VerifyParamRef, name: &str) -> Result<(), ErrorStack> {
     // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
     param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);

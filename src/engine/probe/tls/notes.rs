@@ -1,4 +1,4 @@
-//! What OpenSSL's callbacks leave with a connection.
+//! Data that OpenSSL's callbacks read from and store with a connection.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,14 +11,14 @@ use openssl::x509::X509;
 
 use super::sessions::SessionSlot;
 
-/// What OpenSSL's callbacks leave with a connection.
+/// Data attached to a connection for OpenSSL's callbacks.
 #[derive(Default)]
 pub(super) struct Notes {
-    /// Where a new session goes.
+    /// Where a new session is stored.
     pub(super) slot: Option<Arc<SessionSlot>>,
-    /// The leaf certificate that was refused: OpenSSL drops it with the handshake.
+    /// The leaf certificate that was refused. OpenSSL does not keep it after a failed handshake.
     pub(super) refused: Mutex<Option<X509>>,
-    /// The server gave a session.
+    /// Whether the server has given a session on this connection.
     pub(super) has_session: AtomicBool,
 }
 

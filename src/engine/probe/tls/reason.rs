@@ -1,4 +1,4 @@
-//! What a failed handshake means, in words an operator can act on.
+//! The texts for failed handshakes, worded so that an operator can act on them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -16,10 +16,10 @@ use crate::engine::probe::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target};
 use crate::sys::tls_certificate_request;
 
-/// Alternative names of a certificate that a reason lists.
+/// How many alternative names of a certificate a reason lists.
 const NAMES_SHOWN: usize = 4;
 
-/// OpenSSL's library code of the system's own errors (`openssl/err.h`).
+/// OpenSSL's library code for errors of the operating system (`openssl/err.h`).
 const ERR_LIB_SYS: i32 = 2;
 
 // OpenSSL's reason codes (`openssl/sslerr.h`), part of its stable ABI.
@@ -31,17 +31,19 @@ const SSL_R_UNEXPECTED_EOF_WHILE_READING: i32 = 294;
 const SSL_R_ALERT_PROTOCOL_VERSION: i32 = 1070;
 const SSL_R_ALERT_CERTIFICATE_REQUIRED: i32 = 1116;
 
-/// Alerts of a server that took something else for a handshake, as 1000 and their number (RFC 8446
-/// §6): unexpected_message, record_overflow, decode_error, internal_error.
+/// Alerts by which servers answer bytes that are no handshake, for example a PROXY header:
+/// unexpected_message, record_overflow, decode_error, internal_error (RFC 8446 §6). OpenSSL's
+/// reason code is 1000 plus the alert's number.
 const ALERTS_OF_GARBLED_INPUT: [i32; 4] = [1010, 1022, 1050, 1080];
 
-/// Setting up a connection failed: our side's fault, not the peer's.
+/// The error for a connection that could not be set up.
 pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
     before_handshake(errors, "cannot set up")
 }
 
-/// A failure of what comes before the first byte. It lasts, and is of stage `tls`, unless the
-/// process had no descriptor or memory for it.
+/// The error for a failure before the first byte is sent: stage `internal` if the process has no
+/// descriptor or memory left, else stage `tls`, because such a failure (a CA file that does not
+/// parse) persists until the configuration is changed.
 pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
     let mut numbers = errors.errors().iter().filter_map(system_error);
     let stage = if numbers.any(is_want_of_means) {
@@ -52,9 +54,9 @@ pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
     ProbeError::new(stage, format!("{what}: {}", first_line(errors)))
 }
 
-/// The system's error number, where OpenSSL passed one on.
+/// The `errno` in an OpenSSL error, if it is one of the operating system.
 fn system_error(error: &Error) -> Option<i32> {
-    // `reason_code` does not have it under OpenSSL 3. It is in the lowest bits in each version.
+    // OpenSSL 3 does not return it from `reason_code`. All versions have it in the lowest 12 bits.
     let number = i32::try_from(error.code() & 0xfff).ok()?;
     (error.library_code() == ERR_LIB_SYS).then_some(number)
 }
@@ -67,7 +69,7 @@ pub(super) fn first_line(errors: &ErrorStack) -> String {
         .map_or_else(|| "OpenSSL gave no reason".to_owned(), error_text)
 }
 
-/// The words for an error; OpenSSL 3 has none for those of the system.
+/// The text of an error. OpenSSL 3 has no texts for errors of the operating system.
 fn error_text(error: &Error) -> String {
     match (error.reason(), system_error(error)) {
         (Some(reason), _) => reason.to_owned(),
@@ -76,7 +78,7 @@ fn error_text(error: &Error) -> String {
     }
 }
 
-/// The certificate's end has passed.
+/// The error for an expired certificate.
 pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
     let when = not_after
         .and_then(|at| u64::try_from(at).ok())
@@ -89,7 +91,7 @@ pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
     }
 }
 
-/// Names the reason of a failed handshake.
+/// The error for a failed handshake.
 pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> ProbeError {
     if let Some(ours) = error.io_error().and_then(as_own_lack) {
         return ours;
@@ -118,7 +120,7 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
         };
     }
     let Some(first) = error.ssl_error().and_then(|stack| stack.errors().first()) else {
-        // A clean end of the connection carries no OpenSSL error.
+        // If the peer closes the connection, OpenSSL's error stack is empty.
         return format!(
             "connection closed during the handshake{}",
             proxy::hint(target)
@@ -132,7 +134,7 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             )
         }
         SSL_R_UNSUPPORTED_PROTOCOL | SSL_R_ALERT_PROTOCOL_VERSION => {
-            // To a server that reads TLS only, the header is a record of no known version.
+            // A server that expects TLS only reads the PROXY header as a record of unknown version.
             let hint = if target.haproxy_v2 {
                 proxy::hint(target)
             } else {
@@ -159,7 +161,7 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
     }
 }
 
-/// What went wrong with a stream, under TLS or not, after any handshake.
+/// The text for an I/O error of a stream, with or without TLS, after the handshake.
 pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     let under_tls = error.get_ref().and_then(|e| e.downcast_ref::<ssl::Error>());
     let Some(under_tls) = under_tls else {
@@ -167,7 +169,7 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
     };
     let first = under_tls.ssl_error().and_then(|s| s.errors().first());
     match first {
-        // Many servers close without TLS's own goodbye.
+        // Many servers close without sending `close_notify`.
         None => "connection closed".to_owned(),
         Some(error) if error.reason_code() == SSL_R_UNEXPECTED_EOF_WHILE_READING => {
             "connection closed".to_owned()
@@ -235,7 +237,7 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
     Some(std::net::Ipv6Addr::from(v6).to_string())
 }
 
-/// Seconds since 1970 at which a certificate ends.
+/// When a certificate expires, in seconds since 1970.
 pub(super) fn not_after(leaf: &X509Ref) -> Option<i64> {
     let epoch = Asn1Time::from_unix(0).ok()?;
     let span = epoch.diff(leaf.not_after()).ok()?;
@@ -262,7 +264,7 @@ mod tests {
         let errors = builder.set_ca_file("/nonexistent/ca.pem").unwrap_err();
         let numbers: Vec<i32> = errors.errors().iter().filter_map(system_error).collect();
         assert_eq!(numbers, [libc::ENOENT]);
-        // The file may be missing for good.
+        // A missing file is no shortage of resources: it may be missing for good.
         assert_eq!(setup(&errors).stage, Stage::Tls);
     }
 }

@@ -1,4 +1,4 @@
-//! Where one target's TLS session is kept from probe to probe.
+//! Stores one target's TLS session between probes.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,16 +8,17 @@ use openssl::ssl::SslVersion;
 use super::slot::{Kept, Offered, TlsSlot};
 use crate::sys::tls_session::Resumable;
 
-/// What one target's handshakes leave for its next probe.
+/// One target's TLS session, and whether to offer it; see [`TlsSlot`]. Shared between the probe and
+/// OpenSSL's callbacks.
 #[derive(Default)]
 pub struct SessionSlot(Mutex<TlsSlot<Resumable>>);
 
-/// A handshake that was made.
+/// A completed handshake.
 pub(super) struct Made {
-    /// Seconds since 1970 at which the leaf certificate ends.
+    /// When the leaf certificate expires, in seconds since 1970.
     pub(super) not_after: Option<i64>,
     pub(super) resumed: bool,
-    /// What was offered.
+    /// The session that the handshake offered.
     pub(super) session: Option<Kept<Resumable>>,
 }
 
@@ -26,22 +27,23 @@ impl SessionSlot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is no session, and one that the server gives would be kept.
+    /// Whether no session is stored, and one that the server gives would be stored.
     pub(super) fn lacks_session(&self) -> bool {
         self.lock().lacks_session()
     }
 
-    /// The session for a handshake that begins now, or none where a full one is due.
+    /// Takes the session for a handshake that begins now; None if there is none or a full handshake
+    /// is due.
     pub(super) fn take(&self, full_every: Duration) -> Option<Kept<Resumable>> {
         self.lock().take(full_every, Instant::now())
     }
 
-    /// Keeps a session that the server has just given, unless there is one.
+    /// Stores a session that the server has just given, unless one is stored already.
     pub(super) fn put(&self, session: Resumable) {
         self.lock().put(session);
     }
 
-    /// Takes in a handshake that was made.
+    /// Records a completed handshake.
     pub(super) fn made(&self, made: Made) {
         let mut slot = self.lock();
         if made.resumed {
@@ -53,13 +55,13 @@ impl SessionSlot {
         }
     }
 
-    /// The handshake failed, so the next one is a full one. Returns what this one had offered,
-    /// if the probe is to be repeated without it.
+    /// Records a failed handshake: the next one is a full one. Returns what this one offered, if
+    /// the probe is to be repeated without a session.
     pub(in crate::engine::probe) fn failed(&self, is_timeout: bool) -> Option<Offered> {
         self.lock().failed(is_timeout)
     }
 
-    /// The handshake failed because of what it offered: without it, it did not.
+    /// Records that a handshake failed because of the session it offered.
     pub(in crate::engine::probe) fn spoilt_by(&self, offered: Offered) {
         self.lock().spoilt_by(offered);
     }

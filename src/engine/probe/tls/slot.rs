@@ -1,41 +1,41 @@
-//! Which session a target's next TLS handshake offers, and what its outcomes say about offering
-//! any. Independent of OpenSSL: a session is of any type.
+//! Decides which session a target's next TLS handshake offers, and learns from the outcomes whether
+//! offering sessions to this server works. Independent of OpenSSL: a session is of any type.
 
 use std::time::{Duration, Instant};
 
-/// New sessions that the server may refuse in a row. After that none are kept until the next
-/// full handshake is due: each would cost memory and work on both sides for nothing.
+/// How many new sessions in a row the server may refuse to resume. After that no session is stored
+/// until the next full handshake is due, because each would cost both sides work for nothing.
 const REFUSED_MAX: u32 = 3;
 
-/// A session. It is taken out of its slot while it is offered: one that the server does not
-/// resume is not offered again.
+/// A stored session. It is taken out of its slot when it is offered and put back only if the server
+/// resumes it, so a session that the server refused is not offered again.
 pub(super) struct Kept<S> {
     pub(super) session: S,
     /// How often it was resumed.
     pub(super) uses: u32,
 }
 
-/// A session that a failed handshake had offered: the failure may be due to the offer.
+/// What a handshake offered. If the handshake fails, the offered session may be the cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine::probe) struct Offered {
-    /// How often it had been resumed before.
+    /// How often the session had been resumed before.
     uses: u32,
 }
 
 pub(super) struct TlsSlot<S> {
     kept: Option<Kept<S>>,
-    /// Whether sessions are to be resumed at all.
+    /// Whether sessions are resumed at all: not if the interval of full handshakes is 0.
     keeps: bool,
-    /// When the first full handshake was made since one was due. Full handshakes that refused
-    /// sessions bring about must not postpone the next one that is due.
+    /// When the last full handshake that was due was made. Full handshakes that the server made
+    /// because it refused a session do not move this time, so they do not postpone the next one.
     full_handshake_at: Option<Instant>,
     /// The session that the current handshake offers.
     offered: Option<Offered>,
-    /// The server resumed a session once and not again.
+    /// Whether the server has resumed a session once and refused it the second time.
     is_single_use: bool,
-    /// New sessions refused in a row.
+    /// How many new sessions in a row the server has refused.
     refused: u32,
-    /// The server has resumed a session since the last failure.
+    /// Whether the server has resumed a session since the last failed handshake.
     has_resumed: bool,
 }
 
@@ -54,12 +54,13 @@ impl<S> Default for TlsSlot<S> {
 }
 
 impl<S> TlsSlot<S> {
-    /// Whether a session that the server gives would be kept.
+    /// Whether a session that the server gives would be stored.
     pub(super) fn lacks_session(&self) -> bool {
         self.keeps && self.kept.is_none() && self.refused < REFUSED_MAX
     }
 
-    /// The session for a handshake that begins now, or none where a full one is due.
+    /// Takes the session for a handshake that begins now; None if there is none or a full handshake
+    /// is due.
     pub(super) fn take(&mut self, full_every: Duration, now: Instant) -> Option<Kept<S>> {
         let is_due = |at| now.saturating_duration_since(at) >= full_every;
         if self.full_handshake_at.is_none_or(is_due) {
@@ -74,19 +75,19 @@ impl<S> TlsSlot<S> {
         kept
     }
 
-    /// Keeps a session that the server gave, unless there is one.
+    /// Stores a session that the server gave, unless one is stored already.
     pub(super) fn put(&mut self, session: S) {
         if self.lacks_session() {
             self.kept = Some(Kept { session, uses: 0 });
         }
     }
 
-    /// The handshake resumed the session that was offered.
+    /// Records that the handshake resumed the offered session.
     ///
-    /// RFC 8446 §C.4 advises to use a ticket of TLS 1.3 once, so that an observer cannot tell
-    /// that two connections are one client's. Probes need no such secrecy: using a ticket again
-    /// saves both sides a new one each time. Where the server resumes none twice, each is used
-    /// once and the next is waited for.
+    /// RFC 8446 §C.4 advises to use a TLS 1.3 ticket only once, so that an observer cannot link two
+    /// connections to one client. Probes need no such privacy, and using a ticket again saves both
+    /// sides a new one each time. If the server does not resume a ticket twice, each ticket is used
+    /// once and the next one is waited for.
     pub(super) fn resumed(&mut self, kept: Option<Kept<S>>, is_ticket: bool) {
         self.offered = None;
         self.refused = 0;
@@ -99,23 +100,24 @@ impl<S> TlsSlot<S> {
         }
     }
 
-    /// The handshake was a full one, whatever was offered.
+    /// Records a full handshake. A session that was offered was refused.
     pub(super) fn made_full(&mut self, now: Instant) {
         match self.offered.take() {
             Some(Offered { uses: 0 }) => self.refuse(self.refused.saturating_add(1)),
             Some(Offered { uses: 1 }) => self.is_single_use = true,
-            // The session has merely expired.
+            // A session that was resumed more often has merely expired.
             Some(_) | None => {}
         }
         self.full_handshake_at.get_or_insert(now);
     }
 
-    /// The handshake failed: the next one offers nothing. Returns what this one had offered, if
-    /// the probe is to be repeated without it.
+    /// Records a failed handshake: the next one offers nothing. Returns what this one offered, if
+    /// the probe is to be repeated without a session.
     ///
-    /// After a timeout it is repeated only if the server has not resumed any session since its
-    /// last failure: such a server may drop a hello that offers one. One that has resumed before
-    /// has stopped answering, and a second timeout would only delay that verdict.
+    /// After a timeout the probe is repeated only if the server has resumed no session since its
+    /// last failure: it may be a server that ignores a ClientHello with a session. A server that
+    /// has resumed one has stopped answering, and repeating the probe would delay that verdict by a
+    /// second timeout.
     pub(super) fn failed(&mut self, is_timeout: bool) -> Option<Offered> {
         let offered = self
             .offered
@@ -126,8 +128,9 @@ impl<S> TlsSlot<S> {
         offered
     }
 
-    /// The offer was why the handshake failed. Such a server costs two connections each time, so
-    /// it is offered no session again that was used as often, until a full handshake is due.
+    /// Records that the offered session made the handshake fail. Each such failure costs a second
+    /// connection, so until a full handshake is due, the server is offered no session at all if a
+    /// new one failed, and only new ones if a used one failed.
     pub(super) fn spoilt_by(&mut self, offered: Offered) {
         if offered.uses == 0 || self.is_single_use {
             self.refuse(REFUSED_MAX);
@@ -139,7 +142,7 @@ impl<S> TlsSlot<S> {
     fn refuse(&mut self, refused: u32) {
         self.refused = refused;
         if refused >= REFUSED_MAX {
-            // TLS 1.2 gives a session within the handshake that refused the one before.
+            // In TLS 1.2 the handshake that refuses a session may already have given a new one.
             self.kept = None;
         }
     }

@@ -1,4 +1,4 @@
-//! The bytes under TLS.
+//! The stream between OpenSSL and the socket: it limits what is read and joins small writes.
 
 use std::io;
 use std::pin::Pin;
@@ -8,13 +8,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::engine::probe::transport::{Limited, READ_LIMIT};
 
-/// What is gathered at most, in bytes: more than a handshake's longest flight.
+/// The most bytes that are held back: more than the longest flight of a handshake.
 const GATHERED_MAX: usize = 8 * 1024;
 
-/// The stream under TLS, of which at most [`READ_LIMIT`] bytes are read.
+/// The stream under TLS, from which at most [`READ_LIMIT`] bytes are read.
 ///
-/// What is written is gathered, and sent before the next read, by [`Self::poll_send`] or with
-/// the end: the last flight of a handshake leaves in one packet with what follows it.
+/// Writes are held back and sent together before the next read, by [`Self::poll_send`], or at
+/// shutdown. So the last flight of a handshake and the first command share a packet.
 pub(super) struct Wire<S> {
     inner: Limited<S>,
     gathered: Vec<u8>,
@@ -30,7 +30,7 @@ impl<S> Wire<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// Sends what was written.
+    /// Sends the bytes that were held back.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut sent = 0;
         let outcome = loop {

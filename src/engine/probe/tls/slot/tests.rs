@@ -3,14 +3,14 @@ use super::*;
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A server that gives a session with each handshake and takes each so often, probed once
-/// a minute.
+/// A server that gives a session with each handshake and resumes each `takes` times. It is probed
+/// once a minute.
 struct Server {
     slot: TlsSlot<u32>,
     now: Instant,
     takes: u32,
     given: u32,
-    /// A session comes with the handshake, as in TLS 1.2, or after it.
+    /// Whether a session comes within the handshake, as in TLS 1.2, or after it.
     within_handshake: bool,
 }
 
@@ -63,9 +63,9 @@ fn a_session_is_offered_again_and_again() {
     let mut server = Server::new(u32::MAX);
     assert_eq!(server.resumed(4), [false, true, true, true]);
     let kept = server.slot.take(HOUR, server.now).unwrap();
-    // Newer ones came, and were left.
+    // The server gave newer sessions, which were not stored.
     assert_eq!((kept.session, kept.uses), (0, 3));
-    // One that is refused late tells nothing of the next.
+    // A session refused after several uses says nothing about the next one.
     server.slot.made_full(server.now);
     assert!(!server.slot.is_single_use && server.slot.refused == 0);
 }
@@ -75,7 +75,7 @@ fn a_server_that_takes_none_twice_is_offered_each_once() {
     let mut server = Server::new(1);
     let expected = [false, true, false, true, true, true];
     assert_eq!(server.resumed(6), expected);
-    // Sessions of TLS 1.2 are for many uses.
+    // TLS 1.2 sessions are used many times.
     let mut slot = server.slot;
     slot.kept = None;
     let kept = Kept {
@@ -107,7 +107,7 @@ fn a_server_that_takes_none_is_offered_none_until_a_full_handshake_is_due() {
 fn full_handshakes_that_were_not_due_do_not_put_off_the_next() {
     let mut server = Server::new(u32::MAX);
     server.resumed(59);
-    // A restart: what was offered is refused, what came in its place is good.
+    // The server restarts: it refuses the old session and gives a new one that it resumes.
     server.takes = 0;
     assert_eq!(server.resumed(1), [false]);
     server.takes = u32::MAX;
@@ -116,7 +116,7 @@ fn full_handshakes_that_were_not_due_do_not_put_off_the_next() {
 
 #[test]
 fn what_fails_with_a_session_is_offered_none_in_that_way() {
-    // New sessions spoil a handshake.
+    // Offering a new session makes the handshake fail.
     let mut server = Server::new(u32::MAX);
     server.resumed(1);
     assert!(server.slot.take(HOUR, server.now).is_some());
@@ -126,7 +126,7 @@ fn what_fails_with_a_session_is_offered_none_in_that_way() {
     assert_eq!(server.offered(58), [false; 58]);
     assert_eq!(server.offered(3), [false, true, true], "when due");
 
-    // Used ones do.
+    // Offering a used session does.
     let mut server = Server::new(u32::MAX);
     server.resumed(2);
     assert!(server.slot.take(HOUR, server.now).is_some());
@@ -137,7 +137,7 @@ fn what_fails_with_a_session_is_offered_none_in_that_way() {
         assert_eq!(server.probe(), (true, true));
         assert_eq!(server.slot.kept.as_ref().map(|kept| kept.uses), Some(0));
     }
-    // And then new ones as well.
+    // Then offering a new one does as well.
     server.slot.spoilt_by(Offered { uses: 1 });
     assert!(!server.slot.lacks_session() && server.slot.kept.is_none());
 }
@@ -163,7 +163,7 @@ fn a_timeout_is_repeated_only_if_the_server_never_resumed() {
     server.resumed(2);
     assert!(server.slot.take(HOUR, server.now).is_some());
     assert_eq!(server.slot.failed(true), None);
-    // Silence that comes back with the next session is due to it.
+    // If the server is silent again when the next session is offered, the session is the cause.
     server.resumed(1);
     assert!(server.slot.take(HOUR, server.now).is_some());
     assert_eq!(server.slot.failed(true), Some(Offered { uses: 0 }));
