@@ -1,19 +1,19 @@
-//! What a dialogue knows of its connection.
+//! What a dialogue knows about its target and its connection.
 
 use std::net::IpAddr;
 
 use crate::engine::probe::transport::Upgrade;
 use crate::engine::target::Target;
 
-/// What a dialogue knows of its connection.
+/// What a dialogue knows about its target and its connection.
 pub struct Conversation<'a> {
     pub target: &'a Target,
     /// Whether TLS already runs (`tls_mode: implicit`).
     pub tls: bool,
-    /// Whether the peer's address is a loopback one: credentials may cross it in the clear.
+    /// Whether the peer's address is a loopback address: credentials may then be sent without TLS.
     pub loopback: bool,
-    /// Our end of the connection.
+    /// The local address of the connection.
     pub local: IpAddr,
-    /// For STARTTLS and STLS.
+    /// Performs the TLS handshake after STARTTLS or STLS.
     pub upgrade: &'a Upgrade<'a>,
 }

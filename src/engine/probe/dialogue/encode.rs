@@ -1,10 +1,11 @@
-//! Credentials as they are sent: the messages of SASL PLAIN and HTTP Basic, in base64.
+//! Encodes credentials for sending: the messages of SASL PLAIN and HTTP Basic, in base64.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// Bytes of a login; wiped when dropped. Made in one allocation, so that no copy stays behind.
+/// Bytes of a login; wiped when dropped. They are made in one allocation, because growing would
+/// leave an unwiped copy.
 pub(super) type Wiped = Zeroizing<Vec<u8>>;
 
 /// The message of SASL PLAIN, without an authorization identity, in base64.
@@ -24,7 +25,7 @@ pub(super) fn basic(user: &str, password: &str) -> Wiped {
 
 pub(super) fn base64(bytes: &[u8]) -> Wiped {
     let mut text = Zeroizing::new(vec![0; bytes.len().div_ceil(3) * 4]);
-    // The only error is a slice too short, and this one is not.
+    // The only possible error is an output slice that is too short.
     if let Ok(length) = STANDARD.encode_slice(bytes, &mut text) {
         text.truncate(length);
     }

@@ -1,12 +1,13 @@
-//! What a client calls itself (RFC 5321 §4.1.1.1).
+//! The name that a probe gives in EHLO, HELO and LHLO (RFC 5321 §4.1.1.1).
 
 use std::net::IpAddr;
 
 use super::session::Session;
 use crate::sys::host_name::host_name;
 
-/// The configured name; else the machine's, where that is fully qualified; else the address of the
-/// connection. Servers refuse a name without a domain (Postfix: `reject_non_fqdn_helo_hostname`).
+/// The configured name; else the machine's host name, if it is fully qualified; else the local
+/// address of the connection. Servers refuse a name without a domain (Postfix:
+/// `reject_non_fqdn_helo_hostname`).
 pub(super) fn name(s: &Session<'_>) -> String {
     match &s.target().helo_name {
         Some(name) => name.to_string(),
@@ -16,8 +17,7 @@ pub(super) fn name(s: &Session<'_>) -> String {
     }
 }
 
-/// Whether other machines may know this one by that name: it has a domain, and not one of those
-/// that stand for the machine itself.
+/// Whether the name has a domain other than those that mean the local machine (`localdomain`).
 fn is_fully_qualified(name: &str) -> bool {
     let is_label = |label: &str| {
         let inside = |b: u8| b.is_ascii_alphanumeric() || b == b'-';

@@ -15,9 +15,9 @@
 //! S:                                                the body is not read
 //! ```
 //!
-//! The status line decides, and that the head ends within the bounds of a session. What is in the
-//! fields is not looked at: browsers and proxies put up with nearly everything there, so a server
-//! that sends an odd field serves its users well.
+//! A probe succeeds if the status is an expected one and the head is complete within the time and
+//! the read limit of a session. The header fields are not parsed: browsers and proxies tolerate
+//! nearly everything there, so an odd field is no reason to call a server dead.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,7 @@ use super::session::Session;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, ExpectedStatus, Host, Protocol, TlsMode};
 
-/// The connection ends with the response.
+/// None: the request says `Connection: close`, so the connection ends with the response.
 pub(super) const GOODBYE: &[u8] = b"";
 
 const AGENT: &str = concat!("nauthilus_backend/", env!("CARGO_PKG_VERSION"));
@@ -46,8 +46,8 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     Ok(())
 }
 
-/// The value of `Authorization`; sent without being asked for (RFC 7617 §2.2), since a
-/// challenge would only cost a round trip.
+/// The credentials for `Authorization`, sent with the first request (RFC 7617 §2.2): waiting for
+/// the server's challenge would cost a round trip.
 fn authorization(s: &Session<'_>) -> Result<Option<Wiped>, ProbeError> {
     let Some(credentials) = Credentials::of(s)? else {
         return Ok(None);
@@ -60,7 +60,7 @@ fn authorization(s: &Session<'_>) -> Result<Option<Wiped>, ProbeError> {
         }
     }
     if credentials.user.contains(':') {
-        // RFC 7617 §2: the server would take what follows for the password.
+        // RFC 7617 §2: the server would read the part after the colon as the password.
         return Err(s.fail("test_username contains a colon, which Basic cannot carry"));
     }
     let credentials = credentials.permitted(s)?;
@@ -70,7 +70,8 @@ fn authorization(s: &Session<'_>) -> Result<Option<Wiped>, ProbeError> {
 fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, ProbeError> {
     let target = s.target();
     let host = host(s);
-    // The configuration sees to both; a space or a line end here would forge a request.
+    // The configuration refuses such values already. A space or a line end here would change the
+    // request.
     for (name, text) in [("request_uri", &*target.request_uri), ("host", &host)] {
         if text.is_empty() || text.bytes().any(|b| b <= b' ' || b == 0x7f) {
             return Err(s.fail(format!(
@@ -95,8 +96,9 @@ fn request(s: &Session<'_>, authorization: Option<Wiped>) -> Result<Wiped, Probe
     })
 }
 
-/// RFC 9110 §7.2: the name the server is known by, and the port unless it is the scheme's.
-/// Under TLS that is the name it is verified by, so that certificate and site agree.
+/// The value of `Host` (RFC 9110 §7.2): the server's name, and the port unless it is the scheme's
+/// default. Under TLS it is the name that the certificate is verified for, so that the request goes
+/// to the site that the certificate belongs to.
 fn host(s: &Session<'_>) -> String {
     let target = s.target();
     if let Some(host) = &target.http_host {
@@ -122,7 +124,7 @@ fn host(s: &Session<'_>) -> String {
     }
 }
 
-/// Reads one head: whether it is that of the response, or an interim one (1xx).
+/// Reads one head. Returns true for the final response, false for an interim one (1xx).
 async fn response(s: &mut Session<'_>) -> Result<bool, ProbeError> {
     s.read_line().await?;
     let Some((code, reason)) = status_line(s.line()) else {
@@ -136,11 +138,11 @@ async fn response(s: &mut Session<'_>) -> Result<bool, ProbeError> {
     judged
 }
 
-/// Whether a status code is that of a response, and a good one.
+/// Returns true for an expected final status and false for an interim one; any other is an error.
 fn judge(s: &Session<'_>, code: u16, reason: &[u8]) -> Result<bool, ProbeError> {
     let expected = &s.target().expected_status;
     match code {
-        // RFC 9110 §15.2.2: 101 answers an Upgrade, and none was asked for.
+        // RFC 9110 §15.2.2: 101 is not interim here, since the request asks for no upgrade.
         100 | 102..=199 => return Ok(false),
         _ if expected.contains(code) => return Ok(true),
         _ => {}
@@ -159,9 +161,9 @@ fn judge(s: &Session<'_>, code: u16, reason: &[u8]) -> Result<bool, ProbeError> 
     })
 }
 
-/// The code and the reason phrase of a status line (RFC 9112 §4), as lenient as nginx and browsers
-/// read it: any version, several spaces before the code, no phrase, and after a point what some
-/// servers add to a code (`403.1`).
+/// The code and the reason phrase of a status line (RFC 9112 §4). As lenient as nginx and browsers:
+/// any version, several spaces before the code, no phrase, and a suffix that some servers append to
+/// the code after a dot (`403.1`).
 fn status_line(line: &[u8]) -> Option<(u16, &[u8])> {
     let rest = line.strip_prefix(b"HTTP/")?;
     let (version, rest) = rest.split_at(rest.iter().position(|&b| b == b' ')?);

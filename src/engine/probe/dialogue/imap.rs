@@ -21,8 +21,8 @@
 //! S: z OK
 //! ```
 //!
-//! Without SASL-IR the message of PLAIN waits for `+` (§7.6). AUTH=LOGIN has its two prompts.
-//! The command of last resort:
+//! Without SASL-IR, PLAIN's message is sent after the server's `+` (§7.6). AUTH=LOGIN asks for the
+//! user and the password in turn. If neither mechanism is offered, the LOGIN command is used:
 //!
 //! ```text
 //! C: a4 LOGIN "probe" {9}                                          §6.2.3
@@ -40,11 +40,11 @@ use crate::engine::target::{AuthMechanism, TlsMode};
 
 pub(super) const GOODBYE: &[u8] = b"z LOGOUT\r\n";
 
-/// What Dovecot's login process says while its authentication process is not there yet; the
-/// real greeting follows.
+/// The beginning of a line that Dovecot sends before its greeting while its authentication process
+/// is not ready.
 const NOT_YET: &[u8] = b"Waiting for authentication process";
 
-/// LITERAL- (RFC 7888 §5) allows no longer ones.
+/// The longest non-synchronizing literal in bytes under LITERAL- (RFC 7888 §5).
 const LITERAL_MINUS_MAX: usize = 4096;
 
 pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
@@ -59,7 +59,7 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
 
     if imap.s.target().tls_mode == TlsMode::StartTls {
         if authenticated {
-            // §7.1.4: STARTTLS is not possible any more.
+            // §7.1.4: a session that begins authenticated cannot start TLS.
             imap.s.enter(Stage::StartTls);
             return Err(imap
                 .s
@@ -70,18 +70,18 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
 
     imap.s.enter(Stage::Auth);
     let login = match Credentials::of(imap.s)? {
-        // Somebody is logged in already, another login is not possible (§3.2).
+        // After PREAUTH the session is authenticated, and a login is not possible (§3.2).
         _ if authenticated => None,
         login => login,
     };
-    // A list in the greeting saves a round trip; without a login after it, the server would
-    // not have been asked anything.
+    // A list in the greeting saves the round trip of CAPABILITY. If no login follows, CAPABILITY is
+    // sent all the same: a server that only greets must not pass.
     if imap.capabilities.is_none() || login.is_none() {
         imap.ask_capabilities().await?;
     }
     match login {
         Some(login) => imap.login(login).await?,
-        // Somebody who is logged in already has mailboxes, too.
+        // A session that began authenticated can open a mailbox as well.
         None if authenticated => {}
         None => return Ok(()),
     }
@@ -91,20 +91,20 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     }
 }
 
-/// The capabilities that matter here.
+/// The capabilities that a probe uses.
 #[derive(Default)]
 struct Capabilities {
     start_tls: bool,
     sasl_ir: bool,
     literal_plus: bool,
     literal_minus: bool,
-    /// UTF8=ACCEPT or UTF8=ONLY (RFC 6855): names of mailboxes may be in UTF-8 once that is enabled.
+    /// UTF8=ACCEPT or UTF8=ONLY (RFC 6855): mailbox names may be in UTF-8 once that is enabled.
     utf8: bool,
     offer: Offer,
 }
 
 impl Capabilities {
-    /// The words after `CAPABILITY` (§7.2.2).
+    /// Parses the words after `CAPABILITY` (§7.2.2).
     fn parse(list: &[u8]) -> Self {
         let mut found = Self::default();
         let mut login_disabled = false;
@@ -134,17 +134,17 @@ impl Capabilities {
 
 struct Imap<'s, 'a> {
     s: &'s mut Session<'a>,
-    /// Of the command last sent.
+    /// The tag of the last command.
     tag: Vec<u8>,
     commands: u32,
-    /// None until learned, and again after STARTTLS.
+    /// None until the server has listed them, and again after STARTTLS.
     capabilities: Option<Capabilities>,
     /// Whether quoted strings may be in UTF-8 (RFC 6855 §3).
     speaks_utf8: bool,
 }
 
 impl Imap<'_, '_> {
-    /// Whether the session begins logged in (§7.1.4, PREAUTH).
+    /// Reads the greeting. Returns whether the session begins authenticated (PREAUTH, §7.1.4).
     async fn greeting(&mut self) -> Result<bool, ProbeError> {
         loop {
             self.s.read_line().await?;
@@ -169,7 +169,7 @@ impl Imap<'_, '_> {
         }
     }
 
-    /// §6.1.1. The untagged list is required.
+    /// Sends CAPABILITY (§6.1.1). A reply without the untagged list is an error.
     async fn ask_capabilities(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
         self.ask_for_capabilities().await
@@ -185,7 +185,7 @@ impl Imap<'_, '_> {
         }
     }
 
-    /// §6.2.1.
+    /// Sends STARTTLS (§6.2.1) and performs the handshake.
     async fn start_tls(&mut self) -> Result<(), ProbeError> {
         if self.capabilities.is_none() {
             self.ask_capabilities().await?;
@@ -198,7 +198,7 @@ impl Imap<'_, '_> {
         self.done().await?;
         self.s.start_tls().await?;
         self.capabilities = None;
-        // The server may now be spoken to.
+        // The server now waits for a command.
         self.s.settle();
         Ok(())
     }
@@ -227,14 +227,15 @@ impl Imap<'_, '_> {
         done
     }
 
-    /// §6.3.3: SELECT that changes nothing, so that a store that hangs behind a login is found.
+    /// Opens the test mailbox by EXAMINE (§6.3.3), a read-only SELECT, to detect a mail store that
+    /// does not answer although logins work.
     async fn examine(&mut self, mailbox: &str) -> Result<(), ProbeError> {
         self.s.enter(Stage::Examine);
         if mailbox.is_ascii() {
             let name = mailbox_name::encoded(mailbox);
             return self.with_arguments("EXAMINE", &[&name]).await;
         }
-        // What is offered after a login may differ from what was before (§6.1.1).
+        // The capabilities may change with the login (§6.1.1).
         self.ask_for_capabilities().await?;
         if self.capabilities.as_ref().is_some_and(|c| c.utf8) {
             self.command(&[b"ENABLE UTF8=ACCEPT"]).await?;
@@ -246,8 +247,9 @@ impl Imap<'_, '_> {
         self.with_arguments("EXAMINE", &[&name]).await
     }
 
-    /// A command and its arguments, each as a quoted string or, where that cannot hold it, as a
-    /// literal for which the server's go-ahead is awaited (§4.3).
+    /// Sends a command and its arguments and waits for the tagged OK. Each argument is a quoted
+    /// string or, if it contains characters that cannot be quoted, a literal. The literal is sent
+    /// after the server's `+`, or at once if the server allows that (§4.3, RFC 7888).
     async fn with_arguments(
         &mut self,
         command: &str,
@@ -300,7 +302,7 @@ impl Imap<'_, '_> {
         }
     }
 
-    /// What is said without being asked (§7). A BYE ends everything.
+    /// Handles an untagged reply (§7). BYE is an error.
     async fn untagged(&mut self) -> Result<(), ProbeError> {
         let data = self.s.line().get(2..).unwrap_or_default();
         let (kind, rest) = split_word(data);
@@ -315,7 +317,7 @@ impl Imap<'_, '_> {
                 self.capabilities = Some(list);
             }
         } else {
-            // Other data may hold literals, which may hold what looks like lines (§4.3).
+            // Other data may contain literals, whose bytes must not be read as lines (§4.3).
             while let Some(length) = literal(self.s.line()) {
                 self.s.read_bytes(length, None).await?;
                 self.s.read_line().await?;
@@ -326,7 +328,7 @@ impl Imap<'_, '_> {
 }
 
 impl Exchange for Imap<'_, '_> {
-    /// RFC 4959 §3.
+    /// With SASL-IR, any message (RFC 4959 §3).
     fn takes_initial(&self, _: &str, _: &[u8]) -> bool {
         self.capabilities.as_ref().is_some_and(|c| c.sasl_ir)
     }
@@ -343,7 +345,7 @@ impl Exchange for Imap<'_, '_> {
         self.s.send(&concat(&[message, b"\r\n"])).await
     }
 
-    /// The reply with our tag (§7.1) or a continuation request (§7.6).
+    /// Waits for the reply with our tag (§7.1) or a continuation request (§7.6).
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         loop {
             self.s.read_line().await?;
@@ -370,7 +372,7 @@ impl Exchange for Imap<'_, '_> {
                 self.s.accepted();
                 Err(match () {
                     () if !self.s.is_at(Stage::Auth) => self.s.refused(),
-                    // §7.1.3: a command that the server does not know, or not like this.
+                    // §7.1.3: the server does not know the command or its arguments.
                     () if is_bad => self.s.refuse_mechanism(),
                     () if is_temporary => self.s.refused(),
                     () => self.s.refused_login(),
@@ -395,7 +397,8 @@ fn code_list(text: &[u8]) -> Option<Capabilities> {
         .then(|| Capabilities::parse(list))
 }
 
-/// Whether a NO is for a reason that lies with the server (RFC 5530 §3).
+/// Whether a NO has a code for a temporary problem of the server (RFC 5530 §3): the credentials are
+/// not at fault.
 fn is_temporary(text: &[u8]) -> bool {
     [
         &b"[UNAVAILABLE]"[..],
@@ -415,20 +418,20 @@ fn literal(line: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    // Digits that no number holds are still a length: one too great to be read.
+    // A length that does not fit is saturated: it is beyond the read limit in any case.
     Some(digits.iter().fold(0, |n: u64, d| {
         n.saturating_mul(10).saturating_add(u64::from(d - b'0'))
     }))
 }
 
-/// `text` as a quoted string (§4.3): printable ASCII, or what else is no control character where
-/// the server takes UTF-8, with `"` and `\` escaped.
+/// `text` as a quoted string (§4.3), with `"` and `\` escaped. None if it contains anything but
+/// printable ASCII; where the server accepts UTF-8, only if it contains a control character.
 fn quoted(text: &str, utf8: bool) -> Option<encode::Wiped> {
     let fits = |c: char| c == ' ' || c.is_ascii_graphic() || (utf8 && !c.is_control());
     if !text.chars().all(fits) {
         return None;
     }
-    // Room for an escape before each character: it must not grow, growing leaves a copy.
+    // Room for an escape before each byte: growing would leave an unwiped copy.
     let mut quoted = encode::Wiped::new(Vec::with_capacity(2 * text.len() + 2));
     quoted.push(b'"');
     for byte in text.bytes() {

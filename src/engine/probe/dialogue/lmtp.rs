@@ -1,5 +1,5 @@
-//! LMTP (RFC 2033): SMTP whose client says LHLO. Nothing is delivered here, so the replies
-//! per recipient, the protocols' other difference, never come.
+//! LMTP (RFC 2033): SMTP with LHLO instead of EHLO. The other difference, one reply per recipient,
+//! does not matter here, because probes deliver nothing.
 //!
 //! ```text
 //! S: 220 mail.example.com LMTP ready               RFC 2033 §4, RFC 5321 §3.1

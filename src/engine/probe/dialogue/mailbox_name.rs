@@ -1,4 +1,4 @@
-//! IMAP's names of mailboxes in modified UTF-7 (RFC 3501 §5.1.3), which every server of rev1 reads.
+//! IMAP mailbox names in modified UTF-7 (RFC 3501 §5.1.3), which every IMAP4rev1 server reads.
 
 use base64::Engine as _;
 use base64::alphabet::IMAP_MUTF7;
@@ -6,8 +6,8 @@ use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 
 const UTF7: GeneralPurpose = GeneralPurpose::new(&IMAP_MUTF7, NO_PAD);
 
-/// Printable ASCII as it is, `&` as `&-`, and each run of other characters in base64 of its UTF-16
-/// between `&` and `-`.
+/// Encodes a name: printable ASCII stays, `&` becomes `&-`, and each run of other characters
+/// becomes the base64 of its UTF-16 between `&` and `-`.
 pub(super) fn encoded(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     let mut others: Vec<u8> = Vec::new();

@@ -1,11 +1,11 @@
-//! Deep checks: what is said to a server after the connection stands.
+//! Deep checks: the dialogue with a server once the connection is open.
 //!
-//! One file per protocol, each one a straight line of steps over [`session`]: greeting,
-//! capabilities, STARTTLS and capabilities again where the target asks for it, the login
-//! where it has credentials, a polite end. HTTP is one request and the head of its response.
+//! There is one file per protocol, each a sequence of steps over [`session`]: greeting,
+//! capabilities, STARTTLS and capabilities again if the target is configured so, the login if it
+//! has credentials, and the closing command. HTTP is one request and the head of its response.
 //!
-//! Peers are not trusted: see [`session`] for the bounds and [`redact`] for what of their
-//! words gets into a reason.
+//! Peers are not trusted: [`session`] bounds what is read, and [`redact`] removes our secrets from
+//! what is quoted in a reason.
 
 mod conversation;
 mod encode;
@@ -31,27 +31,30 @@ pub use conversation::Conversation;
 pub(super) use session::END_MAX;
 use session::Session;
 
-/// What is left to do once the verdict is known.
+/// A dialogue whose result is known and which has still to be closed.
 pub struct Parting<'a> {
     session: Session<'a>,
     goodbye: &'static [u8],
 }
 
 impl Parting<'_> {
-    /// Takes at most a quarter of a second of what is left of `deep_timeout`. Where it is given
-    /// up, nothing but the server's log is the poorer for it.
+    /// Graceful close: sends the closing command and waits until the server closes, at most
+    /// [`END_MAX`] and what is left of `deep_timeout`. If the time runs out, the server's log may
+    /// show a lost connection; the result stays.
     pub async fn finish(self) {
         self.session.finish(self.goodbye).await;
     }
 
-    /// Does what needs no waiting. Where more is left, `leave` has the connection outlive this
-    /// before TLS's goodbye is said.
+    /// Sends the closing command without waiting for the server to close. If the server has not
+    /// closed yet, `leave` is called to make the connection a lingering one; `close_notify` is
+    /// written after that, so that it is sent just before the socket is closed.
     pub async fn leave(self, leave: impl FnOnce()) {
         self.session.leave(self.goodbye, leave).await;
     }
 }
 
-/// Speaks the target's protocol as far as its configuration allows, within `deep_timeout`.
+/// Holds the dialogue of the target's protocol, as far as its configuration allows, within
+/// `deep_timeout`.
 pub async fn talk(
     transport: Box<dyn Transport>,
     about: Conversation<'_>,
@@ -70,8 +73,9 @@ pub async fn talk(
     (verdict, Parting { session, goodbye })
 }
 
-/// The commonest cause of a dialogue that goes wrong before the server understood anything is the
-/// PROXY header: one that it does not expect, or one that it waits for.
+/// Appends a hint about the PROXY header to an error, if the dialogue failed before the server
+/// understood anything. The usual cause of that is a header that the server does not expect, or one
+/// that it waits for.
 fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
     let is_ours = error.stage == Stage::Internal || session.says_of_itself();
     if session.tls() || session.is_understood() || is_ours {
@@ -79,10 +83,12 @@ fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
     }
     let is_silent = !session.has_read();
     let hint = if session.target().haproxy_v2 {
-        // A server that takes the header for commands answers them.
+        // A server that reads the header as commands answers them. Silence until a timeout has
+        // another cause.
         !is_silent || !error.is_timeout
     } else {
-        // One that waits for it says nothing, or (Exim) that it was not there.
+        // A server that waits for the header sends nothing, or (Exim) a line that says that the
+        // header is missing.
         is_silent || error.reason.to_ascii_lowercase().contains("proxy")
     };
     if !hint {
@@ -92,7 +98,7 @@ fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
     ProbeError { reason, ..error }
 }
 
-/// [`talk`] and the goodbye after it.
+/// [`talk`], and the graceful close after it.
 pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
     let (verdict, parting) = talk(transport, about).await;
     parting.finish().await;
@@ -107,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// Hundreds of probes run at once, each in a task of its own that may move.
+    /// Hundreds of probes run at once, each in its own task: its future must be small and `Send`.
     #[tokio::test]
     async fn a_dialogue_is_small_and_can_move() {
         fn movable<F: Send>(future: F) -> F {

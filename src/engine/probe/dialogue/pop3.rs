@@ -22,7 +22,7 @@
 //! S: +OK bye
 //! ```
 //!
-//! Where only USER is offered, or CAPA is unknown to the server (RFC 1939 alone):
+//! If the server offers only USER, or does not know CAPA (RFC 1939 alone):
 //!
 //! ```text
 //! C: USER probe                                    RFC 1939 §7
@@ -40,8 +40,8 @@ use crate::engine::target::{AuthMechanism, TlsMode};
 
 pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
 
-/// Longest command line with its end (RFC 2449 §4): a longer initial response waits for the
-/// server's go-ahead (RFC 5034 §4).
+/// The longest command line in bytes, with its end (RFC 2449 §4). A longer initial response is sent
+/// after the server's `+` (RFC 5034 §4).
 const COMMAND_MAX: usize = 255;
 
 pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
@@ -74,14 +74,15 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
 struct Pop3<'s, 'a> {
     s: &'s mut Session<'a>,
     stls: bool,
-    /// Whether the login under way is by AUTH.
+    /// Whether the present login uses AUTH.
     by_sasl: bool,
-    /// Whether a refused login says `[AUTH]` where the credentials are the reason (RFC 3206 §6).
+    /// Whether the server marks a login that it refuses for its credentials with `[AUTH]` (RFC 3206
+    /// §6).
     says_why: bool,
     offer: Offer,
 }
 
-/// What the first line of a reply says (RFC 1939 §3, RFC 5034 §4).
+/// The status in the first line of a reply (RFC 1939 §3, RFC 5034 §4).
 #[derive(PartialEq, Eq)]
 enum Status {
     Ok,
@@ -90,7 +91,8 @@ enum Status {
 }
 
 impl Pop3<'_, '_> {
-    /// RFC 2449 §5. A server that refuses CAPA has what RFC 1939 has: USER and PASS.
+    /// Asks for the capabilities (RFC 2449 §5). A server that refuses CAPA is taken to have USER
+    /// and PASS, as in RFC 1939.
     async fn capabilities(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
         self.stls = false;
@@ -108,8 +110,9 @@ impl Pop3<'_, '_> {
         Ok(())
     }
 
-    /// How often CAPA has to be refused before it counts: a single `-ERR` may be the answer to the
-    /// PROXY header, of a server that took it for commands and closes. A login would tell.
+    /// How often CAPA must be refused before the refusal counts. After a PROXY header, the first
+    /// `-ERR`s may be a server's answers to the header, read as commands that end with QUIT; such a
+    /// server must not pass. With credentials one refusal is enough, because the login would fail.
     fn refusals_needed(&self) -> Result<usize, ProbeError> {
         let target = self.s.target();
         let is_in_doubt = target.haproxy_v2 && !self.s.tls() && Credentials::of(self.s)?.is_none();
@@ -120,11 +123,12 @@ impl Pop3<'_, '_> {
         })
     }
 
-    /// The lines of a reply to CAPA.
+    /// Reads the list in the reply to CAPA.
     async fn list(&mut self) -> Result<(), ProbeError> {
         loop {
             self.s.read_line().await?;
-            // RFC 1939 §3: "." ends the list; a line that begins with one has another before it.
+            // RFC 1939 §3: a line with only a dot ends the list; a line that begins with a dot is
+            // sent with another one before it.
             let line = match self.s.line() {
                 b"." => break,
                 [b'.', line @ ..] | line => line,
@@ -144,7 +148,7 @@ impl Pop3<'_, '_> {
         Ok(())
     }
 
-    /// RFC 2595 §4.
+    /// Sends STLS (RFC 2595 §4) and performs the handshake.
     async fn start_tls(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::StartTls);
         if !self.stls {
@@ -173,7 +177,7 @@ impl Pop3<'_, '_> {
         done
     }
 
-    /// RFC 1939 §7. PASS takes the rest of its line, spaces and all.
+    /// Logs in by USER and PASS (RFC 1939 §7). The password may contain spaces.
     async fn user_and_pass(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
         let user = concat(&[b"USER ", credentials.user.as_bytes(), b"\r\n"]);
         self.s.send(&user).await?;
@@ -183,21 +187,21 @@ impl Pop3<'_, '_> {
         self.ok().await
     }
 
-    /// A login that was refused, for a reason that may be none of the login's.
+    /// The meaning of a refused login: its response code may say that the credentials are right.
     fn refused_login(&mut self) -> Result<SaslAnswer, ProbeError> {
         let code = response_code(self.s.line());
         let is = |name: &[u8]| code.is_some_and(|code| code.eq_ignore_ascii_case(name));
         if is(b"IN-USE") || is(b"LOGIN-DELAY") {
-            // RFC 2449 §8.1: the server knows the user, but another session of theirs has the
-            // maildrop, or had it just now. It serves, and that is what a login is to show; not so
-            // where the maildrop is to be looked into.
+            // RFC 2449 §8.1: the credentials are right, but another session has the maildrop open
+            // or has just closed it. That proves that logins work, so the probe succeeds, unless it
+            // has to open the maildrop itself.
             return match self.s.target().test_mailbox {
                 None => Ok(SaslAnswer::Success),
                 Some(_) => Err(self.s.refused()),
             };
         }
         Err(match code {
-            // RFC 3206 §4: the server's own trouble.
+            // RFC 3206 §4: a problem of the server, not of the credentials.
             Some(code) if code.to_ascii_uppercase().starts_with(b"SYS/") => self.s.refused(),
             None if self.says_why && self.by_sasl => self.s.refuse_mechanism(),
             _ => self.s.refused_login(),

@@ -1,5 +1,5 @@
-//! Keeps our secrets out of what is quoted from a peer: servers echo what they were sent,
-//! whole or cut short, as it was or in base64.
+//! Removes our secrets from what is quoted from a peer. Servers echo what they were sent, complete
+//! or cut short, as plain text or in base64.
 
 use std::borrow::Cow;
 
@@ -8,16 +8,16 @@ use zeroize::Zeroizing;
 use super::encode;
 use crate::engine::target::Target;
 
-/// More of a line than a reason can quote is not looked at.
+/// How many bytes of a line are searched: more than a reason quotes.
 const LOOK_MAX: usize = 512;
 
-/// As few characters of a secret in a row are taken for a piece of it.
+/// How many characters of a secret in a row count as a piece of it.
 const PIECE_MIN: usize = 4;
 
 const SUBSTITUTE: &[u8] = b"[redacted]";
 
-/// `peer` without the target's password, its base64 forms, or any piece of them of
-/// [`PIECE_MIN`] characters or more, in whatever case. Cut after [`LOOK_MAX`] bytes.
+/// `peer`, with the target's password, its base64 forms and all pieces of them of [`PIECE_MIN`] or
+/// more characters replaced, in upper or lower case. Cut after [`LOOK_MAX`] bytes.
 pub(super) fn redact<'p>(target: &Target, peer: &'p [u8]) -> Cow<'p, [u8]> {
     let Some(password) = &target.test_password else {
         return Cow::Borrowed(peer);
@@ -50,7 +50,7 @@ pub(super) fn redact<'p>(target: &Target, peer: &'p [u8]) -> Cow<'p, [u8]> {
     Cow::Owned(clean)
 }
 
-/// How many bytes at the start of `text` are a piece of `secret`; 0 where too few to tell.
+/// How many bytes at the start of `text` are a piece of `secret`; 0 if fewer than [`PIECE_MIN`].
 fn piece(text: &[u8], secret: &[u8]) -> usize {
     let longest = (0..secret.len())
         .map(|from| {

@@ -1,20 +1,20 @@
-//! The login: which mechanism, in which encoding, in which order of messages.
+//! The login: the choice of a mechanism, and its messages.
 //!
-//! How a message is framed is each protocol's own ([`Exchange`]); the mechanisms are the same
-//! for all: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login), else the protocol's
-//! native command. A rejected login is final, a second attempt would only count as another wrong
-//! password. Where a server refuses the mechanism itself, although it offered it, the next one
-//! that it offers is tried.
+//! The mechanisms are the same for all protocols: PLAIN (RFC 4616) and LOGIN
+//! (draft-murchison-sasl-login), else the protocol's own command. Each protocol frames the messages
+//! in its own way ([`Exchange`]). A refused login is not tried again, because the server would
+//! count a second wrong password. If the server refuses a mechanism that it has offered, the next
+//! one that it offers is tried.
 
 use super::encode::{base64, plain};
 use super::session::Session;
 use crate::engine::probe::error::ProbeError;
 use crate::engine::target::AuthMechanism;
 
-/// Names of mechanisms that are kept for a reason's text, in bytes.
+/// How many bytes of mechanism names are kept for a reason's text.
 const NAMES_MAX: usize = 200;
 
-/// The user and password of a target, fit to be sent.
+/// The user and password of a target, checked for characters that must not be sent.
 #[derive(Clone, Copy)]
 pub(super) struct Credentials<'a> {
     pub(super) user: &'a str,
@@ -22,8 +22,8 @@ pub(super) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// None where the target has none. The configuration refuses CR, LF and NUL; should they
-    /// come here all the same, they are not sent: they would start a command of their own.
+    /// None if the target has no credentials. CR, LF and NUL are an error, because they would start
+    /// another command; the configuration refuses them already.
     pub(super) fn of(s: &Session<'a>) -> Result<Option<Self>, ProbeError> {
         let target = s.target();
         let (Some(user), Some(password)) = (&target.test_username, &target.test_password) else {
@@ -39,7 +39,7 @@ impl<'a> Credentials<'a> {
         Ok(Some(Self { user, password }))
     }
 
-    /// Fails where the connection as it is now must not see them.
+    /// Fails if credentials must not be sent over the connection in its present state.
     pub(super) fn permitted(self, s: &Session<'_>) -> Result<Self, ProbeError> {
         if s.may_send_credentials() {
             Ok(self)
@@ -49,7 +49,7 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// How to log in.
+/// A way to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mechanism {
     Plain,
@@ -58,7 +58,7 @@ pub(super) enum Mechanism {
     Native,
 }
 
-/// What a server says it accepts.
+/// The login mechanisms that a server offers.
 #[derive(Default)]
 pub(super) struct Offer {
     plain: bool,
@@ -68,14 +68,14 @@ pub(super) struct Offer {
 }
 
 impl Offer {
-    /// One SASL mechanism; names are case-insensitive on the wire.
+    /// Adds a SASL mechanism; names are case-insensitive.
     pub(super) fn add(&mut self, mechanism: &[u8]) {
         self.plain |= mechanism.eq_ignore_ascii_case(b"PLAIN");
         self.login |= mechanism.eq_ignore_ascii_case(b"LOGIN");
         self.name(mechanism);
     }
 
-    /// The protocol's own command, under the name it has in a reason.
+    /// Adds the protocol's own command, with the name that a reason shows for it.
     pub(super) fn add_native(&mut self, name: &str) {
         self.native = true;
         self.name(name.as_bytes());
@@ -90,8 +90,8 @@ impl Offer {
         }
     }
 
-    /// What the target asks for of what is offered, the best first; at least one. `native` is what
-    /// the configuration calls the protocol's own command, where it has one.
+    /// The offered mechanisms that the target's configuration allows, the best first; at least one.
+    /// `native` is the configuration's value for the protocol's own command, if it has one.
     pub(super) fn choices(
         &self,
         s: &Session<'_>,
@@ -124,22 +124,23 @@ impl Offer {
     }
 }
 
-/// What a server answers in the middle of a login. A refusal is an error.
+/// A server's reply during a login. A refusal is an error instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SaslAnswer {
-    /// It wants the next message. What it says with it has no meaning in PLAIN and LOGIN.
+    /// The server asks for the next message. The content of the challenge has no meaning in PLAIN
+    /// and LOGIN.
     Challenge,
     Success,
 }
 
-/// A protocol's frame around the messages of a mechanism, which are in base64 throughout.
+/// How a protocol frames the messages of a mechanism. All messages are in base64.
 pub(super) trait Exchange {
-    /// Whether `initial` may go with the command that begins the login.
+    /// Whether `initial` may be sent within the command that begins the login.
     fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool;
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError>;
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError>;
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError>;
-    /// The last line is out of turn.
+    /// The error for a last reply that the protocol does not allow here.
     fn unexpected(&self) -> ProbeError;
 }
 
@@ -159,7 +160,8 @@ pub(super) async fn login_plain(
     expect(x, SaslAnswer::Success).await
 }
 
-/// SASL LOGIN: user and password, each asked for. The prompts differ between servers.
+/// SASL LOGIN: the server asks for the user, then for the password. The texts of its prompts differ
+/// between servers and are ignored.
 pub(super) async fn login_login(
     x: &mut impl Exchange,
     credentials: Credentials<'_>,

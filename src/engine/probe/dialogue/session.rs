@@ -1,8 +1,8 @@
-//! The base of every dialogue: lines in, bytes out, under one deadline and one bound.
+//! The base of every dialogue: reads lines and sends bytes, within one deadline and one limit.
 //!
-//! A peer can be slow, endless, binary or gone; whatever it is, a [`Session`] ends by the
-//! target's `deep_timeout`, reads at most [`READ_LIMIT`] bytes and says in one line at which
-//! stage it stopped and why. What the lines mean is the dialogues' business.
+//! Whatever the peer sends, a [`Session`] ends by the target's `deep_timeout` and reads at most
+//! [`READ_LIMIT`] bytes. Its errors say in one line at which stage it failed and why. What the
+//! lines mean is left to the dialogue of each protocol.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,40 +23,42 @@ use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
 
-/// Bytes of one line with its end, at most; RFC 9051 §4 advises no more than that either.
+/// The longest line in bytes, with its end. RFC 9051 §4 advises the same limit.
 pub const LINE_MAX: usize = 8 * 1024;
 
-/// How long the end of a conversation is waited for, at most.
+/// How long a graceful close may take at most.
 pub const END_MAX: Duration = Duration::from_millis(250);
 
-/// One conversation with one server.
+/// One dialogue with one server.
 pub struct Session<'a> {
-    /// None only while, and after a failed, TLS handshake.
+    /// None during a TLS handshake and after one that failed.
     transport: Option<Box<dyn Transport>>,
     about: Conversation<'a>,
-    /// Never grows, so that no copy of what a peer echoes is left behind by a reallocation.
+    /// Has a fixed size: a reallocation would leave an unwiped copy of what the peer sent, which
+    /// may contain our credentials.
     input: Box<[u8]>,
     /// The part of `input` that was read from the peer and not yet consumed.
     unread: Range<usize>,
     /// The part of `input` that is the line last read, without its end.
     line: Range<usize>,
-    /// The part of `input` that was ever written is before this; it is wiped at the end.
+    /// Everything ever written to `input` is before this index; it is wiped on drop.
     touched: usize,
     total: usize,
     deadline: Deadline,
     stage: Stage,
-    /// Whether every command has had its whole reply, so that a goodbye would be understood.
+    /// Whether every command has had its complete reply, so that the server would read a closing
+    /// command as one.
     settled: bool,
-    /// Whether a command had a reply that only one that was understood can have.
+    /// Whether a reply showed that the server has understood a command.
     understood: bool,
     /// Whether anything was sent.
     has_sent: bool,
-    /// Whether the last refusal was of the login's mechanism, so that another one may do.
+    /// Whether the server has refused the login's mechanism, so that another one may work.
     mechanism_refused: bool,
 }
 
 impl<'a> Session<'a> {
-    /// Starts the clock of `deep_timeout`.
+    /// Starts the time of `deep_timeout`.
     pub fn new(transport: Box<dyn Transport>, about: Conversation<'a>) -> Self {
         let deadline = Deadline::new(about.target.deep_timeout);
         Self {
@@ -85,12 +87,12 @@ impl<'a> Session<'a> {
         self.about.tls
     }
 
-    /// Whether a login may be sent as the connection is now.
+    /// Whether credentials may be sent over the connection in its present state.
     pub fn may_send_credentials(&self) -> bool {
         self.about.tls || self.about.loopback || self.about.target.allow_plaintext_auth
     }
 
-    /// Our end of the connection.
+    /// The local address of the connection.
     pub fn local_address(&self) -> IpAddr {
         self.about.local
     }
@@ -99,28 +101,28 @@ impl<'a> Session<'a> {
         self.stage == stage
     }
 
-    /// From here on failures are those of `stage`.
+    /// Sets the stage of failures from now on.
     pub fn enter(&mut self, stage: Stage) {
         self.stage = stage;
     }
 
-    /// The reply is complete: what comes next is ours to say.
+    /// Records that the reply is complete, and the server waits for the next command.
     pub fn settle(&mut self) {
         self.settled = true;
     }
 
-    /// The server gave a reply that it gives only to what it understood.
+    /// Records that the server has understood a command.
     pub fn note_understood(&mut self) {
         self.understood = true;
     }
 
-    /// Such a reply, and it is complete.
+    /// [`Self::note_understood`] and [`Self::settle`].
     pub fn accepted(&mut self) {
         self.note_understood();
         self.settle();
     }
 
-    /// Whether the server has understood anything of what it was sent.
+    /// Whether the server has understood any command.
     pub fn is_understood(&self) -> bool {
         self.understood
     }
@@ -130,19 +132,19 @@ impl<'a> Session<'a> {
         self.total > 0
     }
 
-    /// Whether a failure now is of this side's making: nothing was sent that the server could have
-    /// misunderstood, and its greeting was good.
+    /// Whether a failure now cannot come from a command that the server misunderstood: the greeting
+    /// was good, and nothing has been sent since.
     pub fn says_of_itself(&self) -> bool {
         !self.has_sent && self.stage != Stage::Greeting
     }
 
-    /// The last line refuses the mechanism of a login, rather than the user.
+    /// The error for a last line that refuses the login's mechanism, not the user or password.
     pub fn refuse_mechanism(&mut self) -> ProbeError {
         self.mechanism_refused = true;
         self.refused()
     }
 
-    /// Whether [`Self::refuse_mechanism`] was called since this was last asked.
+    /// Whether [`Self::refuse_mechanism`] was called since the last call of this function.
     pub fn take_mechanism_refused(&mut self) -> bool {
         std::mem::take(&mut self.mechanism_refused)
     }
@@ -154,8 +156,8 @@ impl<'a> Session<'a> {
 
     // === Reading ===
 
-    /// Reads the next line, for [`Self::line`]. It ends in CRLF; a bare LF is accepted, as
-    /// real servers send it. A NUL is in no protocol's grammar and fails.
+    /// Reads the next line, which [`Self::line`] then returns. It ends in CRLF, or in a bare LF,
+    /// which some servers send. A NUL is an error, since no protocol allows it.
     pub async fn read_line(&mut self) -> Result<(), ProbeError> {
         let mut searched = 0;
         loop {
@@ -188,8 +190,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads past the next line, whatever its length and whatever is in it. Returns whether there
-    /// was anything before its end.
+    /// Skips the next line, of any length and content. Returns whether it was not empty.
     pub async fn skip_line(&mut self) -> Result<bool, ProbeError> {
         let mut length = 0;
         let mut first = None;
@@ -212,7 +213,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads `count` bytes that are not lines (a literal), into `keep` where given.
+    /// Reads `count` bytes that are not lines (a literal), and appends them to `keep`, if given.
     pub async fn read_bytes(
         &mut self,
         count: u64,
@@ -242,9 +243,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads what there is behind the unread bytes, at least one; 0 is the end of the stream.
+    /// Waits for bytes and appends them to the unread ones. Returns their number; 0 is the end of
+    /// the stream.
     async fn fill(&mut self) -> Result<usize, ProbeError> {
-        // The line last read is given up: its bytes are where the next ones go.
+        // The bytes of the last line are overwritten.
         self.line = 0..0;
         self.input.copy_within(self.unread.clone(), 0);
         self.unread = 0..self.unread.len();
@@ -277,7 +279,7 @@ impl<'a> Session<'a> {
 
     // === Writing ===
 
-    /// Sends all of `bytes`, also to a peer that is slow to read.
+    /// Sends all of `bytes`; waits if the peer reads slowly.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), ProbeError> {
         self.settled = false;
         self.has_sent = true;
@@ -310,12 +312,13 @@ impl<'a> Session<'a> {
 
     // === TLS and the end ===
 
-    /// Puts TLS under the conversation, after the server agreed to it.
+    /// Performs the TLS handshake, after the server has agreed to it.
     ///
-    /// Whatever the server sent behind its reply was not said under TLS, but would be read as
-    /// if it were (response injection, CVE-2011-0411): any such byte fails the probe.
+    /// Bytes that the server sent after its reply and before the handshake fail the probe: they
+    /// were not protected by TLS, but would be read as if they were (response injection,
+    /// CVE-2011-0411).
     pub async fn start_tls(&mut self) -> Result<(), ProbeError> {
-        // No goodbye to a server of which it is unclear whether it expects TLS.
+        // If the handshake fails, no closing command is sent: the server may expect TLS or not.
         self.settled = false;
         if self.unread.is_empty() {
             self.look().await?;
@@ -345,7 +348,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Takes in what has already arrived, without waiting for more.
+    /// Reads what has already arrived, up to 64 bytes, without waiting. Sets `unread` to their
+    /// number, but does not store them.
     async fn look(&mut self) -> Result<(), ProbeError> {
         let Some(transport) = self.transport.as_mut() else {
             return Ok(());
@@ -372,8 +376,9 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Says goodbye, so that the server's log shows a session that ended, and waits a moment
-    /// for the server to close. It changes no verdict, and is left out in mid-command.
+    /// Graceful close: sends the closing command, so that the server logs a regular end, and waits
+    /// up to [`END_MAX`] for the server to close. Does not change the result. After a failure in
+    /// the middle of a command, no closing command is sent.
     pub async fn finish(mut self, goodbye: &[u8]) {
         if self.say(goodbye).await {
             while matches!(self.fill().await, Ok(1..)) {
@@ -383,17 +388,17 @@ impl<'a> Session<'a> {
         self.close_tls().await;
     }
 
-    /// Says goodbye, and leaves it to others to wait for the server's: `leave` has the
-    /// connection go on without this session.
+    /// Sends the closing command without waiting for the server to close. `leave` is called before
+    /// `close_notify` is written, and makes the connection a lingering one.
     pub async fn leave(mut self, goodbye: &[u8], leave: impl FnOnce()) {
-        // What is written under TLS leaves with the next read.
+        // Under TLS, writes are held back until the next read: `look` sends the closing command.
         if self.say(goodbye).await && self.look().await.is_ok() {
             leave();
         }
         self.close_tls().await;
     }
 
-    /// Whether goodbye was said.
+    /// Sends the closing command, if the server waits for a command. Returns whether it was sent.
     async fn say(&mut self, goodbye: &[u8]) -> bool {
         if !self.settled || goodbye.is_empty() {
             return false;
@@ -402,8 +407,8 @@ impl<'a> Session<'a> {
         self.send(goodbye).await.is_ok()
     }
 
-    /// TLS's own goodbye (RFC 8446 §6.1), tried once. A server that said its own waits for
-    /// ours; one that is gone does not mind.
+    /// Sends TLS's `close_notify` (RFC 8446 §6.1), without waiting. A server that has sent its own
+    /// may wait for ours; an error means that the server has gone.
     async fn close_tls(&mut self) {
         let Some(transport) = self.transport.as_mut().filter(|_| self.about.tls) else {
             return;
@@ -421,12 +426,12 @@ impl<'a> Session<'a> {
         ProbeError::new(self.stage, reason)
     }
 
-    /// The server said no, with the line last read.
+    /// The error for a server that refuses, with the last line.
     pub fn refused(&self) -> ProbeError {
         self.fail(format!("refused: {}", self.quote(self.line())))
     }
 
-    /// The server said no to the user or the password, with the line last read.
+    /// The error for a server that refuses the user or the password, with the last line.
     pub fn refused_login(&self) -> ProbeError {
         ProbeError {
             login_refused: true,
@@ -434,7 +439,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The line last read is not what the protocol has here.
+    /// The error for a last line that the protocol does not allow here.
     pub fn unexpected(&self) -> ProbeError {
         match self.line() {
             [] => self.fail("unexpected empty line"),
@@ -442,7 +447,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The peer's own words, without any secret of ours that it may have echoed.
+    /// Quotes what the peer sent, without secrets of ours that it may have echoed.
     pub fn quote(&self, peer: &[u8]) -> String {
         quote(&redact(self.about.target, peer))
     }
@@ -456,7 +461,7 @@ impl<'a> Session<'a> {
             return ours;
         }
         match error.kind() {
-            // The transport counts TLS's records and handshake as well.
+            // The transport's limit counts TLS's handshake and records as well.
             io::ErrorKind::FileTooLarge => self.too_much(),
             io::ErrorKind::WriteZero | io::ErrorKind::NotConnected => {
                 self.fail("connection closed")
@@ -476,7 +481,7 @@ impl Drop for Session<'_> {
     }
 }
 
-/// None once the deadline has passed.
+/// Ready with None once the deadline has passed.
 fn expired<T>(deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<Option<T>> {
     deadline.poll_passed(cx).map(|()| None)
 }

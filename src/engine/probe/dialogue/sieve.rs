@@ -22,7 +22,7 @@
 //! S: OK
 //! ```
 //!
-//! Each string may be quoted or a literal: `{3}`, three bytes in lines of their own (§1.2).
+//! Each string may be quoted or a literal: `{3}`, CRLF and three bytes (§1.2).
 
 use super::encode::{self, concat};
 use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
@@ -32,13 +32,13 @@ use crate::engine::target::TlsMode;
 
 pub(super) const GOODBYE: &[u8] = b"LOGOUT\r\n";
 
-/// Longest quoted string (RFC 5804 §4); a longer one goes as a literal.
+/// The longest quoted string in bytes (RFC 5804 §4); longer ones are sent as literals.
 const QUOTED_MAX: usize = 1024;
 
-/// Top-level words and strings of a reply that are kept: no reply has a meaning in more.
+/// How many top-level words and strings of a reply are kept. No reply needs more to be understood.
 const TOKENS_MAX: usize = 3;
 
-/// Bytes of a reply that are kept to be quoted.
+/// How many bytes of a reply are kept for quoting.
 const SAID_MAX: usize = 512;
 
 pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
@@ -53,7 +53,8 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
         sieve.start_tls().await?;
         sieve.capabilities().await?;
     } else if Credentials::of(sieve.s)?.is_none() {
-        // The list came unasked: a server that only greets would pass.
+        // The first list came with the greeting. If no other command followed, a server that only
+        // greets would pass.
         sieve.s.enter(Stage::Capability);
         sieve.s.send(b"CAPABILITY\r\n").await?;
         sieve.capabilities().await?;
@@ -70,20 +71,20 @@ pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     Ok(())
 }
 
-/// A word or a string of a reply, outside of parentheses.
+/// A word or string in a reply, outside parentheses.
 #[derive(Debug, PartialEq, Eq)]
 enum Token {
     Word(Vec<u8>),
     Text(Vec<u8>),
 }
 
-/// One reply: a line, or several where literals are in it.
+/// One reply: one line, or several if it contains literals.
 #[derive(Default)]
 struct Reply {
     tokens: Vec<Token>,
     /// How many parentheses are open (response codes, §1.3).
     depth: usize,
-    /// Its beginning as it was sent.
+    /// The first [`SAID_MAX`] bytes of the reply.
     said: Vec<u8>,
 }
 
@@ -103,8 +104,8 @@ impl Reply {
         self.said.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    /// Takes in one line; the length of the literal that it ends with. None where it is not
-    /// in the grammar (§4).
+    /// Parses one line. Returns the length of the literal that follows it, if any; None if the line
+    /// does not match the grammar (§4).
     fn line(&mut self, line: &[u8]) -> Option<Option<u64>> {
         let mut rest = line;
         loop {
@@ -143,8 +144,8 @@ impl Reply {
     }
 }
 
-/// The name of the response code in the beginning of a reply, `NO (TRYLATER) …` (§1.3); empty
-/// where there is none.
+/// The name of the response code at the beginning of a reply, `NO (TRYLATER) …` (§1.3); empty if
+/// there is none.
 fn response_code(said: &[u8]) -> &[u8] {
     let (_, rest) = split_word(said);
     let Some(code) = rest.strip_prefix(b"(") else {
@@ -154,7 +155,7 @@ fn response_code(said: &[u8]) -> &[u8] {
     &code[..end.unwrap_or(code.len())]
 }
 
-/// The text of a quoted string whose opening quote was taken, and what follows it (§4).
+/// Parses a quoted string after its opening quote (§4). Returns its text and the rest of the line.
 fn unquote(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let mut text = Vec::new();
     loop {
@@ -173,14 +174,14 @@ fn unquote(mut rest: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 struct Sieve<'s, 'a> {
     s: &'s mut Session<'a>,
-    /// The last one.
+    /// The last reply.
     reply: Reply,
     start_tls: bool,
     offer: Offer,
 }
 
 impl Sieve<'_, '_> {
-    /// The list, which ends in OK (§1.7, §2.4).
+    /// Reads the list of capabilities, which ends in OK (§1.7, §2.4).
     async fn capabilities(&mut self) -> Result<(), ProbeError> {
         self.start_tls = false;
         self.offer = Offer::default();
@@ -192,7 +193,7 @@ impl Sieve<'_, '_> {
                 [Token::Text(name), Token::Text(value)] => (name, value.as_slice()),
                 _ => {
                     self.expect_ok()?;
-                    // §1.7: IMPLEMENTATION and SIEVE are always there.
+                    // §1.7: every list contains IMPLEMENTATION and SIEVE.
                     return if listed {
                         Ok(())
                     } else {
@@ -209,7 +210,7 @@ impl Sieve<'_, '_> {
         }
     }
 
-    /// §2.2.
+    /// Sends STARTTLS (§2.2) and performs the handshake.
     async fn start_tls(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::StartTls);
         if !self.start_tls {
@@ -237,7 +238,7 @@ impl Sieve<'_, '_> {
         done
     }
 
-    /// §2.7: the names of the user's scripts, one in each line, the active one marked.
+    /// Sends LISTSCRIPTS (§2.7). The reply has the name of one script per line, then OK.
     async fn list_scripts(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::ListScripts);
         self.s.send(b"LISTSCRIPTS\r\n").await?;
@@ -249,7 +250,7 @@ impl Sieve<'_, '_> {
         }
     }
 
-    /// OK, NO or BYE (§1.3); anything else is out of turn.
+    /// Expects OK. NO and BYE are refusals (§1.3), anything else is unexpected.
     fn expect_ok(&mut self) -> Result<(), ProbeError> {
         let Some(Token::Word(status)) = self.reply.tokens.first() else {
             return Err(self.unexpected());
@@ -265,7 +266,7 @@ impl Sieve<'_, '_> {
             let said = self.s.quote(&self.reply.said);
             let refusal = self.s.fail(format!("refused: {said}"));
             let is_code = |name: &[u8]| response_code(&self.reply.said).eq_ignore_ascii_case(name);
-            // §1.3: too weak, or not before the password was sent once by PLAIN.
+            // §1.3: the mechanism is too weak, or usable only after a login by PLAIN.
             if is_code(b"AUTH-TOO-WEAK") || is_code(b"TRANSITION-NEEDED") {
                 let _ = self.s.refuse_mechanism();
             }
@@ -303,8 +304,8 @@ impl Sieve<'_, '_> {
         }
     }
 
-    /// A string argument (§1.2): quoted while it is short, else a literal that the server
-    /// need not agree to first. Base64 and names of mechanisms have nothing to escape.
+    /// A string argument (§1.2): quoted if it is short, else a literal that needs no go-ahead from
+    /// the server. Base64 and names of mechanisms contain nothing that needs an escape.
     fn string(text: &[u8]) -> encode::Wiped {
         if text.len() <= QUOTED_MAX {
             concat(&[b"\"", text, b"\""])
@@ -315,7 +316,7 @@ impl Sieve<'_, '_> {
 }
 
 impl Exchange for Sieve<'_, '_> {
-    /// §2.1: always possible.
+    /// Any message (§2.1).
     fn takes_initial(&self, _: &str, _: &[u8]) -> bool {
         true
     }
@@ -340,7 +341,7 @@ impl Exchange for Sieve<'_, '_> {
         self.s.send(&wire).await
     }
 
-    /// §2.1: a challenge is a string alone.
+    /// §2.1: a challenge is a line with one string and nothing else.
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         self.read_reply().await?;
         if let [Token::Text(_)] = self.reply.tokens.as_slice() {

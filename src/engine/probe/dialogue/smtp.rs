@@ -19,8 +19,8 @@
 //! S: 221 2.0.0 bye
 //! ```
 //!
-//! A server that does not take EHLO is asked HELO (§3.2, §4.1.4), if it is not expected to log us
-//! in or start TLS.
+//! If a server refuses EHLO, HELO is sent (§3.2, §4.1.4), unless the target is configured with
+//! credentials or STARTTLS, which need EHLO.
 
 use super::encode::concat;
 use super::hello;
@@ -31,14 +31,15 @@ use crate::engine::target::TlsMode;
 
 pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
 
-/// Longest command line with its end (RFC 5321 §4.5.3.1.4), for AUTH too (RFC 4954 §4).
+/// The longest command line in bytes, with its end (RFC 5321 §4.5.3.1.4); it holds for AUTH as well
+/// (RFC 4954 §4).
 const COMMAND_MAX: usize = 512;
 
 pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
     converse(s, Hello::Ehlo).await
 }
 
-/// How a client introduces itself; the only difference between SMTP and LMTP here.
+/// The greeting command; the only difference between SMTP and LMTP here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hello {
     Ehlo,
@@ -81,7 +82,8 @@ struct Smtp<'s, 'a> {
 }
 
 impl Smtp<'_, '_> {
-    /// RFC 5321 §4.3.2: 220, or 554 where there is no service, 421 where there is none now.
+    /// Reads the greeting (RFC 5321 §4.3.2): 220, 554 if the server offers no service, or 421 if it
+    /// offers none at the moment.
     async fn greeting(&mut self) -> Result<(), ProbeError> {
         match self.reply().await? {
             220 => Ok(()),
@@ -90,7 +92,7 @@ impl Smtp<'_, '_> {
         }
     }
 
-    /// EHLO or LHLO and the list of extensions in its reply (RFC 5321 §4.1.1.1).
+    /// Sends EHLO or LHLO and reads the list of extensions (RFC 5321 §4.1.1.1).
     async fn hello(&mut self, hello: Hello) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
         self.start_tls = false;
@@ -104,7 +106,7 @@ impl Smtp<'_, '_> {
             && target.test_username.is_none()
             && target.tls_mode != TlsMode::StartTls
         {
-            // RFC 5321 §3.2. Whatever it disliked of EHLO, HELO is answered in its own right.
+            // RFC 5321 §3.2. The reply to HELO replaces the refusal of EHLO.
             self.say_hello("HELO", &name).await?;
             code = self.reply().await?;
         }
@@ -123,7 +125,7 @@ impl Smtp<'_, '_> {
         self.s.send(line.as_bytes()).await
     }
 
-    /// RFC 3207 §4.
+    /// Sends STARTTLS (RFC 3207 §4) and performs the handshake.
     async fn start_tls(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::StartTls);
         if !self.start_tls {
@@ -153,7 +155,7 @@ impl Smtp<'_, '_> {
         done
     }
 
-    /// A whole reply, for its code; the last of its lines stays to be quoted.
+    /// Reads a complete reply and returns its code. Its last line stays available for quoting.
     async fn reply(&mut self) -> Result<u16, ProbeError> {
         let (code, mut more) = self.reply_line().await?;
         while more {
@@ -163,7 +165,8 @@ impl Smtp<'_, '_> {
         Ok(code)
     }
 
-    /// The same for EHLO: the first line has the server's name, each other an extension.
+    /// Reads the reply to EHLO or LHLO: the first line has the server's name, each other line an
+    /// extension. Returns the code.
     async fn extensions(&mut self) -> Result<u16, ProbeError> {
         let (code, mut more) = self.reply_line().await?;
         while more {
@@ -186,7 +189,7 @@ impl Smtp<'_, '_> {
         } else if let Some((name, first)) = keyword.split_at_checked(5)
             && name.eq_ignore_ascii_case(b"AUTH=")
         {
-            // From before RFC 2554; some send it beside the legal form.
+            // The form from before RFC 2554; some servers send it in addition to `AUTH`.
             words(first)
                 .chain(words(parameters))
                 .for_each(|m| self.offer.add(m));
@@ -198,15 +201,15 @@ impl Smtp<'_, '_> {
         if next == code {
             return Ok(more);
         }
-        // RFC 5321 §4.2.1: the code is the same in all lines.
+        // RFC 5321 §4.2.1: all lines of a reply have the same code.
         let quoted = self.s.quote(self.s.line());
         Err(self
             .s
             .fail(format!("code {code} changes within a reply: {quoted}")))
     }
 
-    /// One line: its code, and whether another follows (RFC 5321 §4.2.1). A code without
-    /// text or even a space is accepted as §4.2 asks.
+    /// Reads one line. Returns its code and whether another line follows (RFC 5321 §4.2.1). A code
+    /// without text, or even without the space after it, is accepted, as §4.2 demands.
     async fn reply_line(&mut self) -> Result<(u16, bool), ProbeError> {
         self.s.read_line().await?;
         let (code, rest) = match self.s.line() {
@@ -223,7 +226,8 @@ impl Smtp<'_, '_> {
         }
     }
 
-    /// After 421 the server closes by itself (RFC 5321 §3.8); else it listens.
+    /// Records the end of a reply. After 421 the server closes the connection (RFC 5321 §3.8), so
+    /// no QUIT is sent.
     fn reply_ended(&mut self, code: u16) {
         if code != 421 {
             self.s.settle();
@@ -249,12 +253,12 @@ impl Exchange for Smtp<'_, '_> {
         self.s.send(&concat(&[message, b"\r\n"])).await
     }
 
-    /// RFC 4954 §4, §6.
+    /// The reply codes of AUTH (RFC 4954 §4, §6).
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         match self.reply().await? {
             235 => Ok(SaslAnswer::Success),
             334 => Ok(SaslAnswer::Challenge),
-            // Not known, or too weak for this user (RFC 4954 §4, §6).
+            // The mechanism is unknown, or too weak for this user (RFC 4954 §4, §6).
             504 | 534 => Err(self.s.refuse_mechanism()),
             535 => Err(self.s.refused_login()),
             400..=599 => Err(self.s.refused()),
