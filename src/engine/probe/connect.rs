@@ -1,4 +1,4 @@
-//! TCP: connecting to the first of a name's addresses that answers.
+//! Opens the TCP connection, to the first of a host name's addresses that answers.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -20,23 +20,24 @@ use crate::sys::reconnect::disconnect;
 use crate::sys::relay::hold_on;
 use crate::sys::source_port::choose_on_connect;
 
-/// After which the next address is tried beside the one that has not answered yet
+/// How long an address may take to answer before the next one is tried in parallel
 /// (RFC 8305 §5, "Connection Attempt Delay").
 const NEXT_AFTER: Duration = Duration::from_millis(250);
 
 /// How a connection is made and ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// Nothing is read from the server: the third packet of TCP's handshake is held back,
-    /// so that a server that is asked for nothing else is not even woken.
+    /// Connect and abort. The final ACK of TCP's handshake is delayed (no quick ACK), so the reset
+    /// usually reaches the server before `accept` returns there, and its process is not woken.
     ConnectOnly,
-    /// A dialogue follows.
+    /// Bytes are sent after connecting, so the connection ends gracefully.
     Dialogue,
 }
 
-/// A socket of each family that is connected no more, kept for the next of many connect-only
-/// probes in a row: to make one and close it is a third of such a probe's price. For no longer,
-/// since a host may close what it does not know and open something else in its place.
+/// One disconnected socket of each address family, for the next connect-only probe of a batch.
+/// Creating and closing a socket is a third of the cost of such a probe. Sockets are not kept
+/// beyond a batch, because the host may close descriptors that it does not know and reuse their
+/// numbers.
 #[derive(Default)]
 pub struct ReusableSockets {
     v4: Option<Socket>,
@@ -52,19 +53,19 @@ impl ReusableSockets {
     }
 }
 
-/// What became of an attempt to connect that was not waited for.
+/// The state of a connection attempt right after `connect`, without waiting.
 pub(super) enum Dialled {
     Connected(Socket),
-    /// The answer has not come yet.
+    /// The peer has not answered yet.
     Underway(Socket),
     Failed(ProbeError),
 }
 
-/// Begins to connect and looks once, without waiting, at what came of it: the kernel has
-/// the answer of a listener on this machine before it returns.
+/// Begins to connect and checks the result once, without waiting: for a listener on this machine,
+/// the kernel knows the result before `connect` returns.
 ///
-/// A failure is of stage `connect`, or of stage `internal` where this process has no
-/// descriptor, port or memory left, which says nothing of the target.
+/// A failure has stage `connect`, or stage `internal` if this process has no descriptor, port or
+/// memory left, which says nothing about the target.
 pub(super) fn dial(
     address: IpAddr,
     port: u16,
@@ -75,7 +76,7 @@ pub(super) fn dial(
     let peer = SocketAddr::new(address, port);
     if let Some(spare) = reusable.of(address).take() {
         let dialled = dial_with(spare, peer, manner);
-        // No target is judged by a failure that a used socket may have brought about.
+        // The failure may be due to the reused socket, so it is tried again with a new one.
         if !matches!(dialled, Dialled::Failed(_)) {
             return dialled;
         }
@@ -85,10 +86,11 @@ pub(super) fn dial(
         Err(e) => return Dialled::Failed(failed(&e, address)),
     };
     if let Some(source) = source {
-        // The port is chosen with the connection: it has to be free towards that peer only.
+        // The kernel chooses the port in `connect`, so that it needs to be free for this peer
+        // only.
         choose_on_connect(&socket);
         if let Err(e) = socket.bind(&SocketAddr::new(source, 0).into()) {
-            // The socket is closed after this.
+            // The socket is closed on return: make sure that the host has not closed it before.
             hold_on();
             return Dialled::Failed(ProbeError::new(
                 Stage::Internal,
@@ -101,20 +103,20 @@ pub(super) fn dial(
 
 fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
     if manner == Manner::ConnectOnly {
-        // Where the system refuses this, the probe is less discreet but no less right.
+        // If the system refuses this, the server may notice the probe; the result is the same.
         let _ = socket.set_tcp_quickack(false);
     }
     let (address, peer) = (peer.ip(), SockAddr::from(peer));
     let mut answer = socket.connect(&peer);
     if answer.as_ref().is_err_and(is_underway) {
-        // Asked again, the kernel says how the first call ended (connect(2)).
+        // A second call returns the result of the first one (connect(2)).
         answer = socket.connect(&peer);
     }
     match answer {
         Ok(()) => Dialled::Connected(socket),
         Err(e) if is_underway(&e) => Dialled::Underway(socket),
         Err(e) => {
-            // The socket is closed after this.
+            // The socket is closed on return: make sure that the host has not closed it before.
             hold_on();
             Dialled::Failed(failed(&e, address))
         }
@@ -128,29 +130,30 @@ fn is_underway(error: &io::Error) -> bool {
     )
 }
 
-/// How a connection is looked for.
+/// What [`connect`] connects to, and how.
 pub(super) struct Destination<'a> {
     /// In the order in which they are tried.
     pub addresses: &'a [IpAddr],
     pub port: u16,
-    /// Only addresses of its family are tried.
+    /// The local address to connect from. Only peer addresses of its family are tried.
     pub source: Option<IpAddr>,
     pub manner: Manner,
-    /// How much time there is for all of them.
+    /// The time for all addresses together.
     pub time: Duration,
 }
 
-/// Connects to one of the addresses, in their order, the next beside it after 250 ms or in
-/// its place when it fails. Where there are many, the time between two is shorter: the last one
-/// is begun when half of the time is over. `first` is an attempt at one of them that has begun.
+/// Connects to the first of the addresses that answers. They are tried in order; the next attempt
+/// starts when the previous one fails, or in parallel after 250 ms. With many addresses the delay
+/// is shorter, so that the last attempt starts when half of the time is over. `first` is an attempt
+/// to one of them that has already begun.
 ///
-/// When the first one fails, or has not answered when the next is due, `again` is asked for
-/// addresses that may be newer; those of them that were not tried yet are tried next.
+/// When an attempt fails, or the next one is due, `again` is polled for newer addresses of the
+/// name. Those not tried yet are tried next.
 ///
 /// # Errors
-/// As [`dial`] has them: where an address could not be tried, that is the reason, since the
-/// others say too little of the target then; if not, the first address's. The caller bounds
-/// the time, and finds in `lacked` what an address could not be tried for.
+/// Those of [`dial`]. If our process could not try one of the addresses, the error is that one,
+/// since the target might have answered there; otherwise it is the first failure. The caller
+/// bounds the time. If it runs out, `lacked` says why an address could not be tried.
 pub(super) async fn connect(
     wanted: Destination<'_>,
     again: impl Future<Output = Option<Arc<[IpAddr]>>>,
@@ -180,7 +183,7 @@ pub(super) async fn connect(
     };
     let next_after = interval(time, addresses.len());
     let mut again = pin!(again.fuse());
-    // Whether newer addresses are wanted: those that are known have not answered.
+    // Whether to poll `again`: an attempt has failed or is slow.
     let mut asks_again = false;
     let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
     let mut waiting: VecDeque<IpAddr> = addresses.iter().filter(is_reachable).copied().collect();
@@ -233,15 +236,15 @@ pub(super) async fn connect(
     }
 }
 
-/// The time between the beginnings of two attempts: RFC 8305 §5 recommends 250 ms, and wants no
-/// less than 10 ms.
+/// The delay between the starts of two attempts. RFC 8305 §5 recommends 250 ms and demands at least
+/// 10 ms.
 fn interval(time: Duration, addresses: usize) -> Duration {
     const LEAST: Duration = Duration::from_millis(10);
     let addresses = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
     (time / 2 / addresses).clamp(LEAST, NEXT_AFTER)
 }
 
-/// Waits for the end of what `dialled` began.
+/// Waits until the attempt `dialled` has completed.
 async fn attempt(
     address: IpAddr,
     dialled: Dialled,
@@ -263,7 +266,7 @@ async fn attempt(
         socket
     };
     if manner == Manner::Dialogue {
-        // Small writes in turn: waiting to fill a packet would only cost time.
+        // A dialogue is small writes in turn; Nagle's algorithm would only delay them.
         let _ = socket.set_tcp_nodelay(true);
     }
     let stream = Stream::new(socket).map_err(|e| internal(&e))?;
@@ -278,11 +281,12 @@ fn open(address: IpAddr) -> io::Result<Socket> {
     Socket::new_raw(domain, Type::STREAM.nonblocking().cloexec(), None)
 }
 
-/// Why a connection to `address` could not be made. What this system does not let the process
-/// do at all, such as use a family of addresses, puts the target out of its reach for good.
+/// The error for a failed connection to `address`: stage `internal` for a temporary shortage of our
+/// own, stage `connect` for everything else. What this system never permits, such as an address
+/// family that is switched off, is stage `connect`, because the target stays out of reach.
 fn failed(error: &io::Error, address: IpAddr) -> ProbeError {
     let is_ours = match error.raw_os_error() {
-        // No local port is free, or no local address goes with that one.
+        // Either all local ports are in use, or there is no local address of this family.
         Some(libc::EADDRNOTAVAIL) => has_address_towards(address),
         number => number.is_some_and(is_want_of_means),
     };
@@ -292,9 +296,9 @@ fn failed(error: &io::Error, address: IpAddr) -> ProbeError {
     ProbeError::new(Stage::Connect, io_text(error))
 }
 
-/// Whether this machine has an address from which it could reach that one: it has none of IPv6
-/// where that is switched off. Asked with a socket of UDP, which sends nothing and whose ports
-/// are others.
+/// Whether this machine has a local address from which `address` can be reached; it has none, for
+/// example, if IPv6 is switched off. Connecting a UDP socket tells: it sends nothing, and does not
+/// need one of the TCP ports that may have run out.
 fn has_address_towards(address: IpAddr) -> bool {
     let any: IpAddr = match address {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -311,11 +315,12 @@ fn internal(error: &io::Error) -> ProbeError {
     )
 }
 
-/// Ends a connect-only probe with a reset: nothing stays in TIME_WAIT, and a server that was only
-/// connected to has nothing to log.
+/// Ends a connect-only probe with a reset, so that no socket stays in TIME_WAIT and the server
+/// usually does not notice the connection.
 pub(super) fn abort(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
     hold_on();
-    // Such a socket goes on as one of IPv4, also towards an address of IPv6.
+    // After connecting to an IPv4-mapped address, an IPv6 socket stays in IPv4 mode and could not
+    // connect to an IPv6 address.
     if address.to_canonical() != address {
         return end_abruptly(&socket);
     }
@@ -357,7 +362,7 @@ mod tests {
         let dialled = dial(HERE, port, source, Manner::Dialogue, &mut reusable);
         assert!(matches!(dialled, Dialled::Connected(_)));
         assert_eq!(Some(listener.accept().unwrap().1.ip()), source);
-        // An address that this machine has no more says nothing of the server.
+        // If this machine does not have the source address, the server is not to blame.
         let elsewhere = Some(IpAddr::from([192, 0, 2, 1]));
         let Dialled::Failed(error) = dial(HERE, port, elsewhere, Manner::Dialogue, &mut reusable)
         else {
@@ -471,13 +476,13 @@ mod tests {
         };
         for first in [
             Dialled::Connected(begun()),
-            // What has ended meanwhile is found out.
+            // An attempt that has completed meanwhile is noticed.
             Dialled::Underway(begun()),
         ] {
             let connected = connect_to(&[HERE], port, Some((HERE, first))).await;
             assert_eq!(connected.unwrap().1, HERE);
         }
-        // An attempt at an address that is not among them counts for nothing.
+        // An attempt to an address that is not in the list is ignored.
         let other = Some((IpAddr::from([127, 0, 0, 2]), Dialled::Connected(begun())));
         drop(listener);
         let error = connect_to(&[HERE], port, other).await.unwrap_err();

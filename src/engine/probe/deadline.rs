@@ -1,8 +1,8 @@
-//! Deadlines of a process that may be stopped.
+//! Deadlines that allow for a pause of the process.
 //!
-//! A shell's job control, a debugger or a host that moves a virtual machine stops a process for
-//! as long as it likes. When it goes on, every deadline has passed, and what the server answered
-//! in the meantime has not been read. So a deadline that is met late is set anew, once.
+//! Job control, a debugger or the migration of a virtual machine may stop a process for any time.
+//! When it goes on, every deadline has passed although the server's answer may be waiting to be
+//! read. So a deadline that is noticed more than [`LATE`] after its end is renewed, once.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -13,10 +13,11 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::sys::{gate, relay};
 
-/// A process that runs is not that late.
+/// A running process notices the end of a deadline earlier than this.
 const LATE: Duration = Duration::from_millis(100);
 
-/// A moment until which something may take. The runtime hears of it when something has to wait.
+/// A point in time by which work has to be done. It is registered with the runtime at the first
+/// poll, so work that never waits does not pay for a timer.
 pub(super) struct Deadline {
     end: Instant,
     limit: Duration,
@@ -34,7 +35,7 @@ impl Deadline {
         }
     }
 
-    /// Brings it forward, where it is later than `limit` from now.
+    /// Moves the end to `limit` from now, unless it is earlier already.
     pub(super) fn shorten(&mut self, limit: Duration) {
         let end = Instant::now() + limit;
         if end < self.end {
@@ -43,7 +44,7 @@ impl Deadline {
         }
     }
 
-    /// Ready once it has passed.
+    /// Ready once the deadline has passed.
     pub(super) fn poll_passed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let passed = self.poll_sleep(cx);
         if passed.is_pending() || self.renewed || self.end.elapsed() < LATE {
@@ -64,12 +65,13 @@ impl Deadline {
     }
 }
 
-/// What `work` gives, unless it takes longer than `limit`.
+/// The output of `work`, or None if it takes longer than `limit`.
 pub(super) async fn within<F: Future>(limit: Duration, work: F) -> Option<F::Output> {
     let mut work = pin!(work);
     let mut deadline = Deadline::new(limit);
     poll_fn(|cx| {
-        // A thread with many probes under way does not sleep between their steps.
+        // With many probes in flight this thread does not sleep between their steps: let a
+        // waiting fork or exit of the host pass here.
         gate::give_way();
         relay::hold_on();
         match work.as_mut().poll(cx) {
@@ -98,7 +100,7 @@ mod tests {
         assert!(begun.elapsed() >= LIMIT);
     }
 
-    /// Stands still like a process that is stopped.
+    /// Blocks the thread, as if the process were stopped.
     fn pause() {
         std::thread::sleep(LIMIT * 2);
     }
@@ -109,7 +111,7 @@ mod tests {
         let work = async {
             tokio::time::sleep(LIMIT / 20).await;
             pause();
-            // The answer to what is sent after the pause.
+            // The answer arrives only after the pause.
             told.await
         };
         let answer = async {

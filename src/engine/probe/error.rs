@@ -1,8 +1,8 @@
-//! Why a probe failed: the stage it had reached and one line of text.
+//! Why a probe failed: the stage at which it failed and one line of text.
 
 use std::{fmt, io};
 
-/// The step of a probe. Its name starts the reason's text.
+/// The step at which a probe failed. Its name is the first word of the error's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The host name.
@@ -29,7 +29,8 @@ pub enum Stage {
     ListScripts,
     /// The HTTP request and its response.
     Http,
-    /// Ours: a panic, or no memory or descriptor left to try with.
+    /// A failure of our own process: a panic, or no memory or descriptor left. Inconclusive: it
+    /// changes no verdict.
     Internal,
 }
 
@@ -59,16 +60,17 @@ impl Stage {
 pub struct ProbeError {
     pub stage: Stage,
     pub reason: String,
-    /// Where a certificate was refused: seconds since 1970 at which it ends.
+    /// If a certificate was refused: when it expires, in seconds since 1970.
     pub certificate_end: Option<i64>,
     /// Whether a deadline passed.
     pub is_timeout: bool,
-    /// Whether the server refused the user or the password: to try again soon would only teach it
-    /// to delay its answers, and to bar the machine's address.
+    /// Whether the server refused the user or the password. The next logins are then made less
+    /// often, because servers delay their answers after each refused login and may block the
+    /// client's address.
     pub login_refused: bool,
 }
 
-/// Characters of the peer's text that a reason may quote.
+/// The most characters of the peer's text that a reason quotes.
 pub const QUOTE_MAX: usize = 120;
 
 impl ProbeError {
@@ -92,8 +94,8 @@ impl ProbeError {
     }
 }
 
-/// What this process lacked to go on with a stream, inside the stream's [`io::Error`]: it says
-/// nothing of the peer.
+/// A failure of our own process to continue with a stream. It is carried inside the stream's
+/// [`io::Error`], so that it is not mistaken for a failure of the peer.
 #[derive(Debug)]
 struct OwnLack(io::Error);
 
@@ -105,19 +107,19 @@ impl fmt::Display for OwnLack {
 
 impl std::error::Error for OwnLack {}
 
-/// Marks an error as our own side's, for whoever sees it at the other end of a stream.
+/// Marks an error as a failure of our own process, for the code that reads or writes the stream.
 pub(super) fn own_lack(error: io::Error) -> io::Error {
     io::Error::other(OwnLack(error))
 }
 
-/// The failure that an error marked by [`own_lack`] is, whatever stage the probe was at.
+/// The probe error, of stage `internal`, for an error that [`own_lack`] has marked; else None.
 pub(super) fn as_own_lack(error: &io::Error) -> Option<ProbeError> {
     let lack = error.get_ref()?.downcast_ref::<OwnLack>()?;
     Some(ProbeError::new(Stage::Internal, lack.to_string()))
 }
 
-/// Whether a system's error number stands for means that this process, or the machine, is out
-/// of for the moment, or for a descriptor of ours that the host has closed.
+/// Whether an `errno` means that this process or machine has run out of descriptors or memory, or
+/// that the host has closed one of our descriptors.
 pub(super) fn is_want_of_means(number: i32) -> bool {
     use libc::{EBADF, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOTSOCK};
     [EMFILE, ENFILE, ENOBUFS, ENOMEM, EBADF, ENOTSOCK].contains(&number)
@@ -152,7 +154,7 @@ pub fn quote(peer: &[u8]) -> String {
     text
 }
 
-/// An I/O error in the words every stage uses.
+/// The text for an I/O error, the same at every stage.
 pub fn io_text(error: &io::Error) -> String {
     use io::ErrorKind;
     match error.kind() {
@@ -180,7 +182,7 @@ mod tests {
     use crate::engine::probe::tls::TlsClient;
     use crate::engine::target::Protocol;
 
-    /// Greets, and has no means to be written to.
+    /// A stream that greets; every write fails for lack of resources of our own.
     struct Lacking;
 
     impl AsyncRead for Lacking {

@@ -1,9 +1,10 @@
-//! Connections on which goodbye was said and for whose end nobody waits.
+//! Lingering connections: the probe is complete, and the server has still to close.
 //!
-//! A server that is asked to end a session answers, says TLS's goodbye and closes. To be woken
-//! for that costs a prober up to a tenth of a whole login. So the socket is put aside, where nothing
-//! wakes anybody, and looked at when the thread is awake for something else. The server gets
-//! all that it would get otherwise: its answer is taken in before the connection is closed.
+//! A server that is asked to end a session answers, sends TLS's `close_notify` and closes. Waking
+//! the engine thread for that costs up to a tenth of a whole login. So the socket is removed from
+//! the runtime, and checked when the thread is awake for something else. If the server's answer is
+//! there at that check, it is read before the socket is closed, since closing a socket with unread
+//! bytes sends a reset.
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -16,15 +17,16 @@ use socket2::Socket;
 use super::dialogue::END_MAX;
 use crate::sys::relay::hold_on;
 
-/// After which most servers have answered.
+/// The age at which a lingering connection is first read: most servers have answered by then.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 
-/// Reads of one look, and bytes of each: more than any server's goodbye.
+/// Reads per check, and bytes per read: more than any server sends to end a session.
 const READS: usize = 4;
 const READ: usize = 2048;
 
-/// By which a stream, under whatever was put upon it, leaves its socket behind instead of
-/// closing it.
+/// Shared by a `Stream` and the probe that owns it. Once it is open, the stream
+/// does not close its socket when dropped but leaves it here, whatever wraps the stream (TLS, a
+/// limit).
 #[derive(Debug, Default)]
 pub(super) struct LingerHandle {
     is_open: AtomicBool,
@@ -32,7 +34,8 @@ pub(super) struct LingerHandle {
 }
 
 impl LingerHandle {
-    /// From now on the stream sends nothing: what is written is the connection's final bytes.
+    /// From now on the stream sends nothing. What is written to it (TLS's `close_notify`) becomes
+    /// the connection's final bytes, which are sent just before the socket is closed.
     pub(super) fn open(&self) {
         self.is_open.store(true, Ordering::Release);
     }
@@ -41,7 +44,7 @@ impl LingerHandle {
         self.is_open.load(Ordering::Acquire)
     }
 
-    /// The stream is gone, its socket stays.
+    /// Takes the socket of a stream that is dropped.
     pub(super) fn leave(&self, socket: Socket, final_bytes: Vec<u8>) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Some(LingeringConnection {
@@ -57,7 +60,8 @@ impl LingerHandle {
     }
 }
 
-/// A connection whose end is near. Dropped, it sends its final bytes and closes.
+/// A connection that waits for the server to close. Dropping it sends the final bytes and closes
+/// the socket.
 #[derive(Debug)]
 pub(super) struct LingeringConnection {
     socket: Socket,
@@ -66,7 +70,7 @@ pub(super) struct LingeringConnection {
 }
 
 impl LingeringConnection {
-    /// Takes in what has come. Whether the server has closed its side.
+    /// Reads what has arrived. Returns whether the server has closed its side.
     fn has_ended(&self) -> bool {
         let mut bytes = [MaybeUninit::uninit(); READ];
         for _ in 0..READS {
@@ -82,10 +86,10 @@ impl LingeringConnection {
 
 impl Drop for LingeringConnection {
     fn drop(&mut self) {
-        // Its socket is closed after this.
+        // The socket is closed after this: make sure that the host has not closed it before.
         hold_on();
         if !self.final_bytes.is_empty() {
-            // One that is gone does not mind.
+            // An error means that the server has already gone.
             let _ = self
                 .socket
                 .send_with_flags(&self.final_bytes, libc::MSG_NOSIGNAL);
@@ -93,14 +97,14 @@ impl Drop for LingeringConnection {
     }
 }
 
-/// The connections that were put aside, the oldest first.
+/// The lingering connections of an engine, the oldest first.
 #[derive(Default)]
 pub struct LingeringConnections(Mutex<Queues>);
 
 #[derive(Default)]
 struct Queues {
     fresh: VecDeque<LingeringConnection>,
-    /// Those that had not ended when they were first looked at.
+    /// Those that the server had not closed at the first check.
     late: VecDeque<LingeringConnection>,
     room: usize,
 }
@@ -110,7 +114,8 @@ impl LingeringConnections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many may be put aside at the same time; a probe beyond that waits for its server.
+    /// Sets how many connections may linger at the same time. A probe that finds no room waits for
+    /// the server itself.
     pub fn set_room(&self, room: usize) {
         self.lock().room = room;
     }
@@ -124,15 +129,15 @@ impl LingeringConnections {
         self.count() < self.lock().room
     }
 
-    /// Takes what was left at an linger.
+    /// Takes the connection that the stream of `linger` has left, if any.
     pub(super) fn take(&self, linger: &LingerHandle) {
         if let Some(farewell) = linger.take() {
             self.lock().fresh.push_back(farewell);
         }
     }
 
-    /// Closes those that have ended, and those whose server takes too long. To be called
-    /// whenever there is something else to do.
+    /// Closes the connections that the server has closed, and those that are older than
+    /// [`END_MAX`]. To be called whenever the engine thread is awake for something else.
     pub fn look(&self) {
         let queues = &mut *self.lock();
         if queues.fresh.is_empty() && queues.late.is_empty() {
@@ -149,7 +154,7 @@ impl LingeringConnections {
     }
 }
 
-/// The first of a queue, where it is that old.
+/// Removes the first connection of a queue if it is at least `age` old.
 fn older(
     queue: &mut VecDeque<LingeringConnection>,
     age: Duration,
@@ -167,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection that was put aside, and the server's side of it.
+    /// Adds a lingering connection; returns the server's side of it.
     fn aside(lingering: &LingeringConnections, final_bytes: &[u8]) -> TcpStream {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -179,7 +184,7 @@ mod tests {
         listener.accept().unwrap().0
     }
 
-    /// What the server still hears, once the connection is closed.
+    /// What the server receives until the connection is closed.
     fn heard(mut server: TcpStream) -> Vec<u8> {
         let mut heard = Vec::new();
         server.read_to_end(&mut heard).unwrap();
@@ -221,7 +226,7 @@ mod tests {
         lingering.take(&linger);
         assert_eq!(lingering.count(), 0);
         assert!(!lingering.have_room(), "none was given");
-        // With those who put them aside, they are gone as well.
+        // Dropping the queue closes its connections.
         let server = aside(&lingering, b"");
         drop(lingering);
         assert_eq!(heard(server), b"");

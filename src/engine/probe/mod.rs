@@ -1,7 +1,8 @@
 //! One probe of one target: resolve, connect, PROXY header, TLS, dialogue.
 //!
-//! The monitor and `check_backend_connection` run the same code. Every stage has a
-//! deadline of its own, and what is read from the peer is bounded.
+//! The scheduler and `check_backend_connection` run the same code. `connect_timeout` bounds
+//! resolving, connecting and the PROXY header together; TLS and the dialogue each have their own
+//! timeout. The number of bytes read from the peer is bounded, see [`transport::READ_LIMIT`].
 
 mod connect;
 mod deadline;
@@ -39,52 +40,53 @@ use super::target::{Host, Target};
 /// How far a probe goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// TCP, then the PROXY header, then TLS where it starts with the first byte.
+    /// TCP, then the PROXY header and implicit TLS, if they are configured.
     Connect,
-    /// The dialogue as well.
+    /// As [`Depth::Connect`], and then the protocol's dialogue.
     Deep,
 }
 
-/// What a probe found out.
+/// The result of one probe.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub result: Result<(), ProbeError>,
     /// The address that was connected to.
     pub address: Option<IpAddr>,
-    /// How long it took to find out: neither the goodbye counts nor what is only done for the
-    /// next probe.
+    /// The time from the start until the result was known. The graceful close and the wait for a
+    /// session ticket come after that and are not included.
     pub elapsed: Duration,
-    /// Of the last handshake, where there was one.
+    /// From the last TLS handshake; None if there was none.
     pub tls: Option<TlsFacts>,
 }
 
 impl Outcome {
-    /// Whether it says anything of the target: a process without descriptors left learns
-    /// nothing of the server it could not connect to.
+    /// Whether the outcome may change the target's verdict. A failure of our own process, such
+    /// as having no file descriptor left, says nothing about the server.
     pub fn is_conclusive(&self) -> bool {
         !matches!(&self.result, Err(e) if e.stage == Stage::Internal)
     }
 }
 
-/// What probes share.
+/// The TLS client and the resolver that all probes of an engine share.
 #[derive(Default)]
 pub struct Prober {
     tls: TlsClient,
     resolver: Resolver,
 }
 
-/// Where and how long one target's TLS sessions are kept for resumption.
+/// Where one target's TLS sessions are stored, and for how long they may be resumed.
 #[derive(Clone)]
 pub struct Resumption {
     pub slot: Arc<SessionSlot>,
-    /// A full handshake, with its certificate, at least so often.
+    /// The longest time between two full handshakes. Only a full handshake shows the certificate.
     pub full_every: Duration,
 }
 
 #[derive(Default)]
 struct Findings {
     address: Option<IpAddr>,
-    /// The outcome and when it was known, where the probe went on after that.
+    /// The result and the time at which it was known, if the probe goes on after that (graceful
+    /// close, wait for a session ticket). None: the result is known when the probe returns.
     known: Option<(Result<(), ProbeError>, Instant)>,
     tls: Option<TlsFacts>,
 }
@@ -95,20 +97,20 @@ impl Findings {
     }
 }
 
-/// A probe that was begun.
+/// A probe that was started, see [`Prober::begin`].
 pub enum Begun {
     Ended(Outcome),
     Underway(Underway),
 }
 
-/// What a probe has done before it had to wait.
+/// A probe that has to wait for the network. [`Prober::finish`] continues it.
 pub struct Underway {
     started: Instant,
-    /// The attempt at the first address, where that was known.
+    /// The connection attempt to the first address, if the address was known without a look-up.
     first: Option<(IpAddr, Dialled)>,
 }
 
-/// The sum of the timeouts that bound a probe.
+/// The sum of the timeouts that apply to a probe of this depth.
 fn longest(target: &Target, depth: Depth) -> Duration {
     let deep = match depth {
         Depth::Connect => Duration::ZERO,
@@ -125,20 +127,21 @@ fn manner(target: &Target, depth: Depth) -> Manner {
     }
 }
 
-/// Whether a connect probe must not end with a reset: servers log it as an error after a TLS
-/// handshake, and it may overtake the PROXY header, which is then lost.
+/// Whether a connect probe of this target needs a graceful close instead of a reset. After a TLS
+/// handshake, servers log a reset as an error. After a PROXY header, the kernel of the server may
+/// discard the unread header when the reset arrives.
 fn ends_gracefully(target: &Target) -> bool {
     target.implicit_tls() || target.haproxy_v2
 }
 
-/// Ends a connection with TLS's `close_notify`, where it is under TLS, and FIN. What the server
-/// still sends is read, here or where the connection is put aside: to close with unread bytes would
-/// be a reset.
+/// Graceful close: sends TLS's `close_notify`, if the connection uses TLS, and FIN. Then reads what
+/// the server still sends, here or among the lingering connections, because the kernel sends a
+/// reset if a socket is closed with unread bytes.
 async fn end_gracefully(
     mut transport: impl Transport,
     aside: Option<(&LingeringConnections, Arc<LingerHandle>)>,
 ) {
-    // One attempt: a peer that does not take it changes nothing.
+    // Tried once, without waiting: the result of the probe is already known.
     let _ = transport.shutdown().now_or_never();
     match aside {
         Some((lingering, linger)) => {
@@ -155,8 +158,8 @@ async fn end_gracefully(
 }
 
 impl Prober {
-    /// Runs one probe. It ends within the sum of the target's timeouts; where the process was
-    /// stopped meanwhile, within twice that.
+    /// Runs one probe. It completes within the sum of the target's timeouts. If the process was
+    /// stopped (SIGSTOP) meanwhile, deadlines are renewed once, so it may take twice as long.
     pub async fn run(
         &self,
         target: &Target,
@@ -169,9 +172,10 @@ impl Prober {
         }
     }
 
-    /// Begins a probe and does what needs no waiting: one that only connects is often over
-    /// with that, at the price of a few system calls and no task.
-    /// `reusable` are for other probes in the same breath.
+    /// Begins a probe and does what needs no waiting. A connect-only probe often completes here:
+    /// it then costs a few system calls and no task.
+    ///
+    /// `reusable` keeps a connected socket for the next probe of the same batch.
     pub fn begin(&self, target: &Target, depth: Depth, reusable: &mut ReusableSockets) -> Begun {
         let started = Instant::now();
         let underway = |first| Begun::Underway(Underway { started, first });
@@ -193,7 +197,7 @@ impl Prober {
         else {
             return underway(None);
         };
-        // A socket that has been bound to a source address is none for other targets.
+        // A socket bound to a source address must not be reused for a target without one.
         let mut own = ReusableSockets::default();
         let reusable = if source.is_some() { &mut own } else { reusable };
         let dialled = connect::dial(address, target.port, source, Manner::ConnectOnly, reusable);
@@ -202,7 +206,7 @@ impl Prober {
                 connect::abort(socket, address, reusable);
                 (Ok(()), Some(address))
             }
-            // A name's address may be out of date.
+            // The address of a host name may be out of date: `finish` looks the name up again.
             Dialled::Failed(error) if matches!(target.host, Host::Ip(_)) => (Err(error), None),
             dialled => return underway(Some((address, dialled))),
         };
@@ -214,15 +218,14 @@ impl Prober {
         })
     }
 
-    /// Goes on with a probe to its end, within the sum of the target's timeouts.
+    /// Continues a probe until it completes, within the sum of the target's timeouts.
     ///
-    /// A handshake that fails where a session of an earlier one was offered says nothing yet: the
-    /// server may have another certificate by now, or another version of TLS, or resume badly. The
-    /// probe is repeated once without a session, in what is left of its time. Nothing else is
-    /// repeated.
+    /// If a handshake fails that offered a session, the session may be the cause: the server may
+    /// have changed its certificate or its TLS versions, or be unable to resume. The probe is then
+    /// repeated once without a session, within the time that is left. No other failure is repeated.
     ///
-    /// Connections that only wait for the server's goodbye are put aside in `lingering`, where
-    /// it is given and has room.
+    /// A connection that only waits for the server to close moves to `lingering`, if that is given
+    /// and has room; otherwise this waits for it.
     pub async fn finish(
         &self,
         probe: Underway,
@@ -241,16 +244,17 @@ impl Prober {
             && let Some(offered) = kept.slot.failed(error.is_timeout)
         {
             if error.is_timeout {
-                // The repetition may time out as well, so what is known is recorded before it.
+                // Recorded before the repetition, because that may time out as well.
                 kept.slot.spoilt_by(offered);
             }
-            // A certificate that has ended is no fault of the session's.
+            // An expired certificate or a timeout does not show that the session was the cause.
             let is_spoilt = error.certificate_end.is_none() && !error.is_timeout;
             if let Some(left) = longest(target, depth).checked_sub(started.elapsed()) {
                 let mut found_anew = Findings::default();
                 let anew = self.stages(target, depth, Some(kept), None, lingering, &mut found_anew);
                 let ended = within(left, anew).await;
-                // What comes after an outcome is cut short, and the outcome holds.
+                // If time runs out during the graceful close, the result is already known and
+                // counts.
                 let known = || found_anew.known.as_ref().map(|(known, _)| known.clone());
                 if let Some(anew) = ended.or_else(known) {
                     if is_spoilt && found_anew.tls.is_some() {
@@ -277,14 +281,15 @@ impl Prober {
         }
     }
 
-    /// Tells addresses that are known of a target's name, for where it cannot be looked up.
+    /// Gives the resolver addresses of a target's host name, to be used if the name cannot be
+    /// looked up.
     pub fn suggest(&self, target: &Target, addresses: &[IpAddr]) {
         if let Host::Name(name) = &target.host {
             self.resolver.suggest(name, addresses);
         }
     }
 
-    /// Has later handshakes trust these.
+    /// Sets the certificate authorities that later handshakes trust.
     pub fn trust(&self, authorities: Authorities) {
         self.tls.trust(authorities);
     }
@@ -305,7 +310,8 @@ impl Prober {
         let stream = match within(target.connect_timeout, opening).await {
             Some(opened) => opened?,
             None => {
-                // An address that could not be tried might have answered.
+                // If our process could not try one of the addresses, that address might have
+                // answered: report our failure, which is inconclusive, instead of the timeout.
                 let lacked = lacked.filter(|_| stage == Stage::Connect);
                 let timeout = || ProbeError::timeout(stage, target.connect_timeout);
                 return Err(lacked.unwrap_or_else(timeout));
@@ -372,7 +378,7 @@ impl Prober {
         Ok((stream, address))
     }
 
-    /// A probe that ends with TLS's handshake.
+    /// The TLS part of a connect probe: the handshake, and a short wait for a session ticket.
     async fn connect_tls(
         &self,
         stream: Stream,
@@ -414,8 +420,8 @@ impl Prober {
             }
             .boxed()
         };
-        // The bound holds over all that follows, in the clear and under TLS.
         let local = stream.local_ip().unwrap_or(Ipv4Addr::LOCALHOST.into());
+        // One limit for all bytes that follow, with and without TLS.
         let stream = Limited::new(stream, READ_LIMIT);
         let tls = target.implicit_tls();
         let transport: Box<dyn Transport> = if tls {
@@ -451,7 +457,7 @@ mod tests {
     use super::*;
     use crate::engine::target::Protocol;
 
-    /// A listener with no room for one more connection.
+    /// A listener whose backlog is full, so that new connections get no answer.
     fn deaf_listener(address: IpAddr) -> (Socket, Vec<Socket>, u16) {
         deaf_listener_at(address, 0)
     }
@@ -505,7 +511,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_good_address_is_found_behind_many_silent_ones() {
-        // Silent all of them, but the last.
+        // Only the last address answers.
         let addresses = || (2..=51).map(|last| IpAddr::from([127, 0, 0, last]));
         let good = std::net::TcpListener::bind(("127.0.0.51", 0)).unwrap();
         let port = good.local_addr().unwrap().port();

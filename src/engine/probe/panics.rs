@@ -1,4 +1,5 @@
-//! A panic in a probe is that probe's failure and nobody else's.
+//! Turns a panic in a probe into an inconclusive outcome of that probe, so that other probes and
+//! the engine thread go on.
 
 use std::any::Any;
 use std::future::{Future, poll_fn};
@@ -12,7 +13,7 @@ use tokio::task::JoinError;
 use super::Outcome;
 use super::error::{ProbeError, Stage};
 
-/// The outcome of `probe`, or an inconclusive one where it panicked.
+/// The outcome of `probe`, or an inconclusive one if it panics.
 pub(in crate::engine) async fn contained<F>(probe: Pin<Box<F>>) -> Outcome
 where
     F: Future<Output = Outcome> + ?Sized,
@@ -21,10 +22,10 @@ where
     ended.unwrap_or_else(|panic| inconclusive(panic.as_ref()))
 }
 
-/// What `future` gives.
+/// The output of `future`.
 ///
 /// # Errors
-/// What it panicked with.
+/// The payload of its panic.
 pub(in crate::engine) async fn outlived<F>(
     mut future: Pin<Box<F>>,
 ) -> std::thread::Result<F::Output>
@@ -40,15 +41,15 @@ where
     .await
 }
 
-/// What `step` of a probe gives, or an inconclusive outcome where it panicked.
+/// Runs one step of a probe and returns its result.
 ///
 /// # Errors
-/// That outcome.
+/// An inconclusive outcome if the step panicked.
 pub(in crate::engine) fn caught<T>(step: impl FnOnce() -> T) -> Result<T, Outcome> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|panic| inconclusive(panic.as_ref()))
 }
 
-/// The outcome of a probe whose task ended without one.
+/// The outcome of a probe whose task panicked or was cancelled.
 pub(in crate::engine) fn ended(error: JoinError) -> Outcome {
     match error.try_into_panic() {
         Ok(panic) => inconclusive(panic.as_ref()),

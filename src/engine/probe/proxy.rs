@@ -10,7 +10,7 @@ use super::error::{ProbeError, Stage, as_own_lack, io_text};
 use crate::engine::target::Target;
 
 /// `LOCAL`, unspecified family, no addresses, no TLVs (PROXY protocol §2.2): the connection
-/// is the sender's own. Some servers refuse `LOCAL` with anything more.
+/// is the sender's own. Some servers refuse `LOCAL` with addresses or TLVs.
 fn local_header() -> io::Result<&'static [u8]> {
     static HEADER: OnceBox<Vec<u8>> = OnceBox::new();
     if let Some(header) = HEADER.get() {
@@ -24,11 +24,11 @@ fn local_header() -> io::Result<&'static [u8]> {
     Ok(HEADER.get_or_init(|| Box::new(made)))
 }
 
-/// Commands that the header is to a server that does not expect it, before the QUIT that its
-/// signature ends with: two empty lines and one of a NUL.
+/// How many lines a server that does not expect the header reads before the `QUIT` at the end of
+/// the header's signature: two empty ones and one with a NUL. It may answer each as a command.
 pub(super) const COMMANDS_BEFORE_QUIT: usize = 3;
 
-/// What a reason adds where the header may be the cause.
+/// Text to append to a reason if a missing or unexpected header may be the cause.
 pub(super) fn hint(target: &Target) -> &'static str {
     if target.haproxy_v2 {
         "; does the listener expect the PROXY header (haproxy_v2 is true)?"

@@ -1,4 +1,4 @@
-//! A connected socket of the runtime's.
+//! A connected TCP socket that is registered with the runtime.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,12 +16,12 @@ use super::lingering::LingerHandle;
 use crate::sys::readiness;
 use crate::sys::relay::{HoldsOn, hold_on};
 
-/// A TCP connection. Unlike tokio's own it tries a write before it waits for leave, and lets
-/// itself be woken for writing only once a write had to wait: a conversation of short lines
-/// never does, and a wake-up costs more than the line.
+/// A TCP connection. Unlike tokio's `TcpStream`, it writes without waiting for readiness, and
+/// registers for writability only after a write would have blocked. A dialogue of short lines never
+/// blocks, and a wake-up for writability would cost more than sending the line.
 #[derive(Debug)]
 pub(super) struct Stream {
-    /// None only where the runtime refused the socket.
+    /// None only after registering it for writability has failed.
     socket: Option<AsyncFd<Socket>>,
     is_abrupt: bool,
     waits_to_write: bool,
@@ -31,7 +31,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// # Errors
-    /// Where the runtime or the kernel has no room for one more.
+    /// If the runtime or the kernel cannot register one more descriptor.
     pub(super) fn new(socket: Socket) -> io::Result<Self> {
         Ok(Self {
             socket: Some(readiness::of(socket, Interest::READABLE)?),
@@ -42,8 +42,8 @@ impl Stream {
         })
     }
 
-    /// Ends it with a reset when it is dropped: nothing stays in TIME_WAIT. To shut it down
-    /// then does nothing, since the reset says the same to the server.
+    /// Makes the drop of this stream send a reset, so that no socket stays in TIME_WAIT. Shutting
+    /// the stream down then does nothing: a FIN before the reset would tell the server nothing new.
     pub(super) fn end_abruptly(&mut self) {
         if let Some(socket) = &self.socket {
             end_abruptly(socket.get_ref());
@@ -51,13 +51,13 @@ impl Stream {
         self.is_abrupt = true;
     }
 
-    /// The address of this end; None where there is no connection any more.
+    /// The local address; None if the connection has ended.
     pub(super) fn local_ip(&self) -> Option<IpAddr> {
         let local = self.socket.as_ref()?.get_ref().local_addr().ok()?;
         Some(local.as_socket()?.ip())
     }
 
-    /// The way by which it may leave its socket, rather than close it.
+    /// The handle by which the stream can be told to leave its socket behind instead of closing it.
     pub(super) fn linger(&mut self) -> Arc<LingerHandle> {
         self.linger.get_or_insert_default().clone()
     }
@@ -72,10 +72,10 @@ impl Stream {
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// From now on it is woken when it can be written to.
+    /// Registers the socket for writability as well.
     ///
-    /// To register it anew loses the waker of a read that waits. None does: reads and writes
-    /// are polled from one task, one after the other.
+    /// This loses the waker of a pending read. That is safe because reads and writes are polled by
+    /// one task, one after the other, so no read is pending during a write.
     fn wait_to_write(&mut self) -> io::Result<()> {
         if self.waits_to_write {
             return Ok(());
@@ -90,10 +90,11 @@ impl Stream {
     }
 }
 
-/// Waits until an attempt to connect has ended, and returns its socket.
+/// Waits until a connection attempt has completed, and returns its socket. Whether it succeeded is
+/// then read from the socket (`take_error`).
 ///
 /// # Errors
-/// Those of the runtime and the kernel; how the attempt ended is asked of the socket.
+/// If the runtime or the kernel cannot wait for the socket.
 pub(super) async fn ended(attempt: Socket) -> io::Result<Socket> {
     let socket = readiness::of(attempt, Interest::WRITABLE)?;
     let _before_it_is_closed = HoldsOn;
@@ -102,7 +103,7 @@ pub(super) async fn ended(attempt: Socket) -> io::Result<Socket> {
 }
 
 fn send(socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-    // A host may have SIGPIPE end its process.
+    // Without this flag SIGPIPE could end the host's process.
     socket.send_with_flags(bytes, libc::MSG_NOSIGNAL)
 }
 
@@ -120,7 +121,7 @@ impl AsyncRead for Stream {
             let read = ready.try_io(|socket| io::Read::read(&mut socket.get_ref(), room));
             match read {
                 Ok(Ok(count)) => {
-                    // The kernel had no more; it tells when it does.
+                    // A short read has emptied the socket's buffer; the kernel reports new bytes.
                     if 0 < count && count < room.len() {
                         ready.clear_ready();
                     }
@@ -175,7 +176,7 @@ impl AsyncWrite for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // Its socket is closed after this.
+        // The socket is closed after this: make sure that the host has not closed it before.
         hold_on();
         if let Some(linger) = self.linger.take().filter(|linger| linger.is_open())
             && let Some(socket) = self.socket.take()
@@ -185,9 +186,9 @@ impl Drop for Stream {
     }
 }
 
-/// Ends a connection with a reset when it is dropped, so that nothing stays in TIME_WAIT.
+/// Makes closing the socket send a reset, so that it does not stay in TIME_WAIT.
 pub(super) fn end_abruptly<'s>(stream: impl Into<SockRef<'s>>) {
-    // A closed socket lingers for nobody.
+    // This can only fail for a closed socket.
     let _ = stream.into().set_linger(Some(Duration::ZERO));
 }
 

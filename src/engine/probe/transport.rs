@@ -1,4 +1,4 @@
-//! The bytes under a dialogue: a TCP connection, TLS over one, or a test's memory.
+//! The byte stream under a dialogue: a TCP connection, TLS over one, or memory in tests.
 
 use std::io;
 use std::pin::Pin;
@@ -9,24 +9,24 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::error::ProbeError;
 
-/// What a probe reads at most, in bytes, of all that comes over its connection: a dialogue in
-/// the clear, TLS's handshake and records, and the dialogue under TLS, together.
+/// The most bytes that a probe reads from its connection. All of them count: a dialogue without
+/// TLS, TLS's handshake, and its records.
 pub const READ_LIMIT: usize = 64 * 1024;
 pub(super) const READ_LIMIT_TEXT: &str = "64 KiB";
 
-/// A connected byte stream in either direction.
+/// A connected byte stream that can be read and written.
 pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
-/// Turns a clear transport into one under TLS, verified as the target asks and bounded by
-/// its `tls_timeout`. Its errors are of stage `tls`, or of `internal` where they are ours.
+/// Performs the TLS handshake over a transport, within the target's `tls_timeout`, and returns the
+/// encrypted transport. Its errors have stage `tls`, or `internal` for a failure of our own.
 pub type Upgrade<'a> = dyn Fn(Box<dyn Transport>) -> BoxFuture<'a, Result<Box<dyn Transport>, ProbeError>>
     + Send
     + Sync
     + 'a;
 
-/// A stream of which at most a number of bytes is read; a read beyond that fails with
+/// A stream from which a limited number of bytes is read. A read beyond that fails with
 /// `FileTooLarge`.
 pub struct Limited<S> {
     inner: S,
