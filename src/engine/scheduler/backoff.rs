@@ -1,16 +1,16 @@
-//! Logging in with a password that was refused: less and less often. Servers answer such logins
-//! later each time, those of other targets on the same server with them (Dovecot counts them by the
-//! client's address), and some bar an address that goes on.
+//! Makes logins less often while the server refuses the password. Servers delay the answers to such
+//! logins more each time, also those to other targets on the same server (Dovecot counts failures
+//! by the client's address), and some block an address that goes on.
 
 use std::time::Duration;
 
 use crate::engine::probe::Outcome;
 use crate::engine::probe::error::{ProbeError, Stage};
 
-/// The longest interval; a longer `fast_interval` stays as it is.
+/// The longest interval that repeated refusals lead to. A longer `fast_interval` is used as it is.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Between a refusal and what came of later logins.
+/// The text between a refusal and the failure of a later login.
 const SINCE: &str = "; since then ";
 
 /// How often in a row the login was refused, after one more outcome.
@@ -18,20 +18,20 @@ pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
     match &outcome.result {
         _ if !outcome.is_conclusive() => before,
         Err(error) if error.login_refused => before.saturating_add(1),
-        // As likely as not the same refusal, which the server delays.
+        // Probably another refusal that the server delays beyond our timeout.
         Err(error) if before > 0 && is_late_answer(error) => before.saturating_add(1),
         _ => 0,
     }
 }
 
-/// The interval after so many refusals: doubled with each.
+/// The interval after `refusals` refusals in a row: `fast`, doubled for each of them.
 pub(super) fn interval(fast: Duration, refusals: u32) -> Duration {
     let factor = 2u32.saturating_pow(refusals);
     fast.saturating_mul(factor).min(LONGEST.max(fast))
 }
 
-/// The text of a failure, for a target whose last one had the text `before`: a login that is not
-/// answered any more says less than the refusal before it.
+/// The text of a failure. `before` is the text of the previous one: if that was a refused login and
+/// the login now timed out, the refusal is kept in the text, since it tells the operator more.
 pub(super) fn explained(before: Option<&str>, error: &ProbeError) -> String {
     let refusal = before
         .filter(|text| text.starts_with("auth: refused: ") && is_late_answer(error))
@@ -83,7 +83,7 @@ mod tests {
     fn refusals_in_a_row_are_counted() {
         assert_eq!(refusals_after(0, &outcome(Err(refused()))), 1);
         assert_eq!(refusals_after(3, &outcome(Err(late()))), 4);
-        // A server that never refused is slow for another reason.
+        // A timeout without a refusal before it is no refusal.
         assert_eq!(refusals_after(0, &outcome(Err(late()))), 0);
         assert_eq!(refusals_after(3, &outcome(Ok(()))), 0);
         let down = ProbeError::new(Stage::Connect, "connection refused");

@@ -1,8 +1,9 @@
-//! Following a prober of another family through the state file.
+//! The follower: takes verdicts from the state file that a process with another table writes.
 //!
-//! What the file says of a target is taken for as long as its writer keeps it up to date and
-//! judges by the same rules. Targets that it says nothing of, and all of them where it falls
-//! silent, are for this process to probe: no target is left to an old verdict.
+//! The file's verdict on a target is used as long as the writer keeps the file up to date and
+//! probes the target with the same intervals and thresholds. Targets that are not in the file, and
+//! all targets if the writer falls silent, are probed by this process, so that no verdict gets too
+//! old.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,37 +17,37 @@ use crate::engine::state_file::saved::Saved;
 use crate::engine::verdicts::Slot;
 use crate::sys::state_file::Version;
 
-/// A prober that has just begun gets this long for its first word.
+/// How long a follower that has just begun waits for the first new content of the file.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
-/// A prober that has saved nothing for so long is not relied on any more: it saves every 5 s, and
-/// within 15 s another one has taken over.
+/// If the writer has saved nothing for this long, its verdicts are not used any more. It saves
+/// every 5 s, and within 15 s another process has taken over.
 const SILENCE: Duration = Duration::from_secs(12);
 
-/// What one request may hold, in bytes: the rest goes with the next.
+/// The longest request to the file's writer, in bytes. What does not fit goes into the next one.
 const REQUEST: usize = 8 * 1024;
 
-/// The targets that somebody else probes.
+/// The targets that are probed elsewhere.
 pub(in crate::engine) type Followed = Arc<HashSet<Slot>>;
 
-/// What is known of the file's writer.
+/// What a follower knows about the state file and its writer.
 pub(in crate::engine) struct Following {
     active: Arc<ActiveConfig>,
     read: Option<Version>,
-    /// Number and time of the last content that said something new.
+    /// Number and time of the last new content.
     number: Option<(u64, u64)>,
-    /// When a good content was last a new one; at first, when following began.
+    /// When new content was last read; at first, when following began.
     heard: Instant,
     patience: Duration,
-    /// Whether there are targets that its writer probes in another way.
+    /// Whether the writer probes a target of ours with other intervals or thresholds.
     settings_differ: bool,
     followed: Followed,
-    /// [`crate::engine::verdicts::VerdictTable::operators_version`] when all that operators have
-    /// set here was last in the file, too.
+    /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] when the file last
+    /// contained everything that operators have set here.
     operators: Option<u64>,
-    /// The last request that its writer has answered.
+    /// The number of the last request that the writer has answered.
     answered: u64,
-    /// How many targets of this process the log was last told that it probes.
+    /// How many targets probed by this process were last logged.
     mentioned: usize,
 }
 
@@ -70,14 +71,13 @@ impl Following {
         Arc::ptr_eq(&self.active, active)
     }
 
-    /// Publishes what the file says where it says anything new; the targets that are
-    /// probed by its writer.
+    /// Polls the file and publishes new verdicts. Returns the targets that its writer probes.
     pub(in crate::engine) fn look(&mut self, log: &Log) -> Followed {
         self.read_anew();
         if self.heard.elapsed() > self.patience {
             self.set(HashSet::new());
             if let Some(store) = &self.active.store {
-                // The next look for a role takes the writer's part over.
+                // At its next role check this process takes over from the writer.
                 store.set_silent(self.patience == SILENCE);
             }
         }
@@ -96,8 +96,9 @@ impl Following {
         if self.read == Some(version) && !is_set_here {
             return;
         }
-        // A content that is being written does not read; the next look finds it whole. Two
-        // contents of one tick of the clock look the same from outside.
+        // Content that is just being written fails to load; the next poll reads it. Two contents
+        // written within one tick of the file system's clock have the same version, so a version
+        // that is too recent is read again.
         let Ok(saved) = store.load() else {
             return;
         };
@@ -123,8 +124,8 @@ impl Following {
         self.set(followed);
     }
 
-    /// Takes over what operators have set elsewhere, and asks the file's writer for what was set
-    /// here.
+    /// Takes over what operators have set elsewhere, and asks the file's writer to take over what
+    /// was set here.
     fn share_operators(&mut self, store: &Store, saved: &Saved) {
         let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
         if answered != self.answered {
@@ -147,7 +148,7 @@ impl Following {
         if wanted.is_empty() {
             self.operators = Some(version);
         } else {
-            // Where another's request is in the way, the next look tries again.
+            // If another process's request is pending, the next poll tries again.
             store.ask(&wanted, self.answered);
         }
     }
@@ -158,7 +159,7 @@ impl Following {
         }
     }
 
-    /// Says once that this process probes beside another one, and why.
+    /// Logs once that this process probes targets beside the file's writer, and why.
     fn mention(&mut self, log: &Log) {
         let all: HashSet<Slot> = self.active.slots.iter().copied().collect();
         let own = all.len().saturating_sub(self.followed.len());

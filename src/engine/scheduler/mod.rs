@@ -1,8 +1,9 @@
-//! The scheduler: one timer per target and kind of probe, and which of them probes when.
+//! The scheduler: decides when which target is probed. There is one probe timer per target and kind
+//! of probe.
 //!
-//! One task sees to all of them. A probe that ends at once is made here and now; one that
-//! has to wait goes on in a task of its own, of which there are at most as many as may be
-//! under way at the same time.
+//! All timers run in one task of the engine thread. A probe that needs no waiting completes within
+//! that task; any other one continues in its own task. The number of these is bounded by
+//! `max_concurrent_probes`.
 
 mod backoff;
 pub(in crate::engine) mod follower;
@@ -35,55 +36,59 @@ use schedule::offset;
 use timer::{ProbeTimer, RunningProbe, TimerKind, TimerState, sessions};
 use wakeup::WakeupTimer;
 
-/// Probes that are begun in a row before others of this thread have their turn.
+/// How many probes are begun in a row before other tasks of the engine thread run.
 const BATCH: usize = 64;
 
-/// A probe that takes longer is slow: see `queue`.
+/// A probe that takes longer than this is slow, see `queue`.
 const SLOW_AFTER: Duration = Duration::from_millis(500);
 
-/// The share of the connections that may be open which may wait for nothing but their end.
+/// One in this many of the connections that may be open at once may be a lingering connection.
 const LINGERING_SHARE: usize = 8;
 
-/// The prober's role and what comes with it, also where others see to some of the targets.
+/// Probes the targets of the active configuration. A process has one while it has the prober's role
+/// or follows the state file.
 pub(super) struct Scheduler {
     pub active: Arc<ActiveConfig>,
     log: Arc<Log>,
     prober: Arc<Prober>,
-    /// The targets that others see to; here they are only probed when somebody asks.
+    /// The targets that are probed elsewhere. Here they are probed only when a script reports
+    /// trouble.
     followed: Followed,
     timers: Vec<ProbeTimer>,
-    /// When which timer is due, in `CLOCK_MONOTONIC` nanoseconds, the soonest first.
+    /// When waiting timers are due, in `CLOCK_MONOTONIC` nanoseconds, and their index in `timers`;
+    /// the soonest first.
     due: BTreeSet<(u64, usize)>,
     wakeup: WakeupTimer,
-    /// Timers whose time has come.
+    /// Timers that are due and wait for a free slot.
     ready: ReadyQueue,
-    /// Probes that have to wait for something, and whose they are.
+    /// The tasks of probes in flight.
     in_flight: JoinSet<Outcome>,
+    /// The index in `timers` for each of these tasks, unless its probe was cancelled.
     tasks: HashMap<Id, usize>,
-    /// How many of them are of slow targets.
+    /// How many of these tasks probe slow targets.
     slow_tasks: usize,
-    /// Those of prompt targets in the order of their start, and when that was, in
-    /// `CLOCK_MONOTONIC` nanoseconds; some have ended.
+    /// The tasks of prompt targets and when they started, in `CLOCK_MONOTONIC` nanoseconds, the
+    /// oldest first. Some of them have completed.
     prompt_tasks: VecDeque<(u64, Id)>,
-    /// How many may be under way at the same time, with those that are put aside.
+    /// How many probes in flight and lingering connections there may be in total.
     limit: usize,
     lingering: Arc<LingeringConnections>,
     notifier: Notifier,
-    /// The protocols in panic, as the log was last told.
+    /// The protocols in panic that were last logged.
     panicking: Vec<Panic>,
-    /// [`super::verdicts::VerdictTable::wakes`] when reports were last handled.
+    /// The value of [`super::verdicts::VerdictTable::wakes`] when reports were last handled.
     wakes_seen: Option<u32>,
-    /// Where this process keeps the state file.
+    /// Present if this process writes the state file.
     saver: Option<Saver>,
 }
 
-/// Something that a prober waits for.
+/// What the scheduler waits for.
 pub(super) enum SchedulerEvent {
     /// A probe is due.
     Due,
     /// Another thread or process notified the scheduler.
     Notified,
-    /// A probe has ended.
+    /// A probe has completed.
     Completed(Result<(Id, Outcome), JoinError>),
 }
 
@@ -111,10 +116,11 @@ impl Scheduler {
         }
     }
 
-    /// Waits for the next thing to do. May be called off at any time.
+    /// Waits for the next event. Cancel-safe.
     pub(super) async fn event(&mut self) -> SchedulerEvent {
         if self.may_start() {
-            // More are ready than one batch takes. A fork or an exit waits for none of them.
+            // More timers are ready than fit in one batch. A fork or an exit of the host must not
+            // wait for the remaining batches.
             gate::give_way();
             tokio::task::yield_now().await;
             return SchedulerEvent::Due;
@@ -153,7 +159,8 @@ impl Scheduler {
         }
     }
 
-    /// When a probe in flight is to give its slot to one that waits, if none becomes free before.
+    /// When the oldest prompt probe in flight has to give up its slot, in `CLOCK_MONOTONIC`
+    /// nanoseconds. None unless all slots are taken and a prompt target waits.
     fn gives_way_at(&self) -> Option<u64> {
         if !self.ready.is_held_up(self.slots()) {
             return None;
@@ -163,8 +170,8 @@ impl Scheduler {
         Some(started + clock::ns(SLOW_AFTER))
     }
 
-    /// Sees that the state file is written from now on, where there is one and it is ours
-    /// to write.
+    /// Starts or stops writing the state file. It is written if the configuration names one and
+    /// `is_ours`, that is, this process is its writer.
     pub(super) fn keep_file(&mut self, is_ours: bool) {
         let store = self.active.store.as_ref().filter(|_| is_ours);
         let same = match (store, &self.saver) {
@@ -192,17 +199,17 @@ impl Scheduler {
 
     // === Timers ===
 
-    /// Has every target's next handshake be a full one: a resumed session would go on trusting
-    /// what the CA files no longer say.
+    /// Discards all TLS sessions, so that the next handshake of every target is a full one. A
+    /// resumed session would skip the check against CA files that have changed.
     pub(super) fn forget_sessions(&mut self) {
         for timer in &mut self.timers {
             timer.sessions = sessions(&timer.target);
         }
     }
 
-    /// Makes the timers that the configuration wants. Where a target stays the same, its timer
-    /// is kept with its due time and the probe that is in flight. `limit` turns the wanted
-    /// number of concurrent probes into the number that this process may run.
+    /// Makes the timers for a configuration. A target that has not changed keeps its timer, with
+    /// its due time and its probe in flight. `limit` turns `max_concurrent_probes` into the number
+    /// that this process has descriptors for.
     pub(super) fn fit(
         &mut self,
         active: &Arc<ActiveConfig>,
@@ -259,7 +266,8 @@ impl Scheduler {
         self.rebuild_queues();
     }
 
-    /// Where a name cannot be looked up any more, the address of the last good probe stands in.
+    /// Gives the resolver the address of each host name's last good probe, or those found when the
+    /// configuration was read, for use if a look-up fails.
     fn suggest_addresses(&self) {
         let names = self.active.names();
         for timer in &self.timers {
@@ -272,7 +280,7 @@ impl Scheduler {
         }
     }
 
-    /// The two timers of a target know each other.
+    /// Stores with each timer the index of the target's other timer.
     fn link(&mut self, positions: &HashMap<(Slot, TimerKind), usize>) {
         for timer in &mut self.timers {
             let other = match timer.kind {
@@ -283,7 +291,7 @@ impl Scheduler {
         }
     }
 
-    /// Fills the queues anew from the states of all timers.
+    /// Rebuilds the queues from the states of all timers, whose indices have changed.
     fn rebuild_queues(&mut self) {
         self.due.clear();
         self.ready.clear();
@@ -309,7 +317,7 @@ impl Scheduler {
 
     // === Probes ===
 
-    /// Asks for probes of the targets that somebody reported since the last call.
+    /// Requests a probe of each target for which trouble was reported since the last call.
     pub(super) fn handle_reports(&mut self) {
         let wakes = self.active.table.wakes();
         if self.wakes_seen.replace(wakes) == Some(wakes) {
@@ -341,7 +349,7 @@ impl Scheduler {
         }
     }
 
-    /// Begins the probes that are due, as many as may be under way.
+    /// Begins the probes that are due, as far as there are free slots, at most one batch.
     pub(super) fn probe_due(&mut self) {
         self.lingering.look();
         let now = clock::monotonic_ns();
@@ -361,8 +369,8 @@ impl Scheduler {
         }
     }
 
-    /// Takes the slot of a probe that turns out to be slow, where a prompt one waits for it. It
-    /// is made again in its turn; it judges nobody.
+    /// Cancels probes that turn out to be slow while a prompt target waits for a slot. A cancelled
+    /// probe changes no verdict; it is repeated when its target's turn comes in the slow queue.
     fn make_way(&mut self) {
         let now = clock::monotonic_ns();
         while self.gives_way_at().is_some_and(|at| at <= now)
@@ -374,7 +382,7 @@ impl Scheduler {
             {
                 timer.is_requested |= running.is_hurried;
                 timer.pace = Pace::Slow;
-                // Dropping it calls it off.
+                // Dropping the `RunningProbe` cancels its task.
                 timer.state = TimerState::Ready;
                 self.ready.push(at, Pace::Slow);
                 self.release_other(at);
@@ -382,7 +390,7 @@ impl Scheduler {
         }
     }
 
-    /// The target's other timer waits no longer for this one's probe.
+    /// Makes the target's other timer ready, if it was blocked by this one's probe.
     fn release_other(&mut self, at: usize) {
         let other = self.timers.get(at).and_then(|timer| timer.other);
         if let Some(other) = other
@@ -393,7 +401,7 @@ impl Scheduler {
         }
     }
 
-    /// Says once when panic begins and when it ends.
+    /// Logs once when panic begins and once when it ends.
     fn note_panic(&mut self) {
         let now = self.active.panicking();
         let is_of = |list: &[Panic], p: &Panic| list.iter().any(|q| q.protocol == p.protocol);
@@ -468,7 +476,7 @@ impl Scheduler {
         match self.timers.get(at).map(|timer| timer.pace) {
             Some(Pace::Slow) => self.slow_tasks += 1,
             _ => {
-                // Those that have ended at the front are of no more use.
+                // Completed tasks at the front are removed, so that the queue does not grow.
                 while let Some((_, first)) = self.prompt_tasks.front()
                     && !self.tasks.contains_key(first)
                 {
@@ -490,13 +498,14 @@ impl Scheduler {
         }
     }
 
-    /// Takes in the outcome of a probe that was under way.
+    /// Handles the completion of a probe in flight.
     pub(super) fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
         let (id, outcome) = match completed {
             Ok(completed) => completed,
             Err(error) => (error.id(), panics::ended(error)),
         };
-        // A probe of a target that is not here any more was called off.
+        // A task that is not in `tasks` was cancelled: its target was removed, or it gave up its
+        // slot.
         if let Some(at) = self.tasks.remove(&id)
             && let Some(timer) = self.timers.get(at)
             && let TimerState::InFlight(running) = &timer.state
@@ -506,8 +515,9 @@ impl Scheduler {
         }
     }
 
-    /// Publishes an outcome and says when the next probe is due: at once where somebody
-    /// reported trouble and one failure is not yet a verdict.
+    /// Publishes an outcome and sets when the next probe is due. It is due at once if the probe was
+    /// requested and its outcome does not agree with the verdict yet, for example after one failure
+    /// of the two that make a target dead.
     fn settle(&mut self, at: usize, outcome: &Outcome, is_hurried: bool) {
         let Some(timer) = self.timers.get(at) else {
             return;
@@ -539,14 +549,14 @@ impl Scheduler {
             self.note_panic();
         }
         self.release_other(at);
-        // What panicked once would do so again.
+        // After a panic there is no retry at once, because it would panic again.
         let is_settled = applied.map_or(true, |effect| effect.settled);
         if let Some(timer) = self.timers.get_mut(at) {
             timer.is_requested |= is_hurried && !is_settled;
             timer.gathered = gathered;
             timer.pace = pace_of(outcome).unwrap_or(timer.pace);
             if timer.is_requested {
-                // Behind all others: no target keeps the rest from their turn.
+                // At the end of the queue, so that repeated requests do not delay other targets.
                 self.make_ready(at);
             } else {
                 let due = (!is_followed).then_some(due);
@@ -557,14 +567,14 @@ impl Scheduler {
     }
 }
 
-/// None where an outcome says nothing of the target.
+/// The pace that an outcome shows; None if the outcome is inconclusive.
 fn pace_of(outcome: &Outcome) -> Option<Pace> {
     let is_slow = outcome.elapsed > SLOW_AFTER;
     let pace = if is_slow { Pace::Slow } else { Pace::Prompt };
     outcome.is_conclusive().then_some(pace)
 }
 
-/// The timers that a configuration wants, one or two for each slot.
+/// The timers of a configuration: one or two per target.
 fn timers(active: &ActiveConfig) -> impl Iterator<Item = (Slot, TimerKind, &Arc<Target>)> {
     let pairs = active.slots.iter().zip(&active.config.targets);
     pairs.flat_map(|(slot, target)| {

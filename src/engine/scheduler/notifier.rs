@@ -1,4 +1,4 @@
-//! The thread that sleeps until somebody, in whatever process, wakes the prober.
+//! The thread that sleeps until any process sharing the table wakes the scheduler.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use crate::sys::thread::spawn_quiet;
 
 const STACK: usize = 64 * 1024;
 
-/// A thread that sleeps on the table's wake word and rings a notify in the runtime.
+/// A thread that sleeps on the table's wake word, a futex, and notifies the engine thread.
 pub(super) struct Notifier {
     pub notify: Arc<Notify>,
     stop: Arc<AtomicBool>,
@@ -19,8 +19,8 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    /// Without a thread to spare the notify stays silent: reports are then seen when the
-    /// prober next looks.
+    /// If no thread can be started, nothing notifies the scheduler. Reports are then handled at its
+    /// next event or role check.
     pub(super) fn start(table: Arc<VerdictTable>) -> Self {
         let notifier = Self {
             notify: Arc::new(Notify::new()),

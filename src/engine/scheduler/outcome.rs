@@ -1,7 +1,7 @@
-//! What the outcome of a probe does: to the gates, the verdict table and the log.
+//! Applies the outcome of a probe to the target's gates, the verdict table and the log.
 //!
-//! What is known of a target is in the verdict table, so that another process can go on
-//! where this one stops.
+//! Everything known about a target is in the verdict table, so that another process can continue
+//! if this one ends.
 
 use std::time::Duration;
 
@@ -15,21 +15,22 @@ use crate::engine::verdicts::{ProbeResult, Record, Sample};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
-/// A certificate that ends soon is logged this often, by whichever process probes.
+/// How often a certificate that expires soon is logged, by all processes sharing a table together.
 const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
 
-/// What an outcome came to.
+/// What applying an outcome has changed.
 pub(super) struct Effect {
-    /// Whether it agrees with the timer's own verdict.
+    /// Whether no further probe is needed at once: the outcome agrees with the verdict of the
+    /// timer's gate, or is inconclusive.
     pub settled: bool,
-    /// Whether the verdict is another one now.
+    /// Whether the verdict has changed.
     pub turned: bool,
-    /// What is known now.
+    /// The target's record after the outcome.
     pub record: Record,
 }
 
 impl ProbeTimer {
-    /// The gate that this timer's outcomes move.
+    /// The gate that counts this timer's outcomes.
     pub(super) fn gate(&self, record: &Record) -> Gate {
         match self.kind {
             TimerKind::Connect => record.connect,
@@ -37,7 +38,7 @@ impl ProbeTimer {
         }
     }
 
-    /// Moves the gates and publishes; `log` is told of what changes.
+    /// Counts the outcome, publishes the new record and logs a changed verdict.
     pub(super) fn apply(&self, active: &ActiveConfig, outcome: &Outcome, log: &Log) -> Effect {
         let table = &active.table;
         let sample = Sample {
@@ -46,7 +47,8 @@ impl ProbeTimer {
         };
         let (before, after, reminder) = loop {
             let (seen, before) = table.read_seen(self.slot);
-            // A process that was stopped for a while may no longer be the one that publishes.
+            // If this process was stopped for a while, another one may have taken over its role:
+            // only the holder of the lease publishes.
             if !table.has_lease(pid()) {
                 return Effect {
                     settled: true,
@@ -69,7 +71,8 @@ impl ProbeTimer {
             log.write(line);
         }
         let good = outcome.result.is_ok();
-        // Of this timer alone: the other one's verdict is not for it to confirm.
+        // Compared with the gate of this timer only, because the outcome says nothing about the
+        // verdict of the target's other timer.
         let settled = match self.gate(&after).verdict {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
@@ -83,7 +86,7 @@ impl ProbeTimer {
         }
     }
 
-    /// What is known after the outcome, and the line that says that the certificate ends soon.
+    /// The record after the outcome, and the log line if the certificate expires soon.
     fn after(
         &self,
         active: &ActiveConfig,
@@ -123,8 +126,8 @@ impl ProbeTimer {
         (after, reminder)
     }
 
-    /// Whether a good probe leaves nothing to complain of: one that only connects says
-    /// nothing of a dialogue that fails.
+    /// Whether a good probe of this timer clears the target's error. A connect probe does not,
+    /// while the target's deep probes fail.
     fn speaks_for_all(&self, record: &Record) -> bool {
         self.kind == TimerKind::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
@@ -143,7 +146,7 @@ impl ProbeTimer {
         }
     }
 
-    /// The line that says that the verdict is another one.
+    /// The log line for a changed verdict.
     fn change(&self, before: &Record, after: &Record) -> Option<Line> {
         let (was, is) = (before.verdict(), after.verdict());
         if was == is {
@@ -166,13 +169,12 @@ impl ProbeTimer {
         Some(line.with("after", count).with("was", was.name()))
     }
 
-    /// The line that says that the certificate ends soon, once a day. When it was last
-    /// written is in the table, so that neither another process nor another configuration
-    /// says it again.
+    /// The log line if the certificate expires soon, once a day. The time of the last one is in
+    /// the table, so that another process or a new configuration does not repeat it.
     fn certificate_reminder(&self, active: &ActiveConfig, record: &Record) -> Option<Line> {
         let left = active.certificate_ends_within(record)?;
         let logged = record.certificate_logged_ms;
-        // A time in the future is that of a clock that was wrong.
+        // A time in the future was written while the clock was wrong, and does not count.
         let is_recent = clock::unix_ms()
             .checked_sub(logged)
             .is_some_and(|ago| ago < clock::ms(CERTIFICATE_REMINDER));

@@ -1,36 +1,36 @@
-//! Which timers are due and wait for a slot, and whose turn it is.
+//! The queues of timers that are due and wait for a slot, that is, for permission to have a probe
+//! in flight.
 //!
-//! A server that answers nothing holds a slot for as long as its timeouts allow. Were all slots
-//! given out in order, a thousand such servers would take the turns of those that answer within
-//! a millisecond. So targets whose last probe was slow have a queue of their own and at most
-//! three quarters of the slots; and a probe that turns out to be slow while others wait is called
-//! off and made again from there.
+//! A server that does not answer occupies a slot until its timeouts pass. If all timers shared one
+//! queue, a thousand such servers would delay those that answer within a millisecond. So targets
+//! whose last probe was slow have their own queue and at most three quarters of the slots. A probe
+//! that turns out to be slow while prompt targets wait is cancelled and queued as a slow one.
 
 use std::collections::VecDeque;
 
-/// How a timer's probes end, as far as is known from the last one.
+/// How fast a timer's probes complete, judged by the last conclusive one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Soon; or nothing is known yet.
+    /// Fast, or not known yet.
     #[default]
     Prompt,
     /// After more than [`super::SLOW_AFTER`].
     Slow,
 }
 
-/// Timers by their number.
+/// The timers that wait for a slot, by their index in the scheduler's list.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     prompt: VecDeque<usize>,
     slow: VecDeque<usize>,
 }
 
-/// How many slots there are, and how many are taken.
+/// The number of slots, in total and taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slots {
     pub limit: usize,
     pub taken: usize,
-    /// Of those taken, how many by slow targets.
+    /// How many of the taken ones belong to slow targets.
     pub slow: usize,
 }
 
@@ -50,7 +50,7 @@ impl ReadyQueue {
         self.of(pace).push_back(at);
     }
 
-    /// Before all others of its pace.
+    /// Adds a timer before all others of its pace.
     pub(super) fn push_first(&mut self, at: usize, pace: Pace) {
         self.of(pace).push_front(at);
     }
@@ -60,12 +60,12 @@ impl ReadyQueue {
         self.of(pace).pop_front()
     }
 
-    /// Whether one may start.
+    /// Whether a timer may start its probe now.
     pub(super) fn may_start(&self, slots: Slots) -> bool {
         self.turn(slots).is_some()
     }
 
-    /// Whether a prompt one waits for a slot to become free.
+    /// Whether a prompt timer waits although all slots are taken.
     pub(super) fn is_held_up(&self, slots: Slots) -> bool {
         slots.is_full() && !self.prompt.is_empty()
     }
@@ -82,7 +82,7 @@ impl ReadyQueue {
             return None;
         }
         let is_slow_waiting = !self.slow.is_empty();
-        // The prompt ones come first, but never take all turns.
+        // Prompt timers come first, except that slow ones get an eighth of the slots in any case.
         let is_slow_owed = slots.slow < slots.limit / 8;
         let may_slow_start = slots.slow < (slots.limit * 3 / 4).max(1);
         if is_slow_waiting && is_slow_owed {
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(queue.pop(slots(16, 12, 12)), Some(200));
         queue.push(200, Pace::Prompt);
         assert!(queue.is_held_up(slots(16, 16, 12)));
-        // Where prompt ones never end, slow ones have their turn all the same.
+        // Slow timers get their eighth of the slots even if there are always prompt ones.
         assert_eq!(queue.pop(slots(16, 14, 1)), Some(2));
         assert_eq!(queue.pop(slots(16, 14, 2)), Some(200));
     }

@@ -1,4 +1,4 @@
-//! When the prober's findings go to the state file.
+//! Decides when the verdicts are written to the state file.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,34 +10,37 @@ use crate::engine::state_file::format::{encode, read_operator};
 use crate::engine::state_file::saved::RequestAnswer;
 use crate::engine::verdicts::Set;
 
-/// How often the state file is written where no verdict changes; well within what its
-/// readers take for silence.
+/// How often the state file is written if no verdict changes. Well below the 12 s after which
+/// followers take the writer for silent.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Saving takes at most this share of the engine's time, however often verdicts change.
+/// Saving takes at most one part in this many of the engine thread's time, however often verdicts
+/// change.
 const SHARE: u32 = 10;
 
-/// A state file that this process keeps: when it was last written, and by what.
+/// Writes the state file of this process's active configuration.
 pub(super) struct Saver {
     store: Arc<Store>,
     writer: Option<Writer>,
-    /// [`Store::moves`] of the last time.
+    /// The value of [`Store::moves`] at the last save.
     moves: u64,
     at: Option<Instant>,
-    /// How long it took to put the last content together.
+    /// How long it took to encode the last content.
     took: Duration,
-    /// Whether a verdict has changed since.
+    /// Whether there is something to save at once: a verdict has changed, for example, or the last
+    /// save has failed.
     turned: bool,
-    /// [`crate::engine::verdicts::VerdictTable::operators_version`] of the last time.
+    /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] at the last save.
     operators: u64,
-    /// The last request that was seen to.
+    /// The answer to the last request of a follower.
     answer: Option<RequestAnswer>,
-    /// Lines that others wrote and this version does not know.
+    /// Lines in the file that this version does not know. They are written back.
     unknown: Vec<String>,
 }
 
 impl Saver {
-    /// What the file says that this process is not the source of is kept.
+    /// Reads the present file first, to keep its operator settings, its last answer and its unknown
+    /// lines.
     pub(super) fn begin(active: &ActiveConfig, store: &Arc<Store>, log: &Arc<Log>) -> Self {
         let saved = store.load().ok().flatten().unwrap_or_default();
         active.recall_operators(&saved);
@@ -58,17 +61,18 @@ impl Saver {
         Arc::ptr_eq(&self.store, store)
     }
 
-    /// A verdict has changed.
+    /// Records that a verdict has changed.
     pub(super) fn note_turn(&mut self) {
         self.turned = true;
     }
 
-    /// Whether something waits to be written.
+    /// Whether something waits to be saved at once.
     pub(super) fn is_pending(&self) -> bool {
         self.turned && self.writer.is_some()
     }
 
-    /// Hands the state to the file's writer, at once after a change of a verdict.
+    /// Hands the state to the file's writer thread if a save is due: at once after a change of a
+    /// verdict, unless the last save was so long that [`SHARE`] demands a pause.
     pub(super) fn save(&mut self, active: &ActiveConfig) {
         let Some(writer) = &self.writer else {
             return;
@@ -102,7 +106,7 @@ impl Saver {
         }
     }
 
-    /// Does what others ask of the file's writer, and has the answer saved at once.
+    /// Carries out a follower's request, and has the answer saved at once.
     pub(super) fn answer_requests(&mut self, active: &ActiveConfig) {
         let answered = self.answer.as_ref().map_or(0, |answer| answer.number);
         let Some(request) = self.store.request(answered) else {

@@ -1,36 +1,36 @@
-//! When probes are due: pure arithmetic.
+//! Computes when probes are due. Pure arithmetic.
 //!
-//! First probes come early, so that a verdict comes soon, and so lie close together where
-//! targets are few. The second probe spreads them: it comes as much later as puts the target
-//! where its offset says, evenly over the interval, and never later than an interval after
-//! the first. From then on a target keeps its place, give or take the jitter.
+//! First probes start early, so that a verdict is known soon, and therefore close together. The
+//! second probe spreads the targets evenly over the interval: it is delayed according to the
+//! target's offset, but by no more than an interval after the first probe. From then on a target
+//! keeps its place in the interval, apart from the jitter.
 //!
-//! Due times are rounded to ticks, so that probes share a wake-up: to wake up costs as much as
-//! a probe, and a second handshake in a row half of what the first one did, since the processor
-//! still has everything at hand.
+//! Due times are rounded to ticks, so that probes share a wake-up. A wake-up costs as much as a
+//! probe, and a handshake right after another one costs half as much, because code and data are
+//! still in the processor's caches.
 
 use std::time::Duration;
 
 use crate::sys::clock;
 
-/// How far from its interval a probe is due at random, in thousandths, either way. With the
-/// rounding to a tick that is 4.4 %; 5 % are promised, and the rest absorbs a late start.
+/// The random jitter in thousandths of the interval, in both directions. Together with the rounding
+/// to a tick it is at most 4.4 %. The documentation promises 5 %; the rest absorbs a late start.
 const JITTER: u64 = 33;
 
-/// A tick in thousandths of the interval. The whole range of the jitter is three ticks, so that
-/// rounding changes nothing of the mean.
+/// A tick in thousandths of the interval. The range of the jitter is exactly three ticks, so that
+/// rounding does not change the mean interval.
 const TICK: u64 = 22;
 
-/// The longest tick: a process that only makes sure of its role wakes up as often.
+/// The longest tick, 256 ms: the engine thread wakes up about as often for role checks anyway.
 const TICK_MAX_NS: u64 = 256_000_000;
 
-/// A role check is delayed by up to this, so that it shares a wake-up with a probe.
+/// A role check is delayed by up to 256 ms so that it shares a wake-up with a probe.
 const CHECK_WAITS_NS: u64 = 256_000_000;
 
-/// Longer intervals count as this one, some 150 years: sums of times do not overflow.
+/// Longer intervals are cut to this one, some 150 years, so that sums of times do not overflow.
 const LONGEST_NS: u64 = u64::MAX / 4;
 
-/// First probes are spread so that this many start in a fast interval.
+/// How many first probes start per fast interval.
 const FIRST_PROBES_AT_ONCE: u32 = 100;
 
 /// The time over which the first probes of `count` timers are spread: a fast interval for each
@@ -41,21 +41,21 @@ pub(super) fn first_window(fast: Duration, interval: Duration, count: usize) -> 
     paced.max(fast).min(interval)
 }
 
-/// Where in its round a timer is, from 0 to 1: evenly apart by position, at random within
-/// its share.
+/// A timer's place within its interval, from 0 to 1. The interval is divided into `count` equal
+/// shares; the place is random within the share of `position`.
 pub(super) fn offset(position: usize, count: usize) -> f32 {
     (position as f32 + fastrand::f32()) / count.max(1) as f32
 }
 
-/// How long after a probe that came at its offset in a `window` the next one is due. At least
-/// the window, at most the interval; where both are the same, that.
+/// The time from a probe that was gathered in a `window` to the next one, which is at the timer's
+/// place in the interval. At least the window, at most the interval.
 pub(super) fn spread_after(window: Duration, interval: Duration, offset: f32) -> Duration {
     let window = window.min(interval);
     window + (interval - window).mul_f32(offset.clamp(0.0, 1.0))
 }
 
-/// When a timer of this interval is due again, in `CLOCK_MONOTONIC` nanoseconds; its last
-/// probe started at `started_ns`.
+/// When a timer is due again, in `CLOCK_MONOTONIC` nanoseconds. Its last probe started at
+/// `started_ns`.
 pub(super) fn after(started_ns: u64, interval: Duration) -> u64 {
     let interval_ns = clock::ns(interval).min(LONGEST_NS);
     let jitter_ns = interval_ns / 1000 * JITTER;
@@ -64,7 +64,7 @@ pub(super) fn after(started_ns: u64, interval: Duration) -> u64 {
     nearest(due_ns, interval)
 }
 
-/// The tick nearest to `due_ns` for timers of this interval.
+/// The tick nearest to `due_ns`. The length of a tick depends on the interval.
 pub(super) fn nearest(due_ns: u64, interval: Duration) -> u64 {
     let tick_ns = tick_ns(clock::ns(interval).min(LONGEST_NS)).max(1);
     let up = due_ns.saturating_add(tick_ns / 2);
@@ -75,8 +75,8 @@ fn tick_ns(interval_ns: u64) -> u64 {
     (interval_ns / 1000 * TICK).min(TICK_MAX_NS)
 }
 
-/// When to wake for a role check that is due at `at_ns`, where the next probe is due at
-/// `next_due`: a wake-up for a probe makes the check as well.
+/// When to wake up for a role check that is due at `at_ns`. If a probe is due less than 256 ms
+/// later, the wake-up is put off by 256 ms, because the wake-up for the probe makes the check.
 pub(in crate::engine) fn check_at(at_ns: u64, next_due: Option<u64>) -> u64 {
     let latest = at_ns.saturating_add(CHECK_WAITS_NS);
     match next_due {
@@ -100,9 +100,9 @@ mod tests {
         Duration::from_secs(86_400),
     ];
 
-    /// Starts of one target's probes, each as late as `late` says of an interval.
+    /// The starts of one target's probes, each late by the share of an interval that `late` gives.
     fn starts(interval: Duration, late: impl Fn() -> f64, count: usize) -> Vec<u64> {
-        // Where between two ticks it starts is chance.
+        // The first start is at a random point between two ticks.
         let first = 123_456_789_012_345 + fastrand::u64(..1_000_000_000);
         std::iter::successors(Some(first), |start| {
             let late_ns = u64::try_from(interval.mul_f64(late()).as_nanos()).unwrap();
@@ -112,7 +112,7 @@ mod tests {
         .collect()
     }
 
-    /// What is between them, as shares of the interval.
+    /// The distances between starts, as shares of the interval.
     fn shares(starts: &[u64], interval: Duration) -> impl Iterator<Item = f64> {
         starts
             .windows(2)
@@ -128,7 +128,7 @@ mod tests {
                     shares(&starts, interval).all(|s| (0.95..=1.05).contains(&s)),
                     "{interval:?}"
                 );
-                // Both ways, and by more than a little.
+                // The jitter goes both ways, by more than 2 %.
                 assert!(shares(&starts, interval).any(|s| s < 0.98), "{interval:?}");
                 assert!(shares(&starts, interval).any(|s| s > 1.02), "{interval:?}");
             }
@@ -142,7 +142,7 @@ mod tests {
                 let starts = starts(interval, || late, 20_001);
                 let span = (starts[20_000] - starts[0]) as f64 / 1e9;
                 let mean = span / 20_000.0 / interval.as_secs_f64();
-                // Chance alone leaves less than a fifth of that.
+                // Random variation alone is less than a fifth of 0.002.
                 assert!((mean - 1.0 - late).abs() < 0.002, "{mean} {interval:?}");
             }
         }
@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(nearest(10 * tick + tick / 2 - 1, SECOND), 10 * tick);
         assert_eq!(nearest(10 * tick + tick / 2 + 1, SECOND), 11 * tick);
         assert_eq!(after(77, SECOND) % tick, 0);
-        // No tick is so long that a process would sleep through its role checks.
+        // The tick of a long interval is limited to 256 ms.
         assert_eq!(nearest(TICK_MAX_NS + 1, SECOND * 86_400), TICK_MAX_NS);
     }
 
@@ -233,7 +233,7 @@ mod tests {
                 let apart = second - first;
                 assert!((window.as_secs_f64()..=10.0001).contains(&apart), "{apart}");
             }
-            // As many in each third of the interval.
+            // Each third of the interval has the same number of probes.
             for third in 0..3 {
                 let from = window.as_secs_f64() + 10.0 / 3.0 * f64::from(third);
                 let within = from - 0.001..from + 10.0 / 3.0 + 0.001;

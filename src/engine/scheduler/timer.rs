@@ -1,5 +1,5 @@
-//! One timer of one target: when it is due, and what is kept from probe to probe. What an
-//! outcome changes is in `outcome`.
+//! One probe timer: when it is due, and what it keeps between probes. How an outcome changes the
+//! verdict is in `outcome`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::sys::clock;
 /// Which of a target's timers this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum TimerKind {
-    /// The only one, or that of connect probes where deep ones have their own.
+    /// The target's only timer, or the one for connect probes if deep probes have their own.
     Connect,
-    /// Deep probes, where `deep_interval` is another than `connect_interval`.
+    /// The timer for deep probes, if `deep_interval` differs from `connect_interval`.
     Deep,
 }
 
@@ -32,37 +32,40 @@ pub(super) struct ProbeTimer {
     pub slot: Slot,
     pub kind: TimerKind,
     pub state: TimerState,
-    /// Somebody wants a probe now, or one more after the one under way.
+    /// Whether a probe was requested that has not started yet. If one is in flight, another one
+    /// follows.
     pub is_requested: bool,
     pub pace: Pace,
-    /// Where in its round it is, from 0 to 1.
+    /// The timer's place within its interval, from 0 to 1; see `schedule`.
     pub offset: f32,
-    /// It was last probed among others, out of its place: within this time.
+    /// Some if the last probe was not at the timer's place in the interval but gathered with those
+    /// of other targets, in a window of this length.
     pub gathered: Option<Duration>,
-    /// The target's other timer: a target has one probe at a time.
+    /// The index of the target's other timer. A target has only one probe in flight at a time.
     pub other: Option<usize>,
-    /// How often in a row its login was refused.
+    /// How often in a row the login was refused.
     pub refusals: u32,
-    /// Kept from probe to probe where a probe may use TLS.
+    /// The target's TLS session; None if its probes do not use TLS.
     pub sessions: Option<Arc<SessionSlot>>,
 }
 
 pub(super) enum TimerState {
-    /// Until it is due; those that others see to never are.
+    /// Waits until this time, in `CLOCK_MONOTONIC` nanoseconds. None: never due, because the target
+    /// is probed elsewhere.
     Waiting(Option<u64>),
-    /// Its time has come.
+    /// Due; waits for a slot.
     Ready,
-    /// Until the target's other timer has had its probe.
+    /// Due; waits until the probe of the target's other timer completes.
     Blocked,
-    /// Its probe is under way.
+    /// Its probe is in flight.
     InFlight(RunningProbe),
 }
 
 pub(super) struct RunningProbe {
     pub task: AbortHandle,
-    /// Somebody asked for it.
+    /// Whether the probe was requested.
     pub is_hurried: bool,
-    /// As what it started.
+    /// The timer's pace when the probe started.
     pub pace: Pace,
 }
 
@@ -90,7 +93,7 @@ impl ProbeTimer {
         }
     }
 
-    /// When its last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
+    /// When the last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0 if never.
     fn started_ns(&self, record: &Record) -> u64 {
         match self.kind {
             TimerKind::Connect => record.connect_started_ns,
@@ -105,7 +108,7 @@ impl ProbeTimer {
         }
     }
 
-    /// Between the starts of two probes while all is well.
+    /// The interval between the starts of two probes while the target is alive and no probe fails.
     fn interval(&self) -> Duration {
         match self.kind {
             TimerKind::Connect => self.target.policy.connect_interval,
@@ -123,8 +126,9 @@ impl ProbeTimer {
         }
     }
 
-    /// Says when the first probe of this process is due, of so many timers: where one went
-    /// before, of this process or another, it counts.
+    /// Sets when the first probe is due. `count` is the number of timers, whose first probes are
+    /// spread. If the table says that the target was probed before, by this process or another, the
+    /// interval counts from that probe.
     pub(super) fn take_first_turn(&mut self, active: &ActiveConfig, count: usize) {
         self.take_first_turn_at(active, count, clock::monotonic_ns());
     }
@@ -134,8 +138,8 @@ impl ProbeTimer {
         let started = self.started_ns(&record);
         let interval = self.interval();
         let policy = &self.target.policy;
-        // Nothing is known, or what is known is older than it may be, after a restart or a long
-        // pause: those come first, spread over a fast interval for each hundred timers.
+        // Targets that were never probed, or not for longer than an interval with its jitter (after
+        // a restart or a long pause), come first, spread over a fast interval per hundred timers.
         let longest = clock::ns(interval).saturating_mul(21) / 20;
         let is_late = started == 0 || now.saturating_sub(started) > longest;
         let window = first_window(policy.fast_interval, policy.connect_interval, count);
@@ -150,7 +154,8 @@ impl ProbeTimer {
         self.state = TimerState::Waiting(Some(due));
     }
 
-    /// When the probe after the last one is due, and whether that is out of its place again.
+    /// When the next probe is due, in `CLOCK_MONOTONIC` nanoseconds, and the new value of
+    /// `gathered`.
     pub(super) fn next_due(&self, record: &Record) -> (u64, Option<Duration>) {
         self.due_after(record, self.gathered)
     }
@@ -161,7 +166,8 @@ impl ProbeTimer {
         let fast = self.target.policy.fast_interval.min(interval);
         let gate = self.gate(record);
         if gate.wants_fast_probe() {
-            // Until the verdict every attempt counts.
+            // Only a dead target's probes are delayed after refused logins. Before the verdict, a
+            // delay would postpone it.
             let wait = match gate.verdict {
                 Verdict::Dead => backoff::interval(fast, self.refusals),
                 _ => fast,
@@ -179,7 +185,7 @@ impl ProbeTimer {
     }
 }
 
-/// Where the target's TLS sessions are kept, if it may have any.
+/// An empty place for the target's TLS session; None if its probes do not use TLS.
 pub(super) fn sessions(target: &Target) -> Option<Arc<SessionSlot>> {
     (target.tls_mode != TlsMode::Plain).then(Arc::default)
 }
@@ -190,7 +196,7 @@ mod tests {
     use crate::engine::active::State;
     use crate::engine::config::Config;
 
-    /// After a restart, what is older than its interval comes first.
+    /// After a restart, targets whose last probe is older than the interval are probed first.
     #[test]
     fn verdicts_that_are_overdue_are_checked_first() {
         let text = "backend_server_monitoring:
@@ -223,7 +229,7 @@ mod tests {
             TimerState::Waiting(Some(due)) => due.saturating_sub(now),
             _ => panic!("never due"),
         };
-        // 250 timers in two and a half fast intervals.
+        // 250 timers are spread over two and a half fast intervals of 1 s.
         for overdue in [0, 2] {
             assert!(due(overdue) <= 2_500_000_000, "{}", due(overdue));
         }

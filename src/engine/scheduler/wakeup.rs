@@ -1,8 +1,9 @@
-//! When the next probe is due: the prober's own wakeup.
+//! The wake-up timer: wakes the scheduler when the next probe is due.
 //!
-//! The runtime's timers count in milliseconds, wake up more than once on the way to a time that is
-//! far, and to set one that is earlier than all others takes two system calls and a turn of the
-//! runtime. A descriptor of the kernel's takes one, and wakes once.
+//! It uses a timer descriptor of the kernel (timerfd), which takes one system call to set and wakes
+//! the thread once. The runtime's timers have a resolution of 1 ms, wake the thread several times
+//! on the way to a distant time, and cost two system calls and a turn of the runtime's loop to set
+//! to an earlier time.
 
 use std::future::poll_fn;
 use std::task::{Context, Poll};
@@ -16,13 +17,13 @@ use crate::sys::readiness;
 use crate::sys::timer::Timer;
 
 pub(super) struct WakeupTimer {
-    /// None where the system has no descriptor to spare, or took it: the runtime's timers do it then.
+    /// None if there was no descriptor left. The runtime's timers are used then.
     timer: Option<AsyncFd<Timer>>,
     set_for: Option<u64>,
 }
 
 impl WakeupTimer {
-    /// To be called in the runtime.
+    /// Must be called in the runtime, which it registers the timer with.
     pub(super) fn new() -> Self {
         Self {
             timer: Timer::new().and_then(readiness::of_timer).ok(),
@@ -30,7 +31,7 @@ impl WakeupTimer {
         }
     }
 
-    /// Waits until `CLOCK_MONOTONIC` is at `at_ns`. May be called off at any time.
+    /// Waits until `CLOCK_MONOTONIC` reaches `at_ns`. Cancel-safe.
     pub(super) async fn until(&mut self, at_ns: u64) {
         if at_ns <= clock::monotonic_ns() {
             return;
@@ -42,7 +43,7 @@ impl WakeupTimer {
         sleep_until((Instant::now() + Duration::from_nanos(wait)).into()).await;
     }
 
-    /// False where it cannot be set.
+    /// Sets the timer, unless it is set for that time already. False if it cannot be set.
     fn set(&mut self, at_ns: u64) -> bool {
         let Some(timer) = &self.timer else {
             return false;
@@ -59,7 +60,7 @@ impl WakeupTimer {
         };
         loop {
             match timer.poll_read_ready(cx) {
-                // It may be of the time that it was set for before.
+                // It may have expired for the time that it was set to before.
                 Poll::Ready(Ok(mut ready)) => ready.clear_ready(),
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => return Poll::Pending,
@@ -104,17 +105,17 @@ mod tests {
     #[tokio::test]
     async fn what_it_was_set_for_before_counts_for_nothing() {
         let mut wakeup = WakeupTimer::new();
-        // Late enough for a machine that is busy with other things.
+        // Long enough to be cancelled in time even on a busy machine.
         let early = ms_from_now(500);
         let called_off = tokio::time::timeout(Duration::from_millis(1), wakeup.until(early));
         assert!(called_off.await.is_err());
-        // Passed, and nobody waited for it.
+        // The time passes while nothing waits for it.
         std::thread::sleep(Duration::from_millis(510));
         tokio::task::yield_now().await;
         let at = ms_from_now(20);
         wakeup.until(at).await;
         assert!(clock::monotonic_ns() >= at);
-        // Brought forward.
+        // A later time is replaced by an earlier one.
         let late = wakeup.until(ms_from_now(60_000));
         assert!(
             tokio::time::timeout(Duration::from_millis(5), late)
