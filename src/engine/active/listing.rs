@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub servers: Vec<BackendServer>,
 }
 
-/// One target as `status()` shows it.
+/// A target as `status()` shows it.
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
     pub target: Arc<Target>,
@@ -53,7 +53,7 @@ impl ActiveConfig {
         }
     }
 
-    /// The list of alive targets as it stands.
+    /// The list of alive targets now, consistent with its generation.
     pub fn snapshot(&self) -> Snapshot {
         let names = self.names.load();
         let (generation, servers) = self.table.view(|table| {
@@ -141,7 +141,7 @@ impl ActiveConfig {
         counts.into_iter().filter(is_short).collect()
     }
 
-    /// All targets with what is known of them, in configured order.
+    /// All targets with their records, in configured order.
     pub fn targets(&self) -> Vec<TargetStatus> {
         let names = self.names.load();
         let settings = self.operator_settings();

@@ -39,7 +39,7 @@ impl OperatorSettings {
     }
 }
 
-/// What an operator wants.
+/// A setting that an operator requests.
 #[derive(Clone, Debug)]
 pub struct OperatorRequest {
     /// A target's key, or `node:` and a node's name.
@@ -78,7 +78,7 @@ impl ActiveConfig {
         }
     }
 
-    /// Sets what an operator wants, for all processes that share the table or the state file.
+    /// Stores an operator's setting, for all processes that share the table or the state file.
     ///
     /// # Errors
     /// Where the name is unknown, or there is no room for more.

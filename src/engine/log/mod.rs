@@ -1,4 +1,4 @@
-//! Log lines of state changes: `time level event=… key=value …`, one line each.
+//! Log lines: `time level event=… key=value …`, one line per event.
 //!
 //! A probe never waits for a sink: lines go through a bounded queue to a thread of their own. Lines
 //! that the queue has no room for or that the sink refuses are lost and counted. `status()` shows
@@ -99,7 +99,7 @@ pub struct Log {
     sink: Arc<Sink>,
     losses: Arc<Losses>,
     queue: Mutex<Option<SyncSender<Line>>>,
-    /// Lines that the queue had no room for since a line last said so.
+    /// How many lines the queue had no room for since the last `log_lines_lost` line.
     dropped: AtomicU64,
 }
 

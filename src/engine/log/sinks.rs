@@ -82,7 +82,7 @@ impl LogFile {
         }
     }
 
-    /// Whether the file that is open is the one that lines should go to.
+    /// Whether the open file is still the one that the path names.
     fn is_current(&self) -> bool {
         let guarded = self.file.load();
         let Ok(opened) = guarded.get().and_then(File::metadata) else {

@@ -225,8 +225,8 @@ impl Process {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the running configuration in one step; the verdicts of targets that did
-    /// not change are kept. `head`: see [`ActiveConfig::succeed`].
+    /// Replaces the active configuration. Targets that did not change keep their records. `head`:
+    /// see [`ActiveConfig::succeed`].
     ///
     /// # Errors
     /// One line that names the key, or the other copy of this library that holds the engine of
@@ -513,7 +513,7 @@ impl Process {
     /// the configuration: timeouts, and the settings of a configured target at the same address.
     ///
     /// # Errors
-    /// As of [`target_from_value`].
+    /// Those of [`target_from_value`].
     pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
         // A refused file is reported by calls that need servers; a check works without a
         // configuration.

@@ -41,7 +41,7 @@ const STACK: usize = 1024 * 1024;
 /// every event, not only then.
 const REASSURE: Duration = Duration::from_millis(250);
 
-/// Between two tries to save what waits to be written.
+/// The interval at which saving is tried again while a content waits to be written.
 const SAVE_AGAIN: Duration = Duration::from_millis(100);
 
 /// The interval at which a reader polls the state file.
@@ -108,7 +108,8 @@ pub struct HostSigns {
     pub takes_addresses_only: bool,
 }
 
-/// Starts the engine's thread. It ends some time after [`Command::Stop`], or with its sender.
+/// Starts the engine thread. It ends after [`Command::Stop`] when it has been idle for [`LINGER`],
+/// or when the returned sender is dropped.
 ///
 /// # Errors
 /// Where the system allows no thread or descriptor.
@@ -329,7 +330,7 @@ impl EngineLoop {
                 REASSURE.min(within / LOOKS_WITHIN)
             }
             (None, Some((active, _))) => standby_pause(active),
-            // Only checks on demand.
+            // Without a configuration there is no role to check.
             (None, None) => Duration::from_secs(3600),
         }
     }

@@ -94,7 +94,7 @@ const STATES_MAX: usize = 32;
 const REASON_MAX: usize = 100;
 const BY_MAX: usize = 40;
 
-/// One event.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Counted from 1; 0 in an event that was not added to a table yet.
@@ -208,7 +208,7 @@ impl VerdictTable {
         self.header(EVENTS_BEGUN).load(Acquire)
     }
 
-    /// The events after number `since`, as far as they are kept.
+    /// The events after number `since` that the ring still has.
     pub fn events_after(&self, since: u64) -> Events {
         let last = self.last_event();
         let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);

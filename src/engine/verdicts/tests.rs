@@ -242,7 +242,7 @@ fn a_writer_that_died_is_outlived_and_repaired() {
     assert!(table.generation() > before);
     let is_even = |word: &AtomicU64| word.load(Relaxed).is_multiple_of(2);
     assert!(is_even(table.word(slot, SLOT_SEQUENCE)) && is_even(table.header(SEQUENCE)));
-    // It was only stopped.
+    // The writer was only stopped: when it goes on, its changes of both numbers fail.
     assert!(!table.end(table.word(slot, SLOT_SEQUENCE), ticket));
     assert!(!table.end(table.header(SEQUENCE), list));
     assert!(is_even(table.word(slot, SLOT_SEQUENCE)) && is_even(table.header(SEQUENCE)));
