@@ -124,9 +124,8 @@ function dynamic_loader(name) end
 ---@field pid integer
 ---@field configured boolean
 ---@field error? string Why it cannot start, or be configured from the environment.
----@field warnings string[] What an operator should know, such as log lines that were lost.
 ---@field panic string[] The protocols of which so few servers are alive that all are listed.
----@field warnings string[] What an operator should know of.
+---@field warnings string[] What an operator should know: doubtful settings, log lines that were lost.
 ---@field targets nauthilus_backend.TargetStatus[]
 
 ---A check that was started and not waited for.

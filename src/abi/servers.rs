@@ -152,9 +152,7 @@ unsafe extern "C" fn nauthilus_backend_configure_yaml(
     unsafe {
         guard(reason, || {
             let text = text::bytes("text", text, text_size)?;
-            let text = std::str::from_utf8(text)
-                .map_err(|e| wrong(format!("not UTF-8 at byte {}", e.valid_up_to())))?;
-            configure(Config::from_yaml(text, &variable))
+            configure(Config::from_yaml_bytes(text, &variable))
         })
     }
 }

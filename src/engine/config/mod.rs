@@ -201,6 +201,17 @@ impl Config {
         read().map_err(|issue: Issue| ConfigError(with_line(&issue)))
     }
 
+    /// From the bytes of a YAML text.
+    ///
+    /// # Errors
+    /// As [`Config::from_yaml`], and the line of a byte that is not UTF-8.
+    pub fn from_yaml_bytes(
+        bytes: &[u8],
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::from_yaml(text::utf8(bytes).map_err(ConfigError)?, env)
+    }
+
     /// From a YAML file. A regular file of at most [`MAX_BYTES`]; a link to one will do.
     ///
     /// # Errors
@@ -213,14 +224,7 @@ impl Config {
         let named = |problem: String| format!("{}: {problem}", path.display());
         let refused = |problem: String| ConfigError(named(problem));
         let bytes = file::read(path).map_err(refused)?;
-        let text = std::str::from_utf8(&bytes).map_err(|error| {
-            let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
-            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-            let start = before.iter().rposition(|byte| *byte == b'\n');
-            let column = before.len() - start.map_or(0, |at| at + 1) + 1;
-            refused(format!("line {line}: byte {column} of it is not UTF-8"))
-        })?;
-        let config = Self::from_yaml(text, env).map_err(|error| refused(error.0))?;
+        let config = Self::from_yaml_bytes(&bytes, env).map_err(|error| refused(error.0))?;
         Ok(Self {
             warnings: config.warnings.iter().cloned().map(named).collect(),
             origin: config.origin.clone().in_file(path),

@@ -41,6 +41,23 @@ pub(super) fn one_line(sentence: &str) -> String {
     shown
 }
 
+/// A text from its bytes.
+///
+/// # Errors
+/// The line of the first byte that is not UTF-8, and its place there.
+pub(super) fn utf8(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let column = before
+            .rsplit(|byte| *byte == b'\n')
+            .next()
+            .map_or(0, <[u8]>::len)
+            + 1;
+        format!("line {line}: byte {column} of it is not UTF-8")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

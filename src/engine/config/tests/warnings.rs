@@ -141,7 +141,7 @@ fn a_target_that_is_there_twice_is_warned_of() {
     );
     let three = format!(
         "{{targets: [{}]}}",
-        vec!["{protocol: imap, host: a.example}"; 4].join(",")
+        ["{protocol: imap, host: a.example}"; 4].join(",")
     );
     assert_eq!(
         accepted(&three).warnings,
