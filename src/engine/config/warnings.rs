@@ -27,6 +27,8 @@ const NO_STARTTLS: &str =
 const SLOW_FAST: &str =
     "is above connect_interval: a server that failed is probed less often than a good one";
 
+const SHORT_CONNECT: &str = "is below the service's fast_interval: a server that failed is probed less often than a good one";
+
 /// What is doubtful in the table of one target.
 pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
     let given = |key: &Key| matches!(reader.given(key), Ok(Some(_)));
@@ -47,7 +49,16 @@ pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
     for key in [&keys::TLS_SERVER_NAME, &keys::TLS_CA_FILE] {
         add(is_plain && given(key), key, NO_TLS);
     }
-    let is_starttls = target.tls_mode == TlsMode::StartTls && given(&keys::TLS_MODE);
+    // Where starttls is sieve's default and no key says more, nobody asked for TLS.
+    let asks_for_tls = [
+        &keys::TLS_MODE,
+        &keys::TLS_SKIP_VERIFY,
+        &keys::TLS_SERVER_NAME,
+        &keys::TLS_CA_FILE,
+    ]
+    .into_iter()
+    .any(given);
+    let is_starttls = target.tls_mode == TlsMode::StartTls && asks_for_tls;
     add(
         is_starttls && !target.deep_check,
         &keys::TLS_MODE,
@@ -68,9 +79,13 @@ pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
         );
     }
     let policy = target.policy;
-    let is_own = given(&keys::FAST_INTERVAL) || given(&keys::CONNECT_INTERVAL);
     let is_slow = policy.fast_interval > policy.connect_interval;
-    add(is_own && is_slow, &keys::FAST_INTERVAL, SLOW_FAST);
+    if given(&keys::FAST_INTERVAL) {
+        add(is_slow, &keys::FAST_INTERVAL, SLOW_FAST);
+    } else {
+        let is_own = given(&keys::CONNECT_INTERVAL);
+        add(is_own && is_slow, &keys::CONNECT_INTERVAL, SHORT_CONNECT);
+    }
     doubts
 }
 

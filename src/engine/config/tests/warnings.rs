@@ -64,6 +64,13 @@ fn keys_that_have_no_effect_are_warned_of() {
     ] {
         assert_eq!(of(keys), [""; 0], "{keys}");
     }
+    let sieve = accepted("{targets: [{protocol: sieve, host: a.example, tls_skip_verify: true}]}");
+    assert_eq!(
+        sieve.warnings,
+        [
+            "targets[1].tls_mode: starttls is not tried without deep_check: the server is only connected to"
+        ]
+    );
     // Its STARTTLS is the default: nobody asked for more than the other protocols do.
     let http = "{protocol: http, host: a.example, request_uri: /health, http_host: b.example}";
     for target in [http, "{protocol: sieve, host: a.example}"] {
@@ -77,6 +84,16 @@ fn a_service_s_fast_interval_is_warned_of_once() {
     let config = accepted(
         "{connect_interval: 5s, fast_interval: 10s, targets: [{protocol: imap, host: a.example}, \
          {protocol: imap, host: b.example}]}",
+    );
+    let own = accepted(
+        "{fast_interval: 5s, targets: [{protocol: imap, host: a.example, connect_interval: 2s}]}",
+    );
+    assert_eq!(
+        own.warnings,
+        [
+            "targets[1].connect_interval: is below the service's fast_interval: a server that \
+             failed is probed less often than a good one"
+        ]
     );
     assert_eq!(
         config.warnings,
