@@ -1,23 +1,24 @@
-//! Natives on Lua's own C API, by the plain bindings of `mlua`: nothing of them needs anything that
-//! Lua may have finalised before them, nor memory that Lua could refuse where Rust would abort.
+//! Natives (Rust functions that Lua calls) on Lua's own C API, through `mlua`'s raw bindings. `mlua`'s
+//! safe layer is not used: it keeps state in userdata that a closing Lua state may finalise before a
+//! native's last call, and it aborts the process where Lua refuses memory.
 //!
 //! All `unsafe` of these natives is here and in `raw/`. A native is a safe function from [`Args`] to
-//! an [`Answer`], and [`run`] keeps two things apart that must not meet, because a Lua error is
-//! a jump that runs no destructor of Rust:
+//! an [`Answer`]. A Lua error is a `longjmp`, which runs no Rust destructor, so [`run`] separates two
+//! phases:
 //!
-//! 1. the native runs: it owns Rust values, so [`Args`] calls only what can raise no error: no
-//!    allocation of Lua's, no metamethod, no conversion;
-//! 2. the answer is pushed: that allocates and may raise (out of memory, or what a finaliser of
-//!    Lua 5.1 raises), so the only Rust value alive is the answer, and it is in a
-//!    `ManuallyDrop`, which a jump skips. An answer that owns something is pushed in a protected
-//!    call, dropped, and the error raised again.
+//! 1. The native runs. It owns Rust values, so [`Args`] only calls functions of Lua that cannot raise:
+//!    none that allocates, runs a metamethod or converts a value.
+//! 2. The answer is pushed. That allocates and may raise (out of memory, or an error from a finaliser
+//!    in Lua 5.1). The answer is the only Rust value alive, in a `ManuallyDrop`, which needs no
+//!    destructor. An answer that owns memory is pushed inside a protected call and dropped, and only
+//!    then is a caught error raised again; otherwise the memory would leak.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `raw/args.rs` | what natives are called with |
-//! | `raw/config.rs` | a table that natives are called with, as a configuration |
-//! | `raw/answer.rs` | what they answer |
-//! | `raw/class.rs` | the userdata: how they are made, told apart and finalised |
+//! | `raw/args.rs` | the arguments of a native |
+//! | `raw/config.rs` | reads an argument that is a table as a configuration |
+//! | `raw/answer.rs` | the return values of a native |
+//! | `raw/class.rs` | userdata: creation, type check, finalisers |
 //! | `raw/fields.rs` | fields of tables by name |
 //! | `raw/register.rs` | how natives become functions of a Lua state |
 
@@ -47,7 +48,8 @@ pub(super) use register::{Item, Items, Natives};
 macro_rules! entry {
     ($native:path) => {{
         unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
+            // SAFETY: Lua calls this with its state, and `push_native` made the closure with all
+            // upvalues.
             unsafe { $crate::lua::raw::run(state, $native) }
         }
         entry as mlua::ffi::lua_CFunction
@@ -55,7 +57,7 @@ macro_rules! entry {
 }
 pub(super) use entry;
 
-/// The entry of a native in a table.
+/// A native as an entry of a table of [`Items`].
 macro_rules! native {
     ($native:path) => {
         $crate::lua::raw::Item::Native($crate::lua::raw::entry!($native))
@@ -63,11 +65,12 @@ macro_rules! native {
 }
 pub(super) use native;
 
-/// The same of one that reads a table as a configuration (see [`Args::config`]).
+/// Like `native!`, for a native that calls [`Args::config`], which needs more stack slots.
 macro_rules! config_native {
     ($native:path) => {{
         unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; `push_native` gave it the upvalues.
+            // SAFETY: Lua calls this with its state, and `push_native` made the closure with all
+            // upvalues.
             unsafe { $crate::lua::raw::run_with_room(state, $native) }
         }
         $crate::lua::raw::Item::Native(entry)
@@ -75,16 +78,18 @@ macro_rules! config_native {
 }
 pub(super) use config_native;
 
-/// Makes a `lua_CFunction` that takes a Lua function and an extra value and gives the function of a
-/// native that leaves to the former what is not plain.
+/// Makes a `lua_CFunction` that takes a Lua function and an extra value and returns the native as a
+/// function. That function calls the Lua function, with the same arguments, wherever the native
+/// returns `None`.
 macro_rules! stand_in {
     ($native:path) => {{
         unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; `make` gave it the upvalues.
+            // SAFETY: Lua calls this with its state, and `push_stand_in` made the closure with all
+            // upvalues.
             unsafe { $crate::lua::raw::run_or_else(state, $native) }
         }
         unsafe extern "C-unwind" fn make(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state; made by `push_native`.
+            // SAFETY: Lua calls this with its state, and `push_native` made the closure.
             unsafe { $crate::lua::raw::push_stand_in(state, entry) }
         }
         $crate::lua::raw::Item::Native(make)
@@ -99,20 +104,22 @@ pub(super) use stand_in;
 /// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> Answer) -> c_int {
     let answer = ManuallyDrop::new(contained(|| native(&Args { state })));
-    // SAFETY: as of this function, and this frame has no destructor to run.
+    // SAFETY: `state` is running a native's closure, and this frame has no destructor that an error
+    // could skip: the answer is in a `ManuallyDrop`.
     unsafe { push_answer(state, answer) }
 }
 
-/// The same, with room on Lua's stack for what [`Args::config`] needs.
+/// Like [`run`], with the stack slots that [`Args::config`] needs.
 ///
 /// # Safety
 ///
-/// As of [`run`].
+/// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn run_with_room(
     state: *mut lua_State,
     native: impl FnOnce(&Args) -> Answer,
 ) -> c_int {
-    // SAFETY: as of this function. Nothing of ours is alive where this raises.
+    // SAFETY: `state` is running a native's closure. `make_room` may raise, while no Rust value is
+    // alive yet.
     unsafe {
         config::make_room(state);
         run(state, native)
@@ -123,10 +130,12 @@ pub(super) unsafe fn run_with_room(
 ///
 /// # Safety
 ///
-/// As of [`run`]; the frames between this and Lua have no destructor to run.
+/// `state` is running a C function made by [`push_native`] or [`push_stand_in`]. This may raise: the
+/// frames between it and Lua have no destructor to run.
 unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -> c_int {
-    // SAFETY: as of this function. A C function has room for 20 values above its arguments, or
-    // `make_room` made room for more than it uses itself.
+    // SAFETY: the closure has upvalue `PUSHER`. The three values pushed here have room: Lua gives a C
+    // function 20 slots above its arguments, of which a native leaves at most one in use. The answer
+    // outlives the protected call, and is dropped before `lua_error` jumps over this frame.
     unsafe {
         if !answer.owns() {
             return answer::push(state, &mut answer);
@@ -148,8 +157,8 @@ unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -
     }
 }
 
-/// Runs a native that answers where all is plain, and otherwise, or where it panics, the Lua
-/// function that it stands for, with the same arguments.
+/// Runs a native that returns `None` for what it does not handle. Then, or if it panics, calls the Lua
+/// function that it stands for with the same arguments.
 ///
 /// # Safety
 ///
@@ -158,15 +167,16 @@ pub(super) unsafe fn run_or_else(
     state: *mut lua_State,
     native: impl FnOnce(&Args) -> Option<Answer>,
 ) -> c_int {
-    // SAFETY: as of this function. A native leaves the stack as it was, or with a value more on
-    // it. As in `run`, no frame has a destructor to run when an error jumps.
+    // SAFETY: the closure has upvalue `STANDS_FOR`. A native leaves at most one value above its
+    // arguments, which `lua_settop` removes. When an error jumps over this frame, `answer` has been
+    // moved out or is `None`: there is no destructor to run.
     unsafe {
         let given = ffi::lua_gettop(state);
         let answer = catch_unwind(AssertUnwindSafe(|| native(&Args { state })));
         match answer {
             Ok(Some(answer)) => return push_answer(state, ManuallyDrop::new(answer)),
             Ok(None) => {}
-            // Dropping a payload could panic again.
+            // Not dropped: the destructor of a panic's payload may panic again.
             Err(panic) => std::mem::forget(panic),
         }
         ffi::lua_settop(state, given);
@@ -177,15 +187,15 @@ pub(super) unsafe fn run_or_else(
     }
 }
 
-/// Pushes the function of an entry that calls [`run_or_else`]: it stands for the function that is
-/// argument 1, with argument 2 as its extra value.
+/// Pushes `entry`, which calls [`run_or_else`], as a closure that stands for the function in argument 1
+/// and has argument 2 as its extra value.
 ///
 /// # Safety
 ///
 /// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: ffi::lua_CFunction) -> c_int {
-    // SAFETY: as of this function; there is room for all that become upvalues, and where
-    // there is no memory no frame owns anything.
+    // SAFETY: `state` is running a native's closure, which has the upvalues copied here. Ten slots are
+    // used of the 20 that a C function has. No frame owns a Rust value when an allocation raises.
     unsafe {
         ffi::lua_settop(state, 2);
         for number in 1..=class::UPVALUES {
@@ -198,10 +208,10 @@ pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: ffi::lua_CFunct
     1
 }
 
-/// Runs `work`; a panic becomes an answer.
+/// Runs `work`; a panic becomes an answer that raises a Lua error.
 fn contained(work: impl FnOnce() -> Answer) -> Answer {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        // Dropping a payload could panic again.
+        // Not dropped: the destructor of a panic's payload may panic again.
         std::mem::forget(panic);
         Answer::Raised("nauthilus_backend: internal error")
     })

@@ -1,4 +1,4 @@
-//! What natives answer, and how that becomes Lua's values.
+//! The return values of natives, and how they are pushed as Lua values.
 
 use std::borrow::Cow;
 use std::ffi::{c_int, c_void};
@@ -18,29 +18,30 @@ use crate::engine::request::context::{
 use crate::engine::request::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
 use crate::lua::held::Held;
 
-/// What a native answers. Pushed as one value unless it says otherwise.
+/// What a native returns. Pushed as one Lua value unless a variant says otherwise.
 pub(in crate::lua) enum Answer {
     /// No value.
     Nothing,
     Nil,
     Bool(bool),
-    /// Why something was refused.
+    /// A string, mostly why something was refused.
     Text(String),
     Bytes(Bytes),
     /// An array of strings.
     List(Vec<Bytes>),
-    /// A new array: the first `count` items of the one that is argument `table`.
+    /// A new array with the first `count` items of the array that is argument `table`.
     Copy {
         table: c_int,
         count: c_int,
     },
-    /// A table name → value.
+    /// A table attribute name → value.
     Attributes(Attributes),
-    /// A table name → value.
+    /// A table header name → value.
     HeaderTable(HeadersCopy),
     /// An array name, value, name, value, …
     HeaderList(HeadersCopy),
-    /// Fills the table that is argument 2 with name, value or false, …; pushes its new length.
+    /// Fills the table that is argument 2 with name, value, name, value, … (false for a header to
+    /// clear); pushes its new length.
     Changes(ChangeList),
     /// Address and port, or two nils.
     Selection(Option<Selection>),
@@ -50,17 +51,18 @@ pub(in crate::lua) enum Answer {
     Result(BackendResult),
     /// A new request context.
     Context,
-    /// A request context that has this data with others.
+    /// A request context that shares this data with other handles.
     SharedContext(SharedContext),
-    /// As many values.
+    /// Several values, one per item.
     Values(Vec<LuaValue>),
-    /// Raised, as text: what no caller of the API can cause but in a finaliser.
+    /// Raised as a Lua error: a mistake in the glue, or use of a finalised object in a finaliser. No
+    /// other call of a script can cause it.
     Raised(&'static str),
-    /// nil and true: argument 1 is not what the native works on.
+    /// Two values, nil and true: argument 1 is not of the class that the native works on.
     BadSelf,
 }
 
-/// One value of an answer that has several.
+/// One value of [`Answer::Values`].
 pub(in crate::lua) enum LuaValue {
     Nil,
     Bool(bool),
@@ -69,13 +71,13 @@ pub(in crate::lua) enum LuaValue {
     Text(Cow<'static, str>),
     /// An array.
     List(Vec<Self>),
-    /// A table with these keys.
+    /// A table with named fields.
     Table(Vec<(&'static str, Self)>),
     /// A light userdata.
     Address(*mut c_void),
-    /// A userdata that has the check, and calls it off when it is collected.
+    /// A userdata that owns the check and cancels it when it is collected. `None` once pushed.
     Check(Option<Check>),
-    /// A userdata that keeps the memory of the verdicts mapped.
+    /// A userdata that retains the active configuration, and so keeps its shared table mapped.
     Service(Arc<ActiveConfig>),
 }
 
@@ -97,7 +99,7 @@ impl From<u16> for LuaValue {
     }
 }
 
-/// What counts something; none counts beyond what an integer holds.
+/// For counters, which stay below 2^63.
 impl From<u64> for LuaValue {
     fn from(number: u64) -> Self {
         Self::Integer(number.try_into().unwrap_or(i64::MAX))
@@ -135,12 +137,12 @@ impl<T: Into<Self>> From<Option<T>> for LuaValue {
 }
 
 impl Answer {
-    /// nil or what is wrong.
+    /// nil, or the text of the error.
     pub(in crate::lua) fn problem(done: Result<(), String>) -> Self {
         done.map_or_else(Self::Text, |()| Self::Nil)
     }
 
-    /// Whether it owns what is lost where pushing it raises.
+    /// Whether it owns memory that would leak if pushing it raised.
     pub(super) fn owns(&self) -> bool {
         !matches!(
             self,
@@ -161,10 +163,12 @@ impl Answer {
 ///
 /// # Safety
 ///
-/// `state` is running a C function that has the upvalues of all natives, with room for 10 values. May
-/// raise: the frames between it and Lua have no destructor to run.
+/// `state` is running a C function that has the upvalues of natives (all but `PUSHER`), with 10 free
+/// slots. Arguments 2 and those of [`Answer::Copy`] are tables where the answer uses them. May raise:
+/// the frames between it and Lua have no destructor to run.
 pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
-    // SAFETY: as of this function; no frame below it owns anything.
+    // SAFETY: the caller provides upvalues, slots and tables. This frame only borrows from the answer,
+    // so an error that jumps over it skips no destructor.
     unsafe {
         match answer {
             Answer::Nothing => return 0,
@@ -273,9 +277,10 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
     1
 }
 
-/// Takes what becomes a userdata's.
+/// Pushes one value. A check is moved out of `value` into its userdata.
 unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
-    // SAFETY: as of `push`; tables are three deep at most.
+    // SAFETY: called by `push`, whose caller provides upvalues and slots. Tables are three deep at most,
+    // with two slots each. This frame only borrows from the answer.
     unsafe {
         match value {
             LuaValue::Nil | LuaValue::Check(None) => ffi::lua_pushnil(state),
@@ -308,14 +313,14 @@ unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
 }
 
 unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
-    // SAFETY: as of `push`; Lua copies the bytes.
+    // SAFETY: Lua copies the bytes. The callers provide a slot and own nothing if this raises.
     unsafe {
         ffi::lua_pushlstring(state, bytes.as_ptr().cast(), bytes.len());
     }
 }
 
 unsafe fn push_value(state: *mut lua_State, value: &AttributeValue) {
-    // SAFETY: as of `push`.
+    // SAFETY: called by `push`, which has two slots left. This frame only borrows from the answer.
     unsafe {
         match value {
             AttributeValue::One(scalar) => push_scalar(state, scalar),
@@ -331,7 +336,7 @@ unsafe fn push_value(state: *mut lua_State, value: &AttributeValue) {
 }
 
 unsafe fn push_scalar(state: *mut lua_State, scalar: &Scalar) {
-    // SAFETY: as of `push`.
+    // SAFETY: `push_value` has a slot left. This frame only borrows from the answer.
     unsafe {
         match scalar {
             Scalar::Bytes(bytes) => push_bytes(state, bytes),
@@ -341,7 +346,7 @@ unsafe fn push_scalar(state: *mut lua_State, scalar: &Scalar) {
         }
     }
 }
-/// A hint for the size of a table.
+/// A number of items as a size hint for a new table, or as a number of return values.
 fn size(length: usize) -> c_int {
     length.try_into().unwrap_or(c_int::MAX)
 }
@@ -350,9 +355,10 @@ fn size(length: usize) -> c_int {
 ///
 /// # Safety
 ///
-/// Called by `push_answer`, with the upvalues that natives have before this.
+/// Called by `push_answer` in a protected call, with the upvalues of natives except `PUSHER`.
 pub(super) unsafe extern "C-unwind" fn push_protected(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function; the answer outlives the call, and no frame here has a destructor.
+    // SAFETY: argument 1 is the address of an answer in the frame of `push_answer`, which outlives this
+    // call. No frame here has a destructor that an error would skip.
     unsafe {
         match ffi::lua_touserdata(state, 1).cast::<Answer>().as_mut() {
             Some(answer) => push(state, answer),

@@ -1,4 +1,4 @@
-//! What natives are called with.
+//! The arguments of a native.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::slice;
@@ -17,31 +17,32 @@ use crate::engine::request::result::{
 use crate::lua::given_lists::Lists;
 use crate::lua::held::Held;
 
-/// Further upvalues of natives that stand for a Lua function: that, and what is theirs.
+/// Further upvalues of natives that stand for a Lua function: that function, and the extra value that
+/// `push_stand_in` was called with.
 pub(super) const STANDS_FOR: c_int = ffi::lua_upvalueindex(UPVALUES + 1);
 const EXTRA: c_int = ffi::lua_upvalueindex(UPVALUES + 2);
 
-/// The arguments of a running native. Reading them raises no error and allocates nothing of
-/// Lua's, and leaves Lua's stack as it was.
+/// The arguments of a running native. Reading them never raises a Lua error, allocates no Lua memory
+/// and leaves Lua's stack unchanged, except for [`Args::current_context`].
 pub(in crate::lua) struct Args {
     pub(super) state: *mut lua_State,
 }
 
-/// What is raised where an argument is none that the glue passes, or was finalised.
+/// The error to raise: an argument has a type that the glue never passes, or was already finalised.
 pub(in crate::lua) type Refused = &'static str;
 
-/// A Lua value, as far as natives look at it.
+/// A Lua value as natives distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::lua) enum ArgView<'a> {
     Nil,
     Bool(bool),
-    /// Only from interpreters that tell integers from floats.
+    /// Only from Lua 5.3 and later, which have integers.
     #[cfg_attr(not(any(feature = "lua53", feature = "lua54")), expect(dead_code))]
     Integer(i64),
     Float(f64),
     Bytes(&'a [u8]),
     Table,
-    /// Anything else, by the name of its type.
+    /// Any other type, by its name.
     Other(&'a str),
 }
 
@@ -58,7 +59,7 @@ impl ArgView<'_> {
         }
     }
 
-    /// The value as one of an attribute.
+    /// The value as a value of an attribute.
     fn scalar(self) -> Option<Scalar> {
         match self {
             Self::Bool(value) => Some(Scalar::Bool(value)),
@@ -73,7 +74,7 @@ impl ArgView<'_> {
     pub(super) fn index(self) -> Option<usize> {
         match self {
             Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
-            // An index has few digits: a float holds it exactly.
+            // Every integer below 1e15 is exact in a float.
             Self::Float(number) if (1.0..1e15).contains(&number) && number.fract() == 0.0 => {
                 Some(number as usize)
             }
@@ -85,49 +86,53 @@ impl ArgView<'_> {
 impl Args {
     /// The argument at `index`, from 1; nil where there is none.
     pub(in crate::lua) fn view(&self, index: c_int) -> ArgView<'_> {
-        // SAFETY: `state` is running a C function with these arguments. A string lives as long
-        // as its place on the stack, which outlives `self`.
+        // SAFETY: `state` is running a C function with these arguments. A string lives at least as
+        // long as its stack slot, and natives leave the argument slots alone as long as `self` lives.
         unsafe { view(self.state, index) }
     }
 
-    /// Argument `index` as a number that counts something; 0 for anything else.
+    /// Argument `index` as a non-negative count; 0 for anything else.
     pub(in crate::lua) fn count(&self, index: c_int) -> u64 {
-        // SAFETY: as in `view`; no argument is changed, which a number need not be.
+        // SAFETY: `state` is running a C function. `lua_tonumber` never raises and, unlike
+        // `lua_tolstring`, does not convert the argument in place.
         let number = unsafe { ffi::lua_tonumber(self.state, index) };
-        // No number that counts anything is beyond what a float holds; a negative one is 0.
+        // Counts stay below 2^53, where a float is exact. The cast saturates: negative becomes 0.
         number as u64
     }
 
     /// The result that is argument `index`.
     pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
-        // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and userdata with it hold a
-        // `Content<BackendResult>`. The argument keeps it alive, and only its finaliser puts
-        // something else in its place, or of a context `replace_context`, and nginx's requests as
-        // they begin and end: none of that runs while a native does, which calls no Lua and does
-        // not return to nginx's event loop.
+        // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and only userdata that hold a
+        // `Content<BackendResult>` have that metatable. The argument keeps the userdata alive. Its
+        // content is only replaced by its finaliser, which cannot run: a native calls no Lua.
         unsafe { (*content(self.state, index, RESULT_METATABLE)?).as_ref() }
     }
 
     /// The context that is argument `index`.
     pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
-        // SAFETY: as in `result`, for `CONTEXT_METATABLE`.
+        // SAFETY: `CONTEXT_METATABLE` is an upvalue of each native, and only userdata that hold a
+        // `Content<RequestContext>` have that metatable. The argument keeps the userdata alive. Its
+        // content is replaced by its finaliser, by `replace_context` (see there), and when an nginx
+        // request begins or ends: a native calls no Lua and does not return to nginx's event loop.
         unsafe { (*content(self.state, index, CONTEXT_METATABLE)?).as_ref() }
     }
 
-    /// The check that is argument `index`; what is raised where it is none any more.
+    /// The check that is argument `index`; an error to raise if its userdata was finalised.
     pub(in crate::lua) fn check(&self, index: c_int) -> Result<&Check, Refused> {
-        // SAFETY: as in `result`: only its finaliser takes it.
+        // SAFETY: `CHECK_METATABLE` is an upvalue of each native, and only `push_owner::<Check>` gives
+        // userdata that metatable.
         let check = unsafe { owned::<Check>(self.state, index, CHECK_METATABLE) }
             .ok_or("nauthilus_backend: internal error: no check")?;
-        // SAFETY: as above.
+        // SAFETY: the argument keeps the userdata alive, and only its finaliser takes the check, which
+        // cannot run while a native does.
         unsafe { (*check).as_ref() }
             .ok_or("nauthilus_backend: the check is gone: it was finalised before the caller")
     }
 
-    /// What this Lua state was told of servers; nothing where that is finalised already.
+    /// The list of servers that this Lua state got last; none once that userdata is finalised.
     pub(in crate::lua) fn lists(&self) -> Option<&Lists> {
-        // SAFETY: an upvalue of each native, which `Natives::push` made of this type; only its
-        // finaliser takes what it owns.
+        // SAFETY: `LISTS` is an upvalue of each native, a userdata that `Natives::push` made of this
+        // type. The upvalue keeps it alive, and only its finaliser takes the content.
         unsafe {
             let lists = ffi::lua_touserdata(self.state, LISTS).cast::<Option<Lists>>();
             lists.as_ref()?.as_ref()
@@ -147,7 +152,7 @@ impl Args {
     pub(in crate::lua) fn number(&self, index: c_int) -> Result<f64, Refused> {
         match self.view(index) {
             ArgView::Float(number) => Ok(number),
-            #[allow(clippy::cast_precision_loss)] // None of ours is beyond what a float holds.
+            #[allow(clippy::cast_precision_loss)] // The glue only passes numbers below 2^53.
             ArgView::Integer(number) => Ok(number as f64),
             _ => Err("nauthilus_backend: internal error: a number expected"),
         }
@@ -169,11 +174,12 @@ impl Args {
         }
     }
 
-    /// Puts `held` in the place of the context that is argument `index`; false where it is none. The
-    /// caller holds no reference to that one.
+    /// Replaces the content of the context userdata that is argument `index` by `held`; false where
+    /// the argument is no context. The caller must not use a reference it got from
+    /// [`Self::context`] for the same userdata any more: its target is dropped here.
     pub(in crate::lua) fn replace_context(&self, index: c_int, held: Held<RequestContext>) -> bool {
-        // SAFETY: as in `context`. What borrowed the old content from `self` has given it back: this
-        // is called where nothing of it is used any more.
+        // SAFETY: only userdata that hold a `Content<RequestContext>` have the metatable. The caller
+        // uses no reference to the old content any more.
         unsafe {
             match content::<RequestContext>(self.state, index, CONTEXT_METATABLE) {
                 Some(content) if (*content).is_some() => {
@@ -185,25 +191,27 @@ impl Args {
         }
     }
 
-    /// The current context, of a native whose upvalue [`EXTRA`] is the table that has it, if it is
-    /// the same for all who ask. Leaves it on the stack.
+    /// The current context if it is the same for all coroutines: index 1 of the table that is upvalue
+    /// [`EXTRA`]. Leaves that value on the stack, which keeps the context alive.
     pub(in crate::lua) fn current_context(&self) -> Option<&Held<RequestContext>> {
-        // SAFETY: that is a table; a C function has room for more values, and this is called once.
+        // SAFETY: `EXTRA` is a table in each native that calls this. A native calls it once, and a C
+        // function has 20 slots above its arguments.
         unsafe {
             ffi::lua_rawgeti(self.state, EXTRA, 1);
             self.context(ffi::lua_gettop(self.state))
         }
     }
 
-    /// The number that upvalue [`EXTRA`] is.
+    /// Upvalue [`EXTRA`] as an index.
     pub(in crate::lua) fn extra_number(&self) -> Option<usize> {
-        // SAFETY: as in `view`.
+        // SAFETY: `state` is running a closure with this upvalue, and the view does not leave this
+        // function.
         unsafe { view(self.state, EXTRA) }.index()
     }
 
-    /// The address that argument `index` is, or null.
+    /// The address that argument `index`, a light userdata, holds; null for anything else.
     pub(in crate::lua) fn address(&self, index: c_int) -> *mut c_void {
-        // SAFETY: as in `view`; neither raises.
+        // SAFETY: `state` is running a C function; neither call raises.
         unsafe {
             match ffi::lua_type(self.state, index) {
                 ffi::LUA_TLIGHTUSERDATA => ffi::lua_touserdata(self.state, index),
@@ -228,8 +236,8 @@ impl Args {
             .map_err(|why| format!("array of strings expected, got {why}"))
     }
 
-    /// The table of attributes that is argument `index`. Those whose values are tables in tables are left
-    /// out, and `left_out` is told of their names.
+    /// The table of attributes that is argument `index`. An attribute whose value is a table with a
+    /// table in it is left out, and `left_out` is called with its name.
     ///
     /// # Errors
     ///
@@ -271,7 +279,8 @@ impl Args {
 ///
 /// # Safety
 ///
-/// A string is borrowed from its place on the stack: the caller chooses a lifetime within it.
+/// `state` is running a C function. A string is borrowed from its stack slot: the caller must not use
+/// the view after that slot changes.
 #[inline]
 pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
     // SAFETY: none of these raises. `lua_tolstring` is asked for strings only: a number would
@@ -297,7 +306,7 @@ pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a
 
 /// The number at `index`: an integer where the interpreter has such a type and it is one.
 unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
-    // SAFETY: it is a number; none of these raises.
+    // SAFETY: the caller has checked that it is a number; none of these calls raises.
     unsafe {
         #[cfg(any(feature = "lua53", feature = "lua54"))]
         if ffi::lua_isinteger(state, index) != 0 {
@@ -307,18 +316,20 @@ unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
     }
 }
 
-/// Calls `work` with the stack indices of key and value of each pair, until it says false.
+/// Calls `work` with the stack indices of key and value of each pair until it returns false.
 ///
 /// # Safety
 ///
-/// `table` is the absolute index of a table, there is room for two values and what `work`
-/// needs, and `work` changes neither the table nor the stack: so `lua_next` cannot raise.
+/// `table` is the absolute index of a table. The stack has two free slots and those that `work`
+/// needs. `work` does not change the table and leaves the stack as it was: otherwise `lua_next` could
+/// raise.
 pub(super) unsafe fn each(
     state: *mut lua_State,
     table: c_int,
     mut work: impl FnMut(c_int, c_int) -> bool,
 ) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides the table and the slots. `lua_next` only raises for a key that is
+    // not in the table, and the table does not change.
     unsafe {
         let top = ffi::lua_gettop(state);
         ffi::lua_pushnil(state);
@@ -332,24 +343,25 @@ pub(super) unsafe fn each(
     }
 }
 
-/// A pair of a table of attributes.
+/// An entry of a table of attributes.
 enum Pair<'a> {
     Attribute(AttributeName, AttributeValue),
-    /// The name of one whose value is a table with a table in it.
+    /// The name of an attribute whose value is a table with a table in it.
     Nested(&'a [u8]),
 }
 
-/// Reads one pair of a table of attributes.
+/// Reads one entry of a table of attributes.
 ///
 /// # Safety
 ///
-/// `key` and `value` are absolute stack indices, with room for two more values.
+/// `key` and `value` are absolute stack indices, with two free slots above. The key's slot does not
+/// change while [`Pair::Nested`] borrows from it.
 unsafe fn attribute<'a>(
     state: *mut lua_State,
     key: c_int,
     value: c_int,
 ) -> Result<Pair<'a>, String> {
-    // SAFETY: as of this function; the views do not leave it.
+    // SAFETY: both slots stay unchanged during this call; only a name in `Pair::Nested` leaves it.
     let (key, content) = unsafe { (view(state, key), view(state, value)) };
     let ArgView::Bytes(name) = key else {
         return Err(format!(
@@ -380,10 +392,10 @@ unsafe fn attribute<'a>(
 ///
 /// # Safety
 ///
-/// As of [`array`].
+/// `table` is the absolute index of a table, with two free slots above.
 unsafe fn holds_table(state: *mut lua_State, table: c_int) -> bool {
     let mut found = false;
-    // SAFETY: as of this function, and nothing here changes the table.
+    // SAFETY: there is room for key and value, and the closure changes neither table nor stack.
     unsafe {
         each(state, table, |_, value| {
             found = ffi::lua_type(state, value) == ffi::LUA_TTABLE;
@@ -393,7 +405,7 @@ unsafe fn holds_table(state: *mut lua_State, table: c_int) -> bool {
     found
 }
 
-/// A name as an error shows it.
+/// A name as an error text shows it: escaped, and cut to 64 bytes.
 fn shown(name: &[u8]) -> String {
     const LONGEST: usize = 64;
     match name.get(..LONGEST) {
@@ -402,21 +414,22 @@ fn shown(name: &[u8]) -> String {
     }
 }
 
-/// The array at `table`, in order: its keys are exactly 1..n, and `read` takes each value.
+/// The array at `table`, in order. Refuses a table whose keys are not exactly 1..n and a value for
+/// which `read` returns `None`.
 ///
 /// # Safety
 ///
-/// `table` is the absolute index of a table, with room for two more values.
+/// `table` is the absolute index of a table, with two free slots above.
 unsafe fn array<T>(
     state: *mut lua_State,
     table: c_int,
     read: impl Fn(ArgView<'_>) -> Option<T>,
 ) -> Result<Vec<T>, String> {
     let mut found: Vec<T> = Vec::new();
-    // Where they do not come in order: the index of each.
+    // The index of each value, filled only once `lua_next` gives an index out of order.
     let mut order: Vec<usize> = Vec::new();
     let mut refused = None;
-    // SAFETY: as of this function, and nothing here changes the table.
+    // SAFETY: there is room for key and value, and the closure changes neither table nor stack.
     unsafe {
         each(state, table, |key, value| {
             let (key, value) = (view(state, key), view(state, value));

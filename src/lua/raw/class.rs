@@ -1,4 +1,4 @@
-//! The classes of userdata: results and request contexts.
+//! The classes of userdata: results and request contexts, and userdata that own a Rust value.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,40 +11,47 @@ use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
 use crate::lua::held::Held;
 
-/// Upvalues of each native: what tells the classes apart, and the function that pushes an answer.
+/// Upvalues of each native: the metatables that identify the classes, the list of servers that this
+/// Lua state got last, and the function that pushes an answer in a protected call.
 pub(super) const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
 pub(super) const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
 pub(super) const CHECK_METATABLE: c_int = ffi::lua_upvalueindex(3);
 pub(super) const SERVICE_METATABLE: c_int = ffi::lua_upvalueindex(4);
 pub(super) const LISTS: c_int = ffi::lua_upvalueindex(5);
-/// How many they are. The last is the function that pushes; that one has all but itself.
+/// The number of these upvalues. The last is the pushing function, which itself has all the others.
 pub(super) const UPVALUES: c_int = 6;
 pub(super) const PUSHER: c_int = ffi::lua_upvalueindex(UPVALUES);
 
-/// Where a class's metatable in LuaJIT has that of its holders.
+/// The index at which the metatable of a class holds the metatable of its holders (LuaJIT only).
 const HOLDER_METATABLE: c_int = 1;
 
-/// A userdata's content. Empty once finalised: other finalisers may still reach it then.
+/// The content of a userdata; `None` once finalised, since other finalisers may still use the userdata.
 ///
-/// While finalisers wait to be run, LuaJIT leaves compiled code at each allocation, so there they
-/// are few: the contents of several userdata are in one other, their holder, which alone has a
-/// finaliser. Each of them has the address of its content, and an environment table with the
-/// holder in it, so that this lives as long as one of them can be reached. A content may also be
-/// in memory that is never freed: then its userdata needs no holder.
+/// While finalisers are pending, LuaJIT leaves compiled code at each allocation, so with LuaJIT few
+/// userdata have one: several share a *holder*, another userdata that stores their contents and alone
+/// has a finaliser. Each of the several stores the address of its content, and its environment table
+/// references the holder, which therefore lives as long as any of them is reachable. A content may
+/// also be in memory that is never freed; its userdata needs no holder.
 pub(in crate::lua) type Content<T> = Option<Held<T>>;
 
-/// To what the blocks of userdata are aligned at least, in every Lua.
+/// The alignment in bytes that every Lua guarantees for the block of a userdata.
 const ALIGNMENT: usize = 8;
 const _: () = assert!(align_of::<Content<BackendResult>>() <= ALIGNMENT);
 const _: () = assert!(align_of::<Content<RequestContext>>() <= ALIGNMENT);
 
-/// Pushes a userdata that holds what `make` gives, which must not panic.
+/// Pushes a userdata with the content that `make` returns. `make` must not panic.
+///
+/// # Safety
+///
+/// `state` is running a C function with four free slots, and `metatable` is that of the class whose
+/// content is `T`. May raise: the frames between this and Lua have no destructor to run.
 pub(super) unsafe fn push_userdata<T>(
     state: *mut lua_State,
     metatable: c_int,
     make: impl FnOnce() -> Held<T>,
 ) {
-    // SAFETY: as of `push`. Nothing raises once it has content.
+    // SAFETY: the caller provides slots and metatable. `make` is called after the last call that can
+    // raise, so its value is not lost.
     unsafe {
         let contents = Contents::<T>::new(state, metatable, 1);
         contents.push_userdata(state, 0).write(Some(make()));
@@ -52,7 +59,7 @@ pub(super) unsafe fn push_userdata<T>(
     }
 }
 
-/// Makes userdata of a class, empty ones, and says where their contents are.
+/// Makes userdata of a class with empty contents and returns the addresses of the contents.
 #[cfg(feature = "luajit")]
 struct Contents<T> {
     first: *mut Content<T>,
@@ -63,14 +70,15 @@ struct Contents<T> {
 
 #[cfg(feature = "luajit")]
 impl<T> Contents<T> {
-    /// For `count` userdata; leaves the environment table on the stack.
+    /// Makes the holder of `count` contents; leaves the environment table on the stack.
     ///
     /// # Safety
     ///
-    /// As of `push`; `metatable` is that of the class.
+    /// `state` is running a C function with three free slots, and `metatable` is that of the class
+    /// whose content is `T`. May raise.
     unsafe fn new(state: *mut lua_State, metatable: c_int, count: usize) -> Self {
-        // SAFETY: as of this function. The holder has contents before it has the metatable that
-        // gives it a finaliser; between the two nothing can raise.
+        // SAFETY: the contents are initialised before `lua_setmetatable` gives the holder a finaliser
+        // that reads them, and nothing in between can raise or collect.
         unsafe {
             ffi::lua_createtable(state, 1, 0);
             let environment = ffi::lua_gettop(state);
@@ -90,11 +98,15 @@ impl<T> Contents<T> {
         }
     }
 
-    /// Pushes the userdata of the content at `index`, below the count.
+    /// Pushes the userdata of the content at `index`, which is below the count.
+    ///
+    /// # Safety
+    ///
+    /// In the function that called [`Self::new`], with two free slots. May raise.
     unsafe fn push_userdata(&self, state: *mut lua_State, index: usize) -> *mut Content<T> {
-        // SAFETY: as of `new`. It has the address before it has the metatable that makes it one
-        // of ours, and from then on the environment that keeps the address valid: none of the
-        // calls in between raises or collects.
+        // SAFETY: address and environment are set before the metatable, with which natives accept the
+        // userdata. The environment keeps the holder, and so the address, valid. None of the calls
+        // after `push_address` raises or collects.
         unsafe {
             let content = self.first.add(index);
             push_address(state, content);
@@ -106,9 +118,9 @@ impl<T> Contents<T> {
         }
     }
 
-    /// Takes the environment table off the stack, from below a userdata or from its top.
+    /// Removes the environment table from the stack; a userdata above it moves down.
     unsafe fn finish(self, state: *mut lua_State) {
-        // SAFETY: `new` left it there.
+        // SAFETY: `new` left the table at this index.
         unsafe { ffi::lua_remove(state, self.environment) }
     }
 }
@@ -130,8 +142,8 @@ impl<T> Contents<T> {
 
     /// Pushes a userdata.
     unsafe fn push_userdata(&self, state: *mut lua_State, _: usize) -> *mut Content<T> {
-        // SAFETY: as of `push`. It has content before it has the metatable that makes it one of
-        // ours and gives it a finaliser; between the two nothing can raise.
+        // SAFETY: the block is large enough and aligned. It is initialised before `lua_setmetatable`
+        // gives it a finaliser that reads it, and nothing in between can raise or collect.
         unsafe {
             let block = new_userdata(state, size_of::<Content<T>>()).cast::<Content<T>>();
             block.write(None);
@@ -144,32 +156,32 @@ impl<T> Contents<T> {
     unsafe fn finish(self, _: *mut lua_State) {}
 }
 
-/// `push_result(address of a SharedResult)` → result. For `bridge`: owns nothing, so that nothing
-/// is lost where Lua has no memory.
+/// `push_result(address of a SharedResult)` → result. For `bridge`. Takes an address, not ownership:
+/// nothing leaks when Lua has no memory.
 ///
 /// # Safety
 ///
-/// Called by Lua, with an address that is valid during the call.
+/// Called by Lua, as a closure of `Natives::push_native`, with an address valid during the call.
 pub(in crate::lua) unsafe extern "C-unwind" fn push_result(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function; made by `Natives::function`, it has the upvalues.
+    // SAFETY: the closure has this upvalue, and the caller passes such an address.
     unsafe { push_borrowed::<BackendResult>(state, RESULT_METATABLE) }
 }
 
-/// `push_context(address of a SharedContext)` → context; as `push_result`.
+/// `push_context(address of a SharedContext)` → context; see `push_result`.
 ///
 /// # Safety
 ///
-/// As of `push_result`.
+/// Called by Lua, as a closure of `Natives::push_native`, with an address valid during the call.
 pub(in crate::lua) unsafe extern "C-unwind" fn push_context(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `push_result`.
+    // SAFETY: the closure has this upvalue, and the caller passes such an address.
     unsafe { push_borrowed::<RequestContext>(state, CONTEXT_METATABLE) }
 }
 
 unsafe fn push_borrowed<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
-    // SAFETY: as of the callers.
+    // SAFETY: both callers require argument 1 to be such an address, or null, and pass the metatable of
+    // the same `T`. A clone is only made where nothing can raise any more.
     unsafe {
         match ffi::lua_touserdata(state, 1).cast::<Shared<T>>().as_ref() {
-            // Counts a reference.
             Some(handle) => push_userdata(state, metatable, || handle.clone().into()),
             None => ffi::lua_pushnil(state),
         }
@@ -177,15 +189,15 @@ unsafe fn push_borrowed<T: Default>(state: *mut lua_State, metatable: c_int) -> 
     1
 }
 
-/// `fill_results(array, count)`: puts `count` new results into `array`, from its index 1. For
-/// what takes results from there without a call, see `fast`.
+/// `fill_results(array, count)`: puts `count` new results into `array`, from its index 1.
+/// `glue/fast.lua` keeps them ready, since compiled code cannot make a userdata.
 ///
 /// # Safety
 ///
-/// As of `push_result`.
+/// Called by Lua, as a closure of `Natives::push_native`.
 #[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `push_result`.
+    // SAFETY: the closure has this upvalue, the metatable of the same class.
     unsafe { fill::<BackendResult>(state, RESULT_METATABLE) }
 }
 
@@ -193,25 +205,25 @@ pub(in crate::lua) unsafe extern "C-unwind" fn fill_results(state: *mut lua_Stat
 ///
 /// # Safety
 ///
-/// As of `push_result`.
+/// Called by Lua, as a closure of `Natives::push_native`.
 #[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe extern "C-unwind" fn fill_contexts(state: *mut lua_State) -> c_int {
-    // SAFETY: as in `push_result`.
+    // SAFETY: the closure has this upvalue, the metatable of the same class.
     unsafe { fill::<RequestContext>(state, CONTEXT_METATABLE) }
 }
 
 #[cfg(feature = "luajit")]
 unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
-    // SAFETY: as of the callers. Want of memory or of stack, finalisers and hooks may raise; no frame
-    // owns anything then: what is made belongs to its userdata at once.
+    // SAFETY: the callers pass the metatable of the class of `T`. Lack of memory or stack, finalisers
+    // and hooks may raise, and no frame owns a Rust value then: each content belongs to its holder.
     unsafe {
         if ffi::lua_type(state, 1) == ffi::LUA_TTABLE {
-            // The glue asks for few: any number it can mean is exact.
+            // The glue asks for at most 64 (`MOST_SPARE`), so the cast is exact.
             let count = ffi::lua_tonumber(state, 2) as c_int;
             let contents = Contents::<T>::new(state, metatable, count.unsigned_abs() as usize);
-            // A userdata begins with the environment of the function that makes it, for nothing: so
-            // a function of these alone makes them. (One for all would have to be given theirs, and
-            // finalisers may come here meanwhile and give it others.)
+            // A new userdata gets the environment of the running C function, which saves a
+            // `lua_setfenv` for each. So each call makes a closure of its own: a closure shared by all
+            // calls could get another environment while it runs, from a finaliser that calls `fill`.
             ffi::lua_pushvalue(state, metatable);
             ffi::lua_pushcclosure(state, fill_here::<T>, 1);
             ffi::lua_pushvalue(state, contents.environment);
@@ -224,15 +236,17 @@ unsafe fn fill<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
     0
 }
 
-/// `fill_here(array)`: puts userdata of all contents of a holder into the array.
+/// `fill_here(array)`: puts a userdata for each content of a holder into the array.
 ///
 /// # Safety
 ///
-/// Called by `fill`: its environment is that of a `Contents` which nobody else has, and upvalue 1 the
-/// metatable of its class.
+/// Called by `fill`: its environment is the environment table of a `Contents` that no other function
+/// uses, and upvalue 1 is the metatable of the class of `T`.
 #[cfg(feature = "luajit")]
 unsafe extern "C-unwind" fn fill_here<T: Default>(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function; see `Contents::push_userdata`. Making a content cannot panic.
+    // SAFETY: index 1 of the environment is the holder, whose size gives the number of contents. The
+    // userdata's environment, which is this function's, keeps the holder alive. A content is written
+    // once its userdata is complete, and making it cannot panic.
     unsafe {
         ffi::lua_rawgeti(state, ffi::LUA_ENVIRONINDEX, 1);
         let first = ffi::lua_touserdata(state, -1).cast::<Content<T>>();
@@ -249,36 +263,37 @@ unsafe extern "C-unwind" fn fill_here<T: Default>(state: *mut lua_State) -> c_in
     0
 }
 
-/// Pushes a userdata with the address of its content, and without metatable.
+/// Pushes a userdata that holds the address of a content, still without metatable.
 ///
 /// # Safety
 ///
-/// Within a function that Lua called, with a stack slot left. Who gives it a metatable sees to it that
-/// the content is there as long as the userdata: by its environment, or for ever.
+/// `state` is running a C function with a free slot. May raise. A caller that gives the userdata a
+/// metatable keeps the content valid as long as the userdata: through its environment, or for ever.
 #[cfg(feature = "luajit")]
 unsafe fn push_address<T>(state: *mut lua_State, content: *mut Content<T>) {
-    // SAFETY: as of this function.
+    // SAFETY: the block has the size of the pointer that is written to it.
     unsafe {
         let block = ffi::lua_newuserdata(state, size_of_val(&content));
         block.cast::<*mut Content<T>>().write(content);
     }
 }
 
-/// Pushes a userdata of the context that is where `find` says, for the number that is argument 1;
-/// nil where there is none.
+/// Pushes a userdata of the context that `find` returns for the number in argument 1; nil where it
+/// returns none.
 ///
 /// # Safety
 ///
-/// As of `push_result`; what `find` gives is never freed. `find` must not panic.
+/// `state` is running a closure of `Natives::push_native`. The content that `find` returns is never
+/// freed. `find` must not panic. May raise.
 #[cfg(feature = "luajit")]
 pub(in crate::lua) unsafe fn push_lasting_context(
     state: *mut lua_State,
     find: impl FnOnce(i64) -> Option<*mut Content<RequestContext>>,
 ) -> c_int {
-    // SAFETY: as of this function. It has the address before it has the metatable that makes it
-    // one of ours; no frame owns anything where a call raises.
+    // SAFETY: the closure has upvalue `CONTEXT_METATABLE`. The userdata has the address before it has
+    // the metatable. No frame owns a Rust value when `push_address` raises.
     unsafe {
-        // A number that counts something is exact.
+        // The number of a place is a `c_int`: the cast is exact.
         match find(ffi::lua_tonumber(state, 1) as i64) {
             Some(content) => {
                 push_address(state, content);
@@ -292,7 +307,7 @@ pub(in crate::lua) unsafe fn push_lasting_context(
 }
 
 unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
-    // SAFETY: as of `push`.
+    // SAFETY: the callers run in a C function with a free slot, and own no Rust value if this raises.
     unsafe {
         #[cfg(feature = "lua54")]
         return ffi::lua_newuserdatauv(state, size, 0);
@@ -300,12 +315,12 @@ unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
         return ffi::lua_newuserdata(state, size);
     }
 }
-/// The finaliser of a class, in LuaJIT that of its holders: drops contents. A second call finds
-/// none.
+/// The finaliser of a class (with LuaJIT of its holders): drops the contents. A second call finds
+/// `None` and does nothing.
 ///
 /// # Safety
 ///
-/// Called by Lua. Upvalue 1 is the metatable of userdata that hold `Content<T>`, and nothing else.
+/// Called by Lua. Upvalue 1 is a metatable that only userdata holding `Content<T>` have.
 unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
     // SAFETY: `is_of` checks that argument 1 is such a userdata, whose size says how many
     // contents it holds.
@@ -347,14 +362,14 @@ unsafe fn is_of(state: *mut lua_State, index: c_int, metatable: c_int) -> bool {
 ///
 /// # Safety
 ///
-/// `index` is an argument of the running C function, `metatable` an upvalue of it: the
+/// `index` is a stack slot of the running C function, and `metatable` an upvalue of it: the
 /// metatable of the class whose content is `T`.
 pub(super) unsafe fn content<T>(
     state: *mut lua_State,
     index: c_int,
     metatable: c_int,
 ) -> Option<*mut Content<T>> {
-    // SAFETY: `is_of` checks what `content_of` asks for.
+    // SAFETY: `is_of` checks the metatable, which only userdata of this class have.
     unsafe { is_of(state, index, metatable).then(|| content_of(ffi::lua_touserdata(state, index))) }
 }
 
@@ -362,24 +377,24 @@ pub(super) unsafe fn content<T>(
 ///
 /// # Safety
 ///
-/// `block` is that of a userdata of the class whose content is `T`.
+/// `block` is the block of a userdata of the class whose content is `T`.
 pub(in crate::lua) unsafe fn content_of<T>(block: *const c_void) -> *mut Content<T> {
     #[cfg(feature = "luajit")]
-    // SAFETY: as of this function: it has the address of its content.
+    // SAFETY: with LuaJIT the block of such a userdata holds the address of its content.
     return unsafe { *block.cast::<*mut Content<T>>() };
     #[cfg(not(feature = "luajit"))]
     return block.cast::<Content<T>>().cast_mut();
 }
 
-/// Pushes the metatable of a class whose content is `T`: with a finaliser and nothing else, the glue
-/// adds the rest.
+/// Pushes the metatable of a class whose content is `T`. It has only the finaliser; the glue adds the
+/// rest.
 ///
 /// # Safety
 ///
-/// Within a function that Lua called, with four stack slots left; may raise. Only `Contents` gives
-/// userdata this metatable, with the contents it says.
+/// `state` is running a C function with four free slots. May raise. Only `Contents` and
+/// `push_lasting_context` give userdata this metatable, with contents of the same `T`.
 pub(super) unsafe fn push_metatable<T>(state: *mut lua_State) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides the slots, and this frame owns nothing that a jump would skip.
     unsafe {
         ffi::lua_createtable(state, 1, 4);
         if cfg!(feature = "luajit") {
@@ -391,13 +406,14 @@ pub(super) unsafe fn push_metatable<T>(state: *mut lua_State) {
     }
 }
 
-/// Pushes the metatable of userdata that are a `T` each, for [`push_owner`]; as of [`push_metatable`].
+/// Pushes the metatable of userdata that own a `T` each, for [`push_owner`].
 ///
 /// # Safety
 ///
-/// As of [`push_metatable`]; only `push_owner` gives userdata this metatable, as many as are a `T`.
+/// `state` is running a C function with four free slots. May raise. Only `push_owner::<T>` gives
+/// userdata this metatable.
 pub(super) unsafe fn push_owner_metatable<T>(state: *mut lua_State) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides the slots, and this frame owns nothing that a jump would skip.
     unsafe {
         push_finalised(state, finalise_owner::<T>);
         ffi::lua_pushboolean(state, 0);
@@ -405,17 +421,19 @@ pub(super) unsafe fn push_owner_metatable<T>(state: *mut lua_State) {
     }
 }
 
+/// Pushes a new metatable with a finaliser.
 unsafe fn push_finalised(state: *mut lua_State, finaliser: ffi::lua_CFunction) {
-    // SAFETY: as of the callers.
+    // SAFETY: the callers leave three free slots, and own nothing that a jump would skip.
     unsafe {
         ffi::lua_createtable(state, 0, 2);
         add_finaliser(state, finaliser);
     }
 }
 
-/// Gives the metatable on top a finaliser, which has it as its upvalue.
+/// Gives the metatable on top of the stack a finaliser whose upvalue 1 is that metatable.
 unsafe fn add_finaliser(state: *mut lua_State, finaliser: ffi::lua_CFunction) {
-    // SAFETY: as of the callers.
+    // SAFETY: the callers leave two free slots above the metatable, and own nothing that a jump would
+    // skip.
     unsafe {
         ffi::lua_pushvalue(state, -1);
         ffi::lua_pushcclosure(state, finaliser, 1);
@@ -423,20 +441,21 @@ unsafe fn add_finaliser(state: *mut lua_State, finaliser: ffi::lua_CFunction) {
     }
 }
 
-/// Pushes a userdata that owns what `make` gives, which must not panic. It is `None` once the
-/// userdata is finalised: other finalisers may still reach it then.
+/// Pushes a userdata that owns the value that `make` returns. `make` must not panic. The value is
+/// `None` once the userdata is finalised, since other finalisers may still use the userdata.
 ///
 /// # Safety
 ///
-/// As of `push`; `metatable` is one of [`push_owner_metatable`], of the same type.
+/// `state` is running a C function with two free slots, and `metatable` is one that
+/// [`push_owner_metatable`] made for the same `T`. May raise.
 pub(super) unsafe fn push_owner<T>(
     state: *mut lua_State,
     metatable: c_int,
     make: impl FnOnce() -> Option<T>,
 ) {
     const { assert!(align_of::<Option<T>>() <= ALIGNMENT) };
-    // SAFETY: as of this function. It is empty before it has the metatable that gives it a finaliser,
-    // and from then on nothing raises.
+    // SAFETY: the block is large enough and aligned. It is initialised before `lua_setmetatable` gives
+    // it a finaliser that reads it, and `make` is called after the last call that can raise.
     unsafe {
         let block = new_userdata(state, size_of::<Option<T>>()).cast::<Option<T>>();
         block.write(None);
@@ -446,27 +465,29 @@ pub(super) unsafe fn push_owner<T>(
     }
 }
 
-/// What the userdata at `index` owns, if it is one with this metatable.
+/// The value that the userdata at `index` owns, if it has this metatable.
 ///
 /// # Safety
 ///
-/// As of `push_owner`; `index` and `metatable` as of [`content`].
+/// `index` is an argument of the running C function, and `metatable` an upvalue of it that
+/// [`push_owner_metatable`] made for the same `T`.
 pub(super) unsafe fn owned<T>(
     state: *mut lua_State,
     index: c_int,
     metatable: c_int,
 ) -> Option<*mut Option<T>> {
-    // SAFETY: as of this function.
+    // SAFETY: `is_of` checks the metatable, which only userdata with an `Option<T>` have.
     unsafe { is_of(state, index, metatable).then(|| ffi::lua_touserdata(state, index).cast()) }
 }
 
-/// The finaliser of what owns a `T`. A second call finds nothing.
+/// The finaliser of a userdata that owns a `T`. A second call finds `None` and does nothing.
 ///
 /// # Safety
 ///
-/// Called by Lua. Upvalue 1 is the metatable of userdata made by `push_owner::<T>`, and nothing else.
+/// Called by Lua. Upvalue 1 is a metatable that only userdata made by `push_owner::<T>` have.
 unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function.
+    // SAFETY: `owned` checks that argument 1 has the metatable in upvalue 1. The value is taken out
+    // before its destructor runs, so that a second call cannot drop it again.
     unsafe {
         if let Some(owned) = owned::<T>(state, 1, ffi::lua_upvalueindex(1)) {
             let owned = (*owned).take();
@@ -476,7 +497,7 @@ unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
     0
 }
 
-/// Drops what a finaliser took; a panic ends there.
+/// Drops the value that a finaliser took. A panic must not unwind into Lua.
 fn contain_drop<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         std::mem::forget(panic);

@@ -1,4 +1,4 @@
-//! A table that a native is called with, as a configuration.
+//! Reads an argument of a native, a Lua table, as a configuration.
 
 use std::ffi::c_int;
 
@@ -7,54 +7,56 @@ use mlua::ffi::{self, lua_State};
 use super::args::{ArgView, Args, each, view};
 use crate::engine::config::{Issue, Step, Value};
 
-/// Tables within tables; the deepest configuration has five.
+/// The limit of tables within tables. The deepest valid configuration has five; the limit bounds
+/// recursion for a table that contains itself.
 const DEEPEST: usize = 16;
 
-/// Stack slots for a table that is looked through: its key and value, and an item.
+/// Stack slots for each table on the way down: key and value, or an item of an array.
 const SLOTS_OF_A_TABLE: c_int = 3;
 
-/// Slots that are left for the native itself, and for what pushes its answer.
+/// Stack slots left for the native itself and for pushing its answer: as many as every C function has.
 const SPARE: c_int = 20;
 
-/// Makes room on the stack for [`Args::config`]; raises where there is none.
+/// Makes room on the stack for [`Args::config`]; raises if the stack cannot grow.
 ///
 /// # Safety
 ///
-/// `state` is running a C function, which owns nothing yet.
+/// `state` is running a C function, and no frame between it and Lua owns a Rust value yet.
 pub(super) unsafe fn make_room(state: *mut lua_State) {
     let slots = SLOTS_OF_A_TABLE * DEEPEST as c_int + SPARE;
-    // SAFETY: as of this function.
+    // SAFETY: this may raise, and no frame has a destructor to run.
     unsafe { ffi::luaL_checkstack(state, slots, c"a configuration".as_ptr()) }
 }
 
 impl Args {
-    /// Runs `work` on the configuration that argument `index` holds, or on what is wrong with it
-    /// and where: `backend_servers[1].port: function`. For natives made by `config_native!`.
+    /// Runs `work` on argument `index` as a configuration, or on an issue that says what is wrong with
+    /// it and where (`backend_servers[1].port: …`). Only for natives made by `config_native!`, which
+    /// have the stack slots.
     pub(in crate::lua) fn config<T>(
         &self,
         index: c_int,
         work: impl FnOnce(Result<Value, Issue>) -> T,
     ) -> T {
         let reader = Reader { state: self.state };
-        // SAFETY: `make_room` made room. An argument's index is absolute.
+        // SAFETY: `run_with_room` made room for `DEEPEST` tables. The index of an argument is absolute.
         work(unsafe { reader.convert(index, DEEPEST) })
     }
 }
 
-/// Reads tables.
+/// Converts Lua values to configuration values.
 struct Reader {
     state: *mut lua_State,
 }
 
 impl Reader {
-    /// The value at `index`. The paths of errors begin there.
+    /// The value at `index`, with at most `depth` levels of tables. The path of an issue begins at this
+    /// value. Leaves the stack as it was.
     ///
     /// # Safety
     ///
-    /// `index` is absolute, and there is room for as many tables as are below it. Leaves the stack
-    /// as it was.
+    /// `index` is absolute, and there are `SLOTS_OF_A_TABLE` free slots for each of `depth` tables.
     unsafe fn convert(&self, index: c_int, depth: usize) -> Result<Value, Issue> {
-        // SAFETY: as of this function; the view does not leave it.
+        // SAFETY: the slot does not change during this call, and the view does not leave it.
         match unsafe { view(self.state, index) } {
             ArgView::Nil => Ok(Value::Nil),
             ArgView::Bool(value) => Ok(Value::Bool(value)),
@@ -65,19 +67,20 @@ impl Reader {
                 Err(_) => Err(Issue::new("text in UTF-8 expected")),
             },
             ArgView::Table if depth == 0 => Err(Issue::new("tables are nested too deeply")),
-            // SAFETY: it is a table; otherwise as of this function.
+            // SAFETY: it is a table, and the caller provides the slots for `depth` tables.
             ArgView::Table => unsafe { self.convert_table(index, depth - 1) },
             ArgView::Other(name) => Err(Issue::new(format!("a {name} is no configuration value"))),
         }
     }
 
     unsafe fn convert_table(&self, table: c_int, depth: usize) -> Result<Value, Issue> {
-        // SAFETY: as of `convert`.
+        // SAFETY: `convert` has checked that it is a table.
         let length = unsafe { ffi::lua_rawlen(self.state, table) };
         let mut items = 0;
         let mut entries = Vec::new();
         let mut refused = None;
-        // SAFETY: as of `convert`, and nothing here changes the table.
+        // SAFETY: `convert` has slots for key and value and for the tables below. The closure does not
+        // change the table and leaves the stack as it was.
         unsafe {
             each(self.state, table, |key, value| {
                 match self.entry(key, value, length, depth) {
@@ -93,11 +96,12 @@ impl Reader {
         }
         match (items, entries.is_empty()) {
             (0, _) => {
-                // Lua keeps no order; an error should not depend on the run.
+                // `next` has no defined order. Sorted, so that of several mistakes the same one is
+                // reported on each run.
                 entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                 Ok(Value::Map(entries))
             }
-            // SAFETY: as of `convert`.
+            // SAFETY: `each` has freed its slots again; one of them is enough for an item.
             (items, true) if items == length => unsafe { self.convert_array(table, length, depth) },
             _ => Err(Issue::new(
                 "an array or a table of named keys expected, got both in one",
@@ -105,7 +109,7 @@ impl Reader {
         }
     }
 
-    /// A pair of a table: name and value; none where it is an item of an array of this length.
+    /// An entry of a table: name and value, or `None` for an item of an array of this length.
     unsafe fn entry(
         &self,
         key: c_int,
@@ -113,14 +117,14 @@ impl Reader {
         length: usize,
         depth: usize,
     ) -> Result<Option<(String, Value)>, Issue> {
-        // SAFETY: as of `convert`; the view does not leave this function.
+        // SAFETY: `key` is a slot of `each` that does not change meanwhile; the view stays here.
         let key = unsafe { view(self.state, key) };
         match key {
             ArgView::Bytes(key) => {
                 let key = std::str::from_utf8(key)
                     .map_err(|_| Issue::new("keys in UTF-8 expected"))?
                     .to_owned();
-                // SAFETY: as of `convert`.
+                // SAFETY: `value` is absolute, and there are slots for `depth` more tables.
                 let value = unsafe { self.convert(value, depth) };
                 let value = value.map_err(|issue| issue.under(Step::Key(key.clone())))?;
                 Ok(Some((key, value)))
@@ -144,7 +148,7 @@ impl Reader {
     ) -> Result<Value, Issue> {
         (0..length)
             .map(|index| {
-                // SAFETY: as of `convert`.
+                // SAFETY: `table` is a table, with slots for an item and `depth` more tables.
                 let value = unsafe { self.item(table, index, depth) };
                 value.map_err(|issue| issue.under(Step::item(index)))
             })
@@ -154,7 +158,8 @@ impl Reader {
 
     /// The item at `index`, from 0, of the array at `table`.
     unsafe fn item(&self, table: c_int, index: usize, depth: usize) -> Result<Value, Issue> {
-        // SAFETY: as of `convert`. An index of an array that is there fits any integer of Lua's.
+        // SAFETY: the caller provides a slot for the item and those for `depth` tables. The index of an
+        // existing item fits a Lua integer.
         unsafe {
             ffi::lua_rawgeti(self.state, table, index as ffi::lua_Integer + 1);
             let value = self.convert(ffi::lua_gettop(self.state), depth);
@@ -164,7 +169,7 @@ impl Reader {
     }
 }
 
-/// Lua 5.1 and 5.2 have no integers: 993 arrives as a float.
+/// A float as an integer if it is whole: in Lua 5.1, 5.2 and LuaJIT, 993 is a float.
 pub(in crate::lua) fn number_value(value: f64) -> Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     if value.fract() == 0.0 && value.abs() <= EXACT {

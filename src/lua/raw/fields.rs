@@ -4,25 +4,27 @@ use std::ffi::c_int;
 
 use mlua::ffi::{self, lua_State};
 
-/// Pushes a text.
+/// Pushes a string.
 ///
 /// # Safety
 ///
-/// As of [`set_field`].
+/// `state` is running a C function with a free slot. May raise: the frames between this and Lua have no
+/// destructor to run.
 pub(super) unsafe fn push_text(state: *mut lua_State, text: &str) {
-    // SAFETY: as of `set_field`; Lua copies the bytes.
+    // SAFETY: Lua copies the bytes, and the caller provides the slot.
     unsafe {
         ffi::lua_pushlstring(state, text.as_ptr().cast(), text.len());
     }
 }
 
-/// Takes the value on top as the field of the table at `table`, without metamethods.
+/// Pops the value on top and assigns it to a field of the table at `table`, without metamethods.
 ///
 /// # Safety
 ///
-/// Within a function that Lua called, with two stack slots left; may raise.
+/// `state` is running a C function with two free slots; `table` is the index of a table. May raise: the
+/// frames between this and Lua have no destructor to run.
 pub(in crate::lua) unsafe fn set_field(state: *mut lua_State, table: c_int, name: &str) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides table and slots, and this frame owns nothing.
     unsafe {
         let table = ffi::lua_absindex(state, table);
         push_text(state, name);
@@ -31,13 +33,14 @@ pub(in crate::lua) unsafe fn set_field(state: *mut lua_State, table: c_int, name
     }
 }
 
-/// Pushes the field of the table at `table`, without metamethods.
+/// Pushes the value of a field of the table at `table`, without metamethods.
 ///
 /// # Safety
 ///
-/// As of [`set_field`].
+/// `state` is running a C function with two free slots; `table` is the index of a table. May raise: the
+/// frames between this and Lua have no destructor to run.
 pub(in crate::lua) unsafe fn get_field(state: *mut lua_State, table: c_int, name: &str) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides table and slots, and this frame owns nothing.
     unsafe {
         let table = ffi::lua_absindex(state, table);
         push_text(state, name);

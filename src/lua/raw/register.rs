@@ -1,7 +1,7 @@
-//! How natives become functions of a Lua state.
+//! Turns natives into functions of a Lua state.
 //!
-//! All of this runs while the module is loaded, and may raise at any allocation: no frame owns
-//! anything that a jump would leak.
+//! All of this runs while the module is loaded and may raise at any allocation, so no frame owns a
+//! Rust value that a Lua error would leak.
 
 use std::ffi::c_int;
 #[cfg(feature = "luajit")]
@@ -19,14 +19,15 @@ use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::lua::given_lists::Lists;
 
-/// What the glue finds in the table of natives under a name.
+/// An entry of the table of natives, which the glue reads by name.
 pub(in crate::lua) enum Item {
-    /// A function made by one of the macros of `raw`, or one that needs no more than its upvalues.
+    /// A function made by one of the macros of `raw`, or a plain `lua_CFunction`; either gets the
+    /// upvalues of natives.
     Native(ffi::lua_CFunction),
-    /// What LuaJIT's FFI calls.
+    /// The address of a function that LuaJIT's FFI calls.
     #[cfg(feature = "luajit")]
     Address(*const c_void),
-    /// An address that is only known when the module is loaded.
+    /// An address that is only known at run time.
     #[cfg(feature = "luajit")]
     AddressOf(fn() -> *mut c_void),
     #[cfg(feature = "luajit")]
@@ -40,8 +41,8 @@ pub(in crate::lua) enum Item {
 /// The entries of a table.
 pub(in crate::lua) type Items = &'static [(&'static str, Item)];
 
-/// The natives of a Lua state that is loading the module: their table is on its stack, and above it
-/// what becomes the upvalues of each native.
+/// The natives of a Lua state that is loading the module. The table of natives is on the Lua stack, and
+/// above it are the values that become the upvalues of each native.
 #[derive(Clone, Copy)]
 pub(in crate::lua) struct Natives {
     state: *mut lua_State,
@@ -49,14 +50,16 @@ pub(in crate::lua) struct Natives {
 }
 
 impl Natives {
-    /// Pushes an empty table and the classes. The metatables are fields `result_metatable` and
-    /// `context_metatable` of the table.
+    /// Pushes the table of natives and the upvalues. The table only has the fields `result_metatable`
+    /// and `context_metatable`, to which the glue adds methods.
     ///
     /// # Safety
     ///
-    /// `state` is running a C function with room for 20 values, which owns nothing: this may raise.
+    /// `state` is running a C function with 20 free slots. May raise: the frames between this and Lua
+    /// have no destructor to run.
     pub(in crate::lua) unsafe fn push(state: *mut lua_State) -> Self {
-        // SAFETY: as of this function. The lists' metatable is known to nobody else.
+        // SAFETY: eleven slots are used at most. The metatable of `Lists` is replaced on the stack by its
+        // only userdata, so no other userdata can get it.
         unsafe {
             ffi::lua_createtable(state, 0, 64);
             let table = ffi::lua_gettop(state);
@@ -83,19 +86,19 @@ impl Natives {
     ///
     /// # Safety
     ///
-    /// As of [`Self::push`], and in the same function.
+    /// In the C function that called [`Self::push`], with 12 free slots. May raise.
     pub(in crate::lua) unsafe fn add(self, items: Items) {
-        // SAFETY: as of this function.
+        // SAFETY: `push` left the table at this index, and the caller provides the slots.
         unsafe { self.add_to(self.table, items) }
     }
 
-    /// Pushes a native.
+    /// Pushes a native: a closure with all upvalues.
     ///
     /// # Safety
     ///
-    /// As of [`Self::add`].
+    /// In the C function that called [`Self::push`], with 6 free slots. May raise.
     pub(in crate::lua) unsafe fn push_native(self, entry: ffi::lua_CFunction) {
-        // SAFETY: as of this function.
+        // SAFETY: `push` left the upvalues above the table, and the caller provides the slots.
         unsafe {
             for number in 1..=UPVALUES {
                 ffi::lua_pushvalue(self.state, self.table + number);
@@ -104,19 +107,20 @@ impl Natives {
         }
     }
 
-    /// Leaves nothing but the table on the stack.
+    /// Removes everything above the table from the stack.
     ///
     /// # Safety
     ///
-    /// As of [`Self::add`].
+    /// In the C function that called [`Self::push`].
     pub(in crate::lua) unsafe fn finish(self) {
-        // SAFETY: as of this function.
+        // SAFETY: `push` left the table at this index.
         unsafe { ffi::lua_settop(self.state, self.table) }
     }
 
     unsafe fn add_to(self, table: c_int, items: Items) {
         let state = self.state;
-        // SAFETY: as of `add`.
+        // SAFETY: `table` is the index of a table. A nested table uses one slot more; they are nested
+        // once at most, within the 12 slots that `add` asks for.
         unsafe {
             for (name, item) in items {
                 match item {
