@@ -1,14 +1,14 @@
-//! Natives for LuaJIT's FFI: the request path once more, as plain C functions.
+//! Natives for LuaJIT's FFI: the functions of the request path a second time, as plain C functions.
 //!
-//! A call of Lua's own C API ends the trace that LuaJIT compiles, and what follows it is
-//! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the
-//! addresses of these functions, and passes what it has checked: userdata of the class, strings
-//! with their lengths. What is done here is what the natives of `result.rs` and `context.rs` do;
-//! whatever is not plain (another type, something to refuse) is left to them, and so are the
-//! errors.
+//! A call through Lua's C API ends the trace that LuaJIT compiles, and the code after it is
+//! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the addresses
+//! of these functions and checks the arguments: userdata of the class, strings with their lengths.
+//! The functions do the same as the natives of `result.rs` and `context.rs`, for the common argument
+//! types. Other types, refusals and error texts are left to those natives: see
+//! [`outcome::NOT_HERE`].
 //!
-//! None of these functions calls Lua: no allocation of Lua's, no error, no collection, so that
-//! strings and userdata stay where they are. None panics into Lua: see [`guarded`].
+//! None of these functions calls Lua, so there is no allocation, error or collection of Lua's during a
+//! call, and strings and userdata stay valid. No panic unwinds into Lua: see [`guarded`].
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -61,44 +61,46 @@ pub(super) const NATIVES: Items = &[(
     ]),
 )];
 
-/// Runs `work`. A panic, which would be a bug, leaves the call to the native.
+/// Runs `work`. If it panics, which is a bug, or returns `None`, the glue calls the native instead.
 fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(outcome) => outcome.unwrap_or(outcome::NOT_HERE),
         Err(panic) => {
-            // Dropping a payload could panic again.
+            // Not dropped: the destructor of a panic's payload may panic again.
             std::mem::forget(panic);
             outcome::NOT_HERE
         }
     }
 }
 
-/// What a userdata holds; none once it is finalised.
+/// The content of a userdata; `None` once it is finalised.
 ///
 /// # Safety
 ///
-/// `userdata` is the block of a userdata of the class of `T`, which is alive during the call of
-/// ours that this is in. Only a finaliser changes its content, and none runs meanwhile.
+/// `userdata` is the block of a userdata of the class whose content is `T`. It stays alive during the
+/// current call from the FFI, and the reference is not used after that call.
 unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a Held<T>> {
-    // SAFETY: as of this function.
+    // SAFETY: such a block holds the address of its content. Only a finaliser, a native or the begin or
+    // end of an nginx request replaces the content, and none of them runs during a call from the FFI.
     unsafe { (*content_of::<T>(userdata)).as_ref() }
 }
 
-/// The bytes of a Lua string, which is alive during the call of ours that this is in.
+/// The bytes of a Lua string.
 ///
 /// # Safety
 ///
-/// `length` bytes can be read at `text`.
+/// `text` and `length` are those of a Lua string that stays alive during the current call from the FFI,
+/// and the slice is not used after that call.
 unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
-    // SAFETY: as of this function; the FFI makes no null pointer of a string.
+    // SAFETY: the FFI converts a string to the address of its bytes, which is never null.
     unsafe { slice::from_raw_parts(text, length) }
 }
 
-/// What the arguments of one call of the API hold, collected one by one: until all of them are
-/// known to be plain, nothing is changed.
+/// The items of a table argument of one API call, added one by one. The call takes effect only once all
+/// items are known to be of types that are handled here.
 #[derive(Default)]
 struct Staged {
-    /// Tells the calls apart: a finaliser's may come in between.
+    /// Identifies the API call: a finaliser may make one between two calls of [`add_text`] and the like.
     number: c_int,
     attributes: PairList,
     names: Vec<Bytes>,
@@ -108,9 +110,10 @@ thread_local! {
     static STAGED: RefCell<Staged> = RefCell::default();
 }
 
-/// Works on what the call with this number has staged; none where it is no longer there.
+/// Runs `work` on the items that the API call with this number has staged; `None` if another API call
+/// has replaced them.
 fn with_staged<T>(number: c_int, work: impl FnOnce(&mut Staged) -> T) -> Option<T> {
-    // None as well in a thread that ends, where a finaliser may still come here.
+    // `try_with`: a finaliser may call this while the thread ends and has destroyed the variable.
     STAGED
         .try_with(|staged| {
             let mut staged = staged.try_borrow_mut().ok()?;
@@ -119,7 +122,7 @@ fn with_staged<T>(number: c_int, work: impl FnOnce(&mut Staged) -> T) -> Option<
         .ok()?
 }
 
-/// `stage()` → the number of a new call; what another one staged is forgotten
+/// `stage()` → the number of a new API call; drops the items that an earlier one staged
 unsafe extern "C" fn stage() -> c_int {
     guarded(|| {
         STAGED
@@ -149,7 +152,7 @@ unsafe extern "C" fn add_text(
     text: *const u8,
     text_length: usize,
 ) -> c_int {
-    // SAFETY: the glue passes strings.
+    // SAFETY: the glue passes Lua strings and their lengths.
     let (name, text) = unsafe { (bytes(name, name_length), bytes(text, text_length)) };
     add(staged, name, Scalar::Bytes(Text::from_slice(text)))
 }
@@ -161,14 +164,14 @@ unsafe extern "C" fn add_number(
     length: usize,
     value: f64,
 ) -> c_int {
-    // SAFETY: the glue passes a string.
+    // SAFETY: the glue passes a Lua string and its length.
     let name = unsafe { bytes(name, length) };
     add(staged, name, Scalar::Float(value))
 }
 
 /// `add_flag(staged, name, length, value)`
 unsafe extern "C" fn add_flag(staged: c_int, name: *const u8, length: usize, value: bool) -> c_int {
-    // SAFETY: the glue passes a string.
+    // SAFETY: the glue passes a Lua string and its length.
     let name = unsafe { bytes(name, length) };
     add(staged, name, Scalar::Bool(value))
 }
@@ -176,7 +179,7 @@ unsafe extern "C" fn add_flag(staged: c_int, name: *const u8, length: usize, val
 /// `add_name(staged, name, length)`
 unsafe extern "C" fn add_name(staged: c_int, name: *const u8, length: usize) -> c_int {
     guarded(|| {
-        // SAFETY: the glue passes a string.
+        // SAFETY: the glue passes a Lua string and its length.
         let name = unsafe { bytes(name, length) };
         with_staged(staged, |s| s.names.push(name.into())).map(|()| outcome::DONE)
     })
@@ -209,7 +212,7 @@ unsafe extern "C" fn set_text(
     })
 }
 
-/// `set_attribute(result, name, length, text, length)`: the only one.
+/// `set_attribute(result, name, length, text, length)`: replaces all attributes by this one.
 unsafe extern "C" fn set_attribute(
     result: *const c_void,
     name: *const u8,
@@ -242,8 +245,7 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
     })
 }
 
-/// `select(context, ip, length, port, setter, request)`. Only takes literals
-/// without brackets.
+/// `select(context, ip, length, port, setter, request)`. Only takes IP addresses without brackets.
 unsafe extern "C" fn select(
     context: *const c_void,
     ip: *const u8,
@@ -258,7 +260,7 @@ unsafe extern "C" fn select(
         let port = port.try_into().ok()?;
         is_plain_literal(ip).then_some(())?;
         context.with(|c| c.select(ip, port));
-        // SAFETY: the glue passes null or its setter, and the current request.
+        // SAFETY: the glue passes null or its setter, and the current request or null.
         Some(unsafe { changed(context, setter, request) })
     })
 }
@@ -279,7 +281,7 @@ unsafe extern "C" fn apply(
             )
         };
         result.with_current(|r| context.with(|c| c.apply(r).ok()))?;
-        // SAFETY: the glue passes null or its setter, and the current request.
+        // SAFETY: the glue passes null or its setter, and the current request or null.
         Some(unsafe { changed(context, setter, request) })
     })
 }
@@ -295,13 +297,13 @@ unsafe extern "C" fn remove(
         // SAFETY: the glue has checked that it is a context.
         let context = unsafe { handle::<RequestContext>(context)? };
         with_staged(staged, |s| context.with(|c| c.remove(s.names.drain(..))))?;
-        // SAFETY: the glue passes null or its setter, and the current request.
+        // SAFETY: the glue passes null or its setter, and the current request or null.
         Some(unsafe { changed(context, setter, request) })
     })
 }
 
-/// `select_here(setter, request, may_begin, ip, length, port)`: as `select`, for the context of a
-/// request of nginx, begun where it may be.
+/// `select_here(setter, request, may_begin, ip, length, port)`: like `select`, for the context of an
+/// nginx request, which is begun if it may be (see [`Setter::decide`]).
 unsafe extern "C" fn select_here(
     setter: *const Setter,
     request: *mut c_void,
@@ -315,7 +317,7 @@ unsafe extern "C" fn select_here(
         let (setter, ip) = unsafe { (setter.as_ref()?, bytes(ip, length)) };
         let port = port.try_into().ok()?;
         is_plain_literal(ip).then_some(())?;
-        // SAFETY: as above.
+        // SAFETY: the glue has filled in the setter and passes the current request of nginx's thread.
         unsafe {
             setter.decide(request, may_begin, |c| {
                 c.select(ip, port);
@@ -325,7 +327,7 @@ unsafe extern "C" fn select_here(
     })
 }
 
-/// `apply_here(setter, request, may_begin, result)`: as `apply`, in the same way.
+/// `apply_here(setter, request, may_begin, result)`: like `apply`, for the context of an nginx request.
 unsafe extern "C" fn apply_here(
     setter: *const Setter,
     request: *mut c_void,
@@ -333,8 +335,8 @@ unsafe extern "C" fn apply_here(
     result: *const c_void,
 ) -> c_int {
     guarded(|| {
-        // SAFETY: the glue passes its setter and the current request, and has checked that it is a
-        // result.
+        // SAFETY: the glue passes the setter that it has filled in and the current request of nginx's
+        // thread, and has checked that `result` is a result.
         unsafe {
             let result = handle::<BackendResult>(result)?;
             result.with_current(|r| {

@@ -1,15 +1,15 @@
-//! nginx with its Lua module (OpenResty): what the engine and the glue need of this host.
+//! nginx with its Lua module (OpenResty): what the engine and the glue use of this host.
 //!
-//! The nginx binary exports its symbols to the modules it loads, so what is used here is looked
-//! up by name when the module is loaded; where a name is missing, in an nginx built otherwise
-//! or in another host, the feature behind it is not there and nothing else changes.
+//! The nginx binary exports its symbols to the modules it loads, so they are looked up by name when
+//! this module is loaded. If a name is missing (another host, or an nginx built without it), only the
+//! feature that needs it is unavailable.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `nginx/pointers.rs` | pointers of nginx that are only passed on |
-//! | `nginx/symbols.rs` | the names of nginx that are used, and how |
-//! | `nginx/request_end.rs` | tells of the end of a request |
-//! | `nginx/requests.rs`, `nginx/requests/` | the request contexts of nginx's requests |
+//! | `nginx/pointers.rs` | opaque pointers of nginx, and symbol lookup |
+//! | `nginx/symbols.rs` | the symbols of nginx and its Lua module, and their types |
+//! | `nginx/request_end.rs` | calls a handler at the end of a request |
+//! | `nginx/requests.rs` | the request contexts of nginx's requests |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
 mod pointers;
@@ -26,11 +26,11 @@ use crate::engine::process::thread::HostSigns;
 use crate::lua::raw::{Answer, Args, Item, Items, Natives, native};
 use symbols::{ProcessRole, Symbols};
 
-/// Registers the natives of `glue/hosts/nginx.lua`, in an nginx.
+/// Adds the natives of `glue/hosts/nginx.lua`, if this process is an nginx.
 ///
 /// # Safety
 ///
-/// As of [`Natives::add`].
+/// In the C function that called [`Natives::push`], with 12 free slots. May raise.
 pub(super) unsafe fn register(natives: Natives) {
     let Some(symbols) = Symbols::of_process() else {
         return;
@@ -39,7 +39,7 @@ pub(super) unsafe fn register(natives: Natives) {
         exiting: || Symbols::of_process().is_some_and(Symbols::is_exiting),
         takes_addresses_only: true,
     });
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides the slots, and this frame owns nothing that an error would leak.
     unsafe {
         natives.add(if symbols.wake.is_some() {
             waits::NATIVES
@@ -57,15 +57,15 @@ const NATIVES: Items = &[("nginx", Item::Table(&[("is_worker", IS_WORKER)]))];
 
 const IS_WORKER: Item = native!(is_worker);
 
-/// `is_worker()`: whether this is a process that nginx's master has forked.
+/// `is_worker()`: whether nginx's master has forked this process.
 fn is_worker(_: &Args) -> Answer {
     Answer::Bool(Symbols::of_process().is_some_and(|symbols| symbols.role() == ProcessRole::Forked))
 }
 
-/// No panic reaches nginx.
+/// Runs `work`. A panic must not unwind into nginx.
 fn contained(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        // Dropping a payload could panic again.
+        // Not dropped: the destructor of a panic's payload may panic again.
         std::mem::forget(panic);
     }
 }

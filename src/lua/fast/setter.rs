@@ -1,5 +1,4 @@
-//! Setting nginx's response headers without Lua: what a function of the API decides becomes
-//! headers in the same call.
+//! Sets nginx's response headers without Lua, in the same call that changes the request context.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
@@ -9,9 +8,9 @@ use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::nginx::requests::{self, Current, Requests};
 
-/// How nginx's Lua module declares to its own Lua code what sets a response header: request, name,
-/// whether it is cleared, value, several values (none here), whether an earlier one is replaced,
-/// and where it says what is wrong.
+/// `ngx_http_lua_ffi_set_resp_header` of nginx's Lua module: request, name and length, whether the
+/// header is cleared, value and length, several values and their number (unused here), whether an
+/// earlier value is replaced, and where to write the error message.
 type SetHeader = unsafe extern "C" fn(
     *mut c_void,
     *const u8,
@@ -25,63 +24,66 @@ type SetHeader = unsafe extern "C" fn(
     *mut c_void,
 ) -> c_int;
 
-/// How it declares what tells whether a request's response headers were sent: 0 where they were
-/// not; also negative, where the request is none that answers.
+/// `ngx_http_lua_ffi_headers_sent`: 0 while the response headers are not sent, negative for a request
+/// without a response.
 type HeadersSent = unsafe extern "C" fn(*mut c_void) -> c_int;
 
-/// How it declares what tells in which phase a request is: a bit for each, negative where in none;
-/// and where it says what is wrong.
+/// `ngx_http_lua_ffi_get_phase`: request, and where to write the error message. Returns a bit for the
+/// phase, or a negative number outside of all phases.
 type GetPhase = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 
-/// Sets a header, or clears it, and says whether that was done.
+/// Sets a header, or clears it if there is no value; returns whether nginx accepted that.
 type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
 
-/// [`Setter`], as the FFI fills it in; `begins` is 0.
+/// [`Setter`] as the FFI declares it. `glue/hosts/nginx_headers.lua` fills it in, with `begins` 0.
 pub(super) const DECLARATION: &str =
     "struct { void *requests, *set_header, *problem, *headers_sent, *get_phase; int begins; }";
 
-/// What sets the response headers of a host.
+/// The functions of nginx that set response headers, and the requests of the thread.
 #[repr(C)]
 pub(super) struct Setter {
-    /// Those of the thread that loaded the module into this Lua state, never freed: nginx's, in a state
-    /// that has requests. Null where they have no contexts of their own.
+    /// The requests of the thread that loaded the module into this Lua state, never freed. That is
+    /// nginx's thread in a state that handles requests. Null where `nginx/requests.rs` is not in use.
     requests: *const RefCell<Requests>,
     set_header: Option<SetHeader>,
     problem: *mut c_void,
     headers_sent: Option<HeadersSent>,
     get_phase: Option<GetPhase>,
-    /// The phases in which a request may begin a context, as far as the glue has said so: it knows
-    /// them by their names. Nothing but the phase decides.
+    /// The bits of the phases in which a request may begin a context, learned from the glue, which
+    /// knows phases by name. The answer depends on the phase alone, so it can be remembered.
     begins: Cell<c_int>,
 }
 
 impl Setter {
-    /// Changes the context of a request whose headers were not sent yet; what that changes becomes
-    /// headers at once. `may_begin`: the glue says that in this phase a context may be begun; else it
-    /// has not checked. `change` changes the context, or returns none if it refuses to. Answers as the
-    /// functions of `fast`.
+    /// Runs `change` on the context of a request whose headers were not sent yet, and sets the response
+    /// headers that this changes. `may_begin`: the glue has found that a context may be begun in this
+    /// phase; false means that it has not checked. `change` returns `None` if it refuses. Returns an
+    /// outcome as the functions of `fast` do.
     ///
     /// # Safety
     ///
-    /// As of [`Self::set`].
+    /// The glue has filled in this setter with functions of the declared types. `request` is null or
+    /// nginx's current request, and this is nginx's thread.
     pub(super) unsafe fn decide(
         &self,
         request: *mut c_void,
         may_begin: bool,
         change: impl FnOnce(&mut RequestContext) -> Option<()>,
     ) -> Option<c_int> {
-        // SAFETY: as of this function.
+        // SAFETY: `headers_sent` has the declared type. `current` has checked that the request is not
+        // null before this is called.
         let is_open = || unsafe { self.headers_sent.is_some_and(|sent| sent(request) == 0) };
-        // SAFETY: as of this function.
+        // SAFETY: `current` calls this with nginx's current request only.
         let begins = || unsafe { self.begins_in_phase(request, may_begin) } && is_open();
-        // SAFETY: as of this function.
+        // SAFETY: `requests` is null or never freed. This is nginx's thread, and the context is not used
+        // after this call; nothing in it ends or begins another request.
         let context = match unsafe { requests::current(self.requests.as_ref()?, request, begins)? }
         {
             Current::Begun(context) => context,
             Current::Found(context) => is_open().then_some(context)?,
             Current::NotBegun => return Some(outcome::NOT_BEGUN),
         };
-        // SAFETY: as of this function.
+        // SAFETY: the request is nginx's current one, and not null: `current` found its context.
         let mut set = |name: &str, value: Option<&[u8]>| unsafe { self.set(request, name, value) };
         let all_set = if context.is_shared() {
             context.with(change)?;
@@ -95,18 +97,19 @@ impl Setter {
         Some(reported(all_set))
     }
 
-    /// Whether a context may be begun in the phase that the request is in.
+    /// Whether a context may be begun in the phase that the request is in. Remembers the phase where
+    /// the glue says so.
     ///
     /// # Safety
     ///
-    /// As of [`Self::set`].
+    /// The glue has filled in this setter, and `request` is the current request of nginx's thread.
     unsafe fn begins_in_phase(&self, request: *mut c_void, may_begin: bool) -> bool {
         let Some(get_phase) = self.get_phase else {
             return may_begin;
         };
-        // SAFETY: as of this function.
+        // SAFETY: `get_phase` has the declared type, and `problem` has room for the pointer it writes.
         let phase = unsafe { get_phase(request, self.problem) };
-        // Only a single bit is a phase.
+        // Anything but a single bit is an error or a set of phases, and is not remembered.
         if phase <= 0 || phase & (phase - 1) != 0 {
             return may_begin;
         }
@@ -117,24 +120,26 @@ impl Setter {
         may_begin || known & phase != 0
     }
 
-    /// Sets a header, or clears it; false where that was not done.
+    /// Sets a header, or clears it if there is no value; false if nginx refused.
     ///
     /// # Safety
     ///
-    /// The glue has checked that the functions are what their types here say, and keeps `problem`,
-    /// where they write a pointer; `request` is the current one, and only nginx's thread has one.
-    // Called at several places, which are to be short: what a request runs through is cold code.
+    /// The glue has filled in this setter: the functions have the declared types, and `problem` points
+    /// to memory that stays allocated, where they write a pointer. `request` is the current request of
+    /// nginx's thread.
+    // Not inlined: it has several callers, and copies of it would take room in the instruction cache,
+    // which is cold when a request gets here.
     #[inline(never)]
     unsafe fn set(&self, request: *mut c_void, name: &str, value: Option<&[u8]>) -> bool {
         const OVERRIDE: c_int = 1;
-        // It was set, or nginx sets a header of this name itself.
+        // `NGX_OK`: it was set. `NGX_DECLINED`: nginx sets a header of this name itself.
         const DONE: c_int = 0;
         const DECLINED: c_int = -5;
         let Some(set_header) = self.set_header else {
             return false;
         };
         let bytes = value.unwrap_or_default();
-        // SAFETY: as of this function. It copies what it keeps, and calls no Lua.
+        // SAFETY: `set_header` has the declared type. It copies what it keeps, and calls no Lua.
         let outcome = unsafe {
             set_header(
                 request,
@@ -153,27 +158,28 @@ impl Setter {
     }
 }
 
-/// Sets the headers that changed, where something is there to set them. Where one cannot be set
-/// none counts as reported, and [`outcome::UNREPORTED`] has another way tell the host, which also
-/// says what is wrong.
+/// Sets the response headers that changed, unless there is no setter. If one cannot be set, none counts
+/// as reported, and [`outcome::UNREPORTED`] makes the glue set them all again through Lua, which raises
+/// an error that says what is wrong.
 ///
 /// # Safety
 ///
-/// `setter` is null or one that the glue has filled in, and `request` is the current one or null.
+/// `setter` is null or one that the glue has filled in. `request` is null or the current request of
+/// nginx's thread.
 pub(super) unsafe fn changed(
     context: &Held<RequestContext>,
     setter: *const Setter,
     request: *mut c_void,
 ) -> c_int {
-    // SAFETY: as of this function.
+    // SAFETY: it is null or a struct that the glue keeps as long as the Lua state.
     let Some(setter) = (unsafe { setter.as_ref() }) else {
         return outcome::DONE;
     };
-    // C would follow a null pointer.
+    // nginx's functions do not check for null.
     if request.is_null() {
         return outcome::UNREPORTED;
     }
-    // SAFETY: as of this function.
+    // SAFETY: the glue has filled in the setter, and the request is the current one and not null.
     let mut set = |name: &str, value: Option<&[u8]>| unsafe { setter.set(request, name, value) };
     reported(if context.is_shared() {
         report_to_several(context, &mut set)
@@ -190,7 +196,8 @@ fn reported(all_set: bool) -> c_int {
     }
 }
 
-/// nginx, which may write to its log, is not called under a lock that others wait for.
+/// Sets the headers of a context with several handles. The changes are copied out first: nginx may
+/// block while it writes to its log, and other threads would wait for the context's lock.
 #[cold]
 fn report_to_several(context: &Held<RequestContext>, set: SetOne<'_>) -> bool {
     let mut all_set = true;

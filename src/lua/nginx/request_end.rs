@@ -1,4 +1,4 @@
-//! The end of nginx's requests: who is told of it, and what a request still carries after it.
+//! The end of nginx's requests: handlers that nginx calls, and notes that a request keeps after it.
 
 use std::ptr::NonNull;
 
@@ -19,7 +19,7 @@ struct Cleanup {
 
 type AddCleanup = unsafe extern "C" fn(*mut Opaque, usize) -> *mut Cleanup;
 
-/// What tells of the end of a request.
+/// The function of nginx that registers a handler for the end of a request.
 #[derive(Clone, Copy)]
 pub(super) struct EndSymbols {
     add_cleanup: AddCleanup,
@@ -33,20 +33,21 @@ impl EndSymbols {
         Some(Self { add_cleanup })
     }
 
-    /// Has `handler` called with the request itself when the request ends, however it does, before
-    /// the log phase; false where there is no memory.
+    /// Makes nginx call `handler` with the request when the request ends, for whatever reason, before
+    /// the log phase. That of a subrequest is called at the end of its main request. False if nginx
+    /// has no memory.
     ///
     /// # Safety
     ///
     /// Called on the thread of nginx's event loop with a request that is being processed.
     pub(super) unsafe fn at_end(self, request: Request, handler: CleanupHandler) -> bool {
-        // SAFETY: as of this function.
+        // SAFETY: the caller guarantees thread and request.
         unsafe { self.add(request, handler, request.0.as_ptr()) }
     }
 
     unsafe fn add(self, request: Request, handler: CleanupHandler, data: *mut Opaque) -> bool {
-        // SAFETY: as of `at_end`. With size 0 nothing but the entry is allocated, in the
-        // request's pool; nginx has linked it in, and reads it when the request ends.
+        // SAFETY: called on nginx's thread with a request whose pool still exists. For size 0 nginx only
+        // allocates the entry, in that pool, and links it into the list that it runs at the end.
         unsafe {
             let Some(mut entry) = NonNull::new((self.add_cleanup)(request.0.as_ptr(), 0)) else {
                 return false;
@@ -58,28 +59,29 @@ impl EndSymbols {
     }
 }
 
-/// What is remembered of a request that has ended.
+/// What a request keeps about its context after it has ended.
 #[cfg(feature = "luajit")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note {
     pub(super) request: Request,
     pub(super) number: c_int,
-    /// Which of those that had the number.
+    /// The turn of the place: tells the request from others that had the same place.
     pub(super) turn: u64,
 }
 
 #[cfg(feature = "luajit")]
 impl EndSymbols {
-    /// Leaves a note with a request that is ending, or has ended and is in its log phase. It is
-    /// there as long as the request is. `handler` tells whose notes they
-    /// are; where nginx ends the request once more it is called with the note, for [`Self::keep`].
+    /// Leaves a note in a request that is ending, or has ended and is in its log phase. The note lasts
+    /// as long as the request's pool. `handler` identifies our notes among nginx's entries. nginx may run
+    /// the end of a request twice; the second time it calls `handler` with the note and unlinks it, so
+    /// `handler` links it again with [`Self::keep`].
     ///
     /// # Safety
     ///
-    /// As of [`Self::at_end`].
+    /// Called on the thread of nginx's event loop with a request whose pool still exists.
     pub(super) unsafe fn leave(self, note: Note, handler: CleanupHandler) {
-        // SAFETY: as of this function. Of a size above 0 that much memory is allocated in the
-        // request's pool, aligned for a pointer only.
+        // SAFETY: the caller guarantees thread and pool. For a size above 0 nginx sets `data` to that
+        // much memory of the pool, which is only aligned for a pointer: hence `write_unaligned`.
         unsafe {
             let request = note.request.0.as_ptr();
             if let Some(mut entry) = NonNull::new((self.add_cleanup)(request, size_of::<Note>())) {
@@ -89,13 +91,14 @@ impl EndSymbols {
         }
     }
 
-    /// Has the request keep a note that its handler was called with.
+    /// Links a note again that nginx has unlinked to call its handler.
     ///
     /// # Safety
     ///
-    /// Called by that handler, with what it was called with.
+    /// Called by the handler given to [`Self::leave`], with the pointer that nginx called it with.
     pub(super) unsafe fn keep(self, data: *mut Opaque, handler: CleanupHandler) {
-        // SAFETY: as of this function: it is a note, in the pool of a request that still is.
+        // SAFETY: only `leave` and `keep` register this handler with data, which is a note in the pool of
+        // a request that still exists. This is nginx's thread.
         unsafe {
             if !data.is_null() {
                 let note = data.cast::<Note>().read_unaligned();
@@ -104,17 +107,16 @@ impl EndSymbols {
         }
     }
 
-    /// The note that was left with a request by this handler. Each call takes the memory of an entry
-    /// in the request's pool.
+    /// The note with this handler in a request. nginx has no function that reads the list of handlers, so
+    /// this adds an empty entry to get at the rest; each call takes the memory of an entry in the pool.
     ///
     /// # Safety
     ///
-    /// As of [`Self::at_end`].
+    /// Called on the thread of nginx's event loop with a request whose pool still exists.
     pub(super) unsafe fn note(self, request: Request, handler: CleanupHandler) -> Option<Note> {
-        // SAFETY: as of this function. An entry without a handler does nothing, and the ones
-        // before it are those of the request and its subrequests, all in one pool: nginx clears
-        // the list once it has called them, so that only what was left since is there. What has
-        // this handler has a note.
+        // SAFETY: nginx skips an entry without handler. The entries after it are those of the request
+        // and its subrequests, all in the pool of the main request. nginx empties the list before it
+        // calls the handlers, so no entry of it is stale. Data of an entry with this handler is a note.
         unsafe {
             let mut entry = (self.add_cleanup)(request.0.as_ptr(), 0).as_ref()?;
             while let Some(before) = entry.next.as_ref() {

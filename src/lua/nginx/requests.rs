@@ -1,12 +1,12 @@
-//! The request contexts of nginx's requests, found by the request.
+//! The request contexts of nginx's requests, found by the address of the request.
 //!
-//! `ngx.ctx` could hold them, but costs a request a table of Lua's and its removal: more than all
-//! that is done with the context. So they are here, each in a place with a number; nginx says when
-//! a request ends, and then its place is free for another. The Lua side has one userdata for each
-//! place and uses it again, since a userdata that is finalised costs more still.
+//! `ngx.ctx` could hold them, but its Lua table costs a request more than everything that is done with
+//! the context. So each context is in a numbered *place* here, which is free again when nginx calls the
+//! handler for the end of the request. The Lua side has one userdata per place and reuses it, since a
+//! userdata to finalise costs even more.
 //!
-//! In the log phase the request has ended, but may be asked what it held: that is there until
-//! another request begins, and a note that it carries tells where.
+//! In the log phase the request has already ended, but scripts may still read its context. The content
+//! of the place stays until another request begins, and a note in the request tells the place.
 
 use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::ffi::{c_int, c_void};
@@ -22,9 +22,9 @@ use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::raw::{Content, Item, Items, push_lasting_context};
 
-/// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, that of
-/// this thread's requests, which are never freed, and `context(number)`, which gives a userdata of
-/// the context in that place.
+/// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, the address
+/// of this thread's [`Requests`], which are never freed, and `context(number)`, which returns a
+/// userdata of the context in that place.
 pub(super) const NATIVES: Items = &[(
     "nginx_requests",
     Item::Table(&[
@@ -43,8 +43,8 @@ fn address_of_requests() -> *mut c_void {
 }
 
 thread_local! {
-    /// Of nginx's thread; what `ngx.run_worker_thread` runs has no request. Never freed, as the
-    /// places are not.
+    /// Only nginx's thread has requests; threads of `ngx.run_worker_thread` have none. Never freed: Lua
+    /// states keep the address.
     static REQUESTS: OnceCell<&'static RefCell<Requests>> = const { OnceCell::new() };
 }
 
@@ -56,24 +56,26 @@ fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> 
     work(&mut *requests_of_thread().try_borrow_mut().ok()?)
 }
 
-/// Numbers begin at 1; 0 is none.
+/// The number of a place, from 1; 0 is no place.
 type Number = c_int;
 
-/// What a request at work has.
+/// The context of a request that has not ended.
 pub(in crate::lua) enum Current<'a> {
     Found(&'a Held<RequestContext>),
-    /// It had none.
+    /// The request had none, and has begun this one.
     Begun(&'a Held<RequestContext>),
+    /// The request has none, and may not begin one.
     NotBegun,
 }
 
-/// The context of a request, made where it has none yet and `may_begin` says that it may begin one.
+/// The context of a request; begun if the request has none and `may_begin` returns true.
 ///
 /// # Safety
 ///
-/// Called on nginx's thread, with its requests and the current one, which may begin a context where nginx will
-/// tell of its end. The context is not used any more once the function of ours returns that asks
-/// for it, and until then nothing comes here: `may_begin` does not, either.
+/// Called on nginx's thread, with that thread's requests, and with `request` null or the current request.
+/// `may_begin` only returns true for a request whose end nginx will report. The reference is not used
+/// after the current call from the FFI, and during that call nothing else begins or ends a request or
+/// calls a function of this file.
 pub(in crate::lua) unsafe fn current<'a>(
     requests: &RefCell<Requests>,
     request: *mut c_void,
@@ -82,18 +84,19 @@ pub(in crate::lua) unsafe fn current<'a>(
     let mut requests = requests.try_borrow_mut().ok()?;
     let request = Request::of_pointer(request)?;
     if let Some(number) = requests.find(request) {
-        // SAFETY: as of this function.
+        // SAFETY: no place is cleared while the caller uses the reference.
         return unsafe { requests.context(number).map(Current::Found) };
     }
-    // The old worker of a reload closes its Lua states while it exits, and what a finaliser
-    // calls there has no request: the Lua side can tell.
+    // After a reload the old worker closes its Lua states while it exits. A call from a finaliser then
+    // has a stale request pointer; `is_closing` in `nginx_contexts.lua` recognises that case.
     if Symbols::of_process()?.is_exiting() {
         return None;
     }
     if !may_begin() {
         return Some(Current::NotBegun);
     }
-    // SAFETY: as of this function.
+    // SAFETY: this is nginx's thread and its current request. No place is cleared while the caller uses
+    // the reference.
     unsafe {
         let number = requests.begin_at_work(request)?;
         requests.context(number).map(Current::Begun)
@@ -106,21 +109,22 @@ pub(in crate::lua) struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
     numbers: FxHashMap<Request, Number>,
-    /// The places whose requests ended since the last one began: their contents are still there.
-    /// With a request its subrequests end, in any order, before its log phase, and nothing tells
-    /// them from others that end.
+    /// The places of requests that ended since a request last began; their contents are kept for the
+    /// log phase. A main request ends together with its subrequests, in any order, and subrequests of
+    /// one request cannot be told apart from other requests, so all are kept.
     ended: Vec<Number>,
 }
 
 struct Place {
     content: Lasting,
-    /// How many requests have had it.
+    /// How many requests have had this place.
     turn: u64,
-    /// Whether its request has ended, and its content is still there.
+    /// Whether its request has ended but the content is still there.
     is_ended: bool,
 }
 
-/// Memory that is never freed: userdata of Lua states point to it, whichever ends first.
+/// A content that is never freed: userdata of Lua states point to it, and a state may outlive the
+/// request.
 struct Lasting(NonNull<UnsafeCell<Content<RequestContext>>>);
 
 impl Lasting {
@@ -134,8 +138,8 @@ impl Lasting {
     }
 
     fn clear(&mut self) {
-        // SAFETY: never freed, and of this thread alone. Nobody has a reference to it: natives
-        // look at a context only during a call of theirs, and none comes here meanwhile.
+        // SAFETY: the memory is never freed and only used by this thread. There is no other reference:
+        // natives only use a context during their own call, and no place is cleared meanwhile.
         if let Some(content) = unsafe { (*self.get()).as_mut() } {
             content.clear(RequestContext::clear);
         }
@@ -148,7 +152,7 @@ impl Requests {
         self.numbers.get(&request).copied()
     }
 
-    /// A place for a request that has none.
+    /// Gives a place to a request that has none: one of those that ended, a free one or a new one.
     fn begin(&mut self, request: Request) -> Option<Number> {
         let number = match self.clear_ended().or_else(|| self.free.pop()) {
             Some(number) => number,
@@ -167,18 +171,19 @@ impl Requests {
         Some(number)
     }
 
-    /// A place for a request that has none, until its end.
+    /// Gives a place to a request that has none, until nginx reports its end.
     ///
     /// # Safety
     ///
     /// Called on nginx's thread with the current request.
     unsafe fn begin_at_work(&mut self, request: Request) -> Option<Number> {
-        // SAFETY: as of this function. It calls nobody back.
+        // SAFETY: this is nginx's thread and a request that is being processed. `at_end` calls no
+        // handler itself, so `self` is not borrowed a second time.
         unsafe { ends()?.at_end(request, on_end) }.then_some(())?;
         self.begin(request)
     }
 
-    /// The request has ended: its place is free once another one begins.
+    /// Marks the place of a request as ended: it is free when another request begins.
     fn end(&mut self, request: Request) -> Option<Note> {
         let number = self.numbers.remove(&request)?;
         self.ended.push(number);
@@ -192,13 +197,13 @@ impl Requests {
         })
     }
 
-    /// Whether what the note tells of is still in its place.
+    /// Whether the context that the note refers to is still in its place.
     fn holds(&mut self, note: &Note) -> bool {
         self.place(note.number)
             .is_some_and(|place| place.is_ended && place.turn == note.turn)
     }
 
-    /// Frees the places of those that have ended, but for one, which it returns.
+    /// Clears the places of requests that have ended. Returns one of them and frees the others.
     fn clear_ended(&mut self) -> Option<Number> {
         let mut last = None;
         while let Some(number) = self.ended.pop() {
@@ -214,9 +219,9 @@ impl Requests {
     ///
     /// # Safety
     ///
-    /// As of [`current`]: nothing clears the place while the context is used.
+    /// Nothing clears the place or replaces its content while the reference is used.
     unsafe fn context<'a>(&mut self, number: Number) -> Option<&'a Held<RequestContext>> {
-        // SAFETY: never freed, and as of this function.
+        // SAFETY: the memory is never freed, and the caller excludes other accesses.
         unsafe { (*self.place(number)?.content.get()).as_ref() }
     }
 
@@ -226,35 +231,35 @@ impl Requests {
     }
 }
 
-/// `find(request)` → the number of its place, or 0
+/// `find(request)` → the number of the request's place, or 0
 unsafe extern "C" fn find(request: *mut Opaque) -> Number {
     numbered(|| with_requests(|requests| requests.find(Request::of_pointer(request)?)))
 }
 
-/// `begin(request)` → the number of its place, one with a new context where it had none; 0 where
-/// it cannot have one
+/// `begin(request)` → the number of the request's place, a new one if it had none; 0 if nginx has no
+/// memory
 unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
     numbered(|| {
         let request = Request::of_pointer(request)?;
         with_requests(|requests| match requests.find(request) {
             Some(number) => Some(number),
-            // SAFETY: the glue gives the current request, on nginx's thread.
+            // SAFETY: the glue passes the current request, on nginx's thread.
             None => unsafe { requests.begin_at_work(request) },
         })
     })
 }
 
-/// `find_ended(request)` → the number of the place it had, or 0: for the log phase
+/// `find_ended(request)` → the number of the place that a request in its log phase had, or 0
 unsafe extern "C" fn find_ended(request: *mut Opaque) -> Number {
     numbered(|| {
-        // SAFETY: the glue gives the current request, on nginx's thread.
+        // SAFETY: the glue passes the current request, on nginx's thread.
         let note = unsafe { ends()?.note(Request::of_pointer(request)?, on_end_again)? };
         with_requests(|requests| requests.holds(&note).then_some(note.number))
     })
 }
 
-/// `begin_ended(request)` → the same for one that has no place in its log phase, to be found by
-/// `find_ended`
+/// `begin_ended(request)` → the number of a new place for a request in its log phase that has none;
+/// `find_ended` then finds it
 unsafe extern "C" fn begin_ended(request: *mut Opaque) -> Number {
     numbered(|| {
         let request = Request::of_pointer(request)?;
@@ -262,14 +267,13 @@ unsafe extern "C" fn begin_ended(request: *mut Opaque) -> Number {
             requests.begin(request)?;
             requests.end(request)
         })?;
-        // SAFETY: the glue gives the current request, on nginx's thread.
+        // SAFETY: the glue passes the current request, on nginx's thread.
         unsafe { ends()?.leave(note, on_end_again) };
         Some(note.number)
     })
 }
 
-/// `turn(number)` → how many requests have had the place: with the number, what tells a request
-/// from all others
+/// `turn(number)` → how many requests have had the place; number and turn together identify a request
 unsafe extern "C" fn turn(number: Number) -> f64 {
     let mut turn = 0;
     contained(|| {
@@ -294,17 +298,17 @@ unsafe extern "C" fn on_end(data: *mut Opaque) {
         let noted = Request::of_pointer(data)
             .and_then(|request| with_requests(|requests| requests.end(request)));
         if let (Some(note), Some(ends)) = (noted, ends()) {
-            // SAFETY: called by nginx, of the request's end.
+            // SAFETY: nginx calls this on its thread, while the request's pool still exists.
             unsafe { ends.leave(note, on_end_again) };
         }
     });
 }
 
-/// nginx calls this where it ends a request that has a note.
+/// nginx calls this when it runs the end of a request that already has a note.
 unsafe extern "C" fn on_end_again(data: *mut Opaque) {
     contained(|| {
         if let Some(ends) = ends() {
-            // SAFETY: as of this function.
+            // SAFETY: `leave` registered this handler, and nginx calls it with the note.
             unsafe { ends.keep(data, on_end_again) };
         }
     });
@@ -314,9 +318,10 @@ unsafe extern "C" fn on_end_again(data: *mut Opaque) {
 ///
 /// # Safety
 ///
-/// Called by Lua, with the upvalues of natives.
+/// Called by Lua, as a closure of `Natives::push_native`.
 unsafe extern "C-unwind" fn context(state: *mut lua_State) -> c_int {
-    // SAFETY: as of this function; the content lasts as long as the process.
+    // SAFETY: the closure has the upvalues, and the content of a place is never freed. `find` cannot
+    // panic.
     unsafe {
         push_lasting_context(state, |number| {
             let number = Number::try_from(number).ok()?;
@@ -335,14 +340,14 @@ mod tests {
 
     fn selected(requests: &mut Requests, number: Number) -> Option<u16> {
         let content = requests.place(number).unwrap().content.get();
-        // SAFETY: nobody else has it.
+        // SAFETY: the test has no other reference to the content.
         let held = unsafe { (*content).as_ref().unwrap() };
         held.with(|c| c.selected().map(|s| s.port))
     }
 
     fn select(requests: &mut Requests, number: Number, port: u16) {
         let content = requests.place(number).unwrap().content.get();
-        // SAFETY: nobody else has it.
+        // SAFETY: the test has no other reference to the content.
         let held = unsafe { (*content).as_ref().unwrap() };
         held.with(|c| c.select("192.0.2.1", port));
     }

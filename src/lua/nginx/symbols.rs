@@ -1,7 +1,7 @@
-//! The names of nginx and its Lua module that are used here.
+//! The symbols of nginx and its Lua module that this library uses.
 //!
-//! All are part of what nginx offers to modules built apart from it: their types have been the
-//! same since nginx 1.4 and lua-nginx-module 0.10.15.
+//! All are part of nginx's interface for modules that are built separately; their types have not
+//! changed since nginx 1.4 and lua-nginx-module 0.10.15.
 
 use std::ffi::c_int;
 use std::ptr::NonNull;
@@ -23,18 +23,19 @@ type AddChannelEvent = unsafe extern "C" fn(*mut Opaque, c_int, isize, EventHand
 type PostSemaphore = unsafe extern "C" fn(*mut Opaque, c_int) -> c_int;
 type CountSemaphore = unsafe extern "C" fn(*mut Opaque) -> c_int;
 
-/// `NGX_READ_EVENT` of Linux: `EPOLLIN | EPOLLRDHUP`, whatever the event module.
+/// `NGX_READ_EVENT` on Linux: `EPOLLIN | EPOLLRDHUP`, with every event module.
 const READ_EVENT: isize = 0x2001;
 
-/// What a process is to nginx, of `ngx_process`'s values.
+/// The kind of an nginx process, from the value of `ngx_process`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProcessRole {
-    /// The master, before or after it forks, or the only process.
+    /// The master, before or after it forks, or the single process of an nginx without a master.
     Head,
     /// A worker, the privileged agent, or a cache's manager or loader.
     Forked,
 }
 
+/// `NGX_PROCESS_WORKER`. `NGX_PROCESS_HELPER`, which is 4, is forked as well.
 const PROCESS_WORKER: usize = 3;
 
 pub(super) struct Symbols {
@@ -47,7 +48,7 @@ pub(super) struct Symbols {
     pub(super) wake: Option<WakeSymbols>,
 }
 
-/// What wakes a coroutine.
+/// The symbols needed to wake a coroutine from another thread.
 pub(super) struct WakeSymbols {
     pub(super) ends: EndSymbols,
     cycle: &'static AtomicPtr<Opaque>,
@@ -57,15 +58,15 @@ pub(super) struct WakeSymbols {
 }
 
 impl Symbols {
-    /// Those of this process; none where it is not an nginx.
+    /// The symbols of this process; `None` if it is not an nginx.
     pub(super) fn of_process() -> Option<&'static Self> {
         static SYMBOLS: OnceBox<Option<Symbols>> = OnceBox::new();
         SYMBOLS.get_or_init(|| Box::new(Self::look_up())).as_ref()
     }
 
     fn look_up() -> Option<Self> {
-        // SAFETY: nginx declares these as `ngx_uint_t` and `sig_atomic_t` (an `int`), aligned
-        // and there for the life of the process, which writes them with single stores.
+        // SAFETY: nginx declares these as static variables of type `ngx_uint_t` and `sig_atomic_t` (an
+        // `int`), aligned and valid for the life of the process. nginx writes each with one store.
         unsafe {
             Some(Self {
                 process: AtomicUsize::from_ptr(address(c"ngx_process")?.cast().as_ptr()),
@@ -97,8 +98,9 @@ impl Symbols {
 
 impl WakeSymbols {
     fn look_up() -> Option<Self> {
-        // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and a function of this
-        // type: os/unix/ngx_channel.h; the Lua module declares the last two for LuaJIT's FFI.
+        // SAFETY: nginx declares `volatile ngx_cycle_t *ngx_cycle` and, in os/unix/ngx_channel.h,
+        // `ngx_add_channel_event` with this type. The Lua module declares the two semaphore functions
+        // with these types for LuaJIT's FFI.
         unsafe {
             Some(Self {
                 ends: EndSymbols::look_up()?,
@@ -116,14 +118,14 @@ impl WakeSymbols {
         }
     }
 
-    /// What nginx runs now: another one after a reload of an nginx without a master.
+    /// The address of nginx's running cycle. It changes when an nginx without a master is reloaded.
     pub(super) fn cycle(&self) -> usize {
         self.cycle.load(Ordering::Relaxed).addr()
     }
 
-    /// Has `handler` called in nginx's event loop while `descriptor` is readable; false where
-    /// nginx has no connection slot left. Marked as a channel, so that a worker neither waits
-    /// for it nor complains of it when it exits.
+    /// Makes nginx call `handler` in its event loop while `descriptor` is readable; false if nginx has no
+    /// connection slot left. Registered as a channel (like the one to the master), so that an exiting
+    /// worker neither waits for it nor logs it as an open connection.
     ///
     /// # Safety
     ///
@@ -131,37 +133,38 @@ impl WakeSymbols {
     /// the life of the process, or of the cycle.
     pub(super) unsafe fn watch(&self, descriptor: c_int, handler: EventHandler) -> bool {
         let cycle = self.cycle.load(Ordering::Relaxed);
-        // SAFETY: as of this function; `cycle` is the running one.
+        // SAFETY: the caller guarantees thread and descriptor; `cycle` is the running one.
         unsafe { (self.add_channel_event)(cycle, descriptor, READ_EVENT, handler) == 0 }
     }
 
-    /// Lets the coroutine that waits for the semaphore run, in this round of the event loop.
+    /// Posts the semaphore: the coroutine that waits for it runs in this iteration of the event loop.
     ///
     /// # Safety
     ///
     /// Called on the thread of nginx's event loop; the semaphore has not been freed.
     pub(super) unsafe fn post(&self, semaphore: Semaphore) {
-        // SAFETY: as of this function.
+        // SAFETY: the caller guarantees the thread and a live semaphore.
         unsafe { (self.post_semaphore)(semaphore.0.as_ptr(), 1) };
     }
 
-    /// Whether a coroutine waits for the semaphore that nobody has posted.
+    /// Whether a coroutine waits for the semaphore, which has not been posted.
     ///
     /// # Safety
     ///
-    /// As of [`WakeSymbols::post`].
+    /// Called on the thread of nginx's event loop; the semaphore has not been freed.
     pub(super) unsafe fn is_awaited(&self, semaphore: Semaphore) -> bool {
-        // SAFETY: as of this function. It is what is there less what is waited for.
+        // SAFETY: the caller guarantees the thread and a live semaphore. The function returns the number
+        // of unused posts minus the number of waiting coroutines.
         unsafe { (self.count_semaphore)(semaphore.0.as_ptr()) < 0 }
     }
 }
 
 impl Semaphore {
-    /// From what LuaJIT's FFI shows as the address.
+    /// The semaphore at an address that the glue got from LuaJIT's FFI.
     pub(super) fn at(address: usize) -> Option<Self> {
         at(address).map(Self)
     }
 }
 
-// SAFETY: an address, given to nginx on its own thread only (see the functions above).
+// SAFETY: it is only an address. `post` and `is_awaited`, which pass it on, run on nginx's thread.
 unsafe impl Send for Semaphore {}

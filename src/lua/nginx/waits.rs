@@ -1,17 +1,16 @@
 //! Wakes the coroutine that waits for a check.
 //!
-//! The coroutine sleeps on a semaphore of nginx's Lua module. When its check is done, the
-//! engine's thread puts the wait's number into a queue and sets an eventfd, which nginx's event
-//! loop watches like the channel to its master; the handler, on nginx's own thread, takes the
-//! numbers and posts the semaphores. So a wait costs nothing while it lasts, whatever its
-//! length: no timer that polls, no socket, no path in a file system that the worker's user
-//! would need a right to.
+//! The coroutine sleeps on a semaphore of nginx's Lua module. When its check completes, the engine
+//! thread puts the number of the wait into a queue and sets an eventfd, which nginx's event loop watches
+//! like the channel to the master. The handler, on nginx's thread, takes the numbers and posts the
+//! semaphores. So a wait costs nothing while it lasts, and needs no polling timer, no socket and no
+//! path in a file system that the worker's user would need rights for.
 //!
-//! A wait ends with [`Waits::end`], or with its request, of which nginx tells: then a check
-//! that belongs to its wait, since no script has it, is called off. A light thread that is killed leaves no trace but
-//! a semaphore that nobody waits for: its request's later waits look for those. A semaphore belongs to the Lua side, which keeps
-//! it until the wait has ended or been given up (`released`), so that none is posted that has
-//! been freed.
+//! A wait ends with [`Waits::end`] or with its request, whose end nginx reports. If no script has the
+//! check, the check belongs to the wait and is then cancelled. A killed light thread is only
+//! recognisable by a semaphore that nobody waits for, so later waits of the same request look for
+//! those. The Lua side owns the semaphores and keeps each until its wait has ended or is listed in
+//! `released`, so that no freed semaphore is posted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,7 +26,8 @@ use crate::lua::raw::{Answer, Args, Item, Items, LuaValue, Refused, config_nativ
 use crate::sys::event::EventFd;
 use crate::sys::fork_mark::pid;
 
-/// The natives of waits, for an nginx that has what they need. The addresses are numbers below 2^53.
+/// The natives of waits, for an nginx with the symbols they need. The glue passes addresses as numbers,
+/// which are below 2^53 and so exact in a float.
 pub(super) const NATIVES: Items = &[(
     "nginx",
     Item::Table(&[
@@ -41,7 +41,8 @@ pub(super) const NATIVES: Items = &[(
     ]),
 )];
 
-/// `wait_begin(semaphore, request, handle)`: a number, or nil where no wait is possible.
+/// `wait_begin(semaphore, request, handle)`: the number of a new wait for that check, or nil where no
+/// wait is possible.
 fn wait_begin(args: &Args) -> Answer {
     let begin = || {
         let (semaphore, request, check) = (args.number(1)?, args.number(2)?, args.check(3)?);
@@ -55,13 +56,13 @@ fn wait_begin(args: &Args) -> Answer {
     begin().unwrap_or_else(Answer::Raised)
 }
 
-/// `wait_check(semaphore, request, table)`: starts a check that belongs to its wait; a number, or
-/// nil where no wait is possible, or nil and what is wrong with the table.
+/// `wait_check(semaphore, request, table)`: starts a check that belongs to its wait. Returns the number
+/// of the wait; nil where no wait is possible; or nil and what is wrong with the table.
 fn wait_check(args: &Args) -> Answer {
     begin_own(args, |args| Ok(begin_described(args, 3)))
 }
 
-/// `wait_check_at(semaphore, request, host, port, haproxy_v2, tls)`: the same for these.
+/// `wait_check_at(semaphore, request, host, port, haproxy_v2, tls)`: the same without a table.
 fn wait_check_at(args: &Args) -> Answer {
     begin_own(args, |args| {
         Ok(described_at(args, 3)?.and_then(|described| begin(&described)))
@@ -89,21 +90,21 @@ fn begin_own(
     begin().unwrap_or_else(Answer::Raised)
 }
 
-/// `wait_take(number)`: whether the check that belongs to the wait is done, and the reason of a
-/// failure; where it is, the wait has ended.
+/// `wait_take(number)`: whether the check that belongs to the wait is done, and the reason if it failed.
+/// Ends the wait if the check is done.
 fn wait_take(args: &Args) -> Answer {
     let number = args.count(1);
     answer(with_waits(|_, waits| Some(waits.take(number))).unwrap_or_else(unknown))
 }
 
-/// `wait_end(number)`: the semaphore is not posted any more.
+/// `wait_end(number)`: ends the wait; its semaphore is not posted from now on.
 fn wait_end(args: &Args) -> Answer {
     let number = args.count(1);
     drop(with_waits(|_, waits| waits.end(number)));
     Answer::Nothing
 }
 
-/// `waits_released()`: the numbers of waits whose request ended, or nil.
+/// `waits_released()`: the numbers of waits that ended with their request since the last call, or nil.
 fn waits_released(_: &Args) -> Answer {
     let released = with_waits(|_, waits| Some(std::mem::take(&mut waits.released)));
     match released {
@@ -114,23 +115,23 @@ fn waits_released(_: &Args) -> Answer {
     }
 }
 
-/// The glue gives what the FFI says of a pointer: whole, positive, exact.
+/// An address from the glue, which converts pointers with the FFI: a whole number from 0, and exact.
 fn to_address(number: f64) -> usize {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    // A cast saturates.
+    // The cast saturates, so that no number is undefined behaviour.
     let address = number as usize;
     address
 }
 
-/// The waits of this process. Only nginx's thread comes here: the lock is never waited for.
+/// The waits of this process. Only nginx's thread uses them, so the lock never blocks.
 static WAITS: Mutex<Option<Waits>> = Mutex::new(None);
 
 fn lock() -> MutexGuard<'static, Option<Waits>> {
     WAITS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `work` on the waits of this process, made where it has none; `None` where they cannot
-/// be made.
+/// Runs `work` on the waits of this process and nginx cycle, which are made on first use; `None` if that
+/// fails.
 fn with_waits<T>(work: impl FnOnce(&WakeSymbols, &mut Waits) -> Option<T>) -> Option<T> {
     let wake = wake_symbols()?;
     let mut guard = lock();
@@ -139,17 +140,17 @@ fn with_waits<T>(work: impl FnOnce(&WakeSymbols, &mut Waits) -> Option<T>) -> Op
         .is_some_and(|waits| waits.pid == pid() && waits.cycle == wake.cycle());
     if !fits {
         let fresh = Waits::start(wake)?;
-        // The descriptor of the ones before may be watched by nginx until the process ends.
+        // Never dropped: nginx may watch the eventfd of the old waits until the process ends.
         std::mem::forget(guard.replace(fresh));
     }
     work(wake, guard.as_mut()?)
 }
 
-/// The number of the next wait. No two waits of a process have one number, whichever [`Waits`]
-/// they are of: what is late for one never means another.
+/// The number of the next wait. Unique in the process, also across several [`Waits`]: a late
+/// notification for one wait must never be taken for another.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Of a wait that is not there there is nothing to wait for: its result is an error.
+/// The result for a wait that does not exist: an error, since waiting for it would never end.
 fn unknown() -> Option<CheckResult> {
     let reason = "internal: the process has no such wait any more";
     Some(Err(reason.to_owned()))
@@ -169,17 +170,18 @@ struct Waits {
 struct Wait {
     semaphore: Semaphore,
     request: Request,
-    /// What the check keeps for the wait: a check may be waited for many times before it is done.
+    /// Removes the listener from the check when the wait ends; otherwise a check that is waited for many
+    /// times would collect listeners.
     listening: Option<Listening>,
     /// The check that belongs to the wait.
     own: Option<Arc<Check>>,
 }
 
-/// What the engine's thread has of the waits.
+/// The part of the waits that the engine thread uses.
 struct WaitNotifier {
     numbers: Sender<u64>,
     event: EventFd,
-    /// Whether the event is set, or about to be: one system call is enough for many numbers.
+    /// Whether the eventfd is set or about to be: one system call notifies of many numbers.
     notified: AtomicBool,
 }
 
@@ -192,11 +194,11 @@ impl WaitNotifier {
         }
     }
 
-    /// Before the numbers are taken: those that are sent from now on set the event again.
+    /// Called before the numbers are taken: a number that is sent after this sets the event again.
     fn acknowledge(&self) {
         self.event.clear();
-        // Not a store: who found `true` here has sent its number without setting the event, and
-        // only reading what it wrote makes sure that this thread then finds the number.
+        // A swap, not a store: a thread that found `true` sent its number without setting the event.
+        // Reading the value that its swap wrote makes that number visible to this thread.
         self.notified.swap(false, Ordering::AcqRel);
     }
 }
@@ -204,8 +206,8 @@ impl WaitNotifier {
 impl Waits {
     fn start(wake: &WakeSymbols) -> Option<Self> {
         let event = EventFd::new().ok()?;
-        // SAFETY: the glue calls this from a phase of a request that can wait, on nginx's
-        // thread. The event is owned by waits that are never dropped once nginx watches it.
+        // SAFETY: the glue only waits in phases in which nginx's event loop runs, on nginx's thread. The
+        // eventfd stays open: waits are never dropped once nginx watches their event.
         if !unsafe { wake.watch(event.descriptor(), on_notified) } {
             return None;
         }
@@ -243,7 +245,7 @@ impl Waits {
         match self.of_request.entry(wait.request) {
             Entry::Occupied(mut watched) => watched.get_mut().push(number),
             Entry::Vacant(unwatched) => {
-                // SAFETY: the glue gives the request that is running, on nginx's thread.
+                // SAFETY: the glue passes the current request, on nginx's thread.
                 if !unsafe { wake.ends.at_end(wait.request, on_request_end) } {
                     return None;
                 }
@@ -254,7 +256,7 @@ impl Waits {
         Some(number)
     }
 
-    /// Has the wait end with its check.
+    /// Makes the check post the wait's semaphore when it completes.
     fn listen(&mut self, number: u64, check: &Check) {
         let notifier = self.notifier.clone();
         let listening = check.when_done(move || notifier.notify(number));
@@ -271,7 +273,7 @@ impl Waits {
         Some(wait)
     }
 
-    /// The result of the check that belongs to a wait; with it the wait ends.
+    /// The result of the check that belongs to a wait, which ends the wait; `None` while it is running.
     fn take(&mut self, number: u64) -> Option<CheckResult> {
         let Some(wait) = self.waiting.get(&number) else {
             return unknown();
@@ -281,8 +283,8 @@ impl Waits {
         Some(result)
     }
 
-    /// Calls checks of the request off whose coroutine was killed. Looks at a few of its waits,
-    /// at others each `turn`: it may have a thousand.
+    /// Cancels checks of the request whose coroutine was killed. A request may have a thousand waits, so
+    /// each call examines four of them; `turn` selects which.
     fn call_off_deserted(&self, wake: &WakeSymbols, request: Request, turn: u64) {
         const LOOKS: usize = 4;
         let Some(numbers) = self.of_request.get(&request) else {
@@ -300,18 +302,19 @@ impl Waits {
             .take(LOOKS.min(numbers.len()))
         {
             if let Some(wait) = self.waiting.get(number)
-                // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has
-                // not ended.
+                // SAFETY: this is nginx's thread, and the Lua side keeps the semaphore of a wait that
+                // has not ended.
                 && !unsafe { wake.is_awaited(wait.semaphore) }
                 && let Some(check) = &wait.own
             {
-                // Where the semaphore was posted the check is done, and this does nothing.
+                // If nobody waits because the semaphore was posted, the check is done and this has no
+                // effect.
                 check.cancel();
             }
         }
     }
 
-    /// The request has ended: whoever still waits in it never runs again.
+    /// Removes and returns the waits of a request that has ended; their coroutines never run again.
     fn forget(&mut self, request: Request) -> Vec<Wait> {
         let numbers = self.of_request.remove(&request).unwrap_or_default();
         let ended = numbers.iter().filter_map(|n| self.waiting.remove(n));
@@ -334,8 +337,8 @@ unsafe extern "C" fn on_notified(_: *mut Opaque) {
         waits.notifier.acknowledge();
         while let Ok(number) = waits.finished.try_recv() {
             if let Some(wait) = waits.waiting.get(&number) {
-                // SAFETY: nginx's thread; the Lua side keeps the semaphore of a wait that has
-                // not ended. Posting only queues an event: no Lua runs inside.
+                // SAFETY: this is nginx's thread, and the Lua side keeps the semaphore of a wait that
+                // has not ended. Posting only queues an event: no Lua runs while the lock is held.
                 unsafe { wake.post(wait.semaphore) };
             }
         }
@@ -349,7 +352,7 @@ unsafe extern "C" fn on_request_end(data: *mut Opaque) {
             return;
         };
         let ended = lock().as_mut().map(|waits| waits.forget(request));
-        // This calls their checks off.
+        // Cancels the checks that belong to these waits, after the lock is released.
         drop(ended);
     });
 }
