@@ -1,4 +1,4 @@
--- check_backend_connection in its three shapes, and start_check.
+-- check_backend_connection with its three kinds of arguments, and start_check.
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
@@ -14,7 +14,7 @@ local function check_flag(index, name, value)
   end
 end
 
--- The first four arguments, checked; the port as a number.
+-- Checks the first four arguments; returns the port as a number.
 local function check_arguments(name, ip, port, haproxy_v2, tls)
   if type(ip) ~= "string" then
     errors.wrong_type(1, name, "string", ip, 2)
@@ -28,7 +28,7 @@ local function check_arguments(name, ip, port, haproxy_v2, tls)
   return number
 end
 
--- The table of a check from the four arguments and the options.
+-- The table that describes a check, from the four arguments and the options.
 local function from_arguments(name, options, ip, port, haproxy_v2, tls)
   if type(options) ~= "table" then
     errors.wrong_type(5, name, "table or nil", options, 2)
@@ -41,14 +41,14 @@ local function from_arguments(name, options, ip, port, haproxy_v2, tls)
     key, value = next(options, key)
   end
   target.host, target.port, target.haproxy_v2 = ip, port, haproxy_v2 or false
-  -- An option says more than the flag can; where both speak they must agree.
+  -- `tls_mode` has more values than the flag. If both are given, the native refuses a contradiction.
   if tls or target.tls_mode == nil then
     target.tls = tls or false
   end
   return target
 end
 
--- What a server object shows is what a check of it needs.
+-- The table that describes a check of a server object.
 local function from_server(server)
   return {
     host = server.host,
@@ -60,13 +60,15 @@ local function from_server(server)
   }
 end
 
--- The two ways to start a check: of the table, and of the four arguments. Both return a handle,
--- or nil and what is wrong.
+-- The functions that start a check, from a table and from the four arguments. Both return a handle, or
+-- nil and what is wrong.
 local shared = { start = check_start, start_at = check_start_at }
--- Those of a check that no script has; also nil alone, where the host cannot do it.
+-- The same for a check whose handle no script gets. The host's functions return nil alone where the host
+-- cannot do it; then those of `shared` are used.
 local own = host.own or shared
 
--- A handle from the arguments of the API's function `name`, which its caller called with them.
+-- Starts a check with the functions of `ways` and returns its handle. `name` is the function of the API
+-- that calls this with its own arguments.
 local function begin(name, ways, first, port, haproxy_v2, tls, options)
   if not host.may_probe() then
     errors.raise(name, "this process starts no thread; check in one that it forks", 1)
@@ -99,7 +101,7 @@ local function begin(name, ways, first, port, haproxy_v2, tls, options)
   errors.bad_argument(index, name, problem, 1)
 end
 
--- Waits for the end of a check: true, and the reason of a failure; false when the time is over.
+-- Waits until a check is done. Returns true, and the reason if it failed; false after the timeout.
 local function finish(name, handle, timeout)
   local done, reason
   local function poll()
@@ -116,7 +118,7 @@ local function finish(name, handle, timeout)
   return done, reason
 end
 
--- Waits for the end of a check that no script has: the reason of a failure, or nil.
+-- Waits until a check whose handle no script has is done; returns the reason if it failed, or nil.
 local function finish_own(name, handle)
   if own ~= shared and type(handle) == "number" then
     return own.finish(handle)
@@ -140,7 +142,7 @@ function methods:done()
   return (check_result(handle_of(self, "done")))
 end
 
--- nil for a good check and for one that is not done; else the reason.
+-- The reason if the check failed; nil if it succeeded or is not done.
 function methods:result()
   local _, reason = check_result(handle_of(self, "result"))
   return reason
@@ -166,7 +168,7 @@ function methods:cancel()
   native.check_cancel(handle_of(self, "cancel"))
 end
 
--- For scripts that call `check_backend_connection()` and then its `check`.
+-- For scripts that call `check_backend_connection()` without arguments and then `check` of the result.
 local checker = {
   check = function(target)
     if type(target) ~= "table" and type(target) ~= "userdata" then

@@ -1,5 +1,5 @@
--- What scripts decide for a request: the functions that select, apply and remove, and the
--- class of the request context.
+-- The functions that select a server, apply a result and remove attributes for a request, and the class
+-- of the request context.
 
 local native, parts = ...
 local error, setmetatable, type = error, setmetatable, type
@@ -18,8 +18,8 @@ local context_header_list = native.context_header_list
 local api = {}
 local shared = host.shared or {}
 
--- Hosts that set response headers at once get what changed. The table is this call's own:
--- filling it may run finalisers, which may come here, too.
+-- Passes the changed headers to `publish`, for hosts that set response headers at once. The table is not
+-- reused for other calls: filling it may run finalisers, which may call this function.
 local function report(context, publish)
   local changes = {}
   for index = 1, context_changes(context, changes), 2 do
@@ -27,8 +27,9 @@ local function report(context, publish)
   end
 end
 
--- LuaJIT does what is plain without leaving compiled code. Without it each function is a native,
--- which leaves what is not plain to the one here and stands between it and the script.
+-- With LuaJIT's FFI the common cases stay in compiled code. Without it each function of the API is a
+-- native, which handles the common cases and calls the function here for the rest. `up` counts that
+-- native between the function and the script, for the position of errors.
 local fast = parts.fast
 local fast_select, fast_apply, fast_remove = nil, nil, nil
 if fast then
@@ -133,7 +134,7 @@ end
 local CLASS = "request context"
 local methods = {}
 
--- A method that only asks: nil, true says that `self` is no context.
+-- A method without arguments. The native returns nil, true if `self` is no context.
 local function getter(name)
   local get = native["context_" .. name]
   methods[name] = function(self)
@@ -170,7 +171,7 @@ function methods.set_base(self, result)
   end
 end
 
--- The headers as they are when it is called, whatever changes while they are read.
+-- Iterates over a copy of the headers, so that the loop may change the context.
 function methods.each_header(self)
   local list, bad = context_header_list(self)
   if bad then

@@ -1,12 +1,13 @@
--- What the request path of LuaJIT does through the FFI (see `fast.rs`): without a call of Lua's
--- C API, so that it is compiled with the script around it. Whatever is not plain is left to the
--- natives, which also know what to say about it: the functions here return whether they did it.
+-- The request path through LuaJIT's FFI (see `fast.rs`). A call of Lua's C API would end the trace; this
+-- way LuaJIT compiles the calls together with the script around them. The functions handle the common
+-- argument types and return whether they did; false leaves the call to the natives, which also return
+-- the error texts.
 --
--- Collecting garbage runs finalisers, and those may call anything here: between a call through
--- the FFI and the use of what it gave, nothing counts on shared state that they could change.
--- Nor does a loop that runs after loading use `for ... in next` or `pairs`: once LuaJIT has compiled
--- such a loop by itself, its end leaves the trace for the instruction that enters it again, until a
--- trace for the rest is recorded; in a finaliser nothing is recorded, and the loop never ends.
+-- A garbage collection runs finalisers, which may call any function here. So no code relies on shared
+-- state staying the same across an allocation.
+-- No loop that runs after loading uses `for ... in next` or `pairs`. Once LuaJIT has compiled such a loop
+-- on its own, the end of the loop exits the trace at the instruction that enters the loop again, until a
+-- side trace is recorded. In a finaliser nothing is recorded, so the loop would never end.
 
 local native, parts = ...
 local ffi, fast = parts.ffi.library, native.fast
@@ -32,7 +33,7 @@ local function entry(name, signature)
   return ffi.cast(signature, fast[name])
 end
 
--- A userdata becomes the address of its content, a string that of its bytes.
+-- The FFI passes a userdata as the address of its block, and a string as the address of its bytes.
 local set_flag = entry("set_flag", "int (*)(void *, int, bool)")
 local set_text = entry("set_text", "int (*)(void *, int, const char *, size_t)")
 local stage = entry("stage", "int (*)(void)")
@@ -61,17 +62,17 @@ end
 
 local api = {}
 
--- Making a userdata takes a call of the C API: so several are made at once, more each time, in
--- an array of their own. What they hold is only freed when none of them is used any more.
+-- Making a userdata takes a call of the C API, so several are made at once, twice as many each time. The
+-- memory of their contents is freed together, once none of them is reachable; the limit bounds it.
 local MOST_SPARE = 64
 
--- Whatever finalisers do meanwhile: an object that was taken is no longer there, and what was
--- just made is taken from an array that nobody else has. Where nothing is there all the same,
--- `make_one` does without the array.
+-- Safe against finalisers that call it meanwhile: an object is removed from the array before it is
+-- returned, and new ones are taken from an array that no other call has yet. If that is empty all the
+-- same, `make_one` makes a single object.
 local function maker(fill, make_one)
   local spare = {}
-  -- How many are left, and how many are made next. Of a struct of up to 16 bytes a trace knows the
-  -- address.
+  -- The number of objects left, and of those to make next. In a struct: LuaJIT embeds the address of a
+  -- struct of up to 16 bytes in a trace, which is faster than an upvalue that changes.
   local state = ffi.new("struct { int left, size; }", 0, 1)
   return function()
     local left = state.left
@@ -99,7 +100,8 @@ api.new_context = maker(fill_contexts, native.context_new)
 
 -- Results.
 
--- `stage` forgets what an earlier one began: a finaliser's, or one that a wrong value ended.
+-- Stages one attribute; false for a type that is not handled here. What stays staged after a false is
+-- dropped by the next `stage`.
 local function add_pair(staged, name, value)
   if type(name) ~= "string" then
     return false
@@ -113,7 +115,8 @@ local function add_pair(staged, name, value)
   return kind == "boolean" and add_flag(staged, name, #name, value) == 0
 end
 
--- Without a loop for a few: LuaJIT compiles no function with an inner loop of few rounds.
+-- The first three without a loop: LuaJIT does not compile a trace through an inner loop of few
+-- iterations.
 local function add_all(staged, attributes)
   local name, value = next(attributes)
   if name == nil then
@@ -143,7 +146,7 @@ local function add_all(staged, attributes)
   return true
 end
 
--- A table with one text, as most have, needs no staging.
+-- Most tables have one string, which needs no staging.
 local function set_table(result, attributes)
   local name, value = next(attributes)
   if type(name) == "string" and type(value) == "string" and next(attributes, name) == nil then
@@ -174,10 +177,10 @@ function api.set(result, number, value)
   return false
 end
 
--- Request contexts. `setter` sets the response headers of `request`; without one, and where it
--- does not set all of them, `later` does, by `publish`.
+-- Request contexts. `setter` sets the response headers of `request`. If there is no setter, or it could
+-- not set all headers, `later` sets them with `publish`.
 
--- What is left to do after a function that changed the context.
+-- Evaluates the outcome of a function that changed the context; returns whether it was handled.
 local function finish(context, outcome, publish, setter, later)
   if outcome == NOT_HERE then
     return false
@@ -204,7 +207,7 @@ function api.apply(context, result, publish, setter, request, later)
   return finish(context, outcome, publish, setter, later)
 end
 
--- The same for the context that nginx's request has natively; they return what the natives say.
+-- The same for the context that `nginx/requests.rs` keeps for the request; these return the outcome.
 api.NOT_BEGUN = fast.NOT_BEGUN
 
 function api.select_here(setter, request, may_begin, ip, port)
@@ -215,8 +218,8 @@ function api.apply_here(setter, request, may_begin, result)
   return is_result(result) and apply_here(setter, request, may_begin, result) or NOT_HERE
 end
 
--- An array as the natives want it: its keys are 1..n, and `next` gives them in that order unless
--- it was filled in another.
+-- Stages an array of strings; false unless `next` gives the keys 1..n in order. An array that was filled
+-- in another order is left to the native.
 local function add_names(staged, names)
   local count = 1
   local index, name = next(names)

@@ -1,8 +1,8 @@
--- LuaJIT's FFI, where it is there and pays: with the compiler off a call through it costs
--- twice what one of the C API does. NAUTHILUS_BACKEND_FFI=0 does without.
+-- LuaJIT's FFI, unless it is missing or LuaJIT's compiler is off: then a call through the FFI costs twice
+-- as much as one through the C API. NAUTHILUS_BACKEND_FFI=0 disables its use.
 
 local type, pcall, require, rawget = type, pcall, require, rawget
--- Raw: a host may guard its globals against reads of what is not there.
+-- `rawget`: a host may have a metatable on its globals that raises for undefined names.
 local jit, os = rawget(_G, "jit"), rawget(_G, "os")
 
 local ffi = {}
@@ -18,8 +18,8 @@ if available() then
   local found, library = pcall(require, "ffi")
   local package = rawget(_G, "package")
   if not found and type(package) == "table" and type(package.loaded) == "table" then
-    -- Where LuaJIT has no memory in the middle of this, it crashes when it closes the state, unless
-    -- it comes to the end of this later.
+    -- If LuaJIT runs out of memory while it loads the FFI, it later crashes when the state is closed,
+    -- unless a second attempt completes the load.
     package.loaded.ffi = nil
     found, library = pcall(require, "ffi")
   end

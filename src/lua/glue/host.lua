@@ -1,38 +1,38 @@
--- Which host runs this Lua state, and so which adapter is used.
+-- Selects the adapter of the host that runs this Lua state.
 --
 -- A host adapter is a table with
 --   current_context(name, is_asked_for)
---                            the request context calls act on now, and, where its response
---                            headers are to be set at once, a function publish(name, value)
---                            that sets one to a string; false clears it. Where there is a way
---                            without strings, also the struct of `fast/setter.rs`, and the
---                            request whose headers it sets. Where there is no request it
---                            raises at level 3: it is called by the functions of the API
---                            themselves. `name` is given by those that change the context: they
---                            are also refused where the headers were sent. Without it, and unless
---                            the context itself is asked for, it is only looked at.
---   shared                   nil, or a table whose index 1 is the current context, or nil where
---                            `current_context` is to be asked; it is not one with `publish`
+--                            returns the current request context. If response headers are to
+--                            be set at once, also a function publish(name, value) that sets one
+--                            to a string, or clears it if value is false. If headers can be set
+--                            without Lua strings, also the struct of `fast/setter.rs` and the
+--                            request whose headers it sets. Raises without a request, with the
+--                            position of the script: only functions of the API call it directly.
+--                            `name`: given by the functions that change the context, which are
+--                            also refused once the headers were sent. `is_asked_for`: the context
+--                            is given to a script. Without either it is only read, and an empty
+--                            one does where the request has none.
+--   shared                   nil, or a table whose index 1 is the current context, or nil if
+--                            `current_context` must be called; only for hosts without `publish`
 --   select_at_once(ip, port), apply_at_once(result)
---                            nil, or what does all of it for a string and a number, or for anything;
---                            false where it is not plain: then nothing was done, or what may be done
---                            once more
---   keep_context(context)    nil, or what gives a script the current context in a form that it may
---                            keep
---   bind(context)            makes `context` the one to act on from now on, nil the host's own;
---                            called from C, so what it raises needs no position
+--                            nil, or functions that do the whole call, for a string and a number
+--                            or for any value. False: not done, or it can safely be done again
+--   keep_context(context)    nil, or a function that returns the current context as an object that
+--                            a script may keep after the request
+--   bind(context)            makes `context` the current one from now on; nil restores the host's
+--                            own. Called from C, so its errors need no position in a script
 --   with_context(context, fn, ...)  runs fn(...) with `context` as the current one
---   require_wait(name, up)   raises where the API's function `name`, which called this with `up`
---                            (0 when left out) functions in between, cannot wait
+--   require_wait(name, up)   raises if the API's function `name` cannot wait now; `up` is the number
+--                            of functions between that function and this one (0 if omitted)
 --   await(name, poll, block, timeout, handle)
---                            waits the host's way until poll() is true, at most `timeout` seconds
---                            (nil: for ever), for the API's function `name`; false when the time
---                            is over. block(timeout) does so by blocking the thread. `handle`:
---                            that of the check that is waited for
---   own                      nil, or how the host starts and ends checks that no script has:
+--                            waits as suits the host until poll() is true, at most `timeout`
+--                            seconds (nil: no limit), for the API's function `name`; false after
+--                            the timeout. block(timeout) waits by blocking the thread. `handle`:
+--                            of the check that is waited for
+--   own                      nil, or functions for checks whose handle no script gets:
 --                            start(table) and start_at(ip, port, haproxy_v2, tls) return a number,
---                            or nil and what is wrong, or nil where it cannot; finish(number)
---                            waits and returns the reason of a failure, or nil
+--                            or nil and what is wrong, or nil alone if the host cannot do it;
+--                            finish(number) waits, and returns the reason if the check failed
 --   is_head()                whether this is the process that the others are forked from
 --   may_probe()              whether calls may start the monitor in this process
 

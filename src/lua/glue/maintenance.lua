@@ -1,4 +1,4 @@
--- set_target_state, set_node_weight, events: what operators set and see.
+-- set_target_state, set_node_weight and events, for operators.
 
 local native, parts = ...
 local errors = parts.errors
@@ -10,7 +10,7 @@ local api = maintenance.api
 local STATES = { auto = true, drain = true, maintenance = true }
 local OPTIONS = { reason = true, by = true, ["for"] = true }
 
--- A text that fits a line, as log and state file have it.
+-- A text option. Log and state file write it into one line: hence the limit and no control characters.
 local function text_of(name, options, key)
   local value = options[key]
   if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
@@ -19,7 +19,7 @@ local function text_of(name, options, key)
   return value
 end
 
--- Reason, author and seconds of the options, which are the third argument of `name`.
+-- Checks the options, the third argument of function `name`; returns reason, author and seconds.
 local function read_options(name, options)
   if options == nil then
     return

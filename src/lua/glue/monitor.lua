@@ -34,7 +34,7 @@ function api.stop()
   native.stop()
 end
 
--- A number of seconds from 0, or nil for no limit.
+-- Raises unless `timeout` is a number of seconds from 0, or nil for no limit.
 local function check_timeout(index, name, timeout)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout < 0 or timeout ~= timeout) then
     errors.wrong_value(index, name, "number of seconds from 0", timeout, 1)

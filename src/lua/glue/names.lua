@@ -1,5 +1,6 @@
--- The names scripts reach the module by: three globals and two names for `require`. What a host
--- already has under such a name is left alone. Returns the function that defines them.
+-- The names that give scripts access to the module: three globals, and two names for `require` (one of
+-- them only after `dynamic_loader`). A name that the host already defines is left as it is. Returns the
+-- function that defines them.
 
 local _, parts = ...
 local type, rawget, rawset = type, rawget, rawset
@@ -22,7 +23,7 @@ local function preload(name)
   end
 end
 
--- Scripts written for Nauthilus call this before `require`.
+-- Scripts that were written for Nauthilus call `dynamic_loader` before `require`.
 local function dynamic_loader(name)
   if type(name) ~= "string" then
     wrong_type(1, "dynamic_loader", "string", name)
@@ -32,8 +33,8 @@ local function dynamic_loader(name)
   end
 end
 
--- `rawset`: a host may guard its globals with a metatable. The true table of globals is the one
--- `package.loaded` has; a request handler may run with one of its own.
+-- `rawset`: a host may have a metatable on its globals. `package.loaded._G` is the table of globals of
+-- the whole state; a request handler that loads the module may run with its own.
 local function define(name, value)
   local loaded = type(package) == "table" and package.loaded
   local target = type(loaded) == "table" and rawget(loaded, "_G") or globals

@@ -1,4 +1,4 @@
--- metrics, status_json: what operators see.
+-- metrics and status_json, for operators.
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
@@ -7,8 +7,8 @@ local concat, type = table.concat, type
 local operators = { api = {} }
 local api = operators.api
 
--- The text and its content type; or, with `write`, which gets the pieces of the text one after
--- another, the content type alone.
+-- Returns the text and its content type. With `write`, calls it with each piece of the text, and returns
+-- the content type only.
 function api.metrics(write)
   if write ~= nil and type(write) ~= "function" then
     errors.wrong_type(1, "metrics", "function or nil", write)

@@ -1,6 +1,6 @@
--- The class nauthilus_backend_result: a method with an argument sets, without one gets, and
--- assigning a field does what the setter does. An explicit nil is an argument, and a wrong
--- one: a script that computed nil by mistake hears of it.
+-- The class nauthilus_backend_result: a method with an argument sets a field, without one it returns the
+-- field, and an assignment calls the setter. An explicit nil is refused as a wrong argument, so that a
+-- script that computed nil by mistake gets an error.
 
 local native, parts = ...
 local error, select, setmetatable, type = error, select, setmetatable, type
@@ -10,7 +10,7 @@ local nearest, result_fields = native.nearest, native.result_fields
 local bad_argument, bad_self = parts.errors.bad_argument, parts.errors.bad_self
 local show = parts.errors.show
 
--- LuaJIT does what is plain without leaving compiled code.
+-- With LuaJIT's FFI the common types are set without leaving compiled code.
 local fast = parts.fast
 if fast then
   local fast_set, slow_set = fast.set, result_set
@@ -24,7 +24,7 @@ end
 local CLASS = "nauthilus_backend_result"
 
 local methods, numbers = {}, {}
--- What stands between a method and the script that calls it.
+-- The number of functions between a method and the script, for the position of errors.
 local up = fast and 0 or 1
 
 for number = 1, #result_fields do
@@ -51,20 +51,20 @@ for number = 1, #result_fields do
   methods[name] = fast and method or native.plainly.result_method(method, number)
 end
 
--- What most scripts set: a function of its own, of which a trace knows more than of one that any
--- field's may be.
+-- The field that most scripts set has a function of its own: a trace through it knows the field, unlike
+-- one through the function that all fields share.
 if fast then
   local set_attributes, method = fast.set_attributes, methods.attributes
   function methods.attributes(self, ...)
     if set_attributes(self, (...)) then
       return nil
     end
-    -- A tail call, which takes the place of this one: errors are told of whoever called it.
+    -- A tail call replaces this function's level, so that errors have the position of the script.
     return method(self, ...)
   end
 end
 
--- Level 3: called by a metamethod, which the script's expression calls.
+-- Level 3 is the script: its expression calls a metamethod, which calls this.
 local function unknown(what, key)
   local known = type(key) == "string" and nearest(key, result_fields)
   local hint = known and format("; did you mean '%s'?", known) or ""
@@ -77,7 +77,7 @@ setmetatable(methods, {
   end,
 })
 
--- Scripts for Nauthilus assign these, and mean the field.
+-- Scripts for Nauthilus assign to these names; they are aliases of the fields.
 numbers.unique_user_id = numbers.unique_user_id_field
 numbers.display_name = numbers.display_name_field
 
@@ -101,7 +101,7 @@ function metatable.__tostring()
   return CLASS
 end
 
--- `new` ignores its arguments: it is called as .new() and as :new().
+-- `new` ignores its arguments, since scripts call it both as .new() and as :new().
 local class = setmetatable({ new = fast and fast.new_result or native.result_new }, {
   __index = function(_, key)
     error(format("%s has no function %s; there is 'new'", CLASS, show(key)), 2)

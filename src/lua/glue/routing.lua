@@ -1,4 +1,5 @@
--- route, explain_route, nodes, and what only a store can do: which server a user belongs on.
+-- route, explain_route and nodes: which server a user is assigned to. Also the functions for bindings of
+-- users, which need a store.
 
 local native, parts = ...
 local errors, host, new_server = parts.errors, parts.host, parts.servers.new
@@ -8,8 +9,8 @@ local native_route, native_explain = native.route, native.explain_route
 local routing = { api = {} }
 local api = routing.api
 
--- The server objects that were given, by what stands for their target. An object is made anew
--- when its target has another address, and all are when another configuration is in force.
+-- The server objects returned so far, by the address that identifies their target. An object is made
+-- again when its target has another IP address; all are when another configuration becomes active.
 local objects, objects_epoch = {}, nil
 
 local function check_arguments(name, user, filter)
@@ -21,7 +22,7 @@ local function check_arguments(name, user, filter)
   end
 end
 
--- server, how, detail; or nil and a reason.
+-- Returns a server object, how it was chosen, and details; or nil and a reason.
 function api.route(user, filter)
   check_arguments("route", user, filter)
   local may_probe = host.may_probe()
@@ -66,7 +67,7 @@ function api.nodes()
   return native.nodes(host.may_probe())
 end
 
--- Bindings live in a store, and there is none.
+-- Bindings of users to servers are kept in a store; this version has none.
 local function without_store()
   return nil, "no store"
 end

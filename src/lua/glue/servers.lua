@@ -1,5 +1,5 @@
--- get_backend_servers: one read-only object per server, which is made anew when something of it
--- changes; each caller gets an array of its own.
+-- get_backend_servers: one read-only object per server, which is replaced when a field of it changes.
+-- Each call returns a new array, which the caller may change.
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
@@ -7,8 +7,8 @@ local error, next, setmetatable, tostring, type = error, next, setmetatable, tos
 local format = string.format
 local current_list, read_servers, seal = native.current_list, native.servers, native.seal
 
--- Lua 5.1 and LuaJIT without 5.2's features ignore the field.
--- The fields' table stays here: all callers share it.
+-- The metamethod `__pairs`, which Lua 5.1 and LuaJIT without its 5.2 features ignore. It iterates with a
+-- closure instead of returning `next, fields`: scripts must not get the table, which all callers share.
 local function server_pairs(fields)
   return function()
     local key
@@ -24,7 +24,7 @@ local function refuse_write(_, name)
   error(format("a backend server is read-only: cannot set '%s'", tostring(name)), 2)
 end
 
--- The fields of each object, for those who are given one.
+-- The fields of each server object, for functions that get one as an argument.
 local fields_of = setmetatable({}, { __mode = "k" })
 
 local function server(fields)
@@ -43,17 +43,18 @@ local function server(fields)
   return object
 end
 
--- What the last look found. The epoch of a list that must not be kept is one that none ever is,
--- not even in a process that was just forked.
+-- The list that was read last, and the epoch and generation at which it was made. A list that must not be
+-- kept has epoch -1, which is never current. 0 would not do: a process that was just forked has it.
 local NEVER = -1
 local epoch, generation = NEVER, 0
 local list, count = {}, 0
--- The list's number with the native, which then knows what is in it.
+-- The number by which the native knows this list and the servers in it.
 local list_number = 0
 
--- Called by a function of the API, `name`.
+-- Reads the list again, for the API's function `name`.
 local function refresh(name)
-  -- Making tables may run finalisers, which may come here and change both.
+  -- Allocations may run finalisers that call this function and so replace `list` and `list_number`. The
+  -- indices in `fields` refer to the list with the number that was passed, which is this one.
   local before = list
   local now, at, number, fields = read_servers(host.may_probe(), list_number)
   if not now then
@@ -70,7 +71,7 @@ end
 
 local servers = { api = {}, fields_of = fields_of, new = server }
 
--- A copy in Lua grows step by step; the native makes one of the right size at once.
+-- A table that Lua fills grows in steps; the native allocates the copy with its final size.
 function servers.api.get_backend_servers()
   local copy = current_list(epoch, generation, list, count)
   if copy then
@@ -90,17 +91,18 @@ if not jit then
   return servers
 end
 
--- LuaJIT: the two words that say whether the list still holds are read where they are, without
--- a call, so that a trace compiles all of it. `volatile` keeps a compiled loop from reading
--- them once. The anchor keeps the memory mapped for as long as the addresses are used: from one
--- look to the next nothing is made, so that no finaliser comes in between.
+-- LuaJIT: the words with epoch and generation are read directly from memory, without a call, so that the
+-- whole function is compiled. `volatile` prevents a compiled loop from reading them only once. `anchor`
+-- keeps the memory mapped while the addresses are in use. Reading both words allocates nothing, so no
+-- finaliser can replace the anchor in between.
 local word = ffi.typeof("const volatile uint32_t *")
 local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
 local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
--- What the two point into: a pointer keeps nothing alive.
+-- Owns the memory that the two pointers refer to: a pointer of the FFI keeps nothing alive.
 local anchor = none
--- What they say as long as the list holds. Of a struct of up to 16 bytes a trace knows the address.
+-- The values of the words at which the list was made. In a struct of 16 bytes, whose address LuaJIT
+-- embeds in a trace.
 local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
 
 local new_table = parts.ffi.new_table
@@ -113,8 +115,8 @@ local function refresh_words(name)
     generation_word = ffi.cast(word, generation_at) + low
     anchor = keeper
   end
-  -- What finalisers and hooks change here meanwhile changes `epoch` and `generation` as well: what is
-  -- taken for known is what the list was made at.
+  -- A finaliser or hook that replaced the list meanwhile has replaced `epoch` and `generation` with it,
+  -- so these always belong to the present list.
   known.epoch, known.generation = epoch, generation
 end
 
@@ -122,7 +124,7 @@ function servers.api.get_backend_servers()
   if epoch_word[0] ~= known.epoch or generation_word[0] ~= known.generation then
     refresh_words("get_backend_servers")
   end
-  -- A finaliser that comes while the array is made may put another list in the place of this one.
+  -- A finaliser that runs while the array is made may replace `list` and `count`.
   local from, length = list, count
   local copy = new_table(length, 0)
   for index = 1, length do
@@ -131,7 +133,7 @@ function servers.api.get_backend_servers()
   return copy
 end
 
--- For nobody to read: it lives as long as this closure.
+-- Never called. The closure makes `anchor` an upvalue that lives as long as this table.
 function servers.anchor()
   return anchor
 end

@@ -1,4 +1,4 @@
--- The adapter of HAProxy: as in plain hosts, but what waits gives way to HAProxy's other work.
+-- The adapter of HAProxy: that of plain hosts, except that a wait yields to HAProxy's other work.
 --
 -- `core.msleep` can be called wherever HAProxy lets Lua wait (actions, services, tasks, and while
 -- it loads); elsewhere (sample fetches, converters) HAProxy ends the call with "yield not allowed".
@@ -18,8 +18,8 @@ for name, value in next, plain do
   haproxy[name] = value
 end
 
--- Milliseconds between two looks: short at first, when most checks end, later so that a wait
--- costs little whatever its length and ends within a tenth of it.
+-- The pause between two polls in milliseconds: a tenth of the time waited so far, from 1 to 50. Most
+-- checks complete early, when the pause is short; the share bounds the delay to a tenth of the wait.
 local SHORTEST, LONGEST, SHARE = 1, 50, 10
 
 local function now()

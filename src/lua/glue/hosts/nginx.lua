@@ -1,6 +1,6 @@
 -- The adapter of nginx with its Lua module (OpenResty).
 --
--- Each request has a context of its own, made on first use; a subrequest has one of its own, too.
+-- Each request has its own context, made on first use; so does each subrequest.
 
 local native, parts = ...
 local plain, wait = parts.plain, parts.nginx_wait
@@ -18,7 +18,7 @@ local is_worker = native.nginx and native.nginx.is_worker
 
 local nginx = setmetatable({}, { __index = wait })
 
--- The phases without a request that has a response.
+-- The phases in which there is no request, or none with a response.
 local no_response = {
   init = true,
   init_worker = true,
@@ -34,12 +34,12 @@ local publish = is_http and headers.publish or nil
 local setter = is_http and headers.setter or nil
 local get_request = headers.get_request
 
--- Level 4: called by `current_context`, which functions of the API call.
+-- Level 4 is the script: a function of the API calls `current_context`, which calls this.
 local function refuse(name, why)
   error((name and name .. ": " or "") .. why, 4)
 end
 
--- For those who only ask, where nothing was decided.
+-- An empty context, for functions that only read, in a request without a context.
 local nothing = native.context_new()
 
 function nginx.current_context(name, is_asked_for)
@@ -63,7 +63,7 @@ function nginx.current_context(name, is_asked_for)
   return context, publish, setter, setter and get_request()
 end
 
--- What is plain in one call each, without asking for the context first.
+-- The common cases of select and apply in one call of the FFI, which finds the context itself.
 local fast, may_begin = parts.fast, contexts.may_begin
 if fast and may_begin and setter then
   local fast_select, fast_apply, NOT_BEGUN = fast.select_here, fast.apply_here, fast.NOT_BEGUN
@@ -104,13 +104,14 @@ end
 
 nginx.with_context = plain.with_context
 
--- The master runs `init_by_lua` at its start and at each reload. With `lua_code_cache off` a
--- worker runs it for each request, too: that is no head.
+-- The head is the master, which runs `init_by_lua` at its start and at each reload. With
+-- `lua_code_cache off` a worker also runs it, for each request; that is not the head.
 function nginx.is_head()
   return get_phase() == "init" and not (is_worker and is_worker())
 end
 
--- The master never probes and has no thread. What the workers are to share is configured there.
+-- The master only configures, so that the workers inherit the shared table. It never probes and has no
+-- engine thread.
 function nginx.may_probe()
   return not nginx.is_head()
 end

@@ -1,9 +1,10 @@
--- Where the context of a request of nginx is kept: natively, found by the request, and where that
--- cannot be with its `ngx.ctx`.
+-- Where the context of an nginx request is kept: in `nginx/requests.rs`, found by the address of the
+-- request; or in the request's `ngx.ctx` if that is unavailable.
 --
--- A userdata that is finalised costs more than all a request does with it: while finalisers wait
--- to be run, LuaJIT leaves compiled code at each allocation. So each place has one userdata, for
--- all its requests, which no script is given: one that asks for the context gets its own.
+-- A userdata to finalise costs more than everything a request does with it: while finalisers are pending,
+-- LuaJIT leaves compiled code at each allocation. So each place has one userdata, which all requests in
+-- that place use. Scripts never get it, since they could keep it and see the context of a later request;
+-- a script that asks for the context gets a userdata of its own (see `keep`).
 
 local native, parts = ...
 if not parts.nginx_wait then
@@ -20,7 +21,7 @@ local new_context = parts.fast and parts.fast.new_context or native.context_new
 
 local contexts = {}
 
--- A key that no script can meet by chance, and of which a dump of `ngx.ctx` can say what it is.
+-- A table as the key in `ngx.ctx` cannot collide with a script's keys; a dump of `ngx.ctx` shows its name.
 local KEY = setmetatable({}, {
   __tostring = function()
     return "nauthilus_backend"
@@ -29,11 +30,11 @@ local KEY = setmetatable({}, {
 
 local past_init = false
 
--- The context of the current request, nil where it has none yet, and what `make` is to know;
--- nil, nil in a phase without a request. May raise what nginx raises there.
+-- Returns the context of the current request, or nil if it has none yet, and the argument for `make`.
+-- Returns nil in a phase without a request, or raises nginx's own error.
 function contexts.find()
-  -- `init` has no `ngx.ctx` at all, and asking for it raises. It is the first phase of a state,
-  -- and does not come again.
+  -- In phase `init` reading `ngx.ctx` raises. It is the first phase of a Lua state and never occurs again,
+  -- so the check is skipped once it is over.
   if not past_init then
     if get_phase() == "init" then
       return nil
@@ -45,19 +46,19 @@ function contexts.find()
   return rawget(ctx, KEY), ctx
 end
 
--- A context for the current request, which has none.
+-- Makes a context for the current request, which has none.
 function contexts.make(ctx)
   local context = new_context()
   rawset(ctx, KEY, context)
   return context
 end
 
--- Makes `context` the one of the current request, nil one of its own.
+-- Makes `context` the context of the current request; nil gives it a new one of its own.
 function contexts.bind(context)
   rawset(ngx.ctx, KEY, context)
 end
 
--- The context of the current request as a script may have it.
+-- The context of the current request as an object that a script may keep.
 function contexts.keep(context)
   return context
 end
@@ -76,7 +77,7 @@ local begin = ffi.cast("int (*)(void *)", requests.begin)
 local begin_ended = ffi.cast("int (*)(void *)", requests.begin_ended)
 local turn_of = ffi.cast("double (*)(int)", requests.turn)
 
--- By the number of a place: its context.
+-- The userdata of each place, by its number.
 local places = {}
 
 local function context_at(number)
@@ -88,9 +89,9 @@ local function context_at(number)
   return context
 end
 
--- While a state is closed its finalisers may come here, and what nginx then gives as the request is
--- none any more. LuaJIT has its compiler switched off by then. So may a script have it: only an
--- exiting worker closes its state, or one that has a state for each request.
+-- While a Lua state is being closed, finalisers may call functions here, and the request that nginx then
+-- returns no longer exists. LuaJIT has switched its compiler off by then. A script may have done that as
+-- well, so it only counts in a worker that exits or has a state per request: no other closes a state.
 local jit_status, is_exiting = jit and jit.status, ngx.worker and ngx.worker.exiting
 local was_on = jit_status and jit_status()
 local closes_often = native.nginx and native.nginx.is_worker and native.nginx.is_worker()
@@ -99,7 +100,7 @@ local function is_closing()
   return was_on and not jit_status() and (closes_often or is_exiting and is_exiting())
 end
 
--- The number of a request's place, 0 where it has none. The log phase comes after the end.
+-- The number of a request's place, 0 if it has none. In the log phase the request has already ended.
 local function number_of(request)
   local number = find_number(request)
   if number == 0 and get_phase() == "log" and not is_closing() then
@@ -117,7 +118,7 @@ function contexts.find()
   return number ~= 0 and context_at(number) or nil, request
 end
 
--- The phases whose request is none that nginx would tell of.
+-- The phases in which there is no request whose end nginx would report.
 local no_place = { init = true, init_worker = true, exit_worker = true }
 
 local function make_number(request)
@@ -141,7 +142,8 @@ function contexts.make(request)
   return context_at(make_number(request))
 end
 
--- What was bound, or given to scripts, by number, as long as somebody has it; and whose turn it was.
+-- The userdata that were bound or given to scripts, by the number of the place, while they are reachable;
+-- and the turn of the place at that time, which tells whether they belong to the present request.
 local given, turns = setmetatable({}, { __mode = "v" }), {}
 
 function contexts.bind(context)
@@ -155,7 +157,8 @@ function contexts.bind(context)
   given[number], turns[number] = context, turn_of(number)
 end
 
--- It shares its data with the place's own until the request ends.
+-- Returns a userdata that shares its data with the place's until the request ends; after that the script
+-- keeps the data.
 function contexts.keep(context)
   local number = number_of(get_request())
   if number == 0 then
@@ -163,7 +166,7 @@ function contexts.keep(context)
   end
   local turn = turn_of(number)
   local one = turns[number] == turn and given[number]
-  -- One may be finalised and still be reached, by other finalisers.
+  -- A finalised userdata may still be in the weak table when another finaliser calls this.
   if not one or not is_context(one) then
     one = share_context(context)
     given[number], turns[number] = one, turn
@@ -171,8 +174,8 @@ function contexts.keep(context)
   return one
 end
 
--- The phases in which a request that has no context gets one without being asked about it: it
--- answers, and nginx tells of its end.
+-- The phases in which a request may begin a context without further checks: it has a response, and nginx
+-- reports its end.
 local begins = {
   set = true,
   server_rewrite = true,
@@ -183,8 +186,8 @@ local begins = {
   balancer = true,
 }
 
--- Whether the current request may begin a context without being asked more. The phase alone decides:
--- the natives remember the answer.
+-- Whether the current request may begin a context without further checks. The result depends on the phase
+-- alone, since `fast/setter.rs` remembers it by phase.
 function contexts.may_begin()
   return begins[get_phase()] or false
 end

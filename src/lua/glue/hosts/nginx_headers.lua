@@ -1,5 +1,5 @@
--- How response headers are set in nginx: through `ngx.header`, and in LuaJIT by what that calls,
--- without making strings for it.
+-- Sets response headers in nginx: through `ngx.header`, and with LuaJIT by calling the C function behind
+-- it directly, which needs no Lua strings.
 
 local native, parts = ...
 if not parts.nginx_wait then
@@ -19,17 +19,17 @@ function headers.publish(name, value)
   header[name] = value or nil
 end
 
--- What `ngx.header`, `ngx.headers_sent` and `ngx.get_phase` call themselves: the types of their
--- parameters, as LuaJIT shows them.
+-- Patterns for the parameter types, as LuaJIT's errors show them, of the C functions that `ngx.header`,
+-- `ngx.headers_sent` and `ngx.get_phase` call.
 local POINTER, TEXT, SIZE, INT, TEXTS = "%*'", "'const char %*'", "'uint%d+_t'", "'int'", "'char %*%*'"
 local SET_HEADER = { POINTER, TEXT, SIZE, INT, TEXT, SIZE, POINTER, SIZE, INT, TEXTS }
 local HEADERS_SENT, GET_PHASE = { POINTER }, { POINTER, TEXTS }
--- A value of each type.
+-- A value of each type, which the FFI accepts; false stands for nil.
 local VALUES = { [POINTER] = false, [TEXT] = "", [SIZE] = 0, [INT] = 0, [TEXTS] = false }
 
--- Whether this is the function known here is asked of its declaration, which nginx's Lua library
--- made: a table is neither a pointer nor a number, so it is refused before anything is called, by
--- the parameter's number and type; so is one too many.
+-- Whether the declaration that nginx's Lua library made of `fn` has these parameters. The FFI refuses a
+-- table for each parameter before it calls anything, and its error names number and type of the
+-- parameter. One argument too many is refused as well, which confirms the number of parameters.
 local function is_known(fn, parameters)
   local count = #parameters
   local function refused(wanted, arguments, given)
@@ -78,9 +78,10 @@ local tells_phase, phase = pcall(known, "ngx_http_lua_ffi_get_phase", GET_PHASE)
 local requests = native.nginx_requests and native.nginx_requests.requests
 local setter = ffi.new(native.fast.setter, requests, set_header, problem,
   tells and headers_sent or nil, tells_phase and phase or nil)
--- A trace knows the value of a pointer, but not the address of a struct of this size.
+-- As a pointer: LuaJIT embeds the value of a pointer in a trace, but not the address of a struct of more
+-- than 16 bytes.
 headers.setter = ffi.cast("void *", setter)
--- For nobody to read: a pointer keeps nothing alive.
+-- Keeps both alive: a pointer of the FFI does not.
 headers.anchor = { problem, setter }
 
 return headers

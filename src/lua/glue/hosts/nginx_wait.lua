@@ -1,8 +1,8 @@
--- Waiting in nginx: a coroutine sleeps, the event loop goes on.
+-- Waiting in nginx: a coroutine sleeps while the event loop goes on.
 --
--- For a check: on a semaphore that is posted the moment the check is done (see
--- src/lua/nginx/waits.rs). For anything else, and where nginx lacks what that needs: by looking
--- again and again, less often the longer it takes.
+-- A wait for a check sleeps on a semaphore that is posted when the check completes (see
+-- src/lua/nginx/waits.rs). Any other wait, and a wait in an nginx without the symbols for that, polls with
+-- growing pauses.
 
 local native, parts = ...
 local raise = parts.errors.raise
@@ -20,9 +20,10 @@ local is_exiting = ngx.worker and ngx.worker.exiting
 
 local wait = {}
 
--- The phases whose Lua cannot yield. In two of the TLS handshake it can only in an nginx with
--- OpenResty's patches, which nothing tells of: without them the handshake fails or the coroutine
--- never runs again, so they count as well. Of phases that nginx may yet get, `ngx.sleep` knows.
+-- The phases in which Lua cannot yield. In two phases of the TLS handshake (`ssl_client_hello`,
+-- `ssl_session_fetch`) it can in an nginx with OpenResty's patches, whose presence cannot be detected;
+-- without them the handshake fails or the coroutine never resumes, so they are listed. In a phase that
+-- is not listed and cannot yield either, `ngx.sleep` raises.
 local no_wait = {
   init = true,
   init_worker = true,
@@ -37,8 +38,8 @@ local no_wait = {
   exit_worker = true,
 }
 
--- Raises in a phase that cannot wait, for the API's function `name`, which called this; `up`
--- counts the functions in between.
+-- Raises in a phase that cannot wait. `name` is the API's function that calls this; `up` is the number of
+-- functions in between.
 function wait.require_wait(name, up)
   local phase = get_phase()
   if no_wait[phase] then
@@ -46,7 +47,7 @@ function wait.require_wait(name, up)
   end
 end
 
--- Looks at growing distances, in seconds: an eighth of the time it took so far.
+-- The limits of the pause between two polls, in seconds. The pause is an eighth of the time waited so far.
 local FIRST_PAUSE, LAST_PAUSE = 0.001, 0.05
 
 local function await_looking(poll, timeout)
@@ -54,7 +55,7 @@ local function await_looking(poll, timeout)
   while not poll() do
     local elapsed = now() - start
     local left = timeout and timeout - elapsed
-    -- A worker that exits waits for its coroutines, and those that wait for others are last.
+    -- An exiting worker stays until its coroutines have ended, so a wait must not delay it.
     if (left and left <= 0) or (is_exiting and is_exiting()) then
       return poll()
     end
@@ -64,12 +65,12 @@ local function await_looking(poll, timeout)
   return true
 end
 
--- For a wait without a check.
+-- Replaced below where semaphores can be used.
 function wait.await(_, poll, _, timeout)
   return await_looking(poll, timeout)
 end
 
--- The rest is for checks, where all that it needs is there.
+-- The rest needs nginx's symbols, the FFI and semaphores of lua-resty-core in the http subsystem.
 
 local own = native.nginx
 local base = package.loaded["resty.core.base"]
@@ -89,14 +90,14 @@ local function address_of(pointer)
   return tonumber(cast(address_type, pointer))
 end
 
--- Semaphores and their addresses: those that nobody waits on, those of waits by their numbers, and
--- all there are. The engine may post those of waits, so none is ever collected, even where the
--- coroutine that waits is.
+-- Semaphores with their addresses: the free ones, those of waits by the number of the wait, and all. The
+-- native may post the semaphore of a wait whose coroutine was already collected, so `all` keeps every
+-- semaphore from being collected.
 local free, held, all = {}, {}, {}
 
 local function give_back(entry)
   local semaphore = entry.semaphore
-  -- A check may have ended just after the wait for it did.
+  -- The check may have completed just after the wait timed out: the next user must not see that post.
   while semaphore:count() > 0 and semaphore:wait(0) do
   end
   free[#free + 1] = entry
@@ -114,7 +115,7 @@ local function take_back_released()
   end
 end
 
--- nil where nginx has no memory for one.
+-- A free or new semaphore; nil if nginx has no memory for one.
 local function take_semaphore()
   if #free == 0 then
     take_back_released()
@@ -134,8 +135,8 @@ local function take_semaphore()
   return entry
 end
 
--- nginx takes whole milliseconds, as an int: with none it would not yield, and the time that
--- `now` shows would stand still. Nothing is lost by looking once in an hour.
+-- Limits of one sleep in seconds. nginx takes whole milliseconds as an int: with 0 it would not yield, and
+-- the cached time of `now` would never advance; 3600 stays within an int, and the wait is then renewed.
 local SHORTEST, LONGEST = 0.001, 3600
 
 function wait.await(_, poll, _, timeout, handle)
@@ -163,8 +164,8 @@ function wait.await(_, poll, _, timeout, handle)
   return done
 end
 
--- A check that no script has belongs to its wait: so it needs no object of Lua's. `begin` is one
--- of the two natives that start such a check.
+-- Starts a check whose handle no script gets. It belongs to its wait, which saves a Lua object for it.
+-- `begin` is one of the two natives that start such a check.
 local function start_own(begin, ...)
   local entry = take_semaphore()
   if not entry then
@@ -181,7 +182,8 @@ end
 
 wait.own = {}
 
--- A number, or nil and what is wrong with the table, or nil where nginx cannot wait like this.
+-- Returns the number of the wait; nil and what is wrong with the table; or nil alone if no such wait is
+-- possible.
 function wait.own.start(target)
   return start_own(wait_check, target)
 end
@@ -190,7 +192,7 @@ function wait.own.start_at(ip, port, haproxy_v2, tls)
   return start_own(wait_check_at, ip, port, haproxy_v2, tls)
 end
 
--- Waits for the check of that number: the reason of its failure, or nil.
+-- Waits until the check of the wait with this number is done; returns the reason if it failed, or nil.
 function wait.own.finish(number)
   local entry = held[number]
   local semaphore = entry.semaphore

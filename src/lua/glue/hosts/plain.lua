@@ -1,5 +1,5 @@
--- The adapter of hosts without requests of their own: lua, LuaJIT, HAProxy, Dovecot. There is
--- one default context per Lua state; `with_context` replaces it while a function runs.
+-- The adapter of hosts whose requests the module does not know: lua, LuaJIT, HAProxy, Dovecot. Each Lua
+-- state has one default context; `with_context` replaces it while a function runs.
 
 local native, parts = ...
 local error, pcall, setmetatable = error, pcall, setmetatable
@@ -10,15 +10,16 @@ local plain = {}
 local own = native.context_new()
 local default = own
 
--- A coroutine may yield while its function runs, and others go on with their own request: so
--- each has its own binding. The main thread cannot yield; what it binds is also for coroutines
--- that run meanwhile and have none.
+-- Each coroutine has its own binding: it may yield while its function runs, and other coroutines then
+-- continue with other requests. The main thread cannot yield, so its binding also applies to coroutines
+-- that it runs meanwhile and that have none.
 local of_coroutine = setmetatable({}, { __mode = "k" })
 local of_main
--- How many functions run under a coroutine's binding; an abandoned coroutine counts for ever.
+-- The number of functions that run under a coroutine's binding. A coroutine that is abandoned within
+-- `with_context` is never subtracted; that only costs speed.
 local bound = 0
--- The current context where it is the same for all coroutines, nil where it is to be asked for:
--- each call counts where Lua is interpreted. Where it is compiled asking costs nothing.
+-- Index 1 is the current context if it is the same for all coroutines, else nil; natives then need no call
+-- of `current_context`. Only for interpreters: in compiled code that call costs nothing.
 local shared = not parts.fast and { default } or nil
 plain.shared = shared
 
@@ -35,7 +36,7 @@ local function coroutine_running()
   return thread
 end
 
--- What `with_context` made the current one, nil where it runs nothing.
+-- The context that `with_context` has bound, or nil.
 function plain.bound_context()
   if bound > 0 then
     local thread = coroutine_running()
@@ -48,7 +49,7 @@ function plain.bound_context()
 end
 local bound_context = plain.bound_context
 
--- Most states have bound nothing: they are not asked in a call of its own.
+-- Most states have no binding, and then this saves the call of `bound_context`.
 function plain.current_context()
   if bound > 0 then
     return bound_context() or default
@@ -56,7 +57,7 @@ function plain.current_context()
   return of_main or default
 end
 
--- What a host binds from outside: the default context from now on; nil is the state's own.
+-- Called from C: makes `context` the default context from now on; nil restores the state's own.
 function plain.bind(context)
   default = context or own
   if settle then
@@ -87,7 +88,7 @@ local function finish_coroutine(thread, before, ok, ...)
   return ...
 end
 
--- Runs fn(...) with `context` as the current one; its error is passed on unchanged.
+-- Runs fn(...) with `context` as the current one. An error of `fn` is raised again unchanged.
 function plain.with_context(context, fn, ...)
   local thread = coroutine_running()
   if thread == nil then
@@ -107,12 +108,12 @@ function plain.with_context(context, fn, ...)
   return finish_coroutine(thread, before, pcall(fn, ...))
 end
 
--- Threads and probes belong to any process that asks for servers.
+-- Any process that calls the module may have an engine thread and probe.
 function plain.may_probe()
   return true
 end
 
--- A child configures for itself; nothing forked from it shares a configuration of its own.
+-- No process configures on behalf of its children: each process that is forked configures itself.
 function plain.is_head()
   return false
 end
@@ -120,7 +121,7 @@ end
 -- A blocking wait is possible anywhere.
 function plain.require_wait() end
 
--- Waits until `poll()` is true, by `block(timeout)`, which returns whether it is.
+-- Waits by blocking the thread: `block(timeout)` returns whether the wait succeeded.
 function plain.await(_, _, block, timeout)
   return block(timeout)
 end
