@@ -1,8 +1,9 @@
-//! C's way into a Lua state: the functions of the header that take one.
+//! The functions of the C header that take a Lua state.
 //!
-//! What can raise an error runs inside a protected call, so that none reaches the host. The
-//! functions called are in the registry, under addresses of this copy of the library: another
-//! copy, whose userdata hold something else, does not find them, and finding them needs no memory.
+//! Whatever can raise a Lua error runs inside a protected call, so that no error jumps into the host. The
+//! functions called there are in the registry, under addresses in this copy of the library. Another
+//! copy of the library, whose userdata have a different content, does not find them. A light userdata
+//! as the key needs no string, and so no memory, to look them up.
 
 use std::ffi::{c_int, c_void};
 use std::slice;
@@ -15,7 +16,7 @@ use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
 
-/// What the registry has for the bridge.
+/// The functions that the bridge keeps in the registry.
 #[derive(Clone, Copy)]
 enum Entry {
     TakeResult,
@@ -25,10 +26,10 @@ enum Entry {
     Bind,
 }
 
-/// Only the addresses matter, one for each entry.
+/// One byte per entry; only its address is used, as a registry key.
 static KEYS: [u8; 5] = [0; 5];
 
-/// Stack slots that the functions here need: a function, its arguments, and one to spare.
+/// Stack slots that the functions here need: `context_bind_lua` uses three, and one is spare.
 const SLOTS: c_int = 4;
 
 impl Entry {
@@ -37,11 +38,11 @@ impl Entry {
     }
 }
 
-/// Keeps the functions of the bridge in the registry.
+/// Puts the functions of the bridge into the registry.
 ///
 /// # Safety
 ///
-/// As of [`Natives::push_native`].
+/// In the C function that called [`Natives::push`], with 6 free slots. May raise.
 pub(super) unsafe fn register(state: *mut lua_State, natives: Natives) {
     for (entry, function) in [
         (Entry::TakeResult, entry!(take_result)),
@@ -49,7 +50,7 @@ pub(super) unsafe fn register(state: *mut lua_State, natives: Natives) {
         (Entry::PushResult, raw::push_result as ffi::lua_CFunction),
         (Entry::PushContext, raw::push_context),
     ] {
-        // SAFETY: as of this function.
+        // SAFETY: the caller provides the slots. Nothing in this frame needs a destructor if this raises.
         unsafe {
             natives.push_native(function);
             ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, entry.key());
@@ -57,30 +58,37 @@ pub(super) unsafe fn register(state: *mut lua_State, natives: Natives) {
     }
 }
 
-/// Keeps the value on top, which is the host adapter's function `bind`.
+/// Pops the value on top, the host adapter's function `bind`, and puts it into the registry.
 ///
 /// # Safety
 ///
-/// As of [`register`].
+/// `state` is running a C function with a free slot. May raise.
 pub(super) unsafe fn register_bind(state: *mut lua_State) {
-    // SAFETY: as of this function.
+    // SAFETY: the caller has pushed the value. Nothing in this frame needs a destructor if this raises.
     unsafe { ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, Entry::Bind.key()) }
 }
 
 /// `take_result(address of an Option<SharedResult>, value)` → whether it is one
 fn take_result(args: &Args) -> Answer {
-    // SAFETY: no script has this function; `take` calls it with such an address.
+    // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
+    // option, which outlives the call.
     unsafe { fill(args.address(1), args.result(2).map(Held::share)) }
 }
 
 /// `take_context(address of an Option<SharedContext>, value)` → whether it is one
 fn take_context(args: &Args) -> Answer {
-    // SAFETY: as in `take_result`.
+    // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
+    // option, which outlives the call.
     unsafe { fill(args.address(1), args.context(2).map(Held::share)) }
 }
 
+/// Stores `found` in the option at `place`; returns whether there is something.
+///
+/// # Safety
+///
+/// `place` is null or the address of an `Option<T>` that nothing else uses during this call.
 unsafe fn fill<T>(place: *mut c_void, found: Option<T>) -> Answer {
-    // SAFETY: as of the callers.
+    // SAFETY: the caller guarantees the type behind `place`.
     match (unsafe { place.cast::<Option<T>>().as_mut() }, found) {
         (Some(place), Some(found)) => {
             *place = Some(found);
@@ -90,16 +98,16 @@ unsafe fn fill<T>(place: *mut c_void, found: Option<T>) -> Answer {
     }
 }
 
-/// A state with room on its stack, within one call from C.
+/// A Lua state with `SLOTS` free stack slots, during one call from C.
 struct Visit(*mut lua_State);
 
 impl Visit {
-    /// The index as one that pushing does not change.
+    /// The index as one that stays the same when values are pushed.
     fn absolute(&self, index: c_int) -> Result<c_int, Failure> {
         if index <= ffi::LUA_REGISTRYINDEX {
             return Ok(index);
         }
-        // SAFETY: the state is valid; nothing raises.
+        // SAFETY: the state is valid, and this call cannot raise.
         let top = unsafe { ffi::lua_gettop(self.0) };
         let absolute = if index < 0 { top + index + 1 } else { index };
         if (1..=top).contains(&absolute) {
@@ -112,7 +120,7 @@ impl Visit {
 
     /// Pushes the function of an entry.
     fn push(&self, entry: Entry) -> Done {
-        // SAFETY: there is room; a look into the registry raises nothing.
+        // SAFETY: `visit` made room. Raw access to the registry runs no metamethod.
         unsafe {
             ffi::lua_rawgetp(self.0, ffi::LUA_REGISTRYINDEX, entry.key());
             if ffi::lua_type(self.0, -1) == ffi::LUA_TFUNCTION {
@@ -128,8 +136,8 @@ impl Visit {
 
     /// Calls the function below `arguments` values of the stack.
     fn call(&self, arguments: c_int, results: c_int) -> Done {
-        // SAFETY: function and arguments are on the stack; errors are caught, and the text of
-        // one is copied before it leaves the stack.
+        // SAFETY: function and arguments are on the stack. `lua_pcall` catches every error, and the text
+        // is copied before it is popped.
         unsafe {
             if ffi::lua_pcall(self.0, arguments, results, 0) == ffi::LUA_OK {
                 return Ok(());
@@ -146,12 +154,12 @@ impl Visit {
         }
     }
 
-    /// What the value at `index` holds, if it is of the class.
+    /// A shared handle of the data of the value at `index`, if that is of the class.
     fn take<T>(&self, entry: Entry, index: c_int, class: &str) -> Result<T, Failure> {
         let index = self.absolute(index)?;
         let mut place: Option<T> = None;
         self.push(entry)?;
-        // SAFETY: there is room for two more values; the place outlives the call.
+        // SAFETY: `visit` made room for these two values above the function. `place` outlives the call.
         unsafe {
             ffi::lua_pushlightuserdata(self.0, (&raw mut place).cast());
             ffi::lua_pushvalue(self.0, index);
@@ -165,10 +173,11 @@ impl Visit {
         })
     }
 
-    /// Pushes a userdata that holds `content`.
+    /// Pushes a userdata that shares `content`.
     fn give<T>(&self, entry: Entry, content: &T) -> Done {
         self.push(entry)?;
-        // SAFETY: there is room; the content outlives the call, which only reads it.
+        // SAFETY: `visit` made room for this value above the function. `content` outlives the call, which
+        // only clones it.
         unsafe {
             let address = std::ptr::from_ref(content).cast_mut();
             ffi::lua_pushlightuserdata(self.0, address.cast());
@@ -177,21 +186,20 @@ impl Visit {
     }
 }
 
-/// Runs the work of an exported function on a state.
+/// Runs the work of an exported function on a Lua state.
 ///
 /// # Safety
 ///
-/// As `abi` says, and the state is null or valid and the caller's to use.
+/// `reason` is null or valid for a write. `state` is null or a valid state that this thread may use.
 unsafe fn visit(
     state: *mut lua_State,
     reason: *mut OwnedString,
     work: impl FnOnce(&Visit) -> Done,
 ) -> Status {
-    // Asked before anything of ours is alive: Lua 5.1 raises where it has no memory for a larger
-    // stack.
-    // SAFETY: as of this function.
+    // Before any Rust value is alive: Lua 5.1 raises here if it has no memory to grow the stack.
+    // SAFETY: the state is checked for null, and otherwise valid.
     let room = !state.is_null() && unsafe { ffi::lua_checkstack(state, SLOTS) } != 0;
-    // SAFETY: as of this function.
+    // SAFETY: the caller guarantees `reason`.
     unsafe {
         guard(reason, || {
             if state.is_null() {
@@ -215,7 +223,7 @@ unsafe extern "C-unwind" fn nauthilus_backend_result_from_lua(
     result: *mut *mut ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as of `visit`.
+    // SAFETY: the header requires of the caller what `visit` and `out` ask for.
     unsafe {
         visit(state, reason, |visit| {
             out("result", result)?;
@@ -231,7 +239,7 @@ unsafe extern "C-unwind" fn nauthilus_backend_result_push_lua(
     result: *const ResultHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as of `visit`.
+    // SAFETY: the header requires of the caller a valid state and handle, or null.
     unsafe {
         visit(state, reason, |visit| {
             visit.give(Entry::PushResult, &handle::get("result", result)?.0)
@@ -245,7 +253,8 @@ unsafe extern "C-unwind" fn nauthilus_backend_context_bind_lua(
     context: *const ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as of `visit`; there is room for function and argument.
+    // SAFETY: the header requires of the caller a valid state and handle, or null. The function, its
+    // argument and what `give` pushes fit into `SLOTS`.
     unsafe {
         visit(state, reason, |visit| {
             visit.push(Entry::Bind)?;
@@ -272,7 +281,7 @@ unsafe extern "C-unwind" fn nauthilus_backend_context_from_lua(
     context: *mut *mut ContextHandle,
     reason: *mut OwnedString,
 ) -> Status {
-    // SAFETY: as of `visit`.
+    // SAFETY: the header requires of the caller what `visit` and `out` ask for.
     unsafe {
         visit(state, reason, |visit| {
             out("context", context)?;

@@ -10,7 +10,8 @@ use crate::engine::config::{Value as ConfigValue, parse_host};
 use crate::engine::process::check::{Check, CheckResult};
 use crate::engine::process::current;
 
-/// The option of a check that is no key of a target: whether an equal one under way will do.
+/// An option of a check that is no key of a target: whether the check may share the connection of an
+/// equal check in flight.
 const COALESCE: &str = "coalesce";
 
 pub(super) const NATIVES: Items = &[
@@ -23,7 +24,7 @@ pub(super) const NATIVES: Items = &[
     ("check_cancel", native!(cancel)),
 ];
 
-/// `host_problem(text)`: nil for an address or a host name, else what was expected.
+/// `host_problem(text)`: nil for an IP address or a host name, else what was expected.
 fn host_problem(args: &Args) -> Answer {
     match args.bytes(1).map(std::str::from_utf8) {
         Ok(Ok(host)) => {
@@ -34,7 +35,7 @@ fn host_problem(args: &Args) -> Answer {
     }
 }
 
-/// `check_start(table)`: a handle, or nil and what is wrong with the table.
+/// `check_start(table)`: a handle of the started check, or nil and what is wrong with the table.
 fn start(args: &Args) -> Answer {
     if args.view(1) != ArgView::Table {
         return Answer::Raised("nauthilus_backend: internal error: a table expected");
@@ -42,7 +43,7 @@ fn start(args: &Args) -> Answer {
     handle(begin_described(args, 1))
 }
 
-/// `check_start_at(host, port, haproxy_v2, tls)`: the same for a table of these.
+/// `check_start_at(host, port, haproxy_v2, tls)`: the same without a table.
 fn start_at(args: &Args) -> Answer {
     match described_at(args, 1) {
         Ok(described) => handle(described.and_then(|value| begin(&value))),
@@ -64,7 +65,8 @@ pub(super) fn begin_described(args: &Args, index: i32) -> Result<Check, String> 
     })
 }
 
-/// What arguments `first` and on describe: `host, port, haproxy_v2, tls`; or what is wrong with them.
+/// The description of a check from four arguments, beginning at `first`: `host, port, haproxy_v2, tls`;
+/// or what is wrong with them.
 pub(super) fn described_at(
     args: &Args,
     first: i32,
@@ -98,13 +100,13 @@ fn may_coalesce(described: &ConfigValue) -> bool {
         .any(|(key, value)| key == COALESCE && *value == ConfigValue::Bool(false))
 }
 
-/// `check_result(handle)`: whether it is done, and the reason of a failure.
+/// `check_result(handle)`: whether the check is done, and the reason if it failed.
 fn result(args: &Args) -> Answer {
     args.check(1)
         .map_or_else(Answer::Raised, |check| answer(check.result()))
 }
 
-/// `check_wait(handle, seconds or nil)`: the same, waited for. Blocks.
+/// `check_wait(handle, seconds or nil)`: waits until the check is done, then the same. Blocks the thread.
 fn wait(args: &Args) -> Answer {
     match (args.check(1), args.optional_number(2)) {
         (Ok(check), Ok(seconds)) => answer(check.wait(seconds.and_then(to_duration))),
@@ -112,7 +114,7 @@ fn wait(args: &Args) -> Answer {
     }
 }
 
-/// Whether it is done, and the reason of a failure.
+/// The return values of `check_result`: whether the check is done, and the reason if it failed.
 pub(super) fn answer(result: Option<CheckResult>) -> Answer {
     Answer::Values(match result {
         None => vec![false.into(), LuaValue::Nil],
@@ -120,7 +122,8 @@ pub(super) fn answer(result: Option<CheckResult>) -> Answer {
     })
 }
 
-/// `check_fd(handle)`: a descriptor, or nil and why there is none.
+/// `check_fd(handle)`: a descriptor that becomes readable when the check is done, or nil and why there is
+/// none.
 fn fd(args: &Args) -> Answer {
     args.check(1).map_or_else(Answer::Raised, |check| {
         Answer::Values(match check.descriptor() {

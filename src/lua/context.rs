@@ -39,7 +39,8 @@ fn share(args: &Args) -> Answer {
     from_context(args, |context| Answer::SharedContext(context.share()))
 }
 
-/// `context_become(context, other)`: makes the first a userdata of the other's data
+/// `context_become(context, other)`: makes the first a second userdata of the other's data; its old data
+/// is dropped
 fn become_other(args: &Args) -> Answer {
     let other = args.context(2).map(Held::share);
     if other.is_some_and(|shared| args.replace_context(1, shared.into())) {
@@ -104,8 +105,8 @@ fn remove(args: &Args) -> Answer {
     }
 }
 
-/// `context_select(context, ip, port)` → nothing, or why `ip` is refused; also where `port` is
-/// no integer from 1 to 65535, which is for the glue to say.
+/// `context_select(context, ip, port)` → nothing, or why `ip` is refused. The glue has checked that
+/// `port` is an integer from 1 to 65535.
 fn select(args: &Args) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
@@ -128,15 +129,15 @@ fn select(args: &Args) -> Answer {
     Answer::Nothing
 }
 
-/// The current address of a target that is configured by this name.
+/// The current address of the target that is configured with this host name.
 fn current_ip_of(name: &str) -> Option<IpAddr> {
     let process = current();
-    // A file that is refused is reported by the functions that list servers.
+    // The functions that list servers report a refused configuration file.
     process.configure_from_environment().ok()?;
     process.current_ip_of(name)
 }
 
-/// A port as scripts give it; none where it is no integer from 1 to 65535.
+/// A port that a script passed; `None` unless it is an integer from 1 to 65535.
 pub(super) fn port(view: ArgView<'_>) -> Option<u16> {
     let number = match view {
         ArgView::Integer(number) => number.try_into().ok()?,
@@ -148,8 +149,8 @@ pub(super) fn port(view: ArgView<'_>) -> Option<u16> {
     (number != 0).then_some(number)
 }
 
-/// `context_changes(context, table)` → the new length of `table`, filled with name, value or
-/// false, … of each header that changed since the last call
+/// `context_changes(context, table)` → the new length of `table`, filled with name, value, name, value, …
+/// of the headers that changed since the last call; false is the value of a header to clear
 fn changes(args: &Args) -> Answer {
     match (args.context(1), args.view(2)) {
         (Some(context), ArgView::Table) => Answer::Changes(context.with(|c| c.take_changes())),
@@ -157,7 +158,7 @@ fn changes(args: &Args) -> Answer {
     }
 }
 
-/// Answers from the context that is argument 1; nil, true where it is none.
+/// Calls `answer` with the context that is argument 1; returns nil, true if it is no context.
 fn from_context(args: &Args, answer: impl FnOnce(&Held<RequestContext>) -> Answer) -> Answer {
     args.context(1).map_or(Answer::BadSelf, answer)
 }
@@ -210,7 +211,7 @@ fn header_list(args: &Args) -> Answer {
     })
 }
 
-/// `context_result(context)` → a result of its own
+/// `context_result(context)` → a new result with a copy of the context's current result
 fn current_result(args: &Args) -> Answer {
     from_context(args, |context| {
         Answer::Result(context.with(|c| c.current_result()))

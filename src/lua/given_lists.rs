@@ -1,4 +1,4 @@
-//! The list of servers that a Lua state was given last: what it has of that need not be made again.
+//! The list of servers that a Lua state got last: server objects that it already has are not made again.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,27 +8,27 @@ use std::sync::{Arc, Weak};
 use crate::engine::active::BackendServer;
 use crate::engine::target::Target;
 
-/// The last list that a Lua state was given: what it has of that need not be made again.
+/// The list of servers that a Lua state got last.
 #[derive(Default)]
 pub(super) struct Lists(pub(super) RefCell<GivenList>);
 
-/// A list that was given.
+/// A list of servers that a Lua state has got.
 #[derive(Default)]
 pub(super) struct GivenList {
-    /// From 1; 0 is no list's.
+    /// The number of the list, from 1; 0 is no list.
     pub(super) number: u64,
     servers: Vec<GivenServer>,
 }
 
-/// What tells a server apart from others. Not the target itself, which would keep what a
-/// configuration that was replaced has of it, a password too.
+/// Identifies a server. Weak: a strong reference would keep targets of a replaced configuration in
+/// memory, including their passwords.
 struct GivenServer {
     target: Weak<Target>,
     ip: String,
 }
 
-/// No two lists of a process ever have one number, or indices of one would be taken for those of
-/// another.
+/// The number of the last list. Unique in the process; otherwise an index into one list would be taken
+/// for an index into another.
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl GivenList {
@@ -43,8 +43,8 @@ impl GivenList {
         }
     }
 
-    /// For each of these servers the index, from 1, that it has in this list. While a weak
-    /// pointer lives no other target has its address.
+    /// For each of these servers its index in this list, from 1. Targets are compared by address: a weak
+    /// pointer keeps the allocation, so no other target can have the same address.
     pub(super) fn indices_of(&self, servers: &[BackendServer]) -> Vec<Option<u64>> {
         let known: HashMap<_, _> = (1..)
             .zip(&self.servers)

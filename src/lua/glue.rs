@@ -8,7 +8,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::raw::set_field;
 
-/// Name, name as an error shows it, and source of a part.
+/// Name, name as an error message shows it (with a NUL), and source of a part.
 type Part = (&'static str, &'static str, &'static str);
 
 macro_rules! part {
@@ -21,7 +21,7 @@ macro_rules! part {
     };
 }
 
-/// The parts in the order they run: each may use the ones before it.
+/// The parts in the order in which they run: each may use those before it.
 const PARTS: &[Part] = &[
     part!("errors", "errors.lua"),
     part!("ffi", "ffi.lua"),
@@ -45,15 +45,15 @@ const PARTS: &[Part] = &[
     part!("names", "names.lua"),
 ];
 
-/// Runs all parts with the table of natives that is on top of the stack, and puts what they returned,
-/// by name, in its place.
+/// Runs all parts with the table of natives that is on top of the stack, and replaces that table by a
+/// table of what the parts returned, by name.
 ///
 /// # Safety
 ///
-/// `state` is running a C function with room for 10 values, which owns nothing: this raises what a
-/// part raises, and Lua's memory error.
+/// `state` is running a C function with 10 free slots. Raises errors of a part and Lua's memory error:
+/// the frames between this and Lua have no destructor to run.
 pub(super) unsafe fn load(state: *mut lua_State) {
-    // SAFETY: as of this function; the names end with a NUL.
+    // SAFETY: five slots are used. The names end with a NUL, and this frame owns nothing.
     unsafe {
         let native = ffi::lua_gettop(state);
         ffi::lua_createtable(state, 0, 32);

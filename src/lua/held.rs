@@ -1,18 +1,19 @@
-//! What a userdata holds: mostly nobody but its Lua state sees it, and then it needs no lock
-//! and no memory beside the userdata's.
+//! The content of a userdata. Usually only its Lua state uses it; then it needs no lock and no memory
+//! besides the userdata's.
 
 use std::cell::{OnceCell, RefCell};
 
 use crate::engine::request::shared::Shared;
 
-/// Data of a Lua state, until C asks for a handle of it: from then on both have one.
+/// Data that belongs to one Lua state until a second handle of it is needed: from then on it is behind a
+/// shared, locked reference.
 ///
-/// A state is used by one thread at a time, and no work on the data calls Lua or this library: so
-/// nobody finds it borrowed.
+/// A Lua state is used by one thread at a time, and no closure that works on the data calls Lua or this
+/// library, so the `RefCell` is never found borrowed.
 #[derive(Default)]
 pub(super) struct Held<T> {
     own: RefCell<T>,
-    /// What counts in place of `own` once it is there.
+    /// Used instead of `own` once it is set.
     shared: OnceCell<Shared<T>>,
 }
 
@@ -24,8 +25,8 @@ impl<T> Held<T> {
         }
     }
 
-    /// Runs `work`, which must call neither Lua nor this library, and where the data is shared
-    /// nothing else either.
+    /// Runs `work` on the data. `work` must call neither Lua nor this library. If the data is shared it
+    /// runs under a lock, so it must not call a host that may block either.
     pub(super) fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
         match self.shared.get() {
             None => work(&mut self.own.borrow_mut()),
@@ -33,7 +34,7 @@ impl<T> Held<T> {
         }
     }
 
-    /// Whether others have a handle of the data.
+    /// Whether the data is behind a shared handle.
     #[cfg(feature = "luajit")]
     pub(super) fn is_shared(&self) -> bool {
         self.shared.get().is_some()
@@ -41,11 +42,11 @@ impl<T> Held<T> {
 }
 
 impl<T> Held<T> {
-    /// Makes it a new one, whose content `clear` has cleared. Whoever else has a handle keeps the
-    /// old one.
+    /// Empties the data with `clear` for use by another request. Data that was shared stays with the
+    /// other handles.
     #[cfg(feature = "luajit")]
     pub(super) fn clear(&mut self, clear: impl FnOnce(&mut T)) {
-        // What was shared is empty.
+        // If the data was shared, `own` is already empty.
         clear(self.own.get_mut());
         if self.shared.get().is_some() {
             self.shared = OnceCell::new();
@@ -54,7 +55,7 @@ impl<T> Held<T> {
 }
 
 impl<T: Default> Held<T> {
-    /// A handle of the data, for others than this state.
+    /// A shared handle of the data. The first call moves the data behind it.
     pub(super) fn share(&self) -> Shared<T> {
         self.shared
             .get_or_init(|| Shared::new(self.own.take()))
@@ -63,7 +64,7 @@ impl<T: Default> Held<T> {
 }
 
 impl<T: Clone> Held<T> {
-    /// Runs `work` on the data as it is now. Where others have it too that is a copy: `work` may
+    /// Runs `work` on the present data. Shared data is copied first, so that no lock is held: `work` may
     /// take the lock of other data.
     pub(super) fn with_current<R>(&self, work: impl FnOnce(&T) -> R) -> R {
         match self.shared.get() {

@@ -1,4 +1,4 @@
-//! What operators set and see: the natives of `set_target_state`, `set_node_weight`, `events`.
+//! The natives of `set_target_state`, `set_node_weight` and `events`, for operators.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) const NATIVES: Items = &[
     ("events", native!(events)),
 ];
 
-/// `set_state(what, state, reason, by, seconds or nil)`: nil, or why not.
+/// `set_state(what, state, reason, by, seconds or nil)`: nil, or why it was refused.
 fn set_state(args: &Args) -> Answer {
     let set = || {
         let state = text(args, 2)?;
@@ -25,13 +25,13 @@ fn set_state(args: &Args) -> Answer {
     Answer::problem(set())
 }
 
-/// `set_weight("node:" .. name, weight or nil, reason, by, seconds or nil)`: nil, or why not.
+/// `set_weight("node:" .. name, weight or nil, reason, by, seconds or nil)`: nil, or why it was refused.
 fn set_weight(args: &Args) -> Answer {
     let set = || {
         let weight = args.optional_number(2)?;
         let weight = weight.map(|weight| {
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            // The glue checks it.
+            // The glue only passes whole numbers from 0 to 1000.
             let whole = weight.clamp(0.0, 1000.0) as u16;
             whole
         });
@@ -55,7 +55,7 @@ fn set(args: &Args, setting: Setting) -> Result<(), String> {
     active.operate(wanted)
 }
 
-/// Argument `index`, which is nothing where it is nil.
+/// Argument `index` as text; empty for nil.
 fn text(args: &Args, index: std::ffi::c_int) -> Result<String, String> {
     match args.view(index) {
         ArgView::Nil => Ok(String::new()),
@@ -72,23 +72,23 @@ fn duration(args: &Args) -> Answer {
     Answer::Values(vec![seconds.into()])
 }
 
-/// `events(since)`: the events after that number, and whether some were lost.
+/// `events(since)`: the events after that number, and whether some of them are no longer kept.
 fn events(args: &Args) -> Answer {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Saturates.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // The cast saturates.
     let since = args
         .optional_number(1)
         .ok()
         .flatten()
         .map_or(0, |since| since as u64);
     let process = current();
-    // Where the file is bad, other calls say so.
+    // The error of a bad file is left to the functions that can return one.
     let _ = process.configure_from_environment();
     let Some(active) = process.active(Start::Forbidden) else {
         return Answer::Values(vec![LuaValue::List(Vec::new()), false.into()]);
     };
     let found = active.table.events_after(since);
     let events = found.events.into_iter().map(event).collect();
-    // From the beginning, nobody was promised anything.
+    // A reader that starts from the beginning (0) has missed nothing that it had been told of.
     let lost = found.lost && since > 0;
     Answer::Values(vec![LuaValue::List(events), lost.into()])
 }

@@ -1,21 +1,24 @@
-//! The Lua surface: natives in Rust, argument checks and error texts in embedded Lua.
+//! The Lua surface: natives (functions in Rust), and argument checks and error texts in embedded Lua,
+//! the *glue*.
 //!
-//! A native never raises for what its caller can cause; it returns values, and the glue in
-//! `glue/` raises a string positioned at the script's line.
+//! A native does not raise an error for a script's mistake. It returns values, and the glue in `glue/`
+//! raises a string with the position of the script's line.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | how natives are made: functions from arguments to an answer |
-//! | `held.rs` | what results and contexts are in their userdata |
-//! | `fast.rs`, `fast/setter.rs`, `glue/fast.lua` | the same for LuaJIT's FFI |
-//! | `result.rs`, `context.rs`, `servers.rs`, `monitor.rs`, `check.rs` | the natives |
-//! | `plainly.rs` | functions of the API that are natives themselves |
-//! | `bridge.rs` | C's way into a Lua state: the functions of the header that take one |
+//! | `held.rs` | the content of the userdata of results and contexts |
+//! | `fast.rs`, `fast/setter.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
+//! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
+//! | `servers.rs`, `given_lists.rs`, `routing.rs` | natives: servers and routes |
+//! | `monitor.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the monitor, for operators |
+//! | `plainly.rs` | functions of the API that are natives without glue around them |
+//! | `bridge.rs` | the functions of the C header that take a Lua state |
 //! | `glue.rs` | loads the embedded Lua, part by part |
-//! | `glue/errors.lua` | how misuse is reported |
-//! | `nginx.rs`, `nginx/` | what nginx offers to a module: its signs, its event loop |
-//! | `glue/host.lua`, `glue/hosts/` | which host runs us, one adapter per host |
+//! | `glue/errors.lua` | the errors for wrong arguments |
+//! | `nginx.rs`, `nginx/` | the use of nginx's symbols: process state, event loop, requests |
+//! | `glue/host.lua`, `glue/hosts/` | the selection of the host adapter, and one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
 mod bridge;
@@ -44,11 +47,11 @@ use mlua::ffi::{self, lua_State};
 use crate::engine::config::nearest;
 use raw::{Answer, ArgView, Args, Item, Items, Natives, get_field, native, set_field};
 
-/// The parts of the glue in this Lua state, by name. A second load finds them and gives the same
-/// module table, so that results and contexts made through either are of one class.
+/// The registry key of the glue's parts in this Lua state. A second load finds them and returns the same
+/// module table, so that results and contexts of both loads have the same metatables.
 const PARTS_KEY: &str = "nauthilus_backend.parts";
 
-/// Stack slots for loading the module.
+/// Stack slots for loading the module: more than natives, glue and their upvalues need (about 20).
 const SLOTS: c_int = 40;
 
 /// Entry point of `require "nauthilus_backend"`.
@@ -58,7 +61,8 @@ const SLOTS: c_int = 40;
 /// Called by Lua with a valid state, as any `lua_CFunction`.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn luaopen_nauthilus_backend(state: *mut lua_State) -> c_int {
-    // SAFETY: `state` is the valid state Lua called us with, and this frame owns nothing.
+    // SAFETY: Lua called this function with `state`, and this frame owns nothing that an error would
+    // leak. `push_parts` makes room on the stack.
     unsafe {
         push_parts(state);
         get_field(state, -1, "init");
@@ -66,15 +70,16 @@ unsafe extern "C-unwind" fn luaopen_nauthilus_backend(state: *mut lua_State) -> 
     1
 }
 
-/// Entry point of `require "nauthilus_backend.result"`, which Lua's all-in-one searcher finds
-/// in the same file: the class `nauthilus_backend_result`.
+/// Entry point of `require "nauthilus_backend.result"`, which returns the class
+/// `nauthilus_backend_result`. Lua's all-in-one searcher finds it in the same library.
 ///
 /// # Safety
 ///
 /// Called by Lua with a valid state, as any `lua_CFunction`.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn luaopen_nauthilus_backend_result(state: *mut lua_State) -> c_int {
-    // SAFETY: `state` is the valid state Lua called us with, and this frame owns nothing.
+    // SAFETY: Lua called this function with `state`, and this frame owns nothing that an error would
+    // leak. `push_parts` makes room on the stack.
     unsafe {
         push_parts(state);
         get_field(state, -1, "result");
@@ -83,14 +88,14 @@ unsafe extern "C-unwind" fn luaopen_nauthilus_backend_result(state: *mut lua_Sta
     1
 }
 
-/// Pushes the parts of the glue in this Lua state, made on the first call. Where an allocation is
-/// refused this raises Lua's own error, and the next call begins anew.
+/// Pushes the table of the glue's parts, which the first call in a Lua state makes. If Lua has no memory
+/// this raises Lua's own error, and the next call starts from the beginning.
 ///
 /// # Safety
 ///
-/// `state` is running a C function, and no frame between it and Lua owns anything.
+/// `state` is running a C function, and the frames between it and Lua have no destructor to run.
 unsafe fn push_parts(state: *mut lua_State) {
-    // SAFETY: as of this function.
+    // SAFETY: `luaL_checkstack` makes room for all that follows, and this frame owns nothing.
     unsafe {
         ffi::luaL_checkstack(state, SLOTS, c"nauthilus_backend".as_ptr());
         get_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
@@ -106,17 +111,18 @@ unsafe fn push_parts(state: *mut lua_State) {
             ffi::lua_pushvalue(state, -1);
             set_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
         }
-        // On each load: a host may have cleared the names since the last one.
+        // On each load, since the host may have removed the global names after an earlier one.
         get_field(state, -1, "names");
         ffi::lua_call(state, 0, 0);
     }
 }
 
-/// Pushes the functions of Rust, as the glue sees them.
+/// Pushes the table of natives that the glue uses, and the natives' upvalues above it.
 ///
 /// # Safety
 ///
-/// As of [`Natives::push`].
+/// `state` is running a C function with 25 free slots. May raise: the frames between this and Lua have no
+/// destructor to run.
 unsafe fn push_natives(state: *mut lua_State) -> Natives {
     const COMMON: Items = &[
         (
@@ -125,7 +131,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         ),
         ("nearest", native!(nearest_name)),
     ];
-    // SAFETY: as of this function.
+    // SAFETY: the caller provides the slots, and all calls are in the same C function.
     unsafe {
         let natives = Natives::push(state);
         natives.add(COMMON);
@@ -145,7 +151,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
     }
 }
 
-/// `nearest(name, known)`: the known name a caller may have meant, or nil.
+/// `nearest(name, known)`: the name of `known` that a misspelt `name` is likely to mean, or nil.
 fn nearest_name(args: &Args) -> Answer {
     let (ArgView::Bytes(name), Ok(known)) = (args.view(1), args.strings(2)) else {
         return Answer::Nil;

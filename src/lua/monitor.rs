@@ -19,10 +19,11 @@ pub(super) const NATIVES: Items = &[
     ("is_health_check", native!(is_health_check)),
 ];
 
-/// What is said where nothing is configured.
+/// The error text if there is no configuration.
 const NOT_CONFIGURED: &str = "not configured";
 
-/// `configure(table or path, head)`: nil, or why it was refused.
+/// `configure(table or path, head)`: nil, or why the configuration was refused. `head`: this is the
+/// process that the others are forked from.
 fn configure(args: &Args) -> Answer {
     let head = args.view(2) == ArgView::Bool(true);
     let config = match args.view(1) {
@@ -58,8 +59,8 @@ fn stop(_: &Args) -> Answer {
     Answer::Nothing
 }
 
-/// `is_ready(may_start)`: whether every target has had a verdict, or nil and why there are
-/// no targets.
+/// `is_ready(may_start)`: whether every target has had a verdict, or nil and why there is no
+/// configuration.
 fn is_ready(args: &Args) -> Answer {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
@@ -71,7 +72,8 @@ fn is_ready(args: &Args) -> Answer {
     }
 }
 
-/// `wait_ready(seconds or nil)`: the same, waited for. Blocks.
+/// `wait_ready(seconds or nil)`: waits until every target has had a verdict, and returns whether that is
+/// so. Blocks the thread.
 fn wait_ready(args: &Args) -> Answer {
     match args.optional_number(1) {
         Ok(seconds) => Answer::Bool(current().wait_ready(seconds.and_then(to_duration))),
@@ -79,17 +81,17 @@ fn wait_ready(args: &Args) -> Answer {
     }
 }
 
-/// A time that does not fit is for ever.
+/// Seconds as a duration; `None`, which means no limit, for a number that is too large.
 pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds.max(0.0)).ok()
 }
 
-/// `status(may_start)`
+/// `status(may_start)`: see [`status_table`].
 fn status(args: &Args) -> Answer {
     Answer::Values(vec![status_table(args.view(1) == ArgView::Bool(true))])
 }
 
-/// What `status` gives. `may_start`: whether that may start the engine.
+/// The table that `status` returns. `may_start`: whether the call may start the engine.
 pub(super) fn status_table(may_start: bool) -> LuaValue {
     let process = current();
     let failed = process.configure_from_environment().err();
@@ -162,7 +164,7 @@ fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
 
-/// `report_failure(host, port, may_start)`: whether a target is there.
+/// `report_failure(host, port, may_start)`: whether there is such a target.
 fn report_failure(args: &Args) -> Answer {
     let host = match args.bytes(1) {
         Ok(host) => host,
@@ -185,7 +187,7 @@ fn is_health_check(args: &Args) -> Answer {
         Err(refused) => return Answer::Raised(refused),
     };
     let process = current();
-    // Where the file is bad, other calls say so.
+    // The error of a bad file is left to the functions that can return one.
     let _ = process.configure_from_environment();
     let active = process.active(super::start::start_if(false));
     Answer::Bool(active.is_some_and(|active| active.is_health_check(username)))

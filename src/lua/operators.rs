@@ -1,4 +1,4 @@
-//! For operators: the natives of `metrics` and `status_json`.
+//! The natives of `metrics` and `status_json`, for operators.
 
 use super::monitor::status_table;
 use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
@@ -13,7 +13,7 @@ pub(super) const NATIVES: Items = &[
 /// `metrics(may_start)`: the content type, and an array of pieces of the text.
 fn metrics(args: &Args) -> Answer {
     let process = current();
-    // Where there is no configuration the text has less in it; other calls say why.
+    // Without a configuration the text lacks the targets; other functions return the reason.
     let _ = process.configure_from_environment();
     let active = process.active(super::start::start_if(args.view(1) == ArgView::Bool(true)));
     let mut pieces = Vec::new();
@@ -21,7 +21,7 @@ fn metrics(args: &Args) -> Answer {
     Answer::Values(vec![CONTENT_TYPE.into(), LuaValue::List(pieces)])
 }
 
-/// `status_json(may_start)`: what `status` gives, as JSON.
+/// `status_json(may_start)`: the table of `status` as JSON.
 fn status_json(args: &Args) -> Answer {
     let status = status_table(args.view(1) == ArgView::Bool(true));
     Answer::Text(json(&status).to_string())
@@ -29,7 +29,7 @@ fn status_json(args: &Args) -> Answer {
 
 fn json(value: &LuaValue) -> serde_json::Value {
     match value {
-        // Addresses and handles are in no status.
+        // No status contains an address or a handle.
         LuaValue::Nil | LuaValue::Address(_) | LuaValue::Check(_) | LuaValue::Service(_) => {
             serde_json::Value::Null
         }

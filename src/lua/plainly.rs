@@ -1,18 +1,18 @@
-//! Functions of the API that are natives themselves: where Lua is interpreted, a Lua function
-//! around a native costs as much as the native.
+//! Functions of the API that are natives without a Lua function around them: in an interpreter, that
+//! Lua function would cost as much as the native.
 //!
-//! Each does what is plain. Whatever is not (another type, something to refuse, a context that is
-//! to be asked for) is for the Lua function that it stands for, which it calls with the same
-//! arguments, and which also says what is wrong.
+//! Each native handles the common argument types. For anything else (another type, a value to refuse, a
+//! context that depends on the coroutine) it calls the Lua function that it stands for, with the same
+//! arguments; that function also raises the errors.
 
 use super::context::port;
 use super::raw::{Answer, ArgView, Args, Item, Items, stand_in};
 use super::result::{Field, field_at, log_left_out};
 use crate::engine::request::server_address::is_plain_literal;
 
-/// The table `plainly`: each of its functions takes the Lua function that is stood for and
-/// an extra value, and gives the native. The extra value is the table of the host's adapter whose
-/// index 1 is the current context, and of `result_method` the number of its field.
+/// The table `plainly`. Each of its functions takes the Lua function to fall back to and an extra value,
+/// and returns the native. The extra value is the host adapter's table whose index 1 is the current
+/// context; for `result_method` it is the number of the field.
 pub(super) const NATIVES: Items = &[(
     "plainly",
     Item::Table(&[
@@ -47,7 +47,7 @@ fn remove(args: &Args) -> Option<Answer> {
     Some(Answer::Nothing)
 }
 
-/// `result:attributes(table)` and the like, with the field's number as `extra`
+/// `result:attributes(table)` and the other setters, with the number of the field as extra value
 fn result_method(args: &Args) -> Option<Answer> {
     let result = args.result(1)?;
     match (field_at(args.extra_number()?)?, args.view(2)) {

@@ -6,7 +6,7 @@ use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
 
-/// The fields of a result as the glue names and numbers them.
+/// The fields of a result. The glue refers to a field by its position here, from 1.
 const FIELD_NAMES: &[&str] = &[
     "authenticated",
     "user_found",
@@ -21,7 +21,7 @@ const FIELD_NAMES: &[&str] = &[
     "webauthn_credentials",
 ];
 
-/// The same, in the same order.
+/// The fields in the order of [`FIELD_NAMES`].
 const FIELDS: [Field; FIELD_NAMES.len()] = [
     Field::Authenticated,
     Field::UserFound,
@@ -58,7 +58,7 @@ pub(super) const NATIVES: Items = &[
     ("result_fields", Item::Texts(FIELD_NAMES)),
 ];
 
-/// The field of a number, its place in `result_fields`.
+/// The field with this number, its position in `result_fields` from 1.
 pub(super) fn field_at(number: usize) -> Option<Field> {
     FIELDS.get(number.checked_sub(1)?).copied()
 }
@@ -73,7 +73,7 @@ fn field(args: &Args) -> Option<Field> {
 }
 
 impl Field {
-    /// Sets a field that is a boolean; false where this is none.
+    /// Sets a boolean field; false if this field is not a boolean.
     pub(super) fn set_flag(self, result: &Held<BackendResult>, value: bool) -> bool {
         result.with(|r| {
             let place = match self {
@@ -86,7 +86,7 @@ impl Field {
         })
     }
 
-    /// Sets a field that is a string; false where this is none.
+    /// Sets a string field; false if this field is not a string.
     pub(super) fn set_text(self, result: &Held<BackendResult>, value: &[u8]) -> bool {
         result.with(|r| {
             let place = match self {
@@ -103,7 +103,7 @@ impl Field {
     }
 }
 
-/// Says that an attribute was left out: what a login decides must not fail for it.
+/// Logs that an attribute was left out. That is not an error: a login must not fail because of it.
 pub(super) fn log_left_out(name: &[u8]) {
     current().log_seldom(|| {
         Line::new(Level::Warning, "attribute_left_out")
@@ -117,7 +117,7 @@ fn new(_: &Args) -> Answer {
     Answer::NewResult
 }
 
-/// `result_get(result, field)` → value, or nil, true where `result` is none
+/// `result_get(result, field)` → value, or nil, true if `result` is no result
 fn get(args: &Args) -> Answer {
     let (Some(result), Some(field)) = (args.result(1), field(args)) else {
         return Answer::BadSelf;
@@ -138,8 +138,8 @@ fn get(args: &Args) -> Answer {
     })
 }
 
-/// `result_set(result, field, value)` → nothing, or why the value is refused, or nil, true
-/// where `result` is none
+/// `result_set(result, field, value)` → nothing, or why the value is refused, or nil, true if `result`
+/// is no result
 fn set(args: &Args) -> Answer {
     let (Some(result), Some(field)) = (args.result(1), field(args)) else {
         return Answer::BadSelf;

@@ -1,4 +1,4 @@
-//! Which server a user belongs on: the natives of `route`, `explain_route` and `nodes`.
+//! The natives of `route`, `explain_route` and `nodes`: which server a user is assigned to.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ pub(super) const NATIVES: Items = &[
     ("nodes", native!(nodes)),
 ];
 
-/// The field of a filter that is none of a server object.
+/// A key of filters that selects pools and is handled apart from the other fields of a server.
 const POOL: &str = "pool";
 
-/// `route(user, filter or nil, may_start, brief)`: the epoch of what follows, an address that
-/// stands for the target while the epoch lasts, its `ip`, node, pool, whether it is degraded,
-/// and, unless `brief` is true, the server's fields.
+/// `route(user, filter or nil, may_start, brief)`: the epoch, an address that identifies the target as
+/// long as the epoch does not change, the target's `ip`, node, pool, whether the route is degraded, and
+/// the server's fields unless `brief` is true.
 ///
-/// Else nil and why there is no server; or nil, nil and what is wrong with the filter.
+/// Or nil and why there is no server; or nil, nil and what is wrong with the filter.
 fn route(args: &Args) -> Answer {
     let user = match args.bytes(1) {
         Ok(user) => user,
@@ -57,7 +57,7 @@ fn route(args: &Args) -> Answer {
     answer(found)
 }
 
-/// `explain_route(user, filter or nil, may_start)`: a table, or as for `route`.
+/// `explain_route(user, filter or nil, may_start)`: a table, or the same errors as `route`.
 fn explain_route(args: &Args) -> Answer {
     let user = match args.bytes(1) {
         Ok(user) => user,
@@ -115,7 +115,7 @@ fn nodes(args: &Args) -> Answer {
     )])
 }
 
-/// Why a native of this file gives no value.
+/// Why a native of this file has no result.
 enum Problem {
     NoServer(String),
     BadFilter(String),
@@ -129,7 +129,8 @@ fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
     })
 }
 
-/// The configuration in force; argument `may_start` says whether the engine may start for it.
+/// The active configuration. The argument at index `may_start` says whether the call may start the
+/// engine.
 fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
     let process = current();
     process
@@ -142,7 +143,7 @@ fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
         .ok_or_else(|| Problem::NoServer("not configured".to_owned()))
 }
 
-/// Runs `work` with the filter that argument `index` holds.
+/// Runs `work` with the filter in argument `index`; nil is the empty filter.
 fn with_filter<T>(
     args: &Args,
     index: i32,
@@ -208,7 +209,7 @@ fn number(value: &ConfigValue) -> Option<u16> {
     }
 }
 
-/// One pool, or several in the order of preference.
+/// The value of `pool`: one name, or several in order of preference.
 fn pools(value: &ConfigValue) -> Result<Vec<Box<str>>, String> {
     let name = |value: &ConfigValue| match value {
         ConfigValue::Str(name) => Ok(name.as_str().into()),

@@ -19,8 +19,9 @@ pub(super) const NATIVES: Items = &[
     ("seal", Item::Native(seal)),
 ];
 
-/// `current_list(epoch, generation, list, count)` → a new array of the first `count` items of
-/// `list`, if that was made at these two and they still are; else nil. No epoch is 0.
+/// `current_list(epoch, generation, list, count)` → a new array with the first `count` items of `list`
+/// if epoch and generation, at which the glue made `list`, are still current; else nil. Epoch 0 is never
+/// valid.
 fn current_list(args: &Args) -> Answer {
     let (epoch, generation) = (args.count(1), args.count(2));
     let is_current = || {
@@ -37,9 +38,9 @@ fn current_list(args: &Args) -> Answer {
     }
 }
 
-/// `servers(may_start, number)`: epoch (0 where the list must not be kept), generation, the
-/// list's number, and an array that has for each server its fields, or its index in the list of
-/// the number given, where it is there; or nil and why there is no configuration.
+/// `servers(may_start, number)`: epoch (0 if the list must not be kept), generation, the number of the
+/// new list, and an array with an item per server: its index in list `number` if it is in there, else
+/// a table of its fields. Or nil and why there is no configuration.
 fn servers(args: &Args) -> Answer {
     let (may_start, number) = (args.view(1) == ArgView::Bool(true), args.count(2));
     let process = current();
@@ -69,7 +70,7 @@ fn servers(args: &Args) -> Answer {
     ])
 }
 
-/// What a server object shows; never a credential.
+/// The fields of a server object. Credentials are never among them.
 pub(super) fn fields(server: &BackendServer) -> LuaValue {
     let target = &server.target;
     LuaValue::Table(vec![
@@ -89,8 +90,9 @@ pub(super) fn fields(server: &BackendServer) -> LuaValue {
     ])
 }
 
-/// `words()`: the addresses of the epoch's and the generation's words, and a userdata that keeps
-/// them valid until it is finalised; nil where a word alone does not tell.
+/// `words()`: the addresses of the words that hold epoch and generation, and a userdata that keeps them
+/// valid until it is finalised. nil without a configuration, and where the kernel cannot zero the epoch
+/// on a fork (see [`ForkMark::word`]): a child would take its parent's epoch for its own.
 fn words(_: &Args) -> Answer {
     let process = current();
     let (Some(mark), Some(active)) = (
@@ -108,11 +110,11 @@ fn words(_: &Args) -> Answer {
     ])
 }
 
-/// `seal(metatable)`: an empty userdata with that metatable. Unlike a table, nobody can
-/// `rawset` into it, so one object serves all callers.
+/// `seal(metatable)`: an empty userdata with that metatable. Scripts cannot `rawset` into it as they can
+/// into a table, so all callers can share one object.
 unsafe extern "C-unwind" fn seal(state: *mut lua_State) -> c_int {
-    // SAFETY: a C function has room for 20 values on its stack; nothing here owns a Rust
-    // value that an error of Lua's (out of memory) would skip. The userdata has no content.
+    // SAFETY: three of the 20 slots of a C function are used. No Rust value is alive that an error
+    // (out of memory) would leak. The userdata has no content.
     unsafe {
         ffi::lua_settop(state, 1);
         if ffi::lua_istable(state, 1) == 0 {
