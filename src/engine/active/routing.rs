@@ -66,7 +66,7 @@ impl ActiveConfig {
         let before = self.table.routable(slot);
         if before != Routable::settled(verdict) {
             let after = before.after(verdict, clock::monotonic_ms(), self.delays());
-            self.table.set_routable(slot, after);
+            self.table.change_routable(slot, before, after);
         }
     }
 

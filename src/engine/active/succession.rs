@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{ActiveConfig, KnownNames, State};
+use super::{ActiveConfig, BackendServer, KnownNames, State};
 use crate::engine::config::Config;
 use crate::engine::routing::Nodes;
 use crate::engine::state_file::saved::Saved;
@@ -48,10 +48,12 @@ impl ActiveConfig {
                 slots,
                 config,
             };
+            // Before the table changes: both configurations read the same one.
+            let listed = own.snapshot().servers;
             next.reset_newcomers(own);
             next.recall(state.saved);
             next.fit_gates();
-            next.follow_list_of(own);
+            next.follow_list(&listed);
             next.table.set_epoch(next.epoch);
             next.note_reload();
             return Ok(next);
@@ -109,7 +111,7 @@ impl ActiveConfig {
         next.recall(state.saved);
         next.fit_gates();
         if let Some(before) = before {
-            next.follow_list_of(before);
+            next.follow_list(&before.snapshot().servers);
         }
         next.table.set_epoch(next.epoch);
         Ok(next)
@@ -164,9 +166,9 @@ impl ActiveConfig {
         }
     }
 
-    /// Raises the generation where the lists of the two configurations differ.
-    fn follow_list_of(&self, before: &Self) {
-        if self.snapshot().servers != before.snapshot().servers {
+    /// Raises the generation where the list is another one than before.
+    fn follow_list(&self, before: &[BackendServer]) {
+        if self.snapshot().servers != before {
             self.table.bump_generation();
         }
     }

@@ -30,20 +30,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// The longest piece, in bytes.
 pub const PIECE_MAX: usize = 64 * 1024;
 
-/// The stages that are shown; `None` stands for the whole probe.
-const STAGES: [Option<Stage>; 11] = [
-    None,
-    Some(Stage::Resolve),
-    Some(Stage::Connect),
-    Some(Stage::Proxy),
-    Some(Stage::Tls),
-    Some(Stage::Greeting),
-    Some(Stage::Capability),
-    Some(Stage::StartTls),
-    Some(Stage::Auth),
-    Some(Stage::Http),
-    Some(Stage::Internal),
-];
+/// Every stage; `None` stands for the whole probe.
+fn stages() -> impl Iterator<Item = Option<Stage>> {
+    std::iter::once(None).chain(Stage::ALL.into_iter().map(Some))
+}
 
 const RESULTS: [(ProbeResult, &str); 3] = [
     (ProbeResult::Good, "good"),
@@ -269,7 +259,7 @@ fn probes(encoder: &mut DescriptorEncoder, active: &ActiveConfig) -> fmt::Result
         "Probes by what became of them and the stage that they had come to",
     )?;
     for (result, name) in RESULTS {
-        for stage in STAGES {
+        for stage in stages() {
             let count = Protocol::ALL
                 .into_iter()
                 .map(|protocol| active.table.probes_counted(protocol, result, stage))
@@ -293,7 +283,7 @@ fn durations(encoder: &mut DescriptorEncoder, active: &ActiveConfig) -> fmt::Res
         MetricType::Histogram,
     )?;
     for protocol in Protocol::ALL {
-        for stage in STAGES {
+        for stage in stages() {
             let histogram = active.table.histogram(protocol, stage);
             let count = histogram.counts.iter().copied().fold(0, u64::wrapping_add);
             if count == 0 {

@@ -35,6 +35,22 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub const ALL: [Self; 13] = [
+        Self::Resolve,
+        Self::Connect,
+        Self::Proxy,
+        Self::Tls,
+        Self::Greeting,
+        Self::Capability,
+        Self::StartTls,
+        Self::Auth,
+        Self::Examine,
+        Self::Stat,
+        Self::ListScripts,
+        Self::Http,
+        Self::Internal,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Resolve => "resolve",

@@ -352,7 +352,9 @@ impl Prober {
         let addresses = match &target.host {
             Host::Ip(ip) => std::slice::from_ref(ip),
             Host::Name(name) => {
-                resolved = self.resolver.resolve(name).await?;
+                // The rest of the time is for connecting to the addresses that are known.
+                let patience = target.connect_timeout / 4;
+                resolved = self.resolver.resolve_within(name, patience).await?;
                 &*resolved
             }
         };

@@ -48,8 +48,9 @@ impl ProbeTimer {
         let (before, after, reminder) = loop {
             let (seen, before) = table.read_seen(self.slot);
             // If this process was stopped for a while, another one may have taken over its role:
-            // only the holder of the lease publishes.
-            if !table.has_lease(pid()) {
+            // only the holder of the lease publishes. A configuration that was replaced meanwhile may
+            // have changed the target, and what was found out about the old one does not count.
+            if !table.has_lease(pid()) || table.epoch() != active.epoch {
                 return Effect {
                     settled: true,
                     turned: false,

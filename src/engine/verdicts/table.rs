@@ -297,6 +297,12 @@ impl VerdictTable {
 
     /// Stores the target's word for routing. No sequence number guards it: only the process that
     /// may write the slot calls this.
+    /// Replaces the word that was read; nothing happens if another process was first.
+    pub fn change_routable(&self, slot: Slot, before: Routable, after: Routable) {
+        let word = self.word(slot, ROUTABLE);
+        let _ = word.compare_exchange(before.pack(), after.pack(), AcqRel, Relaxed);
+    }
+
     pub fn set_routable(&self, slot: Slot, routable: Routable) {
         self.word(slot, ROUTABLE).store(routable.pack(), Release);
     }

@@ -134,8 +134,15 @@ async fn response(s: &mut Session<'_>) -> Result<bool, ProbeError> {
     if code != 400 {
         s.accepted();
     }
-    while s.skip_line().await? {}
-    judged
+    loop {
+        match s.skip_line().await {
+            Ok(true) => {}
+            Ok(false) => return judged,
+            // A bad status explains more than a head that does not end.
+            Err(_) if judged.is_err() => return judged,
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Returns true for an expected final status and false for an interim one; any other is an error.

@@ -28,7 +28,7 @@ const TTL: Duration = Duration::from_secs(30);
 /// after its last answer. So a name whose server is down is looked up at most once a second.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a probe waits for a look-up before it uses older addresses.
+/// The longest that a probe waits for a look-up before it uses older addresses.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The most look-ups at the same time; others wait.
@@ -98,6 +98,18 @@ impl Resolver {
     /// is known; stage `internal` if this process could not ask and no address is known. The caller
     /// bounds the time.
     pub async fn resolve(&self, name: &HostName) -> Result<Arc<[IpAddr]>, ProbeError> {
+        self.resolve_within(name, PATIENCE).await
+    }
+
+    /// The same for a probe that can wait at most `patience` before it needs older addresses.
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`].
+    pub async fn resolve_within(
+        &self,
+        name: &HostName,
+        patience: Duration,
+    ) -> Result<Arc<[IpAddr]>, ProbeError> {
         let (known, pending) = {
             let mut names = self.lock();
             let entry = names.entry(name.clone()).or_default();
@@ -109,7 +121,7 @@ impl Resolver {
         };
         let answer = answered(pending);
         match known {
-            Some(known) => match tokio::time::timeout(PATIENCE, answer).await {
+            Some(known) => match tokio::time::timeout(patience.min(PATIENCE), answer).await {
                 Ok(Err(error @ LookupFailure::NoAddress(_))) => Err(error.into()),
                 Ok(Ok(addresses)) => Ok(addresses),
                 _ => Ok(known),

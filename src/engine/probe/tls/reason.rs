@@ -46,7 +46,7 @@ pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
 /// parse) persists until the configuration is changed.
 pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
     let mut numbers = errors.errors().iter().filter_map(system_error);
-    let stage = if numbers.any(is_want_of_means) {
+    let stage = if numbers.any(is_want_of_means) || lacks_memory(errors) {
         Stage::Internal
     } else {
         Stage::Tls
@@ -59,6 +59,15 @@ fn system_error(error: &Error) -> Option<i32> {
     // OpenSSL 3 does not return it from `reason_code`. All versions have it in the lowest 12 bits.
     let number = i32::try_from(error.code() & 0xfff).ok()?;
     (error.library_code() == ERR_LIB_SYS).then_some(number)
+}
+
+/// Whether OpenSSL got no memory. The errors that follow from it, such as a key that counts as
+/// too weak because it could not be read, say nothing about the server.
+fn lacks_memory(errors: &ErrorStack) -> bool {
+    // `ERR_R_MALLOC_FAILURE` has this text in all versions and in no language but English; its
+    // number changed with OpenSSL 3.
+    let is_it = |error: &Error| error.reason() == Some("malloc failure");
+    errors.errors().iter().any(is_it)
 }
 
 /// The first error of a stack, without file names and thread ids.
@@ -91,10 +100,17 @@ pub(super) fn expired(not_after: Option<i64>) -> ProbeError {
     }
 }
 
+/// `X509_V_ERR_OUT_OF_MEM` (`openssl/x509_vfy.h`).
+const OUT_OF_MEMORY: i32 = 17;
+
 /// The error for a failed handshake.
 pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> ProbeError {
     if let Some(ours) = error.io_error().and_then(as_own_lack) {
         return ours;
+    }
+    let is_out_of_memory = ssl.verify_result().as_raw() == OUT_OF_MEMORY;
+    if is_out_of_memory || error.ssl_error().is_some_and(lacks_memory) {
+        return ProbeError::new(Stage::Internal, "OpenSSL is out of memory".to_owned());
     }
     ProbeError {
         certificate_end: refused_leaf(ssl).as_deref().and_then(not_after),
