@@ -144,8 +144,6 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> LuaValue {
         ("protocol", target.protocol.name().into()),
         ("tls_mode", target.tls_mode.name().into()),
         ("deep_check", target.deep_check.into()),
-        ("node", target.node().into_owned().into()),
-        ("pool", target.placement.pool.to_string().into()),
         ("verdict", record.verdict().name().into()),
         ("state", state.name().into()),
         ("node", target.node().into_owned().into()),

@@ -149,7 +149,7 @@ unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -
             ffi::lua_pushvalue(state, 2);
         }
         let status = ffi::lua_pcall(state, 2, ffi::LUA_MULTRET, 0);
-        drop(ManuallyDrop::into_inner(answer));
+        class::contain_drop(ManuallyDrop::into_inner(answer));
         if status != ffi::LUA_OK {
             ffi::lua_error(state);
         }

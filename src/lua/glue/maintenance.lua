@@ -27,10 +27,13 @@ local function read_options(name, options)
   if type(options) ~= "table" then
     errors.wrong_type(3, name, "table or nil", options, 1)
   end
-  for key in next, options do
+  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  local key = next(options)
+  while key ~= nil do
     if not OPTIONS[key] then
       errors.wrong_value(3, name, "reason, by or for", key, 1)
     end
+    key = next(options, key)
   end
   local seconds = options["for"]
   if type(seconds) == "string" then

@@ -498,7 +498,7 @@ unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
 }
 
 /// Drops the value that a finaliser took. A panic must not unwind into Lua.
-fn contain_drop<T>(value: T) {
+pub(super) fn contain_drop<T>(value: T) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
         std::mem::forget(panic);
     }
