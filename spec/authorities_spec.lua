@@ -96,13 +96,17 @@ describe("tls_ca_file", function()
   end)
 
   it("may hold several authorities, and other text between them", function()
-    local text = "a comment\n" .. content(world:certificate("selfsigned.crt")) .. "another\n\n" .. content(ca) .. "end\n"
+    local other = content(world:certificate("selfsigned.crt"))
+    local text = "a comment\n" .. other .. "another\n\n" .. content(ca) .. "end\n"
     nb.configure(config(write("several", text)))
     assert.is_truthy(become("alive"))
   end)
 
   it("is named as well by a check on demand that cannot use it", function()
-    for path, reason in pairs({ [folder .. "/missing"] = "no such file", [folder .. "/fifo"] = "a regular file expected" }) do
+    for path, reason in pairs({
+      [folder .. "/missing"] = "no such file",
+      [folder .. "/fifo"] = "a regular file expected",
+    }) do
       local problem = nb.check_backend_connection("127.0.0.1", server.port, false, true, { tls_ca_file = path })
       assert.is_truthy(problem:find("tls: tls_ca_file " .. path .. ": " .. reason, 1, true), problem)
     end

@@ -183,7 +183,8 @@ describe("nauthilus_backend_result", function()
       print("ok")
     ]])
     assert.is_true(well, printed)
-    assert.matches('event=attribute_left_out attribute="nested" reason="its value is a table in a table"', printed, 1, true)
+    local line = 'event=attribute_left_out attribute="nested" reason="its value is a table in a table"'
+    assert.matches(line, printed, 1, true)
     assert.matches("ok\n$", printed)
     -- One line a second, whatever comes; never a value.
     local _, lines = printed:gsub("event=", "")

@@ -51,7 +51,7 @@ fn structures_have_the_same_fields() -> Outcome {
     for (c, rust) in [
         ("nauthilus_backend_view", "View"),
         ("nauthilus_backend_string", "OwnedString"),
-        ("nauthilus_backend_setting", "Setting"),
+        ("nauthilus_backend_setting", "CheckSetting"),
         ("nauthilus_backend_server", "Server"),
     ] {
         let declared = body(&text, &format!("typedef struct {c} {{"))?;
@@ -270,7 +270,7 @@ fn c_type(rust: &str) -> Result<Tokens, Box<dyn Error>> {
         "TypeCode" => "nauthilus_backend_type",
         "View" => "nauthilus_backend_view",
         "OwnedString" => "nauthilus_backend_string",
-        "Setting" => "nauthilus_backend_setting",
+        "CheckSetting" => "nauthilus_backend_setting",
         "Server" => "nauthilus_backend_server",
         "ResultHandle" => "nauthilus_backend_result",
         "ContextHandle" => "nauthilus_backend_context",

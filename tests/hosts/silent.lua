@@ -11,7 +11,8 @@ host.limit_files(1024)
 
 local servers = {}
 for index = 1, 1000 do
-  servers[index] = { protocol = "imap", host = "127.0.0.1", port = silent, tls_server_name = "silent" .. index .. ".test" }
+  local name = "silent" .. index .. ".test"
+  servers[index] = { protocol = "imap", host = "127.0.0.1", port = silent, tls_server_name = name }
 end
 servers[500] = { protocol = "imap", host = "127.0.0.1", port = port }
 nb.configure({ log = "none", connect_interval = "1s", connect_timeout = "5s", backend_servers = servers })
