@@ -106,11 +106,11 @@ type Scored<'a> = SmallVec<[(f64, &'a Node); 16]>;
 /// matters.
 fn best_first(mut scored: Scored<'_>) -> impl Iterator<Item = &Node> {
     std::iter::from_fn(move || {
-        let best = (0..scored.len()).max_by(|&a, &b| {
-            let rank = |at: usize| scored.get(at).map(|(score, node)| (*score, node.hash));
-            rank(a).partial_cmp(&rank(b)).unwrap_or(Ordering::Equal)
-        })?;
-        Some(scored.swap_remove(best).1)
+        let ranked = scored.iter().map(|(score, node)| (*score, node.hash));
+        let best = ranked
+            .enumerate()
+            .max_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+        best.map(|(at, _)| scored.swap_remove(at).1)
     })
 }
 
@@ -151,8 +151,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         let user = hash::of_name(key);
         // The user may be routed to a later pool than the first with a matching target, which then
         // has no usable node.
-        let routed = self.route(key, filter).ok().map(|route| &*route.node.pool);
-        for pool in pools(filter).filter(|pool| routed.is_none_or(|routed| routed == *pool)) {
+        let routed = self.route(key, filter);
+        for pool in pools(filter) {
+            if let Ok(route) = &routed
+                && *route.node.pool != *pool
+            {
+                continue;
+            }
             let mut all: Vec<Candidate<'a>> = self
                 .matching(pool, filter)
                 .map(|node| Candidate {
@@ -259,18 +264,11 @@ impl<'a, V: TargetView> Fleet<'a, V> {
     /// routing still counts as alive, then any; the highest hash decides between equals. It need
     /// not be listed: a node that has been dead for less than `node_down_after` keeps its users.
     fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
-        let mut best: Option<((bool, bool, u64), usize)> = None;
-        for (index, _, port) in self.ports(node, filter) {
-            let rank = (
-                self.view.is_listed(index),
-                self.view.is_routable(index),
-                hash::of_pair(user, port.hash),
-            );
-            if best.is_none_or(|(known, _)| rank > known) {
-                best = Some((rank, index));
-            }
-        }
-        best.map(|(_, index)| index)
+        let ranked = self.ports(node, filter).map(|(index, _, port)| {
+            let is_alive = [self.view.is_listed(index), self.view.is_routable(index)];
+            (is_alive, hash::of_pair(user, port.hash), index)
+        });
+        ranked.max().map(|(.., index)| index)
     }
 }
 
