@@ -82,7 +82,8 @@ impl Authorities {
         }
     }
 
-    /// The system's, as they were or, if no target uses them, are now.
+    /// The system's authorities: those that were read with the configuration if a target uses them,
+    /// else those that the system has now.
     pub fn of_system(&self) -> Pem {
         self.system.clone().unwrap_or_else(of_system)
     }

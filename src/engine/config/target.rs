@@ -292,7 +292,7 @@ fn credentials(
     }
 }
 
-/// What `helo_name` says, of a target or of the service.
+/// The value of the key `helo_name`, which a target and the service may both have.
 pub(super) fn helo_name(reader: &Reader<'_>) -> Result<Option<Arc<str>>, Issue> {
     let name = reader.text(&keys::HELO_NAME, names::is_helo_name)?;
     Ok(name.map(Arc::from))

@@ -1,7 +1,5 @@
-//! Attributes as response headers: names, values, and what may not become one.
-//!
-//! Names and values are the same in every host. nginx turns `_` into `-` in header names, so
-//! it is done here, for all.
+//! Attributes as response headers: which may become one, and the header's value. Their names are
+//! in `header_name`.
 
 use std::fmt;
 use std::sync::Arc;

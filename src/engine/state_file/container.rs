@@ -15,7 +15,7 @@ pub(super) const TITLE: &str = "nauthilus_backend state 2";
 
 /// The size of a head, in bytes: a disk writes a sector as a whole or not at all.
 const SECTOR: usize = 512;
-/// The title and the heads, in bytes; contents begin at multiples of it.
+/// The room for the title and the heads, in bytes. Every content begins at a multiple of it.
 pub(super) const PAGE: usize = 4096;
 /// The offset of the request, and its longest length in bytes.
 pub(super) const REQUESTS_AT: u64 = 4096;
