@@ -9,6 +9,7 @@
 //! | `engine::probe` | one probe: resolve, connect, PROXY header, TLS, dialogue |
 //! | `engine::verdicts`, `engine::state_file` | rise and fall, the table that processes share, the file that outlives them |
 //! | `engine::active`, `engine::process` | the configuration in force; the engine of this process, fork included |
+//! | `engine::cluster` | bindings of users to nodes in Redis |
 //! | `engine::request` | what scripts decide during one request, and its response headers |
 //! | `sys` | the only place outside the surfaces with `unsafe`: memory, locks, signals, OpenSSL |
 //! | `abi`, `lua` | the surfaces: the C header's functions; Lua's natives, glue and host adapters |

@@ -6,6 +6,7 @@
 //! `process` is the engine of this process; `request` is what scripts decide in one request.
 
 pub mod active;
+pub mod cluster;
 pub mod config;
 pub mod log;
 pub mod metrics;
