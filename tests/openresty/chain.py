@@ -9,18 +9,18 @@ import shutil
 import signal
 import smtplib
 import socket
+import ssl
 import sys
 import tempfile
 import threading
 import time
 
-from lab import ROOT, Nginx, equal, finish, free_port, test, until
+from lab import MODULES, ROOT, Nginx, equal, finish, free_port, test, until
 
 sys.path.insert(0, str(ROOT / "spec/support"))
 import dovecot  # pylint: disable=wrong-import-position
 
 PORTS = {"imap": 10143, "pop3": 10110, "smtp": 10587}
-LISTENERS = {"imap": "imap_proxy", "pop3": "pop3_proxy", "smtp": "submission_proxy"}
 SERVICES = {"imap": "imap-login", "pop3": "pop3-login", "smtp": "submission-login"}
 
 
@@ -52,17 +52,25 @@ class Site:
         self.folder = tempfile.mkdtemp(prefix="nb-dovecot-")
         os.chmod(self.folder, 0o755)
         # Its own log tells who was logged in here.
-        self.dovecot = dovecot.Dovecot(self.folder, settings=f"submission_relay_port = {relay.port}\n")
+        settings = (ROOT / "examples/openresty/dovecot.conf").read_text().replace("192.0.2.0/24", "127.0.0.0/8")
+        if dovecot.version() >= (2, 4):
+            settings = settings.replace("disable_plaintext_auth = no", "auth_allow_cleartext = yes")
+        self.proxied = {}
+        for protocol, port in PORTS.items():
+            self.proxied[protocol] = free_port()
+            assert f"port = {port}\n" in settings, port
+            settings = settings.replace(f"port = {port}\n", f"port = {self.proxied[protocol]}\n")
+        self.dovecot = dovecot.Dovecot(self.folder, settings=settings + f"submission_relay_port = {relay.port}\n")
         self.start()
 
     def start(self):
-        self.ports = self.dovecot.start()
+        self.dovecot.start()
 
     def stop(self):
         self.dovecot.stop()
 
     def port(self, protocol):
-        return self.ports[LISTENERS[protocol]]
+        return self.proxied[protocol]
 
     def logins(self, service, user):
         with open(os.path.join(self.folder, "dovecot.log"), encoding="utf-8") as log:
@@ -71,30 +79,52 @@ class Site:
             return sum(1 for line in log if login.search(line))
 
 
-for protocol, listener in LISTENERS.items():
-    dovecot.LISTENERS[listener] = (SERVICES[protocol], False, True)
+# The name of the example's own listener.
+del dovecot.LISTENERS["imap_proxy"]
+
+
+# Documented port of the mail proxy -> protocol and whether TLS begins with the first byte.
+FRONT = {
+    993: ("imap", True), 995: ("pop3", True), 465: ("smtp", True),
+    143: ("imap", False), 110: ("pop3", False), 587: ("smtp", False),
+}
 
 
 class Example(Nginx):
-    """nginx with the example's own files; only addresses and ports are replaced."""
+    """nginx with a file of the example as it is; only addresses, ports and folders are replaced."""
+
+    file = "debian.conf"
 
     def __init__(self, sites):
         self.sites = sites
-        self.ports = {name: free_port() for name in ("auth", *PORTS)}
+        self.auth = free_port()
+        self.ports = {at: free_port() for at in FRONT}
+        self.context = ssl.create_default_context(cafile=f"{sites[0].folder}/certificates/ca.crt")
         super().__init__()
+
+    def place(self, text):
+        """The file's text with this test's places in those of the documented ones."""
+        def port(found):
+            return f"listen {self.ports[int(found[2])]}{found[3]}"
+        text, listeners = re.subn(r"(listen )(\d+)( ssl|;)", port, text)
+        equal(listeners in (0, len(FRONT)), True, "listeners replaced")
+        text = text.replace("127.0.0.1:8143", f"127.0.0.1:{self.auth}")
+        text = text.replace("listen ", "listen 127.0.0.1:").replace("listen 127.0.0.1:127.0.0.1:", "listen 127.0.0.1:")
+        text = text.replace("worker_processes auto", "worker_processes 2")
+        for documented in ("/etc/nginx/auth", "/etc/nginx/mail", "/etc/nauthilus", "/run/", "/var/log/nginx/"):
+            text = text.replace(documented, f"{self.dir}/{documented.rsplit('/', 1)[1]}")
+        for documented in ("/usr/local/lib/lua/5.1", "/usr/local/openresty/site/lualib"):
+            text = text.replace(f'"{documented}/', f'"{self.dir}/')
+        return text
 
     def configure(self, *_, **__):
         source = ROOT / "examples/openresty"
-        shutil.copy(source / "auth.lua", self.dir)
-        text = (source / "nginx.conf").read_text()
-        for name, port in (("auth", 8143), ("imap", 2143), ("pop3", 2110), ("smtp", 2587)):
-            assert f"127.0.0.1:{port}" in text, f"{port} in nginx.conf"
-            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{self.ports[name]}")
-        text = text.replace("worker_processes auto", "worker_processes 2")
-        text = text.replace("pid logs/nginx.pid", "pid nginx.pid").replace("error_log logs/", "error_log ")
-        if os.geteuid() == 0:
-            text = "user nobody nogroup;\n" + text
-        (self.dir / "nginx.conf").write_text(text)
+        for folder in (self.dir, self.dir / "conf"):
+            folder.mkdir(exist_ok=True)
+            shutil.copy(source / "auth.lua", folder)
+        (self.dir / "logs").mkdir()
+        shutil.copy(f"{self.sites[0].folder}/certificates/good.pem", self.dir / "mail.pem")
+        (self.dir / "nginx.conf").write_text(self.place((source / self.file).read_text()))
         text = (source / "backends.yml").read_text()
         for number, site in enumerate(self.sites, 1):
             for name, port in PORTS.items():
@@ -104,8 +134,12 @@ class Example(Nginx):
         # Only the times are the test's own.
         text = text.replace("connect_interval: 10s", "connect_interval: 300ms")
         text = text.replace("fast_interval: 1s", "fast_interval: 200ms")
-        (self.dir / "backends.yml").write_text(text)
-        self.port = self.ports["auth"]
+        (self.dir / "nauthilus_backend.yml").write_text(text)
+        self.port = self.auth
+
+    def _command(self, *arguments):
+        # Without -p: the modules' files are found from the prefix of Debian's nginx.
+        return [*self.binary, "-c", str(self.dir / "nginx.conf"), "-e", str(self.dir / "error.log"), *arguments]
 
     def verdicts(self):
         """(protocol, port) -> verdict"""
@@ -119,24 +153,67 @@ class Example(Nginx):
         for name in PORTS:
             until(lambda n=name: self.verdicts()[(n, site.port(n))] == verdict, 10, f"{name} {verdict}")
 
+    def log_in(self, at, user, password="secret"):
+        """A login at a documented port of the mail proxy."""
+        protocol, implicit = FRONT[at]
+        LOGINS[protocol](self.ports[at], implicit, self.context, user, password)
 
-def imap_login(port, user, password="secret"):
-    client = imaplib.IMAP4("127.0.0.1", port, timeout=10)
+
+class OpenResty(Example):
+    """OpenResty's file. Its modules are linked in there; Debian's nginx is told to load them."""
+
+    file = "openresty.conf"
+
+    def _command(self, *arguments):
+        modules = "".join(f"load_module {MODULES}/{name}.so; " for name in ("ndk_http_module", "ngx_http_lua_module"))
+        main = f"{modules} pid {self.dir}/nginx.pid;"
+        return [*self.binary, "-p", str(self.dir), "-c", "nginx.conf", "-e", str(self.dir / "error.log"), "-g", main,
+                *arguments]
+
+    def log(self):
+        return (self.dir / "logs/error.log").read_text(errors="replace")
+
+
+class Mail(Example):
+    """The mail proxy beside OpenResty."""
+
+    file = "mail.conf"
+
+    def __init__(self, answers):
+        self.answers = answers
+        super().__init__(answers.sites)
+
+    def place(self, text):
+        self.auth = self.answers.auth
+        return super().place(text)
+
+
+def imap_login(port, implicit, context, user, password):
+    client = (imaplib.IMAP4_SSL("localhost", port, ssl_context=context, timeout=10) if implicit
+              else imaplib.IMAP4("localhost", port, timeout=10))
+    if not implicit:
+        client.starttls(context)
     equal(client.login(user, password)[0], "OK", "LOGIN")
     equal(client.select("INBOX")[0], "OK", "SELECT")
     client.logout()
 
 
-def pop3_login(port, user, password="secret"):
-    client = poplib.POP3("127.0.0.1", port, timeout=10)
+def pop3_login(port, implicit, context, user, password):
+    client = (poplib.POP3_SSL("localhost", port, context=context, timeout=10) if implicit
+              else poplib.POP3("localhost", port, timeout=10))
+    if not implicit:
+        client.stls(context)
     client.user(user)
     assert client.pass_(password).startswith(b"+OK")
     client.stat()
     client.quit()
 
 
-def smtp_login(port, user, password="secret"):
-    client = smtplib.SMTP("127.0.0.1", port, timeout=10)
+def smtp_login(port, implicit, context, user, password):
+    client = (smtplib.SMTP_SSL("localhost", port, context=context, timeout=10) if implicit
+              else smtplib.SMTP("localhost", port, timeout=10))
+    if not implicit:
+        client.starttls(context=context)
     client.ehlo()
     # smtplib's own login tries another mechanism on a connection that is closed by then.
     plain = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
@@ -154,9 +231,9 @@ REFUSED = (imaplib.IMAP4.error, poplib.error_proto, smtplib.SMTPException)
 def main():
     relay = Relay()
     sites = [Site(relay), Site(relay)]
-    nginx = Example(sites).start()
     try:
-        run(nginx, sites)
+        with_openresty(sites)
+        run(Example(sites).start(), sites)
     finally:
         for site in sites:
             site.stop()
@@ -177,39 +254,72 @@ def where(sites, protocol, user, login):
     return arrived[0]
 
 
+def every_port(name, proxy, sites):
+    for at, (protocol, implicit) in FRONT.items():
+        how = "TLS from the first byte" if implicit else "STARTTLS"
+        with test(f"{name}: {protocol} with {how}: a login at port {at} reaches a backend"):
+            where(sites, protocol, f"user-{at}", lambda a=at: proxy.log_in(a, f"user-{a}"))
+
+
+def with_openresty(sites):
+    answers = OpenResty(sites).start()
+    mail = Mail(answers).start()
+    for site in sites:
+        answers.await_verdict(site, "alive")
+    every_port("openresty.conf and mail.conf", mail, sites)
+    with test("openresty.conf and mail.conf: neither complains"):
+        answers.assert_clean()
+        mail.assert_clean()
+    mail.close()
+    answers.close()
+
+
+# A port for each protocol.
+PORT_OF = {"imap": 993, "pop3": 995, "smtp": 587}
+
+
 def run(nginx, sites):
     for site in sites:
         nginx.await_verdict(site, "alive")
+    every_port("debian.conf", nginx, sites)
+    with test("debian.conf: nobody logs in without TLS"):
+        client = imaplib.IMAP4("localhost", nginx.ports[143], timeout=10)
+        try:
+            client.login("user", "secret")
+        except imaplib.IMAP4.error:
+            pass
+        else:
+            raise AssertionError("a password was taken in the clear")
+        client.shutdown()
+
+    def site_of(protocol, user):
+        return where(sites, protocol, user, lambda: nginx.log_in(PORT_OF[protocol], user))
+
     chosen = {}
-    for protocol, login in LOGINS.items():
+    for protocol in LOGINS:
         with test(f"{protocol}: a login through nginx reaches a backend"):
-            user = f"{protocol}-user"
-            chosen[protocol] = where(
-                sites, protocol, user, lambda p=protocol, f=login, u=user: f(nginx.ports[p], u)
-            )
+            chosen[protocol] = site_of(protocol, f"{protocol}-user")
     with test("users are spread over the backends, each to its own"):
         hits = {}
         for number in range(12):
             user = f"user{number}@example.org"
-            hits[user] = where(sites, "imap", user, lambda u=user: imap_login(nginx.ports["imap"], u))
+            hits[user] = site_of("imap", user)
         equal(set(hits.values()), {0, 1}, "sites in use")
         for user, site in hits.items():
-            equal(where(sites, "imap", user, lambda u=user: imap_login(nginx.ports["imap"], u)), site, user)
+            equal(site_of("imap", user), site, user)
     first = chosen["imap"]
     sites[first].stop()
     nginx.await_verdict(sites[first], "dead")
-    for protocol, login in LOGINS.items():
+    for protocol in LOGINS:
         with test(f"{protocol}: when the chosen backend has stopped, the next login lands on the other"):
-            user = f"{protocol}-user"
-            equal(where(sites, protocol, user, lambda p=protocol, f=login, u=user: f(nginx.ports[p], u)),
-                  1 - first, "site")
+            equal(site_of(protocol, f"{protocol}-user"), 1 - first, "site")
     sites[1 - first].stop()
     nginx.await_verdict(sites[1 - first], "dead")
-    for protocol, login in LOGINS.items():
+    for protocol, at in PORT_OF.items():
         with test(f"{protocol}: with none alive the client is told so at once"):
             began = time.monotonic()
             try:
-                login(nginx.ports[protocol], "user")
+                nginx.log_in(at, "user")
             except REFUSED as problem:
                 assert "Temporary server problem" in str(problem), problem
             else:
@@ -218,17 +328,17 @@ def run(nginx, sites):
     sites[first].start()
     nginx.await_verdict(sites[first], "alive")
     with test("a backend that is back gets logins again"):
-        equal(where(sites, "imap", "imap-user", lambda: imap_login(nginx.ports["imap"], "imap-user")), first)
+        equal(site_of("imap", "imap-user"), first)
     with test("a reload keeps the chain and the verdicts"):
         os.kill(nginx.master(), signal.SIGHUP)
         equal(nginx.verdicts()[("imap", sites[1 - first].port("imap"))], "dead")
-        imap_login(nginx.ports["imap"], "imap-user")
+        nginx.log_in(993, "imap-user")
         nginx.assert_clean()
     # Last, since Dovecot answers more slowly after each.
-    for protocol, login in LOGINS.items():
+    for protocol, at in PORT_OF.items():
         with test(f"{protocol}: a wrong password is the backend's to refuse"):
             try:
-                login(nginx.ports[protocol], "user", "wrong")
+                nginx.log_in(at, "user", "wrong")
             except REFUSED as problem:
                 assert "uthentication failed" in str(problem), problem
             else:
