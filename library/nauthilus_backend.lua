@@ -390,9 +390,19 @@ function nauthilus_backend.metrics() end
 ---@return string content_type
 function nauthilus_backend.metrics(write) end
 
----What `status` gives, as JSON.
+---What `status` gives, as JSON, and what else the status page shows.
 ---@return string
 function nauthilus_backend.status_json() end
+
+---@class nauthilus_backend.PageOptions
+---@field nonce? string The nonce of the response's Content-Security-Policy, in Base64.
+---@field title? string Default: "Backend servers".
+---@field json_url? string Where the page reads `status_json`. Default: "status.json", beside the page.
+
+---The status as one HTML page that loads nothing but its own data.
+---@param options? nauthilus_backend.PageOptions
+---@return string
+function nauthilus_backend.status_page(options) end
 
 ---All nodes.
 ---@return { node: string, pool: string, weight: integer, usable: boolean, why?: string }[]

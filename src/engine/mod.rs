@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod log;
 pub mod metrics;
+pub mod page;
 pub mod probe;
 pub mod process;
 pub mod request;

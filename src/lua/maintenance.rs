@@ -93,7 +93,8 @@ fn events(args: &Args) -> Answer {
     Answer::Values(vec![LuaValue::List(events), lost.into()])
 }
 
-fn event(event: Event) -> LuaValue {
+/// An event as `events` gives it.
+pub(super) fn event(event: Event) -> LuaValue {
     let some = |text: String| LuaValue::from(Some(text).filter(|text| !text.is_empty()));
     let (target, node) = match event.subject.strip_prefix("node:") {
         Some(node) => (String::new(), node.to_owned()),

@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::raw::{Answer, ArgView, Args, Items, LuaValue, config_native, native};
-use crate::engine::active::TargetStatus;
+use crate::engine::active::{ActiveConfig, TargetStatus};
 use crate::engine::config::{Config, ConfigError};
+use crate::engine::page::Facts;
 use crate::engine::process::current;
+use crate::engine::verdicts::{ProbeResult, Sample, Slot};
 
 pub(super) const NATIVES: Items = &[
     ("configure", config_native!(configure)),
@@ -88,46 +90,79 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
 
 /// `status(may_start)`: see [`status_table`].
 fn status(args: &Args) -> Answer {
-    Answer::Values(vec![status_table(args.view(1) == ArgView::Bool(true))])
+    let status = current_status(args.view(1) == ArgView::Bool(true));
+    Answer::Values(vec![LuaValue::Table(status_fields(&status, false))])
 }
 
-/// The table that `status` returns. `may_start`: whether the call may start the engine.
-pub(super) fn status_table(may_start: bool) -> LuaValue {
+/// What is known of this process and its configuration. `may_start`: whether the call may start
+/// the engine.
+pub(super) fn current_status(may_start: bool) -> Facts {
     let process = current();
     let failed = process.configure_from_environment().err();
     let active = process.active(super::start::start_if(may_start));
     let error = failed
         .or_else(|| process.last_start_error())
         .or_else(|| active.is_none().then(|| NOT_CONFIGURED.to_owned()));
-    let targets = active.as_ref().map_or_else(Vec::new, |active| {
-        let status = |target: &TargetStatus| {
+    Facts {
+        active,
+        error,
+        warnings: process.warnings(),
+    }
+}
+
+/// The fields of the table that `status` returns. `with_latencies`: each target also has its last
+/// probes.
+pub(super) fn status_fields(status: &Facts, with_latencies: bool) -> Vec<(&'static str, LuaValue)> {
+    let process = current();
+    let active = status.active.as_deref();
+    let targets = active.map_or_else(Vec::new, |active| {
+        let status = |(target, slot): (TargetStatus, &Slot)| {
             let soon = active.certificate_ends_within(&target.record).is_some();
-            target_status(target, soon)
+            let mut fields = target_status(&target, soon);
+            if with_latencies {
+                fields.extend(latencies(&active.table.latencies(*slot)));
+            }
+            LuaValue::Table(fields)
         };
-        active.targets().iter().map(status).collect()
+        let pairs = active.targets().into_iter().zip(&active.slots);
+        pairs.map(status).collect()
     });
     let panicking = active.iter().flat_map(|active| active.panicking());
     let panicking = panicking.map(|p| p.protocol.name().into()).collect();
-    LuaValue::Table(vec![
+    let warnings = status.warnings.iter().cloned().map(LuaValue::from);
+    vec![
         ("pid", u64::from(std::process::id()).into()),
         ("configured", active.is_some().into()),
         ("running", process.is_running().into()),
         ("probing", process.is_prober().into()),
-        ("error", error.into()),
+        ("error", status.error.clone().into()),
         (
             "generation",
-            active.as_ref().map_or(0, |s| s.generation()).into(),
+            active.map_or(0, ActiveConfig::generation).into(),
         ),
         ("panic", LuaValue::List(panicking)),
-        (
-            "warnings",
-            LuaValue::List(process.warnings().into_iter().map(LuaValue::from).collect()),
-        ),
+        ("warnings", LuaValue::List(warnings.collect())),
         ("targets", LuaValue::List(targets)),
-    ])
+    ]
 }
 
-fn target_status(status: &TargetStatus, expires_soon: bool) -> LuaValue {
+/// The last probes of a target, the oldest first: how many seconds each took, and one letter for
+/// the result of each.
+fn latencies(samples: &[Sample]) -> [(&'static str, LuaValue); 2] {
+    let times = samples.iter().map(|one| seconds(one.took).into());
+    let letter = |one: &Sample| match one.result {
+        ProbeResult::Good => 'g',
+        ProbeResult::Failed => 'f',
+        ProbeResult::Inconclusive => 'i',
+    };
+    let results: String = samples.iter().map(letter).collect();
+    [
+        ("latencies", LuaValue::List(times.collect())),
+        ("results", results.into()),
+    ]
+}
+
+fn target_status(status: &TargetStatus, expires_soon: bool) -> Vec<(&'static str, LuaValue)> {
     let TargetStatus {
         target,
         record,
@@ -136,7 +171,7 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> LuaValue {
     } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);
-    LuaValue::Table(vec![
+    vec![
         ("key", target.key().to_string().into()),
         ("ip", ip.clone().into()),
         ("host", target.host.to_string().into()),
@@ -155,7 +190,7 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> LuaValue {
         ("last_latency", record.latency.map(seconds).into()),
         ("certificate_expiry", record.not_after.into()),
         ("certificate_expires_soon", soon.into()),
-    ])
+    ]
 }
 
 fn seconds(duration: Duration) -> f64 {

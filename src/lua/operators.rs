@@ -1,13 +1,20 @@
-//! The natives of `metrics` and `status_json`, for operators.
+//! The natives of `metrics`, `status_json` and `status_page`, for operators.
 
-use super::monitor::status_table;
+use std::time::Duration;
+
+use super::maintenance::event;
+use super::monitor::{current_status, status_fields};
 use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
+use super::routing::node_list;
 use crate::engine::metrics::{CONTENT_TYPE, write_pieces};
+use crate::engine::page::{DEFAULT_JSON_URL, DEFAULT_TITLE, PageOptions, last_events, render};
 use crate::engine::process::current;
+use crate::sys::clock;
 
 pub(super) const NATIVES: Items = &[
     ("metrics", native!(metrics)),
     ("status_json", native!(status_json)),
+    ("status_page", native!(status_page)),
 ];
 
 /// `metrics(may_start)`: the content type, and an array of pieces of the text.
@@ -21,10 +28,43 @@ fn metrics(args: &Args) -> Answer {
     Answer::Values(vec![CONTENT_TYPE.into(), LuaValue::List(pieces)])
 }
 
-/// `status_json(may_start)`: the table of `status` as JSON.
+/// `status_json(may_start)`: as JSON the table of `status`, and everything else that the status page
+/// shows.
 fn status_json(args: &Args) -> Answer {
-    let status = status_table(args.view(1) == ArgView::Bool(true));
-    Answer::Text(json(&status).to_string())
+    let status = current_status(args.view(1) == ArgView::Bool(true));
+    let mut fields = status_fields(&status, true);
+    fields.push(("time", unix_seconds(clock::unix_ms()).into()));
+    if let Some(active) = status.active.as_deref() {
+        let prober = Some(active.table.prober()).filter(|&pid| pid != 0);
+        let events = last_events(active).into_iter().map(event);
+        fields.extend([
+            ("configured_since", unix_seconds(active.since_ms).into()),
+            ("prober", prober.into()),
+            ("routing", active.names_nodes().into()),
+            ("nodes", node_list(active)),
+            ("events", LuaValue::List(events.collect())),
+        ]);
+    }
+    Answer::Text(json(&LuaValue::Table(fields)).to_string())
+}
+
+fn unix_seconds(ms: u64) -> f64 {
+    Duration::from_millis(ms).as_secs_f64()
+}
+
+/// `status_page(may_start, nonce or nil, title or nil, json_url or nil)`: the page.
+fn status_page(args: &Args) -> Answer {
+    let status = current_status(args.view(1) == ArgView::Bool(true));
+    let text = |index| match args.view(index) {
+        ArgView::Nil => None,
+        _ => Some(String::from_utf8_lossy(args.bytes(index).ok()?).into_owned()),
+    };
+    let options = PageOptions {
+        nonce: text(2),
+        title: text(3).unwrap_or_else(|| DEFAULT_TITLE.to_owned()),
+        json_url: text(4).unwrap_or_else(|| DEFAULT_JSON_URL.to_owned()),
+    };
+    Answer::Text(render(&options, &status))
 }
 
 fn json(value: &LuaValue) -> serde_json::Value {

@@ -101,6 +101,11 @@ fn nodes(args: &Args) -> Answer {
         Ok(active) => active,
         Err(problem) => return answer(Err(problem)),
     };
+    Answer::Values(vec![node_list(&active)])
+}
+
+/// The nodes as `nodes` gives them.
+pub(super) fn node_list(active: &ActiveConfig) -> LuaValue {
     let node = |node: NodeStatus<'_>| {
         LuaValue::Table(vec![
             ("node", node.node.name.to_string().into()),
@@ -110,9 +115,7 @@ fn nodes(args: &Args) -> Answer {
             ("why", node.why.map(|why| why.text()).into()),
         ])
     };
-    Answer::Values(vec![LuaValue::List(
-        active.node_statuses().map(node).collect(),
-    )])
+    LuaValue::List(active.node_statuses().map(node).collect())
 }
 
 /// Why a native of this file has no result.

@@ -26,7 +26,7 @@ ROWS = [
     ["engine::verdicts"],
     ["engine::state_file", "engine::routing"],
     ["engine::active"],
-    ["engine::metrics", "engine::scheduler"],
+    ["engine::metrics", "engine::page", "engine::scheduler"],
     ["engine::process"],
     ["abi"],
     ["lua"],

@@ -47,6 +47,8 @@ pub struct ActiveConfig {
     pub slots: Vec<Slot>,
     /// The table's epoch while this configuration is in force; a prober stops when they differ.
     pub epoch: u64,
+    /// When this configuration was put in force, in milliseconds since 1970.
+    pub since_ms: u64,
     /// The process that owns the table: it alone assigns slots.
     owner: u64,
     /// The index of the first target of each identity, sorted by the identity's hash.

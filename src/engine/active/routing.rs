@@ -52,6 +52,13 @@ impl ActiveConfig {
         })
     }
 
+    /// Whether the configuration groups targets into nodes or pools, rather than leaving each host
+    /// a node of its own.
+    pub fn names_nodes(&self) -> bool {
+        let mut targets = self.config.targets.iter();
+        targets.any(|target| target.placement.node.is_some() || !target.placement.pool.is_empty())
+    }
+
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
         Fleet {
             nodes: &self.nodes,

@@ -12,6 +12,7 @@ use crate::engine::target::Target;
 use crate::engine::verdicts::{
     Event, EventKind, IdentityHash, RETIRED, Record, Routable, Slot, VerdictTable, hash_identity,
 };
+use crate::sys::clock;
 
 /// Free slots of a new table, besides as many as there are targets now, for the targets of later
 /// configurations.
@@ -39,6 +40,7 @@ impl ActiveConfig {
         if let Some(slots) = own.table.assign(&identities) {
             let next = Self {
                 epoch: own.epoch + 1,
+                since_ms: clock::unix_ms(),
                 table: own.table.clone(),
                 owner: pid,
                 by_identity: firsts(&identities),
@@ -94,9 +96,11 @@ impl ActiveConfig {
         let slots = table
             .assign(&identities)
             .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
+        let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
         let next = Self {
             table: Arc::new(table),
             epoch: 1,
+            since_ms: same.map_or_else(clock::unix_ms, |before| before.since_ms),
             owner: pid,
             by_identity: firsts(&identities),
             nodes: Nodes::of(&config.targets),

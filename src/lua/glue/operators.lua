@@ -1,8 +1,8 @@
--- metrics and status_json, for operators.
+-- metrics, status_json and status_page, for operators.
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
-local concat, type = table.concat, type
+local concat, find, type, next = table.concat, string.find, type, next
 
 local operators = { api = {} }
 local api = operators.api
@@ -25,6 +25,35 @@ end
 
 function api.status_json()
   return native.status_json(host.may_probe())
+end
+
+-- The options of status_page. Of a nonce only the characters that Content-Security-Policy allows.
+local PAGE_OPTIONS = {
+  nonce = { "^[A-Za-z0-9+/_-]+=?=?$", "nonce: text in Base64" },
+  title = { "", "title: text" },
+  json_url = { "", "json_url: text" },
+}
+
+function api.status_page(options)
+  if options == nil then
+    return native.status_page(host.may_probe())
+  end
+  if type(options) ~= "table" then
+    errors.wrong_type(1, "status_page", "table or nil", options)
+  end
+  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  local key, value = next(options)
+  while key ~= nil do
+    local option = PAGE_OPTIONS[key]
+    if not option then
+      errors.wrong_value(1, "status_page", "nonce, title or json_url", key)
+    end
+    if type(value) ~= "string" or not find(value, option[1]) then
+      errors.wrong_value(1, "status_page", option[2], value)
+    end
+    key, value = next(options, key)
+  end
+  return native.status_page(host.may_probe(), options.nonce, options.title, options.json_url)
 end
 
 return operators

@@ -1,0 +1,89 @@
+//! The status page: one HTML document that needs nothing else.
+//!
+//! It can be read without JavaScript. With it, `page.js` reads the JSON of the same status every
+//! second and changes what is different, so that scroll position, filter and focus stay. The two
+//! write the same: what one of them shows of a target, the other shows too.
+
+mod facts;
+mod graph;
+mod sections;
+mod text;
+
+use std::time::Duration;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::active::ActiveConfig;
+use crate::sys::clock;
+pub use facts::Facts;
+pub use sections::last_events;
+use sections::{events, nodes, summary, targets, warnings};
+use text::{Shown, age, utc};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The page's title where none is given.
+pub const DEFAULT_TITLE: &str = "Backend servers";
+/// Where the page reads its data by default, relative to its own address.
+pub const DEFAULT_JSON_URL: &str = "status.json";
+
+/// What the caller of the page decides.
+pub struct PageOptions {
+    /// The nonce of the response's Content-Security-Policy, for style and script.
+    pub nonce: Option<String>,
+    pub title: String,
+    /// Where the page reads the status as JSON.
+    pub json_url: String,
+}
+
+/// The page as it is now.
+pub fn render(options: &PageOptions, facts: &Facts) -> String {
+    let nonce = options.nonce.as_deref();
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width,initial-scale=1";
+                meta name="robots" content="noindex,nofollow";
+                meta name="referrer" content="no-referrer";
+                // Else browsers ask the server for /favicon.ico.
+                link rel="icon" href="data:,";
+                title { (Shown(&options.title)) }
+                style nonce=[nonce] { (PreEscaped(STYLE)) }
+            }
+            body data-json=(Shown(&options.json_url)) {
+                main { (content(options, facts)) }
+                script nonce=[nonce] { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn content(options: &PageOptions, facts: &Facts) -> Markup {
+    let active = facts.active.as_deref();
+    html! {
+        h1 { (Shown(&options.title)) }
+        p id="summary" role="status" { (active.map_or_else(String::new, summary)) }
+        p id="meta" { (active.map_or_else(String::new, meta)) }
+        p id="asof" { "As of " (utc(clock::unix_ms())) "." }
+        noscript { p { "Reload the page to refresh it." } }
+        (warnings(facts))
+        // The tables are there also without a configuration, for the script to fill.
+        (targets(active))
+        (nodes(active))
+        (events(active))
+    }
+}
+
+/// Which configuration is in force, and who probes.
+fn meta(active: &ActiveConfig) -> String {
+    let since = Duration::from_millis(clock::unix_ms().saturating_sub(active.since_ms));
+    let prober = match active.table.prober() {
+        0 => "No process probes.".to_owned(),
+        pid => format!("Process {pid} probes."),
+    };
+    format!("{prober} Configuration in force for {}.", age(since))
+}
