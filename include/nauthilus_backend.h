@@ -404,7 +404,22 @@ nauthilus_backend_status nauthilus_backend_context_reset(
  * nauthilus_backend_start(), in the process that is to probe, not in one that only forks. */
 
 /* Reads a YAML file and puts it in force in one step; the verdicts of targets that did not
- * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the previous one stays in force. */
+ * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the previous one stays in force.
+ *
+ * The section backend_server_monitoring has the keys connect_timeout, tls_timeout, deep_timeout,
+ * connect_interval, deep_interval, fast_interval, helo_name, failure_threshold,
+ * recovery_threshold, panic_threshold, initial_state, max_concurrent_probes, expose_attributes,
+ * state_file, state_max_age, tls_full_handshake_interval, cert_warn, log, node_usable,
+ * node_down_after, node_up_after, user_key, master_separator, detail_separator, and
+ * backend_servers, a list of targets.
+ *
+ * A target has the keys protocol, host, port, tls, tls_mode, tls_skip_verify, tls_server_name,
+ * tls_ca_file, tls_cert_file, tls_key_file, tls_min_version, haproxy_v2, deep_check,
+ * test_username, test_password, auth_mechanism, allow_plaintext_auth, test_mailbox, request_uri,
+ * http_method, http_host, expected_status, helo_name, node, pool, weight, vital, connect_timeout,
+ * tls_timeout, deep_timeout, connect_interval, deep_interval, fast_interval, failure_threshold,
+ * recovery_threshold, source_address. docs/configuration.md has defaults, ranges and meanings.
+ * The files that they name are read here and needed no more afterwards. */
 nauthilus_backend_status nauthilus_backend_configure_file(
     const char *path, size_t path_size, nauthilus_backend_string *reason);
 

@@ -44,6 +44,9 @@ function dynamic_loader(name) end
 ---@field tls_skip_verify? boolean
 ---@field tls_server_name? string
 ---@field tls_ca_file? string
+---@field tls_cert_file? string The client certificate, PEM; only with `tls_key_file`.
+---@field tls_key_file? string
+---@field tls_min_version? "1.2"|"1.3"
 ---@field haproxy_v2? boolean
 ---@field deep_check? boolean
 ---@field test_username? string

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nauthilus_backend::engine::config::{
-    Authorities, Config, ConfigOrigin, InitialState, LogSink, RoutingSettings, Timeouts,
+    Config, ConfigOrigin, InitialState, LogSink, RoutingSettings, Timeouts, TlsFiles,
 };
 use nauthilus_backend::engine::process::{Start, current};
 use nauthilus_backend::engine::target::{Host, ProbePolicy, Protocol, Target};
@@ -58,7 +58,7 @@ fn config(targets: Vec<Arc<Target>>) -> Config {
         cert_warn: Duration::from_secs(14 * 86_400),
         log: LogSink::None,
         targets,
-        authorities: Authorities::default(),
+        tls_files: TlsFiles::default(),
         warnings: Vec::new(),
         origin: ConfigOrigin::default(),
     }

@@ -3,7 +3,8 @@
 
 Requests (see control.py for their form):
 
-    open name= [host=127.0.0.1] [port=0] [tls=CERT] [proxy=v2] [script=STEPS]
+    open name= [host=127.0.0.1] [port=0] [tls=CERT] [tls_version=1.2] [clients=CA] [proxy=v2]
+         [script=STEPS]
         -> port=. Accepts connections and plays the script to each.
     hole name=              -> port=. Listens, never accepts, and its backlog is full.
     closed                  -> port=. A port on which nothing listens.
@@ -16,7 +17,8 @@ Requests (see control.py for their form):
     certificates            -> folder=. See certificates.sh for what is in it.
     folder                  -> folder=. Removed at the end.
 
-`tls` names a certificate. `proxy=v2` plays a listener that expects the PROXY protocol: it says
+`tls` names a certificate. `clients` names an authority, and requires a certificate of each client
+that it has signed. `proxy=v2` plays a listener that expects the PROXY protocol: it says
 nothing before a header came, and closes on anything else.
 
 A script is steps separated by newlines; after the last one the connection is kept open until
@@ -158,9 +160,13 @@ def unescape(text):
 
 
 class Peer:
-    def __init__(self, world, host="127.0.0.1", port="0", tls=None, proxy=None, script=""):
+    def __init__(
+        self, world, host="127.0.0.1", port="0", tls=None, tls_version=None, clients=None,
+        proxy=None, script=""
+    ):
         self.world = world
         self.tls, self.proxy = tls, proxy
+        self.tls_version, self.clients = tls_version, clients
         self.steps = [step for step in script.split("\n") if step]
         self.changed = threading.Condition()
         self.closed = threading.Event()
@@ -193,6 +199,14 @@ class Peer:
             if certificate not in self.contexts:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(self.world.certificate(certificate))
+                if self.tls_version:
+                    version = getattr(ssl.TLSVersion, "TLSv" + self.tls_version.replace(".", "_"))
+                    context.minimum_version = context.maximum_version = version
+                if self.clients:
+                    context.verify_mode = ssl.CERT_REQUIRED
+                    context.load_verify_locations(
+                        os.path.join(self.world.certificates(), self.clients + ".crt")
+                    )
                 self.contexts[certificate] = context
             return self.contexts[certificate]
 

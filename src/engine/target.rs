@@ -100,6 +100,31 @@ impl TlsMode {
     }
 }
 
+/// The oldest TLS version that a target may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsMinVersion {
+    V1_2,
+    V1_3,
+}
+
+impl TlsMinVersion {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        }
+    }
+}
+
+/// The files of the certificate that probes show to a server that asks for one. Absolute paths.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientCertificate {
+    /// The certificate, and those of its issuers, as PEM.
+    pub cert_file: PathBuf,
+    /// Its private key, as PEM; may be the same file.
+    pub key_file: PathBuf,
+}
+
 /// How a deep check logs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AuthMechanism {
@@ -353,6 +378,9 @@ pub struct Target {
     pub tls_server_name: Option<String>,
     /// Trusted instead of the system's CAs.
     pub tls_ca_file: Option<PathBuf>,
+    /// Shown to a server that asks for one.
+    pub client_certificate: Option<Box<ClientCertificate>>,
+    pub tls_min_version: TlsMinVersion,
     /// Whether the listener expects a PROXY protocol v2 header.
     pub haproxy_v2: bool,
     pub deep_check: bool,
@@ -397,6 +425,8 @@ impl Target {
             tls_skip_verify: false,
             tls_server_name: None,
             tls_ca_file: None,
+            client_certificate: None,
+            tls_min_version: TlsMinVersion::V1_2,
             haproxy_v2: false,
             deep_check: false,
             test_username: None,
@@ -462,6 +492,18 @@ impl Target {
         also(
             "status",
             (!self.expected_status.is_usual()).then_some(&self.expected_status),
+        );
+        let files = self.client_certificate.as_ref().map(|shown| {
+            let ClientCertificate {
+                cert_file,
+                key_file,
+            } = &**shown;
+            format!("{cert_file:?} {key_file:?}")
+        });
+        also("certificate", files.as_ref().map(|files| files as _));
+        also(
+            "min_tls",
+            (self.tls_min_version != TlsMinVersion::V1_2).then_some(&self.tls_min_version.name()),
         );
         also("helo", self.helo_name.as_ref().map(|name| name as _));
         also(

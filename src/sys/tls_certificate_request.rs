@@ -1,6 +1,7 @@
 //! Whether a server asked for a client certificate during the handshake.
 
 use std::ffi::{c_int, c_void};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreign_types::ForeignTypeRef;
@@ -9,11 +10,11 @@ use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef};
 
-type Callback = unsafe extern "C" fn(*mut c_void, *mut *mut c_void, *mut *mut c_void) -> c_int;
+type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 
 unsafe extern "C" {
     // `openssl/ssl.h`, all versions of OpenSSL.
-    fn SSL_CTX_set_client_cert_cb(context: *mut c_void, callback: Option<Callback>);
+    fn SSL_CTX_set_cert_cb(context: *mut c_void, callback: Option<Callback>, given: *mut c_void);
 }
 
 /// The place in an `SSL` object that holds the answer. Made once for the process.
@@ -33,8 +34,8 @@ fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
 /// connection as well.
 pub fn remember(builder: &mut SslContextBuilder) {
     // SAFETY: the context lives, and the callback is a function without state of this module,
-    // which is never unloaded (`-z nodelete`).
-    unsafe { SSL_CTX_set_client_cert_cb(builder.as_ptr().cast(), Some(requested)) };
+    // which is never unloaded (`-z nodelete`) and does not use what it is given.
+    unsafe { SSL_CTX_set_cert_cb(builder.as_ptr().cast(), Some(requested), ptr::null_mut()) };
 }
 
 /// Makes a connection remember whether the server asked. Needs [`remember`] on its context as well.
@@ -54,18 +55,15 @@ pub fn was_made(ssl: &SslRef) -> bool {
         .is_some_and(|asked| asked.load(Ordering::Relaxed))
 }
 
-/// OpenSSL calls this when the server asks for a certificate and the connection has none.
-unsafe extern "C" fn requested(
-    ssl: *mut c_void,
-    _certificate: *mut *mut c_void,
-    _key: *mut *mut c_void,
-) -> c_int {
+/// OpenSSL calls this when the server asks for a certificate, whether the connection has one or
+/// not.
+unsafe extern "C" fn requested(ssl: *mut c_void, _given: *mut c_void) -> c_int {
     // SAFETY: OpenSSL passes the connection whose handshake it is doing, which lives during the
     // call.
     let ssl = unsafe { SslRef::from_ptr(ssl.cast()) };
     if let Some(asked) = index().ok().and_then(|index| ssl.ex_data(index)) {
         asked.store(true, Ordering::Relaxed);
     }
-    // 0: there is no certificate, and the handshake continues without one.
-    0
+    // 1: the handshake continues with what the context has. 0 would end it.
+    1
 }

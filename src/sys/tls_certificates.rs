@@ -1,5 +1,7 @@
-//! Reads certificates from PEM text, and names the places where OpenSSL looks for the system's.
+//! Reads certificates and keys from PEM text, and names the places where OpenSSL looks for the
+//! system's certificates.
 
+use std::cell::Cell;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::ptr;
 
 use foreign_types::ForeignType;
 use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
 /// `PEM_R_NO_START_LINE` (`openssl/pemerr.h`): the text holds no further certificate.
@@ -81,6 +84,40 @@ pub fn from_pem(text: &[u8]) -> Result<Vec<X509>, ErrorStack> {
         // SAFETY: `read` is a new certificate with one reference, which the list takes over.
         found.push(unsafe { X509::from_ptr(read.cast()) });
     }
+}
+
+/// Why a private key cannot be used.
+pub enum KeyProblem {
+    /// It needs a passphrase.
+    Encrypted,
+    Unreadable(ErrorStack),
+}
+
+impl KeyProblem {
+    pub fn into_errors(self) -> ErrorStack {
+        match self {
+            Self::Encrypted => ErrorStack::get(),
+            Self::Unreadable(errors) => errors,
+        }
+    }
+}
+
+/// The first private key in PEM text.
+///
+/// # Errors
+/// There is none, or it is encrypted: nobody is asked for a passphrase.
+pub fn key_from_pem(text: &[u8]) -> Result<PKey<Private>, KeyProblem> {
+    openssl::init();
+    let is_asked = Cell::new(false);
+    // Without a callback OpenSSL would ask on the terminal of the host.
+    let read = PKey::private_key_from_pem_callback(text, |_| {
+        is_asked.set(true);
+        Err(ErrorStack::get())
+    });
+    read.map_err(|errors| match is_asked.get() {
+        true => KeyProblem::Encrypted,
+        false => KeyProblem::Unreadable(errors),
+    })
 }
 
 /// The file from which OpenSSL reads the system's certificates by default.

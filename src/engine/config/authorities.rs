@@ -5,18 +5,14 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::target::{Target, TlsMode};
+use super::pem_file::{self, Unread};
 use crate::sys::{tls_certificates, tls_library};
-
-/// The longest file of authorities, in bytes. Those of systems have a quarter of a megabyte.
-const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The text of one file, or of all files of the system's authorities.
 type Pem = Arc<[u8]>;
@@ -91,84 +87,9 @@ impl Authorities {
 
 /// A file that holds one certificate at least, and none that cannot be read.
 fn read(path: &Path) -> Result<Pem, Unread> {
-    let pem = text(path)?;
-    let found = tls_certificates::from_pem(&pem).map_err(|errors| {
-        let first = errors.errors().first().and_then(|error| error.reason());
-        let reason = first.unwrap_or("OpenSSL gives no reason");
-        Unread::from(format!("a certificate in it cannot be read: {reason}"))
-    })?;
-    if !found.is_empty() {
-        return Ok(pem);
-    }
-    let got = match &*pem {
-        [] => "an empty file",
-        text if has_key(text) => "a private key",
-        _ => "a file without any",
-    };
-    Err(format!("certificates in PEM form expected, got {got}").into())
-}
-
-fn has_key(pem: &[u8]) -> bool {
-    const KEY: &[u8] = b"PRIVATE KEY-----";
-    pem.windows(KEY.len()).any(|part| part == KEY)
-}
-
-/// Why a file of authorities cannot be used.
-pub struct Unread {
-    pub problem: String,
-    /// The process had no descriptor or memory to read it with.
-    pub is_own_lack: bool,
-}
-
-impl<T: Into<String>> From<T> for Unread {
-    fn from(problem: T) -> Self {
-        Self {
-            problem: problem.into(),
-            is_own_lack: false,
-        }
-    }
-}
-
-impl Unread {
-    fn because(error: &io::Error) -> Self {
-        use libc::{EMFILE, ENFILE, ENOMEM};
-        let problem = match error.kind() {
-            ErrorKind::NotFound => "no such file".to_owned(),
-            ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            _ => format!("cannot be read: {error}"),
-        };
-        Self {
-            problem,
-            is_own_lack: matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)),
-        }
-    }
-}
-
-/// A regular file's bytes. Nothing is waited for: a FIFO may have no writer.
-fn text(path: &Path) -> Result<Pem, Unread> {
-    let regular = |metadata: &fs::Metadata| match metadata.is_file() {
-        true => Ok(()),
-        false if metadata.is_dir() => Err("a file expected, got a directory"),
-        false => Err("a regular file expected, got a device, pipe or socket"),
-    };
-    // Before it is opened, since opening a device may have effects, and after, since the name may
-    // mean another file by then.
-    let failed = |error: io::Error| Unread::because(&error);
-    regular(&fs::metadata(path).map_err(failed)?)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(failed)?;
-    regular(&file.metadata().map_err(failed)?)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err("at most 16 MiB expected, got more".into());
-    }
-    Ok(bytes.into())
+    let pem = pem_file::read(path)?;
+    pem_file::certificates(&pem)?;
+    Ok(pem.as_slice().into())
 }
 
 /// The system's authorities, from the places where OpenSSL looks for them. What cannot be read is
@@ -177,7 +98,7 @@ fn of_system() -> Pem {
     let (file, folders) = places();
     let mut all = Vec::new();
     let mut take = |path: &Path| {
-        if let Ok(pem) = text(path) {
+        if let Ok(pem) = pem_file::read(path) {
             all.extend_from_slice(&pem);
             all.push(b'\n');
         }

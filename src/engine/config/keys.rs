@@ -421,6 +421,24 @@ pub(super) const TLS_CA_FILE: Key = key(
     Default::Words("the system's CAs"),
     "PEM file of the CAs to trust instead.",
 );
+pub(super) const TLS_CERT_FILE: Key = key(
+    "tls_cert_file",
+    Kind::Path,
+    NONE,
+    "PEM file of the certificate to show to a server that asks for one, and of its issuers; only together with `tls_key_file`.",
+);
+pub(super) const TLS_KEY_FILE: Key = key(
+    "tls_key_file",
+    Kind::Path,
+    NONE,
+    "PEM file of that certificate's private key, without a passphrase; may be the same file.",
+);
+pub(super) const TLS_MIN_VERSION: Key = key(
+    "tls_min_version",
+    Kind::Choice(&["1.2", "1.3"]),
+    Default::Value("1.2"),
+    "The oldest TLS version that counts as good.",
+);
 pub(super) const HAPROXY_V2: Key = key(
     "haproxy_v2",
     Kind::Boolean,
@@ -536,6 +554,9 @@ pub const TARGET_KEYS: &[Key] = &[
     TLS_SKIP_VERIFY,
     TLS_SERVER_NAME,
     TLS_CA_FILE,
+    TLS_CERT_FILE,
+    TLS_KEY_FILE,
+    TLS_MIN_VERSION,
     HAPROXY_V2,
     DEEP_CHECK,
     TEST_USERNAME,
@@ -583,7 +604,7 @@ pub fn markdown(keys: &[Key]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::target::{AuthMechanism, Protocol, TlsMode};
+    use super::super::super::target::{AuthMechanism, Protocol, TlsMinVersion, TlsMode};
     use super::*;
 
     #[test]
@@ -610,6 +631,10 @@ mod tests {
         assert_eq!(
             names(TLS_MODE.kind),
             [TlsMode::Plain, TlsMode::Implicit, TlsMode::StartTls].map(TlsMode::name)
+        );
+        assert_eq!(
+            names(TLS_MIN_VERSION.kind),
+            [TlsMinVersion::V1_2, TlsMinVersion::V1_3].map(TlsMinVersion::name)
         );
         assert_eq!(
             names(AUTH_MECHANISM.kind),

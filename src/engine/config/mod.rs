@@ -14,9 +14,10 @@
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
 //! | `origin`, `warnings` | where it was written; what is valid in it but doubtful |
-//! | `authorities` | what the files of certificates held that targets name |
+//! | `tls_files`, `authorities`, `client_certificates`, `pem_file` | what the files of certificates and keys held that targets name |
 
 mod authorities;
+mod client_certificates;
 mod duration;
 mod env;
 mod file;
@@ -25,6 +26,7 @@ mod issue;
 mod keys;
 mod names;
 mod origin;
+mod pem_file;
 mod policy;
 mod reader;
 mod routing;
@@ -34,6 +36,7 @@ mod status_codes;
 mod target;
 mod text;
 mod timeouts;
+mod tls_files;
 mod unknown;
 mod value;
 mod warnings;
@@ -48,15 +51,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::authorities::Authorities;
+pub use self::client_certificates::{CertificatePem, ClientCertificates};
 pub use self::duration::parse as parse_duration;
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
 pub use self::origin::ConfigOrigin;
+pub use self::pem_file::Unread;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
+pub use self::tls_files::TlsFiles;
 pub use self::unknown::nearest;
 pub use self::value::Value;
 
@@ -107,8 +113,8 @@ pub struct Config {
     pub routing: RoutingSettings,
     /// In configured order; may be empty, and may hold the same target twice.
     pub targets: Vec<Arc<Target>>,
-    /// What the files of authorities held when this was put in force; none before.
-    pub authorities: Authorities,
+    /// What the files of certificates held when this was put in force; none before.
+    pub tls_files: TlsFiles,
     /// What is valid but hardly what was meant, a text each, with its place.
     pub warnings: Vec<String>,
     pub origin: ConfigOrigin,
@@ -156,12 +162,9 @@ impl Config {
     /// `backend_servers[2].tls_ca_file: …` for a file that cannot be used, and
     /// `backend_servers[2].tls: …` where TLS is not possible in this process.
     pub fn with_files(self) -> Result<Self, ConfigError> {
-        let authorities = Authorities::of(&self.targets)
+        let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
-        Ok(Self {
-            authorities,
-            ..self
-        })
+        Ok(Self { tls_files, ..self })
     }
 
     /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the

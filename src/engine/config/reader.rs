@@ -322,13 +322,15 @@ fn as_duration(value: &Value, kind: Kind) -> Option<Duration> {
 }
 
 fn as_choice(value: &Value, kind: Kind) -> Option<&'static str> {
-    let (Kind::Choice(words), Some(text)) = (kind, as_text(value)) else {
+    let Kind::Choice(words) = kind else {
         return None;
     };
-    words
-        .iter()
-        .copied()
-        .find(|word| word.eq_ignore_ascii_case(text))
+    let means = |word: &str| match value {
+        // A version without quotes is a number: `1.2`.
+        Value::Float(number) => word.parse() == Ok(*number),
+        other => as_text(other).is_some_and(|text| word.eq_ignore_ascii_case(text)),
+    };
+    words.iter().copied().find(|word| means(word))
 }
 
 /// Whether a text can be the path of a file: not empty, no NUL, no slash at the end.
@@ -358,6 +360,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
         (Kind::Duration { .. }, Value::Str(text)) if is_spaced_duration(text) => {
             " (write it without a space)"
         }
+        (Kind::Choice(words), _) if words.iter().any(|word| word.parse::<f64>().is_ok()) => "",
         (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host | Kind::Mailbox, _)
             if number =>
         {

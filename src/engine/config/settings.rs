@@ -12,7 +12,7 @@ use super::routing;
 use super::timeouts::Timeouts;
 use super::value::Value;
 use super::warnings::{self, Doubted};
-use super::{Authorities, Config, ConfigOrigin, InitialState, LogSink, target};
+use super::{Config, ConfigOrigin, InitialState, LogSink, TlsFiles, target};
 use crate::engine::request::header_name;
 
 /// The configuration of one section, and what is doubtful in it.
@@ -49,7 +49,7 @@ pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), 
         routing: routing::settings(&reader)?,
         targets,
         helo_name,
-        authorities: Authorities::default(),
+        tls_files: TlsFiles::default(),
         warnings: Vec::new(),
         origin: ConfigOrigin::default(),
     };

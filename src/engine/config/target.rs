@@ -3,7 +3,10 @@
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 
-use super::super::target::{AuthMechanism, Host, HttpMethod, Protocol, Secret, Target, TlsMode};
+use super::super::target::{
+    AuthMechanism, ClientCertificate, Host, HttpMethod, Protocol, Secret, Target, TlsMinVersion,
+    TlsMode,
+};
 use super::ConfigError;
 use super::host::parse_host;
 use super::issue::{Issue, Path};
@@ -130,6 +133,14 @@ fn read(
             Some(path) => Some(path),
             None => like.and_then(|target| target.tls_ca_file.clone()),
         },
+        client_certificate: match client_certificate(reader)? {
+            Some(files) => Some(Box::new(files)),
+            None => like.and_then(|target| target.client_certificate.clone()),
+        },
+        tls_min_version: match tls_min_version(reader)? {
+            Some(version) => version,
+            None => like.map_or(TlsMinVersion::V1_2, |target| target.tls_min_version),
+        },
         host,
         haproxy_v2: reader.boolean_or_default(&keys::HAPROXY_V2)?,
         deep_check,
@@ -217,6 +228,35 @@ fn tls_mode(reader: &Reader<'_>) -> Result<Option<TlsMode>, Issue> {
         (Some(false), None) => Ok(Some(TlsMode::Plain)),
         (None, None) => Ok(None),
     }
+}
+
+/// Both or neither: a certificate is of no use without its key.
+fn client_certificate(reader: &Reader<'_>) -> Result<Option<ClientCertificate>, Issue> {
+    let cert_file = reader.file_path(&keys::TLS_CERT_FILE)?;
+    let key_file = reader.file_path(&keys::TLS_KEY_FILE)?;
+    match (cert_file, key_file) {
+        (Some(_), None) => Err(reader.conflict(
+            &keys::TLS_CERT_FILE,
+            "tls_key_file expected beside it, got nothing",
+        )),
+        (None, Some(_)) => Err(reader.conflict(
+            &keys::TLS_KEY_FILE,
+            "tls_cert_file expected beside it, got nothing",
+        )),
+        (Some(cert_file), Some(key_file)) => Ok(Some(ClientCertificate {
+            cert_file,
+            key_file,
+        })),
+        (None, None) => Ok(None),
+    }
+}
+
+fn tls_min_version(reader: &Reader<'_>) -> Result<Option<TlsMinVersion>, Issue> {
+    let versions = [TlsMinVersion::V1_2, TlsMinVersion::V1_3];
+    let word = reader.choice(&keys::TLS_MIN_VERSION)?;
+    Ok(versions
+        .into_iter()
+        .find(|version| Some(version.name()) == word))
 }
 
 /// What holds where neither `tls` nor `tls_mode` is given. RFC 5804 has every sieve server offer

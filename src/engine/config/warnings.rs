@@ -29,6 +29,16 @@ const SLOW_FAST: &str =
 
 const SHORT_CONNECT: &str = "is below the service's fast_interval: a server that failed is probed less often than a good one";
 
+/// The keys that mean nothing without TLS, except `tls_skip_verify`, of which `false` is what holds
+/// anyway.
+const TLS_KEYS: [&Key; 5] = [
+    &keys::TLS_SERVER_NAME,
+    &keys::TLS_CA_FILE,
+    &keys::TLS_CERT_FILE,
+    &keys::TLS_KEY_FILE,
+    &keys::TLS_MIN_VERSION,
+];
+
 /// What is doubtful in the table of one target.
 pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
     let given = |key: &Key| matches!(reader.given(key), Ok(Some(_)));
@@ -46,18 +56,14 @@ pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
         &keys::TLS_SKIP_VERIFY,
         NO_TLS,
     );
-    for key in [&keys::TLS_SERVER_NAME, &keys::TLS_CA_FILE] {
+    for key in TLS_KEYS {
         add(is_plain && given(key), key, NO_TLS);
     }
     // Where starttls is sieve's default and no key says more, nobody asked for TLS.
-    let asks_for_tls = [
-        &keys::TLS_MODE,
-        &keys::TLS_SKIP_VERIFY,
-        &keys::TLS_SERVER_NAME,
-        &keys::TLS_CA_FILE,
-    ]
-    .into_iter()
-    .any(given);
+    let asks_for_tls = [&keys::TLS_MODE, &keys::TLS_SKIP_VERIFY]
+        .into_iter()
+        .chain(TLS_KEYS)
+        .any(given);
     let is_starttls = target.tls_mode == TlsMode::StartTls && asks_for_tls;
     add(
         is_starttls && !target.deep_check,

@@ -34,7 +34,7 @@ use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
-use super::config::Authorities;
+use super::config::TlsFiles;
 use super::target::{Host, Target};
 
 /// How far a probe goes.
@@ -157,6 +157,16 @@ async fn end_gracefully(
     }
 }
 
+/// A failure under TLS of a server that asked for a client certificate and got none, which may be
+/// why: many servers go on without it and then refuse what is asked of them.
+fn without_certificate(error: ProbeError) -> ProbeError {
+    if matches!(error.stage, Stage::Internal | Stage::Tls) || error.is_timeout {
+        return error;
+    }
+    let reason = format!("{}{}", error.reason, tls::ASKED_FOR_CERTIFICATE);
+    ProbeError { reason, ..error }
+}
+
 impl Prober {
     /// Runs one probe. It completes within the sum of the target's timeouts. If the process was
     /// stopped (SIGSTOP) meanwhile, deadlines are renewed once, so it may take twice as long.
@@ -269,7 +279,7 @@ impl Prober {
         {
             found.tls = Some(TlsFacts {
                 not_after: error.certificate_end,
-                resumed: false,
+                ..TlsFacts::default()
             });
         }
         let known_at = found.known.map_or_else(Instant::now, |(_, at)| at);
@@ -289,9 +299,9 @@ impl Prober {
         }
     }
 
-    /// Sets the certificate authorities that later handshakes trust.
-    pub fn trust(&self, authorities: Authorities) {
-        self.tls.trust(authorities);
+    /// Sets the authorities that later handshakes trust, and the certificates that they show.
+    pub fn use_files(&self, files: TlsFiles) {
+        self.tls.use_files(files);
     }
 
     async fn stages(
@@ -440,6 +450,11 @@ impl Prober {
         };
         let (verdict, parting) = dialogue::talk(transport, about).await;
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wants_certificate = found.tls.as_ref().is_some_and(|tls| tls.wants_certificate);
+        let verdict = match verdict {
+            Err(error) if wants_certificate => Err(without_certificate(error)),
+            verdict => verdict,
+        };
         found.know(verdict.clone());
         match aside {
             Some((lingering, linger)) => {

@@ -381,7 +381,7 @@ impl EngineLoop {
         active: &Arc<ActiveConfig>,
         serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>,
     ) {
-        self.prober.trust(active.config.authorities.clone());
+        self.prober.use_files(active.config.tls_files.clone());
         if let Some(scheduler) = &mut self.scheduler {
             scheduler.forget_sessions();
         }

@@ -422,11 +422,11 @@ async fn a_server_that_requires_a_certificate_of_the_client_is_dead_in_each_vers
     for (version, reason) in [
         (
             SslVersion::TLS1_2,
-            "tls: handshake failed: sslv3 alert handshake failure; it asked for a client certificate",
+            "tls: handshake failed: sslv3 alert handshake failure; it asked for a client certificate (tls_cert_file, tls_key_file)",
         ),
         (
             SslVersion::TLS1_3,
-            "tls: the server requires a client certificate",
+            "tls: the server requires a client certificate (tls_cert_file, tls_key_file)",
         ),
     ] {
         for (name, target, depth, script) in ways(&asking(version, required, 2)) {
@@ -448,6 +448,25 @@ async fn a_server_that_does_without_the_certificate_it_asked_for_is_alive() {
             for _ in 0..3 {
                 assert_eq!(bench.probe().await.result, Ok(()), "{name} {tickets}");
             }
+        }
+    }
+}
+
+/// As nginx does with `ssl_verify_client on`: the handshake succeeds, and the request is refused.
+#[tokio::test]
+async fn a_refusal_after_the_handshake_names_the_certificate_that_was_asked_for() {
+    for version in [SslVersion::TLS1_2, SslVersion::TLS1_3] {
+        let server = asking(version, SslVerifyMode::PEER, 2);
+        let script = vec![Tls(server), ReadHead, say("HTTP/1.1 400 No\r\n\r\n"), Close];
+        let bench = Bench::new(implicit(Protocol::Http), Depth::Deep, script).await;
+        // The later ones resume the session, for which the server does not ask again.
+        for _ in 0..3 {
+            let error = bench.probe().await.result.unwrap_err().to_string();
+            let hint = "; it asked for a client certificate (tls_cert_file, tls_key_file)";
+            assert!(
+                error.starts_with("http: ") && error.ends_with(hint),
+                "{error}"
+            );
         }
     }
 }

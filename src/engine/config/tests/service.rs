@@ -4,8 +4,8 @@ use std::time::Duration;
 use super::super::super::target::ProbePolicy;
 use super::super::keys::SERVICE_KEYS;
 use super::super::{
-    Authorities, Config, ConfigOrigin, InitialState, Kind, LogSink, NodeUsable, RoutingSettings,
-    Timeouts, UserKey, Value,
+    Config, ConfigOrigin, InitialState, Kind, LogSink, NodeUsable, RoutingSettings, Timeouts,
+    TlsFiles, UserKey, Value,
 };
 use super::{accepted, refusal, table, value};
 
@@ -42,7 +42,7 @@ fn the_defaults_are_the_documented_ones() {
             log: LogSink::Stderr,
             routing: RoutingSettings::default(),
             targets: Vec::new(),
-            authorities: Authorities::default(),
+            tls_files: TlsFiles::default(),
             warnings: Vec::new(),
             origin: ConfigOrigin::default(),
         }
@@ -102,7 +102,7 @@ fn every_key_is_read() {
                 detail_separator: Some("+".into()),
             },
             targets,
-            authorities: Authorities::default(),
+            tls_files: TlsFiles::default(),
             warnings: Vec::new(),
             origin: ConfigOrigin::default(),
         }

@@ -1,8 +1,9 @@
+use std::path::Path;
 use std::time::Duration;
 
 use super::super::super::target::{
     AuthMechanism, ExpectedStatus, Host, HttpMethod, Placement, ProbePolicy, Protocol, Target,
-    TlsMode,
+    TlsMinVersion, TlsMode,
 };
 use super::super::keys::TARGET_KEYS;
 use super::{accepted, refusal};
@@ -35,6 +36,8 @@ fn the_defaults_are_the_documented_ones() {
             tls_skip_verify: false,
             tls_server_name: None,
             tls_ca_file: None,
+            client_certificate: None,
+            tls_min_version: TlsMinVersion::V1_2,
             haproxy_v2: false,
             deep_check: false,
             test_username: None,
@@ -62,7 +65,8 @@ fn every_key_is_read() {
     let read = accepted(
         "{backend_servers: [{protocol: POP3, host: '[2001:db8::1]', port: '995', tls: true,
           tls_mode: IMPLICIT, tls_skip_verify: true, tls_server_name: pop.example.org.,
-          tls_ca_file: ca.pem, haproxy_v2: true, deep_check: true, test_username: user,
+          tls_ca_file: ca.pem, tls_cert_file: ../c.pem, tls_key_file: /etc/c.key, tls_min_version: 1.3,
+          haproxy_v2: true, deep_check: true, test_username: user,
           test_password: \"pass: 'word'\", auth_mechanism: userpass, allow_plaintext_auth: true,
           request_uri: '/health?x=1', http_method: head, http_host: 'www.example.org:8080',
           expected_status: 200-299, helo_name: '[192.0.2.1]', test_mailbox: Drafts, connect_timeout: 1m, tls_timeout: 0.25,
@@ -71,6 +75,10 @@ fn every_key_is_read() {
     let read = &read.targets[0];
     assert_eq!(read.key(), "pop3://[2001:db8::1]:995");
     assert_eq!(read.tls_mode, TlsMode::Implicit);
+    let shown = read.client_certificate.as_ref().unwrap();
+    assert!(shown.cert_file.is_absolute() && shown.cert_file.ends_with("../c.pem"));
+    assert_eq!(shown.key_file, Path::new("/etc/c.key"));
+    assert_eq!(read.tls_min_version, TlsMinVersion::V1_3);
     assert!(read.tls_skip_verify && read.haproxy_v2 && read.deep_check);
     assert_eq!(read.tls_server_name.as_deref(), Some("pop.example.org"));
     // The process may change its directory later.

@@ -34,6 +34,7 @@ fn keys_that_have_no_effect_are_warned_of() {
             "tls_ca_file: /etc/ca.pem, tls: false",
             format!("tls_ca_file: {NO_TLS}"),
         ),
+        ("tls_min_version: 1.3", format!("tls_min_version: {NO_TLS}")),
         ("request_uri: /", format!("request_uri: {NO_HTTP}")),
         ("http_host: c.example", format!("http_host: {NO_HTTP}")),
         ("http_method: HEAD", format!("http_method: {NO_HTTP}")),
@@ -59,6 +60,7 @@ fn keys_that_have_no_effect_are_warned_of() {
         "deep_check: true, test_username: u, test_password: p",
         "tls_skip_verify: false",
         "tls: true, tls_skip_verify: true, tls_server_name: c.example, tls_ca_file: /etc/ca.pem",
+        "tls: true, tls_min_version: 1.2, tls_cert_file: /etc/c.pem, tls_key_file: /etc/c.pem",
         "tls_mode: starttls, deep_check: true, tls_skip_verify: true",
         "connect_interval: 5s, fast_interval: 5s",
     ] {

@@ -12,6 +12,7 @@ use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
 
 use super::notes::notes_index;
 use super::reason;
+use crate::engine::config::CertificatePem;
 use crate::engine::probe::error::ProbeError;
 use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
 
@@ -21,15 +22,19 @@ pub(super) enum Trust {
     These(Vec<X509>),
 }
 
-/// Makes the context for a set of trusted authorities.
+/// Makes the context for a set of trusted authorities, and the certificate that is shown to a
+/// server that asks for one.
 ///
 /// # Errors
 /// Stage `tls`, or `internal` if the process has no descriptor or memory left.
-pub(super) fn context(trust: Trust) -> Result<SslContext, ProbeError> {
-    make(trust).map_err(|errors| reason::setup(&errors))
+pub(super) fn context(
+    trust: Trust,
+    shows: Option<&CertificatePem>,
+) -> Result<SslContext, ProbeError> {
+    make(trust, shows).map_err(|errors| reason::setup(&errors))
 }
 
-fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
+fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<SslContext, ErrorStack> {
     let mut builder = SslContext::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_options(SslOptions::NO_COMPRESSION);
@@ -44,6 +49,9 @@ fn make(trust: Trust) -> Result<SslContext, ErrorStack> {
                 builder.cert_store_mut().add_cert(authority)?;
             }
         }
+    }
+    if let Some(pem) = shows {
+        pem.install(&mut builder)?;
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
     tls_certificate_request::remember(&mut builder);

@@ -20,12 +20,12 @@ use super::slot::Kept;
 use super::wire::Wire;
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
-use crate::engine::target::Target;
+use crate::engine::target::{Target, TlsMinVersion};
 use crate::sys::tls_certificate_request;
 use crate::sys::tls_session::Resumable;
 
 /// How long a probe waits at least for the refusal of a server that asked for a client certificate
-/// in TLS 1.3. A server that goes on without one usually sends a session ticket at once, which ends
+/// in TLS 1.3. A server that goes on usually sends a session ticket at once, which ends
 /// the wait.
 const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 
@@ -64,13 +64,14 @@ where
     let made = Made {
         not_after: leaf.as_deref().and_then(reason::not_after),
         resumed: ssl.session_reused(),
+        wants_certificate: reason::wants_certificate(ssl, target),
         session,
     };
     Ok((tls, made))
 }
 
-/// Whether the server may still refuse us for lack of a client certificate. In TLS 1.3 the client
-/// sends the last message of the handshake, so the server checks our empty certificate only after
+/// Whether the server may still refuse our client certificate, or that we have none. In TLS 1.3 the
+/// client sends the last message of the handshake, so the server checks its certificate only after
 /// OpenSSL has reported success (RFC 8446 §4.4.2.4).
 fn may_still_refuse(ssl: &SslRef) -> bool {
     ssl.version2() == Some(SslVersion::TLS1_3)
@@ -122,6 +123,9 @@ fn connection(
     if name.parse::<std::net::IpAddr>().is_err() {
         // SNI must not contain an IP address (RFC 6066 §3).
         ssl.set_hostname(&name)?;
+    }
+    if target.tls_min_version == TlsMinVersion::V1_3 {
+        ssl.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     }
     if target.tls_skip_verify {
         ssl.set_verify(SslVerifyMode::NONE);

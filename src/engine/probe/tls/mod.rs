@@ -25,13 +25,13 @@ use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::context::Trust;
-pub(super) use self::reason::stream_text;
+pub(super) use self::reason::{ASKED_FOR_CERTIFICATE, stream_text};
 pub use self::sessions::SessionSlot;
 use self::wire::Wire;
 use super::error::{ProbeError, Stage};
 use super::transport::Transport;
-use crate::engine::config::Authorities;
-use crate::engine::target::Target;
+use crate::engine::config::{Authorities, CertificatePem, ClientCertificates, TlsFiles, Unread};
+use crate::engine::target::{ClientCertificate, Target};
 use crate::sys::{tls_certificates, tls_library};
 
 /// How long a connect probe waits for the session ticket that follows a TLS 1.3 handshake
@@ -45,11 +45,21 @@ pub struct TlsFacts {
     pub not_after: Option<i64>,
     /// Whether an earlier session was resumed. The server has then not sent its certificate again.
     pub resumed: bool,
+    /// Whether the server asked for a client certificate at the last full handshake, and none is
+    /// configured.
+    pub wants_certificate: bool,
 }
 
-/// How certificates are verified. Targets with the same policy share a context.
+/// What connections have in common. Targets with the same policy share a context.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Policy {
+struct Policy {
+    verification: Verification,
+    shows: Option<Box<ClientCertificate>>,
+}
+
+/// How certificates are verified.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Verification {
     Unverified,
     BySystem,
     ByFile(PathBuf),
@@ -65,7 +75,7 @@ pub struct TlsClient {
 
 #[derive(Default)]
 struct Contexts {
-    authorities: Authorities,
+    files: TlsFiles,
     made: HashMap<Policy, SslContext>,
 }
 
@@ -95,6 +105,11 @@ impl TlsClient {
         let facts = TlsFacts {
             not_after: made.not_after,
             resumed: made.resumed,
+            wants_certificate: match slot {
+                // A server does not ask again when it resumes a session.
+                Some(slot) if made.resumed => slot.wants_certificate(),
+                _ => made.wants_certificate,
+            },
         };
         // OpenSSL does not verify a resumed session's certificate again: it may have expired since.
         if !target.tls_skip_verify && facts.not_after.is_some_and(|at| at <= reason::unix_now()) {
@@ -110,29 +125,40 @@ impl TlsClient {
         // A failure here concerns every target, so it is stage `internal`.
         tls_library::usable().map_err(|problem| ProbeError::new(Stage::Internal, problem))?;
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
-        let policy = match &target.tls_ca_file {
-            _ if target.tls_skip_verify => Policy::Unverified,
-            None => Policy::BySystem,
-            Some(path) => Policy::ByFile(path.clone()),
+        let verification = match &target.tls_ca_file {
+            _ if target.tls_skip_verify => Verification::Unverified,
+            None => Verification::BySystem,
+            Some(path) => Verification::ByFile(path.clone()),
+        };
+        let policy = Policy {
+            verification,
+            shows: target.client_certificate.clone(),
         };
         if let Some(context) = contexts.made.get(&policy) {
             return Ok(context.clone());
         }
-        let trust = match &policy {
-            Policy::Unverified => Trust::Anybody,
-            Policy::BySystem => Trust::These(system(&contexts.authorities)?),
-            Policy::ByFile(path) => Trust::These(of_file(&contexts.authorities, path)?),
+        let TlsFiles {
+            authorities,
+            client_certificates,
+        } = &contexts.files;
+        let trust = match &policy.verification {
+            Verification::Unverified => Trust::Anybody,
+            Verification::BySystem => Trust::These(system(authorities)?),
+            Verification::ByFile(path) => Trust::These(of_file(authorities, path)?),
         };
-        let context = context::context(trust)?;
+        let shows = policy.shows.as_ref();
+        let shows = shows.map(|files| shown(client_certificates, files));
+        let context = context::context(trust, shows.transpose()?.as_deref())?;
         contexts.made.insert(policy, context.clone());
         Ok(context)
     }
 
-    /// Sets the authorities for later handshakes, and drops contexts made with the previous ones.
-    pub fn trust(&self, authorities: Authorities) {
+    /// Sets authorities and client certificates for later handshakes, and drops contexts made with
+    /// the previous ones.
+    pub fn use_files(&self, files: TlsFiles) {
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         *contexts = Contexts {
-            authorities,
+            files,
             made: HashMap::new(),
         };
     }
@@ -146,14 +172,26 @@ fn system(authorities: &Authorities) -> Result<Vec<X509>, ProbeError> {
 
 fn of_file(authorities: &Authorities, path: &Path) -> Result<Vec<X509>, ProbeError> {
     let what = format!("tls_ca_file {}", path.display());
-    let pem = authorities.of_file(path).map_err(|unread| {
-        let stage = match unread.is_own_lack {
-            true => Stage::Internal,
-            false => Stage::Tls,
-        };
-        ProbeError::new(stage, format!("{what}: {}", unread.problem))
-    })?;
+    let pem = authorities
+        .of_file(path)
+        .map_err(|unread| unusable(&format!("{what}: "), &unread))?;
     tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, &what))
+}
+
+fn shown(
+    certificates: &ClientCertificates,
+    files: &ClientCertificate,
+) -> Result<Arc<CertificatePem>, ProbeError> {
+    let pem = certificates.of_files(files);
+    pem.map_err(|(key, unread)| unusable(&format!("{key} "), &unread))
+}
+
+fn unusable(what: &str, unread: &Unread) -> ProbeError {
+    let stage = match unread.is_own_lack {
+        true => Stage::Internal,
+        false => Stage::Tls,
+    };
+    ProbeError::new(stage, format!("{what}{}", unread.problem))
 }
 
 /// Reads until a session ticket or any data has arrived, the peer has closed, or [`TICKET_WAIT`]

@@ -13,8 +13,13 @@ use crate::engine::probe::error::{
 };
 use crate::engine::probe::proxy;
 use crate::engine::probe::transport::READ_LIMIT_TEXT;
-use crate::engine::target::{Host, Target};
+use crate::engine::target::{Host, Target, TlsMinVersion};
 use crate::sys::tls_certificate_request;
+
+/// Alerts by which servers refuse a certificate, beside `certificate_required`: handshake_failure,
+/// bad_certificate … certificate_unknown, unknown_ca, access_denied, decrypt_error.
+const ALERTS_OF_REFUSED_CERTIFICATES: [i32; 9] =
+    [1040, 1042, 1043, 1044, 1045, 1046, 1048, 1049, 1051];
 
 /// How many alternative names of a certificate a reason lists.
 const NAMES_SHOWN: usize = 4;
@@ -156,16 +161,33 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             } else {
                 ""
             };
-            format!("the server offers no TLS version of 1.2 or newer{hint}")
+            let oldest = match target.tls_min_version {
+                TlsMinVersion::V1_2 => "1.2 or newer",
+                TlsMinVersion::V1_3 => "1.3 (tls_min_version)",
+            };
+            format!("the server offers no TLS version of {oldest}{hint}")
         }
         SSL_R_UNEXPECTED_EOF_WHILE_READING => format!(
             "connection closed during the handshake{}",
             proxy::hint(target)
         ),
-        SSL_R_ALERT_CERTIFICATE_REQUIRED => "the server requires a client certificate".to_owned(),
+        SSL_R_ALERT_CERTIFICATE_REQUIRED if target.client_certificate.is_none() => {
+            format!("the server requires a client certificate{KEYS_OF_CERTIFICATE}")
+        }
+        SSL_R_ALERT_CERTIFICATE_REQUIRED => {
+            "the server requires a client certificate of another kind than that of tls_cert_file"
+                .to_owned()
+        }
+        code if target.client_certificate.is_some()
+            && tls_certificate_request::was_made(ssl)
+            && ALERTS_OF_REFUSED_CERTIFICATES.contains(&code) =>
+        {
+            let reason = quote(error_text(first).as_bytes());
+            format!("the server refuses the client certificate of tls_cert_file: {reason}")
+        }
         code => {
-            let hint = if tls_certificate_request::was_made(ssl) {
-                "; it asked for a client certificate"
+            let hint = if wants_certificate(ssl, target) {
+                ASKED_FOR_CERTIFICATE
             } else if ALERTS_OF_GARBLED_INPUT.contains(&code) {
                 proxy::hint(target)
             } else {
@@ -175,6 +197,18 @@ fn handshake_text(error: &ssl::Error, ssl: &SslRef, target: &Target) -> String {
             format!("handshake failed: {reason}{hint}")
         }
     }
+}
+
+/// Appended to the reason of a failure where the server asked for a client certificate and got
+/// none.
+pub(in crate::engine::probe) const ASKED_FOR_CERTIFICATE: &str =
+    "; it asked for a client certificate (tls_cert_file, tls_key_file)";
+
+const KEYS_OF_CERTIFICATE: &str = " (tls_cert_file, tls_key_file)";
+
+/// Whether the server asked for a client certificate and none is configured.
+pub(super) fn wants_certificate(ssl: &SslRef, target: &Target) -> bool {
+    target.client_certificate.is_none() && tls_certificate_request::was_made(ssl)
 }
 
 /// The text for an I/O error of a stream, with or without TLS, after the handshake.
@@ -189,6 +223,9 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
         None => "connection closed".to_owned(),
         Some(error) if error.reason_code() == SSL_R_UNEXPECTED_EOF_WHILE_READING => {
             "connection closed".to_owned()
+        }
+        Some(error) if error.reason_code() == SSL_R_ALERT_CERTIFICATE_REQUIRED => {
+            "the server requires a client certificate".to_owned()
         }
         Some(error) => format!("TLS failed: {}", error_text(error)),
     }

@@ -1,5 +1,7 @@
 //! Stores one target's TLS session between probes.
 
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,20 +13,26 @@ use crate::sys::tls_session::Resumable;
 /// One target's TLS session, and whether to offer it; see [`TlsSlot`]. Shared between the probe and
 /// OpenSSL's callbacks.
 #[derive(Default)]
-pub struct SessionSlot(Mutex<TlsSlot<Resumable>>);
+pub struct SessionSlot {
+    slot: Mutex<TlsSlot<Resumable>>,
+    /// Whether the server asked for a client certificate at the last full handshake and got none.
+    wants_certificate: AtomicBool,
+}
 
 /// A completed handshake.
 pub(super) struct Made {
     /// When the leaf certificate expires, in seconds since 1970.
     pub(super) not_after: Option<i64>,
     pub(super) resumed: bool,
+    /// Whether the server has just asked for a client certificate and got none.
+    pub(super) wants_certificate: bool,
     /// The session that the handshake offered.
     pub(super) session: Option<Kept<Resumable>>,
 }
 
 impl SessionSlot {
     fn lock(&self) -> MutexGuard<'_, TlsSlot<Resumable>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no session is stored, and one that the server gives would be stored.
@@ -51,8 +59,15 @@ impl SessionSlot {
             let is_ticket = made.session.as_ref().is_none_or(is_ticket);
             slot.resumed(made.session, is_ticket);
         } else {
+            self.wants_certificate
+                .store(made.wants_certificate, Relaxed);
             slot.made_full(Instant::now());
         }
+    }
+
+    /// Whether the server asked for a client certificate at the last full handshake and got none.
+    pub(super) fn wants_certificate(&self) -> bool {
+        self.wants_certificate.load(Relaxed)
     }
 
     /// Records a failed handshake: the next one is a full one. Returns what this one offered, if

@@ -1,0 +1,157 @@
+//! The certificates that probes show to servers, with their keys: read and checked when a
+//! configuration names them, for the same reasons as `authorities`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{SslContext, SslContextBuilder, SslMethod};
+use openssl::x509::X509;
+use zeroize::Zeroizing;
+
+use super::super::target::{ClientCertificate, Target};
+use super::pem_file::{self, Unread};
+use crate::sys::tls_certificates::{self, KeyProblem};
+use crate::sys::tls_library;
+
+/// What the files of client certificates held when the configuration was made.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ClientCertificates(Arc<HashMap<ClientCertificate, Arc<CertificatePem>>>);
+
+/// A certificate and its key, as text: what OpenSSL makes of them does not outlive a fork safely.
+#[derive(PartialEq, Eq)]
+pub struct CertificatePem {
+    chain: Zeroizing<Vec<u8>>,
+    key: Zeroizing<Vec<u8>>,
+}
+
+/// Shows the paths only.
+impl fmt::Debug for ClientCertificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl ClientCertificates {
+    /// Reads what the handshakes of `targets` need.
+    ///
+    /// # Errors
+    /// `backend_servers[2].tls_key_file: …` for a file that holds no certificate or no key, or a
+    /// key of another certificate.
+    pub fn of(targets: &[Arc<Target>]) -> Result<Self, String> {
+        let mut found = HashMap::new();
+        for (at, target) in targets.iter().enumerate() {
+            let Some(files) = &target.client_certificate else {
+                continue;
+            };
+            if found.contains_key(&**files) {
+                continue;
+            }
+            let placed = |key, problem| format!("backend_servers[{}].{key}: {problem}", at + 1);
+            tls_library::usable().map_err(|problem| placed("tls_cert_file", problem))?;
+            let pem = read(files).map_err(|(key, unread)| placed(key, unread.problem))?;
+            found.insert(ClientCertificate::clone(files), Arc::new(pem));
+        }
+        Ok(Self(Arc::new(found)))
+    }
+
+    /// What the files held, or hold now if no target has named them.
+    ///
+    /// # Errors
+    /// The key of the file that cannot be used, and why.
+    pub fn of_files(
+        &self,
+        files: &ClientCertificate,
+    ) -> Result<Arc<CertificatePem>, (&'static str, Unread)> {
+        match self.0.get(files) {
+            Some(pem) => Ok(pem.clone()),
+            None => read(files).map(Arc::new),
+        }
+    }
+}
+
+impl CertificatePem {
+    /// Makes connections of a context show the certificate.
+    ///
+    /// # Errors
+    /// What OpenSSL refuses, such as a key that is too short for its security level.
+    pub fn install(&self, builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
+        let mut chain = tls_certificates::from_pem(&self.chain)?.into_iter();
+        let Some(leaf) = chain.next() else {
+            return Ok(());
+        };
+        let key = tls_certificates::key_from_pem(&self.key);
+        let key = key.map_err(KeyProblem::into_errors)?;
+        install(builder, &leaf, chain, &key)
+    }
+}
+
+fn install(
+    builder: &mut SslContextBuilder,
+    leaf: &X509,
+    issuers: impl Iterator<Item = X509>,
+    key: &PKey<Private>,
+) -> Result<(), ErrorStack> {
+    builder.set_certificate(leaf)?;
+    for issuer in issuers {
+        builder.add_extra_chain_cert(issuer)?;
+    }
+    builder.set_private_key(key)?;
+    builder.check_private_key()
+}
+
+/// Both files, checked as far as it can be done without a server. An error names the key of the
+/// file that is at fault.
+fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unread)> {
+    let ClientCertificate {
+        cert_file,
+        key_file,
+    } = files;
+    let of_cert = |unread: Unread| ("tls_cert_file", unread.in_file(cert_file));
+    let of_key = |unread: Unread| ("tls_key_file", unread.in_file(key_file));
+    let chain = pem_file::read(cert_file).map_err(of_cert)?;
+    let mut certificates = pem_file::certificates(&chain).map_err(of_cert)?.into_iter();
+    let key = pem_file::read(key_file).map_err(of_key)?;
+    let private = tls_certificates::key_from_pem(&key)
+        .map_err(|problem| of_key(key_problem(&problem, &key).into()))?;
+    if let Some(leaf) = certificates.next() {
+        let public = leaf.public_key();
+        if public.is_ok_and(|public| !public.public_eq(&private)) {
+            let problem = format!(
+                "the key of the certificate in tls_cert_file ({}) expected, got another one",
+                cert_file.display()
+            );
+            return Err(of_key(problem.into()));
+        }
+        let is_usable = || {
+            let mut builder = SslContext::builder(SslMethod::tls_client())?;
+            install(&mut builder, &leaf, certificates, &private)
+        };
+        is_usable().map_err(|errors: ErrorStack| {
+            let reason = pem_file::first_reason(&errors);
+            of_cert(format!("OpenSSL refuses the certificate: {reason}").into())
+        })?;
+    }
+    Ok(CertificatePem { chain, key })
+}
+
+/// What is wrong with a key, without any of it.
+fn key_problem(problem: &KeyProblem, pem: &[u8]) -> String {
+    let got = match (problem, pem) {
+        (KeyProblem::Encrypted, _) => {
+            return "a private key without a passphrase expected, got an encrypted one \
+                    (openssl pkey -in FILE -out FILE takes the passphrase off)"
+                .to_owned();
+        }
+        (KeyProblem::Unreadable(errors), pem) if pem_file::has(pem, b"PRIVATE KEY-----") => {
+            let reason = pem_file::first_reason(errors);
+            return format!("the private key in it cannot be read: {reason}");
+        }
+        (_, []) => "an empty file",
+        (_, pem) if pem_file::has(pem, b"CERTIFICATE-----") => "a certificate",
+        _ => "a file without any",
+    };
+    format!("a private key in PEM form expected, got {got}")
+}

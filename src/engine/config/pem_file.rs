@@ -1,0 +1,111 @@
+//! Reads PEM files that a configuration names, and says what is wrong with them.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use openssl::error::ErrorStack;
+use openssl::x509::X509;
+use zeroize::Zeroizing;
+
+use crate::sys::tls_certificates;
+
+/// The longest file, in bytes. Those of a system's authorities have a quarter of a megabyte.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Why a file cannot be used.
+#[derive(Debug)]
+pub struct Unread {
+    pub problem: String,
+    /// The process had no descriptor or memory to read it with.
+    pub is_own_lack: bool,
+}
+
+impl<T: Into<String>> From<T> for Unread {
+    fn from(problem: T) -> Self {
+        Self {
+            problem: problem.into(),
+            is_own_lack: false,
+        }
+    }
+}
+
+impl Unread {
+    fn because(error: &io::Error) -> Self {
+        use libc::{EMFILE, ENFILE, ENOMEM};
+        let problem = match error.kind() {
+            ErrorKind::NotFound => "no such file".to_owned(),
+            ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        };
+        Self {
+            problem,
+            is_own_lack: matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)),
+        }
+    }
+
+    pub(super) fn in_file(self, path: &Path) -> Self {
+        Self {
+            problem: format!("{}: {}", path.display(), self.problem),
+            ..self
+        }
+    }
+}
+
+/// A regular file's bytes, which are wiped when dropped: they may hold a private key. Nothing is
+/// waited for: a FIFO may have no writer.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
+    let regular = |metadata: &fs::Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false if metadata.is_dir() => Err("a file expected, got a directory"),
+        false => Err("a regular file expected, got a device, pipe or socket"),
+    };
+    // Before it is opened, since opening a device may have effects, and after, since the name may
+    // mean another file by then.
+    let failed = |error: io::Error| Unread::because(&error);
+    regular(&fs::metadata(path).map_err(failed)?)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    regular(&metadata)?;
+    let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
+    // Room for the whole file: a buffer that grew would leave copies behind, unwiped.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(64)));
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err("at most 16 MiB expected, got more".into());
+    }
+    Ok(bytes)
+}
+
+/// The certificates in PEM text: at least one, and none that cannot be read.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<X509>, Unread> {
+    let found = tls_certificates::from_pem(pem).map_err(|errors| {
+        let reason = first_reason(&errors);
+        Unread::from(format!("a certificate in it cannot be read: {reason}"))
+    })?;
+    if !found.is_empty() {
+        return Ok(found);
+    }
+    let got = match pem {
+        [] => "an empty file",
+        text if has(text, b"PRIVATE KEY-----") => "a private key",
+        _ => "a file without any",
+    };
+    Err(format!("certificates in PEM form expected, got {got}").into())
+}
+
+pub(super) fn has(pem: &[u8], mark: &[u8]) -> bool {
+    pem.windows(mark.len()).any(|part| part == mark)
+}
+
+pub(super) fn first_reason(errors: &ErrorStack) -> &'static str {
+    let first = errors.errors().first().and_then(|error| error.reason());
+    first.unwrap_or("OpenSSL gives no reason")
+}
