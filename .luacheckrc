@@ -10,6 +10,7 @@ files["src/lua/ngx.lua"] = { std = "ngx_lua" }
 files["spec"] = { std = "min+busted", read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["examples"] = { read_globals = module_globals }
 files["examples/openresty"] = { std = "ngx_lua", read_globals = module_globals }
+files["examples/haproxy"] = { read_globals = { "core" } }
 files["benches"] = { read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["tests"] = { read_globals = { "host", "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["library"] = { ignore = { "21.", "241", "131", "111", "112", "113" } }

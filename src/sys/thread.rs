@@ -69,13 +69,63 @@ where
     }
     let spawned = Builder::new()
         .name(name.to_owned())
-        .stack_size(stack_bytes)
+        .stack_size(stack_bytes.saturating_add(taken_from_stack()))
         .spawn(run);
     // SAFETY: the call that blocked the signals succeeded and initialised `before`. Only the
     // calling thread's mask changes.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
     note(name, spawned.as_ref().err());
     spawned
+}
+
+/// How many bytes of a new thread's stack are not for its functions. glibc puts the thread-local
+/// variables of the whole process there: those of HAProxy need 43 KB, which would leave a small
+/// stack too short.
+fn taken_from_stack() -> usize {
+    type Minimum = unsafe extern "C" fn(*const libc::pthread_attr_t) -> libc::size_t;
+    // SAFETY: the name is NUL-terminated; with `RTLD_DEFAULT` nothing is loaded.
+    let found = unsafe {
+        libc::dlsym(
+            libc::RTLD_DEFAULT,
+            c"__pthread_get_minstack".as_ptr().cast(),
+        )
+    };
+    if found.is_null() {
+        // Another C library, which makes the stack larger by itself.
+        return 0;
+    }
+    // SAFETY: glibc's function of this name has this type since 2.15. Rust's standard library calls
+    // it in the same way.
+    let minimum = unsafe { std::mem::transmute::<*mut libc::c_void, Minimum>(found) };
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::zeroed();
+    // SAFETY: `pthread_attr_init` initialises the attributes before they are read; glibc's are
+    // destroyed without freeing anything where none was set.
+    unsafe {
+        if libc::pthread_attr_init(attributes.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        let taken = minimum(attributes.as_ptr());
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        taken
+    }
+}
+
+/// The error with which the system refused a thread, and the limit that makes it refuse every one.
+pub fn explain_refusal(error: &io::Error) -> String {
+    let mut limit = libc::rlimit {
+        rlim_cur: 1,
+        rlim_max: 1,
+    };
+    // SAFETY: `limit` has room for what the call writes; the limit itself is not changed.
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_NPROC, &raw mut limit) };
+    if error.raw_os_error() == Some(libc::EAGAIN) && read == 0 && limit.rlim_cur == 0 {
+        format!(
+            "{error}: its host forbids this process all threads (RLIMIT_NPROC is 0); HAProxy does so \
+             unless its global section says insecure-fork-wanted"
+        )
+    } else {
+        error.to_string()
+    }
 }
 
 /// How many descriptors the process may have open (the soft `RLIMIT_NOFILE`).

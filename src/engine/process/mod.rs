@@ -113,6 +113,8 @@ struct Control {
     commands: Option<UnboundedSender<Command>>,
     /// Why the last start of the thread failed.
     start_error: Option<String>,
+    /// Whether the log has that line already; each call that needs the thread tries again.
+    is_refusal_logged: bool,
     /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,
     /// When the file of [`CONFIG_VARIABLE`] was last refused, and why.
@@ -419,7 +421,7 @@ impl Process {
         let mut control = self.control();
         let commands = match control.commands.take().filter(|c| !c.is_closed()) {
             Some(commands) => commands,
-            None => control.start_thread()?,
+            None => self.start_thread(&mut control)?,
         };
         control.commands = Some(commands);
         if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
@@ -556,7 +558,7 @@ impl Process {
         let mut control = self.control();
         let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
         if !open {
-            control.commands = Some(control.start_thread()?);
+            control.commands = Some(self.start_thread(&mut control)?);
         }
         if let Command::Check(request) = &command {
             control.note_check(&request.ticket);
@@ -567,6 +569,30 @@ impl Process {
                 .map_err(|_| "the monitor's thread has ended".to_owned()),
             None => Err("the monitor's thread is missing".to_owned()),
         }
+    }
+
+    fn start_thread(&self, control: &mut Control) -> Result<UnboundedSender<Command>, String> {
+        let started = spawn(signs(), REPORTS).map_err(|e| {
+            format!(
+                "cannot start the monitor's thread: {}",
+                threads::explain_refusal(&e)
+            )
+        });
+        control.start_error = started.as_ref().err().cloned();
+        match &started {
+            Ok(_) => control.is_refusal_logged = false,
+            Err(reason) => {
+                if let Some(log) = self.log.load_full()
+                    && !std::mem::replace(&mut control.is_refusal_logged, true)
+                {
+                    // Written here: the log may have no thread either.
+                    log.write_here(
+                        &Line::new(Level::Error, "engine_not_started").quoted("reason", reason),
+                    );
+                }
+            }
+        }
+        started
     }
 
     /// The current address of a configured host name.
@@ -584,13 +610,6 @@ impl Control {
             self.checks.reserve(self.checks.len().max(16));
         }
         self.checks.push(Arc::downgrade(ticket));
-    }
-
-    fn start_thread(&mut self) -> Result<UnboundedSender<Command>, String> {
-        let started =
-            spawn(signs(), REPORTS).map_err(|e| format!("cannot start the monitor's thread: {e}"));
-        self.start_error = started.as_ref().err().cloned();
-        started
     }
 
     fn serve(&self, active: Arc<ActiveConfig>, log: Arc<Log>) {
