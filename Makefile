@@ -1,9 +1,9 @@
 # Builds nauthilus_backend.so for one Lua or for all, tests it, shows it, installs it.
 #
-#   make                    the module for the Lua found, into build/lua5.1 … build/lua5.4, build/luajit
+#   make                    the module for the Lua found, into build/lua5.1 … build/lua5.5, build/luajit
 #   make help               this
-#   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 luajit, or the path of an interpreter)
-#   make all-luas           for all five
+#   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 5.5 luajit, or the path of an interpreter)
+#   make all-luas           for all six
 #   make lib                the library for C hosts without Lua, into build/lib
 #   make demo               shows it at work with a real Dovecot (BACKEND=embedded: without one)
 #   make test               all tests; make test-NAME runs one suite of tests/suites
@@ -42,7 +42,7 @@ CARGO_FLAGS ?=
 # rustup installs cargo here, which is not in PATH of shells that are not login shells.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
-LUAS := lua5.1 lua5.2 lua5.3 lua5.4 luajit
+LUAS := lua5.1 lua5.2 lua5.3 lua5.4 lua5.5 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
 
 # The soname of the C library.
@@ -50,9 +50,9 @@ ABI_VERSION := $(shell sed -n 's/^.define NAUTHILUS_BACKEND_ABI_VERSION //p' inc
 SONAME := libnauthilus_backend.so.$(ABI_VERSION)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-# lua5.1 … lua5.4 or luajit. A version needs no interpreter; a path is asked what it is, since
+# lua5.1 … lua5.5 or luajit. A version needs no interpreter; a path is asked what it is, since
 # 5.1 and LuaJIT give the same _VERSION.
-ifneq ($(filter $(LUA),5.1 5.2 5.3 5.4),)
+ifneq ($(filter $(LUA),5.1 5.2 5.3 5.4 5.5),)
 INTERPRETER := lua$(LUA)
 LUA_ABI := lua$(LUA)
 else ifneq ($(filter $(LUA),$(LUAS)),)
@@ -71,16 +71,16 @@ module: which-lua module-$(LUA_ABI)
 .PHONY: which-lua
 which-lua:
 ifneq ($(WHY),)
-	@echo "make: for $(LUA_ABI), since $(LUA) is $(WHY); LUA=5.1, 5.2, 5.3, 5.4 or luajit says another"
+	@echo "make: for $(LUA_ABI), since $(LUA) is $(WHY); LUA=5.1, 5.2, 5.3, 5.4, 5.5 or luajit says another"
 endif
 
 .PHONY: module-
 module-:
 ifeq ($(LUA),)
 	@echo "make: no Lua found. Say which to build for, none needs to be installed for that: make LUA=5.4" >&2
-	@echo "      (5.1, 5.2, 5.3, 5.4, luajit, or the path of an interpreter)" >&2
+	@echo "      (5.1, 5.2, 5.3, 5.4, 5.5, luajit, or the path of an interpreter)" >&2
 else
-	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, luajit or the path of an interpreter" >&2
+	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, 5.5, luajit or the path of an interpreter" >&2
 endif
 	@exit 2
 

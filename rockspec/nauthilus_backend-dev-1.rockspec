@@ -10,12 +10,12 @@ description = {
   detailed = [[
     A native module that probes mail and web servers from a background thread (TCP, PROXY
     protocol, TLS, protocol dialogues) and lets scripts choose a living one for each login.
-    For OpenResty, plain Lua 5.1 to 5.4, LuaJIT and hosts that embed them.]],
+    For OpenResty, plain Lua 5.1 to 5.5, LuaJIT and hosts that embed them.]],
   license = "MIT OR Apache-2.0",
   labels = { "imap", "health-check", "mail", "openresty", "proxy" },
 }
 supported_platforms = { "linux" }
-dependencies = { "lua >= 5.1, < 5.5" }
+dependencies = { "lua >= 5.1, < 5.6" }
 build = {
   type = "make",
   build_target = "module",

@@ -27,6 +27,14 @@ local function threads()
   return found
 end
 
+-- A mask of signals as two numbers, without 32 and 33: glibc handles them itself once a process has
+-- a second thread.
+local function mask(status, field)
+  local high, low = status:match(field .. ":%s*(%x%x%x%x%x%x%x%x)(%x%x%x%x%x%x%x%x)")
+  high, low = tonumber(high, 16), tonumber(low, 16)
+  return { high - high % 2, low % 2 ^ 31 }
+end
+
 describe("the host's process", function()
   local nb, world
 
@@ -67,7 +75,7 @@ describe("the host's process", function()
 
     local after = threads()[main]
     for _, field in ipairs({ "SigBlk", "SigIgn", "SigCgt" }) do
-      assert.are.equal(before[main]:match(field .. ":%s*(%x+)"), after:match(field .. ":%s*(%x+)"), field)
+      assert.are.same(mask(before[main], field), mask(after, field), field)
     end
     assert.are.equal(limits, read("/proc/self/limits"))
     assert.are.equal(environment, read("/proc/self/environ"))

@@ -13,6 +13,6 @@ end
 package.cpath = built:gsub("nauthilus_backend%.so$", "?.so") .. ";" .. package.cpath
 
 -- Collect as often as possible: what is freed too early shows sooner.
-collectgarbage("setpause", 50)
+require("spec.support.collector").set("pause", 50)
 
 package.loaded["spec.support.built"] = { path = built, abi = abi }

@@ -45,7 +45,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use crate::engine::config::nearest;
-use raw::{Answer, ArgView, Args, Item, Items, Natives, get_field, native, set_field};
+use raw::{Answer, ArgView, Args, Item, Items, Natives, get_field, make_room, native, set_field};
 
 /// The registry key of the glue's parts in this Lua state. A second load finds them and returns the same
 /// module table, so that results and contexts of both loads have the same metatables.
@@ -95,9 +95,9 @@ unsafe extern "C-unwind" fn luaopen_nauthilus_backend_result(state: *mut lua_Sta
 ///
 /// `state` is running a C function, and the frames between it and Lua have no destructor to run.
 unsafe fn push_parts(state: *mut lua_State) {
-    // SAFETY: `luaL_checkstack` makes room for all that follows, and this frame owns nothing.
+    // SAFETY: `make_room` makes room for all that follows, and this frame owns nothing.
     unsafe {
-        ffi::luaL_checkstack(state, SLOTS, c"nauthilus_backend".as_ptr());
+        make_room(state, SLOTS);
         get_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
         if ffi::lua_type(state, -1) != ffi::LUA_TTABLE {
             let natives = push_natives(state);

@@ -41,7 +41,7 @@ pub(super) use args::{ArgView, Args, Refused};
 pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
 pub(super) use class::{push_context, push_result};
 pub(super) use config::number_value;
-pub(super) use fields::{get_field, set_field};
+pub(super) use fields::{get_field, make_room, set_field};
 pub(super) use register::{Item, Items, Natives};
 
 /// Makes a `lua_CFunction` of a native.
@@ -118,10 +118,10 @@ pub(super) unsafe fn run_with_room(
     state: *mut lua_State,
     native: impl FnOnce(&Args) -> Answer,
 ) -> c_int {
-    // SAFETY: `state` is running a native's closure. `make_room` may raise, while no Rust value is
+    // SAFETY: `state` is running a native's closure. `make_room_for_config` may raise, while no Rust value is
     // alive yet.
     unsafe {
-        config::make_room(state);
+        config::make_room_for_config(state);
         run(state, native)
     }
 }

@@ -224,7 +224,11 @@ static void *scarce(void *user, void *block, size_t before, size_t size) {
 }
 
 static void starved(void) {
+#if LUA_VERSION_NUM >= 505
+  lua_State *L = lua_newstate(scarce, NULL, luaL_makeseed(NULL));
+#else
   lua_State *L = lua_newstate(scarce, NULL);
+#endif
   nauthilus_backend_result *result = NULL;
   nauthilus_backend_context *context = NULL;
   int top;

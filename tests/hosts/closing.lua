@@ -143,13 +143,14 @@ local chunk = [[
     end
   end
 
+  local collector = require("spec.support.collector")
   local function churn(fn)
-    collectgarbage("setpause", 1)
+    collector.set("pause", 1)
     for round = 1, 12 do
       for _ = 1, 5 do
         finaliser(fn)
       end
-      collectgarbage("setstepmul", 100 + round * 333 % 1500)
+      collector.set("stepmul", 100 + round * 333 % 1500)
       pcall(call)
       pcall(list)
       nauthilus_backend_result.new()

@@ -279,7 +279,11 @@ static void *allocate(void *data, void *block, size_t had, size_t wanted) {
 
 /* Where LuaJIT takes no allocator of others, it has its own. */
 static lua_State *new_state(struct memory *memory) {
+#if LUA_VERSION_NUM >= 505
+  lua_State *L = lua_newstate(allocate, memory, luaL_makeseed(NULL));
+#else
   lua_State *L = lua_newstate(allocate, memory);
+#endif
   return L ? L : luaL_newstate();
 }
 

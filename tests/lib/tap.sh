@@ -3,6 +3,14 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 LUAS="lua5.1 lua5.2 lua5.3 lua5.4 luajit"
+
+# use_lua55: builds Lua 5.5, which Debian does not have, and makes it a Lua as the others are: an
+# interpreter in PATH and a package of pkg-config.
+use_lua55() {
+    local dist
+    dist=$(tests/lua5.5/build) || { echo "not ok - Lua 5.5 was not built"; exit 1; }
+    export PATH=$dist/bin:$PATH PKG_CONFIG_PATH=$dist/pkgconfig
+}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 tap_failures=0

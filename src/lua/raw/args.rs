@@ -37,7 +37,10 @@ pub(in crate::lua) enum ArgView<'a> {
     Nil,
     Bool(bool),
     /// Only from Lua 5.3 and later, which have integers.
-    #[cfg_attr(not(any(feature = "lua53", feature = "lua54")), expect(dead_code))]
+    #[cfg_attr(
+        not(any(feature = "lua53", feature = "lua54", feature = "lua55")),
+        expect(dead_code)
+    )]
     Integer(i64),
     Float(f64),
     Bytes(&'a [u8]),
@@ -308,7 +311,7 @@ pub(super) unsafe fn view<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a
 unsafe fn number<'a>(state: *mut lua_State, index: c_int) -> ArgView<'a> {
     // SAFETY: the caller has checked that it is a number; none of these calls raises.
     unsafe {
-        #[cfg(any(feature = "lua53", feature = "lua54"))]
+        #[cfg(any(feature = "lua53", feature = "lua54", feature = "lua55"))]
         if ffi::lua_isinteger(state, index) != 0 {
             return ArgView::Integer(ffi::lua_tointeger(state, index));
         }

@@ -309,9 +309,9 @@ pub(in crate::lua) unsafe fn push_lasting_context(
 unsafe fn new_userdata(state: *mut lua_State, size: usize) -> *mut c_void {
     // SAFETY: the callers run in a C function with a free slot, and own no Rust value if this raises.
     unsafe {
-        #[cfg(feature = "lua54")]
+        #[cfg(any(feature = "lua54", feature = "lua55"))]
         return ffi::lua_newuserdatauv(state, size, 0);
-        #[cfg(not(feature = "lua54"))]
+        #[cfg(not(any(feature = "lua54", feature = "lua55")))]
         return ffi::lua_newuserdata(state, size);
     }
 }

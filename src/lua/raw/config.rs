@@ -5,6 +5,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_State};
 
 use super::args::{ArgView, Args, each, view};
+use super::fields::make_room;
 use crate::engine::config::{Issue, Step, Value};
 
 /// The limit of tables within tables. The deepest valid configuration has five; the limit bounds
@@ -17,15 +18,15 @@ const SLOTS_OF_A_TABLE: c_int = 3;
 /// Stack slots left for the native itself and for pushing its answer: as many as every C function has.
 const SPARE: c_int = 20;
 
-/// Makes room on the stack for [`Args::config`]; raises if the stack cannot grow.
+/// Makes room on the stack for [`Args::config`], or raises.
 ///
 /// # Safety
 ///
 /// `state` is running a C function, and no frame between it and Lua owns a Rust value yet.
-pub(super) unsafe fn make_room(state: *mut lua_State) {
+pub(super) unsafe fn make_room_for_config(state: *mut lua_State) {
     let slots = SLOTS_OF_A_TABLE * DEEPEST as c_int + SPARE;
     // SAFETY: this may raise, and no frame has a destructor to run.
-    unsafe { ffi::luaL_checkstack(state, slots, c"a configuration".as_ptr()) }
+    unsafe { make_room(state, slots) }
 }
 
 impl Args {

@@ -47,3 +47,22 @@ pub(in crate::lua) unsafe fn get_field(state: *mut lua_State, table: c_int, name
         ffi::lua_rawget(state, table);
     }
 }
+
+/// Makes room for `slots` values on the stack, or raises. Unlike `luaL_checkstack`, which calls every
+/// failure a stack overflow, this raises Lua's memory error: a stack so near to Lua's own limit of a
+/// million slots that these do not fit is not expected.
+///
+/// # Safety
+///
+/// `state` is running a C function with a free slot, and the frames between it and Lua have no
+/// destructor to run.
+pub(in crate::lua) unsafe fn make_room(state: *mut lua_State, slots: c_int) {
+    // SAFETY: `lua_checkstack` leaves the stack as it was. Lua keeps the text of its memory error in
+    // every state, so that pushing it allocates nothing.
+    unsafe {
+        if ffi::lua_checkstack(state, slots) == 0 {
+            ffi::lua_pushstring(state, c"not enough memory".as_ptr());
+            ffi::lua_error(state);
+        }
+    }
+}
