@@ -10,6 +10,7 @@ files["src/lua/ngx.lua"] = { std = "ngx_lua" }
 files["spec"] = { std = "min+busted", read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["examples"] = { read_globals = module_globals }
 files["examples/openresty"] = { std = "ngx_lua", read_globals = module_globals }
+files["examples/dovecot"] = { read_globals = { "dovecot" }, globals = { "script_init", "auth_passdb_lookup" } }
 files["examples/haproxy"] = { read_globals = { "core" } }
 files["benches"] = { read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["tests"] = { read_globals = { "host", "jit", "dynamic_loader", "nauthilus_backend_result" } }
