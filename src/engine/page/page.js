@@ -40,8 +40,8 @@
   const graph = (latencies, results) => {
     const drawn = (path, className) => {
       const made = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      made.setAttribute("d", path);
       if (className) made.setAttribute("class", className);
+      made.setAttribute("d", path);
       return made;
     };
     const slowest = Math.max(1e-6, ...latencies.filter((_, x) => results[x] === "g"));
