@@ -6,26 +6,56 @@ use super::maintenance::event;
 use super::monitor::{current_status, status_fields};
 use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
 use super::routing::node_list;
-use crate::engine::metrics::{CONTENT_TYPE, write_pieces};
+use crate::engine::metrics::{CONTENT_TYPE, Place, pieces, step};
 use crate::engine::page::{DEFAULT_JSON_URL, DEFAULT_TITLE, PageOptions, last_events, render};
 use crate::engine::process::current;
 use crate::sys::clock;
 
 pub(super) const NATIVES: Items = &[
     ("metrics", native!(metrics)),
+    ("metrics_step", native!(metrics_step)),
     ("status_json", native!(status_json)),
     ("status_page", native!(status_page)),
 ];
 
-/// `metrics(may_start)`: the content type, and an array of pieces of the text.
+/// `metrics(may_start)`: the content type, and a handle of the active configuration, or nil where
+/// there is none.
 fn metrics(args: &Args) -> Answer {
     let process = current();
     // Without a configuration the text lacks the targets; other functions return the reason.
     let _ = process.configure_from_environment();
     let active = process.active(super::start::start_if(args.view(1) == ArgView::Bool(true)));
-    let mut pieces = Vec::new();
-    write_pieces(active, &mut |piece| pieces.push(LuaValue::from(piece)));
-    Answer::Values(vec![CONTENT_TYPE.into(), LuaValue::List(pieces)])
+    let handle = active.map_or(LuaValue::Nil, LuaValue::Service);
+    Answer::Values(vec![CONTENT_TYPE.into(), handle])
+}
+
+/// `metrics_step(handle or nil, family, item)`: the place of the next step as two numbers, and an
+/// array with this step's text in pieces; nothing after the end.
+fn metrics_step(args: &Args) -> Answer {
+    let number = |index| {
+        let number = args.optional_number(index).ok().flatten().unwrap_or(0.0);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // The cast saturates.
+        let whole = number as usize;
+        whole
+    };
+    let place = Place {
+        family: number(2),
+        item: number(3),
+    };
+    let active = match args.service(1) {
+        Ok(active) => active,
+        Err(refused) => return Answer::Raised(refused),
+    };
+    let Some((text, next)) = step(active, place) else {
+        return Answer::Nothing;
+    };
+    let pieces = pieces(&text).map(|piece| piece.to_owned().into());
+    let index = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    Answer::Values(vec![
+        index(next.family).into(),
+        index(next.item).into(),
+        LuaValue::List(pieces.collect()),
+    ])
 }
 
 /// `status_json(may_start)`: as JSON the table of `status`, and everything else that the status page

@@ -54,6 +54,9 @@ pub struct ActiveConfig {
     /// The index of the first target of each identity, sorted by the identity's hash.
     by_identity: Vec<u32>,
     nodes: Nodes,
+    /// The indices of targets with a key that an earlier one has, in their order; mostly none.
+    repeated: Vec<usize>,
+    agreement: String,
     names: ArcSwap<KnownNames>,
     pub store: Option<Arc<Store>>,
 }

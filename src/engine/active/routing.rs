@@ -2,6 +2,7 @@
 //! shared table.
 
 use std::cell::OnceCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
@@ -44,12 +45,32 @@ impl ActiveConfig {
 
     /// All nodes, in the order in which the configuration names them first.
     pub fn node_statuses(&self) -> impl Iterator<Item = NodeStatus<'_>> {
+        self.node_statuses_of(0..self.node_count())
+    }
+
+    pub fn node_count(&self) -> usize {
+        self.nodes.list.len()
+    }
+
+    /// The nodes with these indices.
+    pub fn node_statuses_of(&self, range: Range<usize>) -> impl Iterator<Item = NodeStatus<'_>> {
         let fleet = self.fleet();
-        self.nodes.list.iter().map(move |node| NodeStatus {
+        let nodes = self.nodes.list.get(range).unwrap_or_default();
+        nodes.iter().map(move |node| NodeStatus {
             node,
             weight: fleet.view.weight(node),
             why: fleet.why_unusable(node),
         })
+    }
+
+    /// A hash that differs between configurations which route users differently.
+    pub fn agreement(&self) -> &str {
+        &self.agreement
+    }
+
+    /// Whether an earlier target has the same key as the target with this index.
+    pub fn repeats_a_key(&self, target: usize) -> bool {
+        self.repeated.binary_search(&target).is_ok()
     }
 
     /// Whether the configuration groups targets into nodes or pools, rather than leaving each host

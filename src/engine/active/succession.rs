@@ -1,12 +1,13 @@
 //! How one active configuration replaces another: targets that both have keep their records.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use super::{ActiveConfig, BackendServer, KnownNames, State};
 use crate::engine::config::Config;
-use crate::engine::routing::Nodes;
+use crate::engine::routing::{Nodes, agreement};
 use crate::engine::state_file::saved::Saved;
 use crate::engine::target::Target;
 use crate::engine::verdicts::{
@@ -45,6 +46,8 @@ impl ActiveConfig {
                 owner: pid,
                 by_identity: firsts(&identities),
                 nodes: Nodes::of(&config.targets),
+                repeated: repeated(&config.targets),
+                agreement: agreement(&config.targets, &config.routing),
                 names: ArcSwap::from_pointee(state.names),
                 store: state.store,
                 slots,
@@ -104,6 +107,8 @@ impl ActiveConfig {
             owner: pid,
             by_identity: firsts(&identities),
             nodes: Nodes::of(&config.targets),
+            repeated: repeated(&config.targets),
+            agreement: agreement(&config.targets, &config.routing),
             names: ArcSwap::from_pointee(state.names),
             store: state.store,
             slots,
@@ -217,6 +222,16 @@ fn identities_of(config: &Config) -> Vec<IdentityHash> {
     targets
         .map(|target| hash_identity(&target.identity()))
         .collect()
+}
+
+/// The indices of the targets with a key that an earlier one has.
+fn repeated(targets: &[Arc<Target>]) -> Vec<usize> {
+    let mut seen = HashSet::with_capacity(targets.len());
+    let is_repeated = |index: &usize| {
+        let target = targets.get(*index);
+        target.is_some_and(|target| !seen.insert(target.key()))
+    };
+    (0..targets.len()).filter(is_repeated).collect()
 }
 
 /// The indices of the first target of each identity, sorted by hash.

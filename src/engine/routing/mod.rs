@@ -3,6 +3,7 @@
 //! The choice is rendezvous hashing: every process and machine with the same nodes chooses the same
 //! node, without communication.
 
+mod agreement;
 mod filter;
 mod hash;
 mod key;
@@ -11,6 +12,7 @@ mod select;
 #[cfg(test)]
 mod tests;
 
+pub use agreement::agreement;
 pub use filter::{FieldKind, FieldValue, Filter, ServerField};
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};

@@ -33,6 +33,7 @@
 --                            start(table) and start_at(ip, port, haproxy_v2, tls) return a number,
 --                            or nil and what is wrong, or nil alone if the host cannot do it;
 --                            finish(number) waits, and returns the reason if the check failed
+--   pause()                  nil, or lets other work of the event loop run if the caller can wait
 --   is_head()                whether this is the process that the others are forked from
 --   may_probe()              whether calls may start the monitor in this process
 

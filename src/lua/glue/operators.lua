@@ -7,20 +7,35 @@ local concat, find, type, next = table.concat, string.find, type, next
 local operators = { api = {} }
 local api = operators.api
 
--- Returns the text and its content type. With `write`, calls it with each piece of the text, and returns
--- the content type only.
+-- Returns the text and its content type. With `write`, calls it with each piece of the text and the
+-- content type, and returns the content type only. Between the steps in which the text is made, a host
+-- with an event loop does other work.
 function api.metrics(write)
   if write ~= nil and type(write) ~= "function" then
     errors.wrong_type(1, "metrics", "function or nil", write)
   end
-  local content_type, pieces = native.metrics(host.may_probe())
-  if not write then
-    return concat(pieces), content_type
+  local content_type, config = native.metrics(host.may_probe())
+  local all, count = {}, 0
+  local family, item, pieces = native.metrics_step(config, 0, 0)
+  while family do
+    for index = 1, #pieces do
+      if write then
+        write(pieces[index], content_type)
+      else
+        count = count + 1
+        all[count] = pieces[index]
+      end
+    end
+    -- Only a text of many targets has a family of several steps.
+    if item > 0 and host.pause then
+      host.pause()
+    end
+    family, item, pieces = native.metrics_step(config, family, item)
   end
-  for index = 1, #pieces do
-    write(pieces[index])
+  if write then
+    return content_type
   end
-  return content_type
+  return concat(all), content_type
 end
 
 function api.status_json()

@@ -2,12 +2,15 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::slice;
+use std::sync::Arc;
 
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, UPVALUES, content, owned,
+    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, SERVICE_METATABLE, UPVALUES,
+    content, owned,
 };
+use crate::engine::active::ActiveConfig;
 use crate::engine::process::check::Check;
 use crate::engine::request::attribute_name::AttributeName;
 use crate::engine::request::context::RequestContext;
@@ -130,6 +133,24 @@ impl Args {
         // cannot run while a native does.
         unsafe { (*check).as_ref() }
             .ok_or("nauthilus_backend: the check is gone: it was finalised before the caller")
+    }
+
+    /// The active configuration whose handle is argument `index`; `None` for nil, and where the
+    /// handle was finalised.
+    pub(in crate::lua) fn service(
+        &self,
+        index: c_int,
+    ) -> Result<Option<&Arc<ActiveConfig>>, Refused> {
+        if self.view(index) == ArgView::Nil {
+            return Ok(None);
+        }
+        // SAFETY: `SERVICE_METATABLE` is an upvalue of each native, and only
+        // `push_owner::<Arc<ActiveConfig>>` gives userdata that metatable.
+        let service = unsafe { owned::<Arc<ActiveConfig>>(self.state, index, SERVICE_METATABLE) }
+            .ok_or("nauthilus_backend: internal error: no configuration")?;
+        // SAFETY: the argument keeps the userdata alive, and only its finaliser takes the handle, which
+        // cannot run while a native does.
+        Ok(unsafe { (*service).as_ref() })
     }
 
     /// The list of servers that this Lua state got last; none once that userdata is finalised.

@@ -47,6 +47,15 @@ function wait.require_wait(name, up)
   end
 end
 
+-- The phases in which a function that usually does not wait may let other requests run.
+local may_pause = { rewrite = true, access = true, content = true, timer = true }
+
+function wait.pause()
+  if may_pause[get_phase()] then
+    sleep(0)
+  end
+end
+
 -- The limits of the pause between two polls, in seconds. The pause is an eighth of the time waited so far.
 local FIRST_PAUSE, LAST_PAUSE = 0.001, 0.05
 

@@ -1,0 +1,351 @@
+//! The families of metrics, and how each is encoded from the shared table.
+
+use std::fmt;
+
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::exemplar::Exemplar;
+
+use crate::engine::active::ActiveConfig;
+use crate::engine::probe::error::Stage;
+use crate::engine::target::{Protocol, Target};
+use crate::engine::verdicts::health::Verdict;
+use crate::engine::verdicts::{BUCKETS_US, Counter, OperatorState, ProbeResult, Record};
+use crate::sys::clock;
+
+/// Indices of targets or nodes.
+pub(super) type Range = std::ops::Range<usize>;
+
+/// How a family is encoded.
+#[derive(Clone, Copy)]
+pub(super) enum Encode {
+    /// Also without a configuration.
+    Version(fn(&mut DescriptorEncoder<'_>) -> fmt::Result),
+    /// In one step: its number of series does not depend on that of targets.
+    Whole(fn(&mut DescriptorEncoder<'_>, &ActiveConfig) -> fmt::Result),
+    /// The series of these targets.
+    Targets(fn(&mut DescriptorEncoder<'_>, &ActiveConfig, Range) -> fmt::Result),
+    /// The series of these nodes.
+    Nodes(fn(&mut DescriptorEncoder<'_>, &ActiveConfig, Range) -> fmt::Result),
+}
+
+/// All families, in the order of the text.
+pub(super) const FAMILIES: [Encode; 16] = [
+    Encode::Version(build_info),
+    Encode::Targets(target_up),
+    Encode::Targets(target_state),
+    Encode::Targets(last_probe),
+    Encode::Targets(certificate_expiry),
+    Encode::Targets(state_changes),
+    Encode::Whole(panics),
+    Encode::Whole(counts_by_verdict),
+    Encode::Whole(probes),
+    Encode::Whole(durations),
+    Encode::Nodes(node_usable),
+    Encode::Whole(config_info),
+    Encode::Whole(generation),
+    Encode::Whole(log_lines_lost),
+    Encode::Whole(takeovers),
+    Encode::Whole(events_made),
+];
+
+/// Every stage; `None` stands for the whole probe.
+fn stages() -> impl Iterator<Item = Option<Stage>> {
+    std::iter::once(None).chain(Stage::ALL.into_iter().map(Some))
+}
+
+const RESULTS: [(ProbeResult, &str); 3] = [
+    (ProbeResult::Good, "good"),
+    (ProbeResult::Failed, "failed"),
+    (ProbeResult::Inconclusive, "inconclusive"),
+];
+
+fn build_info(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut family =
+        encoder.encode_descriptor("build", "The version of the module", None, MetricType::Info)?;
+    family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+}
+
+/// The targets of the range with their keys and records. Those with a key that an earlier one has
+/// are left out: OpenMetrics allows each series once.
+fn targets<'a>(
+    active: &'a ActiveConfig,
+    range: Range,
+) -> impl Iterator<Item = (String, &'a Target, Record)> + 'a {
+    let pairs = active.config.targets.iter().zip(&active.slots).enumerate();
+    pairs
+        .skip(range.start)
+        .take(range.len())
+        .filter(|(index, _)| !active.repeats_a_key(*index))
+        .map(|(_, (target, slot))| (target.key(), &**target, active.table.read(*slot)))
+}
+
+fn target_up(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let mut family = gauge(encoder, "target_up", "Whether the target is alive")?;
+    for (key, _, record) in targets(active, range) {
+        let up = i64::from(record.verdict() == Verdict::Alive);
+        put_gauge(&mut family, &[("target", &*key)], &up)?;
+    }
+    Ok(())
+}
+
+fn target_state(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let settings = active.operator_settings();
+    let help = "What operators have set for the target";
+    let mut family = gauge(encoder, "target_state", help)?;
+    for (key, target, _) in targets(active, range) {
+        let set = settings.state_of(target);
+        for state in OperatorState::ALL {
+            let labels = [("target", &*key), ("state", state.name())];
+            put_gauge(&mut family, &labels, &i64::from(state == set))?;
+        }
+    }
+    Ok(())
+}
+
+fn last_probe(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let help = "When the last probe of the target began";
+    let mut family = gauge(encoder, "last_probe_timestamp_seconds", help)?;
+    let boot_ns = clock::monotonic_epoch_ns();
+    for (key, _, record) in targets(active, range) {
+        let started = record.connect_started_ns.max(record.deep_started_ns);
+        if started > 0 {
+            let unix_ns = i64::try_from(started)
+                .unwrap_or(i64::MAX)
+                .saturating_sub(boot_ns);
+            put_gauge(&mut family, &[("target", &*key)], &(unix_ns as f64 / 1e9))?;
+        }
+    }
+    Ok(())
+}
+
+fn certificate_expiry(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let help = "When the target's certificate ends";
+    let mut family = gauge(encoder, "certificate_expiry_timestamp_seconds", help)?;
+    for (key, _, record) in targets(active, range) {
+        if let Some(not_after) = record.not_after {
+            put_gauge(&mut family, &[("target", &*key)], &not_after)?;
+        }
+    }
+    Ok(())
+}
+
+fn state_changes(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let help = "How often the verdict has changed";
+    let mut family = counter(encoder, "state_changes", help)?;
+    for (key, _, record) in targets(active, range) {
+        put_counter(&mut family, &[("target", &*key)], &record.changes)?;
+    }
+    Ok(())
+}
+
+/// Of each protocol that has targets, how many have each verdict.
+fn counts_by_verdict(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    const VERDICTS: [Verdict; 3] = [Verdict::Alive, Verdict::Dead, Verdict::Unknown];
+    let mut counts = [[0_i64; VERDICTS.len()]; Protocol::ALL.len()];
+    let pairs = active.config.targets.iter().zip(&active.slots).enumerate();
+    for (_, (target, slot)) in pairs.filter(|(index, _)| !active.repeats_a_key(*index)) {
+        let (verdict, _) = active.table.read_brief(*slot);
+        let protocols = Protocol::ALL.iter().zip(&mut counts);
+        let of_protocol = protocols.filter(|(protocol, _)| **protocol == target.protocol);
+        for (of, count) in of_protocol.flat_map(|(_, counts)| VERDICTS.iter().zip(counts)) {
+            *count += i64::from(*of == verdict);
+        }
+    }
+    let mut family = gauge(encoder, "targets", "Targets by protocol and verdict")?;
+    for (protocol, counts) in Protocol::ALL.iter().zip(counts) {
+        if counts.iter().sum::<i64>() == 0 {
+            continue;
+        }
+        for (verdict, count) in VERDICTS.iter().zip(counts) {
+            let labels = [("protocol", protocol.name()), ("state", verdict.name())];
+            put_gauge(&mut family, &labels, &count)?;
+        }
+    }
+    Ok(())
+}
+
+/// Of each protocol that has targets, whether so few are alive that all are listed.
+fn panics(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let help = "Whether so few targets of the protocol are alive that all are listed";
+    let mut family = gauge(encoder, "panic", help)?;
+    let panicking = active.panicking();
+    for protocol in Protocol::ALL {
+        let mut targets = active.config.targets.iter();
+        if targets.any(|target| target.protocol == protocol) {
+            let is_so = panicking.iter().any(|panic| panic.protocol == protocol);
+            let labels = [("protocol", protocol.name())];
+            put_gauge(&mut family, &labels, &i64::from(is_so))?;
+        }
+    }
+    Ok(())
+}
+
+fn probes(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let mut family = counter(
+        encoder,
+        "probes",
+        "Probes by what became of them and the stage that they had come to",
+    )?;
+    for (result, name) in RESULTS {
+        for stage in stages() {
+            let count = Protocol::ALL
+                .into_iter()
+                .map(|protocol| active.table.probes_counted(protocol, result, stage))
+                .fold(0, u64::wrapping_add);
+            // Zero counts are left out where they cannot occur: a good probe has no stage at which
+            // it failed, every other one has.
+            if count > 0 || (result == ProbeResult::Good) == stage.is_none() {
+                let labels = [("result", name), ("stage", stage_name(stage))];
+                put_counter(&mut family, &labels, &count)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn durations(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(
+        "probe_duration_seconds",
+        "How long probes took",
+        None,
+        MetricType::Histogram,
+    )?;
+    for protocol in Protocol::ALL {
+        for stage in stages() {
+            let histogram = active.table.histogram(protocol, stage);
+            let count = histogram.counts.iter().copied().fold(0, u64::wrapping_add);
+            if count == 0 {
+                continue;
+            }
+            let bounds = BUCKETS_US.iter().map(|&us| us as f64 / 1e6);
+            let buckets: Vec<(f64, u64)> = bounds
+                .chain([f64::INFINITY])
+                .zip(histogram.counts)
+                .collect();
+            let labels = [("protocol", protocol.name()), ("stage", stage_name(stage))];
+            family.encode_family(&labels)?.encode_histogram(
+                histogram.sum.as_secs_f64(),
+                count,
+                &buckets,
+                None::<&std::collections::HashMap<usize, Exemplar<[(&str, &str); 0], f64>>>,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn node_usable(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let mut family = gauge(
+        encoder,
+        "node_usable",
+        "Whether users are routed to the node",
+    )?;
+    for status in active.node_statuses_of(range) {
+        let labels = [("node", &*status.node.name), ("pool", &*status.node.pool)];
+        put_gauge(&mut family, &labels, &i64::from(status.why.is_none()))?;
+    }
+    Ok(())
+}
+
+/// A hash that differs between machines which route users differently.
+fn config_info(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let help = "What the machines that route the same users must agree on";
+    let mut family = encoder.encode_descriptor("config", help, None, MetricType::Info)?;
+    family.encode_info(&[("hash", active.agreement())])
+}
+
+fn generation(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let help = "The number of the list of alive servers";
+    let generation = i64::try_from(active.generation()).unwrap_or(i64::MAX);
+    gauge(encoder, "generation", help)?.encode_gauge(&generation)
+}
+
+fn log_lines_lost(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let mut family = counter(
+        encoder,
+        "log_lines_lost",
+        "Log lines that could not be written",
+    )?;
+    put_counter_alone(&mut family, &active.table.count_of(Counter::LogLinesLost))
+}
+
+fn takeovers(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let help = "How often a process took over from a prober that stopped or died";
+    let mut family = counter(encoder, "takeovers", help)?;
+    put_counter_alone(&mut family, &active.table.count_of(Counter::Takeovers))
+}
+
+fn events_made(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let mut family = counter(encoder, "events", "The number of the newest event")?;
+    put_counter_alone(&mut family, &active.table.last_event())
+}
+
+fn stage_name(stage: Option<Stage>) -> &'static str {
+    stage.map_or("total", Stage::name)
+}
+
+fn gauge<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)
+}
+
+fn counter<'e>(
+    encoder: &'e mut DescriptorEncoder<'_>,
+    name: &'e str,
+    help: &str,
+) -> Result<MetricEncoder<'e>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn put_gauge(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: &impl EncodeGaugeValue,
+) -> fmt::Result {
+    family.encode_family(labels)?.encode_gauge(value)
+}
+
+fn put_counter(
+    family: &mut MetricEncoder<'_>,
+    labels: &impl EncodeLabelSet,
+    value: &impl EncodeCounterValue,
+) -> fmt::Result {
+    put_counter_alone(&mut family.encode_family(labels)?, value)
+}
+
+fn put_counter_alone(
+    family: &mut MetricEncoder<'_>,
+    value: &impl EncodeCounterValue,
+) -> fmt::Result {
+    family.encode_counter(value, None::<&Exemplar<[(&str, &str); 0], f64>>)
+}
