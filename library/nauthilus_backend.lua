@@ -389,7 +389,7 @@ function nauthilus_backend.flush_node(node) end
 function nauthilus_backend.metrics() end
 
 ---The same, in pieces of at most 64 kB.
----@param write fun(piece: string)
+---@param write fun(piece: string, content_type: string)
 ---@return string content_type
 function nauthilus_backend.metrics(write) end
 

@@ -32,7 +32,7 @@ pub(super) enum Encode {
 }
 
 /// All families, in the order of the text.
-pub(super) const FAMILIES: [Encode; 16] = [
+pub(super) const FAMILIES: [Encode; 17] = [
     Encode::Version(build_info),
     Encode::Targets(target_up),
     Encode::Targets(target_state),
@@ -44,6 +44,7 @@ pub(super) const FAMILIES: [Encode; 16] = [
     Encode::Whole(probes),
     Encode::Whole(durations),
     Encode::Nodes(node_usable),
+    Encode::Nodes(node_state),
     Encode::Whole(config_info),
     Encode::Whole(generation),
     Encode::Whole(log_lines_lost),
@@ -270,6 +271,38 @@ fn node_usable(
     for status in active.node_statuses_of(range) {
         let labels = [("node", &*status.node.name), ("pool", &*status.node.pool)];
         put_gauge(&mut family, &labels, &i64::from(status.why.is_none()))?;
+    }
+    Ok(())
+}
+
+/// A node has the strictest state of its targets: it gets no users for that reason, not for one that
+/// its probes have found.
+fn node_state(
+    encoder: &mut DescriptorEncoder<'_>,
+    active: &ActiveConfig,
+    range: Range,
+) -> fmt::Result {
+    let settings = active.operator_settings();
+    let help = "What operators have set for the node or one of its targets";
+    let mut family = gauge(encoder, "node_state", help)?;
+    for status in active.node_statuses_of(range) {
+        let node = status.node;
+        let targets = node
+            .ports
+            .iter()
+            .filter_map(|port| active.config.targets.get(port.target));
+        let set = targets
+            .map(|target| settings.state_of(target))
+            .max()
+            .unwrap_or_default();
+        for state in OperatorState::ALL {
+            let labels = [
+                ("node", &*node.name),
+                ("pool", &*node.pool),
+                ("state", state.name()),
+            ];
+            put_gauge(&mut family, &labels, &i64::from(state == set))?;
+        }
     }
     Ok(())
 }

@@ -1,0 +1,189 @@
+"""A real Prometheus scrapes the example's /metrics in nginx; the example's rules and dashboard work on it."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "page"))
+from world import Operators, Server, make_certificates, target
+from lab import ROOT, equal, free_port, run_tests, test, until
+
+EXAMPLE = ROOT / "examples/prometheus"
+# Those that need a store of bindings are there once one is configured.
+METRICS = """target_up target_state probes_total last_probe_timestamp_seconds probe_duration_seconds_bucket
+    probe_duration_seconds_sum probe_duration_seconds_count state_changes_total
+    certificate_expiry_timestamp_seconds targets generation panic node_usable node_state log_lines_lost_total
+    takeovers_total events_total config_info build_info""".split()
+
+
+class Prometheus:
+    """One that scrapes `address` every second, with the example's rules."""
+
+    def __init__(self, address):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nb-prometheus-"))
+        self.port = free_port()
+        text = (EXAMPLE / "prometheus.yml").read_text()
+        assert "127.0.0.1:9145" in text and "scrape_interval: 10s" in text
+        text = text.replace("127.0.0.1:9145", address).replace("scrape_interval: 10s", "scrape_interval: 1s")
+        text += "global: { evaluation_interval: 1s }\n"
+        (self.folder / "prometheus.yml").write_text(text)
+        shutil.copy(EXAMPLE / "nauthilus_backend.rules.yml", self.folder)
+        # Standard output and error of its own: it has much to say.
+        with open(self.folder / "log", "wb") as log:
+            self.process = subprocess.Popen(  # pylint: disable=consider-using-with
+                ["prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
+                 f"--web.listen-address=127.0.0.1:{self.port}"],
+                stdout=log, stderr=log,
+            )
+        until(self.is_ready, 60, "Prometheus")
+
+    def is_ready(self):
+        try:
+            return self.get("/-/ready") is not None
+        except OSError:
+            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
+            return False
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
+            return answer.read().decode()
+
+    def query(self, expression):
+        """The series of an expression now: their labels and values."""
+        answer = json.loads(self.get("/api/v1/query?" + urllib.parse.urlencode({"query": expression})))
+        equal(answer["status"], "success", expression)
+        return [(one["metric"], float(one["value"][1])) for one in answer["data"]["result"]]
+
+    def value(self, expression):
+        found = self.query(expression)
+        equal(len(found), 1, f"series of {expression}")
+        return found[0][1]
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        shutil.rmtree(self.folder)
+
+
+def scraped():
+    make_certificates()
+    up, down = Server(certificate="good"), Server()
+    down.down()
+    nginx = Operators({
+        "connect_interval": 0.2, "fast_interval": 0.2, "panic_threshold": "10%",
+        "backend_servers": [target(up, node="mail1", deep_check=True), target(down, node='m"2\\')],
+    }, workers=2).start()
+    address = f"127.0.0.1:{nginx.page_port}"
+    prometheus = Prometheus(address)
+    name = "nauthilus_backend_"
+    key = f"imap://127.0.0.1:{up.port}"
+    try:
+        with test("Prometheus scrapes the example's location"):
+            until(lambda: prometheus.query('up{job="nauthilus_backend"} == 1'), 30, "up")
+            until(lambda: prometheus.query(f'{name}probes_total{{result="failed"}} > 3'), 30, "probes")
+        for metric in METRICS:
+            with test(f"Prometheus has {name}{metric}"):
+                until(lambda m=metric: prometheus.query(name + m), 10, metric)
+        with test("the values are those of the targets"):
+            until(lambda: prometheus.query(f'{name}target_up{{target="{key}"}} == 1'), 20, "alive")
+            equal(prometheus.value(f'{name}target_up{{target="imap://127.0.0.1:{down.port}"}}'), 0, "dead")
+            equal(prometheus.value(f'{name}targets{{protocol="imap", state="dead"}}'), 1, "dead targets")
+            equal(prometheus.value(f'{name}node_usable{{node="mail1"}}'), 1, "usable")
+            names = {labels["node"] for labels, _ in prometheus.query(name + "node_usable")}
+            equal(names, {"mail1", 'm"2\\'}, "nodes")
+            left = prometheus.value(f"{name}certificate_expiry_timestamp_seconds - time()")
+            assert 28 * 86400 < left < 31 * 86400, left
+            assert abs(prometheus.value(f"time() - max({name}last_probe_timestamp_seconds)")) < 60
+            nginx.body(f"/set?what={urllib.parse.quote('node:mail1')}&state=drain")
+            until(lambda: prometheus.query(f'{name}target_state{{target="{key}", state="drain"}} == 1'), 20, "drain")
+            equal(prometheus.value(f'{name}node_state{{node="mail1", state="drain"}}'), 1, "the node's state")
+            nginx.body(f"/set?what={urllib.parse.quote('node:mail1')}&state=auto")
+        total = f'sum({name}probes_total{{result="good"}})'
+        with test("counters go on when the worker that probes dies"):
+            before = prometheus.value(total)
+            workers = nginx.workers()
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 30, "new workers")
+            until(lambda: prometheus.query(f"{total} > {before + 3}"), 40, "more probes")
+        with test("counters go on over a reload"):
+            before = prometheus.value(total)
+            nginx.reload()
+            until(lambda: prometheus.query(f"{total} > {before + 3}"), 40, "more probes")
+        with test("Prometheus has seen no counter go back"):
+            series = prometheus.query(f'{{__name__=~"{name}.*(_total|_count|_sum|_bucket)"}}')
+            for counter in {labels["__name__"] for labels, _ in series}:
+                equal(prometheus.query(f"resets({counter}[10m]) > 0"), [], counter)
+        with test("Prometheus accepts the example's rules"):
+            until(lambda: "unknown" not in prometheus.get("/api/v1/rules"), 90, "rules evaluated")
+            groups = json.loads(prometheus.get("/api/v1/rules"))["data"]["groups"]
+            rules = [rule for group in groups for rule in group["rules"]]
+            assert len(rules) >= 10, rules
+            equal({rule["health"] for rule in rules}, {"ok"}, "health")
+        with test("the dashboard's expressions are valid and find what there is"):
+            board = json.loads((EXAMPLE / "grafana.json").read_text())
+            expressions = [one["expr"] for panel in board["panels"] for one in panel["targets"]]
+            assert len(expressions) > 12, expressions
+            for expression in expressions:
+                for variable, value in (("$job", "nauthilus_backend"), ("$instance", ".*"), ("$__rate_interval", "1m")):
+                    expression = expression.replace(variable, value)
+                found = prometheus.query(expression)
+                # Nothing is inconclusive here, no state is set, and nobody is routed.
+                is_empty = re.search('inconclusive|increase|state!="auto"|routes_total|node_users|moves_total', expression)
+                assert found or is_empty, expression
+    finally:
+        prometheus.stop()
+    nginx.assert_clean(allowed="exited on signal 9")
+    nginx.stop()
+
+
+def many():
+    """Ten thousand targets: the worker answers others while it makes the metrics."""
+    targets = "{}; for i = 1, 10000 do t[i] = { protocol = 'imap', host = ('127.%d.%d.1'):format(i / 200 + 1, i % 200), port = 1 } end"
+    nginx = Operators({"backend_servers": []})
+    nginx.configure(http=f"""
+  init_by_lua_block {{
+    local t = {targets}
+    require("nauthilus_backend").configure({{ log = "none", connect_interval = "24h", fast_interval = "24h", backend_servers = t }})
+  }}
+{nginx.example}""", server="location /count { content_by_lua_block { ngx.print(require('nauthilus_backend')._VERSION) } }")
+    nginx.start()
+    with test("other requests are answered while the metrics of 10,000 targets are made"):
+        answer = []
+
+        def scrape():
+            with urllib.request.urlopen(f"{nginx.url}/metrics", timeout=120) as response:
+                answer.append(response.read().decode())
+
+        asking = threading.Thread(target=scrape)
+        asking.start()
+        answered = 0
+        slowest = 0
+        while asking.is_alive():
+            began = time.monotonic()
+            nginx.body("/count")
+            slowest = max(slowest, time.monotonic() - began)
+            answered += asking.is_alive()
+        asking.join()
+        text = answer[0]
+        equal(text.count("nauthilus_backend_target_up{"), 10000, "targets")
+        assert text.endswith("# EOF\n"), text[-100:]
+        equal(len(re.findall("^# TYPE nauthilus_backend_target_up ", text, re.M)), 1, "heads of a family")
+        print(f"# {answered} other requests meanwhile, the slowest took {slowest * 1000:.1f} ms")
+        # One at least is answered between two of the hundreds of steps; all wait where there are none.
+        assert answered > 5, answered
+    nginx.assert_clean()
+    nginx.stop()
+
+
+run_tests(scraped, many)
