@@ -11,6 +11,7 @@
 //! | `engine::active`, `engine::process` | the configuration in force; the engine of this process, fork included |
 //! | `engine::cluster` | bindings of users to nodes in Redis |
 //! | `engine::request` | what scripts decide during one request, and its response headers |
+//! | `bin/nauthilus-backend` | the command, a program on the engine alone (feature `command`) |
 //! | `sys` | the only place outside the surfaces with `unsafe`: memory, locks, signals, OpenSSL |
 //! | `abi`, `lua` | the surfaces: the C header's functions; Lua's natives, glue and host adapters |
 

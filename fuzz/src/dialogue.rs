@@ -108,6 +108,7 @@ fn check(protocol: Protocol, data: &[u8]) {
         loopback,
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &upgrade,
+        observer: None,
     };
     let verdict = poll_once(dialogue::run(Box::new(peer), about));
 
@@ -157,6 +158,7 @@ pub fn lines(data: &[u8]) {
         loopback: true,
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
+        observer: None,
     };
     let reading = async move {
         let mut session = Session::new(Box::new(peer), about);

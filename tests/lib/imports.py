@@ -5,7 +5,8 @@
     imports.py upward    imports from a room that stands higher in ROWS, or beside
     imports.py names     public types that have the same name in several files
 
-A room is a folder or a file of src or src/engine. Prints each violation on a line of its own and
+A room is a folder or a file of src or src/engine. A program of src/bin is a crate of its own, which
+imports from the library by the library's name. Prints each violation on a line of its own and
 exits with 1 if there is one. Tests are left out: they may import from everywhere.
 """
 
@@ -30,10 +31,13 @@ ROWS = [
     ["engine::process"],
     ["abi"],
     ["lua"],
+    ["bin"],
 ]
 
+LIBRARY = "nauthilus_backend"
+
 USE = re.compile(r"^\s*(?:pub(?:\([^)]*\))?\s+)?use\s+([^;]+);", re.M)
-PATH = re.compile(r"\b(?:crate|super|self)(?:::\w+)+")
+PATH = re.compile(r"\b(?:crate|super|self|nauthilus_backend)(?:::\w+)+")
 TYPE = re.compile(r"^\s*pub(?:\([^)]*\))?\s+(?:struct|enum|trait|union|type)\s+(\w+)", re.M)
 
 
@@ -47,7 +51,7 @@ def without_tests_and_comments(text):
 
 def module_of(path):
     parts = list(path.relative_to(SRC).with_suffix("").parts)
-    if parts[-1] in ("mod", "lib"):
+    if parts[-1] in ("mod", "lib", "main"):
         parts.pop()
     return tuple(parts)
 
@@ -88,8 +92,10 @@ class Crate:
 
     def absolute(self, module, path):
         path = list(path)
-        if path[0] == "crate":
+        if path[0] == LIBRARY and module[:1] == ("bin",):
             return tuple(path[1:])
+        if path[0] == "crate":
+            return tuple(module[:2] if module[:1] == ("bin",) else ()) + tuple(path[1:])
         base = list(module)
         if path[0] == "self":
             return tuple(base + path[1:])

@@ -14,6 +14,7 @@
 //! | `section` | where in a file the section is |
 //! | `file`, `yaml`, `env` | from a path to a [`Value`] |
 //! | `origin`, `warnings` | where it was written; what is valid in it but doubtful |
+//! | `mistakes` | all mistakes of a file, for a command that checks one |
 //! | `tls_files`, `authorities`, `client_certificates`, `pem_file` | what the files of certificates and keys held that targets name |
 
 mod authorities;
@@ -24,6 +25,7 @@ mod file;
 mod host;
 mod issue;
 mod keys;
+mod mistakes;
 mod names;
 mod origin;
 mod pem_file;
@@ -57,6 +59,7 @@ pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
 pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
+pub use self::mistakes::{Findings, Mistake, findings};
 pub use self::origin::ConfigOrigin;
 pub use self::pem_file::Unread;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
@@ -165,6 +168,19 @@ impl Config {
         let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
         Ok(Self { tls_files, ..self })
+    }
+
+    /// Checks that the files that a target names can be used.
+    ///
+    /// # Errors
+    /// `tls_ca_file: …` for a file that cannot be used, and `tls: …` where TLS is not possible in
+    /// this process.
+    pub fn check_files_of(target: &Target) -> Result<(), ConfigError> {
+        let checked = TlsFiles::of(&[Arc::new(target.clone())]);
+        checked.map(drop).map_err(|reason| {
+            let key = reason.split_once("].").map(|(_, key)| key.to_owned());
+            ConfigError(key.unwrap_or(reason))
+        })
     }
 
     /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the

@@ -107,12 +107,25 @@ fn is_name(text: &str) -> bool {
 /// Checks that the targets of each node are in one pool and have one weight. `list`: what the
 /// configuration calls the list of them.
 pub(super) fn check_nodes(targets: &[Arc<Target>], list: &str) -> Result<(), Issue> {
-    let mut first_of: HashMap<String, usize> = HashMap::new();
-    for (index, target) in targets.iter().enumerate() {
-        let first = *first_of.entry(target.node().into_owned()).or_insert(index);
-        let Some(before) = targets.get(first) else {
-            continue;
-        };
+    let mut first = None;
+    each_node_conflict(targets.iter().enumerate(), list, &mut |issue| {
+        first.get_or_insert(issue);
+    });
+    first.map_or(Ok(()), Err)
+}
+
+/// Passes every contradiction between targets of one node to `report`. `targets`: with their
+/// indexes in the list.
+pub(super) fn each_node_conflict<'t>(
+    targets: impl Iterator<Item = (usize, &'t Arc<Target>)>,
+    list: &str,
+    report: &mut dyn FnMut(Issue),
+) {
+    let mut first_of: HashMap<String, (usize, &Arc<Target>)> = HashMap::new();
+    for (index, target) in targets {
+        let (first, before) = *first_of
+            .entry(target.node().into_owned())
+            .or_insert((index, target));
         let (here, there) = (&target.placement, &before.placement);
         let (key, expected, got) = if here.pool != there.pool {
             (
@@ -134,10 +147,11 @@ pub(super) fn check_nodes(targets: &[Arc<Target>], list: &str) -> Result<(), Iss
             first + 1,
             target.node(),
         );
-        return Err(Issue::new(problem)
-            .under(Step::Key(key.name.to_owned()))
-            .under(Step::item(index))
-            .under(Step::Key(list.to_owned())));
+        report(
+            Issue::new(problem)
+                .under(Step::Key(key.name.to_owned()))
+                .under(Step::item(index))
+                .under(Step::Key(list.to_owned())),
+        );
     }
-    Ok(())
 }

@@ -9,30 +9,37 @@ use super::keys::{self, SERVICE_KEYS};
 use super::policy::PolicyDefaults;
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::routing;
+use super::target::TargetDefaults;
 use super::timeouts::Timeouts;
 use super::value::Value;
 use super::warnings::{self, Doubted};
 use super::{Config, ConfigOrigin, InitialState, LogSink, TlsFiles, target};
 use crate::engine::request::header_name;
 
+pub(super) fn target_defaults(reader: &Reader<'_>) -> Result<TargetDefaults, Issue> {
+    Ok(TargetDefaults {
+        timeouts: Timeouts {
+            connect: reader.duration_or_default(&keys::CONNECT_TIMEOUT)?,
+            tls: reader.duration_or_default(&keys::TLS_TIMEOUT)?,
+            deep: reader.duration(&keys::DEEP_TIMEOUT)?,
+        },
+        helo_name: target::helo_name(reader)?,
+        policy: PolicyDefaults::of_service(reader)?,
+    })
+}
+
 /// The configuration of one section, and what is doubtful in it.
 pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), Issue> {
     let reader = Reader::open(section, path, SERVICE_KEYS, &[])?;
-    let timeouts = Timeouts {
-        connect: reader.duration_or_default(&keys::CONNECT_TIMEOUT)?,
-        tls: reader.duration_or_default(&keys::TLS_TIMEOUT)?,
-        deep: reader.duration(&keys::DEEP_TIMEOUT)?,
-    };
-    let helo_name = target::helo_name(&reader)?;
-    let defaults = PolicyDefaults::of_service(&reader)?;
-    let targets = targets(&reader, &timeouts, &defaults, helo_name.as_ref())?;
+    let defaults = target_defaults(&reader)?;
+    let targets = targets(&reader, &defaults)?;
     let warnings = warnings::of_section(&reader, &targets);
     let targets: Vec<Arc<Target>> = targets.into_iter().map(|(target, _)| target).collect();
     routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
         .map_err(|issue| issue.within(reader.path()))?;
     let config = Config {
-        timeouts,
-        policy: defaults.policy(),
+        timeouts: defaults.timeouts,
+        policy: defaults.policy.policy(),
         panic_threshold: reader.percent_or_default(&keys::PANIC_THRESHOLD)?,
         initial_state: match reader.choice_or_default(&keys::INITIAL_STATE)? {
             "dead" => InitialState::Dead,
@@ -48,7 +55,7 @@ pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), 
         log: log(&reader)?,
         routing: routing::settings(&reader)?,
         targets,
-        helo_name,
+        helo_name: defaults.helo_name,
         tls_files: TlsFiles::default(),
         warnings: Vec::new(),
         origin: ConfigOrigin::default(),
@@ -85,13 +92,8 @@ fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
     Ok(sink(text).unwrap_or_else(|| LogSink::File(PathBuf::from(text))))
 }
 
-fn targets(
-    reader: &Reader<'_>,
-    timeouts: &Timeouts,
-    defaults: &PolicyDefaults,
-    helo_name: Option<&Arc<str>>,
-) -> Result<Vec<Doubted>, Issue> {
-    let read = |item: &Value| target::configured(item, timeouts, defaults, helo_name);
+fn targets(reader: &Reader<'_>, defaults: &TargetDefaults) -> Result<Vec<Doubted>, Issue> {
+    let read = |item: &Value| target::configured(item, defaults);
     reader
         .list(&keys::BACKEND_SERVERS, read)?
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))

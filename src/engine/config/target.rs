@@ -20,6 +20,13 @@ use super::timeouts::Timeouts;
 use super::value::Value;
 use super::warnings::{self, Doubted};
 
+/// What targets use that have no keys of their own.
+pub(super) struct TargetDefaults {
+    pub(super) timeouts: Timeouts,
+    pub(super) policy: PolicyDefaults,
+    pub(super) helo_name: Option<Arc<str>>,
+}
+
 /// What a check on demand uses for keys that its table leaves out.
 pub struct CheckDefaults<'a> {
     pub timeouts: Timeouts,
@@ -57,14 +64,14 @@ pub fn target_from_value(
 }
 
 /// One entry of `backend_servers`; the paths of errors begin at it.
-pub(super) fn configured(
-    value: &Value,
-    timeouts: &Timeouts,
-    policy: &PolicyDefaults,
-    helo_name: Option<&Arc<str>>,
-) -> Result<Doubted, Issue> {
+pub(super) fn configured(value: &Value, defaults: &TargetDefaults) -> Result<Doubted, Issue> {
     let reader = Reader::open(value, Path::default(), TARGET_KEYS, &[])?;
-    let target = read(&reader, timeouts, policy, helo_name, None)?;
+    let TargetDefaults {
+        timeouts,
+        policy,
+        helo_name,
+    } = defaults;
+    let target = read(&reader, timeouts, policy, helo_name.as_ref(), None)?;
     let doubts = warnings::of_target(&reader, &target);
     Ok((Arc::new(target), doubts))
 }

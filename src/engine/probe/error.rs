@@ -240,6 +240,7 @@ mod tests {
             loopback: true,
             local: [127, 0, 0, 1].into(),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
+            observer: None,
         };
         for error in [
             proxy::send(&mut Lacking).await.unwrap_err(),

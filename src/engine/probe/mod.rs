@@ -10,6 +10,7 @@ pub mod dialogue;
 pub mod error;
 mod lingering;
 pub(in crate::engine) mod panics;
+pub mod progress;
 mod proxy;
 pub mod resolve;
 mod socket;
@@ -30,12 +31,13 @@ use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::lingering::LingerHandle;
 pub use self::lingering::LingeringConnections;
+use self::progress::{ProbeObserver, Progress};
 use self::resolve::Resolver;
 use self::socket::Stream;
 use self::tls::{SessionSlot, TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use super::config::TlsFiles;
-use super::target::{Host, Target};
+use super::target::{Host, Target, TlsMode};
 
 /// How far a probe goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ impl Outcome {
 pub struct Prober {
     tls: TlsClient,
     resolver: Resolver,
+    observer: Option<Arc<dyn ProbeObserver>>,
 }
 
 /// Where one target's TLS sessions are stored, and for how long they may be resumed.
@@ -168,6 +171,29 @@ fn without_certificate(error: ProbeError) -> ProbeError {
 }
 
 impl Prober {
+    /// A prober whose probes report what they do.
+    pub fn observed(observer: Arc<dyn ProbeObserver>) -> Self {
+        Self {
+            tls: TlsClient::observed(observer.clone()),
+            observer: Some(observer),
+            ..Self::default()
+        }
+    }
+
+    /// Makes what handshakes with this target need, so that the first one takes no longer than
+    /// others. A failure is reported by the probe.
+    pub fn prepare(&self, target: &Target) {
+        if target.tls_mode != TlsMode::Plain {
+            self.tls.prepare(target);
+        }
+    }
+
+    fn report(&self, progress: Progress<'_>) {
+        if let Some(observer) = &self.observer {
+            observer.note(progress);
+        }
+    }
+
     /// Runs one probe. It completes within the sum of the target's timeouts. If the process was
     /// stopped (SIGSTOP) meanwhile, deadlines are renewed once, so it may take twice as long.
     pub async fn run(
@@ -176,6 +202,14 @@ impl Prober {
         depth: Depth,
         resumption: Option<&Resumption>,
     ) -> Outcome {
+        if self.observer.is_some() {
+            // `begin` reports no stages.
+            let probe = Underway {
+                started: Instant::now(),
+                first: None,
+            };
+            return self.finish(probe, target, depth, resumption, None).await;
+        }
         match self.begin(target, depth, &mut ReusableSockets::default()) {
             Begun::Ended(outcome) => outcome,
             Begun::Underway(probe) => self.finish(probe, target, depth, resumption, None).await,
@@ -364,7 +398,9 @@ impl Prober {
             Host::Name(name) => {
                 // The rest of the time is for connecting to the addresses that are known.
                 let patience = target.connect_timeout / 4;
+                self.report(Progress::Stage(Stage::Resolve));
                 resolved = self.resolver.resolve_within(name, patience).await?;
+                self.report(Progress::Resolved(&resolved));
                 &*resolved
             }
         };
@@ -375,6 +411,7 @@ impl Prober {
             }
         };
         *stage = Stage::Connect;
+        self.report(Progress::Stage(Stage::Connect));
         let wanted = Destination {
             addresses,
             port: target.port,
@@ -383,8 +420,10 @@ impl Prober {
             time: target.connect_timeout.saturating_sub(begun.elapsed()),
         };
         let (mut stream, address) = connect::connect(wanted, again, first, lacked).await?;
+        self.report(Progress::Connected(address));
         if target.haproxy_v2 {
             *stage = Stage::Proxy;
+            self.report(Progress::Stage(Stage::Proxy));
             proxy::send(&mut stream).await?;
         }
         Ok((stream, address))
@@ -398,6 +437,7 @@ impl Prober {
         resumption: Option<&Resumption>,
         found: &mut Findings,
     ) -> Result<Box<dyn Transport>, ProbeError> {
+        self.report(Progress::Stage(Stage::Tls));
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
         found.tls = Some(facts);
@@ -437,6 +477,7 @@ impl Prober {
         let stream = Limited::new(stream, READ_LIMIT);
         let tls = target.implicit_tls();
         let transport: Box<dyn Transport> = if tls {
+            self.report(Progress::Stage(Stage::Tls));
             upgrade(Box::new(stream)).await?
         } else {
             Box::new(stream)
@@ -447,6 +488,7 @@ impl Prober {
             loopback: address.is_loopback(),
             local,
             upgrade: &upgrade,
+            observer: self.observer.as_deref(),
         };
         let (verdict, parting) = dialogue::talk(transport, about).await;
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();

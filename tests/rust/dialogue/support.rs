@@ -108,6 +108,7 @@ pub(crate) async fn converse(
         loopback: connection.loopback,
         local: connection.local,
         upgrade: &upgrade,
+        observer: None,
     };
     let peer = follow(theirs, &script, &upgrades);
     tokio::join!(dialogue::run(Box::new(ours), about), peer)
@@ -278,6 +279,7 @@ pub(crate) async fn talk_to(
         loopback: true,
         local: LOOPBACK.local,
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
+        observer: None,
     };
     dialogue::run(Box::new(peer), about).await
 }

@@ -3,6 +3,7 @@
 mod check;
 mod file;
 mod limits;
+mod mistakes;
 mod policy;
 mod routing;
 mod section;

@@ -21,6 +21,19 @@ const MAX_DIRECTIVE: usize = 512;
 /// # Errors
 /// Text that is not well-formed, has duplicate keys or several documents, or exceeds a bound.
 pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
+    let (tree, duplicates) = parse_all(text)?;
+    match duplicates.into_iter().next() {
+        None => Ok(tree),
+        Some(first) => Err(first),
+    }
+}
+
+/// The one document of a text, and its duplicate keys, in the order of their lines. Whoever uses
+/// the document where there are any has to read both of their values.
+///
+/// # Errors
+/// Text that is not well-formed, has several documents, or exceeds a bound.
+pub(in super::super) fn parse_all(text: &str) -> Result<(Tree, Vec<YamlError>), YamlError> {
     bounded_directives(text)?;
     let mut builder = Builder {
         tree: Tree::with_text_of(text.len()),
@@ -28,11 +41,16 @@ pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for event in Parser::new(TextInput::new(text)) {
-        let (event, span) = event.map_err(|error| malformed(&error))?;
-        builder.take(event, span.start.line())?;
+        let taken = event
+            .map_err(|error| malformed(&error))
+            .and_then(|(event, span)| builder.take(event, span.start.line()));
+        if let Err(error) = taken {
+            // A duplicate key stands before it in the text.
+            return Err(builder.duplicates.into_iter().next().unwrap_or(error));
+        }
     }
     match builder.tree.root {
-        Some(_) => Ok(builder.tree),
+        Some(_) => Ok((builder.tree, builder.duplicates)),
         None => Err(YamlError::new(1, "table expected, got an empty document")),
     }
 }
@@ -53,6 +71,9 @@ fn malformed(error: &ScanError) -> YamlError {
     YamlError::new(error.marker().line(), problem)
 }
 
+/// The most duplicate keys that are reported.
+const MAX_DUPLICATES: usize = 1_000;
+
 /// A table with at least this many keys finds duplicates by hash; smaller ones by comparing all keys.
 const FEW: usize = 16;
 
@@ -67,6 +88,7 @@ struct Builder {
     anchors: HashMap<usize, Id>,
     hasher: RandomState,
     documents: usize,
+    duplicates: Vec<YamlError>,
     /// How many entries merge keys have copied or skipped, in the whole document.
     merged: usize,
 }
@@ -161,8 +183,13 @@ impl Builder {
             // Keys and values alternate, so an even count means that this node is a key.
             if before.len().is_multiple_of(2) {
                 let keys = before.iter().step_by(2).map(|id| self.tree.node(*id));
-                check_new(self.tree.node(node), keys, hashes, &self.hasher)
-                    .map_err(|name| YamlError::new(line, format!("{name}: given twice")))?;
+                let checked = check_new(self.tree.node(node), keys, hashes, &self.hasher);
+                if let Err(name) = checked
+                    && self.duplicates.len() < MAX_DUPLICATES
+                {
+                    let twice = YamlError::new(line, format!("{name}: given twice"));
+                    self.duplicates.push(twice);
+                }
             }
         }
         self.inside.push(node);

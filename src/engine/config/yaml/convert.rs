@@ -1,6 +1,6 @@
 //! Our section as a value, its variables replaced from the environment.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
@@ -10,6 +10,9 @@ use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
 const MAX_TEXT: usize = 4 * 1024 * 1024;
+
+/// The most values that are named as unreadable.
+const MAX_ISSUES: usize = 1_000;
 
 /// A node of our section as a value, its variables replaced.
 ///
@@ -21,11 +24,41 @@ pub(in super::super) fn to_value(
     path: &Path,
     env: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Value, Issue> {
+    let (value, issues) = convert_all(node, path, env, 1);
+    match issues.into_iter().next() {
+        None => Ok(value),
+        Some(first) => Err(first),
+    }
+}
+
+/// The same, with nothing in the place of each value that cannot be read, and all the reasons.
+pub(in super::super) fn to_value_all(
+    node: YamlNode<'_>,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> (Value, Vec<Issue>) {
+    convert_all(node, path, env, MAX_ISSUES)
+}
+
+fn convert_all(
+    node: YamlNode<'_>,
+    path: &Path,
+    env: &dyn Fn(&str) -> Option<String>,
+    max_issues: usize,
+) -> (Value, Vec<Issue>) {
     let reading = Reading {
         env,
         room: Cell::new(MAX_TEXT),
+        issues: RefCell::default(),
+        max_issues,
     };
-    reading.convert(node).map_err(|issue| issue.within(path))
+    let value = reading.convert(node).unwrap_or_else(|issue| {
+        reading.issues.borrow_mut().push(issue);
+        Value::Nil
+    });
+    let issues = reading.issues.into_inner();
+    let placed = issues.into_iter().map(|issue| issue.within(path));
+    (value, placed.collect())
 }
 
 /// What the conversion of all values of a section shares.
@@ -33,6 +66,10 @@ struct Reading<'t> {
     env: &'t dyn Fn(&str) -> Option<String>,
     /// How many more bytes of text may be read.
     room: Cell<usize>,
+    /// Why values could not be read; paths begin at the value that is being converted.
+    issues: RefCell<Vec<Issue>>,
+    /// After so many, values are not converted any more.
+    max_issues: usize,
 }
 
 impl Reading<'_> {
@@ -41,6 +78,24 @@ impl Reading<'_> {
         self.room
             .set(left.ok_or_else(|| Issue::new(too_much_text()))?);
         Ok(())
+    }
+
+    /// Converts a value inside another one. One that cannot be read is absent from it.
+    fn convert_below(&self, node: YamlNode<'_>, step: impl Fn() -> Step) -> Value {
+        let known = self.issues.borrow().len();
+        if known >= self.max_issues {
+            return Value::Nil;
+        }
+        let value = self.convert(node);
+        let mut issues = self.issues.borrow_mut();
+        let value = value.unwrap_or_else(|issue| {
+            issues.push(issue);
+            Value::Nil
+        });
+        for issue in issues.iter_mut().skip(known) {
+            *issue = issue.clone().under(step());
+        }
+        value
     }
 
     /// The paths of its errors begin at `node`.
@@ -55,15 +110,11 @@ impl Reading<'_> {
                 }
                 Ok(value)
             }
-            NodeView::List(items) => items
-                .iter()
-                .enumerate()
-                .map(|(at, item)| {
-                    let value = self.convert(item);
-                    value.map_err(|issue| issue.under(Step::item(at)))
-                })
-                .collect::<Result<_, _>>()
-                .map(Value::List),
+            NodeView::List(items) => {
+                let items = items.iter().enumerate();
+                let convert = |(at, item)| self.convert_below(item, || Step::item(at));
+                Ok(Value::List(items.map(convert).collect()))
+            }
             NodeView::Map(entries) => entries
                 .entries()
                 .map(|(key, value)| {
@@ -71,8 +122,7 @@ impl Reading<'_> {
                         return Err(Issue::new(key_problem(key)));
                     };
                     self.take(name.len())?;
-                    let value = self.convert(value);
-                    let value = value.map_err(|issue| issue.under(Step::Key(name.to_owned())))?;
+                    let value = self.convert_below(value, || Step::Key(name.to_owned()));
                     Ok((name.to_owned(), value))
                 })
                 .collect::<Result<_, _>>()

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::engine::probe::progress::ProbeObserver;
 use crate::engine::probe::transport::Upgrade;
 use crate::engine::target::Target;
 
@@ -16,4 +17,6 @@ pub struct Conversation<'a> {
     pub local: IpAddr,
     /// Performs the TLS handshake after STARTTLS or STLS.
     pub upgrade: &'a Upgrade<'a>,
+    /// Receives the stages and what the server says of itself.
+    pub observer: Option<&'a dyn ProbeObserver>,
 }

@@ -126,6 +126,7 @@ mod tests {
             loopback: true,
             local: IpAddr::from([127, 0, 0, 1]),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
+            observer: None,
         };
         let future = movable(run(Box::new(tokio::io::empty()), about));
         let size = size_of_val(&future);

@@ -19,6 +19,7 @@ use super::conversation::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
 use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};
+use crate::engine::probe::progress::Progress;
 use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
@@ -46,6 +47,8 @@ pub struct Session<'a> {
     total: usize,
     deadline: Deadline,
     stage: Stage,
+    /// The stage that the observer was told of last.
+    reported: Option<Stage>,
     /// Whether every command has had its complete reply, so that the server would read a closing
     /// command as one.
     settled: bool,
@@ -71,6 +74,7 @@ impl<'a> Session<'a> {
             total: 0,
             deadline,
             stage: Stage::Greeting,
+            reported: None,
             settled: false,
             understood: false,
             has_sent: false,
@@ -173,6 +177,7 @@ impl<'a> Session<'a> {
                 return if self.line().contains(&0) {
                     Err(self.fail(format!("NUL in {}", self.quote(self.line()))))
                 } else {
+                    self.report_line();
                     Ok(())
                 };
             }
@@ -243,9 +248,33 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Tells the observer of the stage, if it is a new one.
+    fn report_stage(&mut self) {
+        if let Some(observer) = self.about.observer
+            && self.reported != Some(self.stage)
+        {
+            self.reported = Some(self.stage);
+            observer.note(Progress::Stage(self.stage));
+        }
+    }
+
+    /// Tells the observer what the server says of itself. No other stage's line is told: it could
+    /// repeat our credentials.
+    fn report_line(&self) {
+        if let Some(observer) = self.about.observer
+            && matches!(
+                self.stage,
+                Stage::Greeting | Stage::Capability | Stage::Http
+            )
+        {
+            observer.note(Progress::Line(&redact(self.about.target, self.line())));
+        }
+    }
+
     /// Waits for bytes and appends them to the unread ones. Returns their number; 0 is the end of
     /// the stream.
     async fn fill(&mut self) -> Result<usize, ProbeError> {
+        self.report_stage();
         // The bytes of the last line are overwritten.
         self.line = 0..0;
         self.input.copy_within(self.unread.clone(), 0);
@@ -283,6 +312,7 @@ impl<'a> Session<'a> {
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), ProbeError> {
         self.settled = false;
         self.has_sent = true;
+        self.report_stage();
         let Some(transport) = self.transport.as_mut() else {
             return Err(self.fail("connection closed"));
         };
@@ -333,6 +363,7 @@ impl<'a> Session<'a> {
             return Err(self.fail("connection closed"));
         };
         self.stage = Stage::Tls;
+        self.report_stage();
         let mut handshake = (self.about.upgrade)(transport);
         let deadline = &mut self.deadline;
         let done = poll_fn(|cx| match handshake.as_mut().poll(cx) {

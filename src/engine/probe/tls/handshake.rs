@@ -30,12 +30,14 @@ use crate::sys::tls_session::Resumable;
 const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 
 /// Performs one handshake within the target's `tls_timeout` and offers `session`, if given.
+/// `note` is called when the handshake has succeeded or failed, not after a timeout.
 pub(super) async fn handshake<S>(
     context: &SslContext,
     wire: Wire<S>,
     target: &Target,
     slot: Option<&Arc<SessionSlot>>,
     session: Option<Kept<Resumable>>,
+    note: &(dyn Fn(&SslRef) + Sync),
 ) -> Result<(SslStream<Wire<S>>, Made), ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -47,6 +49,7 @@ where
     match within(target.tls_timeout, Pin::new(&mut tls).connect()).await {
         None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
         Some(Err(error)) => {
+            note(tls.ssl());
             send_at_once(tls.get_mut()).await;
             return Err(reason::handshake(&error, tls.ssl(), target));
         }
@@ -59,6 +62,7 @@ where
             return Err(reason::handshake(&error, tls.ssl(), target));
         }
     }
+    note(tls.ssl());
     let ssl = tls.ssl();
     let leaf = ssl.peer_certificate();
     let made = Made {

@@ -4,6 +4,7 @@
 //! certificate then. So a full handshake is made at least every `tls_full_handshake_interval`.
 
 mod context;
+mod details;
 mod handshake;
 mod names;
 mod notes;
@@ -20,15 +21,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use openssl::ssl::SslContext;
+use openssl::ssl::{SslContext, SslRef};
 use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::context::Trust;
+pub use self::details::{CertificateDetails, TlsDetails};
 pub(super) use self::reason::{ASKED_FOR_CERTIFICATE, stream_text};
 pub use self::sessions::SessionSlot;
 use self::wire::Wire;
 use super::error::{ProbeError, Stage};
+use super::progress::{ProbeObserver, Progress};
 use super::transport::Transport;
 use crate::engine::config::{Authorities, CertificatePem, ClientCertificates, TlsFiles, Unread};
 use crate::engine::target::{ClientCertificate, Target};
@@ -71,6 +74,8 @@ pub struct TlsClient {
     /// One OpenSSL context per policy. Loading the system's CAs takes some 20 ms; making a
     /// connection from an existing context takes about a microsecond.
     contexts: Mutex<Contexts>,
+    /// Receives the details of every handshake.
+    observer: Option<Arc<dyn ProbeObserver>>,
 }
 
 #[derive(Default)]
@@ -80,6 +85,14 @@ struct Contexts {
 }
 
 impl TlsClient {
+    /// A client that reports the details of every handshake.
+    pub(super) fn observed(observer: Arc<dyn ProbeObserver>) -> Self {
+        Self {
+            observer: Some(observer),
+            ..Self::default()
+        }
+    }
+
     /// Performs the handshake within the target's `tls_timeout`.
     ///
     /// With `slot`, the session stored there may be resumed, unless the last full handshake is
@@ -101,7 +114,13 @@ impl TlsClient {
         let wire = Wire::new(stream);
         let session = slot.and_then(|(slot, every)| slot.take(every));
         let slot = slot.map(|(slot, _)| slot);
-        let (tls, made) = handshake::handshake(&context, wire, target, slot, session).await?;
+        let note = |ssl: &SslRef| {
+            if let Some(observer) = &self.observer {
+                observer.note(Progress::Tls(&details::of(ssl)));
+            }
+        };
+        let (tls, made) =
+            handshake::handshake(&context, wire, target, slot, session, &note).await?;
         let facts = TlsFacts {
             not_after: made.not_after,
             resumed: made.resumed,
@@ -119,6 +138,12 @@ impl TlsClient {
             slot.made(made);
         }
         Ok((Box::new(tls), facts))
+    }
+
+    /// Makes the context for a target, which the first handshake else waits for.
+    pub(super) fn prepare(&self, target: &Target) {
+        // The handshake reports why it cannot be made.
+        let _ = self.context(target);
     }
 
     fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use openssl::asn1::Asn1Time;
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
@@ -260,16 +260,7 @@ fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) ->
 
 /// `; it names mail.example.org, 192.0.2.1 and 3 more`
 fn names_text(leaf: &X509Ref) -> String {
-    let mut names: Vec<String> = leaf
-        .subject_alt_names()
-        .iter()
-        .flatten()
-        .filter_map(|name| {
-            name.dnsname()
-                .map(|dns| quote(dns.as_bytes()))
-                .or_else(|| name.ipaddress().and_then(ip_text))
-        })
-        .collect();
+    let mut names = alternative_names(leaf);
     if names.is_empty() {
         return "; it names no host".to_owned();
     }
@@ -282,6 +273,19 @@ fn names_text(leaf: &X509Ref) -> String {
     }
 }
 
+/// The DNS names and addresses in a certificate, in printable ASCII.
+pub(super) fn alternative_names(leaf: &X509Ref) -> Vec<String> {
+    leaf.subject_alt_names()
+        .iter()
+        .flatten()
+        .filter_map(|name| {
+            name.dnsname()
+                .map(|dns| quote(dns.as_bytes()))
+                .or_else(|| name.ipaddress().and_then(ip_text))
+        })
+        .collect()
+}
+
 fn ip_text(bytes: &[u8]) -> Option<String> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Some(std::net::Ipv4Addr::from(v4).to_string());
@@ -292,8 +296,13 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
 
 /// When a certificate expires, in seconds since 1970.
 pub(super) fn not_after(leaf: &X509Ref) -> Option<i64> {
+    unix_time(leaf.not_after())
+}
+
+/// A time in seconds since 1970.
+pub(super) fn unix_time(time: &Asn1TimeRef) -> Option<i64> {
     let epoch = Asn1Time::from_unix(0).ok()?;
-    let span = epoch.diff(leaf.not_after()).ok()?;
+    let span = epoch.diff(time).ok()?;
     Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
 }
 

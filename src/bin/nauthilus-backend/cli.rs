@@ -1,0 +1,158 @@
+//! The words of the command and their options. Help, man pages and completions are made from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nauthilus_backend::engine::config::parse_duration;
+
+/// Checks mail and web backends, and shows and sets what nauthilus_backend knows of them
+///
+/// Exit status: 0 good, 1 bad (a check failed, a file has mistakes, an engine refused or did not
+/// answer), 2 wrong usage. NO_COLOR switches colours off; they are off in pipes.
+#[derive(Parser)]
+#[command(
+    name = "nauthilus-backend",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) word: CommandWord,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum CommandWord {
+    Check(CheckArgs),
+    Validate(ValidateArgs),
+    Completion(CompletionArgs),
+    #[command(hide = true)]
+    Manual(ManualArgs),
+}
+
+/// Check servers now, and show each stage with its time
+///
+/// Makes the probe that the engine makes: resolves the name, connects, starts TLS, talks the
+/// protocol and logs in where a user is given. Shows the certificate, what the server offers, and
+/// what to do about a failure.
+///
+/// URL: SCHEME://[USER@]HOST[:PORT][/PATH]. Schemes: imap, pop3, smtp, lmtp, sieve, http; with `s`
+/// behind it TLS starts with the first byte (imaps, https); with `+starttls` it starts after the
+/// protocol's own command (imap+starttls), with `+plain` never. `sieve` alone is sieve+starttls.
+/// PATH is the request of http, and of imap the mailbox that is opened read-only. Characters of
+/// USER and PATH may be percent-encoded.
+///
+/// The password of USER comes from the environment variable NAUTHILUS_BACKEND_PASSWORD, from
+/// --password-file, or from a prompt. It is never an argument: others could read it there.
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// What to check, for example imaps://alice@mail.example.org
+    #[arg(value_name = "URL", required = true)]
+    pub(crate) urls: Vec<String>,
+    /// Print one JSON object per URL
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Check so many times, and show minimum, median and maximum
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) repeat: u32,
+    /// Connect, and make the TLS handshake of `imaps` and the like, but do not talk the protocol
+    #[arg(long)]
+    pub(crate) connect_only: bool,
+    /// The longest time for connecting, for TLS and for the dialogue, each
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    pub(crate) timeout: Duration,
+    /// A file whose first line is the password
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// How to log in: auto, PLAIN, LOGIN, USERPASS or BASIC
+    #[arg(long, value_name = "MECHANISM", default_value = "auto")]
+    pub(crate) auth: String,
+    /// Send the password without TLS to machines other than this one
+    #[arg(long)]
+    pub(crate) allow_plaintext_auth: bool,
+    /// Send a PROXY protocol header (v2) first
+    #[arg(long)]
+    pub(crate) proxy: bool,
+    /// Do not verify the certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Verify the certificate with the authorities in this file instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Show this certificate to the server, with the key in --client-key
+    #[arg(long, value_name = "FILE", requires = "client_key")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The key of --client-cert
+    #[arg(long, value_name = "FILE", requires = "client_cert")]
+    pub(crate) client_key: Option<PathBuf>,
+    /// The name that the certificate must have, where it is not HOST
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
+    /// The status codes that are good, for example 200-299,401
+    #[arg(long, value_name = "CODES")]
+    pub(crate) expect_status: Option<String>,
+    /// The name that an http request is for, where it is not HOST
+    #[arg(long, value_name = "NAME")]
+    pub(crate) http_host: Option<String>,
+    /// The name that EHLO and LHLO say
+    #[arg(long, value_name = "NAME")]
+    pub(crate) helo_name: Option<String>,
+}
+
+/// Find all mistakes of configuration files
+///
+/// Prints every mistake with file, line and key, and then what is valid but hardly meant. Reads
+/// the files of certificates that a configuration names, too. A host reports the same when it
+/// loads the configuration; `nginx -t` does not, since it runs no init_by_lua.
+#[derive(Args)]
+pub(crate) struct ValidateArgs {
+    /// YAML files, as configure() takes them
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Print one JSON object per file
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print a completion script for a shell
+///
+/// For bash: nauthilus-backend completion bash >/etc/bash_completion.d/nauthilus-backend
+#[derive(Args)]
+pub(crate) struct CompletionArgs {
+    pub(crate) shell: Shell,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+    Elvish,
+    Powershell,
+}
+
+/// Write the man pages and completions into a folder
+#[derive(Args)]
+pub(crate) struct ManualArgs {
+    pub(crate) folder: PathBuf,
+}
+
+/// A duration as configurations write it.
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_words_are_defined_without_contradiction() {
+        Cli::command().debug_assert();
+    }
+}

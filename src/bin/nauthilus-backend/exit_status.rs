@@ -1,0 +1,52 @@
+//! How the command ends.
+
+use std::process::ExitCode;
+
+/// How the command ends; the numbers are a promise to scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExitStatus {
+    Good,
+    /// A check failed, a file has mistakes, an engine refused or did not answer.
+    Bad,
+    /// The command line says something that cannot be meant.
+    Usage,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(match status {
+            ExitStatus::Good => 0,
+            ExitStatus::Bad => 1,
+            ExitStatus::Usage => 2,
+        })
+    }
+}
+
+impl ExitStatus {
+    pub(crate) fn good_if(is_good: bool) -> Self {
+        if is_good { Self::Good } else { Self::Bad }
+    }
+}
+
+/// Why a word could not be carried out.
+#[derive(Debug)]
+pub(crate) struct CommandFailure {
+    pub(crate) status: ExitStatus,
+    pub(crate) reason: String,
+}
+
+impl CommandFailure {
+    pub(crate) fn bad(reason: impl Into<String>) -> Self {
+        Self {
+            status: ExitStatus::Bad,
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn usage(reason: impl Into<String>) -> Self {
+        Self {
+            status: ExitStatus::Usage,
+            reason: reason.into(),
+        }
+    }
+}
