@@ -3,27 +3,23 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::ActiveConfig;
 use crate::engine::target::{Host, Target};
 use crate::engine::verdicts::Slot;
 use crate::sys::clock;
 
-/// A report of a target within this time after the last one is ignored: the probe that the first
-/// one requested is under way.
-const REPORT_GAP: Duration = Duration::from_millis(100);
-
 impl ActiveConfig {
-    /// Requests a probe of the targets at this address now; false where there is none. A report
-    /// within 100 ms after another one has no further effect.
+    /// Requests a probe of the targets at this address now; false where there is none. Each report
+    /// is followed by a probe that begins after it, and the probes for reports come at most once
+    /// per 100 ms.
     pub fn report_failure(&self, host: &str, port: u16) -> bool {
         let mut known = false;
         let wanted = Wanted::new(host);
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             if target.port == port && self.is_at(target, *slot, &wanted) {
                 known = true;
-                self.table.report(*slot, clock::monotonic_ns(), REPORT_GAP);
+                self.table.report(*slot, clock::monotonic_ns());
             }
         }
         known

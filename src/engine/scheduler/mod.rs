@@ -10,6 +10,9 @@ pub(in crate::engine) mod follower;
 mod notifier;
 mod outcome;
 mod queue;
+#[cfg(test)]
+mod reload_tests;
+mod reports;
 mod saver;
 pub(in crate::engine) mod schedule;
 mod timer;
@@ -31,9 +34,10 @@ use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
 use queue::{Pace, ReadyQueue, Slots};
+use reports::ReportsOfTimer;
 use saver::Saver;
 use schedule::offset;
-use timer::{ProbeTimer, RunningProbe, TimerKind, TimerState, sessions};
+use timer::{ProbeStart, ProbeTimer, RunningProbe, TimerKind, TimerState, sessions};
 use wakeup::WakeupTimer;
 
 /// How many probes are begun in a row before other tasks of the engine thread run.
@@ -240,17 +244,24 @@ impl Scheduler {
             if positions.contains_key(&(slot, kind)) {
                 continue;
             }
-            let kept = before.remove(&(slot, kind)).filter(|timer| {
+            let earlier = before.remove(&(slot, kind));
+            let is_kept = earlier.as_ref().is_some_and(|timer| {
                 timer.target == *target
                     && followed_before.contains(&slot) == followed.contains(&slot)
             });
-            let timer = match kept {
-                Some(timer) => ProbeTimer {
+            let timer = match earlier {
+                Some(timer) if is_kept => ProbeTimer {
                     target: target.clone(),
                     ..timer
                 },
-                None => {
+                earlier => {
                     let mut timer = ProbeTimer::new(slot, kind, target, offset(position, count));
+                    let answered = active.table.answered(slot);
+                    let before = earlier.as_ref().map(|timer| timer.reports);
+                    timer.reports = ReportsOfTimer::after(answered, before);
+                    if let Some(earlier) = earlier {
+                        self.cancel(&earlier);
+                    }
                     if !followed.contains(&slot) {
                         timer.take_first_turn(active, count);
                     }
@@ -261,6 +272,7 @@ impl Scheduler {
             self.timers.push(timer);
         }
         self.link(&positions);
+        self.wakes_seen = None;
         drop(before);
         self.suggest_addresses();
         self.rebuild_queues();
@@ -317,35 +329,89 @@ impl Scheduler {
 
     // === Probes ===
 
-    /// Requests a probe of each target for which trouble was reported since the last call.
+    /// Requests a probe of each target with a report that came after its last probe began.
     pub(super) fn handle_reports(&mut self) {
         let wakes = self.active.table.wakes();
         if self.wakes_seen.replace(wakes) == Some(wakes) {
             return;
         }
         for at in 0..self.timers.len() {
-            let Some(timer) = self.timers.get(at) else {
+            let Some(report_due) = self.report_due(at) else {
                 continue;
             };
-            if timer.kind == TimerKind::Connect && self.active.table.take_reports(timer.slot) {
-                let other = timer.other;
-                self.request(at);
-                other.into_iter().for_each(|at| self.request(at));
+            // Timers in another state look for reports when their probe starts or completes.
+            if let Some(timer) = self.timers.get_mut(at)
+                && let TimerState::Waiting(due) = timer.state
+            {
+                due.into_iter().for_each(|due| {
+                    self.due.remove(&(due, at));
+                });
+                if report_due <= clock::monotonic_ns() {
+                    timer.state = TimerState::Ready;
+                    self.ready.push_first(at, timer.pace);
+                } else {
+                    let due = due.map_or(report_due, |due| due.min(report_due));
+                    timer.state = TimerState::Waiting(Some(due));
+                    self.due.insert((due, at));
+                }
             }
         }
     }
 
-    fn request(&mut self, at: usize) {
+    /// When the timer's probe for a report is due, in `CLOCK_MONOTONIC` nanoseconds. None: there
+    /// was no report after its last probe began.
+    fn report_due(&self, at: usize) -> Option<u64> {
+        let timer = self.timers.get(at)?;
+        timer.reports.due(self.active.table.reports(timer.slot))
+    }
+
+    /// Records that the timer's probe starts.
+    fn note_start(&mut self, at: usize, now_ns: u64) -> Option<ProbeStart> {
+        let timer = self.timers.get_mut(at)?;
+        let before_ns = timer.note_start(&self.active.table, now_ns);
+        let reports = self.active.table.note_probe(timer.slot);
+        let is_reported = timer.reports.begin(reports, now_ns);
+        Some(ProbeStart {
+            is_hurried: std::mem::take(&mut timer.is_requested) || is_reported,
+            before_ns,
+        })
+    }
+
+    /// Records that the timer's outcome was published. A report is answered when a probe of each of
+    /// the target's timers began after it.
+    fn answer_reports(&mut self, at: usize) {
         let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
-        timer.is_requested = true;
-        if let TimerState::Waiting(due) = timer.state {
-            timer.state = TimerState::Ready;
-            due.into_iter().for_each(|due| {
-                self.due.remove(&(due, at));
-            });
-            self.ready.push_first(at, timer.pace);
+        timer.reports.publish();
+        let (slot, answered) = (timer.slot, timer.reports.answered);
+        let other = timer.other.and_then(|other| self.timers.get(other));
+        if other.is_none_or(|other| other.reports.answered == answered) {
+            self.active.table.answer(slot, answered);
+        }
+    }
+
+    /// Repeats a probe whose outcome was not published: another configuration has come into force,
+    /// or another process has become the prober. Mostly this scheduler ends as well, and its
+    /// successor makes the probe.
+    fn discard(&mut self, at: usize, start: ProbeStart) {
+        let is_followed = |slot: &Slot| self.followed.contains(slot);
+        if let Some(timer) = self.timers.get_mut(at) {
+            timer.take_back_start(&self.active.table, start);
+            timer.is_requested |= start.is_hurried;
+            timer.reports.discard();
+            let due = (!is_followed(&timer.slot)).then(clock::monotonic_ns);
+            timer.state = TimerState::Waiting(due);
+            self.due.extend(due.map(|due| (due, at)));
+        }
+        self.wakes_seen = None;
+        self.release_other(at);
+    }
+
+    /// Cancels the probe of a timer that ends, if one is in flight.
+    fn cancel(&self, timer: &ProbeTimer) {
+        if let TimerState::InFlight(running) = &timer.state {
+            timer.take_back_start(&self.active.table, running.start);
         }
     }
 
@@ -380,7 +446,7 @@ impl Scheduler {
                 && let Some(timer) = self.timers.get_mut(at)
                 && let TimerState::InFlight(running) = &timer.state
             {
-                timer.is_requested |= running.is_hurried;
+                timer.is_requested |= running.start.is_hurried;
                 timer.pace = Pace::Slow;
                 // Dropping the `RunningProbe` cancels its task.
                 timer.state = TimerState::Ready;
@@ -438,21 +504,22 @@ impl Scheduler {
         };
         let other = timer.other.and_then(|other| self.timers.get(other));
         let is_blocked = other.is_some_and(|other| matches!(other.state, TimerState::InFlight(_)));
+        if is_blocked {
+            if let Some(timer) = self.timers.get_mut(at) {
+                timer.state = TimerState::Blocked;
+            }
+            return;
+        }
         let depth = timer.depth();
         let now = clock::monotonic_ns();
-        if !is_blocked {
-            timer.note_start(&self.active.table, now);
-        }
-        let Some(timer) = self.timers.get_mut(at) else {
+        let Some(start) = self.note_start(at, now) else {
             return;
         };
-        if is_blocked {
-            timer.state = TimerState::Blocked;
+        let Some(timer) = self.timers.get(at) else {
             return;
-        }
-        let is_hurried = std::mem::take(&mut timer.is_requested);
+        };
         match panics::caught(|| self.prober.begin(&timer.target, depth, reusable)) {
-            Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, is_hurried),
+            Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, start),
             Ok(Begun::Underway(probe)) => {
                 let (prober, target) = (self.prober.clone(), timer.target.clone());
                 let lingering = self.lingering.clone();
@@ -466,7 +533,7 @@ impl Scheduler {
                     panics::contained(Box::pin(probe)).await
                 });
                 self.note_task(task.id(), at, now);
-                self.set_in_flight(at, task, is_hurried);
+                self.set_in_flight(at, task, start);
             }
         }
     }
@@ -487,14 +554,10 @@ impl Scheduler {
         }
     }
 
-    fn set_in_flight(&mut self, at: usize, task: AbortHandle, is_hurried: bool) {
+    fn set_in_flight(&mut self, at: usize, task: AbortHandle, start: ProbeStart) {
         if let Some(timer) = self.timers.get_mut(at) {
             let pace = timer.pace;
-            timer.state = TimerState::InFlight(RunningProbe {
-                task,
-                is_hurried,
-                pace,
-            });
+            timer.state = TimerState::InFlight(RunningProbe { task, start, pace });
         }
     }
 
@@ -511,18 +574,22 @@ impl Scheduler {
             && let TimerState::InFlight(running) = &timer.state
         {
             self.slow_tasks -= usize::from(running.pace == Pace::Slow);
-            self.settle(at, &outcome, running.is_hurried);
+            self.settle(at, &outcome, running.start);
         }
     }
 
     /// Publishes an outcome and sets when the next probe is due. It is due at once if the probe was
     /// requested and its outcome does not agree with the verdict yet, for example after one failure
     /// of the two that make a target dead.
-    fn settle(&mut self, at: usize, outcome: &Outcome, is_hurried: bool) {
+    fn settle(&mut self, at: usize, outcome: &Outcome, start: ProbeStart) {
         let Some(timer) = self.timers.get(at) else {
             return;
         };
         let applied = panics::caught(|| timer.apply(&self.active, outcome, &self.log));
+        if applied.as_ref().is_ok_and(|effect| !effect.is_published) {
+            self.discard(at, start);
+            return;
+        }
         let is_followed = self.followed.contains(&timer.slot);
         let record = match &applied {
             Ok(effect) => effect.record.clone(),
@@ -549,10 +616,12 @@ impl Scheduler {
             self.note_panic();
         }
         self.release_other(at);
+        self.answer_reports(at);
+        let waits_until = self.report_due(at);
         // After a panic there is no retry at once, because it would panic again.
         let is_settled = applied.map_or(true, |effect| effect.settled);
         if let Some(timer) = self.timers.get_mut(at) {
-            timer.is_requested |= is_hurried && !is_settled;
+            timer.is_requested |= start.is_hurried && !is_settled;
             timer.gathered = gathered;
             timer.pace = pace_of(outcome).unwrap_or(timer.pace);
             if timer.is_requested {
@@ -560,9 +629,18 @@ impl Scheduler {
                 self.make_ready(at);
             } else {
                 let due = (!is_followed).then_some(due);
+                let due = due.into_iter().chain(waits_until).min();
                 timer.state = TimerState::Waiting(due);
                 self.due.extend(due.map(|due| (due, at)));
             }
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        for timer in &self.timers {
+            self.cancel(timer);
         }
     }
 }

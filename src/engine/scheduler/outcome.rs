@@ -20,6 +20,8 @@ const CERTIFICATE_REMINDER: Duration = Duration::from_secs(24 * 3600);
 
 /// What applying an outcome has changed.
 pub(super) struct Effect {
+    /// Whether the outcome was published. If not, the target has to be probed again.
+    pub is_published: bool,
     /// Whether no further probe is needed at once: the outcome agrees with the verdict of the
     /// timer's gate, or is inconclusive.
     pub settled: bool,
@@ -52,6 +54,7 @@ impl ProbeTimer {
             // have changed the target, and what was found out about the old one does not count.
             if !table.has_lease(pid()) || table.epoch() != active.epoch {
                 return Effect {
+                    is_published: false,
                     settled: true,
                     turned: false,
                     record: before,
@@ -81,6 +84,7 @@ impl ProbeTimer {
             Verdict::Unknown => false,
         };
         Effect {
+            is_published: true,
             settled,
             turned: after.verdict() != before.verdict(),
             record: after,

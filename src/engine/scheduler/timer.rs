@@ -8,6 +8,7 @@ use tokio::task::AbortHandle;
 
 use super::backoff;
 use super::queue::Pace;
+use super::reports::ReportsOfTimer;
 use super::schedule::{after, first_window, nearest, spread_after};
 use crate::engine::active::ActiveConfig;
 use crate::engine::probe::Depth;
@@ -16,6 +17,7 @@ use crate::engine::target::{Target, TlsMode};
 use crate::engine::verdicts::health::Verdict;
 use crate::engine::verdicts::{Record, Slot, VerdictTable};
 use crate::sys::clock;
+use crate::sys::fork_mark::pid;
 
 /// Which of a target's timers this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +34,7 @@ pub(super) struct ProbeTimer {
     pub slot: Slot,
     pub kind: TimerKind,
     pub state: TimerState,
-    /// Whether a probe was requested that has not started yet. If one is in flight, another one
-    /// follows.
+    /// Whether another probe is to follow at once, for what the last requested one left open.
     pub is_requested: bool,
     pub pace: Pace,
     /// The timer's place within its interval, from 0 to 1; see `schedule`.
@@ -45,6 +46,8 @@ pub(super) struct ProbeTimer {
     pub other: Option<usize>,
     /// How often in a row the login was refused.
     pub refusals: u32,
+    /// What this timer has done about reports of trouble.
+    pub reports: ReportsOfTimer,
     /// The target's TLS session; None if its probes do not use TLS.
     pub sessions: Option<Arc<SessionSlot>>,
 }
@@ -63,10 +66,19 @@ pub(super) enum TimerState {
 
 pub(super) struct RunningProbe {
     pub task: AbortHandle,
-    /// Whether the probe was requested.
-    pub is_hurried: bool,
+    /// How the probe was started.
+    pub start: ProbeStart,
     /// The timer's pace when the probe started.
     pub pace: Pace,
+}
+
+/// How a probe was started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProbeStart {
+    /// Whether the probe was requested.
+    pub is_hurried: bool,
+    /// When the timer's probe before this one started, in `CLOCK_MONOTONIC` nanoseconds; 0: never.
+    pub before_ns: u64,
 }
 
 impl Drop for RunningProbe {
@@ -89,6 +101,7 @@ impl ProbeTimer {
             gathered: None,
             other: None,
             refusals: 0,
+            reports: ReportsOfTimer::default(),
             sessions: sessions(target),
         }
     }
@@ -101,10 +114,29 @@ impl ProbeTimer {
         }
     }
 
-    pub(super) fn note_start(&self, table: &VerdictTable, now_ns: u64) {
+    /// Records the start of a probe, and returns when the one before it started.
+    pub(super) fn note_start(&self, table: &VerdictTable, now_ns: u64) -> u64 {
+        let (connect_ns, deep_ns) = table.starts(self.slot);
+        self.set_started(table, now_ns.max(1));
         match self.kind {
-            TimerKind::Connect => table.note_connect_start(self.slot, now_ns.max(1)),
-            TimerKind::Deep => table.note_deep_start(self.slot, now_ns.max(1)),
+            TimerKind::Connect => connect_ns,
+            TimerKind::Deep => deep_ns,
+        }
+    }
+
+    /// Takes back [`ProbeTimer::note_start`]: the probe has ended without an outcome that counts.
+    /// Otherwise the next probe, also that of another configuration or process, would only come an
+    /// interval later.
+    pub(super) fn take_back_start(&self, table: &VerdictTable, start: ProbeStart) {
+        if table.has_lease(pid()) {
+            self.set_started(table, start.before_ns);
+        }
+    }
+
+    fn set_started(&self, table: &VerdictTable, at_ns: u64) {
+        match self.kind {
+            TimerKind::Connect => table.note_connect_start(self.slot, at_ns),
+            TimerKind::Deep => table.note_deep_start(self.slot, at_ns),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
 /// Raised with every change of this file. Processes of two versions of this library never share one
 /// table: only `fork` hands a table on, and an executed program makes its own. The number is for
 /// tools that read the memory of a running process.
-pub(super) const VERSION: u64 = 2;
+pub(super) const VERSION: u64 = 3;
 
 // The header's words. The first two cache lines hold what readers load on each request. What the
 // prober writes several times a second has cache lines of its own, so that its writes do not evict
@@ -68,8 +68,11 @@ pub(super) const LATENCY: usize = 11;
 pub(super) const FAMILY: usize = 12;
 pub(super) const ADDRESS: usize = 13;
 pub(super) const NOT_AFTER: usize = 15;
+/// How many reports of trouble there were, see `reports`.
 pub(super) const REPORTS: usize = 16;
+/// When a report last woke the prober, in `CLOCK_MONOTONIC` nanoseconds.
 pub(super) const REPORTED_AT: usize = 17;
+/// Which of the reports a probe was begun for, and which of them were answered.
 pub(super) const HEEDED: usize = 18;
 pub(super) const CERTIFICATE_LOGGED: usize = 19;
 pub(super) const ERROR_LENGTH: usize = 20;

@@ -11,6 +11,7 @@ mod lease;
 mod memory;
 mod operators;
 mod record;
+mod reports;
 mod routable;
 /// The atomics and thread calls that [`sequence`] uses. `sequence_model` compiles the same file
 /// with loom's versions of them.

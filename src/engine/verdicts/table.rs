@@ -20,6 +20,7 @@ use super::memory::{Slot, VerdictTable};
 use super::record::Record;
 use super::routable::Routable;
 use super::sequence::WriteTicket;
+use crate::sys::clock;
 
 /// The first 16 bytes of the SHA-256 of a target's identity, as two big-endian numbers.
 pub type IdentityHash = [u64; 2];
@@ -225,9 +226,8 @@ impl VerdictTable {
             // This process was stopped meanwhile and has now written into the record of the process
             // that took over. Its words may be mixed with the new ones until a probe replaces them,
             // so one is requested at once.
-            self.word(slot, REPORTS).fetch_add(1, AcqRel);
             self.bump_generation();
-            self.wake_prober();
+            self.report(slot, clock::monotonic_ns());
         }
     }
 
@@ -244,6 +244,13 @@ impl VerdictTable {
         self.inherit_latencies(slot, before, known);
         self.write(slot, &before.read(known), false);
         self.set_routable(slot, before.routable(known));
+        self.inherit_reports(slot, before, known);
+    }
+
+    /// When the last connect probe and the last deep one started; see [`Record`].
+    pub fn starts(&self, slot: Slot) -> (u64, u64) {
+        let get = |index| self.word(slot, index).load(Relaxed);
+        (get(CONNECT_STARTED), get(DEEP_STARTED))
     }
 
     /// Records the start of a connect probe, in `CLOCK_MONOTONIC` nanoseconds.
@@ -263,46 +270,19 @@ impl VerdictTable {
         self.end(sequence, ticket);
     }
 
-    /// Records a report of trouble from any process and wakes the prober. Returns false and does
-    /// nothing where the last report came less than `at_least` ago.
-    pub fn report(&self, slot: Slot, now_ns: u64, at_least: Duration) -> bool {
-        let last = self.word(slot, REPORTED_AT);
-        let seen = last.load(Acquire);
-        let gap = crate::sys::clock::ns(at_least);
-        if seen != 0 && now_ns.saturating_sub(seen) < gap {
-            return false;
-        }
-        if last
-            .compare_exchange(seen, now_ns.max(1), AcqRel, Relaxed)
-            .is_err()
-        {
-            return false;
-        }
-        self.word(slot, REPORTS).fetch_add(1, AcqRel);
-        self.wake_prober();
-        true
-    }
-
-    /// Whether there are reports that no prober has handled yet; marks them as handled.
-    pub fn take_reports(&self, slot: Slot) -> bool {
-        let reports = self.word(slot, REPORTS).load(Acquire);
-        let heeded = self.word(slot, HEEDED);
-        heeded.load(Acquire) != reports && heeded.swap(reports, AcqRel) != reports
-    }
-
     /// The target's word for routing.
     pub fn routable(&self, slot: Slot) -> Routable {
         Routable::unpack(self.word(slot, ROUTABLE).load(Acquire))
     }
 
-    /// Stores the target's word for routing. No sequence number guards it: only the process that
-    /// may write the slot calls this.
     /// Replaces the word that was read; nothing happens if another process was first.
     pub fn change_routable(&self, slot: Slot, before: Routable, after: Routable) {
         let word = self.word(slot, ROUTABLE);
         let _ = word.compare_exchange(before.pack(), after.pack(), AcqRel, Relaxed);
     }
 
+    /// Stores the target's word for routing. No sequence number guards it: only the process that
+    /// may write the slot calls this.
     pub fn set_routable(&self, slot: Slot, routable: Routable) {
         self.word(slot, ROUTABLE).store(routable.pack(), Release);
     }

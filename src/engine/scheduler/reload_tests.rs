@@ -1,0 +1,282 @@
+//! What another configuration, which comes into force while probes are made, must not lose. The
+//! steps of the engine thread are called one by one, so that each order of events can be made.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use super::*;
+use crate::engine::active::State;
+use crate::engine::config::{Config, LogSink};
+use crate::engine::verdicts::health::Verdict;
+use crate::sys::fork_mark::pid;
+
+const HOUR: &str = "1h";
+
+/// Makes a probe of a silent server wait.
+const TLS: &str = "tls: true, tls_timeout: 100ms";
+
+/// Targets at these ports of 127.0.0.1, with these keys too, that are probed once an hour.
+fn config(ports: &[u16], keys: &str, fast_interval: &str) -> Arc<Config> {
+    let targets: Vec<String> = ports
+        .iter()
+        .map(|port| format!("{{protocol: imap, host: 127.0.0.1, port: {port}, {keys}}}"))
+        .collect();
+    let text = format!(
+        "backend_server_monitoring: {{log: none, connect_interval: {HOUR}, \
+         fast_interval: {fast_interval}, backend_servers: [{}]}}",
+        targets.join(", ")
+    );
+    Arc::new(Config::from_yaml(&text, &|_| None).unwrap())
+}
+
+fn in_force(before: Option<&ActiveConfig>, config: &Arc<Config>) -> Arc<ActiveConfig> {
+    let state = State::default();
+    let active = ActiveConfig::succeed(before, config.clone(), pid(), true, state).unwrap();
+    assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
+    Arc::new(active)
+}
+
+struct Engine {
+    scheduler: Scheduler,
+    active: Arc<ActiveConfig>,
+    log: Arc<Log>,
+}
+
+impl Engine {
+    fn new(config: &Arc<Config>) -> Self {
+        let active = in_force(None, config);
+        let log = Arc::new(Log::open(&LogSink::None).unwrap());
+        let mut scheduler = Scheduler::begin(&active, &log, &Arc::default());
+        scheduler.fit(&active, &log, &Followed::default(), |wanted| wanted);
+        Self {
+            scheduler,
+            active,
+            log,
+        }
+    }
+
+    fn begin(ports: &[u16]) -> Self {
+        Self::begin_with(&config(ports, "", "10s"))
+    }
+
+    /// An engine whose targets were probed just now, so that none is due for an hour.
+    fn begin_with(config: &Arc<Config>) -> Self {
+        let mut engine = Self::new(config);
+        let now = clock::monotonic_ns();
+        for slot in &engine.active.slots {
+            engine.active.table.note_connect_start(*slot, now);
+            engine.active.table.note_deep_start(*slot, now);
+        }
+        engine.replace_scheduler();
+        engine
+    }
+
+    /// As when this process has given up the role of the prober and takes it again.
+    fn replace_scheduler(&mut self) {
+        self.scheduler = Scheduler::begin(&self.active, &self.log, &Arc::default());
+        self.serve(&self.active.clone());
+    }
+
+    fn in_force(&self, config: &Arc<Config>) -> Arc<ActiveConfig> {
+        in_force(Some(&self.active), config)
+    }
+
+    /// What the engine thread does after each event.
+    fn turn(&mut self) {
+        self.scheduler.handle_reports();
+        self.scheduler.probe_due();
+    }
+
+    /// Turns until no probe is in flight and none is due soon.
+    async fn settle(&mut self) {
+        self.turn();
+        while !self.scheduler.tasks.is_empty() || self.scheduler.is_due_within(SECOND) {
+            self.event().await;
+        }
+    }
+
+    async fn event(&mut self) {
+        if let SchedulerEvent::Completed(completed) = self.scheduler.event().await {
+            self.scheduler.complete(completed);
+        }
+        self.turn();
+    }
+
+    fn serve(&mut self, active: &Arc<ActiveConfig>) {
+        self.active = active.clone();
+        self.scheduler
+            .fit(active, &self.log, &Followed::default(), |wanted| wanted);
+    }
+
+    fn verdict(&self, at: usize) -> Verdict {
+        self.active.table.read(self.active.slots[at]).verdict()
+    }
+
+    fn probes(&self, at: usize) -> u64 {
+        self.active.table.read(self.active.slots[at]).probes
+    }
+
+    fn started_ns(&self, at: usize) -> u64 {
+        self.active.table.starts(self.active.slots[at]).0
+    }
+
+    fn report(&self, port: u16) {
+        assert!(self.active.report_failure("127.0.0.1", port));
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+impl Scheduler {
+    fn is_due_within(&self, soon: Duration) -> bool {
+        self.may_start()
+            || self
+                .next_due()
+                .is_some_and(|at| at < clock::monotonic_ns() + clock::ns(soon))
+    }
+}
+
+/// A port that refuses connections as long as the socket is there.
+fn refusing() -> (tokio::net::TcpSocket, u16) {
+    let bound = tokio::net::TcpSocket::new_v4().unwrap();
+    bound.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = bound.local_addr().unwrap().port();
+    (bound, port)
+}
+
+/// A port where connections are accepted by the kernel and nothing is ever said.
+fn silent() -> (TcpListener, u16) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+#[tokio::test]
+async fn a_report_is_handled_at_once() {
+    let (_refusing, port) = refusing();
+    let mut engine = Engine::begin(&[port]);
+    engine.turn();
+    assert_eq!(engine.verdict(0), Verdict::Unknown);
+    engine.report(port);
+    engine.turn();
+    assert_eq!(engine.verdict(0), Verdict::Dead);
+}
+
+#[tokio::test]
+async fn a_report_right_after_another_ones_probe_is_handled_too() {
+    let (_refusing, port) = refusing();
+    let mut engine = Engine::begin(&[port]);
+    engine.report(port);
+    engine.turn();
+    assert_eq!(engine.probes(0), 1);
+    let first = engine.started_ns(0);
+    engine.report(port);
+    engine.settle().await;
+    assert_eq!(engine.probes(0), 2);
+    // Probes for reports come at most once per 100 ms.
+    assert!(engine.started_ns(0) - first >= 100_000_000);
+    engine.settle().await;
+    assert_eq!(engine.probes(0), 2);
+}
+
+#[tokio::test]
+async fn a_report_during_a_probe_is_followed_by_another_one() {
+    let (_silent, port) = silent();
+    let mut engine = Engine::begin_with(&config(&[port], TLS, "10s"));
+    engine.report(port);
+    engine.turn();
+    assert_eq!(engine.scheduler.tasks.len(), 1);
+    engine.report(port);
+    engine.settle().await;
+    assert_eq!(engine.probes(0), 2);
+}
+
+/// The old configuration's scheduler makes the probe, whose outcome no longer counts.
+#[tokio::test]
+async fn a_report_after_another_configuration_came_into_force_is_not_lost() {
+    for fast_interval in ["10s", "20s"] {
+        let (_refusing, port) = refusing();
+        let mut engine = Engine::begin(&[port]);
+        let next = engine.in_force(&config(&[port], "", fast_interval));
+        engine.report(port);
+        engine.turn();
+        assert_eq!(engine.probes(0), 0);
+        engine.serve(&next);
+        engine.settle().await;
+        assert_eq!((engine.probes(0), engine.verdict(0)), (1, Verdict::Dead));
+    }
+}
+
+#[tokio::test]
+async fn a_report_whose_probe_is_in_flight_at_a_reload_is_not_lost() {
+    for fast_interval in ["10s", "20s"] {
+        let (_silent, port) = silent();
+        let mut engine = Engine::begin_with(&config(&[port], TLS, "10s"));
+        engine.report(port);
+        engine.turn();
+        assert_eq!(engine.scheduler.tasks.len(), 1);
+        let next = engine.in_force(&config(&[port], TLS, fast_interval));
+        engine.serve(&next);
+        engine.settle().await;
+        assert_eq!((engine.probes(0), engine.verdict(0)), (1, Verdict::Dead));
+    }
+}
+
+#[tokio::test]
+async fn a_report_whose_probe_is_in_flight_is_left_to_the_next_prober() {
+    let (_silent, port) = silent();
+    let mut engine = Engine::begin_with(&config(&[port], TLS, "10s"));
+    engine.report(port);
+    engine.turn();
+    assert_eq!(engine.scheduler.tasks.len(), 1);
+    engine.replace_scheduler();
+    engine.settle().await;
+    assert_eq!((engine.probes(0), engine.verdict(0)), (1, Verdict::Dead));
+}
+
+/// A first probe that a reload cancels is made under the new configuration, not an interval later.
+#[tokio::test]
+async fn a_probe_that_a_reload_cancels_is_made_again() {
+    for fast_interval in ["0.3s", "0.4s"] {
+        let (_silent, port) = silent();
+        let first = config(&[port], TLS, "0.3s");
+        let mut engine = Engine::new(&first);
+        while engine.scheduler.tasks.is_empty() {
+            engine.scheduler.event().await;
+            engine.turn();
+        }
+        let next = engine.in_force(&config(&[port], TLS, fast_interval));
+        engine.serve(&next);
+        engine.turn();
+        while engine.verdict(0) != Verdict::Dead {
+            engine.event().await;
+        }
+    }
+}
+
+/// The outcome of a probe of the old configuration says nothing about the new one, whose targets
+/// may have other settings in the same slots.
+#[tokio::test]
+async fn an_outcome_of_a_replaced_configuration_is_not_published() {
+    let (_refusing, port) = refusing();
+    let mut engine = Engine::begin(&[port]);
+    let next = engine.in_force(&config(&[port], "", "20s"));
+    let before = engine.active.table.read(engine.active.slots[0]);
+    engine.report(port);
+    engine.turn();
+    assert_eq!(engine.active.table.read(engine.active.slots[0]), before);
+    engine.serve(&next);
+    engine.settle().await;
+    assert_eq!(engine.verdict(0), Verdict::Dead);
+}
+
+#[tokio::test]
+async fn a_report_is_answered_once_each_timer_has_probed() {
+    let (_silent, port) = silent();
+    let deep = "deep_check: true, deep_interval: 2h, deep_timeout: 50ms";
+    let mut engine = Engine::begin_with(&config(&[port], deep, "10s"));
+    engine.report(port);
+    engine.settle().await;
+    assert_eq!(engine.probes(0), 2);
+    let slot = engine.active.slots[0];
+    assert_eq!(engine.active.table.answered(slot), 1);
+}
