@@ -12,6 +12,9 @@ files["examples"] = { read_globals = module_globals }
 files["examples/openresty"] = { std = "ngx_lua", read_globals = module_globals }
 files["examples/dovecot"] = { read_globals = { "dovecot" }, globals = { "script_init", "auth_passdb_lookup" } }
 files["examples/haproxy"] = { read_globals = { "core" } }
+files["examples/others/auth_http.lua"] = { globals = { "lighty" } }
+files["examples/others/recursor.lua"] = { read_globals = { "pdns" }, globals = { "preresolve" } }
+files["examples/others/mod_mail_servers.lua"] = { read_globals = { "module" } }
 files["benches"] = { read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["tests"] = { read_globals = { "host", "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["library"] = { ignore = { "21.", "241", "131", "111", "112", "113" } }

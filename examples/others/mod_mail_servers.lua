@@ -1,0 +1,24 @@
+-- mod_mail_servers.lua, a module of Prosody: the mail servers that are alive, as JSON at
+-- http://localhost:5280/mail_servers. Put it into a folder that `plugin_paths` names, and "mail_servers" into
+-- `modules_enabled`. The module: `make LUA=5.4 install-module`
+
+local json = require("util.json")
+local nauthilus_backend = require("nauthilus_backend")
+
+module:depends("http")
+
+nauthilus_backend.configure(module:get_option_string("mail_servers_file", "/etc/nauthilus_backend.yml"))
+nauthilus_backend.start()
+
+module:provides("http", {
+  route = {
+    GET = function(event)
+      local alive = {}
+      for index, server in ipairs(nauthilus_backend.get_backend_servers()) do
+        alive[index] = { protocol = server.protocol, ip = server.ip, port = server.port }
+      end
+      event.response.headers.content_type = "application/json"
+      return json.encode({ alive = alive })
+    end,
+  },
+})
