@@ -27,7 +27,7 @@ ROWS = [
     ["engine::verdicts"],
     ["engine::state_file", "engine::routing"],
     ["engine::active"],
-    ["engine::metrics", "engine::page", "engine::scheduler"],
+    ["engine::cluster", "engine::metrics", "engine::page", "engine::scheduler"],
     ["engine::process"],
     ["abi"],
     ["lua"],

@@ -1,11 +1,25 @@
 //! The scripts that run inside Redis: their arguments and their answers. No I/O.
 //!
-//! All times are microseconds of Redis's clock since 1970. A script that finds its deadline in the
-//! past writes nothing.
+//! All times are microseconds of Redis's clock since 1970; the scripts count milliseconds. A script
+//! that finds its deadline in the past writes nothing.
+//!
+//! All keys have the prefix in braces, Redis Cluster's hash tag: a script may use the keys of one
+//! server only, and a login reads the registrations of machines beside the user's record.
 
-use std::time::Duration;
+mod answer;
+mod flush;
+mod login;
+mod operate;
+mod sync;
 
+use hmac::{Hmac, KeyInit, Mac};
 use redis::Value;
+use sha2::{Digest, Sha256};
+
+pub use flush::{FlushAnswer, FlushStep};
+pub use login::{LoginAnswer, LoginHow, LoginRequest, SeenNode};
+pub use operate::{Forget, Hold, MoveUser, Operated, Touch, Touched};
+pub use sync::{ClusterSetting, NodeCount, OtherMachine, OwnNode, Sync, Synced};
 
 /// A call of one script.
 pub trait ScriptCall {
@@ -16,12 +30,24 @@ pub trait ScriptCall {
     /// The keys that the script uses, all with one hash tag. `prefix` is the configured one.
     fn keys(&self, prefix: &str) -> Vec<Vec<u8>>;
 
+    /// The arguments, as the head of the script's file describes them.
     fn arguments(&self) -> Vec<Vec<u8>>;
 
     /// # Errors
     /// What is wrong with the answer: it is not one of this script.
     fn parse(&self, answer: Value) -> Result<Self::Answer, BadAnswer>;
 }
+
+/// The source of a script: what all of them share, then its own file.
+macro_rules! source {
+    ($file:literal) => {
+        concat!(
+            include_str!("../scripts/common.lua"),
+            include_str!(concat!("../scripts/", $file))
+        )
+    };
+}
+use source;
 
 /// An answer that the script cannot have given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,81 +57,175 @@ pub struct BadAnswer(pub &'static str);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserDigest(pub String);
 
-/// A node as this machine sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenNode {
-    pub name: String,
-    /// Whether the node has a target that matches the filter, in a pool of the filter.
-    pub matches: bool,
-    pub usable: bool,
-    /// Whether it may be given new users: it has a weight and is not draining.
-    pub takes_new: bool,
-    /// When its drain began; 0: it is not draining.
-    pub drain_since: u64,
+impl UserDigest {
+    /// The digest of a user's key. With a secret nobody who reads the store can find out, by
+    /// hashing the names of users, which of them it has.
+    pub fn of(user_key: &[u8], secret: Option<&[u8]>) -> Self {
+        let bytes = match secret.map(Hmac::<Sha256>::new_from_slice) {
+            Some(Ok(mut hmac)) => {
+                hmac.update(user_key);
+                hmac.finalize().into_bytes()
+            }
+            // HMAC takes a secret of any length, so this is the case without one.
+            Some(Err(_)) | None => Sha256::digest(user_key),
+        };
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
 }
 
-/// A login: which node the user is bound to, binding the user first where necessary.
-#[derive(Clone, Debug)]
-pub struct LoginRequest {
-    pub user: UserDigest,
-    /// Every node that this machine knows; first those that the filter matches, from the highest
-    /// score of the user down.
-    pub nodes: Vec<SeenNode>,
-    /// The binding that this machine remembers, for a store that has lost it.
-    pub remembered: Option<Remembered>,
-    pub deadline: u64,
-    pub retention: Duration,
-    pub move_delay: Duration,
-    pub min_stay: Duration,
-    pub drain_time: Duration,
-    /// `node_failover: move`; else a user of an unusable node is refused.
-    pub moves_on_failure: bool,
-    /// `verdicts: quorum`.
-    pub needs_quorum: bool,
-    /// The name under which this machine is registered.
-    pub machine: String,
-}
-
-/// A binding that a machine has read or made.
+/// A record that a machine has read or made, for a store that has lost it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
+    /// Empty: the user was released or forgotten, or is only held.
     pub node: String,
+    /// The node that the user was moved from; empty: none. `move_delay` and `min_stay` apply only
+    /// after a move.
+    pub from: String,
     pub since: u64,
     /// When it ends unless it is renewed; 0: never.
     pub until: u64,
+    /// Until when the user is held; 0: the user is not.
+    pub held: u64,
     pub generation: u64,
 }
 
-/// A binding in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A user's record in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
+    /// Empty: the user is not bound.
     pub node: String,
     /// The node that the user was moved from; empty: none.
     pub from: String,
     pub since: u64,
     /// When it ends unless it is renewed; 0: never.
     pub until: u64,
+    /// Until when the user is held; 0: the user is not.
+    pub held: u64,
     pub generation: u64,
-    /// Why the user was moved there.
+    /// Why the user was moved or bound there.
     pub reason: String,
+    /// Who moved or bound the user: an operator, or the name of a machine.
     pub by: String,
 }
 
-/// What a login did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoginHow {
-    New,
-    Bound,
-    Moved,
-    Pinned,
+impl Binding {
+    /// What a machine remembers of it.
+    pub fn remembered(&self) -> Remembered {
+        Remembered {
+            node: self.node.clone(),
+            from: self.from.clone(),
+            since: self.since,
+            until: self.until,
+            held: self.held,
+            generation: self.generation,
+        }
+    }
 }
 
-/// The answer to a [`LoginRequest`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LoginAnswer {
-    Bound(LoginHow, Binding),
-    /// No server, and why: one of the promised reasons.
-    None(String),
-    /// The deadline was over; nothing was written.
-    Late,
+/// The key of a user's record.
+pub fn user_record(prefix: &str, user: &UserDigest) -> Vec<u8> {
+    format!("{{{prefix}}}:user:{}", user.0).into_bytes()
+}
+
+/// A pattern of SCAN for the records of all users.
+fn user_records(prefix: &str) -> String {
+    let mut pattern = String::from("{");
+    for letter in prefix.chars() {
+        if matches!(letter, '*' | '?' | '[' | ']' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(letter);
+    }
+    pattern + "}:user:*"
+}
+
+/// The keys that every script gets first, then those of the users.
+fn keys<'u>(prefix: &str, users: impl IntoIterator<Item = &'u UserDigest>) -> Vec<Vec<u8>> {
+    let shared = ["store", "machines", "users"].map(|name| format!("{{{prefix}}}:{name}"));
+    let users = users.into_iter().map(|user| user_record(prefix, user));
+    shared
+        .map(String::into_bytes)
+        .into_iter()
+        .chain(users)
+        .collect()
+}
+
+/// The arguments of a script, in order.
+#[derive(Default)]
+struct Arguments(Vec<Vec<u8>>);
+
+impl Arguments {
+    /// Every script gets its deadline first.
+    fn new(deadline: u64) -> Self {
+        Self::default().time(deadline)
+    }
+
+    fn text(mut self, text: &str) -> Self {
+        self.0.push(text.as_bytes().to_vec());
+        self
+    }
+
+    fn number(self, number: u64) -> Self {
+        self.text(itoa::Buffer::new().format(number))
+    }
+
+    fn flag(self, flag: bool) -> Self {
+        self.text(if flag { "1" } else { "0" })
+    }
+
+    fn time(self, us: u64) -> Self {
+        self.number(us / US_PER_MS)
+    }
+
+    fn duration(self, duration: std::time::Duration) -> Self {
+        self.number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn remembered(self, remembered: Option<&Remembered>) -> Self {
+        let Some(one) = remembered else {
+            return (0..6).fold(self, |arguments, _| arguments.text(""));
+        };
+        self.number(one.generation)
+            .text(&one.node)
+            .time(one.since)
+            .time(one.until)
+            .text(&one.from)
+            .time(one.held)
+    }
+}
+
+/// Microseconds in a millisecond.
+const US_PER_MS: u64 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_are_the_published_ones() {
+        // FIPS 180-2, appendix B.1; RFC 4231, test case 2.
+        assert_eq!(
+            UserDigest::of(b"abc", None).0,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        assert_eq!(
+            UserDigest::of(b"what do ya want for nothing?", Some(b"Jefe")).0,
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+
+    #[test]
+    fn a_pattern_matches_the_prefix_literally() {
+        assert_eq!(user_records("a*b[c]"), r"{a\*b\[c\]}:user:*");
+    }
+
+    #[test]
+    fn all_keys_of_a_script_have_one_hash_tag() {
+        let keys = keys("mail", [&UserDigest("ab".to_owned())]);
+        assert!(
+            keys.iter().all(|key| key.starts_with(b"{mail}:")),
+            "{keys:?}"
+        );
+        assert_eq!(keys.last().map(Vec::as_slice), Some(&b"{mail}:user:ab"[..]));
+    }
 }

@@ -1,0 +1,190 @@
+-- Functions that all scripts share. Redis runs a script as one step: no other command runs in between.
+--
+-- All keys of a script have one hash tag, so that they are on one server of a Redis Cluster:
+--   KEYS[1]   hash: generation, born (when the store was empty last), and per node level, in, out
+--   KEYS[2]   sorted set: the machines, by the time at which their registration ends; a hash for
+--             each of them has this name, a colon and the machine's name
+--   KEYS[3]   the beginning of the keys of the nodes' users: a colon and the node's name follow
+--   KEYS[4…]  the users' hashes; a user's key ends with the digest of the user's name
+--
+-- Times are milliseconds of Redis's clock since 1970, generations are its microseconds or more.
+
+local STORE, MACHINES, USERS = KEYS[1], KEYS[2], KEYS[3]
+
+local time = redis.call('TIME')
+local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
+local now = math.floor(now_us / 1000)
+
+-- A number as decimal digits: tostring writes 1.7e+15.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+-- The user's record. No record reads as one without a node and with generation 0.
+local function read(key)
+  local field = redis.call('HMGET', key, 'node', 'since', 'until', 'from', 'reason', 'by', 'generation',
+    'keep', 'held', 'home')
+  return {
+    node = field[1] or '',
+    since = tonumber(field[2]) or 0,
+    ['until'] = tonumber(field[3]) or 0,
+    from = field[4] or '',
+    reason = field[5] or '',
+    by = field[6] or '',
+    generation = tonumber(field[7]) or 0,
+    keep = field[8] == '1',
+    held = tonumber(field[9]) or 0,
+    -- Empty: it is the node.
+    home = field[10] or '',
+    has_home = field[10] and true,
+  }
+end
+
+-- Whether the record still says something: a binding, a release or a hold that has not ended.
+local function is_in_force(record)
+  return record.keep or record['until'] > now or record.held > now
+end
+
+-- The record of the key, or the one that the machine remembers where that is newer: the store has lost
+-- it, or has fallen back to an older copy. In ARGV from `first` on: its generation, node, since, until (0: it
+-- is kept without end), from, held. The second result is true where the remembered record has to be written.
+local function read_or_remembered(key, first)
+  local stored = read(key)
+  local generation = tonumber(ARGV[first]) or 0
+  if generation <= stored.generation then
+    return stored, false
+  end
+  local remembered = {
+    replaces = stored.node,
+    generation = generation,
+    node = ARGV[first + 1],
+    since = tonumber(ARGV[first + 2]) or 0,
+    ['until'] = tonumber(ARGV[first + 3]) or 0,
+    from = ARGV[first + 4],
+    held = tonumber(ARGV[first + 5]) or 0,
+    keep = ARGV[first + 1] ~= '' and ARGV[first + 3] == '0',
+    reason = 'remembered',
+    by = '',
+    home = stored.home,
+    has_home = stored.has_home,
+  }
+  if not is_in_force(remembered) then
+    -- The next generation has to be above it nevertheless.
+    stored.generation = generation
+    return stored, false
+  end
+  return remembered, true
+end
+
+-- The binding ends with `until`, whether Redis has removed the key yet or not.
+local function drop_if_over(record)
+  if not record.keep and record['until'] <= now then
+    record.node, record.from = '', ''
+  end
+end
+
+local function note_generation(generation)
+  redis.call('HSET', STORE, 'generation', digits(generation))
+  redis.call('HSETNX', STORE, 'born', digits(now))
+end
+
+local function last_generation()
+  return tonumber(redis.call('HGET', STORE, 'generation')) or 0
+end
+
+-- A generation above every one before it, also where the clock went back or the store lost its data.
+local function next_generation(previous)
+  local generation = math.max(previous + 1, last_generation() + 1, now_us)
+  note_generation(generation)
+  return generation
+end
+
+-- How many users a node has is estimated from a sample, so that its memory is bounded: the users whose
+-- digest is a multiple of 2^level. The level rises by one whenever the sample has become too large.
+local SAMPLE = 4096
+
+local function is_in_sample(member, level)
+  return tonumber(string.sub(member, 1, 8), 16) % 2 ^ level == 0
+end
+
+local function member_of(key)
+  return string.sub(string.match(key, '[^:]*$'), 1, 16)
+end
+
+local function count_in(node, key, ends)
+  local member = member_of(key)
+  local level = tonumber(redis.call('HGET', STORE, 'level:' .. node)) or 0
+  if not is_in_sample(member, level) then
+    return
+  end
+  local sample = USERS .. ':' .. node
+  -- Not where Redis has no memory left: the estimate may be wrong, a login may not fail for it.
+  local added = redis.pcall('ZADD', sample, digits(ends), member)
+  if type(added) ~= 'number' then
+    return
+  end
+  redis.call('PEXPIREAT', sample, digits(ends))
+  if added == 1 and redis.call('ZCARD', sample) > SAMPLE then
+    level = level + 1
+    for _, one in ipairs(redis.call('ZRANGE', sample, 0, -1)) do
+      if not is_in_sample(one, level) then
+        redis.call('ZREM', sample, one)
+      end
+    end
+    redis.call('HSET', STORE, 'level:' .. node, digits(level))
+  end
+end
+
+local function count_out(node, key)
+  if node ~= '' then
+    redis.call('ZREM', USERS .. ':' .. node, member_of(key))
+  end
+end
+
+-- Where hashing would put the user, only where that is another node: most records are shorter so.
+local function write_home(key, record)
+  if record.home ~= '' and record.home ~= record.node then
+    redis.call('HSET', key, 'home', record.home)
+  elseif record.has_home then
+    redis.call('HDEL', key, 'home')
+  end
+end
+
+local function write(key, record)
+  if record.replaces and record.replaces ~= record.node then
+    count_out(record.replaces, key)
+  end
+  redis.call('HSET', key, 'node', record.node, 'since', digits(record.since),
+    'until', record.keep and '' or digits(record['until']), 'from', record.from, 'reason', record.reason,
+    'by', record.by, 'generation', digits(record.generation))
+  if record.keep then
+    redis.call('HSET', key, 'keep', '1')
+  else
+    redis.call('HDEL', key, 'keep')
+  end
+  if record.held > now then
+    redis.call('HSET', key, 'held', digits(record.held))
+  else
+    redis.call('HDEL', key, 'held', 'held_reason', 'held_by')
+  end
+  write_home(key, record)
+  if record.keep then
+    redis.call('PERSIST', key)
+  else
+    redis.call('PEXPIREAT', key, digits(math.max(record['until'], record.held, record.remains or 0)))
+  end
+end
+
+-- What every script about one user returns.
+local function answer(outcome, record, has_moved)
+  return {
+    outcome, has_moved and '1' or '0', record.node, digits(record.since),
+    record.keep and '0' or digits(record['until']), record.from, record.reason, record.by,
+    digits(record.generation), digits(record.held), digits(now_us),
+  }
+end
+
+-- ARGV[1] is the deadline. The machine has given another answer by then, so nothing may change any more.
+if tonumber(ARGV[1]) < now then
+  return { 'late', digits(now_us) }
+end

@@ -1,0 +1,20 @@
+-- An operator unbinds one user, KEYS[4]. The record stays without a node for as long as a machine may
+-- remember the binding, so that none writes it back.
+--
+--   ARGV[2]  reason, ARGV[3] by whom, ARGV[4] retention
+--   ARGV[5…] the record that the machine remembers
+
+local key = KEYS[4]
+local record = read_or_remembered(key, 5)
+drop_if_over(record)
+local left = record.node
+record.node, record.since, record.keep = '', now, false
+if left ~= '' then
+  record.from = left
+end
+record['until'] = now + tonumber(ARGV[4])
+record.reason, record.by = ARGV[2], ARGV[3]
+record.generation = next_generation(record.generation)
+write(key, record)
+count_out(left, key)
+return answer(left ~= '' and 'forgotten' or 'not bound', record, left ~= '')

@@ -1,0 +1,19 @@
+-- An operator keeps one user, KEYS[4], from every node for some time.
+--
+--   ARGV[2]  for how long, 0 ends a hold
+--   ARGV[3]  reason, ARGV[4] by whom
+--   ARGV[5…] the record that the machine remembers
+
+local key = KEYS[4]
+local record = read_or_remembered(key, 5)
+drop_if_over(record)
+local duration = tonumber(ARGV[2])
+-- The record of a user without a binding stays as long as a machine may remember a hold that ends now.
+record.remains = math.max(record.held, now + 1000)
+record.held = duration > 0 and now + duration or 0
+record.generation = next_generation(record.generation)
+write(key, record)
+if duration > 0 then
+  redis.call('HSET', key, 'held_reason', ARGV[3], 'held_by', ARGV[4])
+end
+return answer(duration > 0 and 'held' or 'released', record)

@@ -1,0 +1,191 @@
+-- A login of one user, KEYS[4]: finds the user's node, and binds, renews or moves.
+--
+--   ARGV[2]   'login', or 'explain': the same answer, but nothing is written
+--   ARGV[3]   the machine's name
+--   ARGV[4]   retention, ARGV[5] move_delay, ARGV[6] min_stay
+--   ARGV[7]   node_failover: 'move' or 'refuse'
+--   ARGV[8]   verdicts: 'own' or 'quorum'
+--   ARGV[9]   the node for a new binding, or empty, and ARGV[10] why there is none
+--   ARGV[11]  the node that rendezvous hashing gives the user while all nodes are usable
+--   ARGV[12]  the nodes that the machine knows. Each is a line feed, the name, a tab, and:
+--             u usable, d not; m a target matches the filter, n none does, x not in the filter's pools;
+--             when the drain of the node ends its users' bindings, 0: it is not draining
+--   ARGV[13…] the record that the machine remembers, as read_or_remembered reads it
+
+local key = KEYS[4]
+local is_dry = ARGV[2] == 'explain'
+local machine, retention, move_delay, min_stay = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local failover, verdicts, choice, no_choice, home = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local nodes = ARGV[12]
+
+local record, is_refilled = read_or_remembered(key, 13)
+
+-- Ends the script without a change of the binding; a remembered record is written.
+local function as_it_is(outcome)
+  if is_refilled and not is_dry then
+    note_generation(math.max(record.generation, last_generation()))
+    write(key, record)
+    if record.node ~= '' then
+      count_in(record.node, key, record.keep and now + retention or record['until'])
+    end
+  end
+  return answer(outcome, record)
+end
+
+local function bind(reason, by)
+  local left = record.node
+  local from = left ~= '' and left or record.from
+  if from == choice then
+    from = ''
+  end
+  record.node, record.from, record.since = choice, from, now
+  record['until'], record.home = now + retention, home
+  record.reason, record.by = reason, by
+  if is_dry then
+    record.generation = math.max(record.generation + 1, now_us)
+  else
+    record.generation = next_generation(record.generation)
+    write(key, record)
+    count_out(left, key)
+    count_in(choice, key, record['until'])
+    if from ~= '' then
+      redis.call('HINCRBY', STORE, 'out:' .. from, 1)
+      redis.call('HINCRBY', STORE, 'in:' .. choice, 1)
+    end
+  end
+  if from == '' then
+    return answer('new', record)
+  end
+  return answer(move_delay > 0 and 'moving' or 'moved', record, true)
+end
+
+-- The machines whose registration has not ended: the text with the state of each of their nodes.
+local function living_machines()
+  local texts = {}
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', MACHINES, '(' .. digits(now), '+inf')) do
+    texts[name] = redis.call('HGET', MACHINES .. ':' .. name, 'nodes') or ''
+  end
+  return texts
+end
+
+-- Whether the store was empty a moment ago, so that machines may be missing that live.
+local function is_young()
+  local born = tonumber(redis.call('HGET', STORE, 'born'))
+  return not born or now < born + 10000
+end
+
+local function is_known_elsewhere(node)
+  for _, text in pairs(living_machines()) do
+    if string.find(text, '\n' .. node .. '\t', 1, true) then
+      return true
+    end
+  end
+  return is_young()
+end
+
+-- Whether more than half of the living machines find the node unusable. This one does.
+local function is_given_up(node)
+  local machines = living_machines()
+  machines[machine] = '\n' .. node .. '\td'
+  local all, against = 0, 0
+  for _, text in pairs(machines) do
+    all = all + 1
+    if string.find(text, '\n' .. node .. '\td', 1, true) then
+      against = against + 1
+    end
+  end
+  return against * 2 > all and not is_young()
+end
+
+drop_if_over(record)
+if record.held > now then
+  return as_it_is('held')
+end
+if record.node == '' then
+  if choice == '' then
+    return as_it_is(no_choice)
+  end
+  -- A released user who comes back to the same node has not moved.
+  if record.from ~= '' and record.from ~= choice then
+    return bind(record.reason, record.by)
+  end
+  return bind('login', machine)
+end
+
+local has_moved = record.from ~= ''
+if has_moved and now < record.since + move_delay then
+  return as_it_is('moving')
+end
+local is_settling = has_moved and now < record.since + min_stay
+
+local why
+local usable, scope, drain_end
+local at = string.find(nodes, '\n' .. record.node .. '\t', 1, true)
+if at then
+  usable, scope, drain_end = string.match(nodes, '^(%a)(%a)(%d+)', at + #record.node + 2)
+  drain_end = tonumber(drain_end)
+end
+if not at then
+  if record.keep or is_known_elsewhere(record.node) then
+    return as_it_is('unknown node')
+  elseif is_settling then
+    return as_it_is('unstable')
+  end
+  why = 'unknown node'
+elseif scope == 'n' then
+  return as_it_is('no such protocol')
+elseif usable == 'd' and (verdicts == 'own' or is_given_up(record.node)) then
+  if record.keep then
+    return as_it_is('pinned to')
+  elseif is_settling then
+    return as_it_is('unstable')
+  elseif failover == 'refuse' then
+    return as_it_is('unusable')
+  end
+  why = 'unusable'
+elseif record.keep then
+  if not is_dry then
+    count_in(record.node, key, now + retention)
+  end
+  return as_it_is('pinned')
+elseif scope == 'x' then
+  if is_settling then
+    return as_it_is('unstable')
+  end
+  why = 'another pool'
+elseif drain_end > 0 and drain_end <= now and not is_settling then
+  why = 'drain'
+end
+
+if why and choice == '' then
+  return as_it_is(no_choice)
+elseif why and choice ~= record.node then
+  return bind(why, machine)
+end
+
+if drain_end and drain_end > 0 then
+  local reply = as_it_is('bound')
+  reply[5] = digits(math.min(record['until'], math.max(drain_end, now)))
+  return reply
+end
+if is_dry then
+  return answer('bound', record)
+end
+local stored_until = record['until']
+record['until'], record.home = now + retention, home
+if is_refilled then
+  return as_it_is('bound')
+end
+local renewed = redis.pcall('HSET', key, 'until', digits(record['until']))
+if type(renewed) == 'table' and renewed.err then
+  -- Without memory for the renewal the binding still counts. Any other error is the caller's.
+  if not string.find(renewed.err, 'OOM', 1, true) then
+    return renewed
+  end
+  record['until'] = stored_until
+  return answer('bound', record)
+end
+write_home(key, record)
+redis.call('PEXPIREAT', key, digits(math.max(record['until'], record.held)))
+count_in(record.node, key, record['until'])
+return answer('bound', record)

@@ -1,0 +1,81 @@
+-- A machine says that it lives and what it knows, and learns what others know. Runs every few seconds,
+-- and before anything else on a new connection.
+--
+--   ARGV[2]  the machine's name
+--   ARGV[3]  the hash of the settings that all machines have to agree on
+--   ARGV[4]  for how long the registration counts
+--   ARGV[5]  its nodes: each is a line feed, the name, a tab, u usable or d not, and when the drain of the
+--            node ends its users' bindings, 0: it is not draining
+--   ARGV[6]  '1': the nodes' numbers of users are wanted
+--   ARGV[7]  the highest generation that it knows
+--   ARGV[8…] what operators set: the name of the setting, when it was set, and its text
+--
+-- Of two settings of one name the later one stays, here and on the machine.
+
+local machine, ttl, nodes = ARGV[2], tonumber(ARGV[4]), ARGV[5]
+note_generation(math.max(last_generation(), tonumber(ARGV[7]) or 0))
+
+redis.call('ZREMRANGEBYSCORE', MACHINES, '-inf', digits(now))
+redis.call('ZADD', MACHINES, digits(now + ttl), machine)
+redis.call('PEXPIRE', MACHINES, digits(ttl))
+local registration = MACHINES .. ':' .. machine
+redis.call('HSET', registration, 'hash', ARGV[3], 'nodes', nodes)
+redis.call('PEXPIRE', registration, digits(ttl))
+
+local machines = {}
+for _, name in ipairs(redis.call('ZRANGE', MACHINES, 0, -1)) do
+  machines[#machines + 1] = name
+  machines[#machines + 1] = redis.call('HGET', MACHINES .. ':' .. name, 'hash') or ''
+end
+
+-- Each value of the hash is the time at which it was set, a space, and the text.
+local SETTINGS = STORE .. ':settings'
+local given = {}
+for index = 8, #ARGV, 3 do
+  given[ARGV[index]] = { since = tonumber(ARGV[index + 1]), text = ARGV[index + 2] }
+end
+local settings = {}
+local stored = redis.call('HGETALL', SETTINGS)
+for index = 1, #stored, 2 do
+  local name = stored[index]
+  local since, text = string.match(stored[index + 1], '^(%d+) (.*)$')
+  since = tonumber(since) or 0
+  local mine = given[name]
+  if mine and mine.since <= since then
+    given[name] = nil
+  end
+  if since > 0 and not (mine and mine.since >= since) then
+    settings[#settings + 1] = name
+    settings[#settings + 1] = digits(since)
+    settings[#settings + 1] = text
+  end
+end
+for name, setting in pairs(given) do
+  redis.call('HSET', SETTINGS, name, digits(setting.since) .. ' ' .. setting.text)
+end
+
+local counts = {}
+if ARGV[6] == '1' then
+  for node, drain_end in string.gmatch(nodes, '\n([^\t]*)\t%a(%d+)') do
+    local sample = USERS .. ':' .. node
+    drain_end = tonumber(drain_end)
+    if drain_end > 0 and drain_end <= now then
+      -- The bindings that are left have ended.
+      redis.call('DEL', sample)
+    else
+      redis.call('ZREMRANGEBYSCORE', sample, '-inf', digits(now))
+    end
+    local size = redis.call('ZCARD', sample)
+    local field = redis.call('HMGET', STORE, 'level:' .. node, 'in:' .. node, 'out:' .. node)
+    if size == 0 and field[1] then
+      redis.call('HDEL', STORE, 'level:' .. node)
+    end
+    counts[#counts + 1] = node
+    counts[#counts + 1] = digits(size * 2 ^ (tonumber(field[1]) or 0))
+    counts[#counts + 1] = field[2] or '0'
+    counts[#counts + 1] = field[3] or '0'
+  end
+end
+
+local born = tonumber(redis.call('HGET', STORE, 'born')) or now
+return { 'synced', digits(now_us), digits(last_generation()), digits(born), machines, settings, counts }

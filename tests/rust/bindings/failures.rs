@@ -1,0 +1,216 @@
+//! A store that loses data, has no memory left, or whose clock goes back.
+
+use nauthilus_backend::engine::cluster::script::{
+    LoginAnswer, LoginHow, Operated, Remembered, UserDigest, user_record,
+};
+
+use super::requests::{RETENTION, alice, binding, seen, user};
+use super::server::{PREFIX, SECOND, Server};
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_record_is_readable() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    server.run(&server.move_to("b", true));
+    server.run(&server.hold(60));
+    let expected = [
+        ("node", "b"),
+        ("from", "a"),
+        ("since", "4102444800000"),
+        ("until", ""),
+        ("reason", "asked for"),
+        ("by", "ann"),
+        ("keep", "1"),
+        ("held", "4102444860000"),
+        ("held_reason", "mailbox repair"),
+        ("held_by", "ann"),
+        // The first login has the clock's time, each change after it one more.
+        ("generation", "4102444800000002"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(server.field(&alice(), name), value, "{name}");
+    }
+    let key = String::from_utf8(user_record(PREFIX, &alice())).unwrap();
+    assert_eq!(key, format!("{{{PREFIX}}}:user:{}", alice().0));
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn generations_never_go_back() {
+    let mut server = Server::start();
+    let first = binding(server.run(&server.login(&[seen("a")]))).generation;
+    assert_eq!(first, server.now);
+    // The clock goes back, as that of another server may after a failover.
+    server.set_clock(server.now - 3_600 * SECOND);
+    let other = server.login(&[seen("a")]);
+    let other = binding(
+        server.run(&nauthilus_backend::engine::cluster::script::LoginRequest {
+            user: user("bob"),
+            ..other
+        }),
+    );
+    assert_eq!(other.generation, first + 1);
+    // The data is lost, the machine still knows a later generation than the clock.
+    let remembered = server.remembered();
+    server.empty();
+    let mut login = server.login(&[seen("b"), seen("a")]);
+    login.remembered = Some(remembered.clone());
+    let back = binding(server.run(&login));
+    assert_eq!((back.node.as_str(), back.generation), ("a", first));
+    let moved = server.run(&server.move_to("b", false));
+    let Operated::Done { binding: moved, .. } = moved else {
+        panic!("{moved:?}")
+    };
+    assert!(moved.generation > first);
+    // Also one that has ended by itself, and can no longer be written back.
+    server.empty();
+    let mut login = server.login(&[seen("b")]);
+    login.remembered = Some(Remembered {
+        until: server.now,
+        ..remembered
+    });
+    let new = binding(server.run(&login));
+    assert_eq!(new.node, "b");
+    assert!(new.generation > first);
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn what_an_operator_undid_stays_undone() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    let remembered = server.remembered();
+    for undo in ["forget", "hold ended"] {
+        let before = match undo {
+            "forget" => {
+                server.run(&server.forget());
+                remembered.clone()
+            }
+            _ => {
+                server.run(&server.forget());
+                server.run(&server.hold(600));
+                let held = server.remembered();
+                server.run(&server.hold(0));
+                held
+            }
+        };
+        server.pass(5);
+        // Another machine still remembers what was before.
+        let mut login = server.login(&[seen("a")]);
+        login.remembered = Some(before);
+        let answer = server.run(&login);
+        assert!(
+            matches!(&answer, LoginAnswer::Bound(LoginHow::New, _)),
+            "{undo}: {answer:?}"
+        );
+    }
+    // A hold of a user without a record: the end of it is known for as long as the hold was to last.
+    server.empty();
+    server.run(&server.hold(600));
+    let held = server.remembered();
+    server.run(&server.hold(0));
+    let mut login = server.login(&[seen("a")]);
+    login.remembered = Some(held);
+    let answer = server.run(&login);
+    assert!(
+        matches!(&answer, LoginAnswer::Bound(LoginHow::New, _)),
+        "{answer:?}"
+    );
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn min_stay_counts_on_after_the_data_was_lost() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("c")]));
+    server.run(&server.move_to("a", false));
+    let remembered = server.remembered();
+    server.empty();
+    server.pass(30);
+    let mut dead = seen("a");
+    dead.usable = false;
+    let mut login = server.login(&[dead, seen("b")]);
+    login.remembered = Some(remembered);
+    let answer = server.run(&login);
+    assert!(
+        matches!(&answer, LoginAnswer::None { reason, .. } if reason == "unstable"),
+        "{answer:?}"
+    );
+    server.pass(30);
+    let answer = server.run(&login_later(&server, &login));
+    assert_eq!(binding(answer).node, "b");
+}
+
+fn login_later(
+    server: &Server,
+    login: &nauthilus_backend::engine::cluster::script::LoginRequest,
+) -> nauthilus_backend::engine::cluster::script::LoginRequest {
+    let mut login = login.clone();
+    login.deadline = server.now + SECOND;
+    login
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_login_waits_for_no_move_delay_where_there_is_none() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    let mut dead = seen("a");
+    dead.usable = false;
+    let mut login = server.login(&[dead, seen("b")]);
+    login.move_delay = std::time::Duration::ZERO;
+    match server.run(&login) {
+        LoginAnswer::Bound(LoginHow::Moved, binding) => {
+            assert_eq!((binding.from.as_str(), binding.node.as_str()), ("a", "b"));
+            assert_eq!(
+                (binding.reason.as_str(), binding.by.as_str()),
+                ("unusable", "proxy1")
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn without_memory_bindings_are_answered_and_none_is_made() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    let until = server.number(&alice(), "until");
+    server.pass(10);
+    let set = ["CONFIG", "SET", "maxmemory", "1"];
+    server.command(&set).unwrap();
+    let before = server.dump();
+    let answer = server.run(&server.login(&[seen("b"), seen("a")]));
+    assert_eq!(binding(answer).until, until * 1_000);
+    let mut other = server.login(&[seen("b")]);
+    other.user = UserDigest::of(b"bob", None);
+    let error = server.try_run(&other).unwrap_err().to_string();
+    assert!(
+        error.contains("OOM") || error.contains("maxmemory"),
+        "{error}"
+    );
+    assert_eq!(server.dump(), before);
+    server
+        .command(&["CONFIG", "SET", "maxmemory", "0"])
+        .unwrap();
+    let answer = binding(server.run(&server.login(&[seen("a")])));
+    let retention = u64::try_from(RETENTION.as_micros()).unwrap();
+    assert_eq!(answer.until, server.now + retention);
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_replica_answers_no_login() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    // Port 1 of loopback: there is no primary, so the data stays as it is.
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    let error = server.try_run(&server.login(&[seen("a")])).unwrap_err();
+    assert!(
+        error.to_string().to_lowercase().contains("read only")
+            || error.to_string().contains("READONLY"),
+        "{error}"
+    );
+}

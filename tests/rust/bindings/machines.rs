@@ -1,0 +1,168 @@
+//! Machines that know of each other: registrations, quorum, operators' settings.
+
+use nauthilus_backend::engine::cluster::script::{
+    ClusterSetting, LoginAnswer, OtherMachine, Sync, Synced,
+};
+
+use super::requests::{alice, binding, seen};
+use super::server::Server;
+
+fn machines(server: &mut Server, sync: &Sync) -> Vec<OtherMachine> {
+    match server.run(sync) {
+        Synced::Done { machines, .. } => machines,
+        Synced::Late { .. } => panic!("the deadline was over"),
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn machines_learn_of_each_other_while_they_live() {
+    let mut server = Server::start();
+    let mut other = server.sync("proxy2", &[]);
+    other.config_hash = "another".to_owned();
+    server.run(&other);
+    let own = server.sync("proxy1", &[]);
+    let both = machines(&mut server, &own);
+    let names: Vec<_> = both
+        .iter()
+        .map(|one| (one.machine.as_str(), one.config_hash.as_str()))
+        .collect();
+    assert_eq!(names, [("proxy1", "same"), ("proxy2", "another")]);
+    server.pass(10);
+    let own = server.sync("proxy1", &[]);
+    let one = machines(&mut server, &own);
+    assert_eq!(one.len(), 1);
+}
+
+fn quorum_login(server: &mut Server) -> LoginAnswer {
+    let mut dead = seen("a");
+    dead.usable = false;
+    let mut login = server.login(&[dead, seen("b")]);
+    login.needs_quorum = true;
+    server.run(&login)
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn more_than_half_of_the_living_machines_give_a_node_up() {
+    for (others, gives_up) in [
+        (&[][..], true),
+        (&[true], false),
+        (&[false], true),
+        (&[true, false], true),
+        (&[true, true], false),
+        (&[true, true, false], false),
+        (&[true, false, false], true),
+    ] {
+        let mut server = Server::start();
+        server.run(&server.login(&[seen("a")]));
+        server.pass(100);
+        server.run(&server.sync("proxy1", &[("a", true)]));
+        for (number, usable) in others.iter().enumerate() {
+            let machine = format!("other{number}");
+            server.run(&server.sync(&machine, &[("a", *usable)]));
+        }
+        // One that ended is not asked.
+        let answer = binding(quorum_login(&mut server));
+        assert_eq!(answer.node == "b", gives_up, "{others:?}: {answer:?}");
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_store_that_was_empty_gives_no_node_up_before_all_machines_can_have_registered() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    let remembered = server.remembered();
+    server.empty();
+    server.run(&server.sync("proxy1", &[("b", true)]));
+    for (seconds, expected) in [(0, "unknown node a"), (9, "unknown node a"), (1, "")] {
+        server.pass(seconds);
+        let mut login = server.login(&[seen("b")]);
+        login.remembered = Some(remembered.clone());
+        let answer = server.run(&login);
+        match answer {
+            LoginAnswer::None {
+                reason, binding, ..
+            } if expected.is_empty() => {
+                assert_eq!((reason.as_str(), binding.node.as_str()), ("moving", "b"));
+            }
+            LoginAnswer::None { reason, .. } => assert_eq!(reason, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    server.empty();
+    server.run(&server.sync("proxy1", &[("a", true)]));
+    let mut dead = seen("a");
+    dead.usable = false;
+    let mut login = server.login(&[dead, seen("b")]);
+    login.needs_quorum = true;
+    login.remembered = Some(remembered);
+    assert_eq!(binding(server.run(&login)).node, "a");
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn of_two_settings_the_later_one_counts_everywhere() {
+    let mut server = Server::start();
+    let setting = |name: &str, since_ms, text: &str| ClusterSetting {
+        name: name.to_owned(),
+        since_ms,
+        text: text.to_owned(),
+    };
+    let sync = |server: &mut Server, machine: &str, settings: &[ClusterSetting]| {
+        let mut sync = server.sync(machine, &[]);
+        sync.settings = settings.to_vec();
+        match server.run(&sync) {
+            Synced::Done { settings, .. } => settings,
+            Synced::Late { .. } => panic!("the deadline was over"),
+        }
+    };
+    let drain = setting("state node:a", 20, "drain\nby ann");
+    let auto = setting("state node:a", 10, "auto");
+    let weight = setting("weight node:a", 5, "7");
+    assert_eq!(
+        sync(&mut server, "proxy1", &[drain.clone(), weight.clone()]),
+        []
+    );
+    // The earlier one is not taken, and the later one learnt.
+    assert_eq!(
+        sync(&mut server, "proxy2", &[auto, weight.clone()]),
+        [drain.clone()]
+    );
+    assert_eq!(
+        sync(&mut server, "proxy2", &[drain.clone(), weight.clone()]),
+        []
+    );
+    let mut all = sync(&mut server, "proxy3", &[]);
+    all.sort_by(|a, b| a.name.cmp(&b.name));
+    assert_eq!(all, [drain.clone(), weight.clone()]);
+    // A store that lost them gets them again from a machine that knows them.
+    server.empty();
+    sync(&mut server, "proxy1", &[drain.clone()]);
+    assert_eq!(sync(&mut server, "proxy3", &[weight]), [drain]);
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_machine_brings_its_highest_generation_back() {
+    let mut server = Server::start();
+    let mut sync = server.sync("proxy1", &[]);
+    sync.generation = server.now + 1_000;
+    let Synced::Done {
+        now,
+        generation,
+        born,
+        ..
+    } = server.run(&sync)
+    else {
+        panic!("the deadline was over")
+    };
+    assert_eq!(
+        (now, born, generation),
+        (server.now, server.now, server.now + 1_000)
+    );
+    let made = binding(server.run(&server.login(&[seen("a")])));
+    assert_eq!(made.generation, server.now + 1_001);
+    assert_eq!(server.field(&alice(), "by"), "proxy1");
+}
