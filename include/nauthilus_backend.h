@@ -410,8 +410,12 @@ nauthilus_backend_status nauthilus_backend_context_reset(
  * connect_interval, deep_interval, fast_interval, helo_name, failure_threshold,
  * recovery_threshold, panic_threshold, initial_state, max_concurrent_probes, expose_attributes,
  * state_file, state_max_age, tls_full_handshake_interval, cert_warn, log, node_usable,
- * node_down_after, node_up_after, user_key, master_separator, detail_separator, and
- * backend_servers, a list of targets.
+ * node_down_after, node_up_after, user_key, master_separator, detail_separator, drain_time,
+ * cluster, and backend_servers, a list of targets.
+ *
+ * The table cluster has the keys redis, username, password_file, sentinel_password_file,
+ * tls_ca_file, tls_cert_file, tls_key_file, prefix, timeout, retention, on_error, node_failover,
+ * move_delay, min_stay, verdicts, key_file.
  *
  * A target has the keys protocol, host, port, tls, tls_mode, tls_skip_verify, tls_server_name,
  * tls_ca_file, tls_cert_file, tls_key_file, tls_min_version, haproxy_v2, deep_check,

@@ -99,6 +99,26 @@ function dynamic_loader(name) end
 ---@field user_key? "lower"|"exact"|"local"|"domain"
 ---@field master_separator? string
 ---@field detail_separator? string
+---@field drain_time? nauthilus_backend.Duration
+---@field cluster? nauthilus_backend.Cluster Where bindings of users to nodes are kept.
+
+---@class nauthilus_backend.Cluster
+---@field redis string "redis://host", "rediss://host", "unix:/path", "redis+sentinel://host,host/service".
+---@field username? string
+---@field password_file? string
+---@field sentinel_password_file? string
+---@field tls_ca_file? string
+---@field tls_cert_file? string
+---@field tls_key_file? string
+---@field prefix? string
+---@field timeout? nauthilus_backend.Duration
+---@field retention? nauthilus_backend.Duration
+---@field on_error? "remembered"|"hash"|"refuse"
+---@field node_failover? "move"|"refuse"
+---@field move_delay? nauthilus_backend.Duration
+---@field min_stay? nauthilus_backend.Duration
+---@field verdicts? "own"|"quorum"
+---@field key_file? string
 
 ---@class nauthilus_backend.TargetStatus
 ---@field key string "imap://192.0.2.10:993"
@@ -360,9 +380,44 @@ function nauthilus_backend.report_failure(ip, port, reason) end
 ---@param user string
 ---@param filter? nauthilus_backend.Filter
 ---@return nauthilus_backend.Server? server
----@return string how "hash", or why there is none.
----@return { node: string, pool: string, degraded: boolean }? detail
+---@return string how "hash", "new", "bound", "moved", "pinned", "remembered", "fallback", or why there is none.
+---@return nauthilus_backend.RouteDetail? detail
 function nauthilus_backend.route(user, filter) end
+
+---@class nauthilus_backend.RouteDetail
+---@field node string
+---@field pool string
+---@field degraded boolean
+---@field from? string The node that the user was moved from.
+---@field since? number Seconds since 1970.
+---@field until? number Seconds since 1970; nil: without end.
+---@field reason? string
+---@field by? string
+
+---@class nauthilus_backend.Route
+local Route = {}
+---@return boolean
+function Route:done() end
+---What `route` returns; nothing while it is not known.
+---@return nauthilus_backend.Server? server
+---@return string? how
+---@return nauthilus_backend.RouteDetail? detail
+function Route:result() end
+---@return integer? fd
+---@return string? why
+function Route:fd() end
+---@param timeout? number Seconds.
+---@return true? done
+---@return "timeout"? why
+function Route:wait(timeout) end
+function Route:cancel() end
+
+---`route`, not waited for.
+---@param user string
+---@param filter? nauthilus_backend.Filter
+---@return nauthilus_backend.Route? route
+---@return string? why
+function nauthilus_backend.start_route(user, filter) end
 
 ---What decides on a user's server.
 ---@param user string

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::fs;
 
-use nauthilus_backend::engine::config::{SERVICE_KEYS, TARGET_KEYS, markdown};
+use nauthilus_backend::engine::config::{CLUSTER_KEYS, SERVICE_KEYS, TARGET_KEYS, markdown};
 
 #[test]
 fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Error>> {
@@ -14,6 +14,7 @@ fn the_configuration_keys_are_documented_as_they_are() -> Result<(), Box<dyn Err
     let mut after = before.clone();
     for (what, table) in [
         ("service keys", markdown(SERVICE_KEYS)),
+        ("cluster keys", markdown(CLUSTER_KEYS)),
         ("target keys", markdown(TARGET_KEYS)),
     ] {
         after = with_table(&after, what, &table)
@@ -41,6 +42,7 @@ fn the_header_and_the_lua_types_name_every_key() -> Result<(), Box<dyn Error>> {
             "backend_server_monitoring has the keys",
             "Config",
         ),
+        (CLUSTER_KEYS, "The table cluster has the keys", "Cluster"),
         (TARGET_KEYS, "A target has the keys", "Target"),
     ] {
         let part = header.split_once(in_c).ok_or("the header lists no keys")?.1;

@@ -52,6 +52,7 @@ fn config(targets: Vec<Arc<Target>>) -> Config {
         max_concurrent_probes: 16,
         expose_attributes: Vec::new(),
         routing: RoutingSettings::default(),
+        cluster: None,
         state_file: None,
         state_max_age: Duration::from_secs(300),
         tls_full_handshake_interval: Duration::from_secs(3600),

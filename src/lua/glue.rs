@@ -34,6 +34,7 @@ const PARTS: &[Part] = &[
     part!("nginx", "hosts/nginx.lua"),
     part!("host", "host.lua"),
     part!("servers", "servers.lua"),
+    part!("stored_routes", "stored_routes.lua"),
     part!("routing", "routing.lua"),
     part!("monitor", "monitor.lua"),
     part!("operators", "operators.lua"),

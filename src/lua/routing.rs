@@ -7,10 +7,14 @@ use super::servers::fields;
 use crate::engine::active::{ActiveConfig, NodeStatus};
 use crate::engine::config::{Value as ConfigValue, nearest};
 use crate::engine::process::current;
+use crate::engine::process::routed::RoutedServer;
 use crate::engine::routing::{Candidate, FieldKind, FieldValue, Filter, NoRoute, ServerField};
 
 pub(super) const NATIVES: Items = &[
     ("route", config_native!(route)),
+    ("route_begin", config_native!(route_begin)),
+    ("route_result", native!(route_result)),
+    ("route_give_up", native!(route_give_up)),
     ("explain_route", config_native!(explain_route)),
     ("nodes", native!(nodes)),
 ];
@@ -22,7 +26,8 @@ const POOL: &str = "pool";
 /// long as the epoch does not change, the target's `ip`, node, pool, whether the route is degraded, and
 /// the server's fields unless `brief` is true.
 ///
-/// Or nil and why there is no server; or nil, nil and what is wrong with the filter.
+/// Or nil and why there is no server; nil, nil and what is wrong with the filter; or false where users are
+/// bound to servers in a store.
 fn route(args: &Args) -> Answer {
     let user = match args.bytes(1) {
         Ok(user) => user,
@@ -30,6 +35,9 @@ fn route(args: &Args) -> Answer {
     };
     let found = with_filter(args, 2, |filter| {
         let active = active(args, 3)?;
+        if active.config.cluster.is_some() {
+            return Ok(vec![false.into()]);
+        }
         let route = active
             .route(user, filter)
             .map_err(|why| Problem::NoServer(why.text().into()))?;
@@ -55,6 +63,68 @@ fn route(args: &Args) -> Answer {
         ])
     });
     answer(found)
+}
+
+/// `route_begin(user, filter or nil, may_start)`: a handle of the route that was begun, and for how many
+/// seconds to wait for it at most; or the same errors as `route`. Without a store the route is done.
+fn route_begin(args: &Args) -> Answer {
+    let user = match args.bytes(1) {
+        Ok(user) => user,
+        Err(refused) => return Answer::Raised(refused),
+    };
+    let begun = with_filter(args, 2, |filter| {
+        let active = active(args, 3)?;
+        let settings = active.config.cluster.as_ref();
+        let timeout = settings.map_or(0.0, |settings| settings.timeout.as_secs_f64());
+        let begun = current().start_route(&active, user, filter.clone());
+        Ok(vec![
+            begun.map_err(Problem::NoServer)?.into(),
+            timeout.into(),
+        ])
+    });
+    answer(begun)
+}
+
+/// `route_result(handle)`: the server's fields, how it was chosen, and the details; or nil and why there
+/// is no server; nothing while that is not known.
+fn route_result(args: &Args) -> Answer {
+    args.check(1).map_or_else(Answer::Raised, |check| {
+        check.route_result().map_or(Answer::Nothing, routed)
+    })
+}
+
+/// `route_give_up(handle)`: the same without the store, if it is not known by now.
+fn route_give_up(args: &Args) -> Answer {
+    args.check(1).map_or_else(Answer::Raised, |check| {
+        check.give_up_route().map_or(Answer::Nothing, routed)
+    })
+}
+
+fn routed(result: Result<RoutedServer, String>) -> Answer {
+    let (server, routed, pool) = match result {
+        Ok(found) => found,
+        Err(why) => return Answer::Values(vec![LuaValue::Nil, why.into()]),
+    };
+    let given = |text: String| (!text.is_empty()).then_some(text).into();
+    let seconds = |us: u64| match us {
+        0 => LuaValue::Nil,
+        us => LuaValue::Float(us as f64 / 1e6),
+    };
+    let detail = vec![
+        ("node", routed.node.into()),
+        ("pool", pool.into()),
+        ("from", given(routed.from)),
+        ("since", seconds(routed.since_us)),
+        ("until", seconds(routed.until_us)),
+        ("reason", given(routed.reason)),
+        ("by", given(routed.by)),
+        ("degraded", routed.degraded.into()),
+    ];
+    Answer::Values(vec![
+        fields(&server),
+        routed.how.into(),
+        LuaValue::Table(detail),
+    ])
 }
 
 /// `explain_route(user, filter or nil, may_start)`: a table, or the same errors as `route`.

@@ -22,10 +22,12 @@ use super::verdicts::{
     Claim, Counter, Event, EventKind, Record, Sample, Slot, Standby, VerdictTable,
 };
 use crate::sys::clock;
+pub use cluster::{ClusterNotes, NodeUsers};
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
 pub use operators::{OperatorRequest, OperatorSettings};
 
+mod cluster;
 mod listing;
 mod lookup;
 mod names;
@@ -33,7 +35,7 @@ mod operators;
 mod routing;
 mod succession;
 
-pub use routing::NodeStatus;
+pub use routing::{NodeStatus, StoredStanding};
 
 /// The state file keeps start times in whole milliseconds of the wall clock, which NTP may slew:
 /// two times that differ by no more than this count as equal.
@@ -59,6 +61,7 @@ pub struct ActiveConfig {
     agreement: String,
     names: ArcSwap<KnownNames>,
     pub store: Option<Arc<Store>>,
+    cluster_notes: ArcSwap<ClusterNotes>,
 }
 
 /// The role of a process among those that serve the same configuration.

@@ -16,6 +16,8 @@ const NODE: &str = "node:";
 pub struct OperatorSettings {
     states: HashMap<String, OperatorState>,
     weights: HashMap<String, u16>,
+    /// When the states were set, in milliseconds since 1970.
+    since: HashMap<String, u64>,
 }
 
 impl OperatorSettings {
@@ -26,6 +28,19 @@ impl OperatorSettings {
         }
         let of = |what: &str| self.states.get(what).copied().unwrap_or_default();
         of(&target.key()).max(of(&format!("{NODE}{}", target.node())))
+    }
+
+    /// Since when the target or its node is draining, in milliseconds since 1970; 0: it is not.
+    pub fn drain_since_ms(&self, target: &Target) -> u64 {
+        if self.state_of(target) != OperatorState::Drain {
+            return 0;
+        }
+        let of = |what: &str| {
+            let is_drain = self.states.get(what) == Some(&OperatorState::Drain);
+            self.since.get(what).copied().filter(|_| is_drain)
+        };
+        let both = [of(&target.key()), of(&format!("{NODE}{}", target.node()))];
+        both.into_iter().flatten().min().unwrap_or(0)
     }
 
     /// Whether operators' settings allow a target in the list.
@@ -59,7 +74,12 @@ impl ActiveConfig {
         let all = self.table.operators();
         for operator in all.into_iter().filter(|one| one.is_in_force(now)) {
             match operator.setting {
-                Setting::State(state) => drop(settings.states.insert(operator.what, state)),
+                Setting::State(state) => {
+                    settings
+                        .since
+                        .insert(operator.what.clone(), operator.since_ms);
+                    settings.states.insert(operator.what, state);
+                }
                 Setting::Weight(Some(weight)) => {
                     settings.weights.insert(operator.what, weight);
                 }
@@ -105,7 +125,11 @@ impl ActiveConfig {
         self.set_operator(&operator)
     }
 
-    fn set_operator(&self, operator: &Operator) -> Result<(), String> {
+    /// Stores a setting, unless the same thing was set later.
+    ///
+    /// # Errors
+    /// There is no room for more.
+    pub fn set_operator(&self, operator: &Operator) -> Result<(), String> {
         let before = self.table.operators();
         let now = clock::unix_ms();
         let before = before.iter().find(|one| operator.is_later_than(one));

@@ -10,7 +10,7 @@ use crate::engine::routing::{
     self, Candidate, Filter, Fleet, NoRoute, Node, Route, TargetView, Why,
 };
 use crate::engine::target::Target;
-use crate::engine::verdicts::{Delays, Routable, Slot, Verdict};
+use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, Verdict};
 use crate::sys::clock;
 
 impl ActiveConfig {
@@ -81,12 +81,92 @@ impl ActiveConfig {
     }
 
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
+        self.fleet_seen(Now::of(self))
+    }
+
+    fn fleet_seen<'a>(&'a self, view: Now<'a>) -> Fleet<'a, Now<'a>> {
         Fleet {
             nodes: &self.nodes,
             targets: &self.config.targets,
             node_usable: self.config.routing.node_usable,
-            view: Now::of(self),
+            view,
         }
+    }
+
+    /// The same where users are bound: a draining node keeps the users it has.
+    fn stored_fleet(&self) -> Fleet<'_, Now<'_>> {
+        self.fleet_seen(Now {
+            keeps_draining: true,
+            ..Now::of(self)
+        })
+    }
+
+    /// The nodes of the configuration.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.list.iter()
+    }
+
+    /// The node whose name has this hash.
+    pub fn node_by_hash(&self, hash: u64) -> Option<&Node> {
+        self.nodes().find(|node| node.name_hash() == hash)
+    }
+
+    /// All nodes for a user whose binding is in the store, in the order of
+    /// [`Fleet::standings`].
+    pub fn standings(&self, key: &[u8], filter: &Filter) -> Vec<StoredStanding<'_>> {
+        let fleet = self.stored_fleet();
+        let standings = fleet.standings(key, filter);
+        standings
+            .into_iter()
+            .map(|standing| {
+                let drain_since_ms = self.drain_since_ms(standing.node, &fleet.view.settings);
+                StoredStanding {
+                    node: standing.node,
+                    in_pools: standing.in_pools,
+                    matches: standing.matches,
+                    usable: standing.usable,
+                    degraded: standing.degraded,
+                    takes_new: standing.weight > 0 && drain_since_ms == 0,
+                    drain_since_ms,
+                }
+            })
+            .collect()
+    }
+
+    /// All nodes with a filter that matches every target of every pool.
+    pub fn standings_of_all(&self) -> Vec<StoredStanding<'_>> {
+        let mut pools: Vec<Box<str>> = self.nodes().map(|node| node.pool.clone()).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        let filter = Filter {
+            pools: Some(pools),
+            ..Filter::default()
+        };
+        self.standings(&[], &filter)
+    }
+
+    /// Since when the node is draining: it, or a vital target of it; 0: it is not.
+    fn drain_since_ms(&self, node: &Node, settings: &OperatorSettings) -> u64 {
+        let targets = node.ports.iter();
+        targets
+            .filter_map(|port| self.config.targets.get(port.target))
+            .filter(|target| target.placement.vital)
+            .map(|target| settings.drain_since_ms(target))
+            .filter(|&since| since > 0)
+            .min()
+            .unwrap_or(0)
+    }
+
+    /// The server of a user on the node with this name, and the node; `None` where the node has no
+    /// target that matches.
+    pub fn server_on(
+        &self,
+        key: &[u8],
+        node: &str,
+        filter: &Filter,
+    ) -> Option<(BackendServer, &Node)> {
+        let (target, node) = self.stored_fleet().port_on(key, node, filter)?;
+        Some((self.server(target)?, node))
     }
 
     /// Updates the routing word of a target after a verdict was published.
@@ -116,6 +196,23 @@ pub struct NodeStatus<'a> {
     pub why: Option<Why>,
 }
 
+/// A node for a user whose binding is in the store.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredStanding<'a> {
+    pub node: &'a Node,
+    /// Whether it is in a pool of the filter.
+    pub in_pools: bool,
+    /// Whether it is, and has a target that matches.
+    pub matches: bool,
+    pub usable: bool,
+    /// Whether it is usable only because no node of its pool has all of its vital targets alive.
+    pub degraded: bool,
+    /// Whether it has a weight and is not draining.
+    pub takes_new: bool,
+    /// Since when it is draining, in milliseconds since 1970; 0: it is not.
+    pub drain_since_ms: u64,
+}
+
 /// A view of the table for one call, which reads clock, panic and settings at most once.
 struct Now<'a> {
     active: &'a ActiveConfig,
@@ -125,6 +222,8 @@ struct Now<'a> {
     /// moved.
     panicking: Vec<Panic>,
     settings: OperatorSettings,
+    /// Whether a draining target counts like another one: it keeps the users that it has.
+    keeps_draining: bool,
 }
 
 impl<'a> Now<'a> {
@@ -134,6 +233,7 @@ impl<'a> Now<'a> {
             ms: OnceCell::new(),
             panicking: active.panicking(),
             settings: active.operator_settings(),
+            keeps_draining: false,
         }
     }
 
@@ -152,7 +252,11 @@ impl<'a> Now<'a> {
     /// Whether operators' settings allow the target to have users.
     fn is_permitted(&self, target: usize) -> bool {
         let target = self.active.config.targets.get(target);
-        target.is_some_and(|target| self.settings.lists(target))
+        target.is_some_and(|target| match self.settings.state_of(target) {
+            OperatorState::Auto => true,
+            OperatorState::Drain => self.keeps_draining,
+            OperatorState::Maintenance => false,
+        })
     }
 
     fn lists(&self, verdict: Option<Verdict>) -> bool {

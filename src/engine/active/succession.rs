@@ -50,6 +50,7 @@ impl ActiveConfig {
                 agreement: agreement(&config.targets, &config.routing),
                 names: ArcSwap::from_pointee(state.names),
                 store: state.store,
+                cluster_notes: ArcSwap::default(),
                 slots,
                 config,
             };
@@ -111,6 +112,7 @@ impl ActiveConfig {
             agreement: agreement(&config.targets, &config.routing),
             names: ArcSwap::from_pointee(state.names),
             store: state.store,
+            cluster_notes: ArcSwap::default(),
             slots,
             config,
         };

@@ -3,5 +3,17 @@
 //! | file | what it is |
 //! |---|---|
 //! | `script`, `scripts/*.lua` | what runs inside Redis: arguments and answers, without any I/O |
+//! | `duplex`, `connection` | a byte stream to a server; the login, Sentinels and calls of scripts |
+//! | `client` | the connection of this process, kept open |
+//! | `redis_clock` | what time it is in Redis, for deadlines |
+//! | `machines` | what this machine tells the others and learns from them |
 
+mod client;
+mod connection;
+mod duplex;
+mod machines;
+mod redis_clock;
 pub mod script;
+
+pub use client::{Client, ClientHandle};
+pub use connection::CallError;

@@ -86,7 +86,7 @@ impl Authorities {
 }
 
 /// A file that holds one certificate at least, and none that cannot be read.
-fn read(path: &Path) -> Result<Pem, Unread> {
+pub(super) fn read(path: &Path) -> Result<Pem, Unread> {
     let pem = pem_file::read(path)?;
     pem_file::certificates(&pem)?;
     Ok(pem.as_slice().into())
@@ -94,7 +94,7 @@ fn read(path: &Path) -> Result<Pem, Unread> {
 
 /// The system's authorities, from the places where OpenSSL looks for them. What cannot be read is
 /// left out, as OpenSSL does.
-fn of_system() -> Pem {
+pub(super) fn of_system() -> Pem {
     let (file, folders) = places();
     let mut all = Vec::new();
     let mut take = |path: &Path| {

@@ -48,6 +48,11 @@ pub enum Kind {
     Percent,
     /// An address of this machine.
     OwnAddress,
+    /// Where a Redis is; never repeated in an error, since a password may be in it.
+    RedisUrl,
+    /// The beginning of the names of keys in Redis.
+    KeyPrefix,
+    Cluster,
 }
 
 impl Kind {
@@ -80,12 +85,20 @@ impl Kind {
             Self::Targets => "list of tables".to_owned(),
             Self::Percent => "percentage 0%..100%".to_owned(),
             Self::OwnAddress => "IPv4 or IPv6 address of this machine".to_owned(),
+            Self::RedisUrl => REDIS_URL.to_owned(),
+            Self::KeyPrefix => {
+                format!("string of 1..{MAX_PREFIX} visible ASCII characters without braces")
+            }
+            Self::Cluster => "table".to_owned(),
         }
     }
 
     /// Whether an error must not repeat the value.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::User | Self::Password | Self::RequestUri)
+        matches!(
+            self,
+            Self::User | Self::Password | Self::RequestUri | Self::RedisUrl
+        )
     }
 }
 
@@ -131,6 +144,13 @@ pub(super) const STATUS_CODES: &str = "status codes and ranges within 200..599, 
 pub(super) const MAX_CREDENTIAL: usize = 1_024;
 /// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
 pub(super) const MAX_REQUEST_URI: usize = 8_000;
+
+/// What a key of [`Kind::RedisUrl`] holds, in words.
+pub(super) const REDIS_URL: &str = "redis://host[:port][/database], rediss://host[:port][/database], unix:/path or redis+sentinel://host:port[,host:port…]/service";
+/// The longest `prefix`, in bytes.
+pub(super) const MAX_PREFIX: usize = 64;
+/// The longest `redis`, in bytes.
+pub(super) const MAX_REDIS_URL: usize = 2_000;
 
 /// The longest name of a node or a pool, in bytes: that of a host name.
 pub(super) const MAX_NAME: usize = 255;
@@ -330,6 +350,18 @@ pub(super) const DETAIL_SEPARATOR: Key = key(
     NONE,
     "From its first occurrence to the last `@` or the end, a user's name does not count: `+` makes `alice@a.example` of `alice+box@a.example`.",
 );
+pub(super) const DRAIN_TIME: Key = key(
+    "drain_time",
+    DELAY,
+    Default::Value("15m"),
+    "How long after a node began to drain the last binding to it ends.",
+);
+pub(super) const CLUSTER: Key = key(
+    "cluster",
+    Kind::Cluster,
+    NONE,
+    "Where bindings of users to nodes are kept, for all machines: see below.",
+);
 pub(super) const BACKEND_SERVERS: Key = Key {
     name: "backend_servers",
     aliases: &["targets"],
@@ -364,7 +396,134 @@ pub const SERVICE_KEYS: &[Key] = &[
     USER_KEY,
     MASTER_SEPARATOR,
     DETAIL_SEPARATOR,
+    DRAIN_TIME,
+    CLUSTER,
     BACKEND_SERVERS,
+];
+
+// The keys of `cluster`.
+
+pub(super) const REDIS: Key = key(
+    "redis",
+    Kind::RedisUrl,
+    REQUIRED,
+    "Where Redis is. The port is 6379 where none is given, that of a Sentinel 26379. No password may be in it.",
+);
+pub(super) const USERNAME: Key = key(
+    "username",
+    Kind::User,
+    Default::Words("Redis's default user"),
+    "The user to log in as; only together with `password_file`.",
+);
+pub(super) const PASSWORD_FILE: Key = key(
+    "password_file",
+    Kind::Path,
+    NONE,
+    "File with that user's password on its first line.",
+);
+pub(super) const SENTINEL_PASSWORD_FILE: Key = key(
+    "sentinel_password_file",
+    Kind::Path,
+    NONE,
+    "File with the password of the Sentinels on its first line; only with `redis+sentinel:`.",
+);
+pub(super) const CLUSTER_TLS_CA_FILE: Key = key(
+    "tls_ca_file",
+    Kind::Path,
+    Default::Words("the system's CAs"),
+    "PEM file of the CAs to trust instead. With `redis+sentinel:` this key makes all connections use TLS.",
+);
+pub(super) const CLUSTER_TLS_CERT_FILE: Key = key(
+    "tls_cert_file",
+    Kind::Path,
+    NONE,
+    "PEM file of the certificate to show to Redis, with its chain; only together with `tls_key_file`.",
+);
+pub(super) const CLUSTER_TLS_KEY_FILE: Key = key(
+    "tls_key_file",
+    Kind::Path,
+    NONE,
+    "PEM file of its private key.",
+);
+pub(super) const PREFIX: Key = key(
+    "prefix",
+    Kind::KeyPrefix,
+    Default::Value("nauthilus_backend"),
+    "The beginning of all names of keys in Redis.",
+);
+pub(super) const CLUSTER_TIMEOUT: Key = key(
+    "timeout",
+    Kind::Duration {
+        min: Duration::from_millis(1),
+        max: Duration::from_secs(10),
+    },
+    Default::Value("100ms"),
+    "How long a login waits for Redis at most.",
+);
+pub(super) const RETENTION: Key = key(
+    "retention",
+    Kind::Duration {
+        min: Duration::from_secs(1),
+        max: Duration::from_secs(366 * 86_400),
+    },
+    Default::Value("24h"),
+    "How long a binding lasts after the user's last login or `touch_users`.",
+);
+pub(super) const ON_ERROR: Key = key(
+    "on_error",
+    Kind::Choice(&["remembered", "hash", "refuse"]),
+    Default::Value("remembered"),
+    "What `route` answers while Redis fails: the binding that this machine remembers, else by hash; by hash; or nil.",
+);
+pub(super) const NODE_FAILOVER: Key = key(
+    "node_failover",
+    Kind::Choice(&["move", "refuse"]),
+    Default::Value("move"),
+    "Whether the users of an unusable node are moved to another one or refused.",
+);
+pub(super) const MOVE_DELAY: Key = key(
+    "move_delay",
+    DELAY,
+    Default::Value("0s"),
+    "How long a moved user is refused, so that old sessions can be ended meanwhile.",
+);
+pub(super) const MIN_STAY: Key = key(
+    "min_stay",
+    DELAY,
+    Default::Value("30s"),
+    "How long a moved user is not moved again.",
+);
+pub(super) const VERDICTS: Key = key(
+    "verdicts",
+    Kind::Choice(&["own", "quorum"]),
+    Default::Value("own"),
+    "Whether a node is left when this machine finds it unusable, or only when more than half of the living machines do.",
+);
+pub(super) const KEY_FILE: Key = key(
+    "key_file",
+    Kind::Path,
+    NONE,
+    "File whose content is the key of the HMAC that names users in Redis; without it they are named by SHA-256.",
+);
+
+/// The keys of the table `cluster`.
+pub const CLUSTER_KEYS: &[Key] = &[
+    REDIS,
+    USERNAME,
+    PASSWORD_FILE,
+    SENTINEL_PASSWORD_FILE,
+    CLUSTER_TLS_CA_FILE,
+    CLUSTER_TLS_CERT_FILE,
+    CLUSTER_TLS_KEY_FILE,
+    PREFIX,
+    CLUSTER_TIMEOUT,
+    RETENTION,
+    ON_ERROR,
+    NODE_FAILOVER,
+    MOVE_DELAY,
+    MIN_STAY,
+    VERDICTS,
+    KEY_FILE,
 ];
 
 // A target's keys.
@@ -609,7 +768,7 @@ mod tests {
 
     #[test]
     fn no_name_is_given_twice() {
-        for keys in [SERVICE_KEYS, TARGET_KEYS] {
+        for keys in [SERVICE_KEYS, CLUSTER_KEYS, TARGET_KEYS] {
             let mut names: Vec<&str> = keys
                 .iter()
                 .flat_map(|key| key.aliases.iter().copied().chain([key.name]))
@@ -651,7 +810,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_row_for_each_key() {
-        for keys in [SERVICE_KEYS, TARGET_KEYS] {
+        for keys in [SERVICE_KEYS, CLUSTER_KEYS, TARGET_KEYS] {
             let table = markdown(keys);
             assert_eq!(table.lines().count(), keys.len() + 2);
             for line in table.lines() {

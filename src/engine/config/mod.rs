@@ -8,7 +8,7 @@
 //! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
 //! | `value`, `issue` | what is read, and what is said when it is wrong |
 //! | `reader`, `unknown` | typed access to one table; what an unknown key was meant for |
-//! | `settings`, `target`, `routing` | the section and its targets, with the rules between keys |
+//! | `settings`, `target`, `routing`, `cluster` | the section and its targets, with the rules between keys |
 //! | `policy` | intervals and thresholds of the service and of a target |
 //! | `duration`, `host` | the notations of durations and hosts |
 //! | `section` | where in a file the section is |
@@ -19,6 +19,7 @@
 
 mod authorities;
 mod client_certificates;
+mod cluster;
 mod duration;
 mod env;
 mod file;
@@ -54,11 +55,12 @@ use std::time::Duration;
 
 pub use self::authorities::Authorities;
 pub use self::client_certificates::{CertificatePem, ClientCertificates};
+pub use self::cluster::{ClusterFiles, ClusterSettings, OnError, RedisAddress, RedisPlace};
 pub use self::duration::parse as parse_duration;
 pub use self::file::MAX_BYTES;
 pub use self::host::parse_host;
 pub use self::issue::{Issue, Step};
-pub use self::keys::{Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
+pub use self::keys::{CLUSTER_KEYS, Default, Key, Kind, SERVICE_KEYS, TARGET_KEYS, markdown};
 pub use self::mistakes::{Findings, Mistake, findings};
 pub use self::origin::ConfigOrigin;
 pub use self::pem_file::Unread;
@@ -114,6 +116,8 @@ pub struct Config {
     pub cert_warn: Duration,
     pub log: LogSink,
     pub routing: RoutingSettings,
+    /// Where bindings are kept; `None`: nowhere.
+    pub cluster: Option<Arc<ClusterSettings>>,
     /// In configured order; may be empty, and may hold the same target twice.
     pub targets: Vec<Arc<Target>>,
     /// What the files of certificates held when this was put in force; none before.
@@ -167,7 +171,19 @@ impl Config {
     pub fn with_files(self) -> Result<Self, ConfigError> {
         let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
-        Ok(Self { tls_files, ..self })
+        let cluster = match &self.cluster {
+            Some(cluster) => {
+                Some(Arc::new(cluster.with_files().map_err(|issue| {
+                    ConfigError(self.origin.of_target(&issue.to_string()))
+                })?))
+            }
+            None => None,
+        };
+        Ok(Self {
+            tls_files,
+            cluster,
+            ..self
+        })
     }
 
     /// Checks that the files that a target names can be used.

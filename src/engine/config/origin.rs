@@ -58,7 +58,7 @@ impl ConfigOrigin {
         self.place(reason, |lines| Some(lines.state_file))
     }
 
-    /// The same for `backend_servers[2].tls_ca_file: why`, without a line.
+    /// The same for `backend_servers[2].tls_ca_file: why` and `cluster.key_file: why`, without a line.
     pub(super) fn of_target(&self, reason: &str) -> String {
         self.place(reason, |_| None)
     }

@@ -8,7 +8,7 @@ use super::super::target::Host;
 use super::duration;
 use super::host::parse_host;
 use super::issue::{Issue, Path, Step};
-use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REQUEST_URI};
+use super::keys::{Default, Key, Kind, MAX_CREDENTIAL, MAX_REDIS_URL, MAX_REQUEST_URI};
 use super::unknown::unknown;
 use super::value::Value;
 
@@ -345,7 +345,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
         Kind::Integer { .. } => number,
         Kind::Duration { .. } | Kind::StatusCodes => number || as_text(value).is_some(),
         Kind::Percent => number || as_text(value).is_some(),
-        Kind::Boolean | Kind::AttributeNames | Kind::Targets => false,
+        Kind::Boolean | Kind::AttributeNames | Kind::Targets | Kind::Cluster => false,
         _ => as_text(value).is_some(),
     };
     let got = if kind.is_secret() {
@@ -393,7 +393,11 @@ fn secret_described(kind: Kind, value: &Value) -> String {
         return value.type_name().to_owned();
     };
     let uri = kind == Kind::RequestUri;
-    let limit = if uri { MAX_REQUEST_URI } else { MAX_CREDENTIAL };
+    let limit = match kind {
+        Kind::RequestUri => MAX_REQUEST_URI,
+        Kind::RedisUrl => MAX_REDIS_URL,
+        _ => MAX_CREDENTIAL,
+    };
     match text {
         "" => "an empty string".to_owned(),
         _ if text.contains(['\r', '\n']) => "a line break in it".to_owned(),
@@ -401,6 +405,7 @@ fn secret_described(kind: Kind, value: &Value) -> String {
         _ if text.len() > limit => format!("{} bytes", text.len()),
         _ if uri && text.contains(' ') => "a space in it".to_owned(),
         _ if uri && !text.starts_with('/') => "another start".to_owned(),
+        _ if kind == Kind::RedisUrl => "another form".to_owned(),
         _ => "other characters".to_owned(),
     }
 }

@@ -46,6 +46,8 @@ pub struct RoutingSettings {
     pub master_separator: Option<String>,
     /// The local part of a user's name is cut off at the first of these; never empty.
     pub detail_separator: Option<String>,
+    /// How long after a node began to drain its last binding ends. At most 24 h.
+    pub drain_time: Duration,
 }
 
 impl Default for RoutingSettings {
@@ -58,6 +60,7 @@ impl Default for RoutingSettings {
             user_key: UserKey::Lower,
             master_separator: None,
             detail_separator: None,
+            drain_time: Duration::from_secs(15 * 60),
         }
     }
 }
@@ -83,6 +86,7 @@ pub(super) fn settings(reader: &Reader<'_>) -> Result<RoutingSettings, Issue> {
         },
         master_separator: separator(&keys::MASTER_SEPARATOR)?,
         detail_separator: separator(&keys::DETAIL_SEPARATOR)?,
+        drain_time: reader.duration_or_default(&keys::DRAIN_TIME)?,
     })
 }
 

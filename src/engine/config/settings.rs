@@ -13,7 +13,7 @@ use super::target::TargetDefaults;
 use super::timeouts::Timeouts;
 use super::value::Value;
 use super::warnings::{self, Doubted};
-use super::{Config, ConfigOrigin, InitialState, LogSink, TlsFiles, target};
+use super::{Config, ConfigOrigin, InitialState, LogSink, TlsFiles, cluster, target};
 use crate::engine::request::header_name;
 
 pub(super) fn target_defaults(reader: &Reader<'_>) -> Result<TargetDefaults, Issue> {
@@ -54,6 +54,7 @@ pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), 
         cert_warn: reader.duration_or_default(&keys::CERT_WARN)?,
         log: log(&reader)?,
         routing: routing::settings(&reader)?,
+        cluster: cluster::settings(&reader)?.map(Arc::new),
         targets,
         helo_name: defaults.helo_name,
         tls_files: TlsFiles::default(),

@@ -1,6 +1,6 @@
 //! The sentence for a key that nobody knows, with the keys that were most likely meant.
 
-use super::keys::{Key, SERVICE_KEYS, TARGET_KEYS};
+use super::keys::{CLUSTER_KEYS, Key, SERVICE_KEYS, TARGET_KEYS};
 
 /// Names that other programs have for what a key says here, or that could mean several things
 /// here. Where none of the keys is in the table at hand nothing is suggested: the nearest name
@@ -39,14 +39,30 @@ const OTHER_NAMES: &[(&[&str], &[&str])] = &[
 /// The most keys that a sentence suggests. A part of more names says nothing of what was meant.
 const MAX_SUGGESTED: usize = 4;
 
+const CLUSTER: &str = "cluster";
+
+/// All tables of keys, by what an error calls them.
+const TABLES: [(&[Key], &str); 3] = [
+    (SERVICE_KEYS, "the service section"),
+    (TARGET_KEYS, "a target"),
+    (CLUSTER_KEYS, CLUSTER),
+];
+
 /// The sentence for a key that is none of `keys` and `extra`.
 pub(super) fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
-    let known = |keys: &[Key]| keys.iter().any(|key| key.is_named(name));
-    if known(SERVICE_KEYS) {
-        return "unknown key of a target; it belongs to the service section".to_owned();
-    }
-    if known(TARGET_KEYS) {
-        return "unknown key of the service section; it belongs to a target".to_owned();
+    let first = keys.first().map(|key| key.name);
+    let is_here = |table: &[Key]| table.first().map(|key| key.name) == first;
+    let has = |table: &[Key]| table.iter().any(|key| key.is_named(name));
+    let here = TABLES.iter().find(|(table, _)| is_here(table));
+    let belongs = |owner: &str| {
+        let (_, here) = here?;
+        Some(format!("unknown key of {here}; it belongs to {owner}"))
+    };
+    let mut owners = TABLES.iter().filter(|(table, _)| has(table));
+    let owner = owners.next().map_or("", |(_, owner)| owner);
+    // Keys of `cluster` have common names: there something else may have been meant.
+    if let Some(told) = belongs(owner).filter(|_| !owner.is_empty() && owner != CLUSTER) {
+        return told;
     }
     let names: Vec<&str> = keys
         .iter()
@@ -55,7 +71,9 @@ pub(super) fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
         .collect();
     let likely = likely(&written(name), &names);
     match likely.split_last() {
-        None => "unknown key".to_owned(),
+        None => belongs(owner)
+            .filter(|_| !owner.is_empty())
+            .unwrap_or_else(|| "unknown key".to_owned()),
         Some((only, [])) => format!("unknown key; did you mean {only}?"),
         Some((last, others)) => {
             format!("unknown key; did you mean {} or {last}?", others.join(", "))

@@ -1,4 +1,5 @@
-//! A check on demand: one probe of a target, made on the engine thread for a caller.
+//! A check on demand: one probe of a target, made on the engine thread for a caller. A route waits
+//! for the store with the same ticket.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, Semaphore};
 
+use super::routed::{RouteResult, RoutedServer, RoutedUser, UNAVAILABLE};
 use crate::engine::probe::panics;
 use crate::engine::probe::{Depth, Prober};
 use crate::engine::target::{Host, Target};
@@ -25,6 +27,8 @@ pub struct Check {
     /// own event, and must not take the ticket's lock, which a thread of the parent may have held
     /// at the fork.
     in_child: ArcSwapOption<EventFd>,
+    /// Whom the check routes; `None`: it probes.
+    pub(super) route: Option<Box<RoutedUser>>,
 }
 
 /// The state of a check, shared by the caller and the engine thread.
@@ -38,6 +42,8 @@ pub(super) struct Ticket {
 #[derive(Default)]
 struct State {
     result: Option<CheckResult>,
+    /// The result of a route, which uses a ticket as well.
+    routed: Option<RouteResult>,
     /// The connection that makes the check, from when the engine takes the request until the
     /// result.
     joint: Weak<Joint>,
@@ -81,6 +87,7 @@ impl Check {
         let check = Self {
             ticket: ticket.clone(),
             in_child: ArcSwapOption::const_empty(),
+            route: None,
         };
         (check, ticket)
     }
@@ -91,6 +98,35 @@ impl Check {
             return Some(stranded);
         }
         self.ticket.lock().result.clone()
+    }
+
+    /// The result of a route, once it is done.
+    fn routed(&self) -> Option<RouteResult> {
+        if self.is_stranded() {
+            return None;
+        }
+        self.ticket.lock().routed.clone()
+    }
+
+    /// The server of a user, or why there is none. `None` while it is not known, and for a check
+    /// that is no route.
+    pub fn route_result(&self) -> Option<Result<RoutedServer, String>> {
+        let user = self.route.as_ref()?;
+        let routed = match (self.routed(), self.result()?) {
+            (Some(routed), _) => routed,
+            (None, Err(reason)) => Err(reason),
+            (None, Ok(())) => Err(UNAVAILABLE.to_owned()),
+        };
+        Some(routed.and_then(|routed| user.on_node(routed)))
+    }
+
+    /// Cancels the route. Its result is the answer without the store, for a caller that waits no
+    /// longer.
+    pub fn give_up_route(&self) -> Option<Result<RoutedServer, String>> {
+        self.route_result().or_else(|| {
+            self.cancel();
+            self.route.as_ref()?.without_store()
+        })
     }
 
     /// Waits for the result, at most `at_most` long; `None` when that time is over. Blocks the
@@ -224,6 +260,18 @@ impl Ticket {
 
     pub(super) fn finish(&self, result: CheckResult) {
         self.end(result);
+    }
+
+    /// The same for a route. False where it has a result, or was cancelled.
+    pub(super) fn finish_route(&self, routed: RouteResult) -> bool {
+        let mut state = self.lock();
+        let is_first = state.result.is_none();
+        if is_first {
+            state.routed = Some(routed);
+        }
+        drop(state);
+        self.end(Ok(()));
+        is_first
     }
 
     /// Sets the result unless there is one, and notifies everybody who waits. Returns the

@@ -9,6 +9,8 @@ pub mod check;
 #[cfg(test)]
 mod model;
 mod reports;
+mod route;
+pub mod routed;
 pub mod thread;
 
 use std::mem::ManuallyDrop;
@@ -27,6 +29,7 @@ use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
 use super::log::{Level, Line, Log};
 use super::probe::resolve::origin;
 use super::request::secret_names;
+use super::routing::Filter;
 use super::state_file::file::Store;
 use super::target::{Host, Target};
 use crate::sys::clock;
@@ -332,6 +335,9 @@ impl Process {
         if let Some(log) = self.log.load_full() {
             warnings.extend(log.warnings());
         }
+        if let Some(active) = self.active.load_full() {
+            warnings.extend(active.cluster_notes().warnings.clone());
+        }
         warnings
     }
 
@@ -554,14 +560,34 @@ impl Process {
         check
     }
 
+    /// Begins to route a user. Without a store the route is done when this returns.
+    ///
+    /// # Errors
+    /// The name has no key.
+    pub fn start_route(
+        &self,
+        active: &Arc<ActiveConfig>,
+        user: &[u8],
+        filter: Filter,
+    ) -> Result<Check, String> {
+        let (check, request) = route::begin(active, user, filter)?;
+        if let Some(request) = request {
+            // Where the system allows no engine thread, the request is dropped, which answers it.
+            let _ = self.send(Command::Route(request));
+        }
+        Ok(check)
+    }
+
     fn send(&self, command: Command) -> Result<(), String> {
         let mut control = self.control();
         let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
         if !open {
             control.commands = Some(self.start_thread(&mut control)?);
         }
-        if let Command::Check(request) = &command {
-            control.note_check(&request.ticket);
+        match &command {
+            Command::Check(request) => control.note_check(&request.ticket),
+            Command::Route(request) => control.note_check(&request.ticket),
+            Command::Serve(..) | Command::Stop => {}
         }
         match &control.commands {
             Some(commands) => commands

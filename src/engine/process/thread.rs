@@ -19,7 +19,9 @@ use tokio::task::{Id, JoinError};
 use tokio::time::{Sleep, sleep_until};
 
 use super::check::{CheckRequest, Checks};
+use super::route::RouteRequest;
 use crate::engine::active::{ActiveConfig, Role};
+use crate::engine::cluster::Client;
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::panics::outlived;
 use crate::engine::probe::{Outcome, Prober};
@@ -78,6 +80,7 @@ pub(super) enum Command {
     /// A configuration to serve from now on.
     Serve(Arc<ActiveConfig>, Arc<Log>),
     Check(CheckRequest),
+    Route(Box<RouteRequest>),
     Stop,
 }
 
@@ -198,6 +201,8 @@ struct EngineLoop {
     reports: Reports,
     prober: Arc<Prober>,
     checks: Checks,
+    /// The connection to the store of the configuration that is served.
+    client: Option<Client>,
     scheduler: Option<Scheduler>,
     /// Set while the process that probes uses another table.
     following: Option<Following>,
@@ -219,6 +224,7 @@ impl EngineLoop {
             reports,
             checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
             prober,
+            client: None,
             scheduler: None,
             following: None,
             nobody: Followed::default(),
@@ -247,6 +253,8 @@ impl EngineLoop {
                     Some(Command::Serve(active, log)) => {
                         self.stopped = false;
                         self.adopt(&active, serving.as_ref());
+                        self.client = None;
+                        self.connect(&active, &log);
                         *serving = Some((active, log));
                         looks = true;
                     }
@@ -255,7 +263,13 @@ impl EngineLoop {
                         self.checks.start(request);
                         continue;
                     }
+                    Some(Command::Route(request)) => {
+                        self.stopped = false;
+                        self.route(*request, serving.as_ref());
+                        continue;
+                    }
                     Some(Command::Stop) => {
+                        self.client = None;
                         self.stop(serving);
                         self.stopped = true;
                         self.looked = Instant::now();
@@ -372,6 +386,26 @@ impl EngineLoop {
     fn may_probe(&self, active: &ActiveConfig) -> bool {
         let is_taken_over = self.scheduler.is_some() && !active.table.has_lease(pid());
         !(self.signs.exiting)() && active.table.epoch() == active.epoch && !is_taken_over
+    }
+
+    /// Connects to the store of a configuration, unless that is done.
+    fn connect(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
+        let is_served = |client: &Client| client.serves(active);
+        if !self.client.as_ref().is_some_and(is_served) {
+            self.client = Client::of(active, log);
+        }
+    }
+
+    /// Routes a user as a task of its own.
+    fn route(&mut self, request: RouteRequest, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
+        // Another configuration may be in force by now; the request is still answered by its own,
+        // without the store if that one is served no more.
+        if let Some((active, log)) = serving {
+            self.connect(active, log);
+        }
+        let client = self.client.as_ref();
+        let client = client.filter(|client| client.serves(&request.active));
+        tokio::spawn(relayed(request.run(client.map(Client::handle))));
     }
 
     /// Prepares for a new configuration. CA files may have changed, so they are trusted anew and

@@ -9,6 +9,7 @@ mod hash;
 mod key;
 mod nodes;
 mod select;
+mod standing;
 #[cfg(test)]
 mod tests;
 
@@ -17,3 +18,4 @@ pub use filter::{FieldKind, FieldValue, Filter, ServerField};
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};
 pub use select::{Candidate, Fleet, NoRoute, Route, TargetView, Why};
+pub use standing::Standing;

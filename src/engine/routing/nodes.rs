@@ -33,6 +33,13 @@ pub struct Nodes {
     pub list: Vec<Node>,
 }
 
+impl Node {
+    /// The hash of its name, by which the shared table remembers it.
+    pub fn name_hash(&self) -> u64 {
+        self.hash
+    }
+}
+
 impl Nodes {
     /// The nodes of these targets. A target that is configured twice is one port.
     pub fn of(targets: &[Arc<Target>]) -> Self {

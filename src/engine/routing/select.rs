@@ -210,7 +210,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             .collect()
     }
 
-    fn matching<'s>(
+    pub(super) fn matching<'s>(
         &'s self,
         pool: &'s str,
         filter: &'s Filter,
@@ -236,7 +236,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         })
     }
 
-    fn is_usable(&self, node: &'a Node, by: NodeUsable, filter: &Filter) -> bool {
+    pub(super) fn is_usable(&self, node: &'a Node, by: NodeUsable, filter: &Filter) -> bool {
         let routable = |port: &Port| self.view.is_routable(port.target);
         let has_match = || {
             self.ports(node, filter)
@@ -263,7 +263,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
     /// The user's port on a node. Of the matching targets a listed one is preferred, then one that
     /// routing still counts as alive, then any; the highest hash decides between equals. It need
     /// not be listed: a node that has been dead for less than `node_down_after` keeps its users.
-    fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
+    pub(super) fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
         let ranked = self.ports(node, filter).map(|(index, _, port)| {
             let is_alive = [self.view.is_listed(index), self.view.is_routable(index)];
             (is_alive, hash::of_pair(user, port.hash), index)
@@ -272,7 +272,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
     }
 }
 
-fn pools(filter: &Filter) -> impl Iterator<Item = &str> {
+pub(super) fn pools(filter: &Filter) -> impl Iterator<Item = &str> {
     let named = filter.pools.as_deref();
     let unnamed = named.is_none().then_some("");
     named

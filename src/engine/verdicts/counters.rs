@@ -10,7 +10,7 @@ use std::time::Duration;
 pub use super::layout::BUCKETS_US;
 use super::layout::{
     CHOICES, COUNTED_PROBES, COUNTERS, HISTOGRAM, HISTOGRAM_SUM, HISTOGRAMS, LANES, RESULTS,
-    SELECTIONS, SINGLE, STAGES,
+    SELECTIONS, SINGLE, STAGES, STORE_HISTOGRAM,
 };
 use super::memory::VerdictTable;
 use crate::engine::probe::error::Stage;
@@ -69,7 +69,15 @@ impl VerdictTable {
 
     /// Adds to the histogram of a stage; `None`: of whole probes.
     pub fn observe(&self, protocol: Protocol, stage: Option<Stage>, took: Duration) {
-        let start = histogram_at(protocol, stage);
+        self.observe_at(histogram_at(protocol, stage), took);
+    }
+
+    /// Adds to the histogram of the store's answers.
+    pub fn observe_store(&self, took: Duration) {
+        self.observe_at(STORE_HISTOGRAM, took);
+    }
+
+    fn observe_at(&self, start: usize, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let bucket = BUCKETS_US.partition_point(|&bound| bound < us);
         self.add(start + bucket, 1);
@@ -91,7 +99,15 @@ impl VerdictTable {
     }
 
     pub fn histogram(&self, protocol: Protocol, stage: Option<Stage>) -> Histogram {
-        let start = histogram_at(protocol, stage);
+        self.histogram_at(histogram_at(protocol, stage))
+    }
+
+    /// How long the store took to answer.
+    pub fn store_histogram(&self) -> Histogram {
+        self.histogram_at(STORE_HISTOGRAM)
+    }
+
+    fn histogram_at(&self, start: usize) -> Histogram {
         let mut counts = [0; BUCKETS_US.len() + 1];
         for (bucket, count) in counts.iter_mut().enumerate() {
             *count = self.counted(start + bucket);

@@ -46,11 +46,15 @@ pub(super) const EVENTS_BEGUN: usize = 32;
 /// The sequence number that guards the operators' settings.
 pub(super) const OPERATORS_SEQUENCE: usize = 40;
 pub(super) const OPERATORS_USED: usize = 41;
-/// Reserved for the sections of nodes and bindings, which nothing writes yet.
+/// Reserved for the section of nodes, which nothing writes yet.
 #[expect(dead_code, reason = "reserved so that the layout stays as it is")]
 pub(super) const NODES_USED: usize = 48;
-#[expect(dead_code, reason = "reserved so that the layout stays as it is")]
-pub(super) const BINDINGS_HAND: usize = 56;
+/// A random number that tells this table from others in the store that machines share.
+pub(super) const TABLE_ID: usize = 56;
+/// Whether the store is reachable: 0 unknown, 1 yes, 2 no.
+pub(super) const STORE_STATE: usize = 57;
+/// The highest generation of a binding that any process of this table has read.
+pub(super) const BINDINGS_GENERATION: usize = 58;
 pub(super) const HEADER: usize = 64;
 
 // A slot's words.
@@ -120,12 +124,25 @@ pub(super) const OPERATOR_LENGTHS: usize = 3;
 pub(super) const OPERATOR_TEXT: usize = 8;
 pub(super) const OPERATOR_TEXT_WORDS: usize = OPERATOR - OPERATOR_TEXT;
 
-/// Reserved, nothing writes it yet: bindings of users to nodes, kept for when a shared store does
-/// not answer.
+/// Bindings of users to nodes, kept for when the store does not answer or has lost its data. They
+/// are in sets of [`BINDING_SET`]; the hash of the user's key selects the set.
 pub(super) const BINDINGS: usize = 65_536;
-/// The words of a binding: hash of the user's key (2), node, since, until, generation, sequence,
-/// last use.
-pub(super) const BINDING: usize = 8;
+pub(super) const BINDING_SET: usize = 8;
+/// The words of a binding. Times are in microseconds since 1970 of the store's clock.
+pub(super) const BINDING: usize = 11;
+/// The hash of the user's key, two words; the first is 0 where the place is free.
+pub(super) const BINDING_USER: usize = 0;
+pub(super) const BINDING_SEQUENCE: usize = 2;
+/// The hashes of the names of two nodes: the user's node, and the one before; 0: none.
+pub(super) const BINDING_NODE: usize = 3;
+pub(super) const BINDING_FROM: usize = 4;
+pub(super) const BINDING_SINCE: usize = 5;
+pub(super) const BINDING_UNTIL: usize = 6;
+pub(super) const BINDING_HELD: usize = 7;
+pub(super) const BINDING_GENERATION: usize = 8;
+/// When the binding was last written, in milliseconds of `CLOCK_MONOTONIC`.
+pub(super) const BINDING_USED: usize = 9;
+pub(super) const BINDING_CHECKSUM: usize = 10;
 
 // The counters' words.
 /// Upper bounds of the histogram buckets, in microseconds. One more bucket takes what is longer.
@@ -152,6 +169,8 @@ pub(super) const COUNTED_PROBES: usize = 0;
 pub(super) const HISTOGRAMS: usize = COUNTED_PROBES + PROTOCOLS * STAGES * RESULTS;
 pub(super) const SINGLE: usize = HISTOGRAMS + PROTOCOLS * STAGES * HISTOGRAM;
 pub(super) const SINGLES: usize = 64;
+/// The histogram of the store's answers, among the single counters.
+pub(super) const STORE_HISTOGRAM: usize = SINGLE + SINGLES - HISTOGRAM;
 pub(super) const SELECTIONS: usize = SINGLE + SINGLES;
 
 /// The words of the counters section.

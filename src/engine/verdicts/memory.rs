@@ -43,6 +43,7 @@ impl VerdictTable {
         put(MAGIC_WORD, MAGIC);
         put(VERSION_WORD, VERSION);
         put(CAPACITY_WORD, u64::try_from(capacity).unwrap_or(0));
+        put(TABLE_ID, fastrand::u64(1..));
         Ok(table)
     }
 

@@ -1,6 +1,7 @@
 //! Verdicts: how probe outcomes become a verdict, and the shared table in which every process reads
 //! them.
 
+mod bindings;
 mod counters;
 pub(in crate::engine) mod digest;
 mod events;
@@ -27,6 +28,7 @@ mod table;
 mod tests;
 mod texts;
 
+pub use bindings::{KnownBinding, StoreState};
 pub use counters::{BUCKETS_US, Counter, Histogram, ProbeResult};
 pub use events::{Event, EventKind, Events};
 pub use health::Verdict;

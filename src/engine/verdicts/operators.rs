@@ -135,6 +135,11 @@ pub enum Set {
 }
 
 impl VerdictTable {
+    /// Changes with each setting.
+    pub fn operators_sequence(&self) -> u64 {
+        self.header(OPERATORS_SEQUENCE).load(Acquire)
+    }
+
     /// All settings, also those that have ended. Waits at most about 10 ms for a writer.
     pub fn operators(&self) -> Vec<Operator> {
         self.consistent(self.header(OPERATORS_SEQUENCE), || self.read_operators())

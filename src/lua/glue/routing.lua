@@ -6,6 +6,8 @@ local errors, host, new_server = parts.errors, parts.host, parts.servers.new
 local type = type
 local native_route, native_explain = native.route, native.explain_route
 
+local stored = parts.stored_routes
+
 local routing = { api = {} }
 local api = routing.api
 
@@ -21,6 +23,7 @@ local function check_arguments(name, user, filter)
     errors.wrong_type(2, name, "table or nil", filter, 1)
   end
 end
+routing.check_arguments = check_arguments
 
 -- Returns a server object, how it was chosen, and details; or nil and a reason.
 function api.route(user, filter)
@@ -28,7 +31,10 @@ function api.route(user, filter)
   local may_probe = host.may_probe()
   local epoch, address, ip, node, pool, degraded = native_route(user, filter, may_probe, true)
   if not epoch then
-    if ip then
+    if epoch == false then
+      local server, how, detail = stored.route(user, filter)
+      return server, how, detail
+    elseif ip then
       errors.bad_argument(2, "route", ip)
     end
     return nil, address

@@ -128,7 +128,7 @@ fn of_two_settings_the_later_one_counts_everywhere() {
     // The earlier one is not taken, and the later one learnt.
     assert_eq!(
         sync(&mut server, "proxy2", &[auto, weight.clone()]),
-        [drain.clone()]
+        std::slice::from_ref(&drain)
     );
     assert_eq!(
         sync(&mut server, "proxy2", &[drain.clone(), weight.clone()]),
@@ -139,7 +139,7 @@ fn of_two_settings_the_later_one_counts_everywhere() {
     assert_eq!(all, [drain.clone(), weight.clone()]);
     // A store that lost them gets them again from a machine that knows them.
     server.empty();
-    sync(&mut server, "proxy1", &[drain.clone()]);
+    sync(&mut server, "proxy1", std::slice::from_ref(&drain));
     assert_eq!(sync(&mut server, "proxy3", &[weight]), [drain]);
 }
 

@@ -192,7 +192,7 @@ fn change(before: &Seen, after: &Seen, remembered: Option<&Remembered>) -> Optio
         words.push("written back".to_owned());
     }
     if after.generation > known {
-        assert!(after.generation >= known.max(before.generation) + 1);
+        assert!(after.generation > known.max(before.generation));
         let left = remembered.map_or(before.node.as_str(), |one| one.node.as_str());
         match (left, after.node.as_str()) {
             (left, node) if left == node => {}

@@ -1,6 +1,7 @@
 //! The configuration as users meet it: what is accepted, and the text of each refusal.
 
 mod check;
+mod cluster;
 mod file;
 mod limits;
 mod mistakes;

@@ -1,0 +1,295 @@
+//! The connection of this process: kept open, opened again after a failure.
+//!
+//! While Redis fails it is asked once a second, by a task of its own: a call then fails at once, and
+//! nobody who logs in waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::connection::{CallError, Connection};
+use super::duplex::Dialler;
+use super::machines::{Machine, machine_name};
+use super::script::ScriptCall;
+use crate::engine::active::ActiveConfig;
+use crate::engine::config::ClusterSettings;
+use crate::engine::log::{Level, Line, Log};
+use crate::engine::verdicts::{Event, EventKind, StoreState};
+use crate::sys::relay::relayed;
+
+/// Between the beginnings of two attempts to connect.
+const EACH: Duration = Duration::from_secs(1);
+
+/// How long connecting may take, and the login, with all that is asked first.
+const CONNECT_TIME: Duration = Duration::from_millis(900);
+
+/// Between two registrations of this machine; one counts for 10 s.
+const REGISTER_EVERY: Duration = Duration::from_secs(3);
+
+/// The interval at which this process checks whether an operator has set something.
+const CHECK_EVERY: Duration = Duration::from_millis(250);
+
+#[derive(Clone)]
+enum Link {
+    /// The first attempt is under way: calls wait for it.
+    Connecting,
+    Up(Arc<Connection>),
+    Down(String),
+}
+
+struct Shared {
+    settings: Arc<ClusterSettings>,
+    link: watch::Sender<Link>,
+    /// Notified when a call has failed.
+    failed: Notify,
+    active: Arc<ActiveConfig>,
+    log: Arc<Log>,
+    machine: String,
+}
+
+/// Redis as the calls of this process see it. Must be made and used on the engine thread.
+pub struct Client {
+    shared: Arc<Shared>,
+    keeper: JoinHandle<()>,
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+impl Client {
+    /// A client for the store of this configuration; `None` where it has none.
+    pub fn of(active: &Arc<ActiveConfig>, log: &Arc<Log>) -> Option<Self> {
+        let shared = Arc::new(Shared {
+            settings: active.config.cluster.clone()?,
+            link: watch::Sender::new(Link::Connecting),
+            failed: Notify::new(),
+            active: active.clone(),
+            log: log.clone(),
+            machine: machine_name(active),
+        });
+        let keeper = tokio::spawn(relayed(keep(shared.clone())));
+        Some(Self { shared, keeper })
+    }
+
+    /// Whether this is the client of that configuration.
+    pub fn serves(&self, active: &Arc<ActiveConfig>) -> bool {
+        Arc::ptr_eq(&self.shared.active, active)
+    }
+
+    /// What a task of a call needs.
+    pub fn handle(&self) -> ClientHandle {
+        ClientHandle(self.shared.clone())
+    }
+}
+
+/// Calls scripts through the connection of a [`Client`].
+#[derive(Clone)]
+pub struct ClientHandle(Arc<Shared>);
+
+impl ClientHandle {
+    /// Runs the script that `make` returns for a deadline in Redis's clock, and waits for its answer
+    /// until `until`.
+    ///
+    /// # Errors
+    /// That Redis fails or has not answered in time.
+    pub async fn call<C: ScriptCall>(
+        &self,
+        until: std::time::Instant,
+        make: impl FnOnce(u64) -> C,
+    ) -> Result<C::Answer, CallError> {
+        let shared = &self.0;
+        let until = Instant::from_std(until);
+        let connection = shared.connection(until).await?;
+        let begun = Instant::now();
+        let call = make(connection.clock.at(until.into_std()));
+        let answer = timeout_at(until, connection.run(&call, &shared.settings.prefix)).await;
+        shared.active.table.observe_store(begun.elapsed());
+        let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())));
+        if let Err(CallError(reason)) = &answer {
+            shared.fail(&connection, reason);
+        }
+        answer
+    }
+
+    /// The name of this machine in the store.
+    pub fn machine(&self) -> &str {
+        &self.0.machine
+    }
+
+    /// The time of Redis's clock, in microseconds since 1970.
+    pub fn now(&self) -> u64 {
+        match &*self.0.link.borrow() {
+            Link::Up(connection) => connection.clock.now(),
+            _ => crate::sys::clock::unix_ms().saturating_mul(1000),
+        }
+    }
+}
+
+impl Shared {
+    async fn connection(&self, until: Instant) -> Result<Arc<Connection>, CallError> {
+        let mut link = self.link.subscribe();
+        let settled = timeout_at(
+            until,
+            link.wait_for(|link| !matches!(link, Link::Connecting)),
+        );
+        match settled.await {
+            Ok(Ok(link)) => match &*link {
+                Link::Up(connection) => Ok(connection.clone()),
+                Link::Down(reason) => Err(CallError(reason.clone())),
+                Link::Connecting => Err(CallError("not connected yet".to_owned())),
+            },
+            Ok(Err(_)) => Err(CallError("the engine has ended".to_owned())),
+            Err(_) => Err(CallError("not connected yet".to_owned())),
+        }
+    }
+
+    /// Takes the connection out of use, if it still is in use.
+    fn fail(&self, failed: &Arc<Connection>, reason: &str) {
+        let is_failed = |link: &Link| matches!(link, Link::Up(now) if Arc::ptr_eq(now, failed));
+        let is_changed = self.link.send_if_modified(|link| {
+            let is_in_use = is_failed(link);
+            if is_in_use {
+                *link = Link::Down(reason.to_owned());
+            }
+            is_in_use
+        });
+        if is_changed {
+            self.note_down(reason);
+            self.failed.notify_one();
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        matches!(&*self.link.borrow(), Link::Up(_))
+    }
+
+    fn down(&self, reason: String) {
+        self.note_down(&reason);
+        self.link.send_replace(Link::Down(reason));
+    }
+
+    fn note_down(&self, reason: &str) {
+        if self.active.table.set_store_state(StoreState::Down) == StoreState::Down {
+            return;
+        }
+        self.log
+            .write(Line::new(Level::Error, "redis_down").quoted("reason", reason));
+        let event = Event::new(EventKind::Cluster, "redis");
+        self.active
+            .table
+            .add_event(&event.change("up", "down").reason(reason));
+    }
+
+    fn note_up(&self) {
+        let before = self.active.table.set_store_state(StoreState::Up);
+        if before == StoreState::Up {
+            return;
+        }
+        self.log.write(Line::new(Level::Info, "redis_up"));
+        let from = if before == StoreState::Down {
+            "down"
+        } else {
+            ""
+        };
+        let event = Event::new(EventKind::Cluster, "redis");
+        self.active.table.add_event(&event.change(from, "up"));
+    }
+}
+
+/// Keeps the connection open until the client is dropped.
+async fn keep(shared: Arc<Shared>) {
+    let mut machine = Machine::of(&shared.active);
+    let settings = shared.settings.clone();
+    let dialler = match Dialler::new(settings.tls, &settings.files) {
+        Ok(dialler) => dialler,
+        Err(reason) => {
+            shared.down(reason);
+            return;
+        }
+    };
+    loop {
+        let begun = Instant::now();
+        match connect(&shared, &dialler, &mut machine).await {
+            Ok(connection) => {
+                shared.link.send_replace(Link::Up(connection.clone()));
+                shared.note_up();
+                let lost = serve(&shared, &connection, &mut machine).await;
+                shared.fail(&connection, &lost.0);
+            }
+            Err(CallError(reason)) => shared.down(reason),
+        }
+        sleep_until(begun + EACH).await;
+    }
+}
+
+/// Connects and registers this machine. A server that needs longer than `timeout` for one answer
+/// counts as failing: no login could wait for it.
+async fn connect(
+    shared: &Shared,
+    dialler: &Dialler,
+    machine: &mut Machine,
+) -> Result<Arc<Connection>, CallError> {
+    let late = || CallError("no answer in time".to_owned());
+    let opened = Connection::open(&shared.settings, dialler);
+    let connection = timeout(CONNECT_TIME, opened).await.map_err(|_| late())??;
+    machine.look_around(&connection).await;
+    // The first call of a script may have to send its source, and is slower.
+    register(shared, &connection, machine, CONNECT_TIME).await?;
+    timeout(shared.settings.timeout, connection.measure_clock())
+        .await
+        .map_err(|_| late())??;
+    Ok(Arc::new(connection))
+}
+
+async fn register(
+    shared: &Shared,
+    connection: &Connection,
+    machine: &mut Machine,
+    within: Duration,
+) -> Result<(), CallError> {
+    let until = Instant::now() + within;
+    let sync = machine.registration(&shared.active, connection.clock.at(until.into_std()));
+    let answer = timeout_at(until, connection.run(&sync, &shared.settings.prefix)).await;
+    let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())))?;
+    machine.learn(&shared.active, &shared.log, answer)
+}
+
+/// Registers again and again until the connection fails; returns why.
+async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) -> CallError {
+    let mut registered = Instant::now();
+    loop {
+        tokio::select! {
+            () = shared.failed.notified() => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
+        }
+        if !shared.is_up() {
+            return CallError("a call has failed".to_owned());
+        }
+        if connection.is_closed() {
+            return CallError("the connection was closed".to_owned());
+        }
+        let is_due = registered.elapsed() >= REGISTER_EVERY;
+        if is_due || machine.has_news(&shared.active) {
+            registered = Instant::now();
+            let within = shared.settings.timeout;
+            if let Err(error) = register(shared, connection, machine, within).await {
+                return error;
+            }
+            if is_due && let Err(error) = measure(shared, connection).await {
+                return error;
+            }
+        }
+    }
+}
+
+async fn measure(shared: &Shared, connection: &Connection) -> Result<(), CallError> {
+    timeout(shared.settings.timeout, connection.measure_clock())
+        .await
+        .map_err(|_| CallError("no answer in time".to_owned()))?
+}

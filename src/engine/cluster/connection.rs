@@ -1,0 +1,228 @@
+//! One connection to Redis: where it is, the login, and calls of scripts on it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use openssl::hash::MessageDigest;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
+use tokio::task::JoinHandle;
+
+use super::duplex::{Dialler, Duplex, unix};
+use super::redis_clock::{RedisClock, monotonic_us};
+use super::script::ScriptCall;
+use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
+use crate::sys::relay::relayed;
+
+/// How long one Sentinel may take before the next one is asked.
+const SENTINEL_TIME: Duration = Duration::from_millis(300);
+
+/// A connection that is logged in. Calls on it are pipelined.
+pub(super) struct Connection {
+    calls: MultiplexedConnection,
+    driver: JoinHandle<()>,
+    pub(super) clock: RedisClock,
+    /// The digests of the scripts that were run. Of this connection, not of the process: a child
+    /// must not inherit a lock that another thread of its parent holds.
+    digests: Mutex<Vec<(&'static str, Box<str>)>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Calls that are under way then fail at once.
+        self.driver.abort();
+    }
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallError(pub String);
+
+impl From<RedisError> for CallError {
+    fn from(error: RedisError) -> Self {
+        Self(one_line(&error.to_string()))
+    }
+}
+
+/// What a server says may have several lines.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+impl Connection {
+    /// Connects and logs in. The caller bounds the time.
+    ///
+    /// # Errors
+    /// One line that says what failed, without a secret.
+    pub(super) async fn open(
+        settings: &ClusterSettings,
+        dialler: &Dialler,
+    ) -> Result<Self, CallError> {
+        let wire = match &settings.redis {
+            RedisPlace::Tcp(address) => dialler.tcp(address).await.map_err(CallError)?,
+            RedisPlace::Unix(path) => unix(path).await.map_err(CallError)?,
+            RedisPlace::Sentinel { sentinels, service } => {
+                let master = find_master(settings, dialler, sentinels, service).await?;
+                dialler.tcp(&master).await.map_err(CallError)?
+            }
+        };
+        let mut login = RedisConnectionInfo::default()
+            .set_skip_set_lib_name()
+            .set_db(settings.database.into());
+        if let Some(username) = &settings.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &settings.files.password {
+            login = login.set_password(password.expose());
+        }
+        let connection = Self::over(wire, &login).await?;
+        if matches!(settings.redis, RedisPlace::Sentinel { .. }) {
+            // A Sentinel may not have noticed yet that another server has taken over.
+            connection.expect_master().await?;
+        }
+        connection.measure_clock().await?;
+        Ok(connection)
+    }
+
+    async fn over(wire: Duplex, login: &RedisConnectionInfo) -> Result<Self, CallError> {
+        // Each call has a deadline of its own.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let (calls, driver) = MultiplexedConnection::new_with_config(login, wire, config).await?;
+        Ok(Self {
+            calls,
+            driver: tokio::spawn(relayed(driver)),
+            clock: RedisClock::default(),
+            digests: Mutex::default(),
+        })
+    }
+
+    /// Whether the peer has closed the connection.
+    pub(super) fn is_closed(&self) -> bool {
+        self.driver.is_finished()
+    }
+
+    async fn expect_master(&self) -> Result<(), CallError> {
+        let answer = self.send(&cmd("ROLE")).await?;
+        let is_master = matches!(
+            &answer,
+            Value::Array(items) if matches!(items.first(), Some(Value::BulkString(role)) if role == b"master")
+        );
+        if is_master {
+            return Ok(());
+        }
+        Err(CallError("the server is not the master yet".to_owned()))
+    }
+
+    pub(super) async fn measure_clock(&self) -> Result<(), CallError> {
+        let asked = monotonic_us();
+        let answer = self.send(&cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = redis::from_redis_value(answer)
+            .map_err(|_| CallError("TIME: two numbers expected".to_owned()))?;
+        let now = seconds.saturating_mul(1_000_000).saturating_add(micros);
+        self.clock.measured(asked, now);
+        Ok(())
+    }
+
+    fn digest_of(&self, source: &'static str) -> Box<str> {
+        let mut digests = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, digest)) = digests
+            .iter()
+            .find(|(known, _)| std::ptr::eq(*known, source))
+        {
+            return digest.clone();
+        }
+        let digest = script_digest(source);
+        digests.push((source, digest.clone()));
+        digest
+    }
+
+    /// Sends one command. An error that the server answers is an error here.
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let answer = self.calls.clone().send_packed_command(command).await?;
+        answer.extract_error()
+    }
+
+    /// Runs a script, which the server is given where it does not have it yet.
+    ///
+    /// # Errors
+    /// What the server says, or that the connection is lost.
+    pub(super) async fn run<C: ScriptCall>(
+        &self,
+        call: &C,
+        prefix: &str,
+    ) -> Result<C::Answer, CallError> {
+        let (keys, arguments) = (call.keys(prefix), call.arguments());
+        let command = |name: &str, script: &[u8]| {
+            let mut command = cmd(name);
+            command.arg(script).arg(keys.len());
+            for part in keys.iter().chain(&arguments) {
+                command.arg(part.as_slice());
+            }
+            command
+        };
+        let digest = self.digest_of(C::SOURCE);
+        let answer = match self.send(&command("EVALSHA", digest.as_bytes())).await {
+            Err(error) if error.code() == Some("NOSCRIPT") => {
+                self.send(&command("EVAL", C::SOURCE.as_bytes())).await?
+            }
+            answer => answer?,
+        };
+        call.parse(answer)
+            .map_err(|bad| CallError(format!("unexpected answer of a script: {}", bad.0)))
+    }
+}
+
+/// SHA-1 of a script, by which Redis knows it.
+fn script_digest(source: &str) -> Box<str> {
+    // Empty where OpenSSL refuses SHA-1: the server then knows no such script and is sent the source
+    // each time.
+    let digest = openssl::hash::hash(MessageDigest::sha1(), source.as_bytes());
+    let digest = digest.as_ref().map_or(&[][..], |digest| digest);
+    digest
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<String>()
+        .into()
+}
+
+/// Asks the Sentinels, in order, which server is the master.
+async fn find_master(
+    settings: &ClusterSettings,
+    dialler: &Dialler,
+    sentinels: &[RedisAddress],
+    service: &str,
+) -> Result<RedisAddress, CallError> {
+    let mut problem = "no Sentinel".to_owned();
+    for sentinel in sentinels {
+        let asked = ask_sentinel(settings, dialler, sentinel, service);
+        match tokio::time::timeout(SENTINEL_TIME, asked).await {
+            Ok(Ok(master)) => return Ok(master),
+            Ok(Err(CallError(error))) => problem = error,
+            Err(_) => problem = "no answer".to_owned(),
+        }
+        problem = format!("Sentinel {}:{}: {problem}", sentinel.host, sentinel.port);
+    }
+    Err(CallError(problem))
+}
+
+async fn ask_sentinel(
+    settings: &ClusterSettings,
+    dialler: &Dialler,
+    sentinel: &RedisAddress,
+    service: &str,
+) -> Result<RedisAddress, CallError> {
+    let wire = dialler.tcp(sentinel).await.map_err(CallError)?;
+    let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
+    if let Some(password) = &settings.files.sentinel_password {
+        login = login.set_password(password.expose());
+    }
+    let connection = Connection::over(wire, &login).await?;
+    let mut question = cmd("SENTINEL");
+    question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
+    let answer = connection.send(&question).await?;
+    let master: Option<(String, u16)> = redis::from_redis_value(answer)
+        .map_err(|_| CallError("host and port expected".to_owned()))?;
+    let (host, port) = master.ok_or_else(|| CallError(format!("knows no service {service:?}")))?;
+    let host = parse_host(&host).map_err(CallError)?;
+    Ok(RedisAddress { host, port })
+}

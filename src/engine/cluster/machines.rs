@@ -1,0 +1,309 @@
+//! The registration of this machine, and what it learns from it: other machines with other settings,
+//! what operators have set elsewhere, how many users each node has.
+
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use serde_json::{Map, Value as Json};
+
+use super::connection::{CallError, Connection};
+use super::script::{ClusterSetting, NodeCount, OwnNode, Sync, Synced};
+use crate::engine::active::{ActiveConfig, ClusterNotes, NodeUsers};
+use crate::engine::log::{Level, Line, Log};
+use crate::engine::verdicts::digest::sha256;
+use crate::engine::verdicts::{Operator, OperatorState, Setting};
+use crate::sys::host_name::host_name;
+
+/// How long a question may take that is not asked for a login.
+const SIDE_QUESTION: Duration = Duration::from_millis(300);
+
+/// This machine as the store knows it.
+pub(super) struct Machine {
+    name: String,
+    config_hash: String,
+    /// The sequence of operators' settings when they were last sent.
+    sent: Option<u64>,
+    eviction: Option<String>,
+    /// The warnings that were logged last.
+    logged: Vec<String>,
+}
+
+/// The name of this machine in the store. Engines that share no table have different ones, so that
+/// their registrations do not replace each other.
+pub(super) fn machine_name(active: &ActiveConfig) -> String {
+    let host = host_name().unwrap_or_else(|| "localhost".to_owned());
+    let host: String = host.chars().filter(|c| !c.is_control()).collect();
+    format!("{host}/{:08x}", active.table.id() & 0xffff_ffff)
+}
+
+impl Machine {
+    pub(super) fn of(active: &ActiveConfig) -> Self {
+        Self {
+            name: machine_name(active),
+            config_hash: config_hash(active),
+            sent: None,
+            eviction: None,
+            logged: Vec::new(),
+        }
+    }
+
+    /// Finds out whether the server may forget bindings by itself.
+    pub(super) async fn look_around(&mut self, connection: &Connection) {
+        let asked = tokio::time::timeout(SIDE_QUESTION, eviction_policy(connection)).await;
+        self.eviction = asked.ok().flatten().filter(|policy| policy != "noeviction");
+    }
+
+    /// Whether an operator has set something here since the last registration.
+    pub(super) fn has_news(&self, active: &ActiveConfig) -> bool {
+        self.sent != Some(active.table.operators_sequence())
+    }
+
+    pub(super) fn registration(&mut self, active: &ActiveConfig, deadline: u64) -> Sync {
+        self.sent = Some(active.table.operators_sequence());
+        let nodes = active.standings_of_all();
+        Sync {
+            machine: self.name.clone(),
+            config_hash: self.config_hash.clone(),
+            nodes: nodes
+                .into_iter()
+                .map(|standing| OwnNode {
+                    name: standing.node.name.to_string(),
+                    usable: standing.usable,
+                    drain_since: standing.drain_since_ms.saturating_mul(1000),
+                })
+                .collect(),
+            drain_time: active.config.routing.drain_time,
+            wants_counts: true,
+            generation: active.table.bindings_generation(),
+            settings: active.table.operators().iter().map(to_store).collect(),
+            deadline,
+        }
+    }
+
+    pub(super) fn learn(
+        &mut self,
+        active: &ActiveConfig,
+        log: &Log,
+        answer: Synced,
+    ) -> Result<(), CallError> {
+        let Synced::Done {
+            machines,
+            settings,
+            counts,
+            ..
+        } = answer
+        else {
+            return Err(CallError("no answer in time".to_owned()));
+        };
+        for operator in settings.iter().filter_map(from_store) {
+            // Fails where there is no room for more settings; the next registration tries again.
+            let _ = active.set_operator(&operator);
+        }
+        let mut warnings = Vec::new();
+        if let Some(policy) = &self.eviction {
+            warnings.push(format!(
+                "cluster: Redis may evict bindings (maxmemory-policy {policy}); noeviction expected"
+            ));
+        }
+        for other in &machines {
+            let differing = differing(&self.config_hash, &other.config_hash);
+            if !differing.is_empty() {
+                let (name, what) = (&other.machine, differing.join(" and "));
+                warnings.push(format!(
+                    "cluster: {name} has other {what} than {}",
+                    self.name
+                ));
+            }
+        }
+        for warning in warnings
+            .iter()
+            .filter(|warning| !self.logged.contains(warning))
+        {
+            log.write(Line::new(Level::Warning, "cluster_warning").quoted("reason", warning));
+        }
+        self.logged.clone_from(&warnings);
+        active.note_cluster(ClusterNotes {
+            warnings,
+            users: counts.into_iter().map(to_users).collect(),
+        });
+        Ok(())
+    }
+}
+
+fn to_users(count: NodeCount) -> NodeUsers {
+    NodeUsers {
+        node: count.node,
+        users: count.users,
+        moved_in: count.moved_in,
+        moved_out: count.moved_out,
+    }
+}
+
+/// The server's eviction policy, from `CONFIG` or, where this user may not use it, `INFO`.
+async fn eviction_policy(connection: &Connection) -> Option<String> {
+    let mut question = cmd("CONFIG");
+    question.arg("GET").arg("maxmemory-policy");
+    if let Ok(answer) = connection.send(&question).await {
+        let parts: Vec<(String, String)> = redis::from_redis_value(answer).ok()?;
+        return parts.into_iter().next().map(|(_, policy)| policy);
+    }
+    let answer = connection.send(cmd("INFO").arg("memory")).await.ok()?;
+    let text: String = match answer {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok()?,
+        Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("maxmemory_policy:"))?;
+    Some(line.trim().to_owned())
+}
+
+/// What all machines have to agree on, each part with its hash: `nodes:1a2b3c4d keys:… bindings:…`.
+fn config_hash(active: &ActiveConfig) -> String {
+    let (config, routing) = (&active.config, &active.config.routing);
+    let mut nodes: Vec<String> = active
+        .nodes()
+        .map(|node| format!("{}\t{}\t{}", node.name, node.pool, node.weight))
+        .collect();
+    nodes.sort_unstable();
+    let cluster = config.cluster.as_deref();
+    let hmac = cluster.and_then(|cluster| cluster.files.hmac_key.as_ref());
+    let hmac = hmac.map(|key| sha256(key));
+    let keys = format!(
+        "{:?} {:?} {:?} {hmac:?}",
+        routing.user_key, routing.master_separator, routing.detail_separator
+    );
+    let rules = cluster.map(|cluster| {
+        let (retention, moves) = (cluster.retention, cluster.moves_on_failure);
+        let times = (cluster.move_delay, cluster.min_stay, routing.drain_time);
+        (
+            retention,
+            moves,
+            times,
+            cluster.needs_quorum,
+            routing.node_usable,
+        )
+    });
+    let parts = [
+        ("nodes", nodes.join("\n")),
+        ("keys", keys),
+        ("rules", format!("{rules:?}")),
+    ];
+    let hashed = parts.map(|(name, text)| {
+        let digest = sha256(text.as_bytes());
+        let digits: String = digest
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{name}:{digits}")
+    });
+    hashed.join(" ")
+}
+
+/// What differs between two configuration hashes, in words.
+fn differing(mine: &str, theirs: &str) -> Vec<&'static str> {
+    const WORDS: [(&str, &str); 3] = [
+        ("nodes", "nodes, pools or weights"),
+        ("keys", "settings of user_key, separators or key_file"),
+        (
+            "rules",
+            "settings of retention, move_delay, min_stay, drain_time, node_failover, node_usable or verdicts",
+        ),
+    ];
+    let part = |hash: &str, name: &str| {
+        let mut parts = hash.split(' ').filter_map(|part| part.split_once(':'));
+        parts
+            .find(|(known, _)| *known == name)
+            .map(|(_, digits)| digits.to_owned())
+    };
+    let differs = |(name, _): &&(&str, &str)| part(mine, name) != part(theirs, name);
+    WORDS
+        .iter()
+        .filter(differs)
+        .map(|(_, words)| *words)
+        .collect()
+}
+
+/// An operator's setting as the store keeps it.
+fn to_store(operator: &Operator) -> ClusterSetting {
+    let mut text = Map::new();
+    let kind = match operator.setting {
+        Setting::State(state) => {
+            text.insert("state".into(), state.name().into());
+            "state"
+        }
+        Setting::Weight(weight) => {
+            text.insert("weight".into(), weight.map_or(Json::Null, Json::from));
+            "weight"
+        }
+    };
+    text.insert("until".into(), operator.until_ms.into());
+    text.insert("reason".into(), operator.reason.as_str().into());
+    text.insert("by".into(), operator.by.as_str().into());
+    ClusterSetting {
+        name: format!("{kind}:{}", operator.what),
+        since_ms: operator.since_ms,
+        text: Json::Object(text).to_string(),
+    }
+}
+
+/// `None` for a setting that this version does not know.
+fn from_store(stored: &ClusterSetting) -> Option<Operator> {
+    let (kind, what) = stored.name.split_once(':')?;
+    let text: Json = serde_json::from_str(&stored.text).ok()?;
+    let of = |key: &str| text.get(key).and_then(Json::as_str).unwrap_or_default();
+    let setting = match kind {
+        "state" => Setting::State(OperatorState::from_name(of("state"))?),
+        "weight" => Setting::Weight(match text.get("weight") {
+            Some(Json::Number(number)) => Some(u16::try_from(number.as_u64()?).ok()?),
+            _ => None,
+        }),
+        _ => return None,
+    };
+    Some(Operator {
+        what: what.to_owned(),
+        setting,
+        since_ms: stored.since_ms,
+        until_ms: text.get("until").and_then(Json::as_u64).unwrap_or(0),
+        reason: of("reason").to_owned(),
+        by: of("by").to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_comes_back_from_the_store_as_it_was() {
+        for setting in [
+            Setting::State(OperatorState::Drain),
+            Setting::State(OperatorState::Auto),
+            Setting::Weight(Some(7)),
+            Setting::Weight(None),
+        ] {
+            let operator = Operator {
+                what: "node:n1".to_owned(),
+                setting,
+                since_ms: 1_700_000_000_123,
+                until_ms: 5,
+                reason: "\"new disk\"\n".to_owned(),
+                by: "ann".to_owned(),
+            };
+            assert_eq!(from_store(&to_store(&operator)), Some(operator));
+        }
+    }
+
+    #[test]
+    fn the_part_that_differs_is_named() {
+        let mine = "nodes:1 keys:2 rules:3";
+        assert!(differing(mine, mine).is_empty());
+        assert_eq!(
+            differing(mine, "nodes:9 keys:2 rules:3"),
+            ["nodes, pools or weights"]
+        );
+        assert_eq!(differing(mine, "").len(), 3);
+    }
+}

@@ -1,0 +1,232 @@
+//! Routes with a store: a login runs on the engine thread, and what it finds out is remembered for
+//! when the store fails.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::check::{Check, Ticket};
+use super::routed::{RouteResult, Routed, RoutedUser, count, digest_of, user_hash, without_store};
+use crate::engine::active::ActiveConfig;
+use crate::engine::cluster::ClientHandle;
+use crate::engine::cluster::script::{
+    Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode,
+};
+use crate::engine::config::ClusterSettings;
+use crate::engine::routing::{Filter, NoRoute, user_key};
+use crate::engine::verdicts::{Event, EventKind, KnownBinding};
+
+/// A user who logs in.
+pub(super) struct RouteRequest {
+    pub(super) active: Arc<ActiveConfig>,
+    settings: Arc<ClusterSettings>,
+    key: Vec<u8>,
+    filter: Filter,
+    until: Instant,
+    pub(super) ticket: Arc<Ticket>,
+    is_answered: bool,
+}
+
+/// Begins to route a user: the check that tells when the route is done, and what the engine thread has
+/// to do for it. Without a store the route is done.
+///
+/// # Errors
+/// The name has no key.
+pub(super) fn begin(
+    active: &Arc<ActiveConfig>,
+    user: &[u8],
+    filter: Filter,
+) -> Result<(Check, Option<Box<RouteRequest>>), String> {
+    let key = user_key(user, &active.config.routing);
+    let key = key.ok_or(NoRoute::NoKey.text())?.into_owned();
+    let (mut check, ticket) = Check::new();
+    check.route = Some(Box::new(RoutedUser {
+        active: active.clone(),
+        key: key.clone(),
+        filter: filter.clone(),
+    }));
+    let Some(settings) = active.config.cluster.clone() else {
+        let routed = active.route(user, &filter);
+        let routed = routed.map(|route| Routed {
+            how: "hash",
+            node: route.node.name.to_string(),
+            degraded: route.degraded,
+            ..Routed::default()
+        });
+        ticket.finish_route(routed.map_err(|why| why.text().to_owned()));
+        return Ok((check, None));
+    };
+    let request = RouteRequest {
+        active: active.clone(),
+        until: Instant::now() + settings.timeout,
+        settings,
+        key,
+        filter,
+        ticket,
+        is_answered: false,
+    };
+    Ok((check, Some(Box::new(request))))
+}
+
+/// Answers without the store where nothing else has answered: the engine has ended, or could not be
+/// started. The caller would wait for ever.
+impl Drop for RouteRequest {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return;
+        }
+        let routed = without_store(&self.active, &self.settings, &self.key, &self.filter);
+        self.ticket.finish_route(routed);
+    }
+}
+
+impl RouteRequest {
+    /// Asks the store, and finishes the ticket. Runs on the engine thread.
+    pub(super) async fn run(mut self, client: Option<ClientHandle>) {
+        let routed = match &client {
+            Some(client) => self.ask(client).await,
+            None => None,
+        };
+        let (active, settings) = (&self.active, &self.settings);
+        let routed =
+            routed.unwrap_or_else(|| without_store(active, settings, &self.key, &self.filter));
+        self.is_answered = true;
+        let how = routed.as_ref().ok().map(|routed| routed.how);
+        if self.ticket.finish_route(routed)
+            && let Some(how) = how
+        {
+            count(&self.active, how);
+        }
+    }
+
+    /// `None` where the store does not answer.
+    async fn ask(&self, client: &ClientHandle) -> Option<RouteResult> {
+        let settings = &self.settings;
+        let digest = digest_of(&self.key, settings);
+        let user = user_hash(&digest);
+        let standings = self.active.standings(&self.key, &self.filter);
+        let nodes = standings.iter().map(|standing| SeenNode {
+            name: standing.node.name.to_string(),
+            in_pools: standing.in_pools,
+            matches: standing.matches,
+            usable: standing.usable,
+            takes_new: standing.takes_new,
+            drain_since: standing.drain_since_ms.saturating_mul(1000),
+        });
+        let nodes: Vec<SeenNode> = nodes.collect();
+        let degraded: Vec<String> = standings
+            .iter()
+            .filter(|standing| standing.degraded)
+            .map(|standing| standing.node.name.to_string())
+            .collect();
+        drop(standings);
+        let remembered = remembered(&self.active, user);
+        let make = |deadline| LoginRequest {
+            user: digest,
+            nodes,
+            remembered,
+            deadline,
+            retention: settings.retention,
+            move_delay: settings.move_delay,
+            min_stay: settings.min_stay,
+            drain_time: self.active.config.routing.drain_time,
+            moves_on_failure: settings.moves_on_failure,
+            needs_quorum: settings.needs_quorum,
+            machine: client.machine().to_owned(),
+            explains: false,
+        };
+        let answer = client.call(self.until, make).await.ok()?;
+        Some(match answer {
+            LoginAnswer::Late { .. } => return None,
+            LoginAnswer::Bound(how, binding) => {
+                remember(&self.active, user, &binding);
+                if how == LoginHow::Moved {
+                    note_move(&self.active, &binding);
+                }
+                let degraded = degraded.contains(&binding.node);
+                Ok(routed(how_name(how), binding, degraded))
+            }
+            LoginAnswer::None {
+                reason,
+                binding,
+                has_moved,
+            } => {
+                if binding.generation > 0 {
+                    remember(&self.active, user, &binding);
+                }
+                if has_moved {
+                    note_move(&self.active, &binding);
+                }
+                Err(reason)
+            }
+        })
+    }
+}
+
+fn how_name(how: LoginHow) -> &'static str {
+    match how {
+        LoginHow::New => "new",
+        LoginHow::Bound => "bound",
+        LoginHow::Moved => "moved",
+        LoginHow::Pinned => "pinned",
+    }
+}
+
+fn routed(how: &'static str, binding: Binding, degraded: bool) -> Routed {
+    Routed {
+        how,
+        node: binding.node,
+        from: binding.from,
+        since_us: binding.since,
+        until_us: binding.until,
+        reason: binding.reason,
+        by: binding.by,
+        degraded,
+    }
+}
+
+fn note_move(active: &ActiveConfig, binding: &Binding) {
+    let event = Event::new(EventKind::Move, format!("node:{}", binding.from));
+    active.table.add_event(
+        &event
+            .change(binding.from.clone(), binding.node.clone())
+            .reason(binding.reason.clone())
+            .by(binding.by.clone()),
+    );
+}
+
+fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
+    let hash = |name: &str| {
+        let known = active.nodes().find(|node| *node.name == *name);
+        // Another number than 0 for a node that this machine does not know: the user is bound.
+        known.map_or(u64::from(!name.is_empty()), |node| node.name_hash())
+    };
+    active.table.remember_binding(
+        user,
+        &KnownBinding {
+            node: hash(&binding.node),
+            from: hash(&binding.from),
+            since: binding.since,
+            until: binding.until,
+            held: binding.held,
+            generation: binding.generation,
+        },
+    );
+}
+
+/// What this machine remembers of a user, to fill a store again that has lost it. `None` also where
+/// the user was bound to a node that this machine does not know: it could not name it.
+fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Remembered> {
+    let known = active.table.known_binding(user)?;
+    let name = |hash: u64| match hash {
+        0 => Some(String::new()),
+        hash => Some(active.node_by_hash(hash)?.name.to_string()),
+    };
+    Some(Remembered {
+        node: name(known.node)?,
+        from: name(known.from).unwrap_or_default(),
+        since: known.since,
+        until: known.until,
+        held: known.held,
+        generation: known.generation,
+    })
+}
