@@ -12,7 +12,7 @@ use futures_util::future::FusedFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, end_abruptly, ended};
@@ -148,7 +148,8 @@ pub(super) struct Destination<'a> {
 /// to one of them that has already begun.
 ///
 /// When an attempt fails, or the next one is due, `again` is polled for newer addresses of the
-/// name. Those not tried yet are tried next.
+/// name. Those not tried yet are tried next. If they do not come in time, because the name server
+/// does not answer, the failure of the known addresses is returned.
 ///
 /// # Errors
 /// Those of [`dial`]. If our process could not try one of the addresses, the error is that one,
@@ -182,6 +183,7 @@ pub(super) async fn connect(
         attempt(address, dialled, manner)
     };
     let next_after = interval(time, addresses.len());
+    let again = timeout(patience_for_newer(time), again).map(|newer| newer.ok().flatten());
     let mut again = pin!(again.fuse());
     // Whether to poll `again`: an attempt has failed or is slow.
     let mut asks_again = false;
@@ -234,6 +236,12 @@ pub(super) async fn connect(
             }
         }
     }
+}
+
+/// How long newer addresses are waited for, of the `time` for all addresses: the rest is for
+/// reporting why the known ones failed, before the probe times out.
+fn patience_for_newer(time: Duration) -> Duration {
+    time - time / 8
 }
 
 /// The delay between the starts of two attempts. RFC 8305 §5 recommends 250 ms and demands at least
@@ -402,6 +410,25 @@ mod tests {
         assert_eq!(connect_with(&[HERE]).await, Ok(HERE));
         assert_eq!(connect_with(&[old, HERE]).await, Ok(HERE));
         let refused = connect_with(&[old]).await.unwrap_err();
+        assert_eq!(refused.to_string(), "connect: connection refused");
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_hangs_does_not_hide_why_the_addresses_failed() {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::new(HERE, 0).into()).unwrap();
+        let port = bound.local_addr().unwrap().as_socket().unwrap().port();
+        let wanted = Destination {
+            addresses: &[HERE],
+            port,
+            source: None,
+            manner: Manner::Dialogue,
+            time: Duration::from_millis(200),
+        };
+        let mut lacked = None;
+        let connecting = connect(wanted, std::future::pending(), None, &mut lacked);
+        let ended = timeout(Duration::from_secs(60), connecting).await;
+        let refused = ended.expect("waits for the name server").unwrap_err();
         assert_eq!(refused.to_string(), "connect: connection refused");
     }
 

@@ -20,9 +20,10 @@ use crate::sys::relay::hold_on;
 /// The age at which a lingering connection is first read: most servers have answered by then.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 
-/// Reads per check, and bytes per read: more than any server sends to end a session.
-const READS: usize = 4;
-const READ: usize = 2048;
+/// Bytes per read, and reads per check: more than any mail server sends to end a session, and as
+/// much of a web page as has usually arrived.
+const READ: usize = 16 * 1024;
+const READS: usize = 16;
 
 /// Shared by a `Stream` and the probe that owns it. Once it is open, the stream
 /// does not close its socket when dropped but leaves it here, whatever wraps the stream (TLS, a
@@ -88,6 +89,8 @@ impl Drop for LingeringConnection {
     fn drop(&mut self) {
         // The socket is closed after this: make sure that the host has not closed it before.
         hold_on();
+        // Unread bytes would make the kernel send a reset instead of FIN.
+        self.has_ended();
         if !self.final_bytes.is_empty() {
             // An error means that the server has already gone.
             let _ = self
@@ -131,8 +134,8 @@ impl LingeringConnections {
 
     /// Takes the connection that the stream of `linger` has left, if any.
     pub(super) fn take(&self, linger: &LingerHandle) {
-        if let Some(farewell) = linger.take() {
-            self.lock().fresh.push_back(farewell);
+        if let Some(connection) = linger.take() {
+            self.lock().fresh.push_back(connection);
         }
     }
 
@@ -145,9 +148,9 @@ impl LingeringConnections {
         }
         hold_on();
         let now = Instant::now();
-        while let Some(farewell) = older(&mut queues.fresh, FIRST_LOOK, now) {
-            if !farewell.has_ended() {
-                queues.late.push_back(farewell);
+        while let Some(connection) = older(&mut queues.fresh, FIRST_LOOK, now) {
+            if !connection.has_ended() {
+                queues.late.push_back(connection);
             }
         }
         while older(&mut queues.late, END_MAX, now).is_some() {}
@@ -215,6 +218,29 @@ mod tests {
             lingering.look();
         }
         assert!(begun.elapsed() >= END_MAX);
+        assert_eq!(heard(server), b"bye");
+    }
+
+    /// Closing a socket with unread bytes sends a reset, which the server reads as an error.
+    #[test]
+    fn what_comes_late_or_in_plenty_is_read_before_the_close() {
+        let lingering = LingeringConnections::default();
+        for chunk in [b"* BYE late\r\n".to_vec(), vec![b'x'; 100_000]] {
+            let mut server = aside(&lingering, b"");
+            std::thread::sleep(FIRST_LOOK);
+            lingering.look();
+            assert_eq!(lingering.count(), 1, "has not ended yet");
+            std::io::Write::write_all(&mut server, &chunk).unwrap();
+            while lingering.count() > 0 {
+                std::thread::sleep(FIRST_LOOK / 2);
+                lingering.look();
+            }
+            assert_eq!(heard(server), b"");
+        }
+        // The same where the engine ends first.
+        let mut server = aside(&lingering, b"bye");
+        std::io::Write::write_all(&mut server, b"* BYE\r\n").unwrap();
+        drop(lingering);
         assert_eq!(heard(server), b"bye");
     }
 

@@ -10,6 +10,7 @@ use super::timer::{ProbeTimer, TimerKind};
 use crate::engine::active::{ActiveConfig, shown_ip};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::Outcome;
+use crate::engine::probe::error::Stage;
 use crate::engine::verdicts::health::{Gate, Thresholds, Verdict};
 use crate::engine::verdicts::{ProbeResult, Record, Sample};
 use crate::sys::clock;
@@ -100,7 +101,10 @@ impl ProbeTimer {
     ) -> (Record, Option<Line>) {
         let mut after = before.clone();
         after.probes += 1;
-        after.latency = Some(outcome.elapsed);
+        // What this process lacked says nothing of the server.
+        if outcome.is_conclusive() {
+            after.latency = Some(outcome.elapsed);
+        }
         if let Some(facts) = &outcome.tls {
             after.not_after = facts.not_after.or(after.not_after);
         }
@@ -112,9 +116,16 @@ impl ProbeTimer {
                 }
                 after.address = outcome.address.or(after.address);
             }
-            Err(error) => {
+            Err(error) if outcome.is_conclusive() => {
                 after.error = Some(backoff::explained(before.error.as_deref(), error));
-                after.failures += u64::from(outcome.is_conclusive());
+                after.failures += 1;
+            }
+            // The reason why the server's last probe failed is kept, so that a dead server is not
+            // shown as dead for want of descriptors here.
+            Err(error) => {
+                let is_own = |text: &String| text.starts_with(Stage::Internal.name());
+                after.error = before.error.clone().filter(|text| !is_own(text));
+                after.error.get_or_insert_with(|| error.to_string());
             }
         }
         if outcome.is_conclusive() {
@@ -198,5 +209,57 @@ fn result_of(outcome: &Outcome) -> ProbeResult {
         _ if !outcome.is_conclusive() => ProbeResult::Inconclusive,
         Ok(()) => ProbeResult::Good,
         Err(_) => ProbeResult::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::active::State;
+    use crate::engine::config::{Config, LogSink};
+    use crate::engine::probe::error::ProbeError;
+
+    const TOOK: Duration = Duration::from_millis(7);
+
+    /// What is known of a target after outcomes with these results, each of which took as many
+    /// milliseconds longer than the one before.
+    fn after(results: &[Result<(), ProbeError>]) -> Record {
+        let text = "backend_server_monitoring: {log: none, backend_servers: [
+            {protocol: imap, host: 127.0.0.1, port: 1}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, pid(), true, State::default()).unwrap();
+        assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
+        let (slot, target) = (active.slots[0], &active.config.targets[0]);
+        let timer = ProbeTimer::new(slot, TimerKind::Connect, target, 0.5);
+        let log = Log::open(&LogSink::None).unwrap();
+        for (result, times) in results.iter().zip(1..) {
+            let outcome = Outcome {
+                result: result.clone(),
+                address: None,
+                elapsed: TOOK * times,
+                tls: None,
+            };
+            assert!(timer.apply(&active, &outcome, &log).is_published);
+        }
+        active.table.read(slot)
+    }
+
+    #[test]
+    fn what_this_process_lacked_says_nothing_of_the_server() {
+        let refused = || Err(ProbeError::new(Stage::Connect, "connection refused"));
+        let lack = |text: &str| Err(ProbeError::new(Stage::Internal, text.to_owned()));
+        let record = after(&[refused(), lack("too many open files")]);
+        assert_eq!(record.error.as_deref(), Some("connect: connection refused"));
+        assert_eq!(record.latency, Some(TOOK));
+        assert_eq!((record.probes, record.failures), (2, 1));
+        // Without a failure of the server, the reason why nothing was found out is shown.
+        let record = after(&[Ok(()), lack("one"), lack("two")]);
+        assert_eq!(record.error.as_deref(), Some("internal: two"));
+        assert_eq!(record.latency, Some(TOOK));
+        let record = after(&[lack("one"), refused()]);
+        assert_eq!(record.error.as_deref(), Some("connect: connection refused"));
+        assert_eq!(record.latency, Some(2 * TOOK));
     }
 }

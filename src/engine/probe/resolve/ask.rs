@@ -95,10 +95,18 @@ fn meaning_of(failure: names::NameFailure, lack: Option<LookupFailure>) -> Looku
             LookupFailure::OwnLack("cannot look up names: out of memory".to_owned())
         }
         libc::EAI_SYSTEM => own_lack(&std::io::Error::from_raw_os_error(failure.errno)),
-        libc::EAI_AGAIN => LookupFailure::ForNow(text(failure.code)),
-        code => LookupFailure::NoAddress(text(code)),
+        // The only codes that are an answer about the name.
+        code @ (libc::EAI_NONAME | libc::EAI_NODATA | EAI_ADDRFAMILY) => {
+            LookupFailure::NoAddress(text(code))
+        }
+        // `EAI_FAIL`: a name server refused to answer or failed, which another one may not do.
+        code => LookupFailure::ForNow(text(code)),
     }
 }
+
+/// `EAI_ADDRFAMILY` of glibc's netdb.h, which the `libc` crate lacks: the name exists, and has no
+/// address of a family that was asked for.
+const EAI_ADDRFAMILY: i32 = -9;
 
 fn own_lack(error: &std::io::Error) -> LookupFailure {
     LookupFailure::OwnLack(format!("cannot look up names: {error}"))
@@ -119,7 +127,7 @@ fn text(code: i32) -> String {
     match code {
         libc::EAI_NONAME => "name or service not known",
         libc::EAI_AGAIN => "temporary failure in name resolution",
-        libc::EAI_NODATA => "no address associated with hostname",
+        libc::EAI_NODATA | EAI_ADDRFAMILY => "no address associated with hostname",
         libc::EAI_FAIL => "non-recoverable failure in name resolution",
         libc::EAI_FAMILY => "address family not supported",
         code => return format!("the look-up failed with code {code}"),
@@ -163,7 +171,13 @@ mod tests {
             meaning(libc::EAI_AGAIN, libc::ECONNREFUSED),
             LookupFailure::ForNow(_)
         ));
-        for code in [libc::EAI_NONAME, libc::EAI_NODATA, libc::EAI_FAIL] {
+        for code in [libc::EAI_AGAIN, libc::EAI_FAIL, libc::EAI_FAMILY, -1000] {
+            assert!(
+                matches!(meaning(code, libc::ENOENT), LookupFailure::ForNow(_)),
+                "{code}"
+            );
+        }
+        for code in [libc::EAI_NONAME, libc::EAI_NODATA, EAI_ADDRFAMILY] {
             assert!(
                 matches!(meaning(code, libc::ENOENT), LookupFailure::NoAddress(_)),
                 "{code}"
