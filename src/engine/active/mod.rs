@@ -168,14 +168,20 @@ impl ActiveConfig {
             }
             return Ok(Role::Waiting);
         }
-        let role = match &self.store {
-            Some(store) if store.try_lead(self.table.displaced()) == Lead::Theirs => Role::Reader,
+        let led = self.store.as_ref().is_some_and(|store| store.is_leader());
+        let lead = self
+            .store
+            .as_ref()
+            .map(|store| store.try_lead(self.table.displaced()));
+        let role = match lead {
+            Some(Lead::Theirs) => Role::Reader,
             _ => Role::Prober,
         };
-        if let Claim::Taken(from) = claim
-            && role == Role::Prober
-        {
-            self.note_prober(from, pid);
+        match claim {
+            Claim::Taken(from) if role == Role::Prober => self.note_prober(from, pid),
+            // A reader until now, whose file another process wrote.
+            Claim::Kept if lead == Some(Lead::Ours) && !led => self.note_prober(0, pid),
+            _ => {}
         }
         if role == Role::Prober {
             self.table.set_probing(pid, true);

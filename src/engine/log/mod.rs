@@ -179,6 +179,17 @@ impl Log {
         count.saturating_sub(self.losses.taken.swap(count, Ordering::AcqRel))
     }
 
+    /// Counts lines that the log before this one has lost and that nobody has taken.
+    pub fn inherit_losses(&self, before: &Self) {
+        let untaken = before.take_lost();
+        if untaken > 0 {
+            let reason = before.losses.reason.load_full();
+            let reason = reason.as_deref().map_or("", String::as_str);
+            self.losses.count.fetch_add(untaken, Ordering::AcqRel);
+            self.losses.reason.store(Some(Arc::new(reason.to_owned())));
+        }
+    }
+
     /// Warnings for the operator: a sink that cannot be used, and lost lines.
     pub fn warnings(&self) -> Vec<String> {
         let sink = match &*self.sink {
@@ -386,5 +397,10 @@ mod tests {
             warning.contains("2 lines") && warning.contains("No space left"),
             "{warning}"
         );
+        // Another log takes its place before the third one is counted elsewhere.
+        log.write_here(&Line::new(Level::Info, "third"));
+        let next = Log::open(&LogSink::None).unwrap();
+        next.inherit_losses(&log);
+        assert_eq!((log.take_lost(), next.take_lost()), (0, 1));
     }
 }

@@ -282,7 +282,11 @@ impl Process {
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let active = Arc::new(active);
         secret_names::set_exposed(&active.config.expose_attributes);
-        self.log.store(Some(log.clone()));
+        if let Some(replaced) = self.log.swap(Some(log.clone()))
+            && !Arc::ptr_eq(&replaced, &log)
+        {
+            log.inherit_losses(&replaced);
+        }
         self.active.store(Some(active.clone()));
         self.wanted.store(true, Ordering::Release);
         for warning in &active.config.warnings {
@@ -654,7 +658,7 @@ fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<S
         return Ok(State::default());
     };
     let open = before.and_then(|b| b.store.clone());
-    let store = match open.filter(|store| store.path() == path) {
+    let store = match open.filter(|store| store.is_at(path)) {
         Some(store) => store,
         None => Arc::new(Store::open(path).map_err(|e| config.origin.of_state_file(&e))?),
     };

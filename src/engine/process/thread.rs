@@ -210,6 +210,9 @@ struct EngineLoop {
     nobody: Followed,
     lock_failed: bool,
     stopped: bool,
+    /// What was served until [`Command::Stop`]. This process keeps the role there if it was
+    /// started again before the thread stopped.
+    served: Option<Arc<ActiveConfig>>,
     /// When it last checked its role.
     looked: Instant,
     /// What was observed of the lease's holder while another process has it.
@@ -230,6 +233,7 @@ impl EngineLoop {
             nobody: Followed::default(),
             lock_failed: false,
             stopped: false,
+            served: None,
             looked: Instant::now(),
             patience: Patience::default(),
         }
@@ -329,6 +333,7 @@ impl EngineLoop {
         self.give_up();
         if let Some((active, _)) = serving.take() {
             (self.reports.stopped)(&active);
+            self.served = Some(active);
         }
     }
 
@@ -420,7 +425,9 @@ impl EngineLoop {
             scheduler.forget_sessions();
         }
         self.lock_failed = false;
-        if let Some((before, _)) = serving
+        let stopped = self.served.take();
+        let before = serving.map(|(before, _)| before).or(stopped.as_ref());
+        if let Some(before) = before
             && !before.shares_with(active)
         {
             self.give_up();

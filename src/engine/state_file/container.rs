@@ -104,7 +104,10 @@ impl Head {
             length: length.parse().ok()?,
             sum: (*sum).to_owned(),
         };
-        (head.length <= FILE_MAX && head.offset >= CONTENTS_AT).then_some(head)
+        // No number that this module has counted to: a content after it would have no number.
+        let is_counted = head.number < u64::MAX / 2;
+        let is_whole = head.length <= FILE_MAX && head.offset >= CONTENTS_AT;
+        (is_whole && is_counted).then_some(head)
     }
 }
 
@@ -171,6 +174,13 @@ mod tests {
             damaged[at] ^= 1;
             assert_eq!(Head::read(&damaged), None, "byte {at}");
         }
+    }
+
+    /// The number after it would not fit.
+    #[test]
+    fn a_number_that_nobody_has_counted_to_is_refused() {
+        let head = Head::after(None, u64::MAX, "content");
+        assert_eq!(Head::read(&head.sector()), None);
     }
 
     #[test]

@@ -25,6 +25,10 @@ const READ_AGAIN: u32 = 5;
 /// The pause before each of these reads.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
+/// How long a content waits for another thread of this process that still writes: 10 s.
+const WORK_TRIES: u32 = 1000;
+const WORK_PAUSE: Duration = Duration::from_millis(10);
+
 /// A state file by its path. Where the path comes to name another file, that one is used from then
 /// on.
 pub struct Store {
@@ -41,6 +45,9 @@ pub struct Store {
     /// The number of the content that this process wrote last, or that was the newest when it took
     /// the right to write.
     written: AtomicU64,
+    /// How often this process has given the right to write back. A content that was queued before
+    /// is not written after it: the file may have a newer one by then.
+    terms: AtomicU64,
     /// The state of the writing thread.
     work: Work,
     requests: CommandRequests,
@@ -68,6 +75,7 @@ impl Store {
             silent: AtomicBool::new(false),
             leader: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            terms: AtomicU64::new(0),
             work: Work::default(),
             requests: CommandRequests::default(),
         })
@@ -75,6 +83,12 @@ impl Store {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether `path` names this file, in whatever spelling. A second [`Store`] of one file would
+    /// close its descriptor at some time, and with it the process loses all locks of the file.
+    pub fn is_at(&self, path: &Path) -> bool {
+        self.path == path || self.file.load().is_at(path)
     }
 
     /// The file that the path names now. It is opened again where the path names another file or
@@ -205,13 +219,15 @@ impl Store {
     }
 
     fn release(&self, file: &StateFile) {
+        self.terms.fetch_add(1, Ordering::AcqRel);
         if !self.work.leave_lock() {
             file.unlock(Part::Writer);
             file.unlock(Part::Deputy);
         }
     }
 
-    fn is_leader(&self) -> bool {
+    /// Whether this process had the right to write at its last role check.
+    pub fn is_leader(&self) -> bool {
         self.leader.load(Ordering::Acquire) == pid()
     }
 
@@ -227,13 +243,13 @@ impl Store {
     /// thread ends when its handle is dropped, after it has written what is queued. `None` where
     /// the system allows no thread.
     pub fn writer(self: &Arc<Self>, log: Arc<Log>) -> Option<Writer> {
-        let (sender, contents) = sync_channel::<String>(1);
+        let (sender, contents) = sync_channel::<(u64, String)>(1);
         let store = self.clone();
         spawn_quiet("nb-state", WRITER_STACK, move || {
             let mut failing = false;
-            while let Ok(content) = contents.recv() {
+            while let Ok((term, content)) = contents.recv() {
                 // A failure is logged once; the next content is the next try.
-                let written = store.write(&content);
+                let written = store.write(term, &content);
                 if let (Err(e), false) = (&written, failing) {
                     log.write(
                         Line::new(Level::Error, "state_file_not_written")
@@ -245,28 +261,44 @@ impl Store {
             }
         })
         .ok()?;
-        Some(Writer(sender))
+        Some(Writer {
+            store: self.clone(),
+            contents: sender,
+        })
     }
 
-    /// Writes a content. Does nothing where this process has no right to write, or where another
-    /// thread of it still writes.
-    fn write(&self, content: &str) -> std::io::Result<()> {
-        if !self.work.begin() {
-            return Ok(());
+    /// Writes a content that was queued in this term. Does nothing where this process has no right
+    /// to write, or has given it back since.
+    ///
+    /// # Errors
+    /// The system's; `WouldBlock` where another thread of this process does not finish.
+    fn write(&self, term: u64, content: &str) -> std::io::Result<()> {
+        let working = self.begin_work()?;
+        let file = &working.file;
+        // Another process may have taken over while this one was stopped.
+        let may_write = self.is_leader() && !self.is_overtaken(file);
+        if may_write && self.terms.load(Ordering::Acquire) == term {
+            let number = write_content(file, content)?;
+            self.written.store(number, Ordering::Release);
         }
-        let file = self.file.load_full();
-        let done = if self.is_leader() && !self.is_overtaken(&file) {
-            write_content(&file, content)
-                .map(|number| self.written.store(number, Ordering::Release))
-        } else {
-            // This process has stepped down, or another one took over while this one was stopped.
-            Ok(())
-        };
-        if self.work.end() {
-            file.unlock(Part::Writer);
-            file.unlock(Part::Deputy);
+        Ok(())
+    }
+
+    /// Waits until no other thread of this process writes, such as that of an earlier configuration.
+    fn begin_work(&self) -> std::io::Result<Working<'_>> {
+        for _ in 0..WORK_TRIES {
+            if self.work.begin() {
+                return Ok(Working {
+                    work: &self.work,
+                    file: self.file.load_full(),
+                });
+            }
+            std::thread::sleep(WORK_PAUSE);
         }
-        done
+        Err(std::io::Error::new(
+            std::io::ErrorKind::WouldBlock,
+            "another thread of this process still writes it",
+        ))
     }
 
     // === Requests ===
@@ -313,7 +345,7 @@ fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
     // The number's parity selects the head's sector, which must not be that of the content in
     // force.
     let number = match &last {
-        Some(last) if (number - last.number).is_multiple_of(2) => number + 1,
+        Some(last) if (number - last.number).is_multiple_of(2) => number.saturating_add(1),
         _ => number,
     };
     let head = Head::after(last.as_ref(), number, content);
@@ -345,12 +377,32 @@ fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
 }
 
 /// The handle of the writing thread.
-pub struct Writer(SyncSender<String>);
+pub struct Writer {
+    store: Arc<Store>,
+    contents: SyncSender<(u64, String)>,
+}
 
 impl Writer {
     /// Queues a content. False where another one is queued still.
     pub fn write(&self, content: String) -> bool {
-        self.0.try_send(content).is_ok()
+        let term = self.store.terms.load(Ordering::Acquire);
+        self.contents.try_send((term, content)).is_ok()
+    }
+}
+
+/// The writing thread at work. Ends the work also where writing panics: no content would be
+/// written any more, and the locks would never be given back.
+struct Working<'a> {
+    work: &'a Work,
+    file: Arc<StateFile>,
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        if self.work.end() {
+            self.file.unlock(Part::Writer);
+            self.file.unlock(Part::Deputy);
+        }
     }
 }
 
@@ -426,13 +478,69 @@ mod tests {
         (dir, store)
     }
 
+    fn now(store: &Store) -> u64 {
+        store.terms.load(Ordering::Acquire)
+    }
+
+    #[test]
+    fn a_content_from_before_the_right_was_given_back_is_not_written() {
+        let (dir, store) = store("term");
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        let queued = now(&store);
+        store.step_down();
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        store.write(queued, "saved 1\n").unwrap();
+        assert_eq!(store.load(), Ok(None));
+        store.write(now(&store), "saved 2\n").unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 2);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_content_waits_for_another_thread_that_writes() {
+        let (dir, store) = store("work");
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        let busy = store.begin_work().unwrap();
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| store.write(now(&store), "saved 1\n"));
+            std::thread::sleep(2 * WORK_PAUSE);
+            drop(busy);
+            writing.join().unwrap().unwrap();
+        });
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 1);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_work_ends_where_writing_panics() {
+        let (dir, store) = store("panic");
+        assert_eq!(store.try_lead(None), Lead::Ours);
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            let _working = store.begin_work().unwrap();
+            panic!("while writing");
+        });
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        store.write(now(&store), "saved 1\n").unwrap();
+        assert_eq!(store.load().unwrap().unwrap().saved_ms, 1);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn another_spelling_of_the_path_names_the_same_file() {
+        let (dir, store) = store("spelling");
+        assert!(store.is_at(&dir.join("state")));
+        assert!(store.is_at(&dir.join("../").join(dir.file_name().unwrap()).join("state")));
+        assert!(!store.is_at(&dir.join("other")));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
     #[test]
     fn contents_are_written_in_turn_and_the_last_good_one_counts() {
         let (dir, store) = store("turn");
         assert_eq!(store.load(), Ok(None));
         assert_eq!(store.try_lead(None), Lead::Ours);
         for ms in [1, 22_222_222, 3] {
-            store.write(&format!("saved {ms}\n")).unwrap();
+            store.write(now(&store), &format!("saved {ms}\n")).unwrap();
             assert_eq!(store.load().unwrap().unwrap().saved_ms, ms);
         }
         // The content before is still there: it is used when the newest one is damaged.
@@ -442,7 +550,7 @@ mod tests {
         bytes[at] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 22_222_222);
-        store.write("saved 4\n").unwrap();
+        store.write(now(&store), "saved 4\n").unwrap();
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 4);
         std::fs::remove_dir_all(dir).unwrap();
     }
@@ -450,11 +558,11 @@ mod tests {
     #[test]
     fn nothing_is_written_without_the_right_to() {
         let (dir, store) = store("right");
-        store.write("saved 1\n").unwrap();
+        store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.load(), Ok(None));
         assert_eq!(store.try_lead(None), Lead::Ours);
         store.step_down();
-        store.write("saved 1\n").unwrap();
+        store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.load(), Ok(None));
         std::fs::remove_dir_all(dir).unwrap();
     }
@@ -482,7 +590,7 @@ mod tests {
         for content in [vec![0; 100_000], b"#!/bin/sh\n".to_vec()] {
             std::fs::write(&path, content).unwrap();
             assert!(store.load().is_err());
-            store.write("saved 7\n").unwrap();
+            store.write(now(&store), "saved 7\n").unwrap();
             assert_eq!(store.load().unwrap().unwrap().saved_ms, 7);
         }
         let body = "nauthilus_backend state 1\nsaved 5\n";
@@ -492,7 +600,7 @@ mod tests {
         );
         std::fs::write(&path, &old).unwrap();
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 5);
-        store.write("saved 8\n").unwrap();
+        store.write(now(&store), "saved 8\n").unwrap();
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 8);
         std::fs::remove_dir_all(dir).unwrap();
     }
@@ -507,7 +615,7 @@ mod tests {
         assert!(store.request(request.number).is_none());
         // Contents do not overwrite the request, nor the request the contents.
         assert_eq!(store.try_lead(None), Lead::Ours);
-        store.write("saved 1\n").unwrap();
+        store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.request(0).unwrap(), request);
         assert!(store.ask("another\n", request.number));
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 1);

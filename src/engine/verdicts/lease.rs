@@ -152,9 +152,15 @@ impl VerdictTable {
         let has_lock = self.shared.try_lock()?;
         let seen = self.lease();
         if self.is_mine(seen, pid) {
-            self.keep(seen.with(LOCKED, has_lock), seen);
-            self.beat();
-            return Ok(Claim::Kept);
+            if self.keep(seen.with(LOCKED, has_lock), seen) {
+                self.beat();
+                return Ok(Claim::Kept);
+            }
+            // Another process took the lease over at this moment, because this one was stopped.
+            if has_lock {
+                self.shared.unlock();
+            }
+            return Ok(Claim::Refused);
         }
         let is_gone = seen.pid() == 0 || !process::exists(seen.pid());
         let is_stopped = standby.is_some_and(|standby| {
