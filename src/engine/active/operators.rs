@@ -11,6 +11,9 @@ use crate::sys::clock;
 /// The prefix of a node's name, which tells it from a target's key.
 const NODE: &str = "node:";
 
+/// How often a setting is tried again where another process sets the same thing at that moment.
+const TRIES: usize = 100;
+
 /// The settings that were in force when they were read.
 #[derive(Debug, Default)]
 pub struct OperatorSettings {
@@ -107,13 +110,8 @@ impl ActiveConfig {
             return Err(format!("no such target or node: {:?}", wanted.what));
         }
         let now = clock::unix_ms();
-        let known = self.table.operators();
-        let last = known.iter().filter(|one| one.what == wanted.what);
-        // Later than the last setting of the same thing, even where the clock was set back since:
-        // else it would be refused as the older one.
-        let since_ms = last.map(|one| one.since_ms + 1).fold(now, u64::max);
-        let operator = Operator {
-            since_ms,
+        let mut operator = Operator {
+            since_ms: now,
             until_ms: wanted
                 .lasting
                 .map_or(0, |time| now.saturating_add(clock::ms(time)).max(1)),
@@ -122,30 +120,41 @@ impl ActiveConfig {
             reason: wanted.reason,
             by: wanted.by,
         };
-        self.set_operator(&operator)
+        for _ in 0..TRIES {
+            let known = self.table.operators();
+            let last = known.iter().filter(|one| one.what == operator.what);
+            // Later than the last setting of the same thing, even where the clock was set back
+            // since: else it would be refused as the older one.
+            let after = last.map(|one| one.since_ms.saturating_add(1));
+            operator.since_ms = after.fold(now, u64::max);
+            if self.set_operator(&operator)? == Set::Done {
+                return Ok(());
+            }
+        }
+        Err("others set the same thing all the time".to_owned())
     }
 
     /// Stores a setting, unless the same thing was set later.
     ///
     /// # Errors
     /// There is no room for more.
-    pub fn set_operator(&self, operator: &Operator) -> Result<(), String> {
+    pub fn set_operator(&self, operator: &Operator) -> Result<Set, String> {
         let before = self.table.operators();
         let now = clock::unix_ms();
         let before = before.iter().find(|one| operator.is_later_than(one));
         let from = before.filter(|one| one.is_in_force(now));
         let from = from.map_or_else(|| unset(operator.setting), |one| one.setting);
         match self.table.set_operator(operator) {
-            Set::Done => {
+            done @ Set::Done => {
                 self.table.add_event(
                     &Event::new(EventKind::Operator, operator.what.clone())
                         .change(name_of(from), name_of(operator.setting))
                         .reason(operator.reason.clone())
                         .by(operator.by.clone()),
                 );
-                Ok(())
+                Ok(done)
             }
-            Set::Older => Ok(()),
+            Set::Older => Ok(Set::Older),
             Set::Full => Err("there is no room for more settings".to_owned()),
         }
     }
@@ -163,7 +172,7 @@ impl ActiveConfig {
             // the same.
             let ended = Operator {
                 setting,
-                since_ms: operator.until_ms.max(operator.since_ms + 1),
+                since_ms: operator.until_ms.max(operator.since_ms.saturating_add(1)),
                 until_ms: 0,
                 reason: "its time is over".to_owned(),
                 ..operator

@@ -159,10 +159,13 @@ impl ActiveConfig {
             return;
         }
         for slot in &self.slots {
-            if let Some(target) = saved.targets.get(&self.table.hash(*slot))
-                && self.table.read(*slot) == Record::default()
-            {
-                self.table.write(*slot, &target.record, false);
+            let Some(target) = saved.targets.get(&self.table.hash(*slot)) else {
+                continue;
+            };
+            let is_taken = self.change(*slot, |known| {
+                (*known == Record::default()).then(|| target.record.clone())
+            });
+            if is_taken {
                 self.table
                     .set_routable(*slot, Routable::settled(target.record.verdict()));
             }
@@ -205,16 +208,33 @@ impl ActiveConfig {
     /// changes its verdict.
     fn fit_gates(&self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            let mut record = self.table.read(*slot);
-            match (target.has_deep_timer(), record.deep) {
-                (true, None) => record.deep = Some(record.connect),
-                (false, Some(_)) => {
-                    record.connect.verdict = record.verdict();
-                    record.deep = None;
+            self.change(*slot, |known| {
+                let mut record = known.clone();
+                match (target.has_deep_timer(), record.deep) {
+                    (true, None) => record.deep = Some(record.connect),
+                    (false, Some(_)) => {
+                        record.connect.verdict = record.verdict();
+                        record.deep = None;
+                    }
+                    _ => return None,
                 }
-                _ => continue,
+                Some(record)
+            });
+        }
+    }
+
+    /// Stores a record that was made from the present one. The prober, perhaps another process,
+    /// still publishes outcomes: one that comes in between must not be overwritten. Returns whether
+    /// there was one to store.
+    fn change(&self, slot: Slot, next: impl Fn(&Record) -> Option<Record>) -> bool {
+        loop {
+            let (seen, known) = self.table.read_seen(slot);
+            let Some(record) = next(&known) else {
+                return false;
+            };
+            if self.table.write_seen(slot, seen, &record, false, None) {
+                return true;
             }
-            self.table.write(*slot, &record, false);
         }
     }
 }

@@ -94,6 +94,10 @@ const STATES_MAX: usize = 32;
 const REASON_MAX: usize = 100;
 const BY_MAX: usize = 40;
 
+/// An event that is not written although a later one is older than this, in milliseconds, counts as
+/// lost. Writing one takes microseconds.
+const OVERDUE_MS: u64 = 1000;
+
 /// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -228,11 +232,21 @@ impl VerdictTable {
                 EventRead::Whole(event) => found.events.push(event),
                 // The reader gets it with its next call, and the events after it too: it must not
                 // skip it.
-                EventRead::BeingWritten => break,
-                EventRead::Gone => found.lost = true,
+                EventRead::BeingWritten if !self.is_overdue(number, last) => break,
+                EventRead::BeingWritten | EventRead::Gone => found.lost = true,
             }
         }
         found
+    }
+
+    /// Whether a later event was written so long ago that the writer of this one is dead or
+    /// stopped.
+    fn is_overdue(&self, number: u64, last: u64) -> bool {
+        let now = clock::unix_ms();
+        (number + 1..=last).any(|later| match self.read_event(later) {
+            EventRead::Whole(later) => now.abs_diff(later.time_ms) > OVERDUE_MS,
+            EventRead::BeingWritten | EventRead::Gone => false,
+        })
     }
 
     fn read_event(&self, number: u64) -> EventRead {
@@ -240,12 +254,11 @@ impl VerdictTable {
         let sequence = self.event_word(number, EVENT_SEQUENCE);
         let before = sequence.load(Acquire);
         if before < done {
-            // Readers wait for the newest event, and for one that is being written while fewer than
-            // 8 newer ones were begun. Any other unwritten event counts as lost: its writer may be
-            // dead or stopped.
+            // Readers wait for an event that has its number and is not written yet, while fewer than
+            // 8 newer ones were begun. Otherwise it counts as lost: its writer may be dead or
+            // stopped.
             let behind = self.last_event().saturating_sub(number);
-            let is_young = behind == 0 || before & 1 == 1 && behind < 8;
-            return if is_young {
+            return if behind < 8 {
                 EventRead::BeingWritten
             } else {
                 EventRead::Gone
@@ -433,6 +446,33 @@ mod tests {
                 .iter()
                 .all(|e| e.subject == "newer" || e.subject.parse::<u32>().is_ok())
         );
+    }
+
+    #[test]
+    fn an_event_that_is_written_after_a_later_one_is_not_missed() {
+        let table = VerdictTable::new(1).unwrap();
+        table.add_event(&event("first"));
+        // A writer has taken a number and not begun to write; another one is faster.
+        let slow = table.header(EVENTS_BEGUN).fetch_add(1, AcqRel) + 1;
+        table.add_event(&event("third"));
+        let found = table.events_after(0);
+        assert_eq!((found.events.len(), found.lost), (1, false));
+        table.put_event(slow, &event("second"));
+        let found = table.events_after(1);
+        let subjects = found.events.iter().map(|event| event.subject.as_str());
+        assert!(subjects.eq(["second", "third"]) && !found.lost);
+    }
+
+    #[test]
+    fn a_writer_that_died_keeps_later_events_back_for_a_second_only() {
+        let table = VerdictTable::new(1).unwrap();
+        table.header(EVENTS_BEGUN).fetch_add(1, AcqRel);
+        table.add_event(&Event {
+            time_ms: clock::unix_ms() - 2 * OVERDUE_MS,
+            ..event("second")
+        });
+        let found = table.events_after(0);
+        assert_eq!((found.events.len(), found.lost), (1, true));
     }
 
     #[test]

@@ -111,12 +111,22 @@ impl Operator {
     /// Whether `other` is a setting of the same thing and as late or later: then this one need not
     /// be sent.
     pub fn is_settled_by(&self, other: &Self) -> bool {
-        self.is_of_same(other) && other.since_ms >= self.since_ms
+        self.is_of_same(other) && other.order() >= self.order()
     }
 
     /// Whether this is a setting of the same thing and later than `other`.
     pub fn is_later_than(&self, other: &Self) -> bool {
-        self.is_of_same(other) && self.since_ms > other.since_ms
+        self.is_of_same(other) && self.order() > other.order()
+    }
+
+    /// Of two settings of the same thing the greater one counts. Of the same millisecond, in which
+    /// two processes may have set different ones, it is always the same one of both.
+    fn order(&self) -> (u64, u64, u64, &str, &str) {
+        let Self {
+            since_ms, until_ms, ..
+        } = *self;
+        let value = self.setting.pack();
+        (since_ms, value, until_ms, &self.reason, &self.by)
     }
 
     fn is_of_same(&self, other: &Self) -> bool {
@@ -128,7 +138,7 @@ impl Operator {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Set {
     Done,
-    /// A setting of the same thing with the same or a later time is there already.
+    /// The same setting or a later one of the same thing is there already.
     Older,
     /// The table is full, and every setting in it is in force.
     Full,
@@ -245,7 +255,7 @@ fn place_for(wanted: &Operator, known: &[Operator]) -> Result<usize, Set> {
     if let Some(place) = known.iter().position(|one| one.is_of_same(wanted)) {
         let is_later = known
             .get(place)
-            .is_some_and(|one| one.since_ms < wanted.since_ms);
+            .is_some_and(|one| wanted.is_later_than(one));
         return if is_later { Ok(place) } else { Err(Set::Older) };
     }
     if known.len() < OPERATORS {
@@ -290,6 +300,22 @@ mod tests {
             known.sort_by_key(|one| one.since_ms);
             assert_eq!(known, [weight.clone(), auto.clone()]);
         }
+    }
+
+    #[test]
+    fn of_two_settings_of_one_millisecond_all_keep_the_same_one() {
+        let drain = operator("node:a", Setting::State(OperatorState::Drain), 10);
+        let auto = operator("node:a", Setting::State(OperatorState::Auto), 10);
+        let kept = [[&drain, &auto], [&auto, &drain]].map(|order| {
+            let table = VerdictTable::new(1).unwrap();
+            for one in order {
+                table.set_operator(one);
+            }
+            table.operators()
+        });
+        assert_eq!(kept[0], kept[1]);
+        assert_ne!(drain.is_settled_by(&auto), auto.is_settled_by(&drain));
+        assert!(drain.is_settled_by(&drain) && !drain.is_later_than(&drain));
     }
 
     #[test]
