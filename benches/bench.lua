@@ -13,46 +13,8 @@ local nb = require("nauthilus_backend")
 local SECONDS = tonumber(arg[1]) or 0.2
 local JSON = os.getenv("BENCH_JSON")
 local COUNTS = JSON and { tonumber(os.getenv("BENCH_SERVERS") or 10) } or { 3, 10, 100 }
-local ROUNDS = 5
 
-local clock = os.clock
-
--- What the last call gave: LuaJIT makes no table that nobody keeps.
-local kept = {} -- luacheck: ignore
-
--- CPU seconds of `count` calls.
-local function time(fn, count)
-  local started = clock()
-  for _ = 1, count do
-    kept[1] = fn()
-  end
-  return clock() - started
-end
-
--- How many calls fill the time of one measurement; this is the warm-up as well.
-local function calibrate(fn)
-  local count = 1
-  while true do
-    local elapsed = time(fn, count)
-    if elapsed > SECONDS / 10 then
-      return math.ceil(count * (SECONDS / ROUNDS) / elapsed)
-    end
-    count = count * 2
-  end
-end
-
--- Nanoseconds per call of each of two functions.
-local function compare(ours, theirs)
-  local counts = { calibrate(ours), calibrate(theirs) }
-  local best = { math.huge, math.huge }
-  for _ = 1, ROUNDS do
-    for index, fn in ipairs({ ours, theirs }) do
-      collectgarbage()
-      best[index] = math.min(best[index], time(fn, counts[index]) / counts[index])
-    end
-  end
-  return best[1] * 1e9, best[2] * 1e9
-end
+local compare = dofile("benches/compare.lua")(SECONDS)
 
 -- The same servers for both sides: every second one speaks IMAP. They are never probed, so all
 -- stay in the list.

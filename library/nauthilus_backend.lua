@@ -22,7 +22,8 @@ function dynamic_loader(name) end
 ---@field request_uri string Of HTTP checks.
 ---@field node string
 ---@field pool string
----@field weight integer
+---@field weight integer That of the operator where one is set.
+---@field state "auto"|"drain"|"maintenance"
 
 ---@alias nauthilus_backend.Protocol "imap"|"pop3"|"lmtp"|"smtp"|"sieve"|"http"
 ---@alias nauthilus_backend.TlsMode "plain"|"implicit"|"starttls"
@@ -375,6 +376,7 @@ function nauthilus_backend.report_failure(ip, port, reason) end
 ---@field request_uri? string
 ---@field node? string
 ---@field weight? integer
+---@field state? "auto"|"drain"|"maintenance"
 
 ---The server that a user belongs on.
 ---@param user string

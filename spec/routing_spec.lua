@@ -84,6 +84,66 @@ describe("route", function()
     assert.has_error(function() nb.route("a", 5) end, "bad argument #2 to 'route' (table or nil expected, got number)")
   end)
 
+  it("reads a filter anew each time, whatever table it is in", function()
+    configure({ target(a, "one", { pool = "near" }), target(b, "two", { protocol = "pop3", pool = "far" }) })
+    local filter = { protocol = "imap", pool = "near" }
+    for _ = 1, 3 do
+      assert.are.equal(a.port, nb.route("alice", filter).port)
+      assert.are.equal(a.port, nb.route("alice", { pool = { "near" }, protocol = "imap" }).port)
+      filter.protocol, filter.pool = "pop3", { "near", "far" }
+      assert.are.equal(b.port, nb.route("alice", filter).port)
+      filter.pool[2] = nil
+      assert.are.same({ nil, "no node" }, { nb.route("alice", filter) })
+      filter.pool[1] = "far"
+      assert.are.equal(b.port, nb.route("alice", filter).port)
+      filter.protocol, filter.pool = "imap", "near"
+    end
+    -- More filters than are kept.
+    for number = 1, 600 do
+      assert.are.same({ nil, "no node" }, { nb.route("alice", { port = number, pool = "near" }) })
+    end
+    assert.are.equal(a.port, nb.route("alice", filter).port)
+    for _, odd in ipairs({ { pool = { { "near" } } }, { protocol = {} }, { [1] = "pool" }, { port = 0 / 0 } }) do
+      assert.is_false((pcall(nb.route, "alice", odd)))
+    end
+  end)
+
+  it("follows operators and configurations at once", function()
+    configure({ target(a, "one"), target(b, "two") })
+    local before = nb.route("alice")
+    local left, other = before.node, before.node == "one" and "two" or "one"
+    nb.set_target_state("node:" .. left, "maintenance")
+    assert.are.equal(other, nb.route("alice").node)
+    nb.set_target_state("node:" .. left, "auto")
+    assert.are.equal(left, nb.route("alice").node)
+    nb.set_node_weight(left, 0)
+    assert.are.equal(other, nb.route("alice").node)
+    nb.set_node_weight(left, nil)
+    assert.are.equal(left, nb.route("alice").node)
+    nb.set_target_state("node:" .. left, "drain", { ["for"] = "100ms" })
+    assert.are.equal(other, nb.route("alice").node)
+    engine.eventually("the drain is over", function()
+      return nb.route("alice").node == left
+    end)
+    configure({ target(b, "two") })
+    assert.are.equal("two", nb.route("alice").node)
+  end)
+
+  it("shows node, pool, weight and state of each server", function()
+    configure({ target(a, "one", { pool = "near", weight = 7 }), target(b, "two") })
+    for _, server in ipairs({ nb.get_backend_servers()[1], (nb.route("alice", { pool = "near", state = "auto" })) }) do
+      assert.are.same({ "one", "near", 7, "auto" }, { server.node, server.pool, server.weight, server.state })
+    end
+    assert.are.equal("", nb.get_backend_servers()[2].pool)
+    assert.are.same({ nil, "no node" }, { nb.route("alice", { pool = "near", state = "drain" }) })
+    nb.set_node_weight("one", 9)
+    assert.are.equal(9, nb.get_backend_servers()[1].weight)
+    assert.are.equal(9, nb.route("alice", { pool = "near", weight = 9 }).weight)
+    assert.are.same({ nil, "no node" }, { nb.route("alice", { pool = "near", weight = 7 }) })
+    nb.set_node_weight("one", nil)
+    assert.are.equal(7, nb.get_backend_servers()[1].weight)
+  end)
+
   it("has no server for a name without a key", function()
     configure({ target(a, "one") }, { master_separator = "*", user_key = "domain" })
     for _, user in ipairs({ "", "alice", "*admin", ("a"):rep(1025) }) do

@@ -16,8 +16,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use super::held::Held;
-use super::raw::{Item, Items, content_of, fill_contexts, fill_results};
+use super::raw::{Item, Items, content_of, fill_contexts, fill_results, owned_of};
 use super::result::field_at;
+use super::routing;
+use crate::engine::process::Routes;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
@@ -52,6 +54,7 @@ pub(super) const NATIVES: Items = &[(
         ("remove", Item::Address(remove as *const c_void)),
         ("select_here", Item::Address(select_here as *const c_void)),
         ("apply_here", Item::Address(apply_here as *const c_void)),
+        ("route", Item::Address(route as *const c_void)),
         ("fill_results", Item::Native(fill_results)),
         ("fill_contexts", Item::Native(fill_contexts)),
         ("setter", Item::Text(setter::DECLARATION)),
@@ -345,3 +348,16 @@ unsafe extern "C" fn apply_here(
         }
     })
 }
+
+/// `route(routes, user, length)`: see [`routing::target_of`].
+unsafe extern "C" fn route(routes: *const c_void, user: *const u8, length: usize) -> c_int {
+    guarded(|| {
+        // SAFETY: the glue passes a userdata that `prepare_routes` returned and that it keeps, and a
+        // string. Only a finaliser takes the routes, and none runs during this call.
+        let (routes, user) =
+            unsafe { ((*owned_of::<Routes>(routes)).as_ref()?, bytes(user, length)) };
+        Some(routing::target_of(routes, user))
+    })
+}
+
+const _: () = assert!(routing::STALE == outcome::NOT_HERE);

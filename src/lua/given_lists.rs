@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 
 use crate::engine::active::BackendServer;
 use crate::engine::target::Target;
+use crate::engine::verdicts::OperatorState;
 
 /// The list of servers that a Lua state got last.
 #[derive(Default)]
@@ -25,6 +26,15 @@ pub(super) struct GivenList {
 struct GivenServer {
     target: Weak<Target>,
     ip: String,
+    weight: u16,
+    state: OperatorState,
+}
+
+impl GivenServer {
+    /// Whether an object of this server shows the same as one of `server`, which has the same target.
+    fn shows(&self, server: &BackendServer) -> bool {
+        self.ip == server.ip && self.weight == server.weight && self.state == server.state
+    }
 }
 
 /// The number of the last list. Unique in the process; otherwise an index into one list would be taken
@@ -36,6 +46,8 @@ impl GivenList {
         let given = |server: &BackendServer| GivenServer {
             target: Arc::downgrade(&server.target),
             ip: server.ip.clone(),
+            weight: server.weight,
+            state: server.state,
         };
         Self {
             number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
@@ -48,11 +60,11 @@ impl GivenList {
     pub(super) fn indices_of(&self, servers: &[BackendServer]) -> Vec<Option<u64>> {
         let known: HashMap<_, _> = (1..)
             .zip(&self.servers)
-            .map(|(index, server)| (server.target.as_ptr(), (index, &server.ip)))
+            .map(|(index, server)| (server.target.as_ptr(), (index, server)))
             .collect();
         let index_of = |server: &BackendServer| {
-            let (index, ip) = known.get(&Arc::as_ptr(&server.target))?;
-            (**ip == server.ip).then_some(*index)
+            let (index, given) = known.get(&Arc::as_ptr(&server.target))?;
+            given.shows(server).then_some(*index)
         };
         servers.iter().map(index_of).collect()
     }

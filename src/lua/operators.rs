@@ -100,9 +100,11 @@ fn status_page(args: &Args) -> Answer {
 fn json(value: &LuaValue) -> serde_json::Value {
     match value {
         // No status contains an address or a handle.
-        LuaValue::Nil | LuaValue::Address(_) | LuaValue::Check(_) | LuaValue::Service(_) => {
-            serde_json::Value::Null
-        }
+        LuaValue::Nil
+        | LuaValue::Address(_)
+        | LuaValue::Check(_)
+        | LuaValue::Routes(_)
+        | LuaValue::Service(_) => serde_json::Value::Null,
         LuaValue::Bool(value) => (*value).into(),
         LuaValue::Integer(number) => (*number).into(),
         LuaValue::Float(number) => (*number).into(),

@@ -38,7 +38,9 @@ use mlua::ffi::{self, lua_State};
 pub(super) use answer::{Answer, LuaValue};
 pub(super) use args::{ArgView, Args, Refused};
 #[cfg(feature = "luajit")]
-pub(super) use class::{Content, content_of, fill_contexts, fill_results, push_lasting_context};
+pub(super) use class::{
+    Content, content_of, fill_contexts, fill_results, owned_of, push_lasting_context,
+};
 pub(super) use class::{push_context, push_result};
 pub(super) use config::number_value;
 pub(super) use fields::{get_field, make_room, set_field};

@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
-use super::raw::{Answer, ArgView, Args, Items, LuaValue, config_native, native};
+use super::raw::{Answer, ArgView, Args, Item, Items, LuaValue, config_native, native};
 use super::servers::fields;
 use crate::engine::active::{ActiveConfig, NodeStatus};
 use crate::engine::config::{Value as ConfigValue, nearest};
-use crate::engine::process::current;
 use crate::engine::process::routed::RoutedServer;
+use crate::engine::process::{Process, Routes, current};
 use crate::engine::routing::{Candidate, FieldKind, FieldValue, Filter, NoRoute, ServerField};
 
 pub(super) const NATIVES: Items = &[
-    ("route", config_native!(route)),
+    ("prepare_routes", config_native!(prepare_routes)),
+    ("route", native!(route)),
+    ("route_server", native!(route_server)),
+    ("route_reasons", Item::Texts(REASONS)),
+    ("STALE_ROUTES", Item::Number(STALE)),
+    ("STORED_ROUTES", Item::Number(STORED)),
     ("route_begin", config_native!(route_begin)),
     ("route_result", native!(route_result)),
     ("route_give_up", native!(route_give_up)),
@@ -22,47 +27,87 @@ pub(super) const NATIVES: Items = &[
 /// A key of filters that selects pools and is handled apart from the other fields of a server.
 const POOL: &str = "pool";
 
-/// `route(user, filter or nil, may_start, brief)`: the epoch, an address that identifies the target as
-/// long as the epoch does not change, the target's `ip`, node, pool, whether the route is degraded, and
-/// the server's fields unless `brief` is true.
-///
-/// Or nil and why there is no server; nil, nil and what is wrong with the filter; or false where users are
-/// bound to servers in a store.
-fn route(args: &Args) -> Answer {
-    let user = match args.bytes(1) {
-        Ok(user) => user,
-        Err(refused) => return Answer::Raised(refused),
-    };
-    let found = with_filter(args, 2, |filter| {
-        let active = active(args, 3)?;
-        if active.config.cluster.is_some() {
-            return Ok(vec![false.into()]);
+/// What `route` returns instead of the number of a target; from [`REASONS`] down the reasons for which
+/// there is no server.
+pub(super) const STALE: i32 = -1;
+/// Users are bound to nodes in a store.
+const STORED: i32 = -2;
+const FIRST_REASON: i32 = -3;
+
+/// The reasons of nil, in the order of the numbers from [`FIRST_REASON`] down.
+const REASONS: &[&str] = &[
+    NoRoute::NoKey.text(),
+    NoRoute::NoNode.text(),
+    NoRoute::Unusable.text(),
+];
+
+fn number_of(why: NoRoute) -> i32 {
+    FIRST_REASON
+        - match why {
+            NoRoute::NoKey => 0,
+            NoRoute::NoNode => 1,
+            NoRoute::Unusable => 2,
         }
-        let route = active
-            .route(user, filter)
-            .map_err(|why| Problem::NoServer(why.text().into()))?;
-        let server = active
-            .server(route.target)
-            .ok_or(Problem::NoServer(NoRoute::NoNode.text().into()))?;
-        let address = Arc::as_ptr(&server.target)
-            .cast::<std::ffi::c_void>()
-            .cast_mut();
-        let is_brief = args.view(4) == ArgView::Bool(true);
-        Ok(vec![
-            current().epoch().into(),
-            LuaValue::Address(address),
-            server.ip.clone().into(),
-            route.node.name.to_string().into(),
-            route.node.pool.to_string().into(),
-            route.degraded.into(),
-            if is_brief {
-                LuaValue::Nil
-            } else {
-                fields(&server)
-            },
-        ])
+}
+
+/// `prepare_routes(filter or nil, may_start)`: a handle for `route`, the epoch that it holds for, and
+/// whether its routes are degraded. Or nil and why there is no configuration; or nil, nil and what is
+/// wrong with the filter.
+fn prepare_routes(args: &Args) -> Answer {
+    let prepared = with_filter(args, 1, |filter| {
+        let process = configured()?;
+        let start = super::start::start_if(args.view(2) == ArgView::Bool(true));
+        let routes = process.routes(filter, start).ok_or_else(not_configured)?;
+        let (epoch, is_degraded) = (routes.epoch(), routes.is_degraded());
+        let handle = LuaValue::Routes(Some(Box::new(routes)));
+        Ok(vec![handle, epoch.into(), is_degraded.into()])
     });
-    answer(found)
+    answer(prepared)
+}
+
+/// `route(handle, user, is_new)`: see [`target_of`]. A handle that `is_new` is used whatever has changed since
+/// it was made: it may be one that is never current.
+fn route(args: &Args) -> Answer {
+    let (Some(routes), Ok(user)) = (args.routes(1), args.bytes(2)) else {
+        return Answer::Integer(STALE.into());
+    };
+    let is_new = args.view(3) == ArgView::Bool(true);
+    let target = if is_new {
+        chosen(routes, user)
+    } else {
+        target_of(routes, user)
+    };
+    Answer::Integer(target.into())
+}
+
+/// The index of a user's target, [`STALE`] where the routes have to be prepared again, [`STORED`], or the
+/// number of the reason.
+pub(super) fn target_of(routes: &Routes, user: &[u8]) -> i32 {
+    if routes.is_current() {
+        chosen(routes, user)
+    } else {
+        STALE
+    }
+}
+
+fn chosen(routes: &Routes, user: &[u8]) -> i32 {
+    if routes.has_store() {
+        return STORED;
+    }
+    match routes.route(user) {
+        Ok(choice) => choice.target.try_into().unwrap_or(STALE),
+        Err(why) => number_of(why),
+    }
+}
+
+/// `route_server(handle, target)`: the fields of the server object of a target that `route` returned.
+fn route_server(args: &Args) -> Answer {
+    let target = usize::try_from(args.count(2)).ok();
+    let server = |routes: &Routes| routes.server(target?);
+    match args.routes(1).and_then(server) {
+        Some(server) => Answer::Values(vec![fields(&server)]),
+        None => Answer::Nil,
+    }
 }
 
 /// `route_begin(user, filter or nil, may_start)`: a handle of the route that was begun, and for how many
@@ -205,15 +250,24 @@ fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
 /// The active configuration. The argument at index `may_start` says whether the call may start the
 /// engine.
 fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
+    configured()?
+        .active(super::start::start_if(
+            args.view(may_start) == ArgView::Bool(true),
+        ))
+        .ok_or_else(not_configured)
+}
+
+/// The engine, once it has read the file that the environment names.
+fn configured() -> Result<Arc<Process>, Problem> {
     let process = current();
     process
         .configure_from_environment()
         .map_err(Problem::NoServer)?;
-    process
-        .active(super::start::start_if(
-            args.view(may_start) == ArgView::Bool(true),
-        ))
-        .ok_or_else(|| Problem::NoServer("not configured".to_owned()))
+    Ok(process)
+}
+
+fn not_configured() -> Problem {
+    Problem::NoServer("not configured".to_owned())
 }
 
 /// Runs `work` with the filter in argument `index`; nil is the empty filter.

@@ -86,7 +86,8 @@ pub(super) fn fields(server: &BackendServer) -> LuaValue {
         ("request_uri", target.request_uri.to_string().into()),
         ("node", target.node().into_owned().into()),
         ("pool", target.placement.pool.to_string().into()),
-        ("weight", target.placement.weight.into()),
+        ("weight", server.weight.into()),
+        ("state", server.state.name().into()),
     ])
 }
 

@@ -15,6 +15,22 @@ pub struct BackendServer {
     pub target: Arc<Target>,
     /// The address the last good probe used, or what is configured.
     pub ip: String,
+    /// The weight in force of the target's node, 0..=1000.
+    pub weight: u16,
+    /// The state that operators have set.
+    pub state: OperatorState,
+}
+
+impl BackendServer {
+    pub(super) fn new(target: &Arc<Target>, ip: String, settings: &OperatorSettings) -> Self {
+        let weight = settings.weight_of(&target.node());
+        Self {
+            target: target.clone(),
+            ip,
+            weight: weight.unwrap_or(target.placement.weight),
+            state: settings.state_of(target),
+        }
+    }
 }
 
 /// The alive targets at one generation, in configured order.
@@ -69,10 +85,7 @@ impl ActiveConfig {
                     let is_panic = panicking.iter().any(|p| p.protocol == target.protocol);
                     let verdict = if is_panic { Verdict::Alive } else { *verdict };
                     let ip = self.shown_by(&names, target, verdict, *address)?;
-                    Some(BackendServer {
-                        target: target.clone(),
-                        ip,
-                    })
+                    Some(BackendServer::new(target, ip, &settings))
                 })
                 .collect()
         });

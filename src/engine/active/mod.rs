@@ -35,7 +35,7 @@ mod operators;
 mod routing;
 mod succession;
 
-pub use routing::{NodeStatus, StoredStanding};
+pub use routing::{NodeStatus, StoredStanding, TimedPlan};
 
 /// The state file keeps start times in whole milliseconds of the wall clock, which NTP may slew:
 /// two times that differ by no more than this count as equal.
@@ -139,6 +139,11 @@ impl ActiveConfig {
         }
         if is_published {
             self.note_routable(slot, after.verdict());
+            if before.address != after.address {
+                // A route may lead to a target that is not listed, whose address the generation does
+                // not cover.
+                self.table.bump_routing();
+            }
         }
         is_published
     }

@@ -21,6 +21,8 @@ pub struct OperatorSettings {
     weights: HashMap<String, u16>,
     /// When the states were set, in milliseconds since 1970.
     since: HashMap<String, u64>,
+    /// When the first of them ends by itself, in milliseconds since 1970.
+    first_end_ms: Option<u64>,
 }
 
 impl OperatorSettings {
@@ -51,8 +53,16 @@ impl OperatorSettings {
         self.state_of(target) == OperatorState::Auto
     }
 
+    /// When the first of the settings ends by itself, in milliseconds since 1970.
+    pub(super) fn first_end_ms(&self) -> Option<u64> {
+        self.first_end_ms
+    }
+
     /// The weight that was set for a node; `None` where the configured one applies.
     pub fn weight_of(&self, node: &str) -> Option<u16> {
+        if self.weights.is_empty() {
+            return None;
+        }
         self.weights.get(&format!("{NODE}{node}")).copied()
     }
 }
@@ -76,6 +86,10 @@ impl ActiveConfig {
         let mut settings = OperatorSettings::default();
         let all = self.table.operators();
         for operator in all.into_iter().filter(|one| one.is_in_force(now)) {
+            if operator.until_ms > 0 {
+                let end = settings.first_end_ms.unwrap_or(operator.until_ms);
+                settings.first_end_ms = Some(end.min(operator.until_ms));
+            }
             match operator.setting {
                 Setting::State(state) => {
                     settings

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
 use crate::engine::routing::{
-    self, Candidate, Filter, Fleet, NoRoute, Node, Route, TargetView, Why,
+    self, Candidate, Choice, Filter, Fleet, NoRoute, Node, Plan, Route, TargetView, Why,
 };
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, Verdict};
@@ -21,6 +21,49 @@ impl ActiveConfig {
     pub fn route(&self, user: &[u8], filter: &Filter) -> Result<Route<'_>, NoRoute> {
         let key = routing::user_key(user, &self.config.routing).ok_or(NoRoute::NoKey)?;
         self.fleet().route(&key, filter)
+    }
+
+    /// What all users are chosen by at this moment, for a filter.
+    pub fn plan(&self, filter: &Filter) -> TimedPlan {
+        // Before what they stand for is read: a change in between then ends the plan.
+        let seen = self.routing_seen();
+        let until_ms = self.next_change_ms();
+        TimedPlan {
+            plan: self.fleet().plan(filter),
+            seen,
+            until_ms,
+        }
+    }
+
+    /// Whether a plan of this configuration is what [`ActiveConfig::plan`] would give now.
+    pub fn is_current(&self, plan: &TimedPlan) -> bool {
+        let is_over = |until_ms| clock::monotonic_ms() >= until_ms;
+        plan.seen == self.routing_seen() && !plan.until_ms.is_some_and(is_over)
+    }
+
+    /// The user's choice by a plan of this configuration.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn choose(&self, plan: &TimedPlan, user: &[u8]) -> Result<Choice, NoRoute> {
+        let key = routing::user_key(user, &self.config.routing).ok_or(NoRoute::NoKey)?;
+        plan.plan.choose(&key)
+    }
+
+    fn routing_seen(&self) -> [u64; 2] {
+        [self.table.generation(), self.table.routing_version()]
+    }
+
+    /// When routing changes without a change of the table, in milliseconds of `CLOCK_MONOTONIC`: the
+    /// first end of a delay or of an operator's setting.
+    fn next_change_ms(&self) -> Option<u64> {
+        let now_ms = clock::monotonic_ms();
+        let delays = self.delays();
+        let words = self.slots.iter().map(|slot| self.table.routable(*slot));
+        let delays = words.filter_map(|word| word.changes_at_ms(delays));
+        let setting = self.operator_settings().first_end_ms();
+        let setting = setting.map(|end| now_ms + end.saturating_sub(clock::unix_ms()));
+        delays.chain(setting).filter(|&at_ms| at_ms > now_ms).min()
     }
 
     /// The user's key, and the nodes that the user could be routed to, the highest score first.
@@ -37,10 +80,13 @@ impl ActiveConfig {
 
     /// The server object of a target, by its index in the configuration, with its current address.
     pub fn server(&self, target: usize) -> Option<BackendServer> {
-        Some(BackendServer {
-            ip: Now::of(self).ip(target),
-            target: self.config.targets.get(target)?.clone(),
-        })
+        let configured = self.config.targets.get(target)?;
+        let now = Now::of(self);
+        Some(BackendServer::new(
+            configured,
+            now.ip(target),
+            &now.settings,
+        ))
     }
 
     /// All nodes, in the order in which the configuration names them first.
@@ -78,6 +124,11 @@ impl ActiveConfig {
     pub fn names_nodes(&self) -> bool {
         let mut targets = self.config.targets.iter();
         targets.any(|target| target.placement.node.is_some() || !target.placement.pool.is_empty())
+    }
+
+    /// A node by its index.
+    pub fn node(&self, index: usize) -> Option<&Node> {
+        self.nodes.list.get(index)
     }
 
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
@@ -186,6 +237,16 @@ impl ActiveConfig {
     }
 }
 
+/// A plan, and how long it holds.
+#[derive(Debug)]
+pub struct TimedPlan {
+    pub plan: Plan,
+    /// The table's generation and version of routing when the plan was made.
+    seen: [u64; 2],
+    /// When the plan ends by itself, in milliseconds of `CLOCK_MONOTONIC`.
+    until_ms: Option<u64>,
+}
+
 /// A node as `nodes()` shows it.
 pub struct NodeStatus<'a> {
     pub node: &'a Node,
@@ -288,6 +349,13 @@ impl TargetView for Now<'_> {
 
     fn weight(&self, node: &Node) -> u16 {
         self.settings.weight_of(&node.name).unwrap_or(node.weight)
+    }
+
+    fn state(&self, target: usize) -> OperatorState {
+        let target = self.active.config.targets.get(target);
+        target.map_or_else(OperatorState::default, |target| {
+            self.settings.state_of(target)
+        })
     }
 
     fn ip(&self, target: usize) -> String {

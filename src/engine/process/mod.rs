@@ -11,6 +11,7 @@ mod model;
 mod reports;
 mod route;
 pub mod routed;
+mod routes;
 pub mod thread;
 
 use std::mem::ManuallyDrop;
@@ -37,6 +38,7 @@ use crate::sys::copies;
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{stderr, thread as threads};
 use check::{Check, CheckRequest, Ticket};
+pub use routes::Routes;
 use thread::{Command, HostSigns, Reports, spawn};
 
 /// The environment variable with the path of a YAML file, for hosts that do not call `configure`.

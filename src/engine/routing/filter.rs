@@ -1,6 +1,7 @@
 //! Which servers a caller accepts: fields that must be equal, and pools in order of preference.
 
 use crate::engine::target::Target;
+use crate::engine::verdicts::OperatorState;
 
 /// A field of a server object that a filter can compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +18,11 @@ pub enum ServerField {
     RequestUri,
     Node,
     Weight,
+    State,
 }
 
 impl ServerField {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ip,
         Self::Host,
         Self::Port,
@@ -33,6 +35,7 @@ impl ServerField {
         Self::RequestUri,
         Self::Node,
         Self::Weight,
+        Self::State,
     ];
 
     /// The field's name in a server object.
@@ -50,6 +53,7 @@ impl ServerField {
             Self::RequestUri => "request_uri",
             Self::Node => "node",
             Self::Weight => "weight",
+            Self::State => "state",
         }
     }
 
@@ -94,14 +98,18 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Whether a target has all of these values. `ip` returns the `ip` of its server object; it is
-    /// only called where the filter compares that.
-    pub(super) fn matches(&self, target: &Target, ip: impl Fn() -> String) -> bool {
+    /// Whether the server object of a target has all of these values.
+    pub(super) fn matches(&self, target: &Target, shown: &impl ShownFields) -> bool {
         self.fields.iter().all(|(field, wanted)| match wanted {
             FieldValue::Flag(wanted) => flag(*field, target) == Some(*wanted),
-            FieldValue::Number(wanted) => number(*field, target) == Some(*wanted),
+            FieldValue::Number(wanted) => match field {
+                ServerField::Port => target.port == *wanted,
+                ServerField::Weight => shown.weight() == *wanted,
+                _ => false,
+            },
             FieldValue::Text(wanted) => match field {
-                ServerField::Ip => ip() == **wanted,
+                ServerField::Ip => shown.ip() == **wanted,
+                ServerField::State => shown.state().name() == &**wanted,
                 ServerField::Host => target.host.to_string() == **wanted,
                 ServerField::Protocol => target.protocol.name() == &**wanted,
                 ServerField::TlsMode => target.tls_mode.name() == &**wanted,
@@ -123,10 +131,10 @@ fn flag(field: ServerField, target: &Target) -> Option<bool> {
     }
 }
 
-fn number(field: ServerField, target: &Target) -> Option<u16> {
-    match field {
-        ServerField::Port => Some(target.port),
-        ServerField::Weight => Some(target.placement.weight),
-        _ => None,
-    }
+/// The fields of a server object that are not configured. Each is only read where a filter compares it.
+pub(super) trait ShownFields {
+    fn ip(&self) -> String;
+    /// The weight in force of the target's node.
+    fn weight(&self) -> u16;
+    fn state(&self) -> OperatorState;
 }

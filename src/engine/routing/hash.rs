@@ -21,13 +21,17 @@ pub(super) fn of_pair(user: u64, node: u64) -> u64 {
     XxHash3_64::oneshot(&bytes)
 }
 
-/// The score `weight / -ln(f)`. `f` is the hash as a number between 0 and 1: (its upper 52 bits +
-/// 0.5) / 2^52, which a double represents exactly. The user belongs on the node with the highest
-/// score.
-pub(super) fn score(weight: u16, hash: u64) -> f64 {
+/// The hash as a number between 0 and 1: (its upper 52 bits + 0.5) / 2^52, which a double represents
+/// exactly.
+pub(super) fn fraction(hash: u64) -> f64 {
     const UNIT: f64 = 1.0 / (1_u64 << 52) as f64;
-    let fraction = ((hash >> 12) as f64 + 0.5) * UNIT;
-    f64::from(weight) / -fraction.ln()
+    ((hash >> 12) as f64 + 0.5) * UNIT
+}
+
+/// The score `weight / -ln(f)`, with `f` the [`fraction`] of the hash. The user belongs on the node
+/// with the highest score.
+pub(super) fn score(weight: u16, hash: u64) -> f64 {
+    f64::from(weight) / -fraction(hash).ln()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod filter;
 mod hash;
 mod key;
 mod nodes;
+mod plan;
 mod select;
 mod standing;
 #[cfg(test)]
@@ -17,5 +18,6 @@ pub use agreement::agreement;
 pub use filter::{FieldKind, FieldValue, Filter, ServerField};
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};
-pub use select::{Candidate, Fleet, NoRoute, Route, TargetView, Why};
+pub use plan::{Choice, NoRoute, Plan};
+pub use select::{Candidate, Fleet, Route, TargetView, Why};
 pub use standing::Standing;

@@ -1,16 +1,17 @@
 //! The choice of a server: of the usable nodes the one with the user's highest score, then one of
 //! its ports.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::filter::Filter;
+use super::filter::{Filter, ShownFields};
 use super::hash;
 use super::nodes::{Node, Nodes, Port};
+use super::plan::{NoRoute, Plan, PlannedNode, rank};
 use crate::engine::config::NodeUsable;
 use crate::engine::target::Target;
+use crate::engine::verdicts::OperatorState;
 
 /// What routing reads of the targets' state. Targets are given by their index in the configuration.
 pub trait TargetView {
@@ -27,6 +28,31 @@ pub trait TargetView {
     fn is_routable(&self, target: usize) -> bool;
     /// The `ip` of the target's server object.
     fn ip(&self, target: usize) -> String;
+    /// The state that operators have set.
+    fn state(&self, _: usize) -> OperatorState {
+        OperatorState::Auto
+    }
+}
+
+/// What a view shows of a target.
+struct ShownBy<'v, V> {
+    view: &'v V,
+    node: &'v Node,
+    target: usize,
+}
+
+impl<V: TargetView> ShownFields for ShownBy<'_, V> {
+    fn ip(&self) -> String {
+        self.view.ip(self.target)
+    }
+
+    fn weight(&self) -> u16 {
+        self.view.weight(self.node)
+    }
+
+    fn state(&self) -> OperatorState {
+        self.view.state(self.target)
+    }
 }
 
 /// All that a choice depends on: the nodes and targets of a configuration, and their state.
@@ -46,28 +72,6 @@ pub struct Route<'a> {
     /// No node of the pool had all of its vital targets alive, so a node with a matching target
     /// that is alive was taken.
     pub degraded: bool,
-}
-
-/// Why there is no server for a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoRoute {
-    /// The user's name has no key.
-    NoKey,
-    /// No node of the pools has a target that matches the filter and may be given users.
-    NoNode,
-    /// There are such nodes, but none of them is usable.
-    Unusable,
-}
-
-impl NoRoute {
-    /// The text that callers get; the words are promised.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::NoKey => "no key",
-            Self::NoNode => "no node",
-            Self::Unusable => "unusable",
-        }
-    }
 }
 
 /// Why a node is not chosen.
@@ -98,51 +102,50 @@ pub struct Candidate<'a> {
     pub why: Option<Why>,
 }
 
-/// Nodes with a user's scores. 16 are stored without an allocation, which is enough for most pools.
-type Scored<'a> = SmallVec<[(f64, &'a Node); 16]>;
-
-/// The nodes from the highest score down. They are not sorted, since nearly always the first one is
-/// taken. Equal scores are decided by the hash of the node, so that the configured order never
-/// matters.
-fn best_first(mut scored: Scored<'_>) -> impl Iterator<Item = &Node> {
-    std::iter::from_fn(move || {
-        let ranked = scored.iter().map(|(score, node)| (*score, node.hash));
-        let best = ranked
-            .enumerate()
-            .max_by(|(_, a), (_, b)| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        best.map(|(at, _)| scored.swap_remove(at).1)
-    })
-}
-
 impl<'a, V: TargetView> Fleet<'a, V> {
     /// The server of the user with this key.
     ///
     /// # Errors
     /// Where no node can serve the user.
     pub fn route(&self, key: &[u8], filter: &Filter) -> Result<Route<'a>, NoRoute> {
-        let user = hash::of_name(key);
+        let plan = self.plan(filter);
+        let choice = plan.choose(key)?;
+        let nodes: &'a [Node] = &self.nodes.list;
+        Ok(Route {
+            target: choice.target,
+            node: nodes.get(choice.node).ok_or(NoRoute::NoNode)?,
+            degraded: plan.is_degraded(),
+        })
+    }
+
+    /// The nodes that users can be given now: those of the first pool with a usable node.
+    pub fn plan(&self, filter: &Filter) -> Plan {
         let mut problem = NoRoute::NoNode;
         for pool in pools(filter) {
-            let scored = self.scored(user, pool, filter);
-            if scored.is_empty() {
+            let has_weight = |(_, node): &(usize, &'a Node)| self.view.weight(node) > 0;
+            let members: Vec<_> = self.matching(pool, filter).filter(has_weight).collect();
+            if members.is_empty() {
                 continue;
             }
             problem = NoRoute::Unusable;
             for (node_usable, degraded) in self.stages() {
-                let found = best_first(scored.clone())
-                    .find(|node| self.is_usable(node, node_usable, filter));
-                if let Some(node) = found
-                    && let Some(target) = self.port(user, node, filter)
-                {
-                    return Ok(Route {
-                        target,
-                        node,
-                        degraded,
-                    });
+                let usable = members
+                    .iter()
+                    .filter(|(_, node)| self.is_usable(node, node_usable, filter));
+                let planned: Vec<_> = usable
+                    .map(|&(index, node)| PlannedNode {
+                        node: index,
+                        hash: node.hash,
+                        weight: self.view.weight(node),
+                        ports: self.best_ports(node, filter),
+                    })
+                    .collect();
+                if !planned.is_empty() {
+                    return Plan::new(planned, degraded);
                 }
             }
         }
-        Err(problem)
+        Plan::without_nodes(problem)
     }
 
     /// The nodes with a matching target, the highest score first: those of the pool that the user
@@ -160,17 +163,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             }
             let mut all: Vec<Candidate<'a>> = self
                 .matching(pool, filter)
-                .map(|node| Candidate {
+                .map(|(_, node)| Candidate {
                     node,
                     score: hash::score(self.view.weight(node), hash::of_pair(user, node.hash)),
                     why: self.why_not(node, filter),
                 })
                 .collect();
-            all.sort_by(|a, b| {
-                (b.score, b.node.hash)
-                    .partial_cmp(&(a.score, a.node.hash))
-                    .unwrap_or(Ordering::Equal)
-            });
+            all.sort_by(|a, b| rank((b.score, b.node.hash), (a.score, a.node.hash)));
             if !all.is_empty() {
                 return all;
             }
@@ -199,27 +198,18 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         std::iter::once((self.node_usable, false)).chain(way_out)
     }
 
-    /// The nodes of a pool that have a matching target and a weight, with the user's scores.
-    fn scored(&self, user: u64, pool: &str, filter: &Filter) -> Scored<'a> {
-        self.matching(pool, filter)
-            .filter(|node| self.view.weight(node) > 0)
-            .map(|node| {
-                let score = hash::score(self.view.weight(node), hash::of_pair(user, node.hash));
-                (score, node)
-            })
-            .collect()
-    }
-
+    /// The nodes of a pool that have a matching target, with their index.
     pub(super) fn matching<'s>(
         &'s self,
         pool: &'s str,
         filter: &'s Filter,
-    ) -> impl Iterator<Item = &'a Node> + 's {
+    ) -> impl Iterator<Item = (usize, &'a Node)> + 's {
         let nodes: &'a [Node] = &self.nodes.list;
         nodes
             .iter()
-            .filter(move |node| &*node.pool == pool)
-            .filter(move |node| self.ports(node, filter).next().is_some())
+            .enumerate()
+            .filter(move |(_, node)| &*node.pool == pool)
+            .filter(move |(_, node)| self.ports(node, filter).next().is_some())
     }
 
     /// The targets of a node that match the filter, with their index.
@@ -230,8 +220,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
     ) -> impl Iterator<Item = (usize, &'a Target, &'a Port)> + 's {
         node.ports.iter().filter_map(move |port| {
             let target: &'a Arc<Target> = self.targets.get(port.target)?;
+            let shown = ShownBy {
+                view: &self.view,
+                node,
+                target: port.target,
+            };
             filter
-                .matches(target, || self.view.ip(port.target))
+                .matches(target, &shown)
                 .then_some((port.target, &**target, port))
         })
     }
@@ -260,15 +255,28 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         }
     }
 
-    /// The user's port on a node. Of the matching targets a listed one is preferred, then one that
-    /// routing still counts as alive, then any; the highest hash decides between equals. It need
-    /// not be listed: a node that has been dead for less than `node_down_after` keeps its users.
-    pub(super) fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
-        let ranked = self.ports(node, filter).map(|(index, _, port)| {
+    /// The ports of a node that users may be given: of the matching targets the listed ones, else
+    /// those that routing still counts as alive, else all. They need not be listed: a node that has
+    /// been dead for less than `node_down_after` keeps its users.
+    fn best_ports(&self, node: &'a Node, filter: &Filter) -> SmallVec<[(u64, usize); 1]> {
+        let ranked = |(index, _, port): (usize, &Target, &Port)| {
             let is_alive = [self.view.is_listed(index), self.view.is_routable(index)];
-            (is_alive, hash::of_pair(user, port.hash), index)
-        });
-        ranked.max().map(|(.., index)| index)
+            (is_alive, port.hash, index)
+        };
+        let ports: SmallVec<[_; 4]> = self.ports(node, filter).map(ranked).collect();
+        let best = ports.iter().map(|(is_alive, ..)| *is_alive).max();
+        ports
+            .into_iter()
+            .filter(|(is_alive, ..)| Some(*is_alive) == best)
+            .map(|(_, hash, index)| (hash, index))
+            .collect()
+    }
+
+    /// The user's port on a node: of those that users may be given the one with the highest hash.
+    pub(super) fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
+        let ports = self.best_ports(node, filter).into_iter();
+        let ranked = ports.map(|(port, index)| (hash::of_pair(user, port), index));
+        ranked.max().map(|(_, index)| index)
     }
 }
 

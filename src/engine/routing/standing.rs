@@ -33,7 +33,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         for pool in pools(filter) {
             let mut scored: Vec<(f64, &'a Node)> = self
                 .matching(pool, filter)
-                .map(|node| {
+                .map(|(_, node)| {
                     let score = hash::score(self.view.weight(node), hash::of_pair(user, node.hash));
                     (score, node)
                 })

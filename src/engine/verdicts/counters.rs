@@ -37,6 +37,12 @@ pub enum Counter {
     Takeovers,
 }
 
+/// How a request got its server, as [`VerdictTable::count_selection`] counts it: by
+/// `select_backend_server`. Part of the layout, never reused.
+pub const CHOSEN_BY_SCRIPT: usize = 0;
+/// By `route` without a store. The ways with a store have 2 to 7.
+pub const CHOSEN_BY_HASH: usize = 1;
+
 /// A copy of a histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Histogram {
@@ -126,8 +132,7 @@ impl VerdictTable {
         self.counted(SINGLE + single(counter))
     }
 
-    /// Counts a server that a request was given. `choice` (0..=7) says how it was chosen; 0: by
-    /// `select_backend_server`.
+    /// Counts a server that a request was given. `choice` (0..=7) says how it was chosen.
     pub fn count_selection(&self, pid: u64, choice: usize) {
         let lane = usize::try_from(pid).unwrap_or(0) % LANES;
         self.add(SELECTIONS + lane * CHOICES + choice.min(CHOICES - 1), 1);

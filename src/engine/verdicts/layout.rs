@@ -23,7 +23,7 @@ pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
 /// Raised with every change of this file. Processes of two versions of this library never share one
 /// table: only `fork` hands a table on, and an executed program makes its own. The number is for
 /// tools that read the memory of a running process.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
 
 // The header's words. The first two cache lines hold what readers load on each request. What the
 // prober writes several times a second has cache lines of its own, so that its writes do not evict
@@ -36,6 +36,8 @@ pub(super) const GENERATION: usize = 8;
 pub(super) const SEQUENCE: usize = 9;
 pub(super) const EPOCH: usize = 10;
 pub(super) const USED: usize = 11;
+/// Changes with the routing word of any target.
+pub(super) const ROUTING: usize = 12;
 pub(super) const WAKE: usize = 16;
 /// The process that may write the slots, see `lease`.
 pub(super) const LEASE: usize = 24;

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use super::health::Verdict;
+use crate::sys::clock;
 
 /// How long a verdict has to hold before routing follows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,16 @@ pub struct Delays {
     pub down: Duration,
     /// After a target came back: `node_up_after`.
     pub up: Duration,
+}
+
+impl Delays {
+    /// How long this verdict has to hold.
+    fn until(self, verdict: Verdict) -> Duration {
+        match verdict {
+            Verdict::Dead => self.down,
+            Verdict::Alive | Verdict::Unknown => self.up,
+        }
+    }
 }
 
 /// The routing word of one target.
@@ -68,16 +79,20 @@ impl Routable {
         if self.followed == self.probed {
             return self.followed;
         }
-        let delay = match self.probed {
-            Verdict::Dead => delays.down,
-            Verdict::Alive | Verdict::Unknown => delays.up,
-        };
+        let delay = delays.until(self.probed);
         let has_held = Duration::from_millis(now_ms.saturating_sub(self.changed_ms));
         if has_held >= delay {
             self.probed
         } else {
             self.followed
         }
+    }
+
+    /// When [`Routable::verdict`] changes by itself, in milliseconds of `CLOCK_MONOTONIC`. `None`
+    /// where it does not depend on the time.
+    pub fn changes_at_ms(self, delays: Delays) -> Option<u64> {
+        let delay = delays.until(self.probed);
+        (!self.is_settled()).then(|| self.changed_ms.saturating_add(clock::ms(delay)))
     }
 
     /// Whether [`Routable::verdict`] is independent of the time, as it mostly is: the caller then
@@ -178,6 +193,15 @@ mod tests {
             }
         }
         assert_eq!(seen, [Alive, Dead]);
+    }
+
+    #[test]
+    fn a_word_knows_when_it_changes_by_itself() {
+        assert_eq!(after(&[(5, Alive)]).changes_at_ms(DELAYS), None);
+        let word = after(&[(0, Alive), (100, Dead)]);
+        let end = word.changes_at_ms(DELAYS).unwrap();
+        assert_eq!(word.verdict(end - 1, DELAYS), Alive);
+        assert_eq!(word.verdict(end, DELAYS), Dead);
     }
 
     #[test]

@@ -276,15 +276,31 @@ impl VerdictTable {
         Routable::unpack(self.word(slot, ROUTABLE).load(Acquire))
     }
 
-    /// Replaces the word that was read; nothing happens if another process was first.
+    /// Replaces the target's word for routing by another one; nothing happens if another process was
+    /// first.
     pub fn change_routable(&self, slot: Slot, before: Routable, after: Routable) {
         let word = self.word(slot, ROUTABLE);
-        let _ = word.compare_exchange(before.pack(), after.pack(), AcqRel, Relaxed);
+        let changed = word.compare_exchange(before.pack(), after.pack(), AcqRel, Relaxed);
+        if before != after && changed.is_ok() {
+            self.bump_routing();
+        }
     }
 
     /// Stores the target's word for routing. No sequence number guards it: only the process that
     /// may write the slot calls this.
     pub fn set_routable(&self, slot: Slot, routable: Routable) {
         self.word(slot, ROUTABLE).store(routable.pack(), Release);
+        self.bump_routing();
+    }
+
+    /// A number that changes with what routing reads of the targets and the generation does not
+    /// cover.
+    pub fn routing_version(&self) -> u64 {
+        self.header(ROUTING).load(Acquire)
+    }
+
+    /// Changes [`VerdictTable::routing_version`]; after the change that it stands for.
+    pub fn bump_routing(&self) {
+        self.header(ROUTING).fetch_add(1, AcqRel);
     }
 }

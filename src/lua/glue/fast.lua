@@ -50,6 +50,8 @@ local remove_names = entry("remove", "int (*)(int, void *, void *, void *)")
 local select_here = entry("select_here", "int (*)(void *, void *, bool, const char *, size_t, int)")
 local apply_here = entry("apply_here", "int (*)(void *, void *, bool, void *)")
 
+local route_user = entry("route", "int (*)(void *, const char *, size_t)")
+
 local NOT_HERE, UNREPORTED = fast.NOT_HERE, fast.UNREPORTED
 
 local function is_result(value)
@@ -216,6 +218,11 @@ end
 
 function api.apply_here(setter, request, may_begin, result)
   return is_result(result) and apply_here(setter, request, may_begin, result) or NOT_HERE
+end
+
+-- For a handle that `prepare_routes` returned; see `target_of` in `routing.rs`.
+function api.route(handle, user)
+  return route_user(handle, user, #user)
 end
 
 -- Stages an array of strings; false unless `next` gives the keys 1..n in order. An array that was filled

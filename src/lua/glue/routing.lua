@@ -1,19 +1,116 @@
 -- route, explain_route and nodes: which server a user is assigned to. Also the functions for bindings of
 -- users, which need a store.
+--
+-- What is the same for all users is prepared once for each filter: a handle, which `native.route` refuses
+-- with STALE once something has changed. The handles are found again by the content of the filter, since
+-- a script may make a new table for each call, or change one.
 
 local native, parts = ...
 local errors, host, new_server = parts.errors, parts.host, parts.servers.new
-local type = type
+local next, type = next, type
 local native_route, native_explain = native.route, native.explain_route
+local prepare_routes, route_server = native.prepare_routes, native.route_server
+local STALE, STORED = native.STALE_ROUTES, native.STORED_ROUTES
+
+-- Why there is no server, by the number that `native.route` returns.
+local reasons = {}
+for index, reason in next, native.route_reasons do
+  reasons[STORED - index] = reason
+end
 
 local stored = parts.stored_routes
 
 local routing = { api = {} }
 local api = routing.api
 
--- The server objects returned so far, by the address that identifies their target. An object is made
--- again when its target has another IP address; all are when another configuration becomes active.
-local objects, objects_epoch = {}, nil
+-- The prepared routes by the content of their filter: a branch for each key, in it one for each value,
+-- and so on in the order of `next`. At a branch's index LEAF are the routes for the filter that ends there.
+-- A handle keeps its configuration in memory: the number of leaves is bounded, and a new configuration
+-- drops them all.
+local LEAF, LIST = {}, {}
+local MOST_LEAVES = 256
+local root, leaves = {}, 0
+
+-- The server objects returned so far, by the index of their target; all are made again when another
+-- configuration becomes active.
+local objects, epoch = {}, nil
+
+-- The branch of the items of a list; nil if there is none.
+local function branch_of_list(branch, list)
+  branch = branch[LIST]
+  local index, value = next(list)
+  while index ~= nil do
+    branch = branch and branch[index]
+    branch = branch and branch[value]
+    if not branch then
+      return nil
+    end
+    index, value = next(list, index)
+  end
+  return branch
+end
+
+local function branch_of(branch, key, value)
+  branch = branch[key]
+  if not branch then
+    return nil
+  elseif type(value) == "table" then
+    return branch_of_list(branch, value)
+  end
+  return branch[value]
+end
+
+-- The branch of a filter; nil if there is none. The first two keys without a loop: LuaJIT does not compile
+-- a trace through an inner loop of few iterations.
+local function find(filter)
+  local key, value = next(filter)
+  if key == nil then
+    return root
+  end
+  local branch = branch_of(root, key, value)
+  key, value = next(filter, key)
+  if key == nil or not branch then
+    return branch
+  end
+  branch = branch_of(branch, key, value)
+  key, value = next(filter, key)
+  while key ~= nil and branch do
+    branch = branch_of(branch, key, value)
+    key, value = next(filter, key)
+  end
+  return branch
+end
+
+local function grown(branch, index)
+  local further = branch[index]
+  if not further then
+    further = {}
+    branch[index] = further
+  end
+  return further
+end
+
+-- The same, made where it is missing. For filters that were not refused: their keys are names, their
+-- values are no tables but that of `pool`.
+local function grow(filter)
+  local branch = root
+  local key, value = next(filter)
+  while key ~= nil do
+    branch = grown(branch, key)
+    if type(value) == "table" then
+      branch = grown(branch, LIST)
+      local index, item = next(value)
+      while index ~= nil do
+        branch = grown(grown(branch, index), item)
+        index, item = next(value, index)
+      end
+    else
+      branch = grown(branch, value)
+    end
+    key, value = next(filter, key)
+  end
+  return branch
+end
 
 local function check_arguments(name, user, filter)
   if type(user) ~= "string" then
@@ -25,36 +122,85 @@ local function check_arguments(name, user, filter)
 end
 routing.check_arguments = check_arguments
 
+-- Prepares the routes for a filter; nil and why there are none. `up`: see `errors`.
+local function prepare(filter, up)
+  local handle, now, is_degraded = prepare_routes(filter, host.may_probe())
+  if not handle then
+    if is_degraded then
+      errors.bad_argument(2, "route", is_degraded, up)
+    end
+    return nil, now
+  end
+  -- Epoch 0 identifies no configuration.
+  if now ~= epoch or now == 0 or leaves >= MOST_LEAVES then
+    root, leaves, objects, epoch = {}, 0, {}, now
+  end
+  -- An allocation may run a finaliser that calls `route`, which may replace `objects`.
+  local shared = objects
+  local routes = { handle = handle, degraded = is_degraded, objects = shared, servers = {} }
+  local branch = grow(filter or {})
+  if not branch[LEAF] then
+    leaves = leaves + 1
+  end
+  branch[LEAF] = routes
+  return routes
+end
+
+-- Adds the server object of a target to the routes; an object that shows the same is used again.
+local function add_server(routes, target)
+  local fields = route_server(routes.handle, target)
+  local known = routes.objects[target]
+  local shown = known and known.fields
+  if not shown or shown.ip ~= fields.ip or shown.weight ~= fields.weight or shown.state ~= fields.state then
+    known = { object = new_server(fields), fields = fields, node = fields.node, pool = fields.pool }
+    routes.objects[target] = known
+  end
+  routes.servers[target] = known
+  return known
+end
+
+-- `route` for a handle that is missing or stale. Whatever changes from now on, the new handle was right
+-- when the call began.
+local function route_anew(user, filter)
+  local routes, why = prepare(filter, 2)
+  if not routes then
+    return nil, why
+  end
+  return routes, native_route(routes.handle, user, true)
+end
+
+local call_route = native_route
+local ffi, fast = parts.ffi.library, parts.fast
+if ffi and fast then
+  call_route = fast.route
+end
+
 -- Returns a server object, how it was chosen, and details; or nil and a reason.
 function api.route(user, filter)
-  check_arguments("route", user, filter)
-  local may_probe = host.may_probe()
-  local epoch, address, ip, node, pool, degraded = native_route(user, filter, may_probe, true)
-  if not epoch then
-    if epoch == false then
-      local server, how, detail = stored.route(user, filter)
-      return server, how, detail
-    elseif ip then
-      errors.bad_argument(2, "route", ip)
-    end
-    return nil, address
+  if type(user) ~= "string" or (filter ~= nil and type(filter) ~= "table") then
+    check_arguments("route", user, filter)
   end
-  if epoch ~= objects_epoch then
-    objects, objects_epoch = {}, epoch
+  local branch = root
+  if filter then
+    branch = find(filter)
   end
-  local object = objects[address]
-  if not object or object.ip ~= ip then
-    local fields, _
-    epoch, address, _, node, pool, degraded, fields = native_route(user, filter, may_probe, false)
-    if not epoch then
-      return nil, address
-    end
-    object = new_server(fields)
-    if epoch == objects_epoch then
-      objects[address] = object
+  local routes = branch and branch[LEAF]
+  local target = routes and call_route(routes.handle, user) or STALE
+  if target == STALE then
+    routes, target = route_anew(user, filter)
+    if not routes then
+      return nil, target
     end
   end
-  return object, "hash", { node = node, pool = pool, degraded = degraded }
+  if target < 0 then
+    if target == STORED then
+      local object, how, detail = stored.route(user, filter)
+      return object, how, detail
+    end
+    return nil, reasons[target]
+  end
+  local server = routes.servers[target] or add_server(routes, target)
+  return server.object, "hash", { node = server.node, pool = server.pool, degraded = routes.degraded }
 end
 
 function api.explain_route(user, filter)

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, SERVICE_METATABLE, push_owner,
-    push_userdata,
+    CHECK_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, ROUTES_METATABLE, SERVICE_METATABLE,
+    push_owner, push_userdata,
 };
 use crate::engine::active::ActiveConfig;
+use crate::engine::process::Routes;
 use crate::engine::process::check::Check;
 use crate::engine::request::context::{
     ChangeList, HeadersCopy, RequestContext, Selection, SharedContext,
@@ -24,6 +25,7 @@ pub(in crate::lua) enum Answer {
     Nothing,
     Nil,
     Bool(bool),
+    Integer(i64),
     /// A string, mostly why something was refused.
     Text(String),
     Bytes(Bytes),
@@ -77,6 +79,8 @@ pub(in crate::lua) enum LuaValue {
     Address(*mut c_void),
     /// A userdata that owns the check and cancels it when it is collected. `None` once pushed.
     Check(Option<Check>),
+    /// A userdata that owns prepared routes. `None` once pushed.
+    Routes(Option<Box<Routes>>),
     /// A userdata that retains the active configuration, and so keeps its shared table mapped.
     Service(Arc<ActiveConfig>),
 }
@@ -149,6 +153,7 @@ impl Answer {
             Self::Nothing
                 | Self::Nil
                 | Self::Bool(_)
+                | Self::Integer(_)
                 | Self::Copy { .. }
                 | Self::Selection(None)
                 | Self::NewResult
@@ -174,6 +179,7 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
             Answer::Nothing => return 0,
             Answer::Nil => ffi::lua_pushnil(state),
             Answer::Bool(value) => ffi::lua_pushboolean(state, (*value).into()),
+            Answer::Integer(number) => ffi::lua_pushinteger(state, *number as ffi::lua_Integer),
             Answer::Text(text) => push_bytes(state, text.as_bytes()),
             Answer::Bytes(bytes) => push_bytes(state, bytes),
             Answer::List(list) => {
@@ -277,13 +283,15 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
     1
 }
 
-/// Pushes one value. A check is moved out of `value` into its userdata.
+/// Pushes one value. A check or routes are moved out of `value` into their userdata.
 unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
     // SAFETY: called by `push`, whose caller provides upvalues and slots. Tables are three deep at most,
     // with two slots each. This frame only borrows from the answer.
     unsafe {
         match value {
-            LuaValue::Nil | LuaValue::Check(None) => ffi::lua_pushnil(state),
+            LuaValue::Nil | LuaValue::Check(None) | LuaValue::Routes(None) => {
+                ffi::lua_pushnil(state)
+            }
             LuaValue::Bool(value) => ffi::lua_pushboolean(state, (*value).into()),
             LuaValue::Integer(number) => ffi::lua_pushinteger(state, *number as ffi::lua_Integer),
             LuaValue::Float(number) => ffi::lua_pushnumber(state, *number),
@@ -305,6 +313,11 @@ unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
             }
             LuaValue::Address(address) => ffi::lua_pushlightuserdata(state, *address),
             LuaValue::Check(check) => push_owner(state, CHECK_METATABLE, || check.take()),
+            LuaValue::Routes(routes) => {
+                push_owner(state, ROUTES_METATABLE, || {
+                    routes.take().map(|routes| *routes)
+                });
+            }
             LuaValue::Service(service) => {
                 push_owner(state, SERVICE_METATABLE, || Some(service.clone()));
             }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, SERVICE_METATABLE, UPVALUES,
-    content, owned,
+    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, ROUTES_METATABLE,
+    SERVICE_METATABLE, UPVALUES, content, owned,
 };
 use crate::engine::active::ActiveConfig;
+use crate::engine::process::Routes;
 use crate::engine::process::check::Check;
 use crate::engine::request::attribute_name::AttributeName;
 use crate::engine::request::context::RequestContext;
@@ -151,6 +152,14 @@ impl Args {
         // SAFETY: the argument keeps the userdata alive, and only its finaliser takes the handle, which
         // cannot run while a native does.
         Ok(unsafe { (*service).as_ref() })
+    }
+
+    /// The prepared routes that are argument `index`; `None` once that userdata is finalised.
+    pub(in crate::lua) fn routes(&self, index: c_int) -> Option<&Routes> {
+        // SAFETY: `ROUTES_METATABLE` is an upvalue of each native, and only `push_owner::<Routes>`
+        // gives userdata that metatable. The argument keeps the userdata alive, and only its finaliser
+        // takes the content, which cannot run while a native does.
+        unsafe { (*owned::<Routes>(self.state, index, ROUTES_METATABLE)?).as_ref() }
     }
 
     /// The list of servers that this Lua state got last; none once that userdata is finalised.

@@ -18,8 +18,9 @@ pub(super) const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
 pub(super) const CHECK_METATABLE: c_int = ffi::lua_upvalueindex(3);
 pub(super) const SERVICE_METATABLE: c_int = ffi::lua_upvalueindex(4);
 pub(super) const LISTS: c_int = ffi::lua_upvalueindex(5);
+pub(super) const ROUTES_METATABLE: c_int = ffi::lua_upvalueindex(6);
 /// The number of these upvalues. The last is the pushing function, which itself has all the others.
-pub(super) const UPVALUES: c_int = 6;
+pub(super) const UPVALUES: c_int = 7;
 pub(super) const PUSHER: c_int = ffi::lua_upvalueindex(UPVALUES);
 
 /// The index at which the metatable of a class holds the metatable of its holders (LuaJIT only).
@@ -478,6 +479,16 @@ pub(super) unsafe fn owned<T>(
 ) -> Option<*mut Option<T>> {
     // SAFETY: `is_of` checks the metatable, which only userdata with an `Option<T>` have.
     unsafe { is_of(state, index, metatable).then(|| ffi::lua_touserdata(state, index).cast()) }
+}
+
+/// The value that a userdata owns.
+///
+/// # Safety
+///
+/// `block` is the block of a userdata that [`push_owner`] made for the same `T`.
+#[cfg(feature = "luajit")]
+pub(in crate::lua) unsafe fn owned_of<T>(block: *const c_void) -> *const Option<T> {
+    block.cast()
 }
 
 /// The finaliser of a userdata that owns a `T`. A second call finds `None` and does nothing.

@@ -14,10 +14,14 @@ use super::answer::push_protected;
 use super::class::{self, UPVALUES};
 use super::fields::{push_text, set_field};
 use crate::engine::active::ActiveConfig;
+use crate::engine::process::Routes;
 use crate::engine::process::check::Check;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::lua::given_lists::Lists;
+
+/// The number of the upvalue `LISTS`.
+const LISTS_NUMBER: c_int = 5;
 
 /// An entry of the table of natives, which the glue reads by name.
 pub(in crate::lua) enum Item {
@@ -30,7 +34,6 @@ pub(in crate::lua) enum Item {
     /// An address that is only known at run time.
     #[cfg(feature = "luajit")]
     AddressOf(fn() -> *mut c_void),
-    #[cfg(feature = "luajit")]
     Number(c_int),
     Text(&'static str),
     /// An array.
@@ -58,7 +61,7 @@ impl Natives {
     /// `state` is running a C function with 20 free slots. May raise: the frames between this and Lua
     /// have no destructor to run.
     pub(in crate::lua) unsafe fn push(state: *mut lua_State) -> Self {
-        // SAFETY: eleven slots are used at most. The metatable of `Lists` is replaced on the stack by its
+        // SAFETY: twelve slots are used at most. The metatable of `Lists` is replaced on the stack by its
         // only userdata, so no other userdata can get it.
         unsafe {
             ffi::lua_createtable(state, 0, 64);
@@ -68,8 +71,9 @@ impl Natives {
             class::push_owner_metatable::<Check>(state);
             class::push_owner_metatable::<Arc<ActiveConfig>>(state);
             class::push_owner_metatable::<Lists>(state);
-            class::push_owner(state, table + UPVALUES - 1, || Some(Lists::default()));
-            ffi::lua_replace(state, table + UPVALUES - 1);
+            class::push_owner(state, table + LISTS_NUMBER, || Some(Lists::default()));
+            ffi::lua_replace(state, table + LISTS_NUMBER);
+            class::push_owner_metatable::<Routes>(state);
             for number in 1..UPVALUES {
                 ffi::lua_pushvalue(state, table + number);
             }
@@ -131,7 +135,6 @@ impl Natives {
                     }
                     #[cfg(feature = "luajit")]
                     Item::AddressOf(find) => ffi::lua_pushlightuserdata(state, find()),
-                    #[cfg(feature = "luajit")]
                     Item::Number(number) => ffi::lua_pushinteger(state, (*number).into()),
                     Item::Text(text) => push_text(state, text),
                     Item::Texts(texts) => {
