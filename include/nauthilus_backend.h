@@ -103,7 +103,13 @@ typedef enum nauthilus_backend_status {
   /* Lua raised an error: the reason is its text. */
   NAUTHILUS_BACKEND_LUA_ERROR = 14,
   /* A defect of the library. The call had no effect, or only a part of its effect. */
-  NAUTHILUS_BACKEND_INTERNAL = 15
+  NAUTHILUS_BACKEND_INTERNAL = 15,
+  /* There is no server for the user: the reason is one of the texts of docs/routing.md. */
+  NAUTHILUS_BACKEND_NO_ROUTE = 16,
+  /* Not done yet: the descriptor becomes readable when it is. */
+  NAUTHILUS_BACKEND_PENDING = 17,
+  /* The call needs a store for bindings, and none is configured. */
+  NAUTHILUS_BACKEND_NO_STORE = 18
 } nauthilus_backend_status;
 
 /* The fields of a result, grouped by what they hold. */
@@ -169,7 +175,33 @@ typedef struct nauthilus_backend_server {
   int32_t tls_skip_verify;
   int32_t haproxy_v2;
   int32_t deep_check;
+  /* The machine that serves users, and the set of machines that it belongs to. */
+  nauthilus_backend_view node;
+  nauthilus_backend_view pool;
+  /* auto, drain or maintenance. */
+  nauthilus_backend_view state;
+  /* The node's share of users, 0..1000. */
+  uint32_t weight;
 } nauthilus_backend_server;
+
+/* How a user's server was found. What is not known is empty, or 0. Later versions add fields at
+ * the end. */
+typedef struct nauthilus_backend_route_detail {
+  /* hash: by rendezvous hashing. With a store also new, bound, moved, pinned, remembered,
+   * fallback. */
+  nauthilus_backend_view how;
+  nauthilus_backend_view node;
+  nauthilus_backend_view pool;
+  /* Of a binding: the node before, why it was changed, and by whom. */
+  nauthilus_backend_view from;
+  nauthilus_backend_view reason;
+  nauthilus_backend_view by;
+  /* Of a binding: since and until when, in milliseconds since 1970. */
+  int64_t since;
+  int64_t until;
+  /* Whether no node of the pool had all of its vital targets alive. */
+  int32_t degraded;
+} nauthilus_backend_route_detail;
 
 /* What a script or a host says about a user. */
 typedef struct nauthilus_backend_result nauthilus_backend_result;
@@ -179,6 +211,9 @@ typedef struct nauthilus_backend_context nauthilus_backend_context;
 
 /* The servers that were alive at one moment. A list never changes. */
 typedef struct nauthilus_backend_servers nauthilus_backend_servers;
+
+/* The route of one user. */
+typedef struct nauthilus_backend_routed nauthilus_backend_routed;
 
 /* ---- The library ------------------------------------------------------------------------- */
 
@@ -494,6 +529,73 @@ nauthilus_backend_status nauthilus_backend_servers_at(
 nauthilus_backend_status nauthilus_backend_check(
     const char *host, size_t host_size, uint32_t port, const nauthilus_backend_setting *settings,
     size_t count, nauthilus_backend_string *reason);
+
+/* ---- Routes ------------------------------------------------------------------------------
+ *
+ * Which server a user belongs on. A filter is an array of keys and values as text: fields of a
+ * server that must be equal ("protocol" and "imap", "tls" and "true"), and "pool", which may be
+ * there several times: the first with a usable node counts. It may be null where `count` is 0. */
+
+/* Finds the server of a user. `*routed` gets one reference. Without a store it never waits; with
+ * one it blocks for at most the store's `timeout`. NO_ROUTE: there is no server.
+ * INVALID_ARGUMENT: a key of the filter is unknown, or its value has the wrong type.
+ * NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_route(
+    const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
+    nauthilus_backend_routed **routed, nauthilus_backend_string *reason);
+
+/* Begins the same and does not wait. `*routed` gets one reference. Whether there is a server only
+ * nauthilus_backend_route_poll() tells. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_route_start(
+    const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
+    nauthilus_backend_routed **routed, nauthilus_backend_string *reason);
+
+/* OK: the server is found. Never waits. PENDING: not done yet. NO_ROUTE: there is none. */
+nauthilus_backend_status nauthilus_backend_route_poll(
+    const nauthilus_backend_routed *routed, nauthilus_backend_string *reason);
+
+/* Gets a descriptor that is readable once the route is no longer pending, for any poll loop. It
+ * belongs to the route: do not read or close it. SYSTEM: there are no more descriptors, or the
+ * host has closed this one. */
+nauthilus_backend_status nauthilus_backend_route_fd(
+    const nauthilus_backend_routed *routed, int32_t *fd, nauthilus_backend_string *reason);
+
+/* Fills `*server`; see nauthilus_backend_servers_at() for `server_size`. The views are borrowed
+ * from the route, until its last release. PENDING, NO_ROUTE. */
+nauthilus_backend_status nauthilus_backend_route_server(
+    const nauthilus_backend_routed *routed, nauthilus_backend_server *server, size_t server_size,
+    nauthilus_backend_string *reason);
+
+/* Fills `*detail` in the same way. PENDING, NO_ROUTE. */
+nauthilus_backend_status nauthilus_backend_route_detail_of(
+    const nauthilus_backend_routed *routed, nauthilus_backend_route_detail *detail,
+    size_t detail_size, nauthilus_backend_string *reason);
+
+/* Adds a reference. */
+nauthilus_backend_status nauthilus_backend_route_retain(
+    nauthilus_backend_routed *routed, nauthilus_backend_string *reason);
+
+/* Drops a reference; with the last one its views become invalid, and a route that is pending is
+ * given up. Cannot fail; null does nothing. */
+void nauthilus_backend_route_release(nauthilus_backend_routed *routed);
+
+/* Gets what decides on a user's server, as JSON: what explain_route() returns in Lua. Changes
+ * nothing. NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+nauthilus_backend_status nauthilus_backend_explain_route(
+    const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
+    nauthilus_backend_string *json, nauthilus_backend_string *reason);
+
+/* Tells that these users have sessions on `node`: their bindings to it are renewed, others are left
+ * alone. `*touched` gets how many were renewed. NO_STORE. */
+nauthilus_backend_status nauthilus_backend_touch_users(
+    const nauthilus_backend_view *users, size_t count, const char *node, size_t node_size,
+    size_t *touched, nauthilus_backend_string *reason);
+
+/* Binds a user to `node` from now on. Options, as text: "keep" ("true": without end, and never
+ * moved by itself), "reason", "by". NO_STORE. */
+nauthilus_backend_status nauthilus_backend_move_user(
+    const char *user, size_t user_size, const char *node, size_t node_size,
+    const nauthilus_backend_setting *options, size_t count, nauthilus_backend_string *reason);
 
 /* ---- Lua ---------------------------------------------------------------------------------
  *

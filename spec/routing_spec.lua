@@ -144,6 +144,26 @@ describe("route", function()
     assert.are.equal(7, nb.get_backend_servers()[1].weight)
   end)
 
+  it("is counted, and so are selections", function()
+    configure({ target(a, "one") })
+    local function count(name)
+      return tonumber(nb.metrics():match("\nnauthilus_backend_" .. name .. " (%d+)"))
+    end
+    local routes, selections = count('routes_total{how="hash"}'), count("selections_total")
+    for _ = 1, 5 do
+      local server = nb.route("alice")
+      nb.route("alice", { protocol = "imap" })
+      nb.select_backend_server(server.ip, server.port)
+    end
+    assert.are.same({ nil, "no node" }, { nb.route("alice", { protocol = "sieve" }) })
+    nb.explain_route("alice")
+    nb.select_backend_server("name.invalid", 143)
+    assert.is_false((pcall(nb.select_backend_server, "127.0.0.1", 0)))
+    assert.are.equal(routes + 10, count('routes_total{how="hash"}'))
+    assert.are.equal(selections + 6, count("selections_total"))
+    nb.context():reset()
+  end)
+
   it("has no server for a name without a key", function()
     configure({ target(a, "one") }, { master_separator = "*", user_key = "domain" })
     for _, user in ipairs({ "", "alice", "*admin", ("a"):rep(1025) }) do

@@ -179,6 +179,7 @@ unsafe extern "C" fn nauthilus_backend_context_select(
                     return Err(Failure::new(Status::Refused, format!("ip: {expected}")));
                 }
             }
+            current().count_selection();
             Ok(())
         })
     }

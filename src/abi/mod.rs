@@ -10,6 +10,7 @@
 //! | `handle.rs` | reference-counted handles |
 //! | `result.rs`, `attribute.rs`, `context.rs` | results and request contexts |
 //! | `servers.rs`, `check.rs` | configuration, the list of alive servers, checks |
+//! | `routing.rs` | which server a user belongs on |
 //! | `no_lua.rs` | the functions of `lua::bridge` in a library built without Lua: each refuses |
 //!
 //! # Safety
@@ -28,6 +29,7 @@ pub(crate) mod handle;
 mod no_lua;
 mod owned_string;
 mod result;
+mod routing;
 mod servers;
 pub(crate) mod status;
 pub(crate) mod text;

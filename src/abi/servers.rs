@@ -25,12 +25,15 @@ struct ServersHandle {
 }
 
 /// A server and its texts with a NUL at the end of each, as C expects them.
-struct ServerTexts {
+pub(super) struct ServerTexts {
     ip: Box<[u8]>,
     host: Box<[u8]>,
     protocol: Box<[u8]>,
     tls_mode: Box<[u8]>,
     request_uri: Box<[u8]>,
+    node: Box<[u8]>,
+    pool: Box<[u8]>,
+    state: Box<[u8]>,
     server: BackendServer,
 }
 
@@ -38,7 +41,7 @@ struct ServerTexts {
 /// passes a smaller `server_size` and gets the fields that it knows.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Server {
+pub(super) struct Server {
     ip: View,
     host: View,
     protocol: View,
@@ -49,13 +52,17 @@ struct Server {
     tls_skip_verify: i32,
     haproxy_v2: i32,
     deep_check: i32,
+    node: View,
+    pool: View,
+    state: View,
+    weight: u32,
 }
 
 /// The size of the struct in the first version of the ABI, in bytes: no caller's is smaller.
 const FIRST_VERSION: usize = std::mem::offset_of!(Server, deep_check) + size_of::<i32>();
 
 impl ServerTexts {
-    fn new(server: BackendServer) -> Self {
+    pub(super) fn new(server: BackendServer) -> Self {
         let target = &server.target;
         Self {
             ip: terminated(server.ip.as_bytes()),
@@ -63,6 +70,9 @@ impl ServerTexts {
             protocol: terminated(target.protocol.name().as_bytes()),
             tls_mode: terminated(target.tls_mode.name().as_bytes()),
             request_uri: terminated(target.request_uri.as_bytes()),
+            node: terminated(target.node().as_bytes()),
+            pool: terminated(target.placement.pool.as_bytes()),
+            state: terminated(server.state.name().as_bytes()),
             server,
         }
     }
@@ -81,8 +91,61 @@ impl ServerTexts {
             tls_skip_verify: target.tls_skip_verify.into(),
             haproxy_v2: target.haproxy_v2.into(),
             deep_check: target.deep_check.into(),
+            node: View::of(&self.node),
+            pool: View::of(&self.pool),
+            state: View::of(&self.state),
+            weight: self.server.weight.into(),
         }
     }
+
+    /// Writes the server as a caller whose struct has `server_size` bytes knows it.
+    ///
+    /// # Errors
+    ///
+    /// `server` is null, or the size is smaller than the first version's.
+    ///
+    /// # Safety
+    ///
+    /// `server` is null or has `server_size` writable bytes.
+    pub(super) unsafe fn write(&self, server: *mut Server, server_size: usize) -> Done {
+        // SAFETY: by this function's contract.
+        unsafe { write_sized("server", self.view(), server, server_size, FIRST_VERSION) }
+    }
+}
+
+/// Writes a struct that later versions add fields to: as much as fits in `size` bytes, and zeros where
+/// the caller's struct has fields that this version lacks. `name` is the parameter's name.
+///
+/// # Errors
+///
+/// `start` is null, or `size` is smaller than the `first` version's.
+///
+/// # Safety
+///
+/// `start` is null or has `size` writable bytes.
+pub(super) unsafe fn write_sized<T: Copy>(
+    name: &str,
+    value: T,
+    start: *mut T,
+    size: usize,
+    first: usize,
+) -> Done {
+    let start = out(name, start)?.cast::<u8>();
+    if size < first {
+        return Err(Failure::invalid(format!(
+            "{name}_size: at least {first} expected, got {size}"
+        )));
+    }
+    let value = MaybeUninit::new(value);
+    let known = size_of::<T>();
+    // SAFETY: `start` is not null, so it has `size` writable bytes, by this function's contract.
+    unsafe {
+        ptr::copy_nonoverlapping(value.as_ptr().cast(), start, known.min(size));
+        if size > known {
+            start.add(known).write_bytes(0, size - known);
+        }
+    }
+    Ok(())
 }
 
 fn wrong(reason: String) -> Failure {
@@ -112,19 +175,21 @@ fn variable(name: &str) -> Option<String> {
 
 /// The engine of this process. Where no configuration is active it is configured from the
 /// environment first.
-fn configured() -> Result<Arc<Process>, Failure> {
+pub(super) fn configured() -> Result<Arc<Process>, Failure> {
     let process = current();
     process.configure_from_environment().map_err(wrong)?;
     Ok(process)
 }
 
-fn active(process: &Process, start: Start) -> Result<Arc<ActiveConfig>, Failure> {
-    process.active(start).ok_or_else(|| {
-        Failure::new(
-            Status::NotConfigured,
-            "nothing was configured: call a configure function, or set NAUTHILUS_BACKEND_CONFIG",
-        )
-    })
+pub(super) fn active(process: &Process, start: Start) -> Result<Arc<ActiveConfig>, Failure> {
+    process.active(start).ok_or_else(not_configured)
+}
+
+pub(super) fn not_configured() -> Failure {
+    Failure::new(
+        Status::NotConfigured,
+        "nothing was configured: call a configure function, or set NAUTHILUS_BACKEND_CONFIG",
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -325,20 +390,7 @@ unsafe extern "C" fn nauthilus_backend_servers_at(
     unsafe {
         guard(reason, || {
             let servers = handle::get("servers", servers)?;
-            let server = out("server", server)?;
-            if server_size < FIRST_VERSION {
-                return Err(Failure::invalid(format!(
-                    "server_size: at least {FIRST_VERSION} expected, got {server_size}"
-                )));
-            }
-            let view = MaybeUninit::new(item(&servers.servers, index)?.view());
-            let known = size_of::<Server>();
-            let start = server.cast::<u8>();
-            ptr::copy_nonoverlapping(view.as_ptr().cast(), start, known.min(server_size));
-            if server_size > known {
-                start.add(known).write_bytes(0, server_size - known);
-            }
-            Ok(())
+            item(&servers.servers, index)?.write(server, server_size)
         })
     }
 }

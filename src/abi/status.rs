@@ -32,6 +32,10 @@ pub(crate) enum Status {
     #[cfg_attr(not(feature = "_lua"), expect(dead_code))]
     LuaError = 14,
     Internal = 15,
+    NoRoute = 16,
+    #[expect(dead_code, reason = "a route is found at once where no store is asked")]
+    Pending = 17,
+    NoStore = 18,
 }
 
 /// Why a call failed: the status, and a reason of one line for a person.
@@ -133,6 +137,9 @@ extern "C" fn nauthilus_backend_status_text(status: StatusCode) -> *const c_char
         13 => c"the Lua value is not of the class expected",
         14 => c"Lua raised an error",
         15 => c"internal error",
+        16 => c"no server for this user",
+        17 => c"not done yet",
+        18 => c"no store for bindings is configured",
         _ => c"unknown status",
     };
     text.as_ptr()
@@ -180,7 +187,7 @@ mod tests {
             // SAFETY: the function returns a C string that lives for ever.
             unsafe { CStr::from_ptr(nauthilus_backend_status_text(status)) }
         };
-        let last = Status::Internal as i32;
+        let last = Status::NoStore as i32;
         for status in 0..=last {
             assert_ne!(text(status), text(-1), "{status}");
         }

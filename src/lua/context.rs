@@ -116,6 +116,7 @@ fn select(args: &Args) -> Answer {
     };
     if is_plain_literal(ip) {
         context.with(|c| c.select(ip, port));
+        current().count_selection();
         return Answer::Nothing;
     }
     match ServerAddress::parse(ip) {
@@ -126,6 +127,7 @@ fn select(args: &Args) -> Answer {
         },
         Err(refused) => return Answer::Text(refused.to_string()),
     }
+    current().count_selection();
     Answer::Nothing
 }
 

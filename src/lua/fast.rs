@@ -19,7 +19,7 @@ use super::held::Held;
 use super::raw::{Item, Items, content_of, fill_contexts, fill_results, owned_of};
 use super::result::field_at;
 use super::routing;
-use crate::engine::process::Routes;
+use crate::engine::process::{Routes, current};
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
@@ -263,6 +263,7 @@ unsafe extern "C" fn select(
         let port = port.try_into().ok()?;
         is_plain_literal(ip).then_some(())?;
         context.with(|c| c.select(ip, port));
+        current().count_selection();
         // SAFETY: the glue passes null or its setter, and the current request or null.
         Some(unsafe { changed(context, setter, request) })
     })
@@ -324,6 +325,7 @@ unsafe extern "C" fn select_here(
         unsafe {
             setter.decide(request, may_begin, |c| {
                 c.select(ip, port);
+                current().count_selection();
                 Some(())
             })
         }

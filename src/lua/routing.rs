@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::raw::{Answer, ArgView, Args, Item, Items, LuaValue, config_native, native};
 use super::servers::fields;
 use crate::engine::active::{ActiveConfig, NodeStatus};
-use crate::engine::config::{Value as ConfigValue, nearest};
+use crate::engine::config::Value as ConfigValue;
 use crate::engine::process::routed::RoutedServer;
 use crate::engine::process::{Process, Routes, current};
-use crate::engine::routing::{Candidate, FieldKind, FieldValue, Filter, NoRoute, ServerField};
+use crate::engine::routing::{
+    Candidate, FieldKind, FieldValue, Filter, NoRoute, POOL, ServerField, unknown_field,
+};
 
 pub(super) const NATIVES: Items = &[
     ("prepare_routes", config_native!(prepare_routes)),
@@ -23,9 +25,6 @@ pub(super) const NATIVES: Items = &[
     ("explain_route", config_native!(explain_route)),
     ("nodes", native!(nodes)),
 ];
-
-/// A key of filters that selects pools and is handled apart from the other fields of a server.
-const POOL: &str = "pool";
 
 /// What `route` returns instead of the number of a target; from [`REASONS`] down the reasons for which
 /// there is no server.
@@ -297,15 +296,7 @@ fn filter(value: &ConfigValue) -> Result<Filter, String> {
             filter.pools = Some(pools(value)?);
             continue;
         }
-        let field = ServerField::from_name(name).ok_or_else(|| {
-            let known = ServerField::ALL
-                .into_iter()
-                .map(ServerField::name)
-                .chain([POOL]);
-            let hint = nearest(name, known)
-                .map_or_else(String::new, |known| format!("; did you mean {known}?"));
-            format!("{name}: unknown field{hint}")
-        })?;
+        let field = ServerField::from_name(name).ok_or_else(|| unknown_field(name))?;
         filter.fields.push((field, wanted(field, value)?));
     }
     Ok(filter)

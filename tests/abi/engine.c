@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #endif
 #include <netinet/in.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -98,12 +99,92 @@ static void listed(unsigned live) {
   memset(&larger, 0x55, sizeof larger);
   OK("of this version", nauthilus_backend_servers_at(servers, 0, &larger.server, sizeof larger.server, &why));
   CHECK("no more is written", larger.more == 0x5555555555555555u && larger.server.port == live);
-  STATUS("too small", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_servers_at(servers, 0, &server, sizeof server - 8, &why));
+  STATUS("too small", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_servers_at(servers, 0, &server, offsetof(nauthilus_backend_server, deep_check), &why));
   STATUS("no such server", NAUTHILUS_BACKEND_OUT_OF_RANGE, nauthilus_backend_servers_at(servers, 1, &server, sizeof server, &why));
   OK("a reference more", nauthilus_backend_servers_retain(servers, &why));
   nauthilus_backend_servers_release(servers);
   CHECK("the views live as long as the last one", strcmp(server.ip.data, "127.0.0.1") == 0);
   nauthilus_backend_servers_release(servers);
+}
+
+static nauthilus_backend_setting setting(const char *key, const char *value) {
+  nauthilus_backend_setting one;
+  one.key.data = key;
+  one.key.size = strlen(key);
+  one.value.data = value;
+  one.value.size = strlen(value);
+  return one;
+}
+
+static void routes(unsigned live, unsigned dead) {
+  struct {
+    nauthilus_backend_route_detail detail;
+    uint64_t more;
+  } larger;
+  const nauthilus_backend_setting imap[] = {setting("protocol", "imap"), setting("pool", "far"), setting("pool", "near")};
+  const nauthilus_backend_setting pop3[] = {setting("protocol", "pop3"), setting("pool", "near")};
+  const nauthilus_backend_setting unknown[] = {setting("prot", "imap")};
+  const nauthilus_backend_setting wrong[] = {setting("port", "99999")};
+  const nauthilus_backend_setting keep[] = {setting("keep", "true")};
+  nauthilus_backend_view users[1];
+  nauthilus_backend_routed *routed = NULL;
+  nauthilus_backend_server server;
+  nauthilus_backend_string json = NAUTHILUS_BACKEND_STRING_EMPTY;
+  struct pollfd ready;
+  size_t touched = 7;
+  char yaml[512];
+
+  snprintf(yaml, sizeof yaml,
+           "backend_server_monitoring:\n  log: none\n  connect_interval: 50ms\n  backend_servers:\n"
+           "    - { protocol: imap, host: 127.0.0.1, port: %u, node: one, pool: near, weight: 7 }\n"
+           "    - { protocol: imap, host: 127.0.0.1, port: %u, node: two, pool: far }\n", live, dead);
+  OK("nodes and pools", nauthilus_backend_configure_yaml(yaml, strlen(yaml), &why));
+  OK("their verdicts", nauthilus_backend_wait_ready(20000, &why));
+  OK("a route", nauthilus_backend_route(LIT("alice@example.org"), imap, 3, &routed, &why));
+  OK("is done", nauthilus_backend_route_poll(routed, &why));
+  OK("its server", nauthilus_backend_route_server(routed, &server, sizeof server, &why));
+  CHECK("the one that is alive", server.port == live && strcmp(server.node.data, "one") == 0 && strcmp(server.pool.data, "near") == 0);
+  CHECK("its weight and state", server.weight == 7 && strcmp(server.state.data, "auto") == 0);
+  memset(&larger, 0x55, sizeof larger);
+  OK("its detail", nauthilus_backend_route_detail_of(routed, &larger.detail, sizeof larger, &why));
+  CHECK("how and where", strcmp(larger.detail.how.data, "hash") == 0 && strcmp(larger.detail.node.data, "one") == 0 &&
+                             strcmp(larger.detail.pool.data, "near") == 0 && larger.detail.degraded == 0);
+  CHECK("what is not known is empty", larger.more == 0 && larger.detail.since == 0 && larger.detail.from.size == 0 && larger.detail.by.data[0] == 0);
+  STATUS("too small a detail", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_route_detail_of(routed, &larger.detail, 8, &why));
+  OK("a descriptor", nauthilus_backend_route_fd(routed, &ready.fd, &why));
+  ready.events = POLLIN;
+  CHECK("is readable", poll(&ready, 1, 0) == 1 && (ready.revents & POLLIN));
+  OK("a reference more", nauthilus_backend_route_retain(routed, &why));
+  nauthilus_backend_route_release(routed);
+  CHECK("the views live as long as the last one", strcmp(server.node.data, "one") == 0);
+  nauthilus_backend_route_release(routed);
+  nauthilus_backend_route_release(NULL);
+
+  routed = NULL;
+  STATUS("no such protocol", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route(LIT("alice"), pop3, 2, &routed, &why));
+  CHECK("in these words", strcmp(why.data, "no node") == 0 && routed == NULL);
+  STATUS("the pool of nobody", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route(LIT("alice"), NULL, 0, &routed, &why));
+  STATUS("no key", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route(NULL, 0, imap, 3, &routed, &why));
+  CHECK("in these words", strcmp(why.data, "no key") == 0);
+  STATUS("an unknown field", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_route(LIT("alice"), unknown, 1, &routed, &why));
+  CHECK("the reason names it", strstr(why.data, "filter[0]: prot: unknown field; did you mean port?") != NULL);
+  STATUS("a wrong number", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_route(LIT("alice"), wrong, 1, &routed, &why));
+  STATUS("nowhere to write", NAUTHILUS_BACKEND_INVALID_ARGUMENT, nauthilus_backend_route(LIT("alice"), imap, 3, NULL, &why));
+  OK("a route that is not waited for", nauthilus_backend_route_start(LIT("alice"), pop3, 2, &routed, &why));
+  STATUS("says so when it is polled", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route_poll(routed, &why));
+  STATUS("has no server", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route_server(routed, &server, sizeof server, &why));
+  STATUS("has no detail", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_route_detail_of(routed, &larger.detail, sizeof larger.detail, &why));
+  nauthilus_backend_route_release(routed);
+
+  OK("an explanation", nauthilus_backend_explain_route(LIT("Alice"), imap, 3, &json, &why));
+  CHECK("has key, node and candidates", strstr(json.data, "\"key\":\"alice\"") && strstr(json.data, "\"node\":\"one\"") &&
+                                            strstr(json.data, "\"candidates\":[{"));
+  nauthilus_backend_string_release(&json);
+  STATUS("no key to explain", NAUTHILUS_BACKEND_NO_ROUTE, nauthilus_backend_explain_route(NULL, 0, NULL, 0, &json, &why));
+  users[0] = imap[0].key;
+  STATUS("no store to touch", NAUTHILUS_BACKEND_NO_STORE, nauthilus_backend_touch_users(users, 1, LIT("one"), &touched, &why));
+  CHECK("a failure leaves it alone", touched == 7);
+  STATUS("no store to move in", NAUTHILUS_BACKEND_NO_STORE, nauthilus_backend_move_user(LIT("alice"), LIT("one"), keep, 1, &why));
 }
 
 static void checks(unsigned live, unsigned dead) {
@@ -179,6 +260,9 @@ int main(int argc, char **argv) {
   checks(live, dead);
   if (argc == 1)
     forked(live);
+  routes(live, dead);
+  OK("the configuration before", configure(live, dead, ""));
+  OK("its verdicts", nauthilus_backend_wait_ready(20000, &why));
   OK("a failure that the host met", nauthilus_backend_report_failure(LIT("127.0.0.1"), live, &why));
   STATUS("at no target", NAUTHILUS_BACKEND_NOT_FOUND, nauthilus_backend_report_failure(LIT("127.0.0.2"), live, &why));
   STATUS("at no text", NAUTHILUS_BACKEND_NOT_FOUND, nauthilus_backend_report_failure(LIT("\xff"), live, &why));

@@ -46,17 +46,21 @@ fn functions_are_declared_as_they_are_defined() -> Outcome {
 #[test]
 fn structures_have_the_same_fields() -> Outcome {
     let text = cdef(&header()?)?;
-    let source =
-        read("src/abi/text.rs")? + &read("src/abi/owned_string.rs")? + &read("src/abi/servers.rs")?;
+    let mut source = String::new();
+    for file in ["text", "owned_string", "servers", "routing"] {
+        source += &read(&format!("src/abi/{file}.rs"))?;
+    }
     for (c, rust) in [
         ("nauthilus_backend_view", "View"),
         ("nauthilus_backend_string", "OwnedString"),
         ("nauthilus_backend_setting", "CheckSetting"),
         ("nauthilus_backend_server", "Server"),
+        ("nauthilus_backend_route_detail", "RouteDetail"),
     ] {
         let declared = body(&text, &format!("typedef struct {c} {{"))?;
         let declared: Vec<Tokens> = items(declared, ';').map(tokens).collect();
         let defined = body(&source, &format!("#[repr(C)]\npub(crate) struct {rust} {{"))
+            .or_else(|_| body(&source, &format!("#[repr(C)]\npub(super) struct {rust} {{")))
             .or_else(|_| body(&source, &format!("#[repr(C)]\nstruct {rust} {{")))?;
         let defined: Result<Vec<Tokens>, _> = items(defined, ',').map(parameter).collect();
         assert_eq!(declared, defined?, "{c}");
@@ -275,6 +279,8 @@ fn c_type(rust: &str) -> Result<Tokens, Box<dyn Error>> {
         "ResultHandle" => "nauthilus_backend_result",
         "ContextHandle" => "nauthilus_backend_context",
         "ServersHandle" => "nauthilus_backend_servers",
+        "RoutedHandle" => "nauthilus_backend_routed",
+        "RouteDetail" => "nauthilus_backend_route_detail",
         other => return Err(format!("no type of C is known for '{other}'").into()),
     };
     Ok(tokens(c))

@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples/prometheus"
 METRICS = """target_up target_state probes_total last_probe_timestamp_seconds probe_duration_seconds_bucket
     probe_duration_seconds_sum probe_duration_seconds_count state_changes_total
     certificate_expiry_timestamp_seconds targets generation panic node_usable node_state log_lines_lost_total
-    takeovers_total events_total config_info build_info""".split()
+    selections_total routes_total takeovers_total events_total config_info build_info""".split()
 
 
 class Prometheus:

@@ -12,7 +12,9 @@ use crate::engine::active::ActiveConfig;
 use crate::engine::probe::error::Stage;
 use crate::engine::target::{Protocol, Target};
 use crate::engine::verdicts::health::Verdict;
-use crate::engine::verdicts::{BUCKETS_US, Counter, OperatorState, ProbeResult, Record};
+use crate::engine::verdicts::{
+    BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, OperatorState, ProbeResult, Record,
+};
 use crate::sys::clock;
 
 /// Indices of targets or nodes.
@@ -32,7 +34,7 @@ pub(super) enum Encode {
 }
 
 /// All families, in the order of the text.
-pub(super) const FAMILIES: [Encode; 17] = [
+pub(super) const FAMILIES: [Encode; 19] = [
     Encode::Version(build_info),
     Encode::Targets(target_up),
     Encode::Targets(target_state),
@@ -45,6 +47,8 @@ pub(super) const FAMILIES: [Encode; 17] = [
     Encode::Whole(durations),
     Encode::Nodes(node_usable),
     Encode::Nodes(node_state),
+    Encode::Whole(selections),
+    Encode::Whole(routes),
     Encode::Whole(config_info),
     Encode::Whole(generation),
     Encode::Whole(log_lines_lost),
@@ -308,6 +312,31 @@ fn node_state(
 }
 
 /// A hash that differs between machines which route users differently.
+/// Servers that requests were given by `select_backend_server`.
+fn selections(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let help = "Servers that select_backend_server was given for a request";
+    let mut family = counter(encoder, "selections", help)?;
+    put_counter_alone(&mut family, &active.table.selections(CHOSEN_BY_SCRIPT))
+}
+
+fn routes(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
+    let mut family = counter(encoder, "routes", "Routes found for users, by how")?;
+    // Without a store there is one way only.
+    let ways = if active.config.cluster.is_some() {
+        HOWS.len()
+    } else {
+        1
+    };
+    for (how, choice) in HOWS.iter().take(ways).zip(CHOSEN_BY_HASH..) {
+        put_counter(
+            &mut family,
+            &[("how", *how)],
+            &active.table.selections(choice),
+        )?;
+    }
+    Ok(())
+}
+
 fn config_info(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     let help = "What the machines that route the same users must agree on";
     let mut family = encoder.encode_descriptor("config", help, None, MetricType::Info)?;

@@ -6,7 +6,7 @@ use crate::engine::active::{ActiveConfig, BackendServer};
 use crate::engine::cluster::script::UserDigest;
 use crate::engine::config::{ClusterSettings, OnError};
 use crate::engine::routing::{Filter, NoRoute};
-use crate::engine::verdicts::KnownBinding;
+use crate::engine::verdicts::{CHOSEN_BY_HASH, HOWS, KnownBinding};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
@@ -60,22 +60,11 @@ impl RoutedUser {
 
 pub(super) const UNAVAILABLE: &str = "store unavailable";
 
-/// The counters of `how`, see `VerdictTable::count_selection`.
-pub const HOWS: [&str; 7] = [
-    "hash",
-    "new",
-    "bound",
-    "moved",
-    "pinned",
-    "remembered",
-    "fallback",
-];
-
 /// Counts a route for the metrics.
 pub(super) fn count(active: &ActiveConfig, how: &str) {
     let at = HOWS.iter().position(|known| *known == how);
     if let Some(at) = at {
-        active.table.count_selection(pid(), at + 1);
+        active.table.count_selection(pid(), CHOSEN_BY_HASH + at);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Process, Start};
 use crate::engine::active::{ActiveConfig, BackendServer, TimedPlan};
 use crate::engine::routing::{Choice, Filter, NoRoute, Node};
-use crate::engine::verdicts::CHOSEN_BY_HASH;
+use crate::engine::verdicts::{CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT};
 use crate::sys::fork_mark::{ForkMark, pid};
 
 /// The routes for one filter at one moment.
@@ -18,6 +18,13 @@ pub struct Routes {
 }
 
 impl Process {
+    /// Counts a server that a script or host has selected for a request.
+    pub fn count_selection(&self) {
+        if let Some(active) = self.active.load().as_ref() {
+            active.table.count_selection(self.pid, CHOSEN_BY_SCRIPT);
+        }
+    }
+
     /// Prepares routes. `None` without a configuration.
     pub fn routes(&self, filter: &Filter, start: Start) -> Option<Routes> {
         self.start_if(start);

@@ -1,5 +1,6 @@
 //! Which servers a caller accepts: fields that must be equal, and pools in order of preference.
 
+use crate::engine::config::nearest;
 use crate::engine::target::Target;
 use crate::engine::verdicts::OperatorState;
 
@@ -87,6 +88,17 @@ pub enum FieldValue {
     Flag(bool),
 }
 
+/// The key of filters that selects pools and is no field of a server to compare.
+pub const POOL: &str = "pool";
+
+/// What is wrong with a key of a filter that is neither a field nor [`POOL`].
+pub fn unknown_field(name: &str) -> String {
+    let known = ServerField::ALL.into_iter().map(ServerField::name);
+    let hint = nearest(name, known.chain([POOL]))
+        .map_or_else(String::new, |known| format!("; did you mean {known}?"));
+    format!("{name}: unknown field{hint}")
+}
+
 /// Which servers a caller accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -98,6 +110,31 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Adds a key and its value as text. A pool is added to those before it.
+    ///
+    /// # Errors
+    /// What is wrong with the key or the value.
+    pub fn add_text(&mut self, name: &str, text: &str) -> Result<(), String> {
+        if name == POOL {
+            self.pools.get_or_insert_default().push(text.into());
+            return Ok(());
+        }
+        let field = ServerField::from_name(name).ok_or_else(|| unknown_field(name))?;
+        let value = match field.kind() {
+            FieldKind::Text => Some(FieldValue::Text(text.into())),
+            FieldKind::Number => text.parse().ok().map(FieldValue::Number),
+            FieldKind::Flag => text.parse().ok().map(FieldValue::Flag),
+        };
+        let expected = match field.kind() {
+            FieldKind::Text => "text",
+            FieldKind::Number => "integer 0..65535",
+            FieldKind::Flag => "true or false",
+        };
+        let value = value.ok_or_else(|| format!("{name}: {expected} expected, got {text:?}"))?;
+        self.fields.push((field, value));
+        Ok(())
+    }
+
     /// Whether the server object of a target has all of these values.
     pub(super) fn matches(&self, target: &Target, shown: &impl ShownFields) -> bool {
         self.fields.iter().all(|(field, wanted)| match wanted {

@@ -15,7 +15,7 @@ mod standing;
 mod tests;
 
 pub use agreement::agreement;
-pub use filter::{FieldKind, FieldValue, Filter, ServerField};
+pub use filter::{FieldKind, FieldValue, Filter, POOL, ServerField, unknown_field};
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};
 pub use plan::{Choice, NoRoute, Plan};

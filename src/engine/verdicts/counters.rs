@@ -40,8 +40,18 @@ pub enum Counter {
 /// How a request got its server, as [`VerdictTable::count_selection`] counts it: by
 /// `select_backend_server`. Part of the layout, never reused.
 pub const CHOSEN_BY_SCRIPT: usize = 0;
-/// By `route` without a store. The ways with a store have 2 to 7.
+/// By `route`: the number of the first of [`HOWS`].
 pub const CHOSEN_BY_HASH: usize = 1;
+/// How `route` finds servers, in the order of their numbers from [`CHOSEN_BY_HASH`] on.
+pub const HOWS: [&str; 7] = [
+    "hash",
+    "new",
+    "bound",
+    "moved",
+    "pinned",
+    "remembered",
+    "fallback",
+];
 
 /// A copy of a histogram.
 #[derive(Clone, Debug, PartialEq, Eq)]

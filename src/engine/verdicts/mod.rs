@@ -29,7 +29,9 @@ mod tests;
 mod texts;
 
 pub use bindings::{KnownBinding, StoreState};
-pub use counters::{BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, Histogram, ProbeResult};
+pub use counters::{
+    BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult,
+};
 pub use events::{Event, EventKind, Events};
 pub use health::Verdict;
 pub use latencies::Sample;
