@@ -48,6 +48,9 @@ def serve(make_handlers):
     from standard input. `make_handlers(folder)` gives a dict of functions that take the
     request's values and return a dict; `folder` is theirs, and removed at the end."""
     if len(sys.argv) > 1:
+        # LuaSocket's descriptors are inherited. A copy of another helper's channel would keep that
+        # one from seeing its end, and the test would wait for it for ever.
+        os.closerange(3, 1 << 16)
         channel = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
         channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         reader, writer = channel.makefile("r"), channel.makefile("w")
