@@ -17,8 +17,9 @@ describe("route with a store", function()
 
   lazy_teardown(function()
     nb.stop()
-    world:stop()
+    -- First: it was started later, and so inherited the other one's channel.
     redis:quit()
+    world:stop()
   end)
 
   -- Configures nodes with these names, each with one port; `cluster` changes the settings of the store.

@@ -26,7 +26,7 @@ function Redis.__index(_, command)
 end
 
 function Redis:cli(name, ...)
-  return self.control:call("cli", { name = name, args = table.concat({ ... }, "|") }).text
+  return self.control:call("cli", { name = name, args = table.concat({ ... }, "\t") }).text
 end
 
 function Redis:quit()

@@ -3,11 +3,11 @@
 
 Requests (see control.py for their form):
 
-    start name=N [options=…]   Starts a server, on the same port and folder each time; options are
+    start name=N [options=…]   Starts a server unless it runs, on the same port and folder each time; options are
                                separated by |, as --maxmemory|2mb. -> port=, socket=
     kill name=N                Ends it with SIGKILL.
     freeze name=N | thaw name=N  SIGSTOP, SIGCONT.
-    cli name=N args=…          redis-cli with arguments separated by |. -> text=
+    cli name=N args=…          redis-cli with arguments separated by tabs. -> text=
     sentinel name=N master=M   A Sentinel for the service "mail" with one vote. -> port=
     relay name=N to=M          Relays connections to server M. -> port=
     pace name=N mode=…         pass, stall (reads no more), or a delay in seconds for each chunk.
@@ -103,6 +103,8 @@ class Servers:
 
     def start(self, name, options=""):
         path = os.path.join(self.home(name), "socket")
+        if name in self.processes:
+            return {"port": self.port(name), "socket": path}
         command = ["redis-server", "--port", str(self.port(name)), "--bind", "127.0.0.1",
                    "--unixsocket", path, "--save", "", "--dir", self.home(name)]
         command += [part for part in options.split("|") if part]
@@ -129,7 +131,7 @@ class Servers:
         self.processes[name].send_signal(signal.SIGCONT)
 
     def cli(self, name, args):
-        command = ["redis-cli", "-p", str(self.port(name)), *args.split("|")]
+        command = ["redis-cli", "-p", str(self.port(name)), *args.split("\t")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         return {"text": done.stdout.strip() + done.stderr.strip()}
 

@@ -1,0 +1,263 @@
+-- Every failure of a real store: what route answers, how long it takes, and that bindings are obeyed again.
+
+local engine = require("spec.support.engine")
+local peers = require("spec.support.peers")
+local redis_servers = require("spec.support.redis")
+local socket = require("socket")
+
+local TIMEOUT = 0.1
+
+-- A script that the machine is too busy to run on time is no fault of the module: the same wait without a
+-- store, measured in this run, is what a login may take beside the timeout.
+local function allowance()
+  local longest = 0
+  for _ = 1, 20 do
+    local started = socket.gettime()
+    socket.select(nil, nil, 0.01)
+    longest = math.max(longest, socket.gettime() - started - 0.01)
+  end
+  return 0.1 + 5 * longest
+end
+
+describe("while the store fails", function()
+  local nb, world, redis, ports
+  local number = 0
+
+  lazy_setup(function()
+    nb = require("nauthilus_backend")
+    world, redis = peers.new(), redis_servers.new()
+    ports = { a = world:open(), b = world:open() }
+  end)
+
+  lazy_teardown(function()
+    nb.stop()
+    -- First: it was started later, and so inherited the other one's channel.
+    redis:quit()
+    world:stop()
+  end)
+
+  -- Configures two nodes and the store; each test has users and keys of its own.
+  local function configure(url, cluster)
+    number = number + 1
+    local settings = { redis = url, timeout = TIMEOUT, prefix = "test" .. number }
+    for key, value in pairs(cluster or {}) do
+      settings[key] = value
+    end
+    nb.configure(engine.config({
+      engine.imap(ports.a.port, { node = "a" }),
+      engine.imap(ports.b.port, { node = "b" }),
+    }, { node_down_after = 0, node_up_after = 0, cluster = settings }))
+    assert.is_true(nb.wait_ready(30))
+    return "{test" .. number .. "}:user:*"
+  end
+
+  local function user(name)
+    return name .. number .. "@example.org"
+  end
+
+  local function how_of(name)
+    return (select(2, nb.route(user(name))))
+  end
+
+  local function await(how, name, timeout)
+    return engine.eventually(how .. " for " .. name, function() return how_of(name) == how end, timeout)
+  end
+
+  -- Binds a user, and returns the node.
+  local function bind(name)
+    engine.eventually("the store answers", function()
+      local how = how_of(name)
+      return how == "new" or how == "bound"
+    end)
+    return nb.route(user(name)).node
+  end
+
+  -- Logins while the store fails: the bound user stays, nobody waits longer than the timeout, and after
+  -- the first nobody waits at all.
+  local function check_outage(node)
+    local limit = TIMEOUT + allowance()
+    for index = 1, 5 do
+      local started = socket.gettime()
+      local server, how = nb.route(user("alice"))
+      local took = socket.gettime() - started
+      assert.are.same({ node, "remembered" }, { server.node, how })
+      assert.is_true(took < limit, ("login %d took %.3f s of %.3f"):format(index, took, limit))
+      started = socket.gettime()
+      assert.are.equal("fallback", how_of("stranger" .. index))
+      took = socket.gettime() - started
+      assert.is_true(took < limit, ("login %d took %.3f s of %.3f"):format(index, took, limit))
+    end
+  end
+
+  local function url_of(port)
+    return "redis://127.0.0.1:" .. port
+  end
+
+  it("killed and restarted empty: it is filled again from memory", function()
+    local server = redis:start("one")
+    local keys = configure(url_of(server.port))
+    local node = bind("alice")
+    redis:kill("one")
+    check_outage(node)
+    redis:start("one")
+    await("bound", "alice", 5)
+    assert.are.equal(node, redis:cli("one", "HGET", redis:cli("one", "KEYS", keys), "node"))
+  end)
+
+  it("killed and restarted with its data", function()
+    local server = redis:start("two", { options = "--appendonly|yes|--appendfsync|always" })
+    local keys = configure(url_of(server.port))
+    local node = bind("alice")
+    local key = redis:cli("two", "KEYS", keys)
+    local generation = redis:cli("two", "HGET", key, "generation")
+    redis:kill("two")
+    check_outage(node)
+    redis:start("two", { options = "--appendonly|yes|--appendfsync|always" })
+    await("bound", "alice", 5)
+    assert.are.equal(generation, redis:cli("two", "HGET", key, "generation"))
+  end)
+
+  it("paused by CLIENT PAUSE", function()
+    configure(url_of(redis:start("one").port))
+    local node = bind("alice")
+    redis:cli("one", "CLIENT", "PAUSE", "1500", "ALL")
+    check_outage(node)
+    await("bound", "alice", 5)
+  end)
+
+  it("frozen: what arrives too late writes nothing", function()
+    local keys = configure(url_of(redis:start("one").port))
+    local node = bind("alice")
+    redis:freeze("one")
+    check_outage(node)
+    redis:thaw("one")
+    await("bound", "alice", 5)
+    assert.is_nil(redis:cli("one", "KEYS", keys):find("\n"), "the strangers' logins wrote nothing")
+  end)
+
+  it("without memory: bindings are obeyed", function()
+    local server = redis:start("small")
+    configure(url_of(server.port))
+    local node = bind("alice")
+    redis:cli("small", "CONFIG", "SET", "maxmemory", "1")
+    local again, how = nb.route(user("alice"))
+    assert.are.equal(node, again.node)
+    assert.is_truthy(how == "bound" or how == "remembered", how)
+    engine.eventually("strangers are routed by hash", function() return how_of("stranger") == "fallback" end)
+    redis:cli("small", "CONFIG", "SET", "maxmemory", "0")
+    await("new", "another", 5)
+    await("bound", "alice", 5)
+  end)
+
+  it("evicting keys: it is warned of, and what is lost is written again", function()
+    local server = redis:start("evicting", { options = "--maxmemory-policy|allkeys-lru" })
+    local keys = configure(url_of(server.port))
+    local node = bind("alice")
+    local warnings = table.concat(nb.status().warnings, "\n")
+    assert.is_truthy(warnings:find("maxmemory-policy allkeys-lru", 1, true), warnings)
+    redis:cli("evicting", "DEL", redis:cli("evicting", "KEYS", keys))
+    assert.are.same({ node, "bound" }, { nb.route(user("alice")).node, how_of("alice") })
+  end)
+
+  it("with a wrong password", function()
+    local server = redis:start("locked", { options = "--requirepass|right" })
+    local wrong = redis:file("wrong", { text = "wrong" }).path
+    configure(url_of(server.port), { password_file = wrong })
+    await("fallback", "alice")
+    local right = redis:file("right", { text = "right" }).path
+    configure(url_of(server.port), { password_file = right })
+    await("new", "alice", 5)
+  end)
+
+  it("without a right on the script", function()
+    local server = redis:start("acl")
+    redis:cli("acl", "ACL", "SETUSER", "proxy", "on", ">secret", "~*", "+@all", "-eval", "-evalsha")
+    local password = redis:file("proxy", { text = "secret" }).path
+    configure(url_of(server.port), { username = "proxy", password_file = password })
+    await("fallback", "alice")
+    redis:cli("acl", "ACL", "SETUSER", "proxy", "+eval", "+evalsha")
+    await("new", "alice", 5)
+  end)
+
+  it("with the rights of the documentation", function()
+    local page = assert(io.open("docs/routing.md"))
+    local line = assert(page:read("*a"):match("`ACL (SETUSER [^`]*)`"))
+    page:close()
+    local server = redis:start("least")
+    local words = { "ACL" }
+    for word in line:gsub("nauthilus_backend", "test" .. number + 1):gmatch("%S+") do
+      words[#words + 1] = word
+    end
+    assert.are.equal("OK", redis:cli("least", table.concat(words, "\t")))
+    local password = redis:file("least-password", { text = "password" }).path
+    configure(url_of(server.port), { username = "proxy", password_file = password })
+    await("new", "alice")
+    assert.are.equal("bound", how_of("alice"))
+    assert.are.same({}, nb.status().warnings)
+  end)
+
+  it("behind a relay that stops reading", function()
+    redis:start("one")
+    local relay = redis:relay("relay", { to = "one" })
+    configure(url_of(relay.port))
+    local node = bind("alice")
+    redis:pace("relay", { mode = "stall" })
+    check_outage(node)
+    redis:pace("relay", { mode = "pass" })
+    await("bound", "alice", 5)
+  end)
+
+  it("with 200 ms of delay", function()
+    redis:start("one")
+    local relay = redis:relay("slow", { to = "one" })
+    configure(url_of(relay.port))
+    local node = bind("alice")
+    redis:pace("slow", { mode = "0.1" })
+    check_outage(node)
+    redis:pace("slow", { mode = "pass" })
+    await("bound", "alice", 5)
+  end)
+
+  it("failed over by a Sentinel", function()
+    local first, second = redis:start("first"), redis:start("second")
+    redis:cli("second", "REPLICAOF", "127.0.0.1", tostring(first.port))
+    local sentinel = redis:sentinel("sentinel", { master = "first" })
+    configure(("redis+sentinel://127.0.0.1:%d/mail"):format(sentinel.port))
+    local node = bind("alice")
+    engine.eventually("the replica has it", function()
+      return redis:cli("second", "INFO", "replication"):find("master_link_status:up", 1, true)
+        and redis:cli("sentinel", "SENTINEL", "REPLICAS", "mail"):find(tostring(second.port), 1, true)
+    end, 20)
+    redis:kill("first")
+    check_outage(node)
+    await("bound", "alice", 30)
+    assert.are.equal(node, nb.route(user("alice")).node)
+    assert.is_truthy(redis:cli("second", "ROLE"):find("^master"))
+  end)
+
+  it("with on_error hash and refuse", function()
+    local port = world:closed_port()
+    configure(url_of(port), { on_error = "hash" })
+    await("fallback", "alice")
+    configure(url_of(port), { on_error = "refuse" })
+    assert.are.same({ nil, "store unavailable" }, { nb.route(user("alice")) })
+  end)
+
+  it("tells when it failed and when it answers again, once", function()
+    local _, events = nil, nb.events()
+    local last = events[#events].seq
+    configure(url_of(redis:start("one").port))
+    bind("alice")
+    redis:freeze("one")
+    await("remembered", "alice")
+    redis:thaw("one")
+    await("bound", "alice", 5)
+    local told = {}
+    for _, event in ipairs(nb.events(last)) do
+      if event.type == "cluster" then
+        told[#told + 1] = (event.from or "") .. ">" .. (event.to or "")
+      end
+    end
+    assert.are.equal("up>down down>up", table.concat(told, " "):match("up>down down>up$"))
+  end)
+end)
