@@ -341,6 +341,12 @@ async fn floods_of_what_is_legal_are_bounded() {
             )),
             String::new(),
         ),
+        // The status is what explains, not the head that does not end.
+        (
+            target(Protocol::Http),
+            get(flood("HTTP/1.1 503 Busy\r\n", "X-Something: x\r\n")),
+            "http: status 503 Busy".to_owned(),
+        ),
         // A body without an end is not read.
         (
             target(Protocol::Http),

@@ -319,6 +319,25 @@ mod tests {
         }
     }
 
+    /// A probe with a short timeout needs the rest of it to connect.
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_with_less_patience_gets_the_known_addresses_sooner() {
+        let resolver = Resolver::asking(|_| {
+            std::thread::sleep(Duration::from_secs(2));
+            Err(LookupFailure::ForNow("no".to_owned()))
+        });
+        for (patience, waits) in [(50, 50), (5000, 500)] {
+            let name = name(&format!("x{patience}"));
+            resolver.suggest(&name, &[HERE]);
+            let begun = tokio::time::Instant::now();
+            let patience = Duration::from_millis(patience);
+            let found = resolver.resolve_within(&name, patience).await;
+            assert_eq!(*found.unwrap(), [HERE]);
+            let waited = begun.elapsed();
+            assert!(waited.as_millis().abs_diff(waits) <= 1, "{waited:?}");
+        }
+    }
+
     #[tokio::test]
     async fn what_has_just_been_answered_is_not_asked_for_again() {
         static ASKED: AtomicUsize = AtomicUsize::new(0);
