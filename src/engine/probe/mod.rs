@@ -354,9 +354,10 @@ impl Prober {
         let stream = match within(target.connect_timeout, opening).await {
             Some(opened) => opened?,
             None => {
-                // If our process could not try one of the addresses, that address might have
-                // answered: report our failure, which is inconclusive, instead of the timeout.
-                let lacked = lacked.filter(|_| stage == Stage::Connect);
+                // If our process could not ask for the name or try one of the addresses, the server
+                // might have answered: report our failure, which is inconclusive, instead of the
+                // timeout.
+                let lacked = lacked.filter(|_| matches!(stage, Stage::Resolve | Stage::Connect));
                 let timeout = || ProbeError::timeout(stage, target.connect_timeout);
                 return Err(lacked.unwrap_or_else(timeout));
             }
@@ -399,7 +400,7 @@ impl Prober {
                 // The rest of the time is for connecting to the addresses that are known.
                 let patience = target.connect_timeout / 4;
                 self.report(Progress::Stage(Stage::Resolve));
-                resolved = self.resolver.resolve_within(name, patience).await?;
+                resolved = self.resolver.resolve_within(name, patience, lacked).await?;
                 self.report(Progress::Resolved(&resolved));
                 &*resolved
             }

@@ -280,3 +280,14 @@ async fn a_report_is_answered_once_each_timer_has_probed() {
     let slot = engine.active.slots[0];
     assert_eq!(engine.active.table.answered(slot), 1);
 }
+
+#[tokio::test]
+async fn a_reload_moves_the_generation_where_the_list_is_another_one() {
+    let [(_first, a), (_second, b)] = [refusing(), refusing()];
+    let engine = Engine::begin(&[a]);
+    let before = engine.active.generation();
+    let same = engine.in_force(&config(&[a], "", "10s"));
+    assert_eq!(same.generation(), before);
+    let more = in_force(Some(&same), &config(&[a, b], "", "10s"));
+    assert_ne!(more.generation(), before);
+}

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 
 use self::ask::{LookupAnswer, LookupFailure, ask_on_hosts_thread, ask_system};
-use super::error::ProbeError;
+use super::error::{ProbeError, Stage};
 use crate::engine::target::HostName;
 use crate::sys::relay::relayed;
 use crate::sys::thread::spawn_quiet;
@@ -50,7 +50,15 @@ struct Entry {
     /// [`Resolver::suggest`].
     known: Option<(Arc<[IpAddr]>, Option<Instant>)>,
     /// The look-up in progress, if any.
-    pending: Option<watch::Receiver<Option<LookupAnswer>>>,
+    pending: Option<Pending>,
+}
+
+/// A look-up in progress.
+#[derive(Clone)]
+struct Pending {
+    answer: watch::Receiver<Option<LookupAnswer>>,
+    /// Whether it had to wait because too many others were in progress.
+    was_queued: bool,
 }
 
 impl Entry {
@@ -98,10 +106,12 @@ impl Resolver {
     /// is known; stage `internal` if this process could not ask and no address is known. The caller
     /// bounds the time.
     pub async fn resolve(&self, name: &HostName) -> Result<Arc<[IpAddr]>, ProbeError> {
-        self.resolve_within(name, PATIENCE).await
+        self.resolve_within(name, PATIENCE, &mut None).await
     }
 
     /// The same for a probe that can wait at most `patience` before it needs older addresses.
+    /// `lacked` is set while the look-up waits for others of this process, which a timeout then does
+    /// not blame on the name.
     ///
     /// # Errors
     /// As [`Resolver::resolve`].
@@ -109,6 +119,7 @@ impl Resolver {
         &self,
         name: &HostName,
         patience: Duration,
+        lacked: &mut Option<ProbeError>,
     ) -> Result<Arc<[IpAddr]>, ProbeError> {
         let (known, pending) = {
             let mut names = self.lock();
@@ -119,15 +130,21 @@ impl Resolver {
             let known = entry.known.as_ref().map(|(addresses, _)| addresses.clone());
             (known, self.pending(name, entry))
         };
-        let answer = answered(pending);
-        match known {
+        if pending.was_queued {
+            let reason = format!("more than {LOOKUPS_MAX} names are being looked up");
+            *lacked = Some(ProbeError::new(Stage::Internal, reason));
+        }
+        let answer = answered(pending.answer);
+        let found = match known {
             Some(known) => match tokio::time::timeout(patience.min(PATIENCE), answer).await {
                 Ok(Err(error @ LookupFailure::NoAddress(_))) => Err(error.into()),
                 Ok(Ok(addresses)) => Ok(addresses),
                 _ => Ok(known),
             },
-            None => Ok(answer.await?),
-        }
+            None => answer.await.map_err(ProbeError::from),
+        };
+        *lacked = None;
+        found
     }
 
     /// Looks `name` up again, because its known addresses do not answer. None if the last look-up
@@ -143,7 +160,7 @@ impl Resolver {
             }
             self.pending(name, entry)
         };
-        answered(pending).await.ok()
+        answered(pending.answer).await.ok()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Entry>> {
@@ -151,7 +168,7 @@ impl Resolver {
     }
 
     /// The look-up in progress, or a new one.
-    fn pending(&self, name: &HostName, entry: &mut Entry) -> watch::Receiver<Option<LookupAnswer>> {
+    fn pending(&self, name: &HostName, entry: &mut Entry) -> Pending {
         if let Some(pending) = &entry.pending {
             return pending.clone();
         }
@@ -162,14 +179,20 @@ impl Resolver {
 
     /// Starts a look-up that goes on when the probe that asked has timed out, so that the next
     /// probe finds its answer.
-    fn start(&self, name: HostName) -> watch::Receiver<Option<LookupAnswer>> {
+    fn start(&self, name: HostName) -> Pending {
         let (tell, told) = watch::channel(None);
         let (names, lookups, ask) = (self.names.clone(), self.lookups.clone(), self.ask);
+        let turn = lookups.clone().try_acquire_owned().ok();
+        let was_queued = turn.is_none();
         // `relayed`, because the look-up's thread wakes this task.
         tokio::spawn(relayed(async move {
-            let answer = match lookups.acquire_owned().await {
-                Ok(turn) => look_up(name.clone(), turn, ask).await,
-                Err(_) => Err(given_up()),
+            let turn = match turn {
+                Some(turn) => Some(turn),
+                None => lookups.acquire_owned().await.ok(),
+            };
+            let answer = match turn {
+                Some(turn) => look_up(name.clone(), turn, ask).await,
+                None => Err(given_up()),
             };
             let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(entry) = names.get_mut(&name) {
@@ -185,7 +208,10 @@ impl Resolver {
             // An error means that the probes that asked have timed out.
             let _ = tell.send(Some(answer));
         }));
-        told
+        Pending {
+            answer: told,
+            was_queued,
+        }
     }
 }
 
@@ -224,7 +250,7 @@ fn given_up() -> LookupFailure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
 
@@ -319,6 +345,35 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_look_up_that_waits_for_others_says_nothing_of_its_name() {
+        static MAY_ANSWER: AtomicBool = AtomicBool::new(false);
+        let resolver = Resolver::asking(|_| {
+            while !MAY_ANSWER.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(Arc::from([HERE]))
+        });
+        let a_while = Duration::from_millis(5);
+        let lack_of = async |text: &str| {
+            let mut lacked = None;
+            let name = name(text);
+            let resolving = resolver.resolve_within(&name, PATIENCE, &mut lacked);
+            let in_time = tokio::time::timeout(a_while, resolving).await.is_ok();
+            (in_time, lacked.map(|lacked| lacked.stage))
+        };
+        for number in 0..LOOKUPS_MAX {
+            assert_eq!(lack_of(&number.to_string()).await, (false, None));
+        }
+        let (in_time, lacked) = lack_of("queued").await;
+        assert_eq!((in_time, lacked), (false, Some(Stage::Internal)));
+        MAY_ANSWER.store(true, Ordering::Relaxed);
+        let mut lacked = None;
+        let queued = name("queued");
+        let found = resolver.resolve_within(&queued, PATIENCE, &mut lacked);
+        assert!(found.await.is_ok() && lacked.is_none());
+    }
+
     /// A probe with a short timeout needs the rest of it to connect.
     #[tokio::test(start_paused = true)]
     async fn a_probe_with_less_patience_gets_the_known_addresses_sooner() {
@@ -331,7 +386,7 @@ mod tests {
             resolver.suggest(&name, &[HERE]);
             let begun = tokio::time::Instant::now();
             let patience = Duration::from_millis(patience);
-            let found = resolver.resolve_within(&name, patience).await;
+            let found = resolver.resolve_within(&name, patience, &mut None).await;
             assert_eq!(*found.unwrap(), [HERE]);
             let waited = begun.elapsed();
             assert!(waited.as_millis().abs_diff(waits) <= 1, "{waited:?}");
