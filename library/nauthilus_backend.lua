@@ -137,9 +137,24 @@ function dynamic_loader(name) end
 ---@field last_latency? number Seconds.
 ---@field certificate_expiry? integer Seconds since 1970.
 ---@field certificate_expires_soon? boolean Within `cert_warn`.
+---@field tls? nauthilus_backend.TlsDetails Of the last full handshake.
 ---@field state "auto"|"drain"|"maintenance" What operators say.
 ---@field node string
 ---@field pool string
+
+---@class nauthilus_backend.TlsDetails
+---@field at integer When the handshake was made, in seconds since 1970.
+---@field protocol string "TLSv1.3"
+---@field cipher string
+---@field group? string That of the key exchange.
+---@field certificates integer How many the server sent.
+---@field chain nauthilus_backend.CertificateDetails[] The server's own in front; as many as there is room for.
+
+---@class nauthilus_backend.CertificateDetails
+---@field subject string
+---@field issuer string
+---@field names string[] What it is valid for; as many as there is room for.
+---@field expiry? integer Seconds since 1970.
 
 ---@class nauthilus_backend.Status
 ---@field generation integer Changes when the list of alive servers does.
@@ -163,6 +178,10 @@ function Check:done() end
 ---Nil for a good check (and before the end: see `done`), else the reason.
 ---@return string? reason
 function Check:result() end
+
+---What its TLS handshake showed; nil where there was none.
+---@return nauthilus_backend.TlsDetails?
+function Check:tls() end
 
 ---A descriptor that is readable once the check is done, for a poll loop. It belongs to the check.
 ---@return integer

@@ -208,6 +208,65 @@ describe("a client certificate", function()
     end
   end)
 
+  it("what a full handshake showed is in the status of each process, and of a check", function()
+    local newer, older = world:open({ tls = "good", tls_version = "1.3" }), world:open({ tls = "good", tls_version = "1.2" })
+    local plain = world:open()
+    local targets = {}
+    for index, server in ipairs({ newer, older, plain }) do
+      targets[index] = engine.imap(server.port, server ~= plain and { tls = true, tls_ca_file = ca } or {})
+    end
+    local state = folder .. "/state"
+    local function assert_shown(tls, version)
+      assert.are.equal("TLSv" .. version, tls.protocol)
+      assert.matches("^%u[%w_-]+$", tls.cipher)
+      assert.matches("^%w+$", tls.group)
+      assert.is_true(math.abs(tls.at - os.time()) < 120)
+      assert.are.equal(1, tls.certificates)
+      local leaf = tls.chain[1]
+      assert.are.same({ "CN=good", "CN=Test authority" }, { leaf.subject, leaf.issuer })
+      assert.are.same({ "localhost", "127.0.0.1", "::1" }, leaf.names)
+      assert.is_true(leaf.expiry - os.time() > 20 * 86400)
+    end
+    local function assert_all(status)
+      assert_shown(status.targets[1].tls, "1.3")
+      assert_shown(status.targets[2].tls, "1.2")
+      assert.is_nil(status.targets[3].tls)
+    end
+    nb.configure(engine.config(targets, { state_file = state }))
+    assert.is_true(nb.wait_ready(10))
+    assert_all(nb.status())
+    -- Later handshakes resume the session and show no certificate.
+    engine.await_probes(nb, newer.port, 3)
+    newer:await("resumed", 1)
+    assert_all(nb.status())
+    assert.is_truthy(nb.status_json():find('"subject":"CN=good"', 1, true))
+    -- A process that is no child of this one reads it from the state file.
+    local program = ([[
+      local nb = require("nauthilus_backend")
+      nb.configure({
+        log = "none", connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "500ms",
+        tls_timeout = "500ms", state_file = %q,
+        backend_servers = { { protocol = "imap", host = "127.0.0.1", port = %d, tls = true, tls_ca_file = %q } },
+      })
+      nb.start()
+      local tls, deadline = nil, os.time() + 20
+      repeat
+        tls = nb.status().targets[1].tls
+      until tls or os.time() > deadline
+      print(nb.status().probing, tls and tls.chain[1].subject)
+    ]]):format(state, newer.port, ca)
+    local output, well = interpreter.run(program)
+    assert.is_true(well, output)
+    assert.are.equal("false\tCN=good\n", output)
+
+    local check = nb.start_check("127.0.0.1", older.port, false, true, { tls_ca_file = ca })
+    assert.is_true(check:wait(10))
+    assert_shown(check:tls(), "1.2")
+    local without = nb.start_check("127.0.0.1", plain.port)
+    assert.is_true(without:wait(10))
+    assert.is_nil(without:tls())
+  end)
+
   it("tls_min_version 1.3 makes a server of TLS 1.2 dead, also as a number", function()
     local server = world:open({ tls = "good", tls_version = "1.2" })
     for _, version in ipairs({ "1.3", 1.3 }) do

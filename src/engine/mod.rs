@@ -8,6 +8,7 @@
 pub mod active;
 pub mod cluster;
 pub mod config;
+mod fields;
 pub mod log;
 pub mod metrics;
 pub mod page;
@@ -18,4 +19,5 @@ pub mod routing;
 mod scheduler;
 pub mod state_file;
 pub mod target;
+pub mod tls_details;
 pub mod verdicts;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::monitor::to_duration;
+use super::monitor::{tls_details, to_duration};
 use super::raw::{
     Answer, ArgView, Args, Items, LuaValue, Refused, config_native, native, number_value,
 };
@@ -22,6 +22,7 @@ pub(super) const NATIVES: Items = &[
     ("check_wait", native!(wait)),
     ("check_fd", native!(fd)),
     ("check_cancel", native!(cancel)),
+    ("check_tls", native!(tls)),
 ];
 
 /// `host_problem(text)`: nil for an IP address or a host name, else what was expected.
@@ -133,6 +134,16 @@ fn fd(args: &Args) -> Answer {
                 format!("no descriptor to wait on: {e}").into(),
             ],
         })
+    })
+}
+
+/// `check_tls(handle)`: what the handshake showed, or nil.
+fn tls(args: &Args) -> Answer {
+    args.check(1).map_or_else(Answer::Raised, |check| {
+        let details = check.tls();
+        Answer::Values(vec![
+            details.map_or(LuaValue::Nil, |line| tls_details(&line)),
+        ])
     })
 }
 

@@ -8,6 +8,7 @@ use crate::engine::active::{ActiveConfig, TargetStatus};
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::page::Facts;
 use crate::engine::process::current;
+use crate::engine::tls_details::{CertificateDetails, TlsDetails};
 use crate::engine::verdicts::{ProbeResult, Sample, Slot};
 
 pub(super) const NATIVES: Items = &[
@@ -168,6 +169,7 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Vec<(&'static str
         record,
         ip,
         state,
+        tls,
     } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);
@@ -190,7 +192,38 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Vec<(&'static str
         ("last_latency", record.latency.map(seconds).into()),
         ("certificate_expiry", record.not_after.into()),
         ("certificate_expires_soon", soon.into()),
+        ("tls", tls.as_deref().map_or(LuaValue::Nil, tls_details)),
     ]
+}
+
+/// The table of what a TLS handshake showed, from its line.
+pub(super) fn tls_details(line: &str) -> LuaValue {
+    let Some(details) = TlsDetails::from_line(line) else {
+        return LuaValue::Nil;
+    };
+    let certificate = |of: CertificateDetails| {
+        let names = of.names.into_iter().map(LuaValue::from);
+        LuaValue::Table(vec![
+            ("subject", of.subject.into()),
+            ("issuer", of.issuer.into()),
+            ("names", LuaValue::List(names.collect())),
+            ("expiry", of.not_after.into()),
+        ])
+    };
+    LuaValue::Table(vec![
+        ("at", details.at.into()),
+        ("protocol", details.version.into()),
+        ("cipher", details.cipher.into()),
+        ("group", details.group.into()),
+        (
+            "certificates",
+            i64::try_from(details.certificates).unwrap_or(0).into(),
+        ),
+        (
+            "chain",
+            LuaValue::List(details.chain.into_iter().map(certificate).collect()),
+        ),
+    ])
 }
 
 fn seconds(duration: Duration) -> f64 {

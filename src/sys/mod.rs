@@ -23,5 +23,6 @@ pub mod timer;
 pub mod tls_algorithms;
 pub mod tls_certificate_request;
 pub mod tls_certificates;
+pub mod tls_group;
 pub mod tls_library;
 pub mod tls_session;

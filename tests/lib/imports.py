@@ -20,7 +20,8 @@ SRC = Path("src")
 # in the rows before its own, but not from another room of its own row.
 ROWS = [
     ["sys"],
-    ["engine::target", "engine::request"],
+    ["engine::fields", "engine::target", "engine::request"],
+    ["engine::tls_details"],
     ["engine::config"],
     ["engine::log"],
     ["engine::probe"],

@@ -45,6 +45,9 @@ pub struct Snapshot {
 pub struct TargetStatus {
     pub target: Arc<Target>,
     pub record: Record,
+    /// What the last full TLS handshake showed, as the line of a
+    /// [`TlsDetails`](crate::engine::tls_details::TlsDetails).
+    pub tls: Option<String>,
     /// The state that operators have set.
     pub state: OperatorState,
     /// What a server object of this target shows as `ip`.
@@ -166,6 +169,7 @@ impl ActiveConfig {
                 TargetStatus {
                     ip: shown_ip(target, address),
                     state: settings.state_of(target),
+                    tls: self.table.tls(*slot),
                     target: target.clone(),
                     record,
                 }

@@ -93,7 +93,11 @@ impl ActiveConfig {
     pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
         let mut served = HashSet::new();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            let Some(SavedTarget { record, settings }) = saved.targets.get(&self.table.hash(*slot))
+            let Some(SavedTarget {
+                record,
+                settings,
+                tls,
+            }) = saved.targets.get(&self.table.hash(*slot))
             else {
                 continue;
             };
@@ -102,10 +106,13 @@ impl ActiveConfig {
             }
             served.insert(*slot);
             let (seen, known) = self.table.read_seen(*slot);
-            if *record != known && is_as_recent(record, &known) {
-                // Fails where a probe was published meanwhile; the next poll of the file compares
-                // again.
-                self.publish(target, *slot, (seen, &known), record, None);
+            // Fails where a probe was published meanwhile; the next poll of the file compares again.
+            if *record != known
+                && is_as_recent(record, &known)
+                && self.publish(target, *slot, (seen, &known), record, None)
+                && !tls.is_empty()
+            {
+                self.table.note_tls(*slot, tls);
             }
         }
         served

@@ -166,6 +166,7 @@ impl ActiveConfig {
                 (*known == Record::default()).then(|| target.record.clone())
             });
             if is_taken {
+                self.table.note_tls(*slot, &target.tls);
                 self.table
                     .set_routable(*slot, Routable::settled(target.record.verdict()));
             }

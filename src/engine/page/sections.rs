@@ -116,6 +116,7 @@ fn row(active: &ActiveConfig, status: &TargetStatus, samples: &[Sample]) -> Mark
         record,
         ip,
         state,
+        tls,
     } = status;
     let verdict = record.verdict();
     let is_soon = active.certificate_ends_within(record).is_some();
@@ -139,7 +140,7 @@ fn row(active: &ActiveConfig, status: &TargetStatus, samples: &[Sample]) -> Mark
                 @if let Some(took) = record.latency { (latency(took)) }
                 @if failed(samples) > 0 { " " small { (failed(samples)) " of " (samples.len()) " failed" } }
             }
-            td class=[is_soon.then_some("w")] { (certificate(record.not_after, is_soon)) }
+            td class=[is_soon.then_some("w")] title=[tls.as_deref()] { (certificate(record.not_after, is_soon)) }
         }
     }
 }

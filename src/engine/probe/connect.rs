@@ -185,10 +185,10 @@ pub(super) async fn connect(
     let next_after = interval(time, addresses.len());
     let again = timeout(patience_for_newer(time), again).map(|newer| newer.ok().flatten());
     let mut again = pin!(again.fuse());
-    // Whether to poll `again`: an attempt has failed or is slow.
-    let mut asks_again = false;
     let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
     let mut waiting: VecDeque<IpAddr> = addresses.iter().filter(is_reachable).copied().collect();
+    // Whether to poll `again`: an attempt has failed or is slow, or there is nothing to attempt.
+    let mut asks_again = waiting.is_empty();
     let mut attempts = FuturesUnordered::new();
     let mut first_error: Option<ProbeError> = None;
     let mut is_next_due = true;
@@ -430,6 +430,35 @@ mod tests {
         let ended = timeout(Duration::from_secs(60), connecting).await;
         let refused = ended.expect("waits for the name server").unwrap_err();
         assert_eq!(refused.to_string(), "connect: connection refused");
+    }
+
+    #[tokio::test]
+    async fn a_name_whose_addresses_are_all_of_the_other_family_is_looked_up_again() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let other = IpAddr::from(Ipv6Addr::LOCALHOST);
+        let connect_with = |newer: Option<&[IpAddr]>| {
+            let newer = newer.map(Arc::<[IpAddr]>::from);
+            async move {
+                let wanted = Destination {
+                    addresses: &[other],
+                    port,
+                    source: Some(HERE),
+                    manner: Manner::ConnectOnly,
+                    time: Duration::from_secs(60),
+                };
+                let found = connect(wanted, async { newer }, None, &mut None).await;
+                found.map(|(_, address)| address)
+            }
+        };
+        assert_eq!(connect_with(Some(&[other, HERE])).await, Ok(HERE));
+        for newer in [None, Some([other].as_slice())] {
+            let refused = connect_with(newer).await.unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                "connect: the name has no address of source_address's family"
+            );
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::error::Stage;
-use super::tls::TlsDetails;
+use crate::engine::tls_details::TlsDetails;
 
 /// Something that a running probe has done or found out.
 #[derive(Clone, Copy, Debug)]

@@ -44,6 +44,9 @@ struct State {
     result: Option<CheckResult>,
     /// The result of a route, which uses a ticket as well.
     routed: Option<RouteResult>,
+    /// What the handshake showed, as the line of a
+    /// [`TlsDetails`](crate::engine::tls_details::TlsDetails).
+    tls: Option<Arc<String>>,
     /// The connection that makes the check, from when the engine takes the request until the
     /// result.
     joint: Weak<Joint>,
@@ -127,6 +130,16 @@ impl Check {
             self.cancel();
             self.route.as_ref()?.without_store()
         })
+    }
+
+    /// What the check's TLS handshake showed, as the line of a
+    /// [`TlsDetails`](crate::engine::tls_details::TlsDetails); None before the check is done, and
+    /// where there was no handshake. Never blocks.
+    pub fn tls(&self) -> Option<Arc<String>> {
+        if self.is_stranded() {
+            return None;
+        }
+        self.ticket.lock().tls.clone()
     }
 
     /// Waits for the result, at most `at_most` long; `None` when that time is over. Blocks the
@@ -249,7 +262,7 @@ impl Ticket {
         if self.is_stranded() {
             return;
         }
-        if let Some(joint) = self.end(Err("cancelled".to_owned())).upgrade() {
+        if let Some(joint) = self.end(Err("cancelled".to_owned()), None).upgrade() {
             joint.leave();
         }
     }
@@ -259,7 +272,7 @@ impl Ticket {
     }
 
     pub(super) fn finish(&self, result: CheckResult) {
-        self.end(result);
+        self.end(result, None);
     }
 
     /// The same for a route. False where it has a result, or was cancelled.
@@ -270,18 +283,19 @@ impl Ticket {
             state.routed = Some(routed);
         }
         drop(state);
-        self.end(Ok(()));
+        self.end(Ok(()), None);
         is_first
     }
 
     /// Sets the result unless there is one, and notifies everybody who waits. Returns the
     /// connection that the caller was waiting for, if this was the first result.
-    fn end(&self, result: CheckResult) -> Weak<Joint> {
+    fn end(&self, result: CheckResult, tls: Option<Arc<String>>) -> Weak<Joint> {
         let mut state = self.lock();
         if state.result.is_some() {
             return Weak::new();
         }
         state.result = Some(result);
+        state.tls = tls;
         if let Some(event) = &state.event {
             event.set();
         }
@@ -403,12 +417,15 @@ impl Checks {
                     }
                 }
             }
-            let result = match outcome {
-                Some(outcome) => outcome.result.map_err(|e| e.to_string()),
-                None => Err("cancelled".to_owned()),
+            let (result, tls) = match outcome {
+                Some(outcome) => (
+                    outcome.result.map_err(|e| e.to_string()),
+                    outcome.tls.and_then(|tls| tls.details),
+                ),
+                None => (Err("cancelled".to_owned()), None),
             };
             for ticket in joint.close() {
-                ticket.finish(result.clone());
+                ticket.end(result.clone(), tls.clone());
             }
         }));
     }

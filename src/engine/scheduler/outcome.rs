@@ -67,6 +67,10 @@ impl ProbeTimer {
                 break (before, after, reminder);
             }
         };
+        let details = outcome.tls.as_ref().and_then(|tls| tls.details.as_ref());
+        if let Some(details) = details {
+            table.note_tls(self.slot, details);
+        }
         let stage = outcome.result.as_ref().err().map(|error| error.stage);
         table.count_probe(self.target.protocol, sample.result, stage, outcome.elapsed);
         if let Some(line) = self.change(&before, &after) {

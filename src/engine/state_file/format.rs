@@ -20,11 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
-use super::fields::{Fields, put, put_quoted};
 use super::saved::{RequestAnswer, Saved, SavedTarget};
 use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
 use super::version_1;
 use crate::engine::config::Config;
+use crate::engine::fields::{Fields, put, put_quoted};
+use crate::engine::tls_details::TLS_LINE_MAX;
 use crate::engine::verdicts::health::Gate;
 use crate::engine::verdicts::{
     ERROR_MAX, IdentityHash, Operator, OperatorState, Record, Setting, Slot, VerdictTable, WHAT_MAX,
@@ -57,7 +58,8 @@ pub fn encode(
             }
         };
         let (hash, record) = (table.hash(*slot), table.read(*slot));
-        text.push_str(&target_line(hash, number, &record, &target.key()));
+        let tls = table.tls(*slot).unwrap_or_default();
+        text.push_str(&target_line(hash, number, &record, &tls, &target.key()));
     }
     for operator in table.operators() {
         text.push_str(&operator_line(&operator));
@@ -80,7 +82,13 @@ fn one_line(text: &str) -> String {
     text.replace(char::is_control, " ")
 }
 
-fn target_line(hash: IdentityHash, settings: usize, record: &Record, key: &str) -> String {
+fn target_line(
+    hash: IdentityHash,
+    settings: usize,
+    record: &Record,
+    tls: &str,
+    key: &str,
+) -> String {
     let mut line = format!("target {:016x}{:016x}", hash[0], hash[1]);
     put(&mut line, "settings", settings);
     put(&mut line, "verdict", record.verdict().name());
@@ -117,6 +125,9 @@ fn target_line(hash: IdentityHash, settings: usize, record: &Record, key: &str) 
         "error",
         record.error.as_deref().unwrap_or_default(),
     );
+    if !tls.is_empty() {
+        put_quoted(&mut line, "tls", tls);
+    }
     put_quoted(&mut line, "key", key);
     line.push('\n');
     line
@@ -262,6 +273,8 @@ fn read_target(
             "certificate_logged" => record.certificate_logged_ms = value.parse().ok()?,
             "error" if value.len() > ERROR_MAX => return None,
             "error" => record.error = (!value.is_empty()).then(|| value.to_owned()),
+            "tls" if value.len() > TLS_LINE_MAX => return None,
+            "tls" => target.tls = value.into(),
             // Fields for people (`verdict`, `key`), and those of later versions.
             _ => {}
         }
@@ -319,6 +332,8 @@ mod tests {
     use super::*;
     use crate::engine::state_file::container::{Head, title};
     use crate::engine::verdicts::health::Verdict;
+
+    const TLS: &str = "at=1 protocol=TLSv1.3 subject=\"CN=a \\\\ b\"";
 
     fn record() -> Record {
         Record {
@@ -400,8 +415,8 @@ mod tests {
             ..record()
         };
         let mut lines = vec![
-            target_line([1, 2], 0, &record(), "imap://[2001:db8::1]:143"),
-            target_line([3, 4], 1, &plain, "imap://a:143"),
+            target_line([1, 2], 0, &record(), TLS, "imap://[2001:db8::1]:143"),
+            target_line([3, 4], 1, &plain, "", "imap://a:143"),
             "answer 12 ok\n".to_owned(),
         ];
         lines.extend(operators().iter().map(operator_line));
@@ -409,6 +424,8 @@ mod tests {
         assert_eq!((saved.number, saved.saved_ms), (8, 1_700_000_000_000));
         assert_eq!(saved.targets[&[3, 4]].record, plain);
         assert_eq!(&*saved.targets[&[3, 4]].settings, "connect=1s");
+        assert_eq!(&*saved.targets[&[3, 4]].tls, "");
+        assert_eq!(&*saved.targets[&[1, 2]].tls, TLS);
         assert_eq!(saved.operators, operators());
         assert_eq!(
             saved.answer.as_ref().map(|a| (a.number, a.text.as_str())),
@@ -426,7 +443,7 @@ mod tests {
 
     #[test]
     fn lines_and_fields_of_a_version_to_come_are_no_mistake() {
-        let mut line = target_line([1, 2], 0, &record(), "imap://a:143");
+        let mut line = target_line([1, 2], 0, &record(), TLS, "imap://a:143");
         line.truncate(line.len() - 1);
         line.push_str(" colour=\"light blue\"\n");
         let lines = [line, "binding 12 x=1\n".to_owned(), "node\n".to_owned()];
@@ -456,7 +473,7 @@ mod tests {
 
     #[test]
     fn every_change_of_a_byte_is_noticed() {
-        let text = content(&[target_line([1, 2], 0, &record(), "imap://a:143")]);
+        let text = content(&[target_line([1, 2], 0, &record(), TLS, "imap://a:143")]);
         let whole = file(&[&text]);
         let start = whole.len() - text.len();
         for at in start..whole.len() {

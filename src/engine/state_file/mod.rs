@@ -10,7 +10,6 @@
 //! | `request.rs` | what others ask of its writer |
 
 mod container;
-mod fields;
 pub mod file;
 pub mod format;
 mod request;

@@ -28,6 +28,9 @@ pub struct SavedTarget {
     pub record: Record,
     /// The thresholds and intervals with which its writer probes it, see `text::settings`.
     pub settings: Arc<str>,
+    /// What the last full TLS handshake showed, as the line of a
+    /// [`TlsDetails`](crate::engine::tls_details::TlsDetails); empty where nothing is known.
+    pub tls: Box<str>,
 }
 
 /// The answer to a request.

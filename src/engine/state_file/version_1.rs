@@ -50,7 +50,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, String> {
             }
             Some(("target", rest)) => read_target(rest).map(|(hash, record)| {
                 let settings = settings.clone();
-                let target = SavedTarget { record, settings };
+                let target = SavedTarget {
+                    record,
+                    settings,
+                    tls: Box::default(),
+                };
                 saved.targets.insert(hash, target);
             }),
             _ => None,

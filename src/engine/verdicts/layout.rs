@@ -16,6 +16,9 @@
 //! | events | [`EVENTS`] times [`EVENT`] |
 //! | operators' settings | [`OPERATORS`] times [`OPERATOR`] |
 //! | remembered bindings | [`BINDINGS`] times [`BINDING`] |
+//! | TLS details, one per slot | [`TLS_DETAILS`] each |
+
+use crate::engine::tls_details::TLS_LINE_MAX;
 
 /// The first word of every table: `nbtable` and a zero byte, as a big-endian number.
 pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
@@ -146,6 +149,10 @@ pub(super) const BINDING_GENERATION: usize = 8;
 pub(super) const BINDING_USED: usize = 9;
 pub(super) const BINDING_CHECKSUM: usize = 10;
 
+/// The words of what the last full TLS handshake showed: length in bytes, text. Written under the
+/// slot's sequence number. At the end, so that its pages stay untouched without TLS.
+pub(super) const TLS_DETAILS: usize = 1 + TLS_LINE_MAX.div_ceil(8);
+
 // The counters' words.
 /// Upper bounds of the histogram buckets, in microseconds. One more bucket takes what is longer.
 pub const BUCKETS_US: [u64; 17] = [
@@ -189,6 +196,7 @@ pub(super) struct Places {
     pub events: usize,
     pub operators: usize,
     pub bindings: usize,
+    pub tls_details: usize,
     pub end: usize,
 }
 
@@ -212,6 +220,7 @@ impl Places {
             events: place(EVENTS, EVENT)?,
             operators: place(OPERATORS, OPERATOR)?,
             bindings: place(BINDINGS, BINDING)?,
+            tls_details: place(capacity, TLS_DETAILS)?,
             end,
         })
     }

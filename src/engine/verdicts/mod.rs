@@ -27,6 +27,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod tls;
 
 pub use bindings::{KnownBinding, StoreState};
 pub use counters::{

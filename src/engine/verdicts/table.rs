@@ -236,6 +236,7 @@ impl VerdictTable {
     /// now.
     pub fn reset(&self, slot: Slot) {
         self.clear_latencies(slot);
+        self.note_tls(slot, "");
         self.write(slot, &Record::default(), false);
         self.set_routable(slot, Routable::default());
     }
@@ -243,6 +244,7 @@ impl VerdictTable {
     /// Copies a target's slot from another table.
     pub fn inherit_slot(&self, slot: Slot, before: &Self, known: Slot) {
         self.inherit_latencies(slot, before, known);
+        self.note_tls(slot, &before.tls(known).unwrap_or_default());
         self.write(slot, &before.read(known), false);
         self.set_routable(slot, before.routable(known));
         self.inherit_reports(slot, before, known);

@@ -148,6 +148,11 @@ function methods:result()
   return reason
 end
 
+-- What the TLS handshake showed; nil where there was none or the check is not done.
+function methods:tls()
+  return native.check_tls(handle_of(self, "tls"))
+end
+
 function methods:fd()
   return native.check_fd(handle_of(self, "fd"))
 end

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nauthilus_backend::engine::probe::error::Stage;
 use nauthilus_backend::engine::probe::progress::{ProbeObserver, Progress};
-use nauthilus_backend::engine::probe::tls::TlsDetails;
+use nauthilus_backend::engine::tls_details::TlsDetails;
 
 /// A stage that has ended.
 #[derive(Clone, Debug)]
@@ -102,7 +102,8 @@ impl<L: StageListener> ProbeObserver for Recorder<L> {
             Progress::Resolved(addresses) => recording.detail = addresses_text(addresses),
             Progress::Connected(address) => recording.detail = address.to_string(),
             Progress::Tls(details) => {
-                recording.detail = format!("{} {}", details.version, details.cipher);
+                let group = details.group.as_deref().unwrap_or_default();
+                recording.detail = format!("{} {} {group}", details.version, details.cipher);
                 recording.tls = Some(details.clone());
             }
             Progress::Line(line) => {

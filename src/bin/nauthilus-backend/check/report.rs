@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use nauthilus_backend::engine::probe::error::Stage;
-use nauthilus_backend::engine::probe::tls::{CertificateDetails, TlsDetails};
+use nauthilus_backend::engine::tls_details::{CertificateDetails, TlsDetails};
 use serde_json::{Value as Json, json};
 
 use super::advice::advice;
@@ -134,7 +134,7 @@ impl StageListener for StageLines {
 }
 
 fn certificate_lines(tls: &TlsDetails) {
-    let Some(certificate) = &tls.certificate else {
+    let Some((certificate, issuers)) = tls.chain.split_first() else {
         return;
     };
     terminal::line(&field("certificate", &harmless(&certificate.subject)));
@@ -143,6 +143,11 @@ fn certificate_lines(tls: &TlsDetails) {
         terminal::line(&field("  for", &harmless(&certificate.names.join(", "))));
     }
     terminal::line(&field("  valid", &validity(certificate)));
+    for issuer in issuers {
+        terminal::line(&field("issuer", &harmless(&issuer.subject)));
+        terminal::line(&field("  issued by", &harmless(&issuer.issuer)));
+        terminal::line(&field("  valid", &validity(issuer)));
+    }
 }
 
 fn validity(certificate: &CertificateDetails) -> String {
@@ -270,7 +275,7 @@ fn of_stage(stage: &StageTime) -> Json {
 }
 
 fn of_tls(tls: &TlsDetails) -> Json {
-    let certificate = tls.certificate.as_ref().map(|certificate| {
+    let certificate = |certificate: &CertificateDetails| {
         json!({
             "subject": certificate.subject,
             "issuer": certificate.issuer,
@@ -278,12 +283,15 @@ fn of_tls(tls: &TlsDetails) -> Json {
             "not_before": certificate.not_before,
             "not_after": certificate.not_after,
         })
-    });
+    };
+    let chain: Vec<Json> = tls.chain.iter().map(certificate).collect();
     json!({
         "version": tls.version,
         "cipher": tls.cipher,
         "distrust": tls.distrust,
-        "certificate": certificate,
+        "group": tls.group,
+        "certificate": chain.first(),
+        "chain": chain,
     })
 }
 

@@ -675,6 +675,12 @@ fn an_identity_names_only_what_is_set() {
         ("http_host: b.example", ""),
         ("expected_status: 200", ""),
         ("helo_name: b.example", ""),
+        ("tls_min_version: 1.3", ""),
+        ("tls_cert_file: /a, tls_key_file: /b", ""),
+        (
+            "tls_cert_file: /a, tls_key_file: /b",
+            "tls_cert_file: /a, tls_key_file: /c",
+        ),
         (&format!("test_mailbox: INBOX, {login}"), login),
     ] {
         assert_ne!(target(key).identity(), target(without).identity(), "{key}");

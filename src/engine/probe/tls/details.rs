@@ -1,4 +1,4 @@
-//! The parameters of a handshake and the server's certificate, for a person to read.
+//! What a handshake shows: its parameters and the server's certificates, for a person to read.
 
 use openssl::nid::Nid;
 use openssl::ssl::SslRef;
@@ -6,55 +6,54 @@ use openssl::x509::{X509NameRef, X509Ref, X509VerifyResult};
 
 use super::notes::refused_leaf;
 use super::reason;
+use crate::engine::tls_details::{CertificateDetails, TlsDetails};
+use crate::sys::tls_group;
 
-/// The parameters of a handshake and the server's certificate. All texts are the peer's.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TlsDetails {
-    /// `TLSv1.3`.
-    pub version: String,
-    /// `TLS_AES_256_GCM_SHA384`; empty where the handshake failed before one was chosen.
-    pub cipher: String,
-    /// None where the server has shown none.
-    pub certificate: Option<CertificateDetails>,
-    /// Why the certificate was not trusted; none where it was, or where it was not verified.
-    pub distrust: Option<String>,
-}
-
-/// A server's own certificate.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CertificateDetails {
-    /// `CN=mail.example.org, O=Example`.
-    pub subject: String,
-    pub issuer: String,
-    /// The DNS names and addresses that it is valid for.
-    pub names: Vec<String>,
-    /// In seconds since 1970.
-    pub not_before: Option<i64>,
-    /// In seconds since 1970.
-    pub not_after: Option<i64>,
-}
+/// The most certificates and names that are looked at: a peer decides how many there are.
+const CERTIFICATES_MAX: usize = 8;
+const NAMES_MAX: usize = 64;
 
 /// The details of a connection whose handshake has ended, well or not.
 pub(super) fn of(ssl: &SslRef) -> TlsDetails {
-    let leaf = ssl.peer_certificate().or_else(|| refused_leaf(ssl));
     let verdict = ssl.verify_result();
+    let sent = ssl.peer_cert_chain().filter(|chain| !chain.is_empty());
+    let (certificates, chain) = match sent {
+        Some(sent) => (
+            sent.len(),
+            sent.iter()
+                .take(CERTIFICATES_MAX)
+                .map(certificate)
+                .collect(),
+        ),
+        // A resumed session has no chain, nor has one whose certificate was refused.
+        None => {
+            let leaf = ssl.peer_certificate().or_else(|| refused_leaf(ssl));
+            let chain: Vec<_> = leaf.iter().map(|leaf| certificate(leaf)).collect();
+            (chain.len(), chain)
+        }
+    };
     TlsDetails {
+        at: reason::unix_now(),
         version: ssl.version_str().to_owned(),
         cipher: ssl
             .current_cipher()
             .map_or_else(String::new, |cipher| cipher.name().to_owned()),
-        certificate: leaf.as_deref().map(certificate),
+        group: tls_group::group(ssl),
+        certificates,
+        chain,
         distrust: (verdict != X509VerifyResult::OK).then(|| verdict.error_string().to_owned()),
     }
 }
 
-fn certificate(leaf: &X509Ref) -> CertificateDetails {
+fn certificate(certificate: &X509Ref) -> CertificateDetails {
+    let mut names = reason::alternative_names(certificate);
+    names.truncate(NAMES_MAX);
     CertificateDetails {
-        subject: name_text(leaf.subject_name()),
-        issuer: name_text(leaf.issuer_name()),
-        names: reason::alternative_names(leaf),
-        not_before: reason::unix_time(leaf.not_before()),
-        not_after: reason::not_after(leaf),
+        subject: name_text(certificate.subject_name()),
+        issuer: name_text(certificate.issuer_name()),
+        names,
+        not_before: reason::unix_time(certificate.not_before()),
+        not_after: reason::not_after(certificate),
     }
 }
 

@@ -12,6 +12,7 @@ use openssl::ssl::{self, Ssl, SslContext, SslRef, SslVerifyMode, SslVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
+use super::details;
 use super::names::{expect_name, server_name};
 use super::notes::{Notes, notes_index};
 use super::reason;
@@ -69,6 +70,7 @@ where
         not_after: leaf.as_deref().and_then(reason::not_after),
         resumed: ssl.session_reused(),
         wants_certificate: reason::wants_certificate(ssl, target),
+        details: (!ssl.session_reused()).then(|| Arc::new(details::of(ssl).to_line())),
         session,
     };
     Ok((tls, made))

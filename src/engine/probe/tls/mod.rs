@@ -26,7 +26,6 @@ use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::context::Trust;
-pub use self::details::{CertificateDetails, TlsDetails};
 pub(super) use self::reason::{ASKED_FOR_CERTIFICATE, stream_text};
 pub use self::sessions::SessionSlot;
 use self::wire::Wire;
@@ -51,6 +50,8 @@ pub struct TlsFacts {
     /// Whether the server asked for a client certificate at the last full handshake, and none is
     /// configured.
     pub wants_certificate: bool,
+    /// What a full handshake showed, as the line of a [`TlsDetails`](crate::engine::tls_details::TlsDetails).
+    pub details: Option<Arc<String>>,
 }
 
 /// What connections have in common. Targets with the same policy share a context.
@@ -129,6 +130,7 @@ impl TlsClient {
                 Some(slot) if made.resumed => slot.wants_certificate(),
                 _ => made.wants_certificate,
             },
+            details: made.details.clone(),
         };
         // OpenSSL does not verify a resumed session's certificate again: it may have expired since.
         if !target.tls_skip_verify && facts.not_after.is_some_and(|at| at <= reason::unix_now()) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use openssl::ssl::SslVersion;
@@ -26,6 +26,8 @@ pub(super) struct Made {
     pub(super) resumed: bool,
     /// Whether the server has just asked for a client certificate and got none.
     pub(super) wants_certificate: bool,
+    /// What a full handshake showed, as a line.
+    pub(super) details: Option<Arc<String>>,
     /// The session that the handshake offered.
     pub(super) session: Option<Kept<Resumable>>,
 }

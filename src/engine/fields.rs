@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 /// Appends ` name=value`.
-pub(super) fn put(line: &mut String, name: &str, value: impl fmt::Display) {
+pub(in crate::engine) fn put(line: &mut String, name: &str, value: impl fmt::Display) {
     // Writing to a String does not fail.
     let _ = write!(line, " {name}={value}");
 }
 
 /// Appends ` name="text"`. A control character becomes `?`: a line feed would end the line.
-pub(super) fn put_quoted(line: &mut String, name: &str, text: &str) {
+pub(in crate::engine) fn put_quoted(line: &mut String, name: &str, text: &str) {
     let _ = write!(line, " {name}=\"");
     for c in text.chars() {
         match c {
@@ -24,10 +24,10 @@ pub(super) fn put_quoted(line: &mut String, name: &str, text: &str) {
 
 /// An iterator over the pairs of a line. Where the rest of the line does not read, its last item is
 /// an `Err`.
-pub(super) struct Fields<'a>(&'a str);
+pub(in crate::engine) struct Fields<'a>(&'a str);
 
 impl<'a> Fields<'a> {
-    pub(super) fn of(rest: &'a str) -> Self {
+    pub(in crate::engine) fn of(rest: &'a str) -> Self {
         Self(rest)
     }
 

@@ -1,0 +1,53 @@
+//! The group of a connection's key exchange.
+
+use std::ffi::{c_int, c_long, c_void};
+use std::ptr;
+
+use foreign_types::ForeignTypeRef;
+use openssl::nid::Nid;
+use openssl::ssl::SslRef;
+
+/// `SSL_CTRL_GET_NEGOTIATED_GROUP` of OpenSSL 3.0 (`openssl/ssl.h`). Earlier versions know it not,
+/// and answer 0.
+const GET_NEGOTIATED_GROUP: c_int = 134;
+
+/// Set in the answer where the group has no NID; the rest is its number in TLS
+/// (`TLSEXT_nid_unknown`).
+const NO_NID: c_long = 0x100_0000;
+
+/// Groups without a NID (IANA's registry of TLS supported groups).
+const GROUPS: [(c_long, &str); 3] = [
+    (0x11eb, "SecP256r1MLKEM768"),
+    (0x11ec, "X25519MLKEM768"),
+    (0x11ed, "SecP384r1MLKEM1024"),
+];
+
+unsafe extern "C" {
+    // `openssl/ssl.h`, all versions of OpenSSL.
+    fn SSL_ctrl(ssl: *mut c_void, command: c_int, number: c_long, data: *mut c_void) -> c_long;
+}
+
+/// The name of the group, as OpenSSL or IANA has it; None where the handshake had none, or OpenSSL
+/// does not tell.
+pub fn group(ssl: &SslRef) -> Option<String> {
+    // SAFETY: the connection is borrowed, so it lives, and this command reads a number from it and
+    // uses no data.
+    let answer = unsafe {
+        SSL_ctrl(
+            ssl.as_ptr().cast(),
+            GET_NEGOTIATED_GROUP,
+            0,
+            ptr::null_mut(),
+        )
+    };
+    if answer <= 0 {
+        return None;
+    }
+    if answer & NO_NID == 0 {
+        let nid = Nid::from_raw(c_int::try_from(answer).ok()?);
+        return nid.short_name().ok().map(str::to_owned);
+    }
+    let number = answer & !NO_NID;
+    let known = GROUPS.iter().find(|(group, _)| *group == number);
+    Some(known.map_or_else(|| format!("{number:#06x}"), |(_, name)| (*name).to_owned()))
+}
