@@ -222,6 +222,72 @@ describe("an operator's setting", function()
     assert.is_true(select(2, nb.events(since + 1000000)))
   end)
 
+  -- The events of this type about a target or node.
+  local function events_of(kind, subject)
+    local found = {}
+    for _, event in ipairs((nb.events())) do
+      if event.type == kind and (event.target == subject or event.node == subject) then
+        found[#found + 1] = event
+      end
+    end
+    return found
+  end
+
+  local function verdict_of(peer)
+    for _, target in ipairs(nb.status().targets) do
+      if target.port == peer.port then
+        return target.verdict
+      end
+    end
+  end
+
+  it("coalesces the events of a target that flaps", function()
+    local peer = world:open()
+    local other = world:open()
+    nb.configure({
+      connect_interval = "10ms", fast_interval = "10ms", log = "none",
+      backend_servers = {
+        { protocol = "imap", host = "127.0.0.1", port = peer.port },
+        { protocol = "imap", host = "127.0.0.1", port = other.port },
+      },
+    })
+    nb.start()
+    assert(nb.wait_ready(5))
+    for _ = 1, 5 do
+      peer:close()
+      repeat until verdict_of(peer) == "dead"
+      peer:reopen()
+      repeat until verdict_of(peer) == "alive"
+    end
+    -- The first verdict and three changes; seven more came within the minute.
+    local events = events_of("verdict", key(peer))
+    assert.are.equal(4, #events)
+    assert.are.same({ "alive", "dead" }, { events[4].from, events[4].to })
+    assert.are.equal(1, #events_of("verdict", key(other)))
+  end)
+
+  it("has events of certificates and of nodes", function()
+    local soon = world:open({ tls = "soon", script = "send * OK ready\\r\\n" })
+    nb.configure({
+      connect_interval = "20ms", fast_interval = "20ms", log = "none", node_down_after = 0, node_up_after = 0,
+      backend_servers = {
+        { protocol = "imap", host = "127.0.0.1", port = soon.port, tls = true, tls_skip_verify = true, node = "mail9" },
+      },
+    })
+    nb.start()
+    assert(nb.wait_ready(5))
+    repeat until #events_of("certificate", key(soon)) > 0
+    assert.matches("^expires in 6 days$", events_of("certificate", key(soon))[1].reason)
+    soon:close()
+    repeat until #events_of("node", "mail9") == 1
+    soon:reopen()
+    repeat until #events_of("node", "mail9") == 2
+    local told = events_of("node", "mail9")
+    local down, up = told[1], told[2]
+    assert.are.same({ "usable", "unusable", "dead" }, { down.from, down.to, down.reason })
+    assert.are.same({ "unusable", "usable" }, { up.from, up.to })
+  end)
+
   it("is refused where it means nothing", function()
     local cases = {
       { "set_target_state", "imap://127.0.0.1:1", "drain", "#1 .*no such target or node" },

@@ -186,4 +186,5 @@ def many():
     nginx.stop()
 
 
-run_tests(scraped, many)
+if __name__ == "__main__":
+    run_tests(scraped, many)

@@ -23,11 +23,14 @@ use super::verdicts::{
 };
 use crate::sys::clock;
 pub use cluster::{ClusterNotes, NodeUsers};
+use event_notes::EventNotes;
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
 pub use operators::{OperatorRequest, OperatorSettings};
 
 mod cluster;
+mod event_notes;
+mod events;
 mod listing;
 mod lookup;
 mod names;
@@ -59,6 +62,7 @@ pub struct ActiveConfig {
     /// The indices of targets with a key that an earlier one has, in their order; mostly none.
     repeated: Vec<usize>,
     agreement: String,
+    event_notes: EventNotes,
     names: ArcSwap<KnownNames>,
     pub store: Option<Arc<Store>>,
     cluster_notes: ArcSwap<ClusterNotes>,
@@ -138,11 +142,7 @@ impl ActiveConfig {
         let is_published = self.table.write_seen(slot, seen, after, changes, sample);
         if is_published && before.verdict() != after.verdict() {
             self.table.count(Counter::StateChanges, 1);
-            self.table.add_event(
-                &Event::new(EventKind::Verdict, target.key())
-                    .change(before.verdict().name(), after.verdict().name())
-                    .reason(after.error.as_deref().unwrap_or_default()),
-            );
+            self.note_verdict(target, before, after);
         }
         if is_published {
             self.note_routable(slot, after.verdict());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::event_notes::EventNotes;
 use super::{ActiveConfig, BackendServer, KnownNames, State};
 use crate::engine::config::Config;
 use crate::engine::routing::{Nodes, agreement};
@@ -39,15 +40,18 @@ impl ActiveConfig {
         };
         let identities = identities_of(&config);
         if let Some(slots) = own.table.assign(&identities) {
+            let nodes = Nodes::of(&config.targets);
+            let event_notes = EventNotes::of(nodes.list.len());
             let next = Self {
                 epoch: own.epoch + 1,
                 since_ms: clock::unix_ms(),
                 table: own.table.clone(),
                 owner: pid,
                 by_identity: firsts(&identities),
-                nodes: Nodes::of(&config.targets),
+                nodes,
                 repeated: repeated(&config.targets),
                 agreement: agreement(&config.targets, &config.routing),
+                event_notes,
                 names: ArcSwap::from_pointee(state.names),
                 store: state.store,
                 cluster_notes: ArcSwap::default(),
@@ -101,15 +105,18 @@ impl ActiveConfig {
             .assign(&identities)
             .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
         let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
+        let nodes = Nodes::of(&config.targets);
+        let event_notes = EventNotes::of(nodes.list.len());
         let next = Self {
             table: Arc::new(table),
             epoch: 1,
             since_ms: same.map_or_else(clock::unix_ms, |before| before.since_ms),
             owner: pid,
             by_identity: firsts(&identities),
-            nodes: Nodes::of(&config.targets),
+            nodes,
             repeated: repeated(&config.targets),
             agreement: agreement(&config.targets, &config.routing),
+            event_notes,
             names: ArcSwap::from_pointee(state.names),
             store: state.store,
             cluster_notes: ArcSwap::default(),

@@ -461,6 +461,7 @@ impl EngineLoop {
         match active.take_role(pid(), Some(&mut standby)) {
             Ok(Role::Prober) => {
                 self.following = None;
+                active.add_late_events();
                 let nobody = self.nobody.clone();
                 self.scheduler(active, log, &nobody).keep_file(true);
             }

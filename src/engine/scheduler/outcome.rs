@@ -78,6 +78,9 @@ impl ProbeTimer {
         }
         if let Some(line) = reminder {
             log.write(line);
+            if let Some(left) = active.certificate_ends_within(&after) {
+                active.note_certificate(&self.target, left);
+            }
         }
         let good = outcome.result.is_ok();
         // Compared with the gate of this timer only, because the outcome says nothing about the

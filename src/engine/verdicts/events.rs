@@ -112,6 +112,26 @@ pub struct Event {
     pub to: String,
     pub reason: String,
     pub by: String,
+    /// Of an event about a verdict, how often it had changed.
+    pub changes: u64,
+}
+
+/// What the ring has of one subject.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// How many events since the time that was asked for.
+    pub recent: usize,
+    /// Of the newest event about its verdict, how often it had changed; 0: there is none.
+    pub changes: u64,
+    /// The verdict of that event.
+    pub to: String,
+    /// Whether the newest event about it as a node says that it is unusable.
+    pub node_is_unusable: bool,
+}
+
+/// The hash by which [`VerdictTable::told_of`] finds the events of a subject.
+pub fn subject_hash(subject: &str) -> u64 {
+    twox_hash::XxHash3_64::oneshot(cut(subject, SUBJECT_MAX).as_bytes())
 }
 
 impl Event {
@@ -126,7 +146,14 @@ impl Event {
             to: String::new(),
             reason: String::new(),
             by: String::new(),
+            changes: 0,
         }
+    }
+
+    #[must_use]
+    pub fn changes(mut self, changes: u64) -> Self {
+        self.changes = changes;
+        self
     }
 
     #[must_use]
@@ -198,13 +225,54 @@ impl VerdictTable {
         put(EVENT_TIME, event.time_ms);
         put(EVENT_KIND, event.kind.number());
         put(EVENT_LENGTHS, lengths);
+        put(EVENT_CHANGES, event.changes);
+        put(EVENT_SUBJECT, subject_hash(&event.subject));
         for (index, word) in words.iter().take(EVENT_TEXT_WORDS).enumerate() {
             put(EVENT_TEXT + index, *word);
         }
-        let head = [number, event.time_ms, event.kind.number(), lengths];
+        let head = [
+            number,
+            event.time_ms,
+            event.kind.number(),
+            lengths,
+            event.changes,
+        ];
         put(EVENT_CHECKSUM, checksum(head.iter().chain(&words).copied()));
         // Fails where a newer event has taken the place meanwhile; this event is then lost.
         let _ = sequence.compare_exchange(writing | 1, writing + 2, Release, Relaxed);
+    }
+
+    /// What the ring has of the subject with this hash, its newest events first. `since_ms`: the
+    /// time from which events are counted, in milliseconds since 1970.
+    pub fn told_of(&self, subject: u64, since_ms: u64) -> Told {
+        let last = self.last_event();
+        let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);
+        let mut told = Told::default();
+        let mut has_node = false;
+        for number in (last.saturating_sub(kept) + 1..=last).rev() {
+            // Most events are about something else: their texts are not read.
+            let get = |index| self.event_word(number, index).load(Relaxed);
+            if get(EVENT_SUBJECT) != subject {
+                continue;
+            }
+            let EventRead::Whole(event) = self.read_event(number) else {
+                continue;
+            };
+            match event.kind {
+                EventKind::Verdict => {
+                    told.recent += usize::from(event.time_ms >= since_ms);
+                    if told.changes == 0 {
+                        (told.changes, told.to) = (event.changes, event.to);
+                    }
+                }
+                EventKind::Node if !has_node => {
+                    has_node = true;
+                    told.node_is_unusable = event.to == "unusable";
+                }
+                _ => {}
+            }
+        }
+        told
     }
 
     /// The number of the newest event, 0: none yet.
@@ -266,6 +334,7 @@ impl VerdictTable {
         }
         let get = |index| self.event_word(number, index).load(Relaxed);
         let (time_ms, kind, lengths) = (get(EVENT_TIME), get(EVENT_KIND), get(EVENT_LENGTHS));
+        let changes = get(EVENT_CHANGES);
         let start = self.event_index(number) + EVENT_TEXT;
         let words = (start..start + EVENT_TEXT_WORDS).map(|index| self.at(index));
         let [subject, states, reason, by] = from_words(lengths, words);
@@ -281,7 +350,7 @@ impl VerdictTable {
             by.as_str(),
         ];
         let words = to_words(&texts);
-        let head = [number, time_ms, kind, lengths];
+        let head = [number, time_ms, kind, lengths, changes];
         if checksum(head.iter().chain(&words).copied()) != sum {
             return EventRead::Gone;
         }
@@ -295,6 +364,7 @@ impl VerdictTable {
             subject,
             reason,
             by,
+            changes,
         })
     }
 

@@ -108,13 +108,16 @@ pub(super) const NODE: usize = 16;
 
 /// How many events the ring keeps.
 pub(super) const EVENTS: usize = 1024;
-/// The words of an event: sequence, time, kind, lengths, checksum, free (3), text (56).
+/// The words of an event: sequence, time, kind, lengths, checksum, changes of the verdict, hash of
+/// the subject, free, text (56).
 pub(super) const EVENT: usize = 64;
 pub(super) const EVENT_SEQUENCE: usize = 0;
 pub(super) const EVENT_TIME: usize = 1;
 pub(super) const EVENT_KIND: usize = 2;
 pub(super) const EVENT_LENGTHS: usize = 3;
 pub(super) const EVENT_CHECKSUM: usize = 4;
+pub(super) const EVENT_CHANGES: usize = 5;
+pub(super) const EVENT_SUBJECT: usize = 6;
 pub(super) const EVENT_TEXT: usize = 8;
 pub(super) const EVENT_TEXT_WORDS: usize = EVENT - EVENT_TEXT;
 

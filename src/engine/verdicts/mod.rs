@@ -33,7 +33,7 @@ pub use bindings::{KnownBinding, StoreState};
 pub use counters::{
     BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult,
 };
-pub use events::{Event, EventKind, Events};
+pub use events::{Event, EventKind, Events, Told, subject_hash};
 pub use health::Verdict;
 pub use latencies::Sample;
 pub use lease::{Claim, Patience, Standby, takeover_time};

@@ -1,0 +1,30 @@
+//! What a process remembers of the events that it has added.
+
+use std::sync::atomic::{AtomicU8, AtomicU64};
+
+/// What a node's last event said; before the first of this process, what the ring says counts.
+pub(super) const UNTOLD: u8 = 0;
+pub(super) const USABLE: u8 = 1;
+pub(super) const UNUSABLE: u8 = 2;
+
+#[derive(Debug)]
+pub(super) struct EventNotes {
+    /// Whether a change of a verdict may wait for an event. Set at first, because the prober before
+    /// this one may have left one.
+    pub(super) is_waiting: AtomicU8,
+    /// [`UNTOLD`], [`USABLE`] or [`UNUSABLE`] for each node.
+    pub(super) nodes: Vec<AtomicU8>,
+    /// When late events were last looked for, in milliseconds of `CLOCK_MONOTONIC`.
+    pub(super) late_ms: AtomicU64,
+}
+
+impl EventNotes {
+    /// `nodes`: how many nodes the configuration has.
+    pub(super) fn of(nodes: usize) -> Self {
+        Self {
+            is_waiting: AtomicU8::new(1),
+            nodes: (0..nodes).map(|_| AtomicU8::new(UNTOLD)).collect(),
+            late_ms: AtomicU64::new(0),
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Events that the prober adds for what probes change: verdicts, of which those of a flapping target
+//! are coalesced, nodes, and certificates.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::ActiveConfig;
+use super::event_notes::{UNTOLD, UNUSABLE, USABLE};
+use crate::engine::target::Target;
+use crate::engine::verdicts::{Event, EventKind, Record, Told, subject_hash};
+use crate::sys::clock;
+
+/// At most so many events about one target's verdict are added within [`WINDOW`]; further changes
+/// are told together by the next event. Else one flapping target would push everything else out of
+/// the ring.
+const AT_MOST: usize = 4;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// How often late events are looked for: thousands of nodes take some milliseconds.
+const LATE_EVERY: Duration = Duration::from_millis(500);
+
+impl ActiveConfig {
+    /// Adds the event of a changed verdict, or leaves it to [`ActiveConfig::add_late_events`].
+    pub(super) fn note_verdict(&self, target: &Target, before: &Record, after: &Record) {
+        let key = target.key();
+        let told = self.table.told_of(subject_hash(&key), oldest_ms());
+        match verdict_event(&key, &told, before, after) {
+            Some(event) => self.table.add_event(&event),
+            None => self.event_notes.is_waiting.store(1, Relaxed),
+        }
+    }
+
+    /// Adds an event about a certificate that expires soon.
+    pub fn note_certificate(&self, target: &Target, left: Duration) {
+        let reason = match left.as_secs() / 86_400 {
+            _ if left.is_zero() => "expired".to_owned(),
+            days => format!("expires in {days} days"),
+        };
+        let event = Event::new(EventKind::Certificate, target.key()).reason(reason);
+        self.table.add_event(&event);
+    }
+
+    /// Adds the events that are due without a probe: about targets that flapped, and about nodes,
+    /// which follow verdicts after a delay. Only the prober calls this.
+    pub fn add_late_events(&self) {
+        let now_ms = clock::monotonic_ms();
+        let last_ms = self.event_notes.late_ms.load(Relaxed);
+        if now_ms.saturating_sub(last_ms) < clock::ms(LATE_EVERY) {
+            return;
+        }
+        self.event_notes.late_ms.store(now_ms, Relaxed);
+        self.add_coalesced_events();
+        if self.names_nodes() {
+            self.add_node_events();
+        }
+    }
+
+    fn add_coalesced_events(&self) {
+        if self.event_notes.is_waiting.swap(0, Relaxed) == 0 {
+            return;
+        }
+        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
+            let key = target.key();
+            let told = self.table.told_of(subject_hash(&key), oldest_ms());
+            let record = self.table.read(*slot);
+            if told.changes == 0 || record.changes <= told.changes {
+                continue;
+            }
+            match verdict_event(&key, &told, &record, &record) {
+                Some(event) => self.table.add_event(&event),
+                None => self.event_notes.is_waiting.store(1, Relaxed),
+            }
+        }
+    }
+
+    fn add_node_events(&self) {
+        for (status, told) in self.node_statuses().zip(&self.event_notes.nodes) {
+            let name = format!("node:{}", status.node.name);
+            let is = if status.why.is_none() {
+                USABLE
+            } else {
+                UNUSABLE
+            };
+            let was = match told.load(Relaxed) {
+                // What the prober before this one told.
+                UNTOLD => {
+                    let told = self.table.told_of(subject_hash(&name), 0);
+                    if told.node_is_unusable {
+                        UNUSABLE
+                    } else {
+                        USABLE
+                    }
+                }
+                was => was,
+            };
+            told.store(is, Relaxed);
+            if is != was {
+                let word = |state| {
+                    if state == USABLE {
+                        "usable"
+                    } else {
+                        "unusable"
+                    }
+                };
+                let event = Event::new(EventKind::Node, name).change(word(was), word(is));
+                let reason = status.why.map_or("", |why| why.text());
+                self.table.add_event(&event.reason(reason));
+            }
+        }
+    }
+}
+
+/// The beginning of the window in which events of one target are counted.
+fn oldest_ms() -> u64 {
+    clock::unix_ms().saturating_sub(clock::ms(WINDOW))
+}
+
+/// The event of a verdict that changed from `before` to `after`, or `None` where the target has had
+/// its share of events. Changes that had none are counted in it, and it begins where the last one
+/// ended.
+fn verdict_event(key: &str, told: &Told, before: &Record, after: &Record) -> Option<Event> {
+    if told.recent >= AT_MOST {
+        return None;
+    }
+    let error = after.error.as_deref().unwrap_or_default();
+    // The count of an event of another life of the target, such as before a restart, is higher.
+    let untold = after.changes.saturating_sub(told.changes);
+    let is_late = told.changes > 0 && untold > 1;
+    let (from, reason) = if is_late {
+        let separator = if error.is_empty() { "" } else { "; " };
+        let reason = format!("{untold} changes since the last event{separator}{error}");
+        (told.to.clone(), reason)
+    } else {
+        (before.verdict().name().to_owned(), error.to_owned())
+    };
+    let event = Event::new(EventKind::Verdict, key);
+    let event = event.change(from, after.verdict().name()).reason(reason);
+    Some(event.changes(after.changes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::verdicts::VerdictTable;
+    use crate::engine::verdicts::health::{Gate, Verdict};
+
+    const KEY: &str = "imap://192.0.2.1:143";
+
+    fn record(verdict: Verdict, changes: u64) -> Record {
+        Record {
+            connect: Gate {
+                verdict,
+                ..Gate::default()
+            },
+            changes,
+            ..Record::default()
+        }
+    }
+
+    /// Of a target that changes `count` times at once, the events; the table has them too.
+    fn flap(table: &VerdictTable, count: u64) -> Vec<Event> {
+        let verdict = |change: u64| match change % 2 {
+            0 => Verdict::Alive,
+            _ => Verdict::Dead,
+        };
+        let event = |change: u64| {
+            let told = table.told_of(subject_hash(KEY), oldest_ms());
+            let (before, after) = (
+                record(verdict(change - 1), change - 1),
+                record(verdict(change), change),
+            );
+            let event = verdict_event(KEY, &told, &before, &after)?;
+            table.add_event(&event);
+            Some(event)
+        };
+        (1..=count).filter_map(event).collect()
+    }
+
+    #[test]
+    fn a_flapping_target_has_few_events() {
+        let table = VerdictTable::new(1).unwrap();
+        let events = flap(&table, 100);
+        assert_eq!(events.len(), AT_MOST);
+        assert_eq!((&*events[3].from, &*events[3].to), ("dead", "alive"));
+        // Another target's events are its own.
+        let other = table.told_of(subject_hash("other"), 0);
+        assert_eq!((other.recent, other.changes), (0, 0));
+    }
+
+    #[test]
+    fn what_was_left_out_is_told_later() {
+        let table = VerdictTable::new(1).unwrap();
+        flap(&table, 9);
+        // After the window.
+        let told = table.told_of(subject_hash(KEY), u64::MAX);
+        assert_eq!((told.recent, told.changes, &*told.to), (0, 4, "alive"));
+        let now = Record {
+            error: Some("connect: refused".to_owned()),
+            ..record(Verdict::Dead, 9)
+        };
+        let event = verdict_event(KEY, &told, &now, &now).unwrap();
+        assert_eq!((&*event.from, &*event.to), ("alive", "dead"));
+        assert_eq!(
+            event.reason,
+            "5 changes since the last event; connect: refused"
+        );
+    }
+
+    #[test]
+    fn a_target_that_begins_anew_has_no_late_event() {
+        let told = Told {
+            changes: 40,
+            to: "dead".to_owned(),
+            ..Told::default()
+        };
+        let (before, after) = (record(Verdict::Unknown, 0), record(Verdict::Alive, 1));
+        let event = verdict_event(KEY, &told, &before, &after).unwrap();
+        assert_eq!(
+            (&*event.from, &*event.to, &*event.reason),
+            ("unknown", "alive", "")
+        );
+    }
+}

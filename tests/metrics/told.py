@@ -1,0 +1,85 @@
+"""examples/openresty/events.lua in nginx: a webhook hears of each event once, also when a worker dies."""
+
+import http.server
+import os
+import shutil
+import signal
+import threading
+
+from scraped import ROOT, Server, equal, run_tests, target, test, until
+from lab import Nginx, free_port
+from world import lua
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    """A webhook that keeps what it is told, and refuses it while `broken`."""
+
+    told = []
+    broken = False
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if not Hook.broken:
+            Hook.told.append(body.split("\t"))
+        self.send_response(500 if Hook.broken else 204)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def told():
+    hook = http.server.HTTPServer(("127.0.0.1", free_port()), Hook)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    server = Server()
+    key = f"imap://127.0.0.1:{server.port}"
+    config = {"log": "none", "connect_interval": 0.1, "fast_interval": 0.1, "backend_servers": [target(server, node="mail1")]}
+    nginx = Nginx(http=f"""
+  lua_shared_dict backend_events 64k;
+  init_by_lua_block {{ require("nauthilus_backend").configure({lua(config)}) }}
+  init_worker_by_lua_block {{
+    require("nauthilus_backend").start()
+    require("events").tell("127.0.0.1", {hook.server_port}, "/hook")
+  }}
+""", server="""
+    location /set { content_by_lua_block { require("nauthilus_backend").set_target_state("node:mail1", "drain", { by = "ann" }) } }
+""", workers=2, level="notice")
+    shutil.copy(ROOT / "examples/openresty/events.lua", nginx.dir)
+    os.chmod(nginx.dir / "events.lua", 0o644)
+    nginx.start()
+
+    def of(kind):
+        return [one[1:] for one in Hook.told if one[0] == kind]
+
+    with test("a webhook hears of a verdict and of what an operator sets, once each"):
+        until(lambda: of("verdict") == [[key, "unknown -> alive", "", ""]], 20, "the first verdict")
+        server.down()
+        until(lambda: len(of("verdict")) == 2, 20, "the second verdict")
+        equal(of("verdict")[1][:2], [key, "alive -> dead"], "verdict")
+        nginx.get("/set")
+        until(lambda: of("operator") == [["node:mail1", "auto -> drain", "", "ann"]], 20, "the operator's setting")
+    with test("what a broken webhook was not told, it hears later"):
+        Hook.broken = True
+        server.up()
+        until(lambda: "cannot tell of an event" in nginx.log(), 20, "a refusal")
+        Hook.broken = False
+        until(lambda: len(of("verdict")) == 3, 20, "the verdict")
+    with test("a worker that takes over goes on where the last one was"):
+        # Only then the number is kept that the next worker begins with.
+        until(lambda: nginx.log().count("told: verdict") == 3, 20, "the log")
+        workers = nginx.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 30, "new workers")
+        server.down()
+        until(lambda: len(of("verdict")) == 4, 30, "the verdict")
+        equal(len({tuple(one) for one in of("operator")}), len(of("operator")), "told once")
+        equal([one[1] for one in of("verdict")],
+              ["unknown -> alive", "alive -> dead", "dead -> alive", "alive -> dead"], "verdicts in order")
+        assert "told: verdict" in nginx.log()
+    nginx.assert_clean(allowed="exited on signal 9")
+    nginx.stop()
+    hook.shutdown()
+
+
+run_tests(told)
