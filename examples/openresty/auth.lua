@@ -4,34 +4,26 @@
 
 local backend = require("nauthilus_backend")
 
--- nginx percent-encodes spaces and control characters in these headers.
+-- nginx percent-encodes control characters, spaces and "%" in these headers.
 local function unescape(text)
   return (text:gsub("%%(%x%x)", function(code)
     return string.char(tonumber(code, 16))
   end))
 end
 
--- The same user gets the same server while the list stays the same.
-local function choose(candidates, user)
-  return candidates[ngx.crc32_short(user) % #candidates + 1]
-end
+-- Response codes that tell a client that its password is not wrong: RFC 5530 for IMAP, RFC 3206 for POP3.
+local codes = { imap = "[UNAVAILABLE] ", pop3 = "[SYS/TEMP] " }
 
 local user = unescape(ngx.var.http_auth_user or "")
-local protocol = ngx.var.http_auth_protocol
+local protocol = ngx.var.http_auth_protocol or ""
 
-local candidates = {}
-for _, server in ipairs(backend.get_backend_servers()) do
-  if server.protocol == protocol then
-    candidates[#candidates + 1] = server
-  end
-end
-
-local server = #candidates > 0 and choose(candidates, user)
+-- All sessions of a user, over every protocol, go to one node.
+local server, why = backend.route(user, { protocol = protocol })
 if not server then
-  -- nginx sends this text to the client, with the code if the protocol has codes, and closes the connection.
-  ngx.header["Auth-Status"] = "Temporary server problem, try again later"
+  -- nginx sends this text to the client and closes the connection. The code is for SMTP.
+  ngx.header["Auth-Status"] = (codes[protocol] or "") .. "Temporary server problem, try again later"
   ngx.header["Auth-Error-Code"] = "451 4.3.2"
-  ngx.log(ngx.ERR, "no ", protocol, " server is alive")
+  ngx.log(ngx.ERR, "no ", protocol, " server for this user: ", why)
   return
 end
 

@@ -134,6 +134,9 @@ class Example(Nginx):
         # Only the times are the test's own.
         text = text.replace("connect_interval: 10s", "connect_interval: 300ms")
         text = text.replace("fast_interval: 1s", "fast_interval: 200ms")
+        for key, value in (("node_down_after", "10s"), ("node_up_after", "30s")):
+            assert f"{key}: {value}" in text, key
+            text = text.replace(f"{key}: {value}", f"{key}: 0")
         (self.dir / "nauthilus_backend.yml").write_text(text)
         self.port = self.auth
 
@@ -274,6 +277,9 @@ def with_openresty(sites):
     answers.close()
 
 
+# What a client is told that must not take its password for a wrong one.
+TEMPORARY = {"imap": "[UNAVAILABLE]", "pop3": "[SYS/TEMP]", "smtp": "451"}
+
 # A port for each protocol.
 PORT_OF = {"imap": 993, "pop3": 995, "smtp": 587}
 
@@ -307,6 +313,15 @@ def run(nginx, sites):
         equal(set(hits.values()), {0, 1}, "sites in use")
         for user, site in hits.items():
             equal(site_of("imap", user), site, user)
+    with test("a user reaches the same backend over every protocol"):
+        for user in list(hits)[:4]:
+            equal({site_of(protocol, user) for protocol in LOGINS}, {hits[user]}, user)
+    with test("the user's name is what the client sent, which nginx escapes"):
+        _, headers, _ = nginx.get("/auth", {"Auth-User": "a%20b%25c", "Auth-Protocol": "imap"})
+        equal(headers["X-Nauthilus-Account"], "a b%c", "the account")
+    with test("a protocol that no server speaks is answered, too"):
+        _, headers, _ = nginx.get("/auth", {"Auth-User": "user", "Auth-Protocol": "sieve"})
+        equal(headers["Auth-Status"], "Temporary server problem, try again later", "the answer")
     first = chosen["imap"]
     sites[first].stop()
     nginx.await_verdict(sites[first], "dead")
@@ -322,6 +337,8 @@ def run(nginx, sites):
                 nginx.log_in(at, "user")
             except REFUSED as problem:
                 assert "Temporary server problem" in str(problem), problem
+                # What keeps a client from asking for another password.
+                assert TEMPORARY[protocol] in str(problem), problem
             else:
                 raise AssertionError("it was let in")
             assert time.monotonic() - began < 2, "it hung"

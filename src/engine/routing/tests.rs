@@ -53,13 +53,20 @@ fn route_all(targets: &[Arc<Target>], dead: &[usize], users: usize) -> Vec<Strin
         node_usable: NodeUsable::All,
         view: Dead(dead.to_vec()),
     };
-    let filter = Filter::default();
+    // One plan for all users, as a process has it.
+    let plan = fleet.plan(&Filter::default());
     let node_of = |user: usize| {
         let key = format!("user{user}@example.org");
-        let route = fleet.route(key.as_bytes(), &filter).expect("a node");
-        route.node.name.to_string()
+        let choice = plan.choose(key.as_bytes()).expect("a node");
+        nodes.list[choice.node].name.to_string()
     };
     (0..users).map(node_of).collect()
+}
+
+/// How many users a test routes: `ROUTED_USERS`, which the long tests set to a million.
+fn users(few: usize) -> usize {
+    let wanted = std::env::var("ROUTED_USERS");
+    wanted.map_or(few, |number| number.parse().expect("a number of users"))
 }
 
 /// Pearson's chi-squared statistic of the users per node against the shares that the weights give.
@@ -87,7 +94,7 @@ fn limit(weights: &[u16]) -> f64 {
 
 #[test]
 fn shares_are_what_weight_and_chance_allow() {
-    let users = 20_000;
+    let users = users(20_000);
     let uneven: Vec<u16> = (1..=20).map(|step| 50 * step).collect();
     for weights in [
         vec![100; 2],
@@ -111,8 +118,9 @@ fn shares_are_what_weight_and_chance_allow() {
 fn a_node_that_goes_moves_its_own_users_alone_and_evenly() {
     let weights = [100; 10];
     let targets = imap_nodes(&weights);
-    let before = route_all(&targets, &[], 10_000);
-    let after = route_all(&targets, &[3], 10_000);
+    let users = users(10_000);
+    let before = route_all(&targets, &[], users);
+    let after = route_all(&targets, &[3], users);
     let mut moved = Vec::new();
     for (was, is) in before.iter().zip(&after) {
         if was == "node3" {
@@ -135,15 +143,39 @@ fn a_node_that_goes_moves_its_own_users_alone_and_evenly() {
         .filter(|t| t.node() != "node3")
         .cloned()
         .collect();
-    assert_eq!(route_all(&gone, &[], 10_000), after);
+    assert_eq!(route_all(&gone, &[], users), after);
 }
 
 #[test]
 fn a_node_that_comes_takes_only_what_becomes_its_own() {
-    let before = route_all(&imap_nodes(&[100; 10]), &[], 10_000);
-    let after = route_all(&imap_nodes(&[100; 11]), &[], 10_000);
+    let users = users(10_000);
+    let before = route_all(&imap_nodes(&[100; 10]), &[], users);
+    let after = route_all(&imap_nodes(&[100; 11]), &[], users);
     for (was, is) in before.iter().zip(&after) {
         assert!(is == was || is == "node10", "{was} became {is}");
+    }
+    // Its share is what chance allows.
+    assert!(chi_squared(&after, &[100; 11]) < limit(&[100; 11]));
+}
+
+/// A plan compares hashes where weights are equal and otherwise skips nodes that cannot win: it has to
+/// choose what the scores of all nodes say.
+#[test]
+fn a_plan_chooses_the_highest_score() {
+    let uneven: Vec<u16> = (1..=20).map(|step| 50 * step).collect();
+    for weights in [vec![100; 10], vec![1, 1000, 3], uneven] {
+        let targets = imap_nodes(&weights);
+        let nodes = Nodes::of(&targets);
+        let chosen = route_all(&targets, &[], 5_000);
+        for (user, node) in chosen.iter().enumerate() {
+            let key = hash::of_name(format!("user{user}@example.org").as_bytes());
+            let score = |node: &Node| hash::score(node.weight, hash::of_pair(key, node.hash));
+            let best = nodes
+                .list
+                .iter()
+                .max_by(|a, b| score(a).total_cmp(&score(b)));
+            assert_eq!(best.map(|best| &*best.name), Some(&**node));
+        }
     }
 }
 
