@@ -545,7 +545,8 @@ nauthilus_backend_status nauthilus_backend_route(
     nauthilus_backend_routed **routed, nauthilus_backend_string *reason);
 
 /* Begins the same and does not wait. `*routed` gets one reference. Whether there is a server only
- * nauthilus_backend_route_poll() tells. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+ * nauthilus_backend_route_poll() tells. NO_ROUTE: the name has no key. INVALID_ARGUMENT,
+ * NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_route_start(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_routed **routed, nauthilus_backend_string *reason);

@@ -1,30 +1,34 @@
 //! Which server a user belongs on.
 
 use std::ffi::c_char;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::handle;
-use super::servers::{Server, ServerTexts, active, configured, not_configured, write_sized};
+use super::servers::{Server, ServerTexts, active, configured, write_sized};
 use super::status::{Failure, Status, guard, out};
 use super::text::{self, CheckSetting, OwnedString, View, terminated};
-use crate::engine::process::Start;
+use crate::engine::active::ActiveConfig;
+use crate::engine::process::check::Check;
+use crate::engine::process::routed::{Routed, RoutedServer};
+use crate::engine::process::{Start, current};
 use crate::engine::routing::{Candidate, Filter, NoRoute};
-use crate::sys::event::EventFd;
 
-/// `nauthilus_backend_routed`: a user's route. Without a store it is done as soon as it is started.
+/// `nauthilus_backend_routed`: a user's route. Dropping it gives up one that is not done.
 struct RoutedHandle {
-    answer: Result<Answer, NoRoute>,
-    /// Readable, since the route is done. Made when it is first asked for.
-    event: OnceLock<EventFd>,
+    check: Check,
+    /// What the route found, once C has asked for it after the route was done.
+    answer: OnceLock<Result<Answer, String>>,
 }
 
 struct Answer {
     server: ServerTexts,
+    routed: Routed,
     how: Box<[u8]>,
     node: Box<[u8]>,
     pool: Box<[u8]>,
-    empty: Box<[u8]>,
-    degraded: bool,
+    from: Box<[u8]>,
+    reason: Box<[u8]>,
+    by: Box<[u8]>,
 }
 
 /// `nauthilus_backend_route_detail`. New fields are added at the end.
@@ -46,24 +50,59 @@ struct RouteDetail {
 const FIRST_DETAIL: usize = std::mem::offset_of!(RouteDetail, degraded) + size_of::<i32>();
 
 impl Answer {
+    fn new((server, routed, pool): RoutedServer) -> Self {
+        Self {
+            server: ServerTexts::new(server),
+            how: terminated(routed.how.as_bytes()),
+            node: terminated(routed.node.as_bytes()),
+            pool: terminated(pool.as_bytes()),
+            from: terminated(routed.from.as_bytes()),
+            reason: terminated(routed.reason.as_bytes()),
+            by: terminated(routed.by.as_bytes()),
+            routed,
+        }
+    }
+
+    /// The detail as C gets it. Its views point into `self`.
     fn detail(&self) -> RouteDetail {
-        let nothing = View::of(&self.empty);
+        let ms = |us: u64| i64::try_from(us / 1000).unwrap_or(i64::MAX);
         RouteDetail {
             how: View::of(&self.how),
             node: View::of(&self.node),
             pool: View::of(&self.pool),
-            from: nothing,
-            reason: nothing,
-            by: nothing,
-            since: 0,
-            until: 0,
-            degraded: self.degraded.into(),
+            from: View::of(&self.from),
+            reason: View::of(&self.reason),
+            by: View::of(&self.by),
+            since: ms(self.routed.since_us),
+            until: ms(self.routed.until_us),
+            degraded: self.routed.degraded.into(),
         }
     }
 }
 
-fn no_route(why: NoRoute) -> Failure {
-    Failure::new(Status::NoRoute, why.text())
+impl RoutedHandle {
+    /// What the route found.
+    ///
+    /// # Errors
+    ///
+    /// There is no server, or it is not known yet.
+    fn answer(&self) -> Result<&Answer, Failure> {
+        if self.answer.get().is_none()
+            && let Some(found) = self.check.route_result()
+        {
+            // Fails where another thread was first; both have found the same.
+            let _ = self.answer.set(found.map(Answer::new));
+        }
+        match self.answer.get() {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(why)) => Err(no_route(why)),
+            None => Err(Failure::new(Status::Pending, "the route is not done yet")),
+        }
+    }
+}
+
+fn no_route(why: &str) -> Failure {
+    Failure::new(Status::NoRoute, why)
 }
 
 fn no_store() -> Failure {
@@ -97,27 +136,12 @@ unsafe fn read_filter(settings: *const CheckSetting, count: usize) -> Result<Fil
     Ok(filter)
 }
 
-/// Finds the route of a user. Never waits.
-fn find(user: &[u8], filter: &Filter) -> Result<RoutedHandle, Failure> {
-    let process = configured()?;
-    let routes = process
-        .routes(filter, Start::Allowed)
-        .ok_or_else(not_configured)?;
-    let answer = routes.route(user).and_then(|choice| {
-        let server = routes.server(choice.target).ok_or(NoRoute::NoNode)?;
-        let node = routes.node_of(choice).ok_or(NoRoute::NoNode)?;
-        Ok(Answer {
-            how: terminated(b"hash"),
-            node: terminated(node.name.as_bytes()),
-            pool: terminated(node.pool.as_bytes()),
-            empty: terminated(b""),
-            degraded: routes.is_degraded(),
-            server: ServerTexts::new(server),
-        })
-    });
+/// Begins to route a user. Never waits.
+fn begin(active: &Arc<ActiveConfig>, user: &[u8], filter: Filter) -> Result<RoutedHandle, Failure> {
+    let check = current().start_route(active, user, filter);
     Ok(RoutedHandle {
-        answer,
-        event: OnceLock::new(),
+        check: check.map_err(|why| no_route(&why))?,
+        answer: OnceLock::new(),
     })
 }
 
@@ -136,11 +160,18 @@ unsafe extern "C" fn nauthilus_backend_route(
         guard(reason, || {
             out("routed", routed)?;
             let user = text::bytes("user", user, user_size)?;
-            let found = find(user, &read_filter(filter, count)?)?;
-            if let Err(why) = found.answer {
-                return Err(no_route(why));
+            let filter = read_filter(filter, count)?;
+            let active = active(&*configured()?, Start::Allowed)?;
+            let begun = begin(&active, user, filter)?;
+            if let Some(settings) = &active.config.cluster {
+                begun.check.wait(Some(settings.timeout));
+                if let Some(found) = begun.check.give_up_route() {
+                    // Nobody else has this handle yet.
+                    let _ = begun.answer.set(found.map(Answer::new));
+                }
             }
-            handle::give("routed", routed, found)
+            begun.answer()?;
+            handle::give("routed", routed, begun)
         })
     }
 }
@@ -160,8 +191,9 @@ unsafe extern "C" fn nauthilus_backend_route_start(
         guard(reason, || {
             out("routed", routed)?;
             let user = text::bytes("user", user, user_size)?;
-            let found = find(user, &read_filter(filter, count)?)?;
-            handle::give("routed", routed, found)
+            let filter = read_filter(filter, count)?;
+            let active = active(&*configured()?, Start::Allowed)?;
+            handle::give("routed", routed, begin(&active, user, filter)?)
         })
     }
 }
@@ -175,8 +207,7 @@ unsafe extern "C" fn nauthilus_backend_route_poll(
     // written (header).
     unsafe {
         guard(reason, || {
-            let routed = handle::get("routed", routed)?;
-            routed.answer.as_ref().map_err(|why| no_route(*why))?;
+            handle::get("routed", routed)?.answer()?;
             Ok(())
         })
     }
@@ -194,16 +225,11 @@ unsafe extern "C" fn nauthilus_backend_route_fd(
         guard(reason, || {
             let routed = handle::get("routed", routed)?;
             let fd = out("fd", fd)?;
-            let system = |reason: String| Failure::new(Status::System, reason);
-            if routed.event.get().is_none() {
-                let event = EventFd::new().map_err(|e| system(format!("no descriptor: {e}")))?;
-                event.set();
-                // Fails where another thread was first: then this event is closed again.
-                let _ = routed.event.set(event);
-            }
-            let event = routed.event.get().filter(|event| event.is_ours());
-            let event = event.ok_or_else(|| system("the host has closed the descriptor".into()))?;
-            fd.write(event.descriptor());
+            let descriptor = routed.check.descriptor();
+            fd.write(
+                descriptor
+                    .map_err(|e| Failure::new(Status::System, format!("no descriptor: {e}")))?,
+            );
             Ok(())
         })
     }
@@ -221,8 +247,7 @@ unsafe extern "C" fn nauthilus_backend_route_server(
     unsafe {
         guard(reason, || {
             let routed = handle::get("routed", routed)?;
-            let answer = routed.answer.as_ref().map_err(|why| no_route(*why))?;
-            answer.server.write(server, server_size)
+            routed.answer()?.server.write(server, server_size)
         })
     }
 }
@@ -239,8 +264,8 @@ unsafe extern "C" fn nauthilus_backend_route_detail_of(
     unsafe {
         guard(reason, || {
             let routed = handle::get("routed", routed)?;
-            let answer = routed.answer.as_ref().map_err(|why| no_route(*why))?;
-            write_sized("detail", answer.detail(), detail, detail_size, FIRST_DETAIL)
+            let value = routed.answer()?.detail();
+            write_sized("detail", value, detail, detail_size, FIRST_DETAIL)
         })
     }
 }
@@ -287,7 +312,7 @@ fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
     let active = active(&*configured()?, Start::Allowed)?;
     let (key, candidates) = active
         .candidates(user, filter)
-        .ok_or_else(|| no_route(NoRoute::NoKey))?;
+        .ok_or_else(|| no_route(NoRoute::NoKey.text()))?;
     let route = active.route(user, filter);
     let candidate = |candidate: &Candidate<'_>| {
         serde_json::json!({

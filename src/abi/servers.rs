@@ -185,7 +185,7 @@ pub(super) fn active(process: &Process, start: Start) -> Result<Arc<ActiveConfig
     process.active(start).ok_or_else(not_configured)
 }
 
-pub(super) fn not_configured() -> Failure {
+fn not_configured() -> Failure {
     Failure::new(
         Status::NotConfigured,
         "nothing was configured: call a configure function, or set NAUTHILUS_BACKEND_CONFIG",

@@ -33,7 +33,6 @@ pub(crate) enum Status {
     LuaError = 14,
     Internal = 15,
     NoRoute = 16,
-    #[expect(dead_code, reason = "a route is found at once where no store is asked")]
     Pending = 17,
     NoStore = 18,
 }

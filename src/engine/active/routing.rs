@@ -126,11 +126,6 @@ impl ActiveConfig {
         targets.any(|target| target.placement.node.is_some() || !target.placement.pool.is_empty())
     }
 
-    /// A node by its index.
-    pub fn node(&self, index: usize) -> Option<&Node> {
-        self.nodes.list.get(index)
-    }
-
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
         self.fleet_seen(Now::of(self))
     }

@@ -46,11 +46,14 @@ pub(super) fn begin(
     }));
     let Some(settings) = active.config.cluster.clone() else {
         let routed = active.route(user, &filter);
-        let routed = routed.map(|route| Routed {
-            how: "hash",
-            node: route.node.name.to_string(),
-            degraded: route.degraded,
-            ..Routed::default()
+        let routed = routed.map(|route| {
+            count(active, "hash");
+            Routed {
+                how: "hash",
+                node: route.node.name.to_string(),
+                degraded: route.degraded,
+                ..Routed::default()
+            }
         });
         ticket.finish_route(routed.map_err(|why| why.text().to_owned()));
         return Ok((check, None));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Process, Start};
 use crate::engine::active::{ActiveConfig, BackendServer, TimedPlan};
-use crate::engine::routing::{Choice, Filter, NoRoute, Node};
+use crate::engine::routing::{Choice, Filter, NoRoute};
 use crate::engine::verdicts::{CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT};
 use crate::sys::fork_mark::{ForkMark, pid};
 
@@ -79,10 +79,5 @@ impl Routes {
     /// The server object of a target, by its index in the configuration.
     pub fn server(&self, target: usize) -> Option<BackendServer> {
         self.active.server(target)
-    }
-
-    /// The node of a choice.
-    pub fn node_of(&self, choice: Choice) -> Option<&Node> {
-        self.active.node(choice.node)
     }
 }
