@@ -14,6 +14,7 @@ files["examples/dovecot"] = { read_globals = { "dovecot" }, globals = { "script_
 files["examples/haproxy"] = { read_globals = { "core" } }
 files["examples/others/auth_http.lua"] = { globals = { "lighty" } }
 files["examples/others/recursor.lua"] = { read_globals = { "pdns" }, globals = { "preresolve" } }
+files["examples/others/rspamd.local.lua"] = { read_globals = { "rspamd_config" } }
 files["examples/others/mod_mail_servers.lua"] = { read_globals = { "module" } }
 files["benches"] = { read_globals = { "jit", "dynamic_loader", "nauthilus_backend_result" } }
 files["tests"] = { read_globals = { "host", "jit", "dynamic_loader", "nauthilus_backend_result" } }

@@ -1,0 +1,27 @@
+-- /etc/rspamd/rspamd.local.lua: rspamd tells the mail transfer agent to try again later while no LMTP server is alive,
+-- and shows in each message's symbols which are. The module: `make LUA=luajit install-module`
+
+local nauthilus_backend = require("nauthilus_backend")
+
+-- In rspamd's main process. Its workers are forked from it and share the verdicts; one of them probes.
+nauthilus_backend.configure("/etc/nauthilus_backend.yml")
+rspamd_config:add_on_load(function()
+  nauthilus_backend.start()
+end)
+
+rspamd_config:register_symbol({
+  name = "MAIL_SERVERS",
+  score = 0,
+  callback = function(task)
+    local alive = {}
+    for _, server in ipairs(nauthilus_backend.get_backend_servers()) do
+      if server.protocol == "lmtp" then
+        alive[#alive + 1] = server.ip
+      end
+    end
+    if #alive == 0 then
+      task:set_pre_result("soft reject", "No mail server is available")
+    end
+    return true, 1.0, alive
+  end,
+})
