@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""route() with a store in a real nginx: it waits without blocking the worker, and says where it cannot. Prints TAP."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "spec/support"))
+import control
+import redis
+
+CONFIGURATION = """
+load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;
+daemon off; worker_processes 1; error_log {folder}/error.log info; pid {folder}/pid;
+events {{ worker_connections 256; }}
+http {{
+  access_log off;
+  lua_package_cpath "{root}/build/luajit/?.so;;";
+  init_by_lua_block {{
+    require("nauthilus_backend").configure({{
+      log = "none", node_down_after = 0,
+      cluster = {{ redis = "redis://127.0.0.1:{redis}", timeout = "2s" }},
+      backend_servers = {{
+        {{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "a" }},
+        {{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "b", tls_skip_verify = true }},
+      }},
+    }})
+  }}
+  server {{
+    listen 127.0.0.1:{port};
+    location /route {{
+      access_by_lua_block {{
+        local server, how = require("nauthilus_backend").route(ngx.var.arg_user)
+        ngx.say(server and server.node or "nil", " ", how)
+        ngx.exit(200)
+      }}
+    }}
+    location /set {{
+      set_by_lua_block $problem {{ return select(2, pcall(require("nauthilus_backend").route, "x")) }}
+      content_by_lua_block {{ ngx.say(ngx.var.problem) }}
+    }}
+    location /other {{ return 200 other; }}
+  }}
+}}
+"""
+
+
+def check(name, passed, got):
+    print(f"{'ok' if passed else 'not ok'} - {name}")
+    if not passed:
+        print(f"# got {got!r}")
+    return passed
+
+
+def main():
+    folder = tempfile.mkdtemp(prefix="nauthilus-backend-")
+    os.chmod(folder, 0o755)
+    servers = redis.Servers(folder)
+    store, port = servers.start("one")["port"], control.free_port()
+    path = os.path.join(folder, "nginx.conf")
+    pathlib.Path(path).write_text(CONFIGURATION.format(folder=folder, root=ROOT, redis=store, port=port), encoding="utf-8")
+    nginx = subprocess.Popen(["nginx", "-p", folder, "-c", path], stderr=subprocess.DEVNULL, preexec_fn=redis.die_with_parent)
+
+    def get(uri):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{uri}", timeout=20) as answer:
+            return answer.read().decode().strip()
+
+    passed = []
+    try:
+        for _ in range(1000):
+            try:
+                get("/other")
+                break
+            except OSError:
+                time.sleep(0.01)
+        first = get("/route?user=alice")
+        node = first.split()[0]
+        passed.append(check("the first login binds", first in ("a new", "b new"), first))
+        again = get("/route?user=alice")
+        passed.append(check("the second one meets the binding", again == f"{node} bound", again))
+        problem = get("/set")
+        passed.append(check("a phase that cannot wait is named", problem == "route: cannot wait in nginx's phase 'set'", problem))
+        servers.freeze("one")
+        waiting = subprocess.Popen(["curl", "-s", f"http://127.0.0.1:{port}/route?user=alice"], stdout=subprocess.PIPE, text=True)
+        time.sleep(0.2)
+        other = get("/other")
+        is_waiting = waiting.poll() is None
+        passed.append(check("the worker serves others while a login waits", other == "other" and is_waiting, (other, is_waiting)))
+        kept = waiting.communicate(timeout=20)[0].strip()
+        passed.append(check("the login is answered from memory", kept == f"{node} remembered", kept))
+        servers.thaw("one")
+        end, last = time.monotonic() + 10, ""
+        while time.monotonic() < end and last != f"{node} bound":
+            last = get("/route?user=alice")
+        passed.append(check("bindings are obeyed again", last == f"{node} bound", last))
+    finally:
+        nginx.terminate()
+        nginx.wait()
+        servers.stop_all()
+        subprocess.run(["rm", "-rf", folder], check=False)
+    return 0 if all(passed) and len(passed) == 6 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
