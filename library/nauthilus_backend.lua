@@ -447,17 +447,61 @@ function nauthilus_backend.start_route(user, filter) end
 ---@return string? why
 function nauthilus_backend.explain_route(user, filter) end
 
----These need bindings, which this version does not keep.
----@return nil, "no store"
+---@class nauthilus_backend.Author
+---@field reason? string Why; at most 100 bytes.
+---@field by? string Who asked for it; at most 100 bytes.
+
+---@class nauthilus_backend.MoveOptions: nauthilus_backend.Author
+---@field keep? boolean Without end, and never moved by itself.
+
+---@class nauthilus_backend.FlushOptions: nauthilus_backend.Author
+---@field rate? integer Bindings a second, default 100.
+
+---@class nauthilus_backend.Changed
+---@field left boolean Whether the user has left a node.
+---@field node? string
+---@field from? string The node that the user was moved from.
+---@field since? number Seconds since 1970.
+---@field until? number Seconds since 1970; nil: without end.
+---@field reason? string
+---@field by? string
+
+---Renews the bindings of users with live sessions on a node. Like the four below it needs `cluster`.
+---@param users string[]
+---@param node string
+---@return integer? count How many of them are bound there.
+---@return string? why
 function nauthilus_backend.touch_users(users, node) end
----@return nil, "no store"
-function nauthilus_backend.move_user(user, node) end
----@return nil, "no store"
-function nauthilus_backend.forget_user(user) end
----@return nil, "no store"
-function nauthilus_backend.hold_user(user, duration) end
----@return nil, "no store"
-function nauthilus_backend.flush_node(node) end
+
+---Binds a user to a node.
+---@param user string
+---@param node string
+---@param options? nauthilus_backend.MoveOptions
+---@return true? done
+---@return nauthilus_backend.Changed|string changed Or why not.
+function nauthilus_backend.move_user(user, node, options) end
+
+---Unbinds a user.
+---@param user string
+---@param options? nauthilus_backend.Author
+---@return true? done
+---@return nauthilus_backend.Changed|string changed Or why not.
+function nauthilus_backend.forget_user(user, options) end
+
+---Gives a user no server for some time; 0 ends that.
+---@param user string
+---@param duration number|string Seconds, or a text such as "10m".
+---@param options? nauthilus_backend.Author
+---@return true? done
+---@return nauthilus_backend.Changed|string changed Or why not.
+function nauthilus_backend.hold_user(user, duration, options) end
+
+---Begins to release a node's bindings, or without one those that differ from rendezvous hashing.
+---@param node? string
+---@param options? nauthilus_backend.FlushOptions
+---@return true? begun
+---@return string? why
+function nauthilus_backend.flush_node(node, options) end
 
 ---The metrics in the text form of OpenMetrics 1.0.
 ---@return string text
@@ -483,8 +527,20 @@ function nauthilus_backend.status_json() end
 ---@return string
 function nauthilus_backend.status_page(options) end
 
+---@class nauthilus_backend.NodeInfo
+---@field node string
+---@field pool string
+---@field weight integer
+---@field usable boolean
+---@field why? string
+---@field state "auto"|"drain"|"maintenance"
+---@field since? number Seconds since 1970: since when an operator's state is in force.
+---@field users? integer How many users are bound there; an estimate. With `cluster` only, as the next two.
+---@field moved_in? integer
+---@field moved_out? integer
+
 ---All nodes.
----@return { node: string, pool: string, weight: integer, usable: boolean, why?: string }[]
+---@return nauthilus_backend.NodeInfo[]
 function nauthilus_backend.nodes() end
 
 ---Whether a health check logs in as this user.

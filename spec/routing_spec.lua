@@ -239,8 +239,8 @@ describe("route", function()
     nb.set_node_weight("two", nil)
     assert.are.same({ nil, "no key" }, { nb.explain_route("") })
     local nodes = nb.nodes()
-    assert.are.same({ node = "one", pool = "", weight = 100, usable = true }, nodes[1])
-    assert.are.same({ node = "two", pool = "", weight = 0, usable = false, why = "weight 0" }, nodes[2])
+    assert.are.same({ node = "one", pool = "", weight = 100, usable = true, state = "auto" }, nodes[1])
+    assert.are.same({ node = "two", pool = "", weight = 0, usable = false, why = "weight 0", state = "auto" }, nodes[2])
   end)
 
   it("explains the pool that a user is routed in", function()
@@ -254,7 +254,12 @@ describe("route", function()
 
   it("has no bindings without a store", function()
     for _, name in ipairs({ "touch_users", "move_user", "forget_user", "hold_user", "flush_node" }) do
-      assert.are.same({ nil, "no store" }, { nb[name]("alice", "one") })
+      local users = name == "touch_users" and { "alice" } or "alice"
+      local second = name == "hold_user" and "10m" or "one"
+      if name == "forget_user" or name == "flush_node" then
+        second = nil
+      end
+      assert.are.same({ nil, "no store" }, { nb[name](users, second) })
     end
   end)
 

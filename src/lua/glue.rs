@@ -35,6 +35,7 @@ const PARTS: &[Part] = &[
     part!("host", "host.lua"),
     part!("servers", "servers.lua"),
     part!("stored_routes", "stored_routes.lua"),
+    part!("bindings", "bindings.lua"),
     part!("routing", "routing.lua"),
     part!("monitor", "monitor.lua"),
     part!("operators", "operators.lua"),

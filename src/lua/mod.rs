@@ -11,7 +11,7 @@
 //! | `held.rs` | the content of the userdata of results and contexts |
 //! | `fast.rs`, `fast/setter.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
-//! | `servers.rs`, `given_lists.rs`, `routing.rs` | natives: servers and routes |
+//! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
 //! | `monitor.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the monitor, for operators |
 //! | `plainly.rs` | functions of the API that are natives without glue around them |
 //! | `bridge.rs` | the functions of the C header that take a Lua state |
@@ -21,6 +21,7 @@
 //! | `glue/host.lua`, `glue/hosts/` | the selection of the host adapter, and one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 
+mod bindings;
 mod bridge;
 mod check;
 mod context;
@@ -140,6 +141,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(plainly::NATIVES);
         natives.add(servers::NATIVES);
         natives.add(routing::NATIVES);
+        natives.add(bindings::NATIVES);
         natives.add(monitor::NATIVES);
         natives.add(operators::NATIVES);
         natives.add(maintenance::NATIVES);

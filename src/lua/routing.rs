@@ -149,11 +149,6 @@ fn routed(result: Result<RoutedServer, String>) -> Answer {
         Ok(found) => found,
         Err(why) => return Answer::Values(vec![LuaValue::Nil, why.into()]),
     };
-    let given = |text: String| (!text.is_empty()).then_some(text).into();
-    let seconds = |us: u64| match us {
-        0 => LuaValue::Nil,
-        us => LuaValue::Float(us as f64 / 1e6),
-    };
     let detail = vec![
         ("node", routed.node.into()),
         ("pool", pool.into()),
@@ -171,7 +166,21 @@ fn routed(result: Result<RoutedServer, String>) -> Answer {
     ])
 }
 
-/// `explain_route(user, filter or nil, may_start)`: a table, or the same errors as `route`.
+/// A text, or nil where it is empty.
+pub(super) fn given(text: String) -> LuaValue {
+    (!text.is_empty()).then_some(text).into()
+}
+
+/// Seconds since 1970, or nil where there is no time.
+pub(super) fn seconds(us: u64) -> LuaValue {
+    match us {
+        0 => LuaValue::Nil,
+        us => LuaValue::Float(us as f64 / 1e6),
+    }
+}
+
+/// `explain_route(user, filter or nil, may_start)`: a table, or the same errors as `route`; false where
+/// users are bound to servers in a store.
 fn explain_route(args: &Args) -> Answer {
     let user = match args.bytes(1) {
         Ok(user) => user,
@@ -179,18 +188,13 @@ fn explain_route(args: &Args) -> Answer {
     };
     let explained = with_filter(args, 2, |filter| {
         let active = active(args, 3)?;
+        if active.config.cluster.is_some() {
+            return Ok(vec![false.into()]);
+        }
         let (key, candidates) = active
             .candidates(user, filter)
             .ok_or(Problem::NoServer(NoRoute::NoKey.text().into()))?;
         let route = active.route(user, filter);
-        let candidate = |candidate: &Candidate<'_>| {
-            LuaValue::Table(vec![
-                ("node", candidate.node.name.to_string().into()),
-                ("score", candidate.score.into()),
-                ("usable", candidate.why.is_none().into()),
-                ("why", candidate.why.map(|why| why.text()).into()),
-            ])
-        };
         Ok(vec![LuaValue::Table(vec![
             ("key", String::from_utf8_lossy(&key).into_owned().into()),
             ("how", route.is_ok().then_some("hash").into()),
@@ -209,6 +213,16 @@ fn explain_route(args: &Args) -> Answer {
     answer(explained)
 }
 
+/// A node with the user's score, as `explain_route` shows it.
+pub(super) fn candidate(candidate: &Candidate<'_>) -> LuaValue {
+    LuaValue::Table(vec![
+        ("node", candidate.node.name.to_string().into()),
+        ("score", candidate.score.into()),
+        ("usable", candidate.why.is_none().into()),
+        ("why", candidate.why.map(|why| why.text()).into()),
+    ])
+}
+
 /// `nodes(may_start)`: an array of tables, or nil and why there is no configuration.
 fn nodes(args: &Args) -> Answer {
     let active = match active(args, 1) {
@@ -220,8 +234,35 @@ fn nodes(args: &Args) -> Answer {
 
 /// The nodes as `nodes` gives them.
 pub(super) fn node_list(active: &ActiveConfig) -> LuaValue {
+    let notes = active.cluster_notes();
+    let whole = |number: u64| LuaValue::Integer(i64::try_from(number).unwrap_or(i64::MAX));
     let node = |node: NodeStatus<'_>| {
+        let counts = notes
+            .users
+            .iter()
+            .find(|counts| *counts.node == *node.node.name);
+        let state = active.node_state(&node.node.name);
         LuaValue::Table(vec![
+            (
+                "state",
+                state.map_or("auto", |(state, _)| state.name()).into(),
+            ),
+            (
+                "since",
+                state.map(|(_, since_ms)| since_ms as f64 / 1e3).into(),
+            ),
+            (
+                "users",
+                counts.map_or(LuaValue::Nil, |counts| whole(counts.users)),
+            ),
+            (
+                "moved_in",
+                counts.map_or(LuaValue::Nil, |counts| whole(counts.moved_in)),
+            ),
+            (
+                "moved_out",
+                counts.map_or(LuaValue::Nil, |counts| whole(counts.moved_out)),
+            ),
             ("node", node.node.name.to_string().into()),
             ("pool", node.node.pool.to_string().into()),
             ("weight", node.weight.into()),
@@ -233,12 +274,12 @@ pub(super) fn node_list(active: &ActiveConfig) -> LuaValue {
 }
 
 /// Why a native of this file has no result.
-enum Problem {
+pub(super) enum Problem {
     NoServer(String),
     BadFilter(String),
 }
 
-fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
+pub(super) fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
     Answer::Values(match found {
         Ok(values) => values,
         Err(Problem::NoServer(why)) => vec![LuaValue::Nil, why.into()],
@@ -248,7 +289,7 @@ fn answer(found: Result<Vec<LuaValue>, Problem>) -> Answer {
 
 /// The active configuration. The argument at index `may_start` says whether the call may start the
 /// engine.
-fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
+pub(super) fn active(args: &Args, may_start: i32) -> Result<Arc<ActiveConfig>, Problem> {
     configured()?
         .active(super::start::start_if(
             args.view(may_start) == ArgView::Bool(true),
@@ -270,7 +311,7 @@ fn not_configured() -> Problem {
 }
 
 /// Runs `work` with the filter in argument `index`; nil is the empty filter.
-fn with_filter<T>(
+pub(super) fn with_filter<T>(
     args: &Args,
     index: i32,
     work: impl FnOnce(&Filter) -> Result<T, Problem>,

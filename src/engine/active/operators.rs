@@ -106,6 +106,20 @@ impl ActiveConfig {
         settings
     }
 
+    /// The state that an operator has set for a node, and since when, in milliseconds since 1970;
+    /// `None` where none is in force.
+    pub fn node_state(&self, node: &str) -> Option<(OperatorState, u64)> {
+        let now = clock::unix_ms();
+        let what = format!("{NODE}{node}");
+        let mut all = self.table.operators().into_iter();
+        all.find_map(|one| match one.setting {
+            Setting::State(state) if one.what == what && one.is_in_force(now) => {
+                (state != OperatorState::Auto).then_some((state, one.since_ms))
+            }
+            _ => None,
+        })
+    }
+
     /// Whether this configuration has a target with this key or a node with this name.
     fn knows(&self, what: &str) -> bool {
         let mut targets = self.config.targets.iter();

@@ -1,6 +1,7 @@
 //! A check on demand: one probe of a target, made on the engine thread for a caller. A route waits
 //! for the store with the same ticket.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub struct Check {
     in_child: ArcSwapOption<EventFd>,
     /// Whom the check routes; `None`: it probes.
     pub(super) route: Option<Box<RoutedUser>>,
+    /// The result of another call of the store, which the file of those calls knows the type of.
+    pub(super) payload: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// The state of a check, shared by the caller and the engine thread.
@@ -91,6 +94,7 @@ impl Check {
             ticket: ticket.clone(),
             in_child: ArcSwapOption::const_empty(),
             route: None,
+            payload: None,
         };
         (check, ticket)
     }

@@ -12,6 +12,7 @@ mod reports;
 mod route;
 pub mod routed;
 mod routes;
+pub mod store_call;
 pub mod thread;
 
 use std::mem::ManuallyDrop;
@@ -39,6 +40,7 @@ use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{stderr, thread as threads};
 use check::{Check, CheckRequest, Ticket};
 pub use routes::Routes;
+use store_call::{Author, StoreCall, StoreRequest};
 use thread::{Command, HostSigns, Reports, spawn};
 
 /// The environment variable with the path of a YAML file, for hosts that do not call `configure`.
@@ -584,6 +586,22 @@ impl Process {
         Ok(check)
     }
 
+    /// Begins a call of the store; also says for how long it may take at most.
+    ///
+    /// # Errors
+    /// There is no store, or this machine does not know the node.
+    pub fn start_store_call(
+        &self,
+        active: &Arc<ActiveConfig>,
+        call: StoreCall,
+        author: Author,
+    ) -> Result<(Check, Duration), String> {
+        let (request, check, longest) = StoreRequest::new(active, call, author)?;
+        // Where the system allows no engine thread, the request is dropped, which answers it.
+        let _ = self.send(Command::Store(Box::new(request)));
+        Ok((check, longest))
+    }
+
     fn send(&self, command: Command) -> Result<(), String> {
         let mut control = self.control();
         let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
@@ -593,6 +611,7 @@ impl Process {
         match &command {
             Command::Check(request) => control.note_check(&request.ticket),
             Command::Route(request) => control.note_check(&request.ticket),
+            Command::Store(request) => control.note_check(&request.ticket),
             Command::Serve(..) | Command::Stop => {}
         }
         match &control.commands {

@@ -9,7 +9,7 @@ use super::routed::{RouteResult, Routed, RoutedUser, count, digest_of, user_hash
 use crate::engine::active::ActiveConfig;
 use crate::engine::cluster::ClientHandle;
 use crate::engine::cluster::script::{
-    Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode,
+    Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode, UserDigest,
 };
 use crate::engine::config::ClusterSettings;
 use crate::engine::routing::{Filter, NoRoute, user_key};
@@ -103,40 +103,11 @@ impl RouteRequest {
 
     /// `None` where the store does not answer.
     async fn ask(&self, client: &ClientHandle) -> Option<RouteResult> {
-        let settings = &self.settings;
-        let digest = digest_of(&self.key, settings);
-        let user = user_hash(&digest);
-        let standings = self.active.standings(&self.key, &self.filter);
-        let nodes = standings.iter().map(|standing| SeenNode {
-            name: standing.node.name.to_string(),
-            in_pools: standing.in_pools,
-            matches: standing.matches,
-            usable: standing.usable,
-            takes_new: standing.takes_new,
-            drain_since: standing.drain_since_ms.saturating_mul(1000),
-        });
-        let nodes: Vec<SeenNode> = nodes.collect();
-        let degraded: Vec<String> = standings
-            .iter()
-            .filter(|standing| standing.degraded)
-            .map(|standing| standing.node.name.to_string())
-            .collect();
-        drop(standings);
-        let remembered = remembered(&self.active, user);
-        let make = |deadline| LoginRequest {
-            user: digest,
-            nodes,
-            remembered,
-            deadline,
-            retention: settings.retention,
-            move_delay: settings.move_delay,
-            min_stay: settings.min_stay,
-            drain_time: self.active.config.routing.drain_time,
-            moves_on_failure: settings.moves_on_failure,
-            needs_quorum: settings.needs_quorum,
-            machine: client.machine().to_owned(),
-            explains: false,
-        };
+        let (active, settings) = (&self.active, &self.settings);
+        let login = Login::of(active, settings, &self.key, &self.filter);
+        let (user, degraded) = (login.user, login.degraded.clone());
+        let machine = client.machine().to_owned();
+        let make = |deadline| login.request(active, settings, machine, deadline, false);
         let answer = client.call(self.until, make).await.ok()?;
         Some(match answer {
             LoginAnswer::Late { .. } => return None,
@@ -165,7 +136,79 @@ impl RouteRequest {
     }
 }
 
-fn how_name(how: LoginHow) -> &'static str {
+/// What a login tells the store.
+pub(super) struct Login {
+    digest: UserDigest,
+    /// The user as the shared table knows it.
+    pub(super) user: [u64; 2],
+    nodes: Vec<SeenNode>,
+    /// The nodes that are usable only because no other one of their pool is.
+    pub(super) degraded: Vec<String>,
+    remembered: Option<Remembered>,
+}
+
+impl Login {
+    pub(super) fn of(
+        active: &ActiveConfig,
+        settings: &ClusterSettings,
+        key: &[u8],
+        filter: &Filter,
+    ) -> Self {
+        let (digest, user) = user_of(key, settings);
+        let standings = active.standings(key, filter);
+        let nodes = standings.iter().map(|standing| SeenNode {
+            name: standing.node.name.to_string(),
+            in_pools: standing.in_pools,
+            matches: standing.matches,
+            usable: standing.usable,
+            takes_new: standing.takes_new,
+            drain_since: standing.drain_since_ms.saturating_mul(1000),
+        });
+        let degraded = standings.iter().filter(|standing| standing.degraded);
+        Self {
+            digest,
+            user,
+            nodes: nodes.collect(),
+            degraded: degraded
+                .map(|standing| standing.node.name.to_string())
+                .collect(),
+            remembered: remembered(active, user),
+        }
+    }
+
+    pub(super) fn request(
+        self,
+        active: &ActiveConfig,
+        settings: &ClusterSettings,
+        machine: String,
+        deadline: u64,
+        explains: bool,
+    ) -> LoginRequest {
+        LoginRequest {
+            user: self.digest,
+            nodes: self.nodes,
+            remembered: self.remembered,
+            deadline,
+            retention: settings.retention,
+            move_delay: settings.move_delay,
+            min_stay: settings.min_stay,
+            drain_time: active.config.routing.drain_time,
+            moves_on_failure: settings.moves_on_failure,
+            needs_quorum: settings.needs_quorum,
+            machine,
+            explains,
+        }
+    }
+}
+
+/// The user as the store and as the shared table know it.
+pub(super) fn user_of(key: &[u8], settings: &ClusterSettings) -> (UserDigest, [u64; 2]) {
+    let digest = digest_of(key, settings);
+    let user = user_hash(&digest);
+    (digest, user)
+}
+
+pub(super) fn how_name(how: LoginHow) -> &'static str {
     match how {
         LoginHow::New => "new",
         LoginHow::Bound => "bound",
@@ -174,7 +217,7 @@ fn how_name(how: LoginHow) -> &'static str {
     }
 }
 
-fn routed(how: &'static str, binding: Binding, degraded: bool) -> Routed {
+pub(super) fn routed(how: &'static str, binding: Binding, degraded: bool) -> Routed {
     Routed {
         how,
         node: binding.node,
@@ -187,7 +230,7 @@ fn routed(how: &'static str, binding: Binding, degraded: bool) -> Routed {
     }
 }
 
-fn note_move(active: &ActiveConfig, binding: &Binding) {
+pub(super) fn note_move(active: &ActiveConfig, binding: &Binding) {
     let event = Event::new(EventKind::Move, format!("node:{}", binding.from));
     active.table.add_event(
         &event
@@ -197,7 +240,7 @@ fn note_move(active: &ActiveConfig, binding: &Binding) {
     );
 }
 
-fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
+pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
     let hash = |name: &str| {
         let known = active.nodes().find(|node| *node.name == *name);
         // Another number than 0 for a node that this machine does not know: the user is bound.
@@ -218,7 +261,7 @@ fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
 
 /// What this machine remembers of a user, to fill a store again that has lost it. `None` also where
 /// the user was bound to a node that this machine does not know: it could not name it.
-fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Remembered> {
+pub(super) fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Remembered> {
     let known = active.table.known_binding(user)?;
     let name = |hash: u64| match hash {
         0 => Some(String::new()),

@@ -20,8 +20,9 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::check::{CheckRequest, Checks};
 use super::route::RouteRequest;
+use super::store_call::StoreRequest;
 use crate::engine::active::{ActiveConfig, Role};
-use crate::engine::cluster::Client;
+use crate::engine::cluster::{Client, ClientHandle};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::panics::outlived;
 use crate::engine::probe::{Outcome, Prober};
@@ -81,6 +82,7 @@ pub(super) enum Command {
     Serve(Arc<ActiveConfig>, Arc<Log>),
     Check(CheckRequest),
     Route(Box<RouteRequest>),
+    Store(Box<StoreRequest>),
     Stop,
 }
 
@@ -272,6 +274,12 @@ impl EngineLoop {
                         self.route(*request, serving.as_ref());
                         continue;
                     }
+                    Some(Command::Store(request)) => {
+                        self.stopped = false;
+                        let client = self.client_for(&request.active, serving.as_ref());
+                        tokio::spawn(relayed(request.run(client)));
+                        continue;
+                    }
                     Some(Command::Stop) => {
                         self.client = None;
                         self.stop(serving);
@@ -403,14 +411,24 @@ impl EngineLoop {
 
     /// Routes a user as a task of its own.
     fn route(&mut self, request: RouteRequest, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
-        // Another configuration may be in force by now; the request is still answered by its own,
-        // without the store if that one is served no more.
+        let client = self.client_for(&request.active, serving);
+        tokio::spawn(relayed(request.run(client)));
+    }
+
+    /// The client for a request of this configuration. Another one may be in force by now; the
+    /// request is still answered by its own, without the store if that one is served no more.
+    fn client_for(
+        &mut self,
+        active: &Arc<ActiveConfig>,
+        serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>,
+    ) -> Option<ClientHandle> {
         if let Some((active, log)) = serving {
             self.connect(active, log);
         }
         let client = self.client.as_ref();
-        let client = client.filter(|client| client.serves(&request.active));
-        tokio::spawn(relayed(request.run(client.map(Client::handle))));
+        client
+            .filter(|client| client.serves(active))
+            .map(Client::handle)
     }
 
     /// Prepares for a new configuration. CA files may have changed, so they are trusted anew and

@@ -1,5 +1,4 @@
--- route, explain_route and nodes: which server a user is assigned to. Also the functions for bindings of
--- users, which need a store.
+-- route, explain_route and nodes: which server a user is assigned to.
 --
 -- What is the same for all users is prepared once for each filter: a handle, which `native.route` refuses
 -- with STALE once something has changed. The handles are found again by the content of the filter, since
@@ -206,7 +205,18 @@ end
 function api.explain_route(user, filter)
   check_arguments("explain_route", user, filter)
   local explained, why, problem = native_explain(user, filter, host.may_probe())
-  if problem then
+  if explained == false then
+    host.require_wait("explain_route")
+    local handle, longest = native.explain_begin(user, filter, host.may_probe())
+    if not handle then
+      return nil, longest
+    end
+    local known
+    known, why = parts.bindings.wait_for("explain_route", handle, longest, function(begun)
+      return native.explain_result(user, filter, host.may_probe(), begun)
+    end)
+    return known, why
+  elseif problem then
     errors.bad_argument(2, "explain_route", problem)
   end
   if not explained then
@@ -218,16 +228,5 @@ end
 function api.nodes()
   return native.nodes(host.may_probe())
 end
-
--- Bindings of users to servers are kept in a store; this version has none.
-local function without_store()
-  return nil, "no store"
-end
-
-api.touch_users = without_store
-api.move_user = without_store
-api.forget_user = without_store
-api.hold_user = without_store
-api.flush_node = without_store
 
 return routing

@@ -1,0 +1,147 @@
+-- Functions that change users' bindings in the store, for operators and for hosts with live sessions.
+
+local native, parts = ...
+local errors, host = parts.errors, parts.host
+local concat, next, type = table.concat, next, type
+local store_result, check_wait = native.store_result, native.check_wait
+
+local bindings = { api = {} }
+local api = bindings.api
+
+local UNAVAILABLE = "store unavailable"
+
+-- Waits for a call of the store that was begun. Returns what `result` returns, or nil and a reason.
+local function wait_for(name, handle, longest, result)
+  local first, second
+  local function poll()
+    first, second = result(handle)
+    return first ~= nil or second ~= nil
+  end
+  local function block(seconds)
+    check_wait(handle, seconds)
+    return poll()
+  end
+  if not poll() and not host.await(name, poll, block, longest, handle) and not poll() then
+    return nil, UNAVAILABLE
+  end
+  return first, second
+end
+bindings.wait_for = wait_for
+
+local function finish(name, handle, longest)
+  if not handle then
+    return nil, longest
+  end
+  return wait_for(name, handle, longest, store_result)
+end
+
+-- The functions below are called by those of the API: `up` is 1 where an error is raised in them.
+
+local function check_text(index, name, value)
+  if type(value) ~= "string" then
+    errors.wrong_type(index, name, "string", value, 1)
+  end
+end
+
+-- A text option. Events and the store keep it: hence the limit and no control characters.
+local function text_of(index, name, options, key)
+  local value = options[key]
+  if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
+    errors.wrong_value(index, name, key .. ": text of at most 100 bytes without control characters", value, 2)
+  end
+  return value
+end
+
+-- Checks the options, argument `index` of function `name`, of which it has `known` beside reason and by.
+-- Returns reason, author and the value of `known`.
+local function read_options(index, name, options, known)
+  if options == nil then
+    return
+  end
+  if type(options) ~= "table" then
+    errors.wrong_type(index, name, "table or nil", options, 1)
+  end
+  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  local key = next(options)
+  while key ~= nil do
+    if key ~= "reason" and key ~= "by" and (key ~= known or known == nil) then
+      errors.wrong_value(index, name, known and "reason, by or " .. known or "reason or by", key, 1)
+    end
+    key = next(options, key)
+  end
+  return text_of(index, name, options, "reason"), text_of(index, name, options, "by"), known and options[known]
+end
+
+-- Renews the bindings of users with live sessions on a node. Returns how many are bound to it.
+function api.touch_users(users, node)
+  if type(users) ~= "table" then
+    errors.wrong_type(1, "touch_users", "array of strings", users)
+  end
+  for index = 1, #users do
+    if type(users[index]) ~= "string" then
+      errors.bad_argument(1, "touch_users", "string expected at index " .. index .. ", got " .. type(users[index]))
+    end
+  end
+  check_text(2, "touch_users", node)
+  host.require_wait("touch_users")
+  local count, why = finish("touch_users", native.store_touch(host.may_probe(), concat(users, "\0"), node))
+  return count, why
+end
+
+-- Binds a user to a node. Returns true and the binding.
+function api.move_user(user, node, options)
+  check_text(1, "move_user", user)
+  check_text(2, "move_user", node)
+  local reason, by, keep = read_options(3, "move_user", options, "keep")
+  if keep ~= nil and type(keep) ~= "boolean" then
+    errors.wrong_value(3, "move_user", "keep: boolean", keep)
+  end
+  host.require_wait("move_user")
+  local done, detail = finish("move_user",
+    native.store_move(host.may_probe(), user, reason, by, node, keep or false))
+  return done, detail
+end
+
+-- Unbinds a user. Returns true, and what is known of the user now.
+function api.forget_user(user, options)
+  check_text(1, "forget_user", user)
+  local reason, by = read_options(2, "forget_user", options)
+  host.require_wait("forget_user")
+  local done, detail = finish("forget_user", native.store_forget(host.may_probe(), user, reason, by))
+  return done, detail
+end
+
+-- Gives a user no server for some time; 0 ends that. Returns true, and what is known of the user now.
+function api.hold_user(user, duration, options)
+  check_text(1, "hold_user", user)
+  local seconds = duration
+  if type(seconds) == "string" then
+    seconds = native.duration(seconds)
+  end
+  if not (type(seconds) == "number" and seconds >= 0 and seconds < 1e9) then
+    errors.wrong_value(2, "hold_user", "duration from 0", duration)
+  end
+  local reason, by = read_options(3, "hold_user", options)
+  host.require_wait("hold_user")
+  local done, detail = finish("hold_user", native.store_hold(host.may_probe(), user, reason, by, seconds))
+  return done, detail
+end
+
+-- Begins to release the bindings of a node, or without one those that differ from rendezvous hashing. Returns
+-- true once it has begun; it goes on in this process.
+function api.flush_node(node, options)
+  if node ~= nil then
+    check_text(1, "flush_node", node)
+  end
+  local reason, by, rate = read_options(2, "flush_node", options, "rate")
+  if rate == nil then
+    rate = 100
+  elseif type(rate) ~= "number" or rate < 1 or rate > 1e6 or rate % 1 ~= 0 then
+    errors.wrong_value(2, "flush_node", "rate: integer 1..1000000", rate)
+  end
+  host.require_wait("flush_node")
+  local done, why = finish("flush_node", native.store_flush(host.may_probe(), node, reason, by, rate))
+  return done, why
+end
+
+return bindings
