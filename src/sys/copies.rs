@@ -7,17 +7,37 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The function that each copy exports.
 const ASK: &CStr = c"nauthilus_backend_holds_engine";
 
-/// Whether this copy holds the engine.
-static HOLDS: AtomicBool = AtomicBool::new(false);
+/// The claim of this copy: one of the three states, and a count that changes with each change of
+/// the state. A thread that has asked the other copies holds the engine only if the claim was not
+/// given up and made again meanwhile: another copy may have got it in between.
+static CLAIM: AtomicU64 = AtomicU64::new(NONE);
 
-/// Whether this copy holds the engine of the process.
+const NONE: u64 = 0;
+/// A thread of this copy asks the others. They are refused meanwhile.
+const ASKING: u64 = 1;
+const HELD: u64 = 2;
+const STATES: u64 = 4;
+
+/// The word for another state after `seen`.
+fn next(seen: u64, state: u64) -> u64 {
+    (seen / STATES).wrapping_add(1).wrapping_mul(STATES) | state
+}
+
+/// Replaces the claim that was seen; false if another thread has changed it.
+fn change(seen: u64, state: u64) -> bool {
+    CLAIM
+        .compare_exchange(seen, next(seen, state), Ordering::SeqCst, Ordering::SeqCst)
+        .is_ok()
+}
+
+/// Whether this copy holds the engine of the process, or is about to.
 pub fn holds_engine() -> bool {
-    HOLDS.load(Ordering::SeqCst)
+    CLAIM.load(Ordering::SeqCst) % STATES != NONE
 }
 
 /// Makes this copy the one that holds the engine, until [`give_up`].
@@ -26,24 +46,43 @@ pub fn holds_engine() -> bool {
 /// Another copy holds the engine; the text names its file. If two copies try at the same moment,
 /// both may be refused, but never do both succeed.
 pub fn claim() -> Result<(), String> {
-    if holds_engine() {
-        return Ok(());
+    claim_after(other_holder)
+}
+
+fn claim_after(other_holder: impl Fn() -> Option<String>) -> Result<(), String> {
+    loop {
+        let seen = CLAIM.load(Ordering::SeqCst);
+        // Set before the others are asked: if two copies do this at the same time, at least one of
+        // them sees the other's claim.
+        let asking = match seen % STATES {
+            HELD => return Ok(()),
+            // Another thread asks. Its answer is not known yet, so this one asks too.
+            ASKING => seen,
+            _ if change(seen, ASKING) => next(seen, ASKING),
+            _ => continue,
+        };
+        match other_holder() {
+            None if change(asking, HELD) => return Ok(()),
+            None => {}
+            Some(holder) => {
+                // Fails where another thread has learned the same.
+                change(asking, NONE);
+                return Err(format!(
+                    "{holder} already runs the engine of this process, and there is one only: use the functions of that file"
+                ));
+            }
+        }
     }
-    // Set before the others are asked: if two copies do this at the same time, at least one of
-    // them sees the other's claim.
-    HOLDS.store(true, Ordering::SeqCst);
-    let Some(holder) = other_holder() else {
-        return Ok(());
-    };
-    HOLDS.store(false, Ordering::SeqCst);
-    Err(format!(
-        "{holder} already runs the engine of this process, and there is one only: use the functions of that file"
-    ))
 }
 
 /// Undoes a claim after which the engine could not be configured or started.
 pub fn give_up() {
-    HOLDS.store(false, Ordering::SeqCst);
+    loop {
+        let seen = CLAIM.load(Ordering::SeqCst);
+        if seen % STATES != HELD || change(seen, NONE) {
+            return;
+        }
+    }
 }
 
 /// The file of another copy that holds the engine.
@@ -96,7 +135,7 @@ fn is_in(symbol: *mut c_void, file: &CStr) -> bool {
 
 /// Whether an address is in the file that contains this code.
 fn is_here(symbol: *mut c_void) -> bool {
-    let own = (&raw const HOLDS).cast_mut().cast::<c_void>();
+    let own = (&raw const CLAIM).cast_mut().cast::<c_void>();
     match (information(symbol), information(own)) {
         (Some(theirs), Some(ours)) => theirs.dli_fbase == ours.dli_fbase,
         _ => true,
@@ -147,7 +186,12 @@ unsafe extern "C" fn note(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
     use super::*;
+
+    /// The tests share one claim.
+    static ALONE: Mutex<()> = Mutex::new(());
 
     #[test]
     fn the_loader_knows_the_c_library_and_it_is_no_copy() {
@@ -160,8 +204,23 @@ mod tests {
         assert!(files.iter().all(|file| exported(file).is_none()));
     }
 
+    /// A thread that finds another one asking does not take its word for an answer.
+    #[test]
+    fn no_thread_gets_the_engine_on_a_claim_that_is_refused() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = || Some("other.so".to_owned());
+        let inner = std::cell::Cell::new(None);
+        let outer = claim_after(|| {
+            inner.set(Some(claim_after(held)));
+            held()
+        });
+        assert!(outer.is_err() && inner.take().is_some_and(|inner| inner.is_err()));
+        assert!(!holds_engine());
+    }
+
     #[test]
     fn a_lone_copy_gets_the_engine() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         assert_eq!(claim(), Ok(()));
         assert_eq!(claim(), Ok(()));
         assert!(holds_engine());
