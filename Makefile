@@ -1,18 +1,22 @@
 # Builds nauthilus_backend.so for one Lua or for all, tests it, shows it, installs it.
 #
-#   make                    the module for the Lua found, into build/lua5.1 … build/lua5.5, build/luajit
+#   make                    the module for the Lua found, into build/lua5.1 … build/lua5.5, build/luajit; the
+#                           library and the command
+#   make module             the module alone
 #   make help               this
 #   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 5.5 luajit, or the path of an interpreter)
 #   make all-luas           for all six
 #   make lib                the library for C hosts without Lua, into build/lib
+#   make command            the command nauthilus-backend, into build/bin, with man pages and completions
 #   make demo               shows it at work with a real Dovecot (BACKEND=embedded: without one)
 #   make test               all tests; make test-NAME runs one suite of tests/suites
 #   make bench              measures the module beside its alternatives; QUICK=1, ROWS="tcp tls"
 #   make bench-engine       measures parts of the engine alone
 #   make soak               the long tests of tests/soak
 #   make deps               install what building and testing need (Debian, Ubuntu)
-#   make install            the module and the C library: PREFIX=, DESTDIR=, LIBDIR=, LUADIR=, CLIBDIR=
-#                           and INCDIR= say where; also install-module, install-lib, uninstall
+#   make install            all of it: PREFIX=, DESTDIR=, LIBDIR=, CLIBDIR=, INCDIR=, BINDIR=, MANDIR=, SHAREDIR=
+#                           and DOCDIR= say where; also install-module, install-lib, install-command, uninstall
+#   make deb                a Debian package of all of it, into build/deb; DEB_LUAS= says for which Luas
 #
 # What a packager may set:
 CARGO   ?= cargo
@@ -31,10 +35,17 @@ LUADIR  ?= $(PREFIX)/share/lua/$(LUA_VERSION)
 # The library for C hosts, its pkg-config file and its header.
 CLIBDIR ?= $(PREFIX)/lib
 INCDIR  ?= $(PREFIX)/include
+# The command, its man pages, its completions, examples and licences.
+BINDIR  ?= $(PREFIX)/bin
+MANDIR  ?= $(PREFIX)/share/man
+SHAREDIR ?= $(PREFIX)/share
+DOCDIR  ?= $(SHAREDIR)/doc/nauthilus-backend
+# What a Debian package has modules for. LuaJIT's has the place of 5.1's.
+DEB_LUAS ?= lua5.2 lua5.3 lua5.4 lua5.5 luajit
 # Passed to every cargo build, e.g. CARGO_FLAGS="--features vendored-openssl" or --offline.
 CARGO_FLAGS ?=
 
-.DEFAULT_GOAL := module
+.DEFAULT_GOAL := build
 # The builds for the Luas share one target directory and one output name, so they must not run at the same time.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -64,6 +75,9 @@ LUA_ABI := $(shell $(LUA) -e 'io.write(jit and "luajit" or "lua" .. _VERSION:mat
 endif
 # The version in the paths where that Lua looks for modules; LuaJIT looks where 5.1 does.
 LUA_VERSION = $(patsubst lua%,%,$(LUA_ABI:luajit=lua5.1))
+
+.PHONY: build
+build: module lib command
 
 .PHONY: module
 module: which-lua module-$(LUA_ABI)
@@ -98,6 +112,7 @@ $(LUAS:%=module-%): module-%: toolchain
 	$(CARGO) build --release --locked --features $(subst .,,$*) $(CARGO_FLAGS)
 	@$(INSTALL) -d build/$*
 	@$(INSTALL) -m 755 $(BUILT) build/$*/nauthilus_backend.so
+	@echo '$(CARGO_FLAGS)' >build/$*/.flags
 
 .PHONY: lib
 lib: toolchain
@@ -105,6 +120,16 @@ lib: toolchain
 	@$(INSTALL) -d build/lib
 	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
 	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)
+	@echo '$(CARGO_FLAGS)' >build/lib/.flags
+
+# Its man pages and completions are made by the command itself, from the definition of its words.
+.PHONY: command
+command: toolchain
+	$(CARGO) build --release --locked --features command --bin nauthilus-backend $(CARGO_FLAGS)
+	@$(INSTALL) -d build/bin
+	@$(INSTALL) -m 755 $(dir $(BUILT))nauthilus-backend build/bin/nauthilus-backend
+	@build/bin/nauthilus-backend manual build/bin
+	@echo '$(CARGO_FLAGS)' >build/bin/.flags
 
 # Names missing tools before the build starts. Installs nothing.
 .PHONY: toolchain
@@ -163,30 +188,51 @@ bench: rust
 bench-engine: toolchain
 	$(CARGO) bench --locked --bench engine
 
+# What is built and no older than its sources is installed as it is: after `make` as a user, `sudo make install`
+# needs neither Rust nor a network. It writes only below DESTDIR, and into build.
+PLACES = DESTDIR PREFIX LIBDIR CLIBDIR INCDIR BINDIR MANDIR SHAREDIR DOCDIR LUA_ABI SONAME VERSION INSTALL
+in_places = @env $(foreach name,$(PLACES),$(name)='$($(name))') .ci/install
+ensure = @.ci/current '$1' '$(CARGO_FLAGS)' || $(MAKE) --no-print-directory $2
+
 .PHONY: install
-install: install-module install-lib
+install: install-module install-lib install-command
+	$(in_places) put data
 
 .PHONY: install-module
-install-module: module-$(LUA_ABI)
-	$(INSTALL) -d $(DESTDIR)$(LIBDIR)
-	$(INSTALL) -m 755 build/$(LUA_ABI)/nauthilus_backend.so $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
+install-module: which-lua
+	$(call ensure,build/$(LUA_ABI)/nauthilus_backend.so,module-$(LUA_ABI))
+	$(in_places) put module
 
-# Uses no network and writes only below DESTDIR.
 .PHONY: install-lib
-install-lib: lib
-	$(INSTALL) -d $(DESTDIR)$(CLIBDIR)/pkgconfig $(DESTDIR)$(INCDIR)
-	$(INSTALL) -m 755 build/lib/libnauthilus_backend.so $(DESTDIR)$(CLIBDIR)/$(SONAME)
-	ln -sf $(SONAME) $(DESTDIR)$(CLIBDIR)/libnauthilus_backend.so
-	$(INSTALL) -m 644 include/nauthilus_backend.h $(DESTDIR)$(INCDIR)/nauthilus_backend.h
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@CLIBDIR@|$(CLIBDIR)|' -e 's|@INCDIR@|$(INCDIR)|' -e 's|@VERSION@|$(VERSION)|' \
-	    include/nauthilus_backend.pc.in >build/lib/nauthilus_backend.pc
-	$(INSTALL) -m 644 build/lib/nauthilus_backend.pc $(DESTDIR)$(CLIBDIR)/pkgconfig/nauthilus_backend.pc
+install-lib:
+	$(call ensure,build/lib/libnauthilus_backend.so,lib)
+	$(in_places) put library
+
+.PHONY: install-command
+install-command:
+	$(call ensure,build/bin/nauthilus-backend,command)
+	$(in_places) put command
 
 .PHONY: uninstall
 uninstall:
-	rm -f $(DESTDIR)$(LIBDIR)/nauthilus_backend.so
-	rm -f $(DESTDIR)$(CLIBDIR)/$(SONAME) $(DESTDIR)$(CLIBDIR)/libnauthilus_backend.so
-	rm -f $(DESTDIR)$(CLIBDIR)/pkgconfig/nauthilus_backend.pc $(DESTDIR)$(INCDIR)/nauthilus_backend.h
+	$(in_places) remove module library command data
+
+# What LuaRocks builds and installs: the rockspec names these.
+.PHONY: rock install-rock
+rock: module command
+install-rock: install-module
+	$(call ensure,build/bin/nauthilus-backend,command)
+	$(INSTALL) -d '$(BINDIR)'
+	$(INSTALL) -m 755 build/bin/nauthilus-backend '$(BINDIR)/nauthilus-backend'
+
+.PHONY: deb
+deb:
+	@set -e; for lua in $(DEB_LUAS); do \
+	    .ci/current build/$$lua/nauthilus_backend.so '$(CARGO_FLAGS)' || $(MAKE) --no-print-directory module-$$lua; \
+	done
+	$(call ensure,build/lib/libnauthilus_backend.so,lib)
+	$(call ensure,build/bin/nauthilus-backend,command)
+	@env SONAME=$(SONAME) VERSION=$(VERSION) INSTALL='$(INSTALL)' .ci/deb $(DEB_LUAS)
 
 .PHONY: clean
 clean:

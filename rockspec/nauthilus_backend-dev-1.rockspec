@@ -18,10 +18,10 @@ supported_platforms = { "linux" }
 dependencies = { "lua >= 5.1, < 5.6" }
 build = {
   type = "make",
-  build_target = "module",
-  install_target = "install-module",
+  build_target = "rock",
+  install_target = "install-rock",
   -- The Makefile asks the interpreter which Lua it is: LuaRocks calls LuaJIT 5.1.
   build_variables = { LUA = "$(LUA)" },
-  install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)" },
+  install_variables = { LUA = "$(LUA)", LIBDIR = "$(LIBDIR)", LUADIR = "$(LUADIR)", BINDIR = "$(BINDIR)" },
 }
 test = { type = "command", command = "make test" }
