@@ -26,6 +26,19 @@ pub(crate) struct Cli {
 pub(crate) enum CommandWord {
     Check(CheckArgs),
     Validate(ValidateArgs),
+    Watch(WatchArgs),
+    Route(RouteArgs),
+    Nodes(NodesArgs),
+    Events(EventsArgs),
+    Metrics(MetricsArgs),
+    Drain(SetArgs),
+    Maintenance(SetArgs),
+    Auto(SetArgs),
+    Move(MoveArgs),
+    Forget(UserArgs),
+    Hold(HoldArgs),
+    Flush(FlushArgs),
+    Touch(TouchArgs),
     Completion(CompletionArgs),
     #[command(hide = true)]
     Manual(ManualArgs),
@@ -113,6 +126,143 @@ pub(crate) struct ValidateArgs {
     /// Print one JSON object per file
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Where the running engine is found
+#[derive(Args)]
+pub(crate) struct EngineArgs {
+    /// The configuration of the hosts, which names a state file. Default: the environment variable
+    /// NAUTHILUS_BACKEND_CONFIG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The state file of the hosts, in place of the one that the configuration names
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state_file: Option<PathBuf>,
+    /// How long to wait for the engine's answer
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    pub(crate) wait: Duration,
+}
+
+/// Show a live table of all targets
+///
+/// FILE is a state file, or a configuration that names one; URL is where a host serves
+/// status_json(). In a pipe it prints a line per target, and then a line per change.
+///
+/// Keys: q quits, arrows and page keys scroll, p shows problems alone, s sorts by state or name.
+#[derive(Args)]
+pub(crate) struct WatchArgs {
+    #[arg(value_name = "FILE|URL")]
+    pub(crate) source: String,
+    /// How often to look
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(crate) interval: Duration,
+    /// Print the table once; the status is 1 where a target is dead
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+/// Explain which server a user belongs on
+///
+/// Never writes. Says what its view of the servers is: a state file, or all presumed alive.
+#[derive(Args)]
+pub(crate) struct RouteArgs {
+    pub(crate) user: String,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Only targets of this protocol
+    #[arg(long)]
+    pub(crate) protocol: Option<String>,
+    /// Only nodes of this pool; several in order of preference
+    #[arg(long)]
+    pub(crate) pool: Vec<String>,
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show the nodes, as a running engine sees them
+#[derive(Args)]
+pub(crate) struct NodesArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Print one JSON object per node
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show the last events of a running engine
+#[derive(Args)]
+pub(crate) struct EventsArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// Only events after this number
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) since: u64,
+    /// Print one JSON object per event
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Print the metrics of a running engine, in the text form of OpenMetrics
+#[derive(Args)]
+pub(crate) struct MetricsArgs {
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+}
+
+/// Set the state of a target or a node
+///
+/// drain: it leaves the list and keeps the users that it has. maintenance: it leaves the list and
+/// its users go. auto: probes decide again. The engine that keeps the state file sets it, for all
+/// that share the file, and answers.
+#[derive(Args)]
+pub(crate) struct SetArgs {
+    /// A target's key, such as imap://192.0.2.11:143, or node:NAME
+    pub(crate) what: String,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// How long it lasts; without it until it is set again
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub(crate) lasting: Option<Duration>,
+    /// Why
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+    /// Who; default: the user who runs the command
+    #[arg(long)]
+    pub(crate) by: Option<String>,
+}
+
+/// Bind a user to a node (needs a store)
+#[derive(Args)]
+pub(crate) struct MoveArgs {
+    pub(crate) user: String,
+    pub(crate) node: String,
+}
+
+/// Unbind a user (needs a store)
+#[derive(Args)]
+pub(crate) struct UserArgs {
+    pub(crate) user: String,
+}
+
+/// Keep a user from every server for a time (needs a store)
+#[derive(Args)]
+pub(crate) struct HoldArgs {
+    pub(crate) user: String,
+    #[arg(value_parser = duration)]
+    pub(crate) time: Duration,
+}
+
+/// Release the users of a node (needs a store)
+#[derive(Args)]
+pub(crate) struct FlushArgs {
+    pub(crate) node: Option<String>,
+}
+
+/// Renew the bindings of users who have sessions; names from standard input (needs a store)
+#[derive(Args)]
+pub(crate) struct TouchArgs {
+    #[arg(long)]
+    pub(crate) node: String,
 }
 
 /// Print a completion script for a shell

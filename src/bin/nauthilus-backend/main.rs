@@ -7,21 +7,33 @@
 //! | `exit_status` | how the command ends |
 //! | `terminal` | what is printed: lines, colours, text of others |
 //! | `check` | `check`: one probe of a server, stage by stage |
+//! | `places`, `engine` | where a running engine is found; a request to it |
+//! | `requests` | `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto` |
+//! | `route` | `route`: which node a user belongs on |
+//! | `watch` | `watch`: a live table |
 //! | `validate` | `validate`: all mistakes of configuration files |
 
 mod check;
 mod cli;
+mod engine;
 mod exit_status;
 mod manual;
 mod password;
+mod places;
+mod requests;
+mod route;
 mod terminal;
 mod validate;
+mod watch;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use nauthilus_backend::engine::verdicts::OperatorState;
+
 use cli::{Cli, CommandWord};
+use exit_status::CommandFailure;
 
 fn main() -> ExitCode {
     // Wrong arguments end the command here, with status 2.
@@ -29,6 +41,20 @@ fn main() -> ExitCode {
     let done = match cli.word {
         CommandWord::Check(args) => check::run(&args),
         CommandWord::Validate(args) => validate::run(&args),
+        CommandWord::Watch(args) => watch::run(&args),
+        CommandWord::Route(args) => route::run(&args),
+        CommandWord::Nodes(args) => requests::nodes(&args),
+        CommandWord::Events(args) => requests::events(&args),
+        CommandWord::Metrics(args) => requests::metrics(&args),
+        CommandWord::Drain(args) => requests::set(&args, OperatorState::Drain),
+        CommandWord::Maintenance(args) => requests::set(&args, OperatorState::Maintenance),
+        CommandWord::Auto(args) => requests::set(&args, OperatorState::Auto),
+        // Bindings are in a store that machines share.
+        CommandWord::Move(_)
+        | CommandWord::Forget(_)
+        | CommandWord::Hold(_)
+        | CommandWord::Flush(_)
+        | CommandWord::Touch(_) => Err(CommandFailure::bad("no store")),
         CommandWord::Completion(args) => manual::completion(&args),
         CommandWord::Manual(args) => manual::write_pages(&args),
     };

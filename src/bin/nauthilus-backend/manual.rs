@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::CommandFactory;
 use clap_complete::Shell as Dialect;
@@ -43,10 +44,32 @@ fn write_all(folder: &Path) -> io::Result<()> {
     let (pages, scripts) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&scripts)?;
-    let command = Cli::command().disable_help_subcommand(true);
-    clap_mangen::generate_to(command, &pages)?;
+    let mut command = Cli::command();
+    command.build();
+    write_page(&pages, NAME, &command)?;
+    for word in command.get_subcommands().filter(|word| !word.is_hide_set()) {
+        write_page(&pages, &format!("{NAME}-{}", word.get_name()), word)?;
+    }
     for dialect in [Dialect::Bash, Dialect::Zsh, Dialect::Fish] {
         fs::write(scripts.join(dialect.to_string()), script(dialect))?;
     }
     Ok(())
+}
+
+/// Writes the page of the command or of one of its words.
+fn write_page(folder: &Path, name: &str, command: &clap::Command) -> io::Result<()> {
+    // The definition wants names that live for ever; a page is made once in the life of a process.
+    let long: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    let since = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(seconds) => seconds.parse().ok().map(Duration::from_secs),
+        Err(_) => None,
+    };
+    let at = since.map_or_else(SystemTime::now, |since| UNIX_EPOCH + since);
+    let date = humantime::format_rfc3339_seconds(at).to_string();
+    let page = clap_mangen::Man::new(command.clone().name(long))
+        .title(long)
+        .date(date.split('T').next().unwrap_or_default());
+    let mut bytes = Vec::new();
+    page.render(&mut bytes)?;
+    fs::write(folder.join(format!("{name}.1")), bytes)
 }

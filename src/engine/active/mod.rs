@@ -101,6 +101,7 @@ impl ActiveConfig {
                 record,
                 settings,
                 tls,
+                ..
             }) = saved.targets.get(&self.table.hash(*slot))
             else {
                 continue;

@@ -48,6 +48,12 @@ impl OperatorSettings {
         both.into_iter().flatten().min().unwrap_or(0)
     }
 
+    /// The state of a node.
+    pub fn state_of_node(&self, node: &str) -> OperatorState {
+        let state = self.states.get(&format!("{NODE}{node}"));
+        state.copied().unwrap_or_default()
+    }
+
     /// Whether operators' settings allow a target in the list.
     pub fn lists(&self, target: &Target) -> bool {
         self.state_of(target) == OperatorState::Auto

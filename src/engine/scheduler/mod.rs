@@ -13,6 +13,7 @@ mod queue;
 #[cfg(test)]
 mod reload_tests;
 mod reports;
+mod requests;
 mod saver;
 pub(in crate::engine) mod schedule;
 mod timer;

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::requests::carry_out;
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::file::{Store, Writer};
-use crate::engine::state_file::format::{encode, read_operator};
+use crate::engine::state_file::format::encode;
 use crate::engine::state_file::saved::RequestAnswer;
-use crate::engine::verdicts::Set;
 
 /// How often the state file is written if no verdict changes. Well below the 12 s after which
 /// followers take the writer for silent.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// How long a content has the reply to a request. Whoever asked waits 2 s for it.
+const REPLY_STAYS: Duration = Duration::from_secs(10);
 
 /// Saving takes at most one part in this many of the engine thread's time, however often verdicts
 /// change.
@@ -34,6 +37,8 @@ pub(super) struct Saver {
     operators: u64,
     /// The answer to the last request of a follower.
     answer: Option<RequestAnswer>,
+    /// When it was given.
+    answered_at: Instant,
     /// Lines in the file that this version does not know. They are written back.
     unknown: Vec<String>,
 }
@@ -52,7 +57,8 @@ impl Saver {
             took: Duration::ZERO,
             turned: true,
             operators: active.table.operators_version(),
-            answer: saved.answer,
+            answer: saved.answer.map(RequestAnswer::without_reply),
+            answered_at: Instant::now(),
             unknown: saved.unknown,
         }
     }
@@ -88,6 +94,9 @@ impl Saver {
             return;
         }
         let started = Instant::now();
+        if self.answered_at.elapsed() > REPLY_STAYS {
+            self.answer = self.answer.take().map(RequestAnswer::without_reply);
+        }
         let content = encode(
             &active.config,
             &active.table,
@@ -107,34 +116,21 @@ impl Saver {
     }
 
     /// Carries out a follower's request, and has the answer saved at once.
-    pub(super) fn answer_requests(&mut self, active: &ActiveConfig) {
+    pub(super) fn answer_requests(&mut self, active: &Arc<ActiveConfig>) {
         let answered = self.answer.as_ref().map_or(0, |answer| answer.number);
         let Some(request) = self.store.request(answered) else {
             return;
         };
-        let done: Result<Vec<()>, String> = request
-            .body
-            .lines()
-            .map(|line| do_request(active, line))
-            .collect();
+        let (text, reply) = match carry_out(active, &request.body) {
+            Ok(reply) => ("ok".to_owned(), reply),
+            Err(reason) => (format!("error {reason}"), Vec::new()),
+        };
         self.answer = Some(RequestAnswer {
             number: request.number,
-            text: match done {
-                Ok(_) => "ok".to_owned(),
-                Err(reason) => format!("error {reason}"),
-            },
+            text,
+            reply,
         });
+        self.answered_at = Instant::now();
         self.turned = true;
-    }
-}
-
-fn do_request(active: &ActiveConfig, line: &str) -> Result<(), String> {
-    let Some(rest) = line.strip_prefix("operator ") else {
-        return Err("not a request that this version knows".to_owned());
-    };
-    let operator = read_operator(rest).ok_or("an operator line that does not read")?;
-    match active.table.set_operator(&operator) {
-        Set::Done | Set::Older => Ok(()),
-        Set::Full => Err("there is no room for more settings".to_owned()),
     }
 }

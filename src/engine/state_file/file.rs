@@ -315,6 +315,11 @@ impl Store {
         self.requests.ask(&self.file.load(), body, answered)
     }
 
+    /// The number of the request that this process wrote last.
+    pub fn asked(&self) -> u64 {
+        self.requests.asked()
+    }
+
     /// Gives the place of the request back to other processes.
     pub fn stop_asking(&self) {
         self.requests.leave(&self.file.load());

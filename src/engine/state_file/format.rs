@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
-use super::saved::{RequestAnswer, Saved, SavedTarget};
+use super::saved::{RequestAnswer, Saved, SavedTarget, WantedSetting};
 use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
 use super::version_1;
 use crate::engine::config::Config;
@@ -70,6 +70,9 @@ pub fn encode(
             answer.number,
             one_line(&answer.text)
         ));
+        for line in &answer.reply {
+            text.push_str(&format!("reply {}\n", one_line(line)));
+        }
     }
     for line in unknown {
         text.push_str(line);
@@ -228,6 +231,12 @@ fn decode_content(content: &[u8]) -> Result<Saved, String> {
             }),
             "operator" => read_operator(rest).map(|operator| saved.operators.push(operator)),
             "answer" => read_answer(rest).map(|answer| saved.answer = Some(answer)),
+            "reply" => {
+                if let Some(answer) = &mut saved.answer {
+                    answer.reply.push(rest.to_owned());
+                }
+                Some(())
+            }
             _ => {
                 unknown += line.len() + 1;
                 if unknown <= UNKNOWN_MAX && !line.is_empty() {
@@ -275,7 +284,8 @@ fn read_target(
             "error" => record.error = (!value.is_empty()).then(|| value.to_owned()),
             "tls" if value.len() > TLS_LINE_MAX => return None,
             "tls" => target.tls = value.into(),
-            // Fields for people (`verdict`, `key`), and those of later versions.
+            "key" => target.key = value.to_owned(),
+            // A field for people (`verdict`), and those of later versions.
             _ => {}
         }
     }
@@ -284,6 +294,41 @@ fn read_target(
 
 fn read_gate(field: &str) -> Option<Gate> {
     field.parse().ok().map(Gate::unpack)
+}
+
+/// The line of a setting that an operator asks for.
+pub fn wanted_line(wanted: &WantedSetting) -> String {
+    let mut line = "set".to_owned();
+    put_quoted(&mut line, "what", &wanted.what);
+    match wanted.setting {
+        Setting::State(state) => put(&mut line, "state", state.name()),
+        Setting::Weight(weight) => put(&mut line, "weight", or_dash(weight)),
+    }
+    put(&mut line, "for", wanted.for_ms);
+    put_quoted(&mut line, "by", &wanted.by);
+    put_quoted(&mut line, "reason", &wanted.reason);
+    line.push('\n');
+    line
+}
+
+/// Reads such a line: the part after `set `.
+pub fn read_wanted(rest: &str) -> Option<WantedSetting> {
+    // The two lines have their fields in common, and `for` in the place of the times.
+    let operator = read_operator(rest)?;
+    let mut for_ms = 0;
+    for field in Fields::of(rest) {
+        let (name, value) = field.ok()?;
+        if name == "for" {
+            for_ms = value.parse().ok()?;
+        }
+    }
+    Some(WantedSetting {
+        what: operator.what,
+        setting: operator.setting,
+        for_ms,
+        by: operator.by,
+        reason: operator.reason,
+    })
 }
 
 /// Reads an operator's setting: the part of its line after `operator `.
@@ -324,6 +369,7 @@ fn read_answer(rest: &str) -> Option<RequestAnswer> {
     Some(RequestAnswer {
         number: number.parse().ok()?,
         text: text.to_owned(),
+        reply: Vec::new(),
     })
 }
 

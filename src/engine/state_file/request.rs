@@ -116,6 +116,10 @@ impl CommandRequests {
         done
     }
 
+    pub(super) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Acquire)
+    }
+
     pub(super) fn leave(&self, file: &StateFile) {
         self.asker.store(0, Ordering::Release);
         file.unlock(Part::Requests);

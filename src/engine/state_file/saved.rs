@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::verdicts::{IdentityHash, Operator, Record};
+use crate::engine::verdicts::{IdentityHash, Operator, Record, Setting};
 use crate::sys::clock;
 
 /// The content of a state file.
@@ -31,6 +31,8 @@ pub struct SavedTarget {
     /// What the last full TLS handshake showed, as the line of a
     /// [`TlsDetails`](crate::engine::tls_details::TlsDetails); empty where nothing is known.
     pub tls: Box<str>,
+    /// The target's key, for readers without the configuration.
+    pub key: String,
 }
 
 /// The answer to a request.
@@ -40,6 +42,31 @@ pub struct RequestAnswer {
     pub number: u64,
     /// `ok`, or `error` and why.
     pub text: String,
+    /// What was asked for, a text per line.
+    pub reply: Vec<String>,
+}
+
+impl RequestAnswer {
+    /// The same, for contents that are written when whoever asked has read the reply.
+    #[must_use]
+    pub fn without_reply(self) -> Self {
+        Self {
+            reply: Vec::new(),
+            ..self
+        }
+    }
+}
+
+/// A setting that an operator asks for by the command: the line `set` of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedSetting {
+    /// A target's key, or `node:` and a node's name.
+    pub what: String,
+    pub setting: Setting,
+    /// Milliseconds; 0: until it is set again.
+    pub for_ms: u64,
+    pub by: String,
+    pub reason: String,
 }
 
 impl Saved {

@@ -54,6 +54,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Saved, String> {
                     record,
                     settings,
                     tls: Box::default(),
+                    key: String::new(),
                 };
                 saved.targets.insert(hash, target);
             }),

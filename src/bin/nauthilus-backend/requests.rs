@@ -1,0 +1,138 @@
+//! The words that ask a running engine: `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto`.
+
+use std::time::Duration;
+
+use nauthilus_backend::engine::state_file::format::wanted_line;
+use nauthilus_backend::engine::state_file::saved::WantedSetting;
+use nauthilus_backend::engine::verdicts::{OperatorState, Setting};
+use serde_json::Value as Json;
+
+use super::cli::{EngineArgs, EventsArgs, MetricsArgs, NodesArgs, SetArgs};
+use super::engine::ask;
+use super::exit_status::{CommandFailure, ExitStatus};
+use super::places::state_file;
+use super::terminal::{self, Tone, harmless, toned};
+
+fn reply(engine: &EngineArgs, body: &str) -> Result<Vec<String>, CommandFailure> {
+    ask(&state_file(engine)?, body, engine.wait)
+}
+
+pub(crate) fn set(args: &SetArgs, state: OperatorState) -> Result<ExitStatus, CommandFailure> {
+    let wanted = WantedSetting {
+        what: args.what.clone(),
+        setting: Setting::State(state),
+        for_ms: args.lasting.map_or(0, |time| {
+            u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+        }),
+        by: args.by.clone().unwrap_or_else(user_name),
+        reason: args.reason.clone(),
+    };
+    reply(&args.engine, &wanted_line(&wanted))?;
+    let tone = match state {
+        OperatorState::Auto => Tone::Good,
+        _ => Tone::Doubtful,
+    };
+    let what = harmless(&args.what);
+    terminal::line(&format!("{what}: {}", toned(tone, state.name())));
+    Ok(ExitStatus::Good)
+}
+
+/// Who runs the command; behind sudo, who ran sudo.
+fn user_name() -> String {
+    let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter();
+    let mut given = names.filter_map(|name| std::env::var(name).ok());
+    given.find(|name| !name.is_empty()).unwrap_or_default()
+}
+
+pub(crate) fn metrics(args: &MetricsArgs) -> Result<ExitStatus, CommandFailure> {
+    for line in reply(&args.engine, "metrics\n")? {
+        terminal::line(&line);
+    }
+    Ok(ExitStatus::Good)
+}
+
+pub(crate) fn events(args: &EventsArgs) -> Result<ExitStatus, CommandFailure> {
+    let lines = reply(&args.engine, &format!("events {}\n", args.since))?;
+    let (head, events) = lines
+        .split_first()
+        .map_or((None, &lines[..]), |(head, rest)| (Some(head), rest));
+    let is_lost = head.and_then(|head| parsed(head)?.get("lost")?.as_bool());
+    if is_lost == Some(true) {
+        terminal::complain("events before these are not kept any more");
+    }
+    for line in events {
+        if args.json {
+            terminal::line(line);
+        } else if let Some(event) = parsed(line) {
+            terminal::line(&event_text(&event));
+        }
+    }
+    Ok(ExitStatus::Good)
+}
+
+fn parsed(line: &str) -> Option<Json> {
+    serde_json::from_str(line).ok()
+}
+
+/// `12  2026-11-29T21:15:08Z  verdict  imap://…  alive -> dead  connect: refused`
+fn event_text(event: &Json) -> String {
+    let text = |name: &str| event.get(name).and_then(Json::as_str).unwrap_or_default();
+    let seconds = event.get("time").and_then(Json::as_f64).unwrap_or(0.0);
+    let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+    let time = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since);
+    let subject = match (text("target"), text("node")) {
+        ("", "") => String::new(),
+        ("", node) => format!("  node:{node}"),
+        (target, _) => format!("  {target}"),
+    };
+    let change = match (text("from"), text("to")) {
+        ("", "") => String::new(),
+        ("", to) => format!("  {to}"),
+        (from, to) => format!("  {from} -> {to}"),
+    };
+    let mut line = format!(
+        "{:>6}  {time}  {:<11}{subject}{change}",
+        event.get("seq").and_then(Json::as_u64).unwrap_or(0),
+        text("type"),
+    );
+    for (before, name) in [("  ", "reason"), ("  by ", "by")] {
+        if !text(name).is_empty() {
+            line.push_str(before);
+            line.push_str(text(name));
+        }
+    }
+    harmless(&line)
+}
+
+pub(crate) fn nodes(args: &NodesArgs) -> Result<ExitStatus, CommandFailure> {
+    let lines = reply(&args.engine, "nodes\n")?;
+    if !args.json {
+        let header = ["NODE", "POOL", "WEIGHT", "STATE", "USABLE"];
+        terminal::line(&row(header));
+    }
+    for line in lines {
+        if args.json {
+            terminal::line(&line);
+        } else if let Some(node) = parsed(&line) {
+            let text = |name: &str| node.get(name).and_then(Json::as_str).unwrap_or_default();
+            let weight = node
+                .get("weight")
+                .and_then(Json::as_u64)
+                .unwrap_or(0)
+                .to_string();
+            let is_usable = node.get("usable").and_then(Json::as_bool) == Some(true);
+            let usable = if is_usable {
+                "yes".to_owned()
+            } else {
+                format!("no: {}", text("why"))
+            };
+            let cells = [text("node"), text("pool"), &weight, text("state"), &usable];
+            terminal::line(&harmless(&row(cells)));
+        }
+    }
+    Ok(ExitStatus::Good)
+}
+
+fn row([node, pool, weight, state, usable]: [&str; 5]) -> String {
+    format!("{node:<24} {pool:<12} {weight:>6} {state:<12} {usable}")
+}
