@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nauthilus_backend::engine::state_file::format::decode;
 use nauthilus_backend::engine::verdicts::Setting;
+use nauthilus_backend::sys::clock;
 use serde_json::Value as Json;
 
 use crate::exit_status::CommandFailure;
@@ -108,13 +109,14 @@ fn of_state_file(path: &Path) -> Result<Vec<TargetRow>, String> {
     }
     let saved = saved?;
     let state_of = |key: &str| {
-        let is_of = |name: &str| name == key;
-        let states = saved.operators.iter().filter(|one| is_of(&one.what));
-        let state = states.filter_map(|one| match one.setting {
+        let now = clock::unix_ms();
+        let set = saved.operators.iter();
+        let set = set.filter(|one| one.what == key && one.is_in_force(now));
+        let mut states = set.filter_map(|one| match one.setting {
             Setting::State(state) => Some(state),
             Setting::Weight(_) => None,
         });
-        state.last().unwrap_or_default().name().to_owned()
+        states.next_back().unwrap_or_default().name().to_owned()
     };
     let row = |target: &nauthilus_backend::engine::state_file::saved::SavedTarget| {
         let record = &target.record;
