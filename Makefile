@@ -56,6 +56,11 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 LUAS := lua5.1 lua5.2 lua5.3 lua5.4 lua5.5 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
 
+# The command is tested in a debug build, which takes less time.
+COMMAND_PROFILE ?= release
+BUILT_COMMAND := $(or $(CARGO_TARGET_DIR),target)/$(COMMAND_PROFILE:dev=debug)/nauthilus-backend
+COMMAND_FLAGS = $(CARGO_FLAGS)$(if $(filter-out release,$(COMMAND_PROFILE)), $(COMMAND_PROFILE))
+
 # The soname of the C library.
 ABI_VERSION := $(shell sed -n 's/^.define NAUTHILUS_BACKEND_ABI_VERSION //p' include/nauthilus_backend.h)
 SONAME := libnauthilus_backend.so.$(ABI_VERSION)
@@ -125,11 +130,11 @@ lib: toolchain
 # Its man pages and completions are made by the command itself, from the definition of its words.
 .PHONY: command
 command: toolchain
-	$(CARGO) build --release --locked --features command --bin nauthilus-backend $(CARGO_FLAGS)
+	$(CARGO) build --profile $(COMMAND_PROFILE) --locked --features command --bin nauthilus-backend $(CARGO_FLAGS)
 	@$(INSTALL) -d build/bin
-	@$(INSTALL) -m 755 $(dir $(BUILT))nauthilus-backend build/bin/nauthilus-backend
+	@$(INSTALL) -m 755 $(BUILT_COMMAND) build/bin/nauthilus-backend
 	@build/bin/nauthilus-backend manual build/bin
-	@echo '$(CARGO_FLAGS)' >build/bin/.flags
+	@echo '$(COMMAND_FLAGS)' >build/bin/.flags
 
 # Names missing tools before the build starts. Installs nothing.
 .PHONY: toolchain
@@ -192,7 +197,7 @@ bench-engine: toolchain
 # needs neither Rust nor a network. It writes only below DESTDIR, and into build.
 PLACES = DESTDIR PREFIX LIBDIR CLIBDIR INCDIR BINDIR MANDIR SHAREDIR DOCDIR LUA_ABI SONAME VERSION INSTALL
 in_places = @env $(foreach name,$(PLACES),$(name)='$($(name))') .ci/install
-ensure = @.ci/current '$1' '$(CARGO_FLAGS)' || $(MAKE) --no-print-directory $2
+ensure = @.ci/current '$1' '$(or $3,$(CARGO_FLAGS))' || $(MAKE) --no-print-directory $2
 
 .PHONY: install
 install: install-module install-lib install-command
@@ -210,7 +215,7 @@ install-lib:
 
 .PHONY: install-command
 install-command:
-	$(call ensure,build/bin/nauthilus-backend,command)
+	$(call ensure,build/bin/nauthilus-backend,command,$(COMMAND_FLAGS))
 	$(in_places) put command
 
 .PHONY: uninstall
@@ -221,7 +226,7 @@ uninstall:
 .PHONY: rock install-rock
 rock: module command
 install-rock: install-module
-	$(call ensure,build/bin/nauthilus-backend,command)
+	$(call ensure,build/bin/nauthilus-backend,command,$(COMMAND_FLAGS))
 	$(INSTALL) -d '$(BINDIR)'
 	$(INSTALL) -m 755 build/bin/nauthilus-backend '$(BINDIR)/nauthilus-backend'
 
@@ -231,7 +236,7 @@ deb:
 	    .ci/current build/$$lua/nauthilus_backend.so '$(CARGO_FLAGS)' || $(MAKE) --no-print-directory module-$$lua; \
 	done
 	$(call ensure,build/lib/libnauthilus_backend.so,lib)
-	$(call ensure,build/bin/nauthilus-backend,command)
+	$(call ensure,build/bin/nauthilus-backend,command,$(COMMAND_FLAGS))
 	@env SONAME=$(SONAME) VERSION=$(VERSION) INSTALL='$(INSTALL)' .ci/deb $(DEB_LUAS)
 
 .PHONY: clean
