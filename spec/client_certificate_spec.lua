@@ -209,7 +209,8 @@ describe("a client certificate", function()
   end)
 
   it("what a full handshake showed is in the status of each process, and of a check", function()
-    local newer, older = world:open({ tls = "good", tls_version = "1.3" }), world:open({ tls = "good", tls_version = "1.2" })
+    local newer = world:open({ tls = "good", tls_version = "1.3" })
+    local older = world:open({ tls = "good", tls_version = "1.2" })
     local plain = world:open()
     local targets = {}
     for index, server in ipairs({ newer, older, plain }) do
