@@ -49,12 +49,14 @@ fn main() -> ExitCode {
         CommandWord::Drain(args) => requests::set(&args, OperatorState::Drain),
         CommandWord::Maintenance(args) => requests::set(&args, OperatorState::Maintenance),
         CommandWord::Auto(args) => requests::set(&args, OperatorState::Auto),
-        // Bindings are in a store that machines share.
+        // Bindings are in a store that machines share. The hosts' own functions reach it.
         CommandWord::Move(_)
         | CommandWord::Forget(_)
         | CommandWord::Hold(_)
         | CommandWord::Flush(_)
-        | CommandWord::Touch(_) => Err(CommandFailure::bad("no store")),
+        | CommandWord::Touch(_) => Err(CommandFailure::bad(
+            "no store: the command does not reach one; move_user and the like do, in Lua and C",
+        )),
         CommandWord::Completion(args) => manual::completion(&args),
         CommandWord::Manual(args) => manual::write_pages(&args),
     };

@@ -26,7 +26,11 @@ pub(crate) fn run(args: &RouteArgs) -> Result<ExitStatus, CommandFailure> {
     };
     let config = places::read_config(&path)?;
     let file = args.engine.state_file.clone().or(config.state_file.clone());
-    let (saved, view) = view(file.as_deref(), &config);
+    let (saved, mut view) = view(file.as_deref(), &config);
+    if config.cluster.is_some() {
+        // The bindings of users decide before the hash does.
+        view.push_str("; the bindings in the store were not read");
+    }
     // Without the state file in it: nothing is opened for writing.
     let config = Config {
         state_file: None,
