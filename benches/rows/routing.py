@@ -10,9 +10,9 @@ from lib import ROOT, Row, Unmeasured, quick
 ROUTES = [
     ("10", "route(user), 10 nodes", 1.2, 0.8),
     ("100", "route(user), 100 nodes", 0.8, 0.8),
-    ("filter", "route(user, filter), 10 nodes", None, 0.8),
-    ("weights", "route(user), 10 nodes of 10 weights", None, 0.8),
-    ("weights_100", "route(user), 100 nodes of 10 weights", None, 0.8),
+    ("filter", "route(user, filter), 10 nodes", 1.2, 0.8),
+    ("weights", "route(user), 10 nodes of 10 weights", 1.3, 0.8),
+    ("weights_100", "route(user), 100 nodes of 10 weights", 1.1, 0.8),
 ]
 INTERPRETERS = [("luajit", "LuaJIT", 2), ("lua5.4", "Lua 5.4", 3)]
 
