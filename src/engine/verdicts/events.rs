@@ -91,6 +91,9 @@ impl EventKind {
 /// Together they fit `EVENT_TEXT_WORDS`.
 const SUBJECT_MAX: usize = 272;
 const STATES_MAX: usize = 32;
+/// The same of a move, whose states are names of nodes.
+const MOVE_SUBJECT_MAX: usize = 138;
+const MOVE_STATES_MAX: usize = 166;
 const REASON_MAX: usize = 100;
 const BY_MAX: usize = 40;
 
@@ -196,13 +199,17 @@ impl VerdictTable {
     }
 
     fn put_event(&self, number: u64, event: &Event) {
+        let (subject_max, states_max) = match event.kind {
+            EventKind::Move => (MOVE_SUBJECT_MAX, MOVE_STATES_MAX),
+            _ => (SUBJECT_MAX, STATES_MAX),
+        };
         let states = format!(
             "{}\0{}",
-            cut(&event.from, STATES_MAX / 2 - 1),
-            cut(&event.to, STATES_MAX / 2)
+            cut(&event.from, states_max / 2 - 1),
+            cut(&event.to, states_max / 2)
         );
         let texts = [
-            cut(&event.subject, SUBJECT_MAX),
+            cut(&event.subject, subject_max),
             states.as_str(),
             cut(&event.reason, REASON_MAX),
             cut(&event.by, BY_MAX),
@@ -451,6 +458,27 @@ mod tests {
         assert!(table.events_after(9).lost);
         // The number of another table, or of one before a restart.
         assert!(table.events_after(1_000_000).lost);
+    }
+
+    #[test]
+    fn a_move_has_the_whole_names_of_its_nodes() {
+        let table = VerdictTable::new(1).unwrap();
+        let (from, to) = (
+            "mail-storage-01.backend.example.org",
+            "mail-storage-02.backend.example.org",
+        );
+        let moved = Event::new(EventKind::Move, format!("node:{from}"));
+        table.add_event(&moved.change(from, to));
+        // The longest names leave every other text in its place.
+        let long = "n".repeat(255);
+        let longest = Event::new(EventKind::Move, format!("node:{long}"));
+        let longest = longest.change(long.as_str(), long.as_str());
+        table.add_event(&longest.reason("r".repeat(200)).by("b".repeat(200)));
+        let found = table.events_after(0).events;
+        assert_eq!((found[0].from.as_str(), found[0].to.as_str()), (from, to));
+        assert_eq!(found[0].subject, format!("node:{from}"));
+        assert_eq!((found[1].from.len(), found[1].to.len()), (82, 83));
+        assert_eq!((found[1].reason.len(), found[1].by.len()), (100, 40));
     }
 
     #[test]
