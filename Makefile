@@ -13,6 +13,7 @@
 #   make bench              measures the module beside its alternatives; QUICK=1, ROWS="tcp tls"
 #   make bench-engine       measures parts of the engine alone
 #   make soak               the long tests of tests/soak
+#   make dist               a source archive that builds without a network, into build/dist
 #   make deps               install what building and testing need (Debian, Ubuntu)
 #   make install            all of it: PREFIX=, DESTDIR=, LIBDIR=, CLIBDIR=, INCDIR=, BINDIR=, MANDIR=, SHAREDIR=
 #                           and DOCDIR= say where; also install-module, install-lib, install-command, uninstall
@@ -51,7 +52,12 @@ CARGO_FLAGS ?=
 .SUFFIXES:
 
 # rustup installs cargo here, which is not in PATH of shells that are not login shells.
-export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
+export PATH := $(PATH):$(CARGO_DIR)/bin
+
+# Texts of panics name source files. Without the folders of this machine in them, two machines with
+# one compiler build the same bytes. RUSTFLAGS of the environment replaces this.
+REPRODUCIBLE := --config 'build.rustflags=["--remap-path-prefix=$(CARGO_DIR)/registry/src=crates", "--remap-path-prefix=$(CURDIR)/vendor=vendor"]'
 
 LUAS := lua5.1 lua5.2 lua5.3 lua5.4 lua5.5 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
@@ -114,14 +120,14 @@ all-luas: $(LUAS:%=module-%)
 # crash processes that have the old file mapped.
 .PHONY: $(LUAS:%=module-%)
 $(LUAS:%=module-%): module-%: toolchain
-	$(CARGO) build --release --locked --features $(subst .,,$*) $(CARGO_FLAGS)
+	$(CARGO) build --release --locked $(REPRODUCIBLE) --features $(subst .,,$*) $(CARGO_FLAGS)
 	@$(INSTALL) -d build/$*
 	@$(INSTALL) -m 755 $(BUILT) build/$*/nauthilus_backend.so
 	@echo '$(CARGO_FLAGS)' >build/$*/.flags
 
 .PHONY: lib
 lib: toolchain
-	$(CARGO) build --release --locked $(CARGO_FLAGS)
+	$(CARGO) build --release --locked $(REPRODUCIBLE) $(CARGO_FLAGS)
 	@$(INSTALL) -d build/lib
 	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
 	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)
@@ -238,6 +244,21 @@ deb:
 	$(call ensure,build/lib/libnauthilus_backend.so,lib)
 	$(call ensure,build/bin/nauthilus-backend,command,$(COMMAND_FLAGS))
 	@env SONAME=$(SONAME) VERSION=$(VERSION) INSTALL='$(INSTALL)' .ci/deb $(DEB_LUAS)
+
+# The files of the last commit and the sources of all crates, with which cargo needs no network. Packed
+# from one commit the archive has the same bytes on every machine, save for the version of gzip.
+DIST := nauthilus_backend-$(VERSION)
+.PHONY: dist
+dist: toolchain
+	@rm -rf build/dist/$(DIST) && $(INSTALL) -d build/dist
+	git archive --format=tar --prefix=$(DIST)/ HEAD | tar -x -C build/dist
+	cd build/dist/$(DIST) && $(INSTALL) -d .cargo && \
+	    $(CARGO) vendor --locked --versioned-dirs $(CARGO_FLAGS) >.cargo/config.toml 2>vendored || { cat vendored >&2; exit 1; }; rm vendored
+	tar -c -C build/dist --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
+	    --mtime="$$(git log -1 --format=%cI)" $(DIST) | gzip -9n >build/dist/$(DIST).tar.gz
+	@rm -rf build/dist/$(DIST)
+	@cd build/dist && sha256sum $(DIST).tar.gz >$(DIST).tar.gz.sha256
+	@ls -l build/dist/$(DIST).tar.gz
 
 .PHONY: clean
 clean:
