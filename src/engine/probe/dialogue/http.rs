@@ -3,7 +3,7 @@
 //! ```text
 //! C: GET /health HTTP/1.1                           RFC 9112 §3.2.1
 //! C: Host: www.example.com                          RFC 9110 §7.2
-//! C: User-Agent: nauthilus_backend/0.1.0            §10.1.5
+//! C: User-Agent: nauthilus_backend/0.2.0            §10.1.5
 //! C: Accept: */*                                    §12.5.1
 //! C: Connection: close                              RFC 9112 §9.6
 //! C: Authorization: Basic cHJvYmU6c2VjcmV0          RFC 7617 §2, where credentials are set
