@@ -226,7 +226,7 @@ describe("bindings in a store", function()
       nb.route("bob")
       nb.set_target_state("node:b", "drain", { reason = "new disk", by = "ann" })
       -- The engine registers with what is new after at most 250 ms.
-      os.execute("sleep 2")
+      os.execute("sleep 4")
     ]], ports.a.port, ports.b.port, url, prefix)
     local printed, well = interpreter.run(program)
     assert.is_true(well, printed)

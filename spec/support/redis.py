@@ -87,7 +87,7 @@ class Servers:
             command, stdout=log, stderr=log, cwd=self.home(name), preexec_fn=die_with_parent
         )
         port = self.port(name)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             try:
                 with socket.create_connection(("127.0.0.1", port), 1) as probe:
@@ -115,7 +115,7 @@ class Servers:
         with open(path, "w") as file:
             file.write(f"port {port}\nbind 127.0.0.1\n"
                        f"sentinel monitor mail 127.0.0.1 {self.port(master)} 1\n"
-                       "sentinel down-after-milliseconds mail 500\n"
+                       "sentinel down-after-milliseconds mail 3000\n"
                        "sentinel failover-timeout mail 2000\n")
         return {"port": self.run(name, ["redis-sentinel", path])}
 
@@ -132,7 +132,7 @@ class Servers:
 
     def cli(self, name, args):
         command = ["redis-cli", "-p", str(self.port(name)), *args.split("\t")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return {"text": done.stdout.strip() + done.stderr.strip()}
 
     def relay(self, name, to):

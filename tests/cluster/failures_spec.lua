@@ -60,15 +60,20 @@ describe("while the store fails", function()
   end
 
   local function await(how, name, timeout)
-    return engine.eventually(how .. " for " .. name, function() return how_of(name) == how end, timeout)
+    return engine.eventually(how .. " for " .. name, function() return how_of(name) == how end, timeout or 20)
   end
 
-  -- Binds a user, and returns the node.
-  local function bind(name)
+  -- The first answer that comes in time may be to the second login: the one before has bound the user.
+  local function await_binding(name)
     engine.eventually("the store answers", function()
       local how = how_of(name)
       return how == "new" or how == "bound"
     end)
+  end
+
+  -- Binds a user, and returns the node.
+  local function bind(name)
+    await_binding(name)
     return nb.route(user(name)).node
   end
 
@@ -76,16 +81,20 @@ describe("while the store fails", function()
   -- the first nobody waits at all.
   local function check_outage(node)
     local limit = TIMEOUT + allowance()
-    for index = 1, 5 do
-      local started = socket.gettime()
+    local function login()
       local server, how = nb.route(user("alice"))
-      local took = socket.gettime() - started
       assert.are.same({ node, "remembered" }, { server.node, how })
-      assert.is_true(took < limit, ("login %d took %.3f s of %.3f"):format(index, took, limit))
-      started = socket.gettime()
-      assert.are.equal("fallback", how_of("stranger" .. index))
-      took = socket.gettime() - started
-      assert.is_true(took < limit, ("login %d took %.3f s of %.3f"):format(index, took, limit))
+    end
+    -- The only one that waits has one try; it may be interrupted, and the failures last for longer.
+    local started = socket.gettime()
+    login()
+    local took = socket.gettime() - started
+    assert.is_true(took < limit + 0.5, ("the first login took %.3f s of %.3f"):format(took, limit))
+    for index = 1, 5 do
+      engine.promptly(limit, login)
+      engine.promptly(limit, function()
+        assert.are.equal("fallback", how_of("stranger" .. index))
+      end)
     end
   end
 
@@ -100,7 +109,7 @@ describe("while the store fails", function()
     redis:kill("one")
     check_outage(node)
     redis:start("one")
-    await("bound", "alice", 5)
+    await("bound", "alice")
     assert.are.equal(node, redis:cli("one", "HGET", redis:cli("one", "KEYS", keys), "node"))
   end)
 
@@ -113,16 +122,16 @@ describe("while the store fails", function()
     redis:kill("two")
     check_outage(node)
     redis:start("two", { options = "--appendonly|yes|--appendfsync|always" })
-    await("bound", "alice", 5)
+    await("bound", "alice")
     assert.are.equal(generation, redis:cli("two", "HGET", key, "generation"))
   end)
 
   it("paused by CLIENT PAUSE", function()
     configure(url_of(redis:start("one").port))
     local node = bind("alice")
-    redis:cli("one", "CLIENT", "PAUSE", "1500", "ALL")
+    redis:cli("one", "CLIENT", "PAUSE", "5000", "ALL")
     check_outage(node)
-    await("bound", "alice", 5)
+    await("bound", "alice")
   end)
 
   it("frozen: what arrives too late writes nothing", function()
@@ -131,7 +140,7 @@ describe("while the store fails", function()
     redis:freeze("one")
     check_outage(node)
     redis:thaw("one")
-    await("bound", "alice", 5)
+    await("bound", "alice")
     assert.is_nil(redis:cli("one", "KEYS", keys):find("\n"), "the strangers' logins wrote nothing")
   end)
 
@@ -145,13 +154,13 @@ describe("while the store fails", function()
     assert.is_truthy(how == "bound" or how == "remembered", how)
     engine.eventually("strangers are routed by hash", function() return how_of("stranger") == "fallback" end)
     redis:cli("small", "CONFIG", "SET", "maxmemory", "0")
-    await("new", "another", 5)
-    await("bound", "alice", 5)
+    await_binding("another")
+    await("bound", "alice")
   end)
 
   it("evicting keys: it is warned of, and what is lost is written again", function()
     local server = redis:start("evicting", { options = "--maxmemory-policy|allkeys-lru" })
-    local keys = configure(url_of(server.port))
+    local keys = configure(url_of(server.port), { timeout = 5 })
     local node = bind("alice")
     local warnings = table.concat(nb.status().warnings, "\n")
     assert.is_truthy(warnings:find("maxmemory-policy allkeys-lru", 1, true), warnings)
@@ -166,7 +175,7 @@ describe("while the store fails", function()
     await("fallback", "alice")
     local right = redis:file("right", { text = "right" }).path
     configure(url_of(server.port), { password_file = right })
-    await("new", "alice", 5)
+    await_binding("alice")
   end)
 
   it("without a right on the script", function()
@@ -176,7 +185,7 @@ describe("while the store fails", function()
     configure(url_of(server.port), { username = "proxy", password_file = password })
     await("fallback", "alice")
     redis:cli("acl", "ACL", "SETUSER", "proxy", "+eval", "+evalsha")
-    await("new", "alice", 5)
+    await_binding("alice")
   end)
 
   it("with the rights of the documentation", function()
@@ -190,8 +199,8 @@ describe("while the store fails", function()
     end
     assert.are.equal("OK", redis:cli("least", table.concat(words, "\t")))
     local password = redis:file("least-password", { text = "password" }).path
-    configure(url_of(server.port), { username = "proxy", password_file = password })
-    await("new", "alice")
+    configure(url_of(server.port), { username = "proxy", password_file = password, timeout = 5 })
+    await_binding("alice")
     assert.are.equal("bound", how_of("alice"))
     assert.are.same({}, nb.status().warnings)
   end)
@@ -204,7 +213,7 @@ describe("while the store fails", function()
     redis:pace("relay", { mode = "stall" })
     check_outage(node)
     redis:pace("relay", { mode = "pass" })
-    await("bound", "alice", 5)
+    await("bound", "alice")
   end)
 
   it("with 200 ms of delay", function()
@@ -215,7 +224,7 @@ describe("while the store fails", function()
     redis:pace("slow", { mode = "0.1" })
     check_outage(node)
     redis:pace("slow", { mode = "pass" })
-    await("bound", "alice", 5)
+    await("bound", "alice")
   end)
 
   it("failed over by a Sentinel", function()
@@ -227,10 +236,10 @@ describe("while the store fails", function()
     engine.eventually("the replica has it", function()
       return redis:cli("second", "INFO", "replication"):find("master_link_status:up", 1, true)
         and redis:cli("sentinel", "SENTINEL", "REPLICAS", "mail"):find(tostring(second.port), 1, true)
-    end, 20)
+    end, 60)
     redis:kill("first")
     check_outage(node)
-    await("bound", "alice", 30)
+    await("bound", "alice", 60)
     assert.are.equal(node, nb.route(user("alice")).node)
     assert.is_truthy(redis:cli("second", "ROLE"):find("^master"))
   end)
@@ -251,7 +260,7 @@ describe("while the store fails", function()
     redis:freeze("one")
     await("remembered", "alice")
     redis:thaw("one")
-    await("bound", "alice", 5)
+    await("bound", "alice")
     local told = {}
     for _, event in ipairs(nb.events(last)) do
       if event.type == "cluster" then
