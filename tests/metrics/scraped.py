@@ -71,7 +71,11 @@ class Prometheus:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(30)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         shutil.rmtree(self.folder)
 
 
@@ -89,13 +93,13 @@ def scraped():
     key = f"imap://127.0.0.1:{up.port}"
     try:
         with test("Prometheus scrapes the example's location"):
-            until(lambda: prometheus.query('up{job="nauthilus_backend"} == 1'), 30, "up")
-            until(lambda: prometheus.query(f'{name}probes_total{{result="failed"}} > 3'), 30, "probes")
+            until(lambda: prometheus.query('up{job="nauthilus_backend"} == 1'), 60, "up")
+            until(lambda: prometheus.query(f'{name}probes_total{{result="failed"}} > 3'), 60, "probes")
         for metric in METRICS:
             with test(f"Prometheus has {name}{metric}"):
-                until(lambda m=metric: prometheus.query(name + m), 10, metric)
+                until(lambda m=metric: prometheus.query(name + m), 60, metric)
         with test("the values are those of the targets"):
-            until(lambda: prometheus.query(f'{name}target_up{{target="{key}"}} == 1'), 20, "alive")
+            until(lambda: prometheus.query(f'{name}target_up{{target="{key}"}} == 1'), 60, "alive")
             equal(prometheus.value(f'{name}target_up{{target="imap://127.0.0.1:{down.port}"}}'), 0, "dead")
             equal(prometheus.value(f'{name}targets{{protocol="imap", state="dead"}}'), 1, "dead targets")
             equal(prometheus.value(f'{name}node_usable{{node="mail1"}}'), 1, "usable")
@@ -105,7 +109,7 @@ def scraped():
             assert 28 * 86400 < left < 31 * 86400, left
             assert abs(prometheus.value(f"time() - max({name}last_probe_timestamp_seconds)")) < 60
             nginx.body(f"/set?what={urllib.parse.quote('node:mail1')}&state=drain")
-            until(lambda: prometheus.query(f'{name}target_state{{target="{key}", state="drain"}} == 1'), 20, "drain")
+            until(lambda: prometheus.query(f'{name}target_state{{target="{key}", state="drain"}} == 1'), 60, "drain")
             equal(prometheus.value(f'{name}node_state{{node="mail1", state="drain"}}'), 1, "the node's state")
             nginx.body(f"/set?what={urllib.parse.quote('node:mail1')}&state=auto")
         total = f'sum({name}probes_total{{result="good"}})'
@@ -114,12 +118,12 @@ def scraped():
             workers = nginx.workers()
             for pid in workers:
                 os.kill(pid, signal.SIGKILL)
-            until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 30, "new workers")
-            until(lambda: prometheus.query(f"{total} > {before + 3}"), 40, "more probes")
+            until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 60, "new workers")
+            until(lambda: prometheus.query(f"{total} > {before + 3}"), 60, "more probes")
         with test("counters go on over a reload"):
             before = prometheus.value(total)
             nginx.reload()
-            until(lambda: prometheus.query(f"{total} > {before + 3}"), 40, "more probes")
+            until(lambda: prometheus.query(f"{total} > {before + 3}"), 60, "more probes")
         with test("Prometheus has seen no counter go back"):
             series = prometheus.query(f'{{__name__=~"{name}.*(_total|_count|_sum|_bucket)"}}')
             for counter in {labels["__name__"] for labels, _ in series}:

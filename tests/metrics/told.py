@@ -52,27 +52,27 @@ def told():
         return [one[1:] for one in Hook.told if one[0] == kind]
 
     with test("a webhook hears of a verdict and of what an operator sets, once each"):
-        until(lambda: of("verdict") == [[key, "unknown -> alive", "", ""]], 20, "the first verdict")
+        until(lambda: of("verdict") == [[key, "unknown -> alive", "", ""]], 60, "the first verdict")
         server.down()
-        until(lambda: len(of("verdict")) == 2, 20, "the second verdict")
+        until(lambda: len(of("verdict")) == 2, 60, "the second verdict")
         equal(of("verdict")[1][:2], [key, "alive -> dead"], "verdict")
         nginx.get("/set")
-        until(lambda: of("operator") == [["node:mail1", "auto -> drain", "", "ann"]], 20, "the operator's setting")
+        until(lambda: of("operator") == [["node:mail1", "auto -> drain", "", "ann"]], 60, "the operator's setting")
     with test("what a broken webhook was not told, it hears later"):
         Hook.broken = True
         server.up()
-        until(lambda: "cannot tell of an event" in nginx.log(), 20, "a refusal")
+        until(lambda: "cannot tell of an event" in nginx.log(), 60, "a refusal")
         Hook.broken = False
-        until(lambda: len(of("verdict")) == 3, 20, "the verdict")
+        until(lambda: len(of("verdict")) == 3, 60, "the verdict")
     with test("a worker that takes over goes on where the last one was"):
         # Only then the number is kept that the next worker begins with.
-        until(lambda: nginx.log().count("told: verdict") == 3, 20, "the log")
+        until(lambda: nginx.log().count("told: verdict") == 3, 60, "the log")
         workers = nginx.workers()
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
-        until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 30, "new workers")
+        until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 60, "new workers")
         server.down()
-        until(lambda: len(of("verdict")) == 4, 30, "the verdict")
+        until(lambda: len(of("verdict")) == 4, 60, "the verdict")
         equal(len({tuple(one) for one in of("operator")}), len(of("operator")), "told once")
         equal([one[1] for one in of("verdict")],
               ["unknown -> alive", "alive -> dead", "dead -> alive", "alive -> dead"], "verdicts in order")

@@ -154,7 +154,7 @@ class Example(Nginx):
 
     def await_verdict(self, site, verdict):
         for name in PORTS:
-            until(lambda n=name: self.verdicts()[(n, site.port(n))] == verdict, 10, f"{name} {verdict}")
+            until(lambda n=name: self.verdicts()[(n, site.port(n))] == verdict, 30, f"{name} {verdict}")
 
     def log_in(self, at, user, password="secret"):
         """A login at a documented port of the mail proxy."""
@@ -192,8 +192,8 @@ class Mail(Example):
 
 
 def imap_login(port, implicit, context, user, password):
-    client = (imaplib.IMAP4_SSL("localhost", port, ssl_context=context, timeout=10) if implicit
-              else imaplib.IMAP4("localhost", port, timeout=10))
+    client = (imaplib.IMAP4_SSL("localhost", port, ssl_context=context, timeout=30) if implicit
+              else imaplib.IMAP4("localhost", port, timeout=30))
     if not implicit:
         client.starttls(context)
     equal(client.login(user, password)[0], "OK", "LOGIN")
@@ -202,8 +202,8 @@ def imap_login(port, implicit, context, user, password):
 
 
 def pop3_login(port, implicit, context, user, password):
-    client = (poplib.POP3_SSL("localhost", port, context=context, timeout=10) if implicit
-              else poplib.POP3("localhost", port, timeout=10))
+    client = (poplib.POP3_SSL("localhost", port, context=context, timeout=30) if implicit
+              else poplib.POP3("localhost", port, timeout=30))
     if not implicit:
         client.stls(context)
     client.user(user)
@@ -213,8 +213,8 @@ def pop3_login(port, implicit, context, user, password):
 
 
 def smtp_login(port, implicit, context, user, password):
-    client = (smtplib.SMTP_SSL("localhost", port, context=context, timeout=10) if implicit
-              else smtplib.SMTP("localhost", port, timeout=10))
+    client = (smtplib.SMTP_SSL("localhost", port, context=context, timeout=30) if implicit
+              else smtplib.SMTP("localhost", port, timeout=30))
     if not implicit:
         client.starttls(context=context)
     client.ehlo()
@@ -289,7 +289,7 @@ def run(nginx, sites):
         nginx.await_verdict(site, "alive")
     every_port("debian.conf", nginx, sites)
     with test("debian.conf: nobody logs in without TLS"):
-        client = imaplib.IMAP4("localhost", nginx.ports[143], timeout=10)
+        client = imaplib.IMAP4("localhost", nginx.ports[143], timeout=30)
         try:
             client.login("user", "secret")
         except imaplib.IMAP4.error:
@@ -341,7 +341,7 @@ def run(nginx, sites):
                 assert TEMPORARY[protocol] in str(problem), problem
             else:
                 raise AssertionError("it was let in")
-            assert time.monotonic() - began < 2, "it hung"
+            assert time.monotonic() - began < 5, "it hung"
     sites[first].start()
     nginx.await_verdict(sites[first], "alive")
     with test("a backend that is back gets logins again"):

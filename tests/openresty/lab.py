@@ -74,7 +74,7 @@ def equal(got, wanted, what=""):
         raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
 
 
-def until(condition, seconds=10, what="condition"):
+def until(condition, seconds=30, what="condition"):
     """Waits until condition() is true; returns what it returned."""
     end = time.monotonic() + seconds
     while True:
