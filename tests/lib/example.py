@@ -30,7 +30,7 @@ def status():
     return 1 if failures else 0
 
 
-def until(condition, within=20):
+def until(condition, within=60):
     """Waits until condition() is true, for which it may raise OSError meanwhile; returns whether it is."""
     end = time.monotonic() + within
     while time.monotonic() < end:
@@ -74,7 +74,7 @@ def arrivals(servers, count, act):
         arrived[:] = [at for at, server in enumerate(servers) if count(server) > before[at]]
         return arrived
 
-    until(told, 5)
+    until(told, 30)
     return arrived
 
 
