@@ -126,6 +126,9 @@ def watched_in_a_pipe():
         [lab.COMMAND, "watch", str(config), "--interval", "100ms"],
         stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     )
+    # A line that never comes is none in the end.
+    limit = threading.Timer(180, process.kill)
+    limit.start()
     try:
         first = sorted(process.stdout.readline() for _ in range(2))
         assert all("\x1b" not in line for line in first), first
@@ -134,6 +137,7 @@ def watched_in_a_pipe():
         run("auto", key, *engine_options).expect(0)
         assert re.search(rf"Z  {key} +alive", process.stdout.readline())
     finally:
+        limit.cancel()
         process.kill()
         process.wait()
 

@@ -14,7 +14,8 @@ sys.path.insert(0, str(SUPPORT))
 
 import control  # noqa: E402 # pylint: disable=wrong-import-position
 
-COMMAND = os.environ.get("COMMAND", str(ROOT / "target" / "debug" / "nauthilus-backend"))
+TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+COMMAND = os.environ.get("COMMAND", str(TARGET / "debug" / "nauthilus-backend"))
 SECRET = "s3cret-of-the-test"
 failures = 0
 
