@@ -7,6 +7,8 @@ local peers = require("spec.support.peers")
 
 describe("a client certificate", function()
   local nb, world, folder, ca, cert, key
+  -- A handshake with a server in Python, on a busy machine.
+  local patient = { connect_timeout = "10s", tls_timeout = "10s" }
 
   lazy_setup(function()
     nb = require("nauthilus_backend")
@@ -71,7 +73,7 @@ describe("a client certificate", function()
       local server = world:open({ tls = "good", clients = "ca", tls_version = version })
       both(server.port, settings({ tls_min_version = version }), function(config)
         nb.configure(config)
-        assert.is_true(nb.wait_ready(10))
+        assert.is_true(nb.wait_ready(30))
         local seen = engine.target(nb, server.port)
         assert.are.equal("alive", seen.verdict, seen.last_error)
         engine.await_probes(nb, server.port, 4)
@@ -85,7 +87,7 @@ describe("a client certificate", function()
       nb.configure(engine.config({}))
       assert.is_nil(nb.check_backend_connection("127.0.0.1", server.port, false, true, options))
       local check = nb.start_check("127.0.0.1", server.port, false, true, options)
-      assert.is_true(check:wait(10))
+      assert.is_true(check:wait(30))
       assert.is_nil(check:result())
     end)
 
@@ -163,8 +165,9 @@ describe("a client certificate", function()
     local server = world:open({ tls = "good", clients = "ca" })
     local text = content(key) .. "a comment\n" .. content(cert) .. content(ca)
     local all = write("all.pem", text)
-    nb.configure(engine.config({ engine.imap(server.port, settings({ tls_cert_file = all, tls_key_file = all })) }))
-    assert.is_true(nb.wait_ready(10))
+    local target = engine.imap(server.port, settings({ tls_cert_file = all, tls_key_file = all }))
+    nb.configure(engine.config({ target }, patient))
+    assert.is_true(nb.wait_ready(30))
     assert.are.equal("alive", engine.target(nb, server.port).verdict, engine.target(nb, server.port).last_error)
   end)
 
@@ -179,7 +182,7 @@ describe("a client certificate", function()
       })
       os.remove("client.crt")
       os.remove("client.key")
-      assert(nb.wait_ready(10))
+      assert(nb.wait_ready(30))
       local target
       repeat
         target = nb.status().targets[1]
@@ -197,7 +200,7 @@ describe("a client certificate", function()
     local server = world:open({ tls = "good", clients = "ca" })
     local log = folder .. "/log"
     nb.configure(engine.config({ engine.imap(server.port, settings()) }, { log = log, cert_warn = "365d" }))
-    assert.is_true(nb.wait_ready(10))
+    assert.is_true(nb.wait_ready(30))
     server:close()
     engine.await_verdict(nb, server.port, "dead")
     engine.eventually("the log line", function() return content(log):find("target_down", 1, true) end)
@@ -233,8 +236,8 @@ describe("a client certificate", function()
       assert_shown(status.targets[2].tls, "1.2")
       assert.is_nil(status.targets[3].tls)
     end
-    nb.configure(engine.config(targets, { state_file = state }))
-    assert.is_true(nb.wait_ready(10))
+    nb.configure(engine.config(targets, { state_file = state, connect_timeout = "10s", tls_timeout = "10s" }))
+    assert.is_true(nb.wait_ready(30))
     assert_all(nb.status())
     -- Later handshakes resume the session and show no certificate.
     engine.await_probes(nb, newer.port, 3)
@@ -245,8 +248,8 @@ describe("a client certificate", function()
     local program = ([[
       local nb = require("nauthilus_backend")
       nb.configure({
-        log = "none", connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "500ms",
-        tls_timeout = "500ms", state_file = %q,
+        log = "none", connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "10s",
+        tls_timeout = "10s", state_file = %q,
         backend_servers = { { protocol = "imap", host = "127.0.0.1", port = %d, tls = true, tls_ca_file = %q } },
       })
       nb.start()
@@ -261,10 +264,10 @@ describe("a client certificate", function()
     assert.are.equal("false\tCN=good\n", output)
 
     local check = nb.start_check("127.0.0.1", older.port, false, true, { tls_ca_file = ca })
-    assert.is_true(check:wait(10))
+    assert.is_true(check:wait(30))
     assert_shown(check:tls(), "1.2")
     local without = nb.start_check("127.0.0.1", plain.port)
-    assert.is_true(without:wait(10))
+    assert.is_true(without:wait(30))
     assert.is_nil(without:tls())
   end)
 
@@ -273,7 +276,7 @@ describe("a client certificate", function()
     for _, version in ipairs({ "1.3", 1.3 }) do
       both(server.port, { tls = true, tls_ca_file = ca, tls_min_version = version }, function(config)
         nb.configure(config)
-        assert.is_true(nb.wait_ready(10))
+        assert.is_true(nb.wait_ready(30))
         local seen = engine.target(nb, server.port)
         assert.are.equal("dead", seen.verdict)
         assert.are.equal("tls: the server offers no TLS version of 1.3 (tls_min_version)", seen.last_error)

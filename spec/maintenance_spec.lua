@@ -56,7 +56,7 @@ describe("an operator's setting", function()
     for _, what in ipairs({ key(a), key(b), "node:mail1", "node:mail2" }) do
       nb.set_target_state(what, "auto")
     end
-    assert(nb.wait_ready(5))
+    assert(nb.wait_ready(20))
   end)
 
   it("takes a target out of the list and puts it back, while probes go on", function()
@@ -152,7 +152,7 @@ describe("an operator's setting", function()
     ]]):format(state_file, a.port)
     local output, ok = interpreter.run(script:format([[
       nb.set_target_state("node:mail1", "maintenance", { reason = "a \"new\" disk", by = "ann" })
-      assert(nb.wait_ready(5))
+      assert(nb.wait_ready(20))
       repeat
         local file = io.open(]] .. string.format("%q", state_file) .. [[, "rb")
         local text = file and file:read("*a") or ""
@@ -174,7 +174,7 @@ describe("an operator's setting", function()
     local state_file = world:folder() .. "/shared"
     nb.configure(config({ state_file = state_file }))
     nb.start()
-    assert(nb.wait_ready(5))
+    assert(nb.wait_ready(20))
     local output, ok = interpreter.run(([[
       local nb = require("nauthilus_backend")
       nb.configure({
@@ -185,7 +185,7 @@ describe("an operator's setting", function()
         },
       })
       nb.start()
-      assert(nb.wait_ready(5))
+      assert(nb.wait_ready(20))
       assert(not nb.status().probing)
       nb.set_target_state("node:mail1", "drain", { by = "the other one" })
       -- Until the prober, which is another process, has it in the file that both share.
@@ -252,7 +252,7 @@ describe("an operator's setting", function()
       },
     })
     nb.start()
-    assert(nb.wait_ready(5))
+    assert(nb.wait_ready(20))
     for _ = 1, 5 do
       peer:close()
       repeat until verdict_of(peer) == "dead"
@@ -275,14 +275,14 @@ describe("an operator's setting", function()
       },
     })
     nb.start()
-    assert(nb.wait_ready(5))
+    assert(nb.wait_ready(20))
     repeat until #events_of("certificate", key(soon)) > 0
     -- The certificate was made with seven days, to the second.
     assert.matches("^expires in [67] days$", events_of("certificate", key(soon))[1].reason)
     soon:close()
-    repeat until #events_of("node", "mail9") == 1
+    repeat until #events_of("node", "mail9") >= 1
     soon:reopen()
-    repeat until #events_of("node", "mail9") == 2
+    repeat until #events_of("node", "mail9") >= 2
     local told = events_of("node", "mail9")
     local down, up = told[1], told[2]
     assert.are.same({ "usable", "unusable", "dead" }, { down.from, down.to, down.reason })

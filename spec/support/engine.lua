@@ -32,9 +32,9 @@ function engine.imap(port, overrides)
 end
 
 --- Looks until `condition` gives something true, and returns it; raises after `timeout` seconds
--- (10), saying `what` never happened.
+-- (30), saying `what` never happened.
 function engine.eventually(what, condition, timeout)
-  local deadline = socket.gettime() + (timeout or 10)
+  local deadline = socket.gettime() + (timeout or 30)
   while true do
     local value = condition()
     if value then

@@ -82,7 +82,7 @@ end
 --- Waits until a counter (accepted, proxied, handshakes, resumed, played) has reached a number.
 function Peer:await(count, at_least, timeout)
   self.world.control:call("await", {
-    name = self.name, count = count, at_least = at_least, timeout = timeout or 10,
+    name = self.name, count = count, at_least = at_least, timeout = timeout or 30,
   })
 end
 
