@@ -1,5 +1,6 @@
 -- What operators set: drain and maintenance of targets and nodes, weights, and the events.
 
+local engine = require("spec.support.engine")
 local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 
@@ -120,20 +121,21 @@ describe("an operator's setting", function()
   end)
 
   it("ends when its time is over", function()
-    nb.set_target_state(key(a), "drain", { ["for"] = 0.2 })
+    nb.set_target_state(key(a), "drain", { ["for"] = 0.5 })
     assert.are.same({ b.port }, listed())
-    repeat until #listed() == 2
-    nb.set_target_state(key(a), "drain", { ["for"] = "200ms" })
+    engine.eventually("the drain is over", function() return #listed() == 2 end)
+    nb.set_target_state(key(a), "drain", { ["for"] = "500ms" })
     assert.are.same({ b.port }, listed())
-    repeat until #listed() == 2
+    engine.eventually("the drain is over", function() return #listed() == 2 end)
     -- The list follows the clock; the event comes with the prober's next role check.
     local last
-    repeat
+    engine.eventually("the event of it", function()
       local events = nb.events()
       repeat
         last = table.remove(events)
       until last.type == "operator"
-    until last.to == "auto"
+      return last.to == "auto"
+    end)
     assert.are.same({ key(a), "auto", "its time is over" }, { last.target, last.to, last.reason })
   end)
 
@@ -255,9 +257,9 @@ describe("an operator's setting", function()
     assert(nb.wait_ready(20))
     for _ = 1, 5 do
       peer:close()
-      repeat until verdict_of(peer) == "dead"
+      engine.eventually("dead", function() return verdict_of(peer) == "dead" end)
       peer:reopen()
-      repeat until verdict_of(peer) == "alive"
+      engine.eventually("alive", function() return verdict_of(peer) == "alive" end)
     end
     -- The first verdict and three changes; seven more came within the minute.
     local events = events_of("verdict", key(peer))
@@ -276,13 +278,13 @@ describe("an operator's setting", function()
     })
     nb.start()
     assert(nb.wait_ready(20))
-    repeat until #events_of("certificate", key(soon)) > 0
+    engine.eventually("the certificate's", function() return #events_of("certificate", key(soon)) > 0 end)
     -- The certificate was made with seven days, to the second.
     assert.matches("^expires in [67] days$", events_of("certificate", key(soon))[1].reason)
     soon:close()
-    repeat until #events_of("node", "mail9") >= 1
+    engine.eventually("the node's first", function() return #events_of("node", "mail9") >= 1 end)
     soon:reopen()
-    repeat until #events_of("node", "mail9") >= 2
+    engine.eventually("the node's second", function() return #events_of("node", "mail9") >= 2 end)
     local told = events_of("node", "mail9")
     local down, up = told[1], told[2]
     assert.are.same({ "usable", "unusable", "dead" }, { down.from, down.to, down.reason })

@@ -120,7 +120,7 @@ describe("route", function()
     assert.are.equal(other, nb.route("alice").node)
     nb.set_node_weight(left, nil)
     assert.are.equal(left, nb.route("alice").node)
-    nb.set_target_state("node:" .. left, "drain", { ["for"] = "100ms" })
+    nb.set_target_state("node:" .. left, "drain", { ["for"] = "500ms" })
     assert.are.equal(other, nb.route("alice").node)
     engine.eventually("the drain is over", function()
       return nb.route("alice").node == left
