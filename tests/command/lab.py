@@ -110,7 +110,7 @@ class Helper:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(90)
 
 
 def folder():
