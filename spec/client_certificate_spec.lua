@@ -238,6 +238,11 @@ describe("a client certificate", function()
     end
     nb.configure(engine.config(targets, { state_file = state, connect_timeout = "10s", tls_timeout = "10s" }))
     assert.is_true(nb.wait_ready(30))
+    -- It is told just after the verdict.
+    engine.eventually("both handshakes are told", function()
+      local shown = nb.status().targets
+      return shown[1].tls and shown[2].tls
+    end)
     assert_all(nb.status())
     -- Later handshakes resume the session and show no certificate.
     engine.await_probes(nb, newer.port, 3)
