@@ -46,6 +46,12 @@ DEB_LUAS ?= lua5.2 lua5.3 lua5.4 lua5.5 luajit
 # Passed to every cargo build, e.g. CARGO_FLAGS="--features vendored-openssl" or --offline.
 CARGO_FLAGS ?=
 
+# LuaRocks adds CC=gcc to each of its calls. In the environment of cargo it would have OpenSSL's bindings,
+# and all that needs them, built again for a compiler that is the same.
+ifeq ($(origin CC) $(CC),command line gcc)
+unexport CC
+endif
+
 .DEFAULT_GOAL := build
 # The builds for the Luas share one target directory and one output name, so they must not run at the same time.
 .NOTPARALLEL:
