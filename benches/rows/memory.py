@@ -14,7 +14,19 @@ ROUNDS = quick(1, 2)
 ROWS = [
     Row("memory", f"memory per target, {MANY} against {FEW}", "bytes", "HAProxy, per server", at_most=0.25),
     Row("memory_table", "the same, configured by a Lua table", "bytes", "HAProxy, per server", at_most=0.25),
+    Row("memory_settings", "the same, each with settings of its own", "bytes", "HAProxy, per server", at_most=0.6),
 ]
+
+# What each target has besides, in Lua: texts that differ between targets take memory for each. No deep
+# checks: what those in flight take depends on how many there are, not on how many targets.
+SETTINGS = f"""
+  connect_interval = "{INTERVAL}s", deep_interval = "1h", fast_interval = "700ms", failure_threshold = 3,
+  recovery_threshold = 2, connect_timeout = "4s", tls_timeout = "4s", deep_timeout = "9s",
+  test_username = "probe" .. #list .. "@example.org", test_password = "secret" .. #list, test_mailbox = "Box" .. #list,
+  helo_name = "probe" .. #list .. ".example.org", source_address = "127.0.0.1", tls_min_version = "1.3",
+  tls_server_name = "imap" .. #list .. ".example.org", node = "node" .. #list, pool = "pool" .. #list % 10,
+  weight = 50, vital = false,
+"""
 
 
 def grown(few, many):
@@ -22,7 +34,7 @@ def grown(few, many):
 
 
 def measure(rows):
-    ours, table, haproxy = [], [], []
+    ours, table, settings, haproxy = [], [], [], []
     for _ in range(ROUNDS):
         with one_listener() as port, contextlib.ExitStack() as stack:
             sizes = loopback(FEW, port), loopback(MANY, port)
@@ -33,12 +45,16 @@ def measure(rows):
             processes = [
                 pair(lambda targets: OursFromFile(targets, f"connect_interval: {INTERVAL}s")),
                 pair(lambda targets: Ours(targets, f'connect_interval = "{INTERVAL}s"')),
+                pair(lambda targets: Ours(targets, f'connect_interval = "{INTERVAL}s"', SETTINGS)),
                 pair(lambda targets: HAProxy(targets, f"inter {INTERVAL}s")),
             ]
             time.sleep(1.3 * INTERVAL)
-            for figures, two in zip((ours, table, haproxy), processes):
+            for figures, two in zip((ours, table, settings, haproxy), processes):
                 figures.append(grown(*two))
             resident = [f"{resident_kb(p.pid) / 1024:.1f}" for two in processes for p in two]
     rows["memory"].pairs(ours, haproxy)
     rows["memory_table"].pairs(table, haproxy)
-    rows["memory"].note = "MiB, few and many: ours {} and {}, from a table {} and {}, HAProxy {} and {}".format(*resident)
+    rows["memory_settings"].pairs(settings, haproxy)
+    rows["memory"].note = (
+        "MiB, few and many: ours {} and {}, from a table {} and {}, with settings {} and {}, HAProxy {} and {}"
+    ).format(*resident)
