@@ -311,8 +311,7 @@ fn node_state(
     Ok(())
 }
 
-/// A hash that differs between machines which route users differently.
-/// Servers that requests were given by `select_backend_server`.
+/// How often `select_backend_server` has recorded a server for a request.
 fn selections(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     let help = "Servers that select_backend_server was given for a request";
     let mut family = counter(encoder, "selections", help)?;
@@ -337,6 +336,7 @@ fn routes(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Re
     Ok(())
 }
 
+/// A hash of what routing depends on: two machines with different hashes may route a user differently.
 fn config_info(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     let help = "What the machines that route the same users must agree on";
     let mut family = encoder.encode_descriptor("config", help, None, MetricType::Info)?;

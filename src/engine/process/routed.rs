@@ -18,8 +18,9 @@ pub struct Routed {
     pub node: String,
     /// The node that the user was moved from; empty: none.
     pub from: String,
-    /// Seconds since 1970 in microseconds; 0: none.
+    /// When the user was bound to the node, in microseconds since 1970; 0 without a binding.
     pub since_us: u64,
+    /// When the binding ends, in microseconds since 1970; 0 for one without an end, or none.
     pub until_us: u64,
     pub reason: String,
     pub by: String,

@@ -64,7 +64,8 @@ pub enum StoreDone {
     },
 }
 
-/// What a call did, or why nothing: one of the documented reasons.
+/// What a call has changed in the store; or the reason why it has changed nothing, one of those that
+/// `docs/api.md` lists.
 pub type StoreResult = Result<StoreDone, String>;
 
 /// Why an operator does something, and who that is.

@@ -33,7 +33,7 @@ pub enum NoRoute {
 }
 
 impl NoRoute {
-    /// The text that callers get; the words are promised.
+    /// The text that callers get. Scripts compare it, so it does not change between versions.
     pub const fn text(self) -> &'static str {
         match self {
             Self::NoKey => "no key",

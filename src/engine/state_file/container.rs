@@ -104,7 +104,8 @@ impl Head {
             length: length.parse().ok()?,
             sum: (*sum).to_owned(),
         };
-        // No number that this module has counted to: a content after it would have no number.
+        // Numbers rise by one with each content. So large a number comes from a damaged file, and
+        // accepting it would leave no higher number for the next content.
         let is_counted = head.number < u64::MAX / 2;
         let is_whole = head.length <= FILE_MAX && head.offset >= CONTENTS_AT;
         (is_whole && is_counted).then_some(head)

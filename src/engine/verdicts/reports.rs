@@ -12,8 +12,9 @@ use super::layout::*;
 use super::memory::{Slot, VerdictTable};
 use crate::sys::clock;
 
-/// A report that finds an earlier one waiting wakes the prober again after this time: the process
-/// that made the earlier one may have been killed before it woke the prober.
+/// While a report of a target is open, the prober was woken for it already, and further reports do not
+/// wake it. After this time they do: the process that made the first may have been killed before it
+/// woke the prober.
 const WAKE_AGAIN: Duration = Duration::from_millis(100);
 
 /// The low half of a word: how many reports there were, modulo 2^32.

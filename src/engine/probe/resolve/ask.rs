@@ -104,8 +104,8 @@ fn meaning_of(failure: names::NameFailure, lack: Option<LookupFailure>) -> Looku
     }
 }
 
-/// `EAI_ADDRFAMILY` of glibc's netdb.h, which the `libc` crate lacks: the name exists, and has no
-/// address of a family that was asked for.
+/// `EAI_ADDRFAMILY` of glibc's netdb.h: the name exists, but has no address of the family that was asked
+/// for. The `libc` crate does not define it.
 const EAI_ADDRFAMILY: i32 = -9;
 
 fn own_lack(error: &std::io::Error) -> LookupFailure {
