@@ -4,7 +4,8 @@
 
 local backend = require("nauthilus_backend")
 
--- nginx percent-encodes control characters, spaces and "%" in these headers.
+-- nginx percent-encodes control characters, spaces and "%" in these headers, and nothing else: quotes, "+" and
+-- letters outside ASCII are as the client sent them.
 local function unescape(text)
   return (text:gsub("%%(%x%x)", function(code)
     return string.char(tonumber(code, 16))
@@ -16,6 +17,13 @@ local codes = { imap = "[UNAVAILABLE] ", pop3 = "[SYS/TEMP] " }
 
 local user = unescape(ngx.var.http_auth_user or "")
 local protocol = ngx.var.http_auth_protocol or ""
+
+-- No mailbox is called so; the answer to it could not be one line.
+if user:find("%c") then
+  ngx.header["Auth-Status"] = "Invalid login or password"
+  ngx.header["Auth-Error-Code"] = "535 5.7.8"
+  return
+end
 
 -- All sessions of a user, over every protocol, go to one node.
 local server, why = backend.route(user, { protocol = protocol })

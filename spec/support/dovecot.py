@@ -266,6 +266,12 @@ class Dovecot:
         self.process.wait()
         self.process = None
 
+    def kill(self):
+        """Ends all its processes at once, as a power cut would."""
+        self.signal_all(signal.SIGKILL)
+        self.process.wait()
+        self.process = None
+
     def signal_all(self, number):
         try:
             os.killpg(self.process.pid, number)

@@ -41,6 +41,9 @@ def until(condition, within=60):
     return False
 
 
+SERVICES = {"imap": "imap-login", "pop3": "pop3-login", "sieve": "managesieve-login"}
+
+
 class Mail:
     """A Dovecot whose log says who logged in."""
 
@@ -58,6 +61,12 @@ class Mail:
     def logins(self, service, user):
         # Dovecot 2.3 says "Login", 2.4 "Logged in".
         return self.count(rf"{service}: Info: (Login|Logged in): .*\buser=<{re.escape(user)}>")
+
+    def arrived(self, protocol, user):
+        """How many logins, for LMTP mails, of the user have come."""
+        if protocol == "lmtp":
+            return self.count(rf"lmtp\({re.escape(user)}\).*: [Ss]aved mail to INBOX")
+        return self.logins(SERVICES[protocol], user)
 
     def close(self):
         self.dovecot.stop()
