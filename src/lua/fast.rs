@@ -4,8 +4,7 @@
 //! interpreted; a call through the FFI is compiled into the trace. `glue/fast.lua` has the addresses
 //! of these functions and checks the arguments: userdata of the class, strings with their lengths.
 //! The functions do the same as the natives of `result.rs` and `context.rs`, for the common argument
-//! types. Other types, refusals and error texts are left to those natives: see
-//! [`outcome::NOT_HERE`].
+//! types. Other types, refusals and error texts are left to those natives: see [`NOT_HERE`].
 //!
 //! None of these functions calls Lua, so there is no allocation, error or collection of Lua's during a
 //! call, and strings and userdata stay valid. No panic unwinds into Lua: see [`guarded`].
@@ -16,6 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
 use super::held::Held;
+use super::nginx::setter::Setter;
 use super::raw::{Item, Items, content_of, fill_contexts, fill_results, owned_of};
 use super::result::field_at;
 use super::routing;
@@ -25,11 +25,6 @@ use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
 use crate::engine::request::server_address::is_plain_literal;
-
-mod outcome;
-mod setter;
-
-use setter::{Setter, changed};
 
 pub(super) const NATIVES: Items = &[(
     "fast",
@@ -52,26 +47,26 @@ pub(super) const NATIVES: Items = &[(
         ("select", Item::Address(select as *const c_void)),
         ("apply", Item::Address(apply as *const c_void)),
         ("remove", Item::Address(remove as *const c_void)),
-        ("select_here", Item::Address(select_here as *const c_void)),
-        ("apply_here", Item::Address(apply_here as *const c_void)),
         ("route", Item::Address(route as *const c_void)),
         ("fill_results", Item::Native(fill_results)),
         ("fill_contexts", Item::Native(fill_contexts)),
-        ("setter", Item::Text(setter::DECLARATION)),
-        ("NOT_HERE", Item::Number(outcome::NOT_HERE)),
-        ("UNREPORTED", Item::Number(outcome::UNREPORTED)),
-        ("NOT_BEGUN", Item::Number(outcome::NOT_BEGUN)),
     ]),
 )];
+
+/// What the functions return, besides numbers of their own.
+const DONE: c_int = 0;
+/// Nothing was changed, or the call can be repeated: the glue calls the native for the same purpose.
+const NOT_HERE: c_int = -1;
+const _: () = assert!(routing::STALE == NOT_HERE);
 
 /// Runs `work`. If it panics, which is a bug, or returns `None`, the glue calls the native instead.
 fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(outcome) => outcome.unwrap_or(outcome::NOT_HERE),
+        Ok(outcome) => outcome.unwrap_or(NOT_HERE),
         Err(panic) => {
             // Not dropped: the destructor of a panic's payload may panic again.
             std::mem::forget(panic);
-            outcome::NOT_HERE
+            NOT_HERE
         }
     }
 }
@@ -143,7 +138,7 @@ unsafe extern "C" fn stage() -> c_int {
 fn add(staged: c_int, name: &[u8], value: Scalar) -> c_int {
     guarded(|| {
         let pair = (name.into(), AttributeValue::One(value));
-        with_staged(staged, |s| s.attributes.push(pair)).map(|()| outcome::DONE)
+        with_staged(staged, |s| s.attributes.push(pair)).map(|()| DONE)
     })
 }
 
@@ -184,7 +179,7 @@ unsafe extern "C" fn add_name(staged: c_int, name: *const u8, length: usize) -> 
     guarded(|| {
         // SAFETY: the glue passes a Lua string and its length.
         let name = unsafe { bytes(name, length) };
-        with_staged(staged, |s| s.names.push(name.into())).map(|()| outcome::DONE)
+        with_staged(staged, |s| s.names.push(name.into())).map(|()| DONE)
     })
 }
 
@@ -195,7 +190,7 @@ unsafe extern "C" fn set_flag(result: *const c_void, field: c_int, value: bool) 
         let result = unsafe { handle::<BackendResult>(result)? };
         field_at(field.try_into().ok()?)?
             .set_flag(result, value)
-            .then_some(outcome::DONE)
+            .then_some(DONE)
     })
 }
 
@@ -211,7 +206,7 @@ unsafe extern "C" fn set_text(
         let (result, text) = unsafe { (handle::<BackendResult>(result)?, bytes(text, length)) };
         field_at(field.try_into().ok()?)?
             .set_text(result, text)
-            .then_some(outcome::DONE)
+            .then_some(DONE)
     })
 }
 
@@ -233,7 +228,7 @@ unsafe extern "C" fn set_attribute(
             )
         };
         result.with(|r| r.attributes = Attributes::text(name.into(), text));
-        Some(outcome::DONE)
+        Some(DONE)
     })
 }
 
@@ -244,110 +239,92 @@ unsafe extern "C" fn set_attributes(staged: c_int, result: *const c_void) -> c_i
         let result = unsafe { handle::<BackendResult>(result)? };
         let attributes = with_staged(staged, |s| Attributes::take_pairs(&mut s.attributes))?;
         result.with(|r| r.attributes = attributes);
-        Some(outcome::DONE)
+        Some(DONE)
     })
 }
 
-/// `select(context, ip, length, port, setter, request)`. Only takes IP addresses without brackets.
+/// Runs `work` on the context that a call changes: on that of the nginx request, whose response headers are
+/// then set, if there is a setter, else on `context`.
+///
+/// # Safety
+///
+/// The glue passes its setter and nginx's current request or null, on nginx's thread; or no setter and a
+/// request context.
+unsafe fn change(
+    context: *const c_void,
+    setter: *const Setter,
+    request: *mut c_void,
+    work: impl FnOnce(&mut RequestContext) -> Option<()>,
+) -> Option<c_int> {
+    // SAFETY: the caller guarantees what is passed; a setter is never freed, and the glue keeps it from
+    // being used with an unknown version of nginx's Lua module.
+    unsafe {
+        match setter.as_ref() {
+            Some(setter) => setter.change(request, work)?,
+            None => handle::<RequestContext>(context)?.with(work)?,
+        }
+    }
+    Some(DONE)
+}
+
+/// `select(context, setter, request, ip, length, port)`. Only takes IP addresses without brackets.
 unsafe extern "C" fn select(
     context: *const c_void,
+    setter: *const Setter,
+    request: *mut c_void,
     ip: *const u8,
     length: usize,
     port: c_int,
-    setter: *const Setter,
-    request: *mut c_void,
 ) -> c_int {
     guarded(|| {
-        // SAFETY: the glue has checked that it is a context, and passes a string.
-        let (context, ip) = unsafe { (handle::<RequestContext>(context)?, bytes(ip, length)) };
+        // SAFETY: the glue passes a string.
+        let ip = unsafe { bytes(ip, length) };
         let port = port.try_into().ok()?;
         is_plain_literal(ip).then_some(())?;
-        context.with(|c| c.select(ip, port));
+        // SAFETY: the glue passes what `change` asks for.
+        let done = unsafe {
+            change(context, setter, request, |c| {
+                c.select(ip, port);
+                Some(())
+            })?
+        };
         current().count_selection();
-        // SAFETY: the glue passes null or its setter, and the current request or null.
-        Some(unsafe { changed(context, setter, request) })
+        Some(done)
     })
 }
 
-/// `apply(context, result, setter, request)`
+/// `apply(context, setter, request, result)`
 unsafe extern "C" fn apply(
     context: *const c_void,
-    result: *const c_void,
     setter: *const Setter,
     request: *mut c_void,
+    result: *const c_void,
 ) -> c_int {
     guarded(|| {
-        // SAFETY: the glue has checked that they are of their classes.
-        let (context, result) = unsafe {
-            (
-                handle::<RequestContext>(context)?,
-                handle::<BackendResult>(result)?,
-            )
-        };
-        result.with_current(|r| context.with(|c| c.apply(r).ok()))?;
-        // SAFETY: the glue passes null or its setter, and the current request or null.
-        Some(unsafe { changed(context, setter, request) })
+        // SAFETY: the glue has checked that `result` is a result, and passes what `change` asks for.
+        unsafe {
+            let result = handle::<BackendResult>(result)?;
+            result.with_current(|r| change(context, setter, request, |c| c.apply(r).ok()))
+        }
     })
 }
 
-/// `remove(staged, context, setter, request)`
+/// `remove(context, setter, request, staged)`
 unsafe extern "C" fn remove(
-    staged: c_int,
     context: *const c_void,
     setter: *const Setter,
     request: *mut c_void,
+    staged: c_int,
 ) -> c_int {
     guarded(|| {
-        // SAFETY: the glue has checked that it is a context.
-        let context = unsafe { handle::<RequestContext>(context)? };
-        with_staged(staged, |s| context.with(|c| c.remove(s.names.drain(..))))?;
-        // SAFETY: the glue passes null or its setter, and the current request or null.
-        Some(unsafe { changed(context, setter, request) })
-    })
-}
-
-/// `select_here(setter, request, may_begin, ip, length, port)`: like `select`, for the context of an
-/// nginx request, which is begun if it may be (see [`Setter::decide`]).
-unsafe extern "C" fn select_here(
-    setter: *const Setter,
-    request: *mut c_void,
-    may_begin: bool,
-    ip: *const u8,
-    length: usize,
-    port: c_int,
-) -> c_int {
-    guarded(|| {
-        // SAFETY: the glue passes its setter, the current request and a string.
-        let (setter, ip) = unsafe { (setter.as_ref()?, bytes(ip, length)) };
-        let port = port.try_into().ok()?;
-        is_plain_literal(ip).then_some(())?;
-        // SAFETY: the glue has filled in the setter and passes the current request of nginx's thread.
-        unsafe {
-            setter.decide(request, may_begin, |c| {
-                c.select(ip, port);
-                current().count_selection();
+        with_staged(staged, |s| {
+            let work = |c: &mut RequestContext| {
+                c.remove(s.names.drain(..));
                 Some(())
-            })
-        }
-    })
-}
-
-/// `apply_here(setter, request, may_begin, result)`: like `apply`, for the context of an nginx request.
-unsafe extern "C" fn apply_here(
-    setter: *const Setter,
-    request: *mut c_void,
-    may_begin: bool,
-    result: *const c_void,
-) -> c_int {
-    guarded(|| {
-        // SAFETY: the glue passes the setter that it has filled in and the current request of nginx's
-        // thread, and has checked that `result` is a result.
-        unsafe {
-            let result = handle::<BackendResult>(result)?;
-            result.with_current(|r| {
-                (setter.as_ref()?).decide(request, may_begin, |c| c.apply(r).ok())
-            })
-        }
+            };
+            // SAFETY: the glue passes what `change` asks for.
+            unsafe { change(context, setter, request, work) }
+        })?
     })
 }
 
@@ -361,5 +338,3 @@ unsafe extern "C" fn route(routes: *const c_void, user: *const u8, length: usize
         Some(routing::target_of(routes, user))
     })
 }
-
-const _: () = assert!(routing::STALE == outcome::NOT_HERE);

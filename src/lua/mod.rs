@@ -9,7 +9,7 @@
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | how natives are made: functions from arguments to an answer |
 //! | `held.rs` | the content of the userdata of results and contexts |
-//! | `fast.rs`, `fast/setter.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
+//! | `fast.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
 //! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
 //! | `monitor.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the monitor, for operators |

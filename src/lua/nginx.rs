@@ -10,12 +10,18 @@
 //! | `nginx/symbols.rs` | the symbols of nginx and its Lua module, and their types |
 //! | `nginx/request_end.rs` | calls a handler at the end of a request |
 //! | `nginx/requests.rs` | the request contexts of nginx's requests |
+//! | `nginx/response.rs` | sets response headers without Lua strings, for known versions of the Lua module |
+//! | `nginx/setter.rs` | changes a request's context and sets its response headers in one call |
 //! | `nginx/waits.rs` | wakes the coroutine that waits for a check |
 
 mod pointers;
 mod request_end;
 #[cfg(feature = "luajit")]
-pub(super) mod requests;
+mod requests;
+#[cfg(feature = "luajit")]
+mod response;
+#[cfg(feature = "luajit")]
+pub(super) mod setter;
 mod symbols;
 mod waits;
 
@@ -49,6 +55,7 @@ pub(super) unsafe fn register(natives: Natives) {
         #[cfg(feature = "luajit")]
         if symbols.ends.is_some() {
             natives.add(requests::NATIVES);
+            natives.add(setter::NATIVES);
         }
     }
 }

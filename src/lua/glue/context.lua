@@ -27,15 +27,13 @@ local function report(context, publish)
   end
 end
 
--- With LuaJIT's FFI the common cases stay in compiled code. Without it each function of the API is a
--- native, which handles the common cases and calls the function here for the rest. `up` counts that
+-- Each function has one way for common arguments, and the natives below for the rest, which also word the
+-- errors. With LuaJIT's FFI that way is the adapter's function, which stays in compiled code. Without it each
+-- function of the API is itself a native, which calls the function here for the rest. `up` counts that
 -- native between the function and the script, for the position of errors.
 local fast = parts.fast
-local fast_select, fast_apply, fast_remove = nil, nil, nil
-if fast then
-  fast_select, fast_apply, fast_remove = fast.select, fast.apply, fast.remove
-end
 local select_at_once, apply_at_once = host.select_at_once, host.apply_at_once
+local remove_at_once = host.remove_at_once
 local is_native = not fast and host.shared ~= nil
 local up = is_native and 1 or 0
 
@@ -54,10 +52,7 @@ offer("select_backend_server", "select", function(ip, port)
   if select_at_once and select_at_once(ip, number) then
     return
   end
-  local context, publish, setter, request = current_context("select_backend_server")
-  if fast_select and fast_select(context, ip, number, publish, setter, request, report) then
-    return
-  end
+  local context, publish = current_context("select_backend_server")
   local why = context_select(context, ip, number)
   if why then
     bad_argument(1, "select_backend_server", why .. ", got " .. show(ip), up)
@@ -71,10 +66,7 @@ offer("apply_backend_result", "apply", function(result)
   if apply_at_once and apply_at_once(result) then
     return
   end
-  local context, publish, setter, request = current_context("apply_backend_result")
-  if fast_apply and fast_apply(context, result, publish, setter, request, report) then
-    return
-  end
+  local context, publish = current_context("apply_backend_result")
   local why = context_apply(context, result)
   if why == false then
     wrong_type(1, "apply_backend_result", result_class, result, up)
@@ -87,10 +79,10 @@ offer("apply_backend_result", "apply", function(result)
 end)
 
 offer("remove_from_backend_result", "remove", function(names)
-  local context, publish, setter, request = current_context("remove_from_backend_result")
-  if fast_remove and fast_remove(context, names, publish, setter, request, report) then
+  if remove_at_once and remove_at_once(names) then
     return
   end
+  local context, publish = current_context("remove_from_backend_result")
   local why = context_remove(context, names)
   if why then
     bad_argument(1, "remove_from_backend_result", why, up)

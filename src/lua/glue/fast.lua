@@ -18,7 +18,7 @@ end
 
 local next, type, new_table = next, type, parts.ffi.new_table
 local getmetatable = debug.getmetatable
-local result_metatable, context_metatable = native.result_metatable, native.context_metatable
+local result_metatable = native.result_metatable
 local fill_results, fill_contexts = fast.fill_results, fast.fill_contexts
 
 -- The number of the field that is a table of attributes.
@@ -43,23 +43,13 @@ local add_flag = entry("add_flag", "int (*)(int, const char *, size_t, bool)")
 local add_name = entry("add_name", "int (*)(int, const char *, size_t)")
 local set_attribute = entry("set_attribute", "int (*)(void *, const char *, size_t, const char *, size_t)")
 local set_attributes = entry("set_attributes", "int (*)(int, void *)")
-local select_server = entry("select", "int (*)(void *, const char *, size_t, int, void *, void *)")
+local select_server = entry("select", "int (*)(void *, void *, void *, const char *, size_t, int)")
 local apply_result = entry("apply", "int (*)(void *, void *, void *, void *)")
-local remove_names = entry("remove", "int (*)(int, void *, void *, void *)")
-
-local select_here = entry("select_here", "int (*)(void *, void *, bool, const char *, size_t, int)")
-local apply_here = entry("apply_here", "int (*)(void *, void *, bool, void *)")
-
+local remove_names = entry("remove", "int (*)(void *, void *, void *, int)")
 local route_user = entry("route", "int (*)(void *, const char *, size_t)")
-
-local NOT_HERE, UNREPORTED = fast.NOT_HERE, fast.UNREPORTED
 
 local function is_result(value)
   return type(value) == "userdata" and getmetatable(value) == result_metatable
-end
-
-local function is_context(value)
-  return type(value) == "userdata" and getmetatable(value) == context_metatable
 end
 
 local api = {}
@@ -179,50 +169,16 @@ function api.set(result, number, value)
   return false
 end
 
--- Request contexts. `setter` sets the response headers of `request`. If there is no setter, or it could
--- not set all headers, `later` sets them with `publish`.
+-- Request contexts. Host adapters call these with a setter (see `nginx/setter.rs`) and nginx's current
+-- request, or with nil for both and the context that they keep. They return whether the call was done; if
+-- not, it can be done again by the native.
 
--- Evaluates the outcome of a function that changed the context; returns whether it was handled.
-local function finish(context, outcome, publish, setter, later)
-  if outcome == NOT_HERE then
-    return false
-  end
-  if publish and (outcome == UNREPORTED or not setter) then
-    later(context, publish)
-  end
-  return true
+function api.select(context, setter, request, ip, port)
+  return select_server(context, setter, request, ip, #ip, port) == 0
 end
 
-function api.select(context, ip, port, publish, setter, request, later)
-  if not is_context(context) then
-    return false
-  end
-  local outcome = select_server(context, ip, #ip, port, setter, request)
-  return finish(context, outcome, publish, setter, later)
-end
-
-function api.apply(context, result, publish, setter, request, later)
-  if not is_context(context) or not is_result(result) then
-    return false
-  end
-  local outcome = apply_result(context, result, setter, request)
-  return finish(context, outcome, publish, setter, later)
-end
-
--- The same for the context that `nginx/requests.rs` keeps for the request; these return the outcome.
-api.NOT_BEGUN = fast.NOT_BEGUN
-
-function api.select_here(setter, request, may_begin, ip, port)
-  return select_here(setter, request, may_begin, ip, #ip, port)
-end
-
-function api.apply_here(setter, request, may_begin, result)
-  return is_result(result) and apply_here(setter, request, may_begin, result) or NOT_HERE
-end
-
--- For a handle that `prepare_routes` returned; see `target_of` in `routing.rs`.
-function api.route(handle, user)
-  return route_user(handle, user, #user)
+function api.apply(context, setter, request, result)
+  return is_result(result) and apply_result(context, setter, request, result) == 0
 end
 
 -- Stages an array of strings; false unless `next` gives the keys 1..n in order. An array that was filled
@@ -240,16 +196,17 @@ local function add_names(staged, names)
   return true
 end
 
-function api.remove(context, names, publish, setter, request, later)
-  if not is_context(context) or type(names) ~= "table" then
+function api.remove(context, setter, request, names)
+  if type(names) ~= "table" then
     return false
   end
   local staged = stage()
-  if not add_names(staged, names) then
-    return false
-  end
-  local outcome = remove_names(staged, context, setter, request)
-  return finish(context, outcome, publish, setter, later)
+  return add_names(staged, names) and remove_names(context, setter, request, staged) == 0
+end
+
+-- For a handle that `prepare_routes` returned; see `target_of` in `routing.rs`.
+function api.route(handle, user)
+  return route_user(handle, user, #user)
 end
 
 return api

@@ -4,9 +4,7 @@
 --   current_context(name, is_asked_for)
 --                            returns the current request context. If response headers are to
 --                            be set at once, also a function publish(name, value) that sets one
---                            to a string, or clears it if value is false. If headers can be set
---                            without Lua strings, also the struct of `fast/setter.rs` and the
---                            request whose headers it sets. Raises without a request, with the
+--                            to a string, or clears it if value is false. Raises without a request, with the
 --                            position of the script: only functions of the API call it directly.
 --                            `name`: given by the functions that change the context, which are
 --                            also refused once the headers were sent. `is_asked_for`: the context
@@ -14,9 +12,10 @@
 --                            one does where the request has none.
 --   shared                   nil, or a table whose index 1 is the current context, or nil if
 --                            `current_context` must be called; only for hosts without `publish`
---   select_at_once(ip, port), apply_at_once(result)
---                            nil, or functions that do the whole call, for a string and a number
---                            or for any value. False: not done, or it can safely be done again
+--   select_at_once(ip, port), apply_at_once(result), remove_at_once(names)
+--                            nil, or functions that do the whole call, headers included: for a
+--                            string and a port, or for any value. False: not done, or it can
+--                            safely be done again
 --   keep_context(context)    nil, or a function that returns the current context as an object that
 --                            a script may keep after the request
 --   bind(context)            makes `context` the current one from now on; nil restores the host's

@@ -10,7 +10,7 @@
 
 use std::cell::{OnceCell, RefCell, UnsafeCell};
 use std::ffi::{c_int, c_void};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
 use mlua::ffi::lua_State;
 use rustc_hash::FxHashMap;
@@ -22,9 +22,8 @@ use crate::engine::request::context::RequestContext;
 use crate::lua::held::Held;
 use crate::lua::raw::{Content, Item, Items, push_lasting_context};
 
-/// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, the address
-/// of this thread's [`Requests`], which are never freed, and `context(number)`, which returns a
-/// userdata of the context in that place.
+/// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, and
+/// `context(number)`, which returns a userdata of the context in that place.
 pub(super) const NATIVES: Items = &[(
     "nginx_requests",
     Item::Table(&[
@@ -33,22 +32,17 @@ pub(super) const NATIVES: Items = &[(
         ("begin", Item::Address(begin as *const c_void)),
         ("begin_ended", Item::Address(begin_ended as *const c_void)),
         ("turn", Item::Address(turn as *const c_void)),
-        ("requests", Item::AddressOf(address_of_requests)),
         ("context", Item::Native(context)),
     ]),
 )];
 
-fn address_of_requests() -> *mut c_void {
-    ptr::from_ref(requests_of_thread()).cast_mut().cast()
-}
-
 thread_local! {
-    /// Only nginx's thread has requests; threads of `ngx.run_worker_thread` have none. Never freed: Lua
-    /// states keep the address.
+    /// Only nginx's thread has requests; threads of `ngx.run_worker_thread` have none. Never freed:
+    /// [`Setter`](super::setter::Setter) keeps the reference.
     static REQUESTS: OnceCell<&'static RefCell<Requests>> = const { OnceCell::new() };
 }
 
-fn requests_of_thread() -> &'static RefCell<Requests> {
+pub(super) fn requests_of_thread() -> &'static RefCell<Requests> {
     REQUESTS.with(|cell| *cell.get_or_init(|| Box::leak(Box::default())))
 }
 
@@ -60,29 +54,26 @@ fn with_requests<T>(work: impl FnOnce(&mut Requests) -> Option<T>) -> Option<T> 
 type Number = c_int;
 
 /// The context of a request that has not ended.
-pub(in crate::lua) enum Current<'a> {
+pub(super) enum Current<'a> {
     Found(&'a Held<RequestContext>),
     /// The request had none, and has begun this one.
     Begun(&'a Held<RequestContext>),
-    /// The request has none, and may not begin one.
-    NotBegun,
 }
 
 /// The context of a request; begun if the request has none and `may_begin` returns true.
 ///
 /// # Safety
 ///
-/// Called on nginx's thread, with that thread's requests, and with `request` null or the current request.
+/// Called on nginx's thread, with that thread's requests and its current request.
 /// `may_begin` only returns true for a request whose end nginx will report. The reference is not used
 /// after the current call from the FFI, and during that call nothing else begins or ends a request or
 /// calls a function of this file.
-pub(in crate::lua) unsafe fn current<'a>(
+pub(super) unsafe fn current<'a>(
     requests: &RefCell<Requests>,
-    request: *mut c_void,
+    request: Request,
     may_begin: impl FnOnce() -> bool,
 ) -> Option<Current<'a>> {
     let mut requests = requests.try_borrow_mut().ok()?;
-    let request = Request::of_pointer(request)?;
     if let Some(number) = requests.find(request) {
         // SAFETY: no place is cleared while the caller uses the reference.
         return unsafe { requests.context(number).map(Current::Found) };
@@ -92,9 +83,7 @@ pub(in crate::lua) unsafe fn current<'a>(
     if Symbols::of_process()?.is_exiting() {
         return None;
     }
-    if !may_begin() {
-        return Some(Current::NotBegun);
-    }
+    may_begin().then_some(())?;
     // SAFETY: this is nginx's thread and its current request. No place is cleared while the caller uses
     // the reference.
     unsafe {
@@ -105,7 +94,7 @@ pub(in crate::lua) unsafe fn current<'a>(
 
 /// See the module's documentation.
 #[derive(Default)]
-pub(in crate::lua) struct Requests {
+pub(super) struct Requests {
     places: Vec<Place>,
     free: Vec<Number>,
     numbers: FxHashMap<Request, Number>,

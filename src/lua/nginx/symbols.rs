@@ -12,6 +12,8 @@ use once_cell::race::OnceBox;
 use super::pointers::at;
 pub(super) use super::pointers::{Opaque, Request, address};
 use super::request_end::EndSymbols;
+#[cfg(feature = "luajit")]
+use super::response::ResponseSymbols;
 
 /// A semaphore of the Lua module: `ngx_http_lua_sema_t`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub(super) struct Symbols {
     terminate: &'static AtomicI32,
     #[cfg(feature = "luajit")]
     pub(super) ends: Option<EndSymbols>,
+    #[cfg(feature = "luajit")]
+    pub(super) response: Option<ResponseSymbols>,
     pub(super) wake: Option<WakeSymbols>,
 }
 
@@ -75,6 +79,8 @@ impl Symbols {
                 terminate: AtomicI32::from_ptr(address(c"ngx_terminate")?.cast().as_ptr()),
                 #[cfg(feature = "luajit")]
                 ends: EndSymbols::look_up(),
+                #[cfg(feature = "luajit")]
+                response: ResponseSymbols::look_up(),
                 wake: WakeSymbols::look_up(),
             })
         }

@@ -60,36 +60,31 @@ function nginx.current_context(name, is_asked_for)
   if not context then
     context = (name or is_asked_for) and make_context(request) or nothing
   end
-  return context, publish, setter, setter and get_request()
+  return context, publish
 end
 
--- The common cases of select and apply in one call of the FFI, which finds the context itself.
-local fast, may_begin = parts.fast, contexts.may_begin
-if fast and may_begin and setter then
-  local fast_select, fast_apply, NOT_BEGUN = fast.select_here, fast.apply_here, fast.NOT_BEGUN
+-- With LuaJIT's FFI: the whole call at once, for common arguments and the request's own context.
+if setter then
+  local select, apply, remove = parts.fast.select, parts.fast.apply, parts.fast.remove
+
+  -- The current request, or nil if a function runs under a context of its own.
+  local function own_request()
+    return not bound_context() and get_request() or nil
+  end
 
   function nginx.select_at_once(ip, port)
-    local request = not bound_context() and get_request()
-    if not request then
-      return false
-    end
-    local outcome = fast_select(setter, request, false, ip, port)
-    if outcome == NOT_BEGUN and may_begin() then
-      outcome = fast_select(setter, request, true, ip, port)
-    end
-    return outcome == 0
+    local request = own_request()
+    return request and select(nil, setter, request, ip, port)
   end
 
   function nginx.apply_at_once(result)
-    local request = not bound_context() and get_request()
-    if not request then
-      return false
-    end
-    local outcome = fast_apply(setter, request, false, result)
-    if outcome == NOT_BEGUN and may_begin() then
-      outcome = fast_apply(setter, request, true, result)
-    end
-    return outcome == 0
+    local request = own_request()
+    return request and apply(nil, setter, request, result)
+  end
+
+  function nginx.remove_at_once(names)
+    local request = own_request()
+    return request and remove(nil, setter, request, names)
   end
 end
 

@@ -174,22 +174,4 @@ function contexts.keep(context)
   return one
 end
 
--- The phases in which a request may begin a context without further checks: it has a response, and nginx
--- reports its end.
-local begins = {
-  set = true,
-  server_rewrite = true,
-  rewrite = true,
-  access = true,
-  content = true,
-  header_filter = true,
-  balancer = true,
-}
-
--- Whether the current request may begin a context without further checks. The result depends on the phase
--- alone, since `fast/setter.rs` remembers it by phase.
-function contexts.may_begin()
-  return begins[get_phase()] or false
-end
-
 return contexts

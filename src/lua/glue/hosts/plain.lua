@@ -57,6 +57,25 @@ function plain.current_context()
   return of_main or default
 end
 
+-- With LuaJIT's FFI: the whole call at once for common arguments. The context is one that this adapter keeps.
+local fast = parts.fast
+if fast then
+  local current_context = plain.current_context
+  local select, apply, remove = fast.select, fast.apply, fast.remove
+
+  function plain.select_at_once(ip, port)
+    return select(current_context(), nil, nil, ip, port)
+  end
+
+  function plain.apply_at_once(result)
+    return apply(current_context(), nil, nil, result)
+  end
+
+  function plain.remove_at_once(names)
+    return remove(current_context(), nil, nil, names)
+  end
+end
+
 -- Called from C: makes `context` the default context from now on; nil restores the state's own.
 function plain.bind(context)
   default = context or own
