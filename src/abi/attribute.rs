@@ -4,7 +4,7 @@ use std::ffi::c_char;
 
 use super::handle::{self, ResultHandle};
 use super::result::{beyond, item};
-use super::status::{Done, Failure, Status, guard, out};
+use super::status::{Done, Failure, Status, exported, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::request::attribute_name::AttributeName;
 use crate::engine::request::result::{AttributeValue, Attributes, Scalar, Text};
@@ -99,206 +99,156 @@ fn missing(name: &[u8]) -> Failure {
     )
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_attribute(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    text: *const c_char,
-    text_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `text` is null or has `text_size` bytes; `reason` is null or may be
-    // written (header).
-    unsafe {
-        guard(reason, || {
-            let text = text::bytes("text", text, text_size)?;
-            let value = AttributeValue::One(Scalar::Bytes(text.into()));
-            set(result, name, name_size, value)
-        })
+exported!(
+    fn nauthilus_backend_result_set_attribute(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        text: *const c_char,
+        text_size: usize,
+    ) -> Done {
+        let text = text::bytes("text", text, text_size)?;
+        let value = AttributeValue::One(Scalar::Bytes(text.into()));
+        set(result, name, name_size, value)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_attribute_list(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    texts: *const View,
-    count: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `texts` is null or has `count` elements, whose views are null or have
-    // their sizes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let texts = text::list("texts", texts, count)?;
-            let scalars = texts
-                .into_iter()
-                .map(|text| Scalar::Bytes(Text::from_slice(&text)))
-                .collect();
-            set(result, name, name_size, AttributeValue::Many(scalars))
-        })
+exported!(
+    fn nauthilus_backend_result_set_attribute_list(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        texts: *const View,
+        count: usize,
+    ) -> Done {
+        let texts = text::list("texts", texts, count)?;
+        let scalars = texts
+            .into_iter()
+            .map(|text| Scalar::Bytes(Text::from_slice(&text)))
+            .collect();
+        set(result, name, name_size, AttributeValue::Many(scalars))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_attribute_integer(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    value: i64,
-    reason: *mut OwnedString,
-) -> Status {
-    let value = AttributeValue::One(Scalar::Integer(value));
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `reason` is null or may be written (header).
-    unsafe { guard(reason, || set(result, name, name_size, value)) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_attribute_number(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    value: f64,
-    reason: *mut OwnedString,
-) -> Status {
-    let value = AttributeValue::One(Scalar::Float(value));
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `reason` is null or may be written (header).
-    unsafe { guard(reason, || set(result, name, name_size, value)) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_attribute_boolean(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    value: i32,
-    reason: *mut OwnedString,
-) -> Status {
-    let value = AttributeValue::One(Scalar::Bool(value != 0));
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `reason` is null or may be written (header).
-    unsafe { guard(reason, || set(result, name, name_size, value)) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_unset_attribute(
-    result: *mut ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let result = handle::get("result", result)?;
-            let name = text::bytes("name", name, name_size)?;
-            result.0.with(|result| {
-                let mut pairs = copies(&result.attributes);
-                let before = pairs.len();
-                pairs.retain(|(other, _)| &**other != name);
-                if pairs.len() == before {
-                    return Err(missing(name));
-                }
-                result.attributes = Attributes::from_pairs(pairs);
-                Ok(())
-            })
-        })
+exported!(
+    fn nauthilus_backend_result_set_attribute_integer(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        value: i64,
+    ) -> Done {
+        let value = AttributeValue::One(Scalar::Integer(value));
+        set(result, name, name_size, value)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_attribute_count(
-    result: *const ResultHandle,
-    count: *mut usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `count` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let result = handle::get("result", result)?;
-            out("count", count)?.write(result.0.with(|result| result.attributes.len()));
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_result_set_attribute_number(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        value: f64,
+    ) -> Done {
+        let value = AttributeValue::One(Scalar::Float(value));
+        set(result, name, name_size, value)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_attribute_name_at(
-    result: *const ResultHandle,
-    index: usize,
-    name: *mut OwnedString,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let result = handle::get("result", result)?;
-            let name = out("name", name)?;
-            name.write(result.0.with(|result| {
-                let attributes = &result.attributes;
-                match attributes.iter().nth(index) {
-                    Some((found, _)) => Ok(text::give(found)),
-                    None => Err(beyond(index, attributes.len())),
-                }
-            })?);
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_result_set_attribute_boolean(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        value: i32,
+    ) -> Done {
+        let value = AttributeValue::One(Scalar::Bool(value != 0));
+        set(result, name, name_size, value)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_attribute_value_count(
-    result: *const ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    count: *mut usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `count` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let count = out("count", count)?;
-            count.write(scalars(result, name, name_size, |_, all| Ok(all.len()))?);
-            Ok(())
-        })
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_attribute_value_at(
-    result: *const ResultHandle,
-    name: *const c_char,
-    name_size: usize,
-    index: usize,
-    r#type: *mut TypeCode,
-    text: *mut OwnedString,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `name` is null or has
-    // `name_size` bytes; `type`, `text` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let text = out("text", text)?;
-            let (kind, shown) = scalars(result, name, name_size, |name, all| {
-                let scalar = item(all, index)?;
-                let shown = headers::value(name, &AttributeValue::One(scalar.clone()));
-                Ok((type_of(scalar), shown))
-            })?;
-            text.write(text::give(&shown));
-            if !r#type.is_null() {
-                r#type.write(kind as i32);
+exported!(
+    fn nauthilus_backend_result_unset_attribute(
+        result: *mut ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+    ) -> Done {
+        let result = handle::get("result", result)?;
+        let name = text::bytes("name", name, name_size)?;
+        result.0.with(|result| {
+            let mut pairs = copies(&result.attributes);
+            let before = pairs.len();
+            pairs.retain(|(other, _)| &**other != name);
+            if pairs.len() == before {
+                return Err(missing(name));
             }
+            result.attributes = Attributes::from_pairs(pairs);
             Ok(())
         })
     }
-}
+);
+
+exported!(
+    fn nauthilus_backend_result_attribute_count(
+        result: *const ResultHandle,
+        count: *mut usize,
+    ) -> Done {
+        let result = handle::get("result", result)?;
+        out("count", count)?.write(result.0.with(|result| result.attributes.len()));
+        Ok(())
+    }
+);
+
+exported!(
+    fn nauthilus_backend_result_attribute_name_at(
+        result: *const ResultHandle,
+        index: usize,
+        name: *mut OwnedString,
+    ) -> Done {
+        let result = handle::get("result", result)?;
+        let name = out("name", name)?;
+        name.write(result.0.with(|result| {
+            let attributes = &result.attributes;
+            match attributes.iter().nth(index) {
+                Some((found, _)) => Ok(text::give(found)),
+                None => Err(beyond(index, attributes.len())),
+            }
+        })?);
+        Ok(())
+    }
+);
+
+exported!(
+    fn nauthilus_backend_result_attribute_value_count(
+        result: *const ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        count: *mut usize,
+    ) -> Done {
+        let count = out("count", count)?;
+        count.write(scalars(result, name, name_size, |_, all| Ok(all.len()))?);
+        Ok(())
+    }
+);
+
+exported!(
+    fn nauthilus_backend_result_attribute_value_at(
+        result: *const ResultHandle,
+        name: *const c_char,
+        name_size: usize,
+        index: usize,
+        r#type: *mut TypeCode,
+        text: *mut OwnedString,
+    ) -> Done {
+        let text = out("text", text)?;
+        let (kind, shown) = scalars(result, name, name_size, |name, all| {
+            let scalar = item(all, index)?;
+            let shown = headers::value(name, &AttributeValue::One(scalar.clone()));
+            Ok((type_of(scalar), shown))
+        })?;
+        text.write(text::give(&shown));
+        if !r#type.is_null() {
+            r#type.write(kind as i32);
+        }
+        Ok(())
+    }
+);

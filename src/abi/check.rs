@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::port;
-use super::status::{Failure, Status, guard};
-use super::text::{self, CheckSetting, OwnedString};
+use super::status::{Failure, Status, exported};
+use super::text::{self, CheckSetting};
 use crate::engine::config::Value;
 use crate::engine::process::current;
 use crate::engine::target::Target;
@@ -63,49 +63,43 @@ fn longest(target: &Target) -> Duration {
     .fold(SLACK, Duration::saturating_add)
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_check(
-    host: *const c_char,
-    host_size: usize,
-    port: u32,
-    settings: *const CheckSetting,
-    count: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `host` is null or has `host_size` bytes; `settings` is null or has `count` elements,
-    // whose views are null or have their sizes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let host = std::str::from_utf8(text::bytes("host", host, host_size)?)
-                .map_err(|_| Failure::invalid("host: text in UTF-8 expected"))?;
-            let port = self::port(port)?;
-            let mut entries = vec![
-                ("host".to_owned(), Value::Str(host.to_owned())),
-                ("port".to_owned(), Value::Int(port.into())),
-            ];
-            for (index, setting) in text::elements("settings", settings, count)?
-                .iter()
-                .enumerate()
-            {
-                let (key, value) = entry(index, setting)?;
-                if entries.iter().any(|(other, _)| *other == key) {
-                    return Err(Failure::invalid(format!("settings: {key} is there twice")));
-                }
-                entries.push((key, value));
+exported!(
+    fn nauthilus_backend_check(
+        host: *const c_char,
+        host_size: usize,
+        port: u32,
+        settings: *const CheckSetting,
+        count: usize,
+    ) -> Done {
+        let host = std::str::from_utf8(text::bytes("host", host, host_size)?)
+            .map_err(|_| Failure::invalid("host: text in UTF-8 expected"))?;
+        let port = self::port(port)?;
+        let mut entries = vec![
+            ("host".to_owned(), Value::Str(host.to_owned())),
+            ("port".to_owned(), Value::Int(port.into())),
+        ];
+        for (index, setting) in text::elements("settings", settings, count)?
+            .iter()
+            .enumerate()
+        {
+            let (key, value) = entry(index, setting)?;
+            if entries.iter().any(|(other, _)| *other == key) {
+                return Err(Failure::invalid(format!("settings: {key} is there twice")));
             }
-            let process = current();
-            let target = process
-                .target_for_check(&Value::Map(entries), &[])
-                .map_err(Failure::invalid)?;
-            let at_most = longest(&target);
-            match process.check(Arc::new(target), true).wait(Some(at_most)) {
-                Some(Ok(())) => Ok(()),
-                Some(Err(reason)) => Err(Failure::new(Status::CheckFailed, reason)),
-                None => Err(Failure::new(
-                    Status::Timeout,
-                    format!("no answer within {} s", at_most.as_secs()),
-                )),
-            }
-        })
+            entries.push((key, value));
+        }
+        let process = current();
+        let target = process
+            .target_for_check(&Value::Map(entries), &[])
+            .map_err(Failure::invalid)?;
+        let at_most = longest(&target);
+        match process.check(Arc::new(target), true).wait(Some(at_most)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(reason)) => Err(Failure::new(Status::CheckFailed, reason)),
+            None => Err(Failure::new(
+                Status::Timeout,
+                format!("no answer within {} s", at_most.as_secs()),
+            )),
+        }
     }
-}
+);

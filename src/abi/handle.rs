@@ -14,6 +14,24 @@ pub(crate) struct ResultHandle(pub(crate) SharedResult);
 /// `nauthilus_backend_context`. Several handles may stand for one context.
 pub(crate) struct ContextHandle(pub(crate) SharedContext);
 
+/// Exports the two functions that add and remove a reference of a handle.
+macro_rules! reference_counted {
+    ($retain:ident, $release:ident, $handle:ident: $kind:ty) => {
+        $crate::abi::status::exported!(
+            fn $retain($handle: *mut $kind) -> Done {
+                $crate::abi::handle::retain(stringify!($handle), $handle)
+            }
+        );
+
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $release($handle: *mut $kind) {
+            // SAFETY: the header asks of the caller that the handle is null or has a reference left.
+            unsafe { $crate::abi::handle::release($handle) }
+        }
+    };
+}
+pub(super) use reference_counted;
+
 /// Writes a new handle with one reference to `parameter`.
 ///
 /// # Errors

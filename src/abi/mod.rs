@@ -5,7 +5,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `status.rs` | the statuses, and [`guard`](status::guard), which runs the work of a function |
+//! | `status.rs` | the statuses, and `exported!`, which makes a function of the header of its work |
 //! | `text.rs` | strings and arrays of strings, from C and to C |
 //! | `handle.rs` | reference-counted handles |
 //! | `result.rs`, `attribute.rs`, `context.rs` | results and request contexts |
@@ -15,11 +15,11 @@
 //!
 //! # Safety
 //!
-//! The header asks the same of the caller of every function, and the comments that end in
-//! "(header)" name the part that they rely on: a pointer to a handle is null or was returned by
-//! this copy of the library and has a reference left; an out parameter is null or may be written;
-//! a pointer with a length is null or has that many bytes, or elements, which nobody changes
-//! during the call.
+//! The header asks the same of the caller of every function, and `exported!` relies on it: a pointer to a
+//! handle is null or was returned by this copy of the library and has a reference left; an out parameter is
+//! null or may be written; a pointer with a size is null or has that many bytes, or elements (whose own
+//! pointers are null or have their sizes), which nobody changes during the call. A comment that ends in
+//! "(header)" relies on it as well.
 
 mod attribute;
 mod check;

@@ -6,66 +6,53 @@
 use std::ffi::c_int;
 
 use super::handle::{ContextHandle, ResultHandle};
-use super::status::{Failure, Status, guard};
-use super::text::OwnedString;
+use super::status::{Done, Failure, Status, exported};
 
 /// `lua_State`, an opaque type here.
 enum LuaState {}
 
-/// # Safety
-///
-/// `reason` is null or may be written.
-unsafe fn refuse(reason: *mut OwnedString) -> Status {
-    // SAFETY: `reason` is null or may be written, by this function's contract.
-    unsafe {
-        guard(reason, || {
-            Err(Failure::new(
-                Status::NoLua,
-                "this library was built without Lua: use the functions of the module that the \
-                 Lua state has loaded",
-            ))
-        })
+fn refuse() -> Done {
+    Err(Failure::new(
+        Status::NoLua,
+        "this library was built without Lua: use the functions of the module that the Lua state has \
+         loaded",
+    ))
+}
+
+exported!(
+    fn nauthilus_backend_result_from_lua(
+        _state: *mut LuaState,
+        _index: c_int,
+        _result: *mut *mut ResultHandle,
+    ) -> Done {
+        refuse()
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_from_lua(
-    _state: *mut LuaState,
-    _index: c_int,
-    _result: *mut *mut ResultHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe { refuse(reason) }
-}
+exported!(
+    fn nauthilus_backend_result_push_lua(
+        _state: *mut LuaState,
+        _result: *const ResultHandle,
+    ) -> Done {
+        refuse()
+    }
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_push_lua(
-    _state: *mut LuaState,
-    _result: *const ResultHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe { refuse(reason) }
-}
+exported!(
+    fn nauthilus_backend_context_bind_lua(
+        _state: *mut LuaState,
+        _context: *const ContextHandle,
+    ) -> Done {
+        refuse()
+    }
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_context_bind_lua(
-    _state: *mut LuaState,
-    _context: *const ContextHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe { refuse(reason) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_context_from_lua(
-    _state: *mut LuaState,
-    _index: c_int,
-    _context: *mut *mut ContextHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe { refuse(reason) }
-}
+exported!(
+    fn nauthilus_backend_context_from_lua(
+        _state: *mut LuaState,
+        _index: c_int,
+        _context: *mut *mut ContextHandle,
+    ) -> Done {
+        refuse()
+    }
+);

@@ -2,8 +2,8 @@
 
 use std::ffi::c_char;
 
-use super::handle::{self, ResultHandle};
-use super::status::{Failure, Status, guard, out};
+use super::handle::{self, ResultHandle, reference_counted};
+use super::status::{Failure, Status, exported, out};
 use super::text::{self, OwnedString, View};
 use crate::engine::request::result::{Attributes, BackendResult, Bytes, SharedResult};
 
@@ -120,200 +120,131 @@ unsafe fn at<T>(
     result.0.with(|result| work(place(result, known)))
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_new(
-    result: *mut *mut ResultHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            handle::give("result", result, ResultHandle(SharedResult::default()))
-        })
+exported!(
+    fn nauthilus_backend_result_new(result: *mut *mut ResultHandle) -> Done {
+        handle::give("result", result, ResultHandle(SharedResult::default()))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_retain(
-    result: *mut ResultHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
-    // be written (header).
-    unsafe { guard(reason, || handle::retain("result", result)) }
-}
+reference_counted!(
+    nauthilus_backend_result_retain,
+    nauthilus_backend_result_release,
+    result: ResultHandle
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_release(result: *mut ResultHandle) {
-    // SAFETY: `result` is null or a handle of ours with a reference left (header).
-    unsafe { handle::release(result) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_flag(
-    result: *mut ResultHandle,
-    field: FieldCode,
-    value: i32,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
-    // be written (header).
-    unsafe {
-        guard(reason, || {
-            at(result, field, |place| {
-                *place.flag()? = value != 0;
-                Ok(())
-            })
-        })
-    }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_flag(
-    result: *const ResultHandle,
-    field: FieldCode,
-    value: *mut i32,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `value` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let value = out("value", value)?;
-            value.write(at(result, field, |place| Ok((*place.flag()?).into()))?);
+exported!(
+    fn nauthilus_backend_result_set_flag(
+        result: *mut ResultHandle,
+        field: FieldCode,
+        value: i32,
+    ) -> Done {
+        at(result, field, |place| {
+            *place.flag()? = value != 0;
             Ok(())
         })
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_text(
-    result: *mut ResultHandle,
-    field: FieldCode,
-    text: *const c_char,
-    text_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `text` is null or has
-    // `text_size` bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let text = text::bytes("text", text, text_size)?;
-            at(result, field, |place| {
-                *place.text()? = Some(text.into());
-                Ok(())
-            })
-        })
+exported!(
+    fn nauthilus_backend_result_flag(
+        result: *const ResultHandle,
+        field: FieldCode,
+        value: *mut i32,
+    ) -> Done {
+        let value = out("value", value)?;
+        value.write(at(result, field, |place| Ok((*place.flag()?).into()))?);
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_text(
-    result: *const ResultHandle,
-    field: FieldCode,
-    text: *mut OwnedString,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `text` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let text = out("text", text)?;
-            text.write(at(result, field, |place| match place.text()? {
-                Some(set) => Ok(text::give(set)),
-                None => Err(Failure::new(
-                    Status::NotFound,
-                    format!("field {field} is not set"),
-                )),
-            })?);
+exported!(
+    fn nauthilus_backend_result_set_text(
+        result: *mut ResultHandle,
+        field: FieldCode,
+        text: *const c_char,
+        text_size: usize,
+    ) -> Done {
+        let text = text::bytes("text", text, text_size)?;
+        at(result, field, |place| {
+            *place.text()? = Some(text.into());
             Ok(())
         })
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_set_list(
-    result: *mut ResultHandle,
-    field: FieldCode,
-    texts: *const View,
-    count: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `texts` is null or has
-    // `count` elements, whose views are null or have their sizes; `reason` is null or may be
-    // written (header).
-    unsafe {
-        guard(reason, || {
-            let texts = text::list("texts", texts, count)?;
-            at(result, field, |place| {
-                *place.list()? = texts;
-                Ok(())
-            })
-        })
+exported!(
+    fn nauthilus_backend_result_text(
+        result: *const ResultHandle,
+        field: FieldCode,
+        text: *mut OwnedString,
+    ) -> Done {
+        let text = out("text", text)?;
+        text.write(at(result, field, |place| match place.text()? {
+            Some(set) => Ok(text::give(set)),
+            None => Err(Failure::new(
+                Status::NotFound,
+                format!("field {field} is not set"),
+            )),
+        })?);
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_list_count(
-    result: *const ResultHandle,
-    field: FieldCode,
-    count: *mut usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `count` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let count = out("count", count)?;
-            count.write(at(result, field, |place| Ok(place.list()?.len()))?);
+exported!(
+    fn nauthilus_backend_result_set_list(
+        result: *mut ResultHandle,
+        field: FieldCode,
+        texts: *const View,
+        count: usize,
+    ) -> Done {
+        let texts = text::list("texts", texts, count)?;
+        at(result, field, |place| {
+            *place.list()? = texts;
             Ok(())
         })
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_list_at(
-    result: *const ResultHandle,
-    field: FieldCode,
-    index: usize,
-    text: *mut OwnedString,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `text` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let text = out("text", text)?;
-            text.write(at(result, field, |place| {
-                Ok(text::give(item(place.list()?, index)?))
-            })?);
+exported!(
+    fn nauthilus_backend_result_list_count(
+        result: *const ResultHandle,
+        field: FieldCode,
+        count: *mut usize,
+    ) -> Done {
+        let count = out("count", count)?;
+        count.write(at(result, field, |place| Ok(place.list()?.len()))?);
+        Ok(())
+    }
+);
+
+exported!(
+    fn nauthilus_backend_result_list_at(
+        result: *const ResultHandle,
+        field: FieldCode,
+        index: usize,
+        text: *mut OwnedString,
+    ) -> Done {
+        let text = out("text", text)?;
+        text.write(at(result, field, |place| {
+            Ok(text::give(item(place.list()?, index)?))
+        })?);
+        Ok(())
+    }
+);
+
+exported!(
+    fn nauthilus_backend_result_clear(result: *mut ResultHandle, field: FieldCode) -> Done {
+        at(result, field, |place| {
+            match place {
+                Place::Flag(flag) => *flag = false,
+                Place::Text(text) => *text = None,
+                Place::List(list) => *list = Vec::new(),
+                Place::Attributes(attributes) => *attributes = Attributes::default(),
+            }
             Ok(())
         })
     }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_result_clear(
-    result: *mut ResultHandle,
-    field: FieldCode,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `result` is null or a handle of ours with a reference left; `reason` is null or may
-    // be written (header).
-    unsafe {
-        guard(reason, || {
-            at(result, field, |place| {
-                match place {
-                    Place::Flag(flag) => *flag = false,
-                    Place::Text(text) => *text = None,
-                    Place::List(list) => *list = Vec::new(),
-                    Place::Attributes(attributes) => *attributes = Attributes::default(),
-                }
-                Ok(())
-            })
-        })
-    }
-}
+);
 
 /// The item at `index`, from 0.
 ///

@@ -3,9 +3,9 @@
 use std::ffi::c_char;
 use std::sync::{Arc, OnceLock};
 
-use super::handle;
+use super::handle::{self, reference_counted};
 use super::servers::{Server, ServerTexts, active, configured, write_sized};
-use super::status::{Failure, Status, guard, out};
+use super::status::{Failure, Status, exported, out};
 use super::text::{self, CheckSetting, OwnedString, View, terminated};
 use crate::engine::active::ActiveConfig;
 use crate::engine::process::check::Check;
@@ -145,168 +145,110 @@ fn begin(active: &Arc<ActiveConfig>, user: &[u8], filter: Filter) -> Result<Rout
     })
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route(
-    user: *const c_char,
-    user_size: usize,
-    filter: *const CheckSetting,
-    count: usize,
-    routed: *mut *mut RoutedHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `user` is null or has `user_size` bytes; `filter` is null or has `count` elements, whose
-    // views are null or have their sizes; `routed` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            out("routed", routed)?;
-            let user = text::bytes("user", user, user_size)?;
-            let filter = read_filter(filter, count)?;
-            let active = active(&*configured()?, Start::Allowed)?;
-            let begun = begin(&active, user, filter)?;
-            if let Some(settings) = &active.config.cluster {
-                begun.check.wait(Some(settings.timeout));
-                if let Some(found) = begun.check.give_up_route() {
-                    // Nobody else has this handle yet.
-                    let _ = begun.answer.set(found.map(Answer::new));
-                }
+exported!(
+    fn nauthilus_backend_route(
+        user: *const c_char,
+        user_size: usize,
+        filter: *const CheckSetting,
+        count: usize,
+        routed: *mut *mut RoutedHandle,
+    ) -> Done {
+        out("routed", routed)?;
+        let user = text::bytes("user", user, user_size)?;
+        let filter = read_filter(filter, count)?;
+        let active = active(&*configured()?, Start::Allowed)?;
+        let begun = begin(&active, user, filter)?;
+        if let Some(settings) = &active.config.cluster {
+            begun.check.wait(Some(settings.timeout));
+            if let Some(found) = begun.check.give_up_route() {
+                // Nobody else has this handle yet.
+                let _ = begun.answer.set(found.map(Answer::new));
             }
-            begun.answer()?;
-            handle::give("routed", routed, begun)
-        })
+        }
+        begun.answer()?;
+        handle::give("routed", routed, begun)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_start(
-    user: *const c_char,
-    user_size: usize,
-    filter: *const CheckSetting,
-    count: usize,
-    routed: *mut *mut RoutedHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `user` is null or has `user_size` bytes; `filter` is null or has `count` elements, whose
-    // views are null or have their sizes; `routed` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            out("routed", routed)?;
-            let user = text::bytes("user", user, user_size)?;
-            let filter = read_filter(filter, count)?;
-            let active = active(&*configured()?, Start::Allowed)?;
-            handle::give("routed", routed, begin(&active, user, filter)?)
-        })
+exported!(
+    fn nauthilus_backend_route_start(
+        user: *const c_char,
+        user_size: usize,
+        filter: *const CheckSetting,
+        count: usize,
+        routed: *mut *mut RoutedHandle,
+    ) -> Done {
+        out("routed", routed)?;
+        let user = text::bytes("user", user, user_size)?;
+        let filter = read_filter(filter, count)?;
+        let active = active(&*configured()?, Start::Allowed)?;
+        handle::give("routed", routed, begin(&active, user, filter)?)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_poll(
-    routed: *const RoutedHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `routed` is null or a handle of ours with a reference left; `reason` is null or may be
-    // written (header).
-    unsafe {
-        guard(reason, || {
-            handle::get("routed", routed)?.answer()?;
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_route_poll(routed: *const RoutedHandle) -> Done {
+        handle::get("routed", routed)?.answer()?;
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_fd(
-    routed: *const RoutedHandle,
-    fd: *mut i32,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `routed` is null or a handle of ours with a reference left; `fd` and `reason` are null or
-    // may be written (header).
-    unsafe {
-        guard(reason, || {
-            let routed = handle::get("routed", routed)?;
-            let fd = out("fd", fd)?;
-            let descriptor = routed.check.descriptor();
-            fd.write(
-                descriptor
-                    .map_err(|e| Failure::new(Status::System, format!("no descriptor: {e}")))?,
-            );
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_route_fd(routed: *const RoutedHandle, fd: *mut i32) -> Done {
+        let routed = handle::get("routed", routed)?;
+        let fd = out("fd", fd)?;
+        let descriptor = routed.check.descriptor();
+        fd.write(
+            descriptor.map_err(|e| Failure::new(Status::System, format!("no descriptor: {e}")))?,
+        );
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_server(
-    routed: *const RoutedHandle,
-    server: *mut Server,
-    server_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `routed` is null or a handle of ours with a reference left; `server` is null or has
-    // `server_size` writable bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let routed = handle::get("routed", routed)?;
-            routed.answer()?.server.write(server, server_size)
-        })
+exported!(
+    fn nauthilus_backend_route_server(
+        routed: *const RoutedHandle,
+        server: *mut Server,
+        server_size: usize,
+    ) -> Done {
+        let routed = handle::get("routed", routed)?;
+        routed.answer()?.server.write(server, server_size)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_detail_of(
-    routed: *const RoutedHandle,
-    detail: *mut RouteDetail,
-    detail_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `routed` is null or a handle of ours with a reference left; `detail` is null or has
-    // `detail_size` writable bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let routed = handle::get("routed", routed)?;
-            let value = routed.answer()?.detail();
-            write_sized("detail", value, detail, detail_size, FIRST_DETAIL)
-        })
+exported!(
+    fn nauthilus_backend_route_detail_of(
+        routed: *const RoutedHandle,
+        detail: *mut RouteDetail,
+        detail_size: usize,
+    ) -> Done {
+        let routed = handle::get("routed", routed)?;
+        let value = routed.answer()?.detail();
+        write_sized("detail", value, detail, detail_size, FIRST_DETAIL)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_retain(
-    routed: *mut RoutedHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `routed` is null or a handle of ours with a reference left; `reason` is null or may be
-    // written (header).
-    unsafe { guard(reason, || handle::retain("routed", routed)) }
-}
+reference_counted!(
+    nauthilus_backend_route_retain,
+    nauthilus_backend_route_release,
+    routed: RoutedHandle
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_route_release(routed: *mut RoutedHandle) {
-    // SAFETY: `routed` is null or a handle of ours with a reference left (header).
-    unsafe { handle::release(routed) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_explain_route(
-    user: *const c_char,
-    user_size: usize,
-    filter: *const CheckSetting,
-    count: usize,
-    json: *mut OwnedString,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `user` is null or has `user_size` bytes; `filter` is null or has `count` elements, whose
-    // views are null or have their sizes; `json` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let json = out("json", json)?;
-            let user = text::bytes("user", user, user_size)?;
-            let explained = explain(user, &read_filter(filter, count)?)?;
-            json.write(text::give(explained.to_string().as_bytes()));
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_explain_route(
+        user: *const c_char,
+        user_size: usize,
+        filter: *const CheckSetting,
+        count: usize,
+        json: *mut OwnedString,
+    ) -> Done {
+        let json = out("json", json)?;
+        let user = text::bytes("user", user, user_size)?;
+        let explained = explain(user, &read_filter(filter, count)?)?;
+        json.write(text::give(explained.to_string().as_bytes()));
+        Ok(())
     }
-}
+);
 
 fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
     let active = active(&*configured()?, Start::Allowed)?;
@@ -333,45 +275,33 @@ fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
     }))
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_touch_users(
-    users: *const View,
-    count: usize,
-    node: *const c_char,
-    node_size: usize,
-    touched: *mut usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `users` is null or has `count` elements, which are null or have their sizes; `node` is
-    // null or has `node_size` bytes; `touched` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            text::list("users", users, count)?;
-            text::bytes("node", node, node_size)?;
-            out("touched", touched)?;
-            Err(no_store())
-        })
+exported!(
+    fn nauthilus_backend_touch_users(
+        users: *const View,
+        count: usize,
+        node: *const c_char,
+        node_size: usize,
+        touched: *mut usize,
+    ) -> Done {
+        text::list("users", users, count)?;
+        text::bytes("node", node, node_size)?;
+        out("touched", touched)?;
+        Err(no_store())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_move_user(
-    user: *const c_char,
-    user_size: usize,
-    node: *const c_char,
-    node_size: usize,
-    options: *const CheckSetting,
-    count: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `user` and `node` are null or have their sizes; `options` is null or has `count`
-    // elements, whose views are null or have their sizes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            text::bytes("user", user, user_size)?;
-            text::bytes("node", node, node_size)?;
-            text::elements("options", options, count)?;
-            Err(no_store())
-        })
+exported!(
+    fn nauthilus_backend_move_user(
+        user: *const c_char,
+        user_size: usize,
+        node: *const c_char,
+        node_size: usize,
+        options: *const CheckSetting,
+        count: usize,
+    ) -> Done {
+        text::bytes("user", user, user_size)?;
+        text::bytes("node", node, node_size)?;
+        text::elements("options", options, count)?;
+        Err(no_store())
     }
-}
+);

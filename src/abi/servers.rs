@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::port;
-use super::handle;
+use super::handle::{self, reference_counted};
 use super::result::item;
-use super::status::{Done, Failure, Status, guard, out};
-use super::text::{self, OwnedString, View, terminated};
+use super::status::{Done, Failure, Status, exported, out};
+use super::text::{self, View, terminated};
 use crate::engine::active::{ActiveConfig, BackendServer};
 use crate::engine::config::{Config, ConfigError};
 use crate::engine::process::{Process, Start, current};
@@ -192,205 +192,120 @@ fn not_configured() -> Failure {
     )
 }
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_configure_file(
-    path: *const c_char,
-    path_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `path` is null or has `path_size` bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let path = Path::new(OsStr::from_bytes(text::bytes("path", path, path_size)?));
-            configure(Config::from_file(path, &variable))
-        })
+exported!(
+    fn nauthilus_backend_configure_file(path: *const c_char, path_size: usize) -> Done {
+        let path = Path::new(OsStr::from_bytes(text::bytes("path", path, path_size)?));
+        configure(Config::from_file(path, &variable))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_configure_yaml(
-    text: *const c_char,
-    text_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `text` is null or has `text_size` bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let text = text::bytes("text", text, text_size)?;
-            configure(Config::from_yaml_bytes(text, &variable))
-        })
+exported!(
+    fn nauthilus_backend_configure_yaml(text: *const c_char, text_size: usize) -> Done {
+        let text = text::bytes("text", text, text_size)?;
+        configure(Config::from_yaml_bytes(text, &variable))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_start(reason: *mut OwnedString) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let process = configured()?;
-            // Last, so that a file that is refused leaves the engine to another copy.
-            copies::claim().map_err(other_copy)?;
-            process.start().map_err(system)
-        })
+exported!(
+    fn nauthilus_backend_start() -> Done {
+        let process = configured()?;
+        // Last, so that a file that is refused leaves the engine to another copy.
+        copies::claim().map_err(other_copy)?;
+        process.start().map_err(system)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_stop(reason: *mut OwnedString) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            current().stop();
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_stop() -> Done {
+        current().stop();
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_wait_ready(
-    milliseconds: i64,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let process = configured()?;
-            active(&process, Start::Allowed)?;
-            let at_most = u64::try_from(milliseconds).ok().map(Duration::from_millis);
-            if process.wait_ready(at_most) {
-                return Ok(());
-            }
-            Err(Failure::new(
-                Status::Timeout,
-                format!("not every target had a verdict within {milliseconds} ms"),
-            ))
-        })
+exported!(
+    fn nauthilus_backend_wait_ready(milliseconds: i64) -> Done {
+        let process = configured()?;
+        active(&process, Start::Allowed)?;
+        let at_most = u64::try_from(milliseconds).ok().map(Duration::from_millis);
+        if process.wait_ready(at_most) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Status::Timeout,
+            format!("not every target had a verdict within {milliseconds} ms"),
+        ))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_generation(
-    generation: *mut u64,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `generation` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let generation = out("generation", generation)?;
-            generation.write(active(&current(), Start::Forbidden)?.generation());
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_generation(generation: *mut u64) -> Done {
+        let generation = out("generation", generation)?;
+        generation.write(active(&current(), Start::Forbidden)?.generation());
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_report_failure(
-    ip: *const c_char,
-    ip_size: usize,
-    port: u32,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `ip` is null or has `ip_size` bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let ip = text::bytes("ip", ip, ip_size)?;
-            let port = self::port(port)?;
-            let active = active(&*configured()?, Start::Allowed)?;
-            let known = std::str::from_utf8(ip).is_ok_and(|ip| active.report_failure(ip, port));
-            if known {
-                return Ok(());
-            }
-            Err(Failure::new(
-                Status::NotFound,
-                "no configured target is at this address and port",
-            ))
-        })
+exported!(
+    fn nauthilus_backend_report_failure(ip: *const c_char, ip_size: usize, port: u32) -> Done {
+        let ip = text::bytes("ip", ip, ip_size)?;
+        let port = self::port(port)?;
+        let active = active(&*configured()?, Start::Allowed)?;
+        let known = std::str::from_utf8(ip).is_ok_and(|ip| active.report_failure(ip, port));
+        if known {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Status::NotFound,
+            "no configured target is at this address and port",
+        ))
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_acquire(
-    servers: *mut *mut ServersHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `servers` and `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            out("servers", servers)?;
-            let snapshot = active(&*configured()?, Start::Allowed)?.snapshot();
-            let list = ServersHandle {
-                generation: snapshot.generation,
-                servers: snapshot.servers.into_iter().map(ServerTexts::new).collect(),
-            };
-            handle::give("servers", servers, list)
-        })
+exported!(
+    fn nauthilus_backend_servers_acquire(servers: *mut *mut ServersHandle) -> Done {
+        out("servers", servers)?;
+        let snapshot = active(&*configured()?, Start::Allowed)?.snapshot();
+        let list = ServersHandle {
+            generation: snapshot.generation,
+            servers: snapshot.servers.into_iter().map(ServerTexts::new).collect(),
+        };
+        handle::give("servers", servers, list)
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_retain(
-    servers: *mut ServersHandle,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `servers` is null or a handle of ours with a reference left; `reason` is null or may
-    // be written (header).
-    unsafe { guard(reason, || handle::retain("servers", servers)) }
-}
+reference_counted!(
+    nauthilus_backend_servers_retain,
+    nauthilus_backend_servers_release,
+    servers: ServersHandle
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_release(servers: *mut ServersHandle) {
-    // SAFETY: `servers` is null or a handle of ours with a reference left (header).
-    unsafe { handle::release(servers) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_generation(
-    servers: *const ServersHandle,
-    generation: *mut u64,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `servers` is null or a handle of ours with a reference left; `generation` and
-    // `reason` are null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let servers = handle::get("servers", servers)?;
-            out("generation", generation)?.write(servers.generation);
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_servers_generation(
+        servers: *const ServersHandle,
+        generation: *mut u64,
+    ) -> Done {
+        let servers = handle::get("servers", servers)?;
+        out("generation", generation)?.write(servers.generation);
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_count(
-    servers: *const ServersHandle,
-    count: *mut usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `servers` is null or a handle of ours with a reference left; `count` and `reason` are
-    // null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let servers = handle::get("servers", servers)?;
-            out("count", count)?.write(servers.servers.len());
-            Ok(())
-        })
+exported!(
+    fn nauthilus_backend_servers_count(servers: *const ServersHandle, count: *mut usize) -> Done {
+        let servers = handle::get("servers", servers)?;
+        out("count", count)?.write(servers.servers.len());
+        Ok(())
     }
-}
+);
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nauthilus_backend_servers_at(
-    servers: *const ServersHandle,
-    index: usize,
-    server: *mut Server,
-    server_size: usize,
-    reason: *mut OwnedString,
-) -> Status {
-    // SAFETY: `servers` is null or a handle of ours with a reference left; `server` is null or has
-    // `server_size` writable bytes; `reason` is null or may be written (header).
-    unsafe {
-        guard(reason, || {
-            let servers = handle::get("servers", servers)?;
-            item(&servers.servers, index)?.write(server, server_size)
-        })
+exported!(
+    fn nauthilus_backend_servers_at(
+        servers: *const ServersHandle,
+        index: usize,
+        server: *mut Server,
+        server_size: usize,
+    ) -> Done {
+        let servers = handle::get("servers", servers)?;
+        item(&servers.servers, index)?.write(server, server_size)
     }
-}
+);

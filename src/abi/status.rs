@@ -82,6 +82,28 @@ pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done
     failure.status
 }
 
+/// Exports a function of the header: the one that is given, with the parameter `reason` at its end and a
+/// [`Status`] as its result. Its work returns [`Done`] and runs under [`guard`].
+///
+/// It is called with what the header asks for, which the documentation of `abi` states once for all; so its
+/// body may call the functions of `handle`, `text` and `status` on its parameters, and write to what `out`
+/// accepted.
+macro_rules! exported {
+    (fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) -> Done $work:block) => {
+        #[unsafe(no_mangle)]
+        unsafe extern "C" fn $name(
+            $($parameter: $kind,)*
+            reason: *mut $crate::abi::text::OwnedString,
+        ) -> $crate::abi::status::Status {
+            // SAFETY: the header asks of the caller that pointers to handles are null or have a reference
+            // left, that pointers with a size are null or have it, and that out parameters and `reason` are
+            // null or may be written.
+            unsafe { $crate::abi::status::guard(reason, || -> $crate::abi::status::Done { $work }) }
+        }
+    };
+}
+pub(super) use exported;
+
 /// `text` with its control characters escaped: a reason may quote the caller's input, for example
 /// a path, and a line break in it would forge a line of the host's log.
 fn one_line(text: &str) -> String {

@@ -212,12 +212,17 @@ fn functions_of_header(text: &str) -> BTreeMap<String, Vec<Tokens>> {
 
 /// Name and signature, as C has it, of each function that is exported.
 fn functions_of_source(text: &str) -> Result<BTreeMap<String, Vec<Tokens>>, Box<dyn Error>> {
+    let text = with_macros_expanded(text)?;
     let mut found = BTreeMap::new();
     for part in text.split("#[unsafe(no_mangle)]").skip(1) {
         let (_, rest) = part
             .split_once(" fn ")
             .ok_or("no function after no_mangle")?;
         let (name, rest) = rest.split_once('(').ok_or("no parameters")?;
+        // The definition of a macro.
+        if name.starts_with('$') {
+            continue;
+        }
         let (parameters, rest) = rest.split_once(')').ok_or("no end of parameters")?;
         let (returned, _) = rest.split_once('{').ok_or("no body")?;
         let returned = match returned.trim().strip_prefix("->") {
@@ -231,6 +236,46 @@ fn functions_of_source(text: &str) -> Result<BTreeMap<String, Vec<Tokens>>, Box<
         found.insert(name.to_owned(), signature);
     }
     Ok(found)
+}
+
+/// The text with the signatures that `reference_counted!` and `exported!` of `src/abi` make.
+fn with_macros_expanded(text: &str) -> Result<String, Box<dyn Error>> {
+    let mut counted = String::new();
+    for part in text.split("\nreference_counted!(").skip(1) {
+        let (arguments, rest) = part
+            .split_once(");")
+            .ok_or("no end of reference_counted!")?;
+        let [retain, release, handle] = items(arguments, ',').collect::<Vec<_>>()[..] else {
+            return Err(format!("three arguments expected, got '{arguments}'").into());
+        };
+        let (name, kind) = handle.split_once(": ").ok_or("no type of a handle")?;
+        counted += &format!(
+            "\nexported!(fn {retain}({name}: *mut {kind}) -> Done {{}});
+            #[unsafe(no_mangle)] unsafe extern \"C\" fn {release}({name}: *mut {kind}) {{}}{rest}"
+        );
+    }
+    let counted = text
+        .split("\nreference_counted!(")
+        .next()
+        .unwrap_or("")
+        .to_owned()
+        + &counted;
+    let mut expanded = String::new();
+    for (index, part) in counted.split("\nexported!(").enumerate() {
+        if index == 0 {
+            expanded += part;
+            continue;
+        }
+        let (head, rest) = part
+            .split_once(") -> Done {")
+            .ok_or("no '-> Done' in exported!")?;
+        let head = head.trim_end().trim_end_matches(',');
+        let separator = if head.ends_with('(') { "" } else { "," };
+        expanded += &format!(
+            "\n#[unsafe(no_mangle)] unsafe extern \"C\" {head}{separator} reason: *mut OwnedString) -> Status {{{rest}"
+        );
+    }
+    Ok(expanded)
 }
 
 /// `pub(crate) data: *const c_char` as C has it.

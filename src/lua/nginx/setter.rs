@@ -31,7 +31,9 @@ fn address_of_setter() -> *mut c_void {
     }
     SETTER
         .with(|cell| *cell.get_or_init(|| Some(Box::leak(Box::new(Setter::of_thread()?)))))
-        .map_or(ptr::null_mut(), |setter| ptr::from_ref(setter).cast_mut().cast())
+        .map_or(ptr::null_mut(), |setter| {
+            ptr::from_ref(setter).cast_mut().cast()
+        })
 }
 
 /// The requests of a thread, and the functions that set their response headers. The FFI passes it to each
@@ -77,7 +79,8 @@ impl Setter {
             Current::Found(context) => is_open().then_some(context)?,
         };
         // SAFETY: as for `is_open`.
-        let mut set = |name: &str, value: Option<&[u8]>| unsafe { response.set(request, name, value) };
+        let mut set =
+            |name: &str, value: Option<&[u8]>| unsafe { response.set(request, name, value) };
         let all_set = if context.is_shared() {
             context.with(change)?;
             report_to_several(context, &mut set)
