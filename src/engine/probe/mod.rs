@@ -9,11 +9,14 @@ mod deadline;
 pub mod dialogue;
 pub mod error;
 mod lingering;
+mod outcome;
 pub(in crate::engine) mod panics;
 pub mod progress;
 mod proxy;
 pub mod resolve;
 mod socket;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 pub mod transport;
 
@@ -31,43 +34,15 @@ use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
 use self::lingering::LingerHandle;
 pub use self::lingering::LingeringConnections;
+use self::outcome::ProbeFindings;
+pub use self::outcome::{Depth, Outcome, Resumption};
 use self::progress::{ProbeObserver, Progress};
 use self::resolve::Resolver;
 use self::socket::Stream;
-use self::tls::{SessionSlot, TlsClient, TlsFacts};
+use self::tls::{TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use super::config::TlsFiles;
 use super::target::{Host, Target, TlsMode};
-
-/// How far a probe goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// TCP, then the PROXY header and implicit TLS, if they are configured.
-    Connect,
-    /// As [`Depth::Connect`], and then the protocol's dialogue.
-    Deep,
-}
-
-/// The result of one probe.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    pub result: Result<(), ProbeError>,
-    /// The address that was connected to.
-    pub address: Option<IpAddr>,
-    /// The time from the start until the result was known. The graceful close and the wait for a
-    /// session ticket come after that and are not included.
-    pub elapsed: Duration,
-    /// From the last TLS handshake; None if there was none.
-    pub tls: Option<TlsFacts>,
-}
-
-impl Outcome {
-    /// Whether the outcome may change the target's verdict. A failure of our own process, such
-    /// as having no file descriptor left, says nothing about the server.
-    pub fn is_conclusive(&self) -> bool {
-        !matches!(&self.result, Err(e) if e.stage == Stage::Internal)
-    }
-}
 
 /// The TLS client and the resolver that all probes of an engine share.
 #[derive(Default)]
@@ -75,29 +50,6 @@ pub struct Prober {
     tls: TlsClient,
     resolver: Resolver,
     observer: Option<Arc<dyn ProbeObserver>>,
-}
-
-/// Where one target's TLS sessions are stored, and for how long they may be resumed.
-#[derive(Clone)]
-pub struct Resumption {
-    pub slot: Arc<SessionSlot>,
-    /// The longest time between two full handshakes. Only a full handshake shows the certificate.
-    pub full_every: Duration,
-}
-
-#[derive(Default)]
-struct Findings {
-    address: Option<IpAddr>,
-    /// The result and the time at which it was known, if the probe goes on after that (graceful
-    /// close, wait for a session ticket). None: the result is known when the probe returns.
-    known: Option<(Result<(), ProbeError>, Instant)>,
-    tls: Option<TlsFacts>,
-}
-
-impl Findings {
-    fn know(&mut self, outcome: Result<(), ProbeError>) {
-        self.known = Some((outcome, Instant::now()));
-    }
 }
 
 /// A probe that was started, see [`Prober::begin`].
@@ -279,7 +231,7 @@ impl Prober {
         lingering: Option<&LingeringConnections>,
     ) -> Outcome {
         let Underway { started, first } = probe;
-        let mut found = Findings::default();
+        let mut found = ProbeFindings::default();
         let mut result = self
             .stages(target, depth, resumption, first, lingering, &mut found)
             .await;
@@ -294,7 +246,7 @@ impl Prober {
             // An expired certificate or a timeout does not show that the session was the cause.
             let is_spoilt = error.certificate_end.is_none() && !error.is_timeout;
             if let Some(left) = longest(target, depth).checked_sub(started.elapsed()) {
-                let mut found_anew = Findings::default();
+                let mut found_anew = ProbeFindings::default();
                 let anew = self.stages(target, depth, Some(kept), None, lingering, &mut found_anew);
                 let ended = within(left, anew).await;
                 // If time runs out during the graceful close, the result is already known and
@@ -345,7 +297,7 @@ impl Prober {
         resumption: Option<&Resumption>,
         first: Option<(IpAddr, Dialled)>,
         lingering: Option<&LingeringConnections>,
-        found: &mut Findings,
+        found: &mut ProbeFindings,
     ) -> Result<(), ProbeError> {
         let mut stage = Stage::Resolve;
         let mut lacked = None;
@@ -436,7 +388,7 @@ impl Prober {
         stream: Stream,
         target: &Target,
         resumption: Option<&Resumption>,
-        found: &mut Findings,
+        found: &mut ProbeFindings,
     ) -> Result<Box<dyn Transport>, ProbeError> {
         self.report(Progress::Stage(Stage::Tls));
         let kept = resumption.map(|r| (&r.slot, r.full_every));
@@ -456,7 +408,7 @@ impl Prober {
         target: &Target,
         resumption: Option<&Resumption>,
         lingering: Option<&LingeringConnections>,
-        found: &mut Findings,
+        found: &mut ProbeFindings,
     ) -> Result<(), ProbeError> {
         let lingering = lingering.filter(|lingering| lingering.have_room());
         let aside = lingering.map(|lingering| (lingering, stream.linger()));
@@ -507,123 +459,5 @@ impl Prober {
             None => parting.finish().await,
         }
         verdict
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use socket2::{Domain, Socket, Type};
-
-    use super::*;
-    use crate::engine::target::Protocol;
-
-    /// A listener whose backlog is full, so that new connections get no answer.
-    fn deaf_listener(address: IpAddr) -> (Socket, Vec<Socket>, u16) {
-        deaf_listener_at(address, 0)
-    }
-
-    fn deaf_listener_at(address: IpAddr, port: u16) -> (Socket, Vec<Socket>, u16) {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let any = std::net::SocketAddr::new(address, port);
-        listener.bind(&any.into()).unwrap();
-        listener.listen(0).unwrap();
-        let at = listener.local_addr().unwrap();
-        let clients = [(); 4].map(|()| {
-            let client = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-            client.set_nonblocking(true).unwrap();
-            let _ = client.connect(&at);
-            client
-        });
-        let port = at.as_socket().unwrap().port();
-        (listener, clients.into(), port)
-    }
-
-    #[tokio::test]
-    async fn a_silent_address_beside_one_that_could_not_be_tried_says_nothing() {
-        let untried = IpAddr::from([127, 0, 0, 2]);
-        let (_listener, _clients, port) = deaf_listener(IpAddr::from([127, 0, 0, 3]));
-        let prober = Prober {
-            resolver: Resolver::asking(|_| {
-                Ok([2, 3].map(|last| IpAddr::from([127, 0, 0, last])).into())
-            }),
-            ..Prober::default()
-        };
-        let target = Target {
-            host: Host::Name("mx".into()),
-            port,
-            connect_timeout: Duration::from_millis(300),
-            ..dialogue::testing::target(Protocol::Smtp)
-        };
-        for (stage, is_conclusive) in [(Stage::Internal, false), (Stage::Connect, true)] {
-            let error = ProbeError::new(stage, "no");
-            let begun = Underway {
-                started: Instant::now(),
-                first: Some((untried, Dialled::Failed(error))),
-            };
-            let outcome = prober
-                .finish(begun, &target, Depth::Connect, None, None)
-                .await;
-            assert_eq!(outcome.is_conclusive(), is_conclusive, "{outcome:?}");
-            let is_timeout = outcome.result.as_ref().unwrap_err().is_timeout;
-            assert_eq!(is_timeout, is_conclusive, "{outcome:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_good_address_is_found_behind_many_silent_ones() {
-        // Only the last address answers.
-        let addresses = || (2..=51).map(|last| IpAddr::from([127, 0, 0, last]));
-        let good = std::net::TcpListener::bind(("127.0.0.51", 0)).unwrap();
-        let port = good.local_addr().unwrap().port();
-        let _silent: Vec<_> = addresses()
-            .take(49)
-            .map(|address| deaf_listener_at(address, port))
-            .collect();
-        let prober = Prober {
-            resolver: Resolver::asking(|_| {
-                let all: Vec<IpAddr> = (2..=51)
-                    .map(|last| IpAddr::from([127, 0, 0, last]))
-                    .collect();
-                Ok(all.into())
-            }),
-            ..Prober::default()
-        };
-        let target = Target {
-            host: Host::Name("mx".into()),
-            port,
-            connect_timeout: Duration::from_secs(20),
-            ..dialogue::testing::target(Protocol::Smtp)
-        };
-        let outcome = prober.run(&target, Depth::Connect, None).await;
-        assert_eq!(outcome.result, Ok(()));
-        assert_eq!(outcome.address, addresses().next_back());
-    }
-
-    #[tokio::test]
-    async fn a_server_that_moved_is_found_by_the_probe_that_its_old_address_does_not_answer() {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        static MOVED: AtomicBool = AtomicBool::new(false);
-        let (_silent, _clients, port) = deaf_listener(IpAddr::from([127, 0, 0, 4]));
-        let new = std::net::TcpListener::bind(("127.0.0.5", port)).unwrap();
-        let prober = Prober {
-            resolver: Resolver::asking(|_| {
-                let last = if MOVED.load(Ordering::Relaxed) { 5 } else { 4 };
-                Ok([IpAddr::from([127, 0, 0, last])].into())
-            }),
-            ..Prober::default()
-        };
-        let target = Target {
-            host: Host::Name("mx".into()),
-            port,
-            connect_timeout: Duration::from_secs(2),
-            ..dialogue::testing::target(Protocol::Smtp)
-        };
-        let probe = async || prober.run(&target, Depth::Connect, None).await;
-        assert!(probe().await.result.unwrap_err().is_timeout);
-        MOVED.store(true, Ordering::Relaxed);
-        let found = probe().await;
-        assert_eq!(found.result, Ok(()));
-        assert_eq!(found.address, Some(IpAddr::from([127, 0, 0, 5])));
-        drop(new);
     }
 }

@@ -4,20 +4,33 @@
 //! mark. It makes a new engine with the parent's configuration and verdict table, and never touches
 //! or drops the inherited one: a lock in it may be held by a thread that does not exist in the
 //! child.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `mod.rs` | finds the engine of the calling process; what it has and publishes |
+//! | `configure.rs` | makes a configuration the active one |
+//! | `running.rs` | starts and stops the engine thread, and sends it commands |
+//! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |
+//! | `calls.rs` | what scripts ask of the engine thread |
+//! | `check.rs` | a check on demand, and the ticket that its caller waits for |
+//! | `route.rs`, `routed.rs`, `routes.rs` | routes of users, with and without a store |
+//! | `store_call.rs` | calls of the store for operators and hosts |
 
+mod calls;
 pub mod check;
+mod configure;
 #[cfg(test)]
 mod model;
 mod reports;
 mod route;
 pub mod routed;
 mod routes;
+mod running;
 pub mod store_call;
 pub mod thread;
 
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -26,38 +39,17 @@ use arc_swap::{ArcSwapOption, Guard};
 use once_cell::race::OnceBox;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::active::{ActiveConfig, KnownNames, Snapshot, State};
-use super::config::{CheckDefaults, Config, LogSink, Value, target_from_value};
-use super::log::{Level, Line, Log};
-use super::probe::resolve::origin;
-use super::request::secret_names;
-use super::routing::Filter;
-use super::state_file::file::Store;
-use super::target::{Host, Target};
-use crate::sys::clock;
-use crate::sys::copies;
+use super::active::{ActiveConfig, Snapshot};
+use super::config::LogSink;
+use super::log::{Line, Log};
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
-use crate::sys::{stderr, thread as threads};
-use check::{Check, CheckRequest, Ticket};
+use crate::sys::{clock, thread as threads};
+use check::Ticket;
 pub use routes::Routes;
-use store_call::{Author, StoreCall, StoreRequest};
-use thread::{Command, HostSigns, Reports, spawn};
-
-/// The environment variable with the path of a YAML file, for hosts that do not call `configure`.
-pub const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
-
-/// For this long after a file was refused it is not read again, or each request would read it.
-const REREAD_AFTER: Duration = Duration::from_secs(1);
-
-/// For this long after the system refused a thread, calls do not try to start the engine thread by
-/// themselves.
-const RESTART_AFTER: Duration = Duration::from_secs(1);
+use thread::{Command, HostSigns, Reports};
 
 /// The interval at which a blocking wait for first verdicts checks them.
 const READY_POLL: Duration = Duration::from_millis(2);
-
-/// Why the engine thread has ended.
-const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 /// The callbacks of the engine thread. They go to the current engine, not to the one that started
@@ -124,7 +116,7 @@ struct Control {
     is_refusal_logged: bool,
     /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,
-    /// When the file of [`CONFIG_VARIABLE`] was last refused, and why.
+    /// When the file of [`configure::CONFIG_VARIABLE`] was last refused, and why.
     refused: Option<(Instant, String)>,
 }
 
@@ -234,103 +226,6 @@ impl Process {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the active configuration. Targets that did not change keep their records. `head`:
-    /// see [`ActiveConfig::succeed`].
-    ///
-    /// # Errors
-    /// One line that names the key, or the other copy of this library that holds the engine of
-    /// the process. The old configuration then runs on.
-    pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
-        copies::claim()?;
-        origin::remember();
-        let is_required = signs().takes_addresses_only;
-        let names = if head {
-            KnownNames::look_up(&config, is_required)
-        } else {
-            KnownNames::none(is_required)
-        };
-        let done = self.put_in_force(config, head, names);
-        if done.is_err() && !self.is_configured() {
-            copies::give_up();
-        }
-        done
-    }
-
-    fn put_in_force(&self, config: Config, head: bool, names: KnownNames) -> Result<(), String> {
-        let control = self.control();
-        let before = self.active.load_full();
-        if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
-            self.wanted.store(true, Ordering::Release);
-            if head {
-                same.set_names(names);
-            }
-            if let Some(log) = self.log.load_full() {
-                log.reopen();
-                // Served again so that the files that the configuration names are read again.
-                control.serve(same.clone(), log);
-            }
-            return Ok(());
-        }
-        let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
-        stderr::remember();
-        let log = match self.log.load_full() {
-            Some(log) if !sink_changed => {
-                log.reopen();
-                log
-            }
-            _ => Arc::new(open_log(&config.log).map_err(|e| config.origin.of_log(&e))?),
-        };
-        let mut state = recall(before.as_deref(), &config, &log)?;
-        state.names = names;
-        let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
-            .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
-        let active = Arc::new(active);
-        secret_names::set_exposed(&active.config.expose_attributes);
-        if let Some(replaced) = self.log.swap(Some(log.clone()))
-            && !Arc::ptr_eq(&replaced, &log)
-        {
-            log.inherit_losses(&replaced);
-        }
-        self.active.store(Some(active.clone()));
-        self.wanted.store(true, Ordering::Release);
-        for warning in &active.config.warnings {
-            log.write_here(
-                &Line::new(Level::Warning, "configuration_warning").quoted("reason", warning),
-            );
-        }
-        control.serve(active, log);
-        self.advance();
-        Ok(())
-    }
-
-    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
-    ///
-    /// # Errors
-    /// Why the file was refused. It is not read again within a second.
-    pub fn configure_from_environment(&self) -> Result<(), String> {
-        if self.is_configured() {
-            return Ok(());
-        }
-        let Some(path) = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()) else {
-            return Ok(());
-        };
-        if let Some((at, reason)) = &self.control().refused
-            && at.elapsed() < REREAD_AFTER
-        {
-            return Err(reason.clone());
-        }
-        let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
-        let done = read
-            .and_then(Config::with_files)
-            .map_err(|e| e.to_string())
-            .and_then(|config| self.configure(config, false));
-        done.map_err(|reason| {
-            let reason = format!("{CONFIG_VARIABLE}: {reason}");
-            self.control().refused = Some((Instant::now(), reason.clone()));
-            reason
-        })
-    }
-
     /// The published generation; none before a configuration.
     pub fn generation(&self) -> Option<u64> {
         Some(self.active.load().as_ref()?.generation())
@@ -353,35 +248,6 @@ impl Process {
     pub fn last_start_error(&self) -> Option<String> {
         let start_error = self.control().start_error.clone();
         start_error.or_else(threads::last_refusal)
-    }
-
-    /// Starts the engine thread unless it runs. Without a configuration it only makes checks on
-    /// demand.
-    ///
-    /// # Errors
-    /// Where the system allows no thread or descriptor, or another copy of this library holds
-    /// the engine of the process.
-    pub fn start(&self) -> Result<(), String> {
-        copies::claim()?;
-        self.wanted.store(true, Ordering::Release);
-        let done = self.ensure_running();
-        if done.is_err() && !self.is_configured() {
-            copies::give_up();
-        }
-        done
-    }
-
-    /// Stops the engine thread of this process until [`Process::start`] or a new configuration.
-    pub fn stop(&self) {
-        let control = self.control();
-        self.wanted.store(false, Ordering::Release);
-        self.running.store(false, Ordering::Release);
-        if let Some(commands) = &control.commands {
-            // Fails where the thread has ended already.
-            let _ = commands.send(Command::Stop);
-        }
-        drop(control);
-        self.advance();
     }
 
     /// Whether the engine thread runs in this process.
@@ -418,59 +284,6 @@ impl Process {
                 }
             }
         }
-    }
-
-    fn log_restart(&self) {
-        if let Some(log) = self.log.load_full() {
-            log.write(
-                Line::new(Level::Warning, "engine_restarted").quoted("reason", CLOSED_BY_HOST),
-            );
-        }
-    }
-
-    fn ensure_running(&self) -> Result<(), String> {
-        if self.is_running() {
-            return Ok(());
-        }
-        let mut control = self.control();
-        let commands = match control.commands.take().filter(|c| !c.is_closed()) {
-            Some(commands) => commands,
-            None => self.start_thread(&mut control)?,
-        };
-        control.commands = Some(commands);
-        if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
-            // The role is taken here, not by the thread, so that `status()` shows it when this call
-            // returns.
-            if active.table.epoch() == active.epoch && !(signs().exiting)() {
-                let _ = active.take_role(self.pid, None);
-            }
-            control.serve(active, log);
-            self.running.store(true, Ordering::Release);
-            drop(control);
-            self.advance();
-        }
-        Ok(())
-    }
-
-    /// Starts the engine thread if it may and should run. Where the system refuses a thread, the
-    /// last verdicts stand and a later call tries again, at most once per second.
-    fn start_if(&self, start: Start) {
-        if start == Start::Forbidden || self.is_running() || !self.should_run() {
-            return;
-        }
-        let now = clock::monotonic_ns();
-        let refused_at = self.refused_start_ns.load(Ordering::Relaxed);
-        if refused_at != 0 && now.saturating_sub(refused_at) < clock::ns(RESTART_AFTER) {
-            return;
-        }
-        let refused = self.ensure_running().is_err();
-        self.refused_start_ns
-            .store(if refused { now } else { 0 }, Ordering::Relaxed);
-    }
-
-    /// Whether there is a configuration and `stop` was not called since.
-    fn should_run(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) && self.is_configured()
     }
 
     /// The active configuration. Starts the engine thread first where that is allowed.
@@ -525,127 +338,6 @@ impl Process {
         }
     }
 
-    /// Makes a target from the description of a check. What the description leaves out comes from
-    /// the configuration: timeouts, and the settings of a configured target at the same address.
-    ///
-    /// # Errors
-    /// Those of [`target_from_value`].
-    pub fn target_for_check(&self, value: &Value, extra: &[&str]) -> Result<Target, String> {
-        // A refused file is reported by calls that need servers; a check works without a
-        // configuration.
-        let _ = self.configure_from_environment();
-        let active = self.active(Start::Forbidden);
-        let configured = |host: &Host, port: u16| {
-            let host = host.to_string();
-            let target = active.as_ref()?.targets_at(&host, port).next()?;
-            Some(target.clone())
-        };
-        let defaults = CheckDefaults {
-            timeouts: active
-                .as_ref()
-                .map(|active| active.config.timeouts)
-                .unwrap_or_default(),
-            helo_name: active
-                .as_ref()
-                .and_then(|active| active.config.helo_name.clone()),
-            configured: &configured,
-        };
-        target_from_value(value, &defaults, extra).map_err(|e| e.to_string())
-    }
-
-    /// Starts a check on the engine thread. Where the thread cannot be started, the check has
-    /// failed when this returns.
-    pub fn check(&self, target: Arc<Target>, coalesce: bool) -> Check {
-        let (check, ticket) = Check::new();
-        let request = CheckRequest {
-            target,
-            coalesce,
-            ticket: ticket.clone(),
-        };
-        if let Err(reason) = self.send(Command::Check(request)) {
-            ticket.finish(Err(format!("internal: {reason}")));
-        }
-        check
-    }
-
-    /// Begins to route a user. Without a store the route is done when this returns.
-    ///
-    /// # Errors
-    /// The name has no key.
-    pub fn start_route(
-        &self,
-        active: &Arc<ActiveConfig>,
-        user: &[u8],
-        filter: Filter,
-    ) -> Result<Check, String> {
-        let (check, request) = route::begin(active, user, filter)?;
-        if let Some(request) = request {
-            // Where the system allows no engine thread, the request is dropped, which answers it.
-            let _ = self.send(Command::Route(request));
-        }
-        Ok(check)
-    }
-
-    /// Begins a call of the store; also says for how long it may take at most.
-    ///
-    /// # Errors
-    /// There is no store, or this machine does not know the node.
-    pub fn start_store_call(
-        &self,
-        active: &Arc<ActiveConfig>,
-        call: StoreCall,
-        author: Author,
-    ) -> Result<(Check, Duration), String> {
-        let (request, check, longest) = StoreRequest::new(active, call, author)?;
-        // Where the system allows no engine thread, the request is dropped, which answers it.
-        let _ = self.send(Command::Store(Box::new(request)));
-        Ok((check, longest))
-    }
-
-    fn send(&self, command: Command) -> Result<(), String> {
-        let mut control = self.control();
-        let open = control.commands.as_ref().is_some_and(|c| !c.is_closed());
-        if !open {
-            control.commands = Some(self.start_thread(&mut control)?);
-        }
-        match &command {
-            Command::Check(request) => control.note_check(&request.ticket),
-            Command::Route(request) => control.note_check(&request.ticket),
-            Command::Store(request) => control.note_check(&request.ticket),
-            Command::Serve(..) | Command::Stop => {}
-        }
-        match &control.commands {
-            Some(commands) => commands
-                .send(command)
-                .map_err(|_| "the monitor's thread has ended".to_owned()),
-            None => Err("the monitor's thread is missing".to_owned()),
-        }
-    }
-
-    fn start_thread(&self, control: &mut Control) -> Result<UnboundedSender<Command>, String> {
-        let started = spawn(signs(), REPORTS).map_err(|e| {
-            format!(
-                "cannot start the monitor's thread: {}",
-                threads::explain_refusal(&e)
-            )
-        });
-        control.start_error = started.as_ref().err().cloned();
-        match &started {
-            Ok(_) => control.is_refusal_logged = false,
-            Err(reason) => {
-                if let Some(log) = self.log.load_full()
-                    && !std::mem::replace(&mut control.is_refusal_logged, true)
-                {
-                    // Written here: the log may have no thread either.
-                    log.write_here(
-                        &Line::new(Level::Error, "engine_not_started").quoted("reason", reason),
-                    );
-                }
-            }
-        }
-        started
-    }
-
     /// The current address of a configured host name.
     pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
         self.active.load().as_ref()?.current_ip_of(name)
@@ -669,38 +361,4 @@ impl Control {
             let _ = commands.send(Command::Serve(active, log));
         }
     }
-}
-
-/// Opens the state file of a configuration and reads it; uses the file that is open where the path
-/// is the same. A content that cannot be used is logged, and replaced with the first content that
-/// is saved.
-fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<State, String> {
-    let Some(path) = &config.state_file else {
-        return Ok(State::default());
-    };
-    let open = before.and_then(|b| b.store.clone());
-    let store = match open.filter(|store| store.is_at(path)) {
-        Some(store) => store,
-        None => Arc::new(Store::open(path).map_err(|e| config.origin.of_state_file(&e))?),
-    };
-    let saved = store.load_settled().unwrap_or_else(|reason| {
-        log.write_here(
-            &Line::new(Level::Warning, "state_file_rejected")
-                .quoted("path", &path.display().to_string())
-                .quoted("reason", &reason),
-        );
-        None
-    });
-    Ok(State {
-        store: Some(store),
-        saved,
-        names: KnownNames::default(),
-    })
-}
-
-fn open_log(sink: &LogSink) -> Result<Log, String> {
-    Log::open(sink).map_err(|e| match sink {
-        LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
-        _ => format!("log: {e}"),
-    })
 }

@@ -5,10 +5,14 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc::WeakUnboundedSender;
 
+use super::Process;
 use super::check::Ticket;
 use super::thread::Command;
-use super::{CLOSED_BY_HOST, Process};
 use crate::engine::active::ActiveConfig;
+use crate::engine::log::{Level, Line};
+
+/// Why the engine thread has ended.
+const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 impl Process {
     /// The thread has stopped. The role is kept where it was started again since: giving it up
@@ -89,6 +93,14 @@ impl Process {
             Err(error) => {
                 control.start_error = Some(format!("cannot get memory for verdicts: {error}"));
             }
+        }
+    }
+
+    fn log_restart(&self) {
+        if let Some(log) = self.log.load_full() {
+            log.write(
+                Line::new(Level::Warning, "engine_restarted").quoted("reason", CLOSED_BY_HOST),
+            );
         }
     }
 }

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use super::container::{FILE_MAX, Head, PAGE, fits, has_title, heads, title};
+use super::content::{newest, write_content};
 use super::format::read_file;
 use super::request::{CommandRequest, CommandRequests};
 use super::saved::Saved;
+use super::work::Work;
 use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
 use crate::sys::state_file::{Part, StateFile, Version};
@@ -326,61 +327,6 @@ impl Store {
     }
 }
 
-/// The number of the newest content, as the heads say; 0 where there is none.
-fn newest(file: &StateFile) -> u64 {
-    let page = file.read_at(0, PAGE).unwrap_or_default();
-    heads(&page).first().map_or(0, |head| head.number)
-}
-
-/// Writes a content where neither the content in force nor its head is, and returns the new
-/// content's number. Where this fails, the content before stays in force.
-fn write_content(file: &StateFile, content: &str) -> std::io::Result<u64> {
-    if content.len() > FILE_MAX {
-        return Err(std::io::ErrorKind::FileTooLarge.into());
-    }
-    let page = file.read_at(0, PAGE)?;
-    // The content in force: the newest one that a reader would accept.
-    let last = heads(&page).into_iter().find(|head| {
-        file.read_at(head.offset, head.length)
-            .is_ok_and(|bytes| fits(head, &bytes))
-    });
-    let number = heads(&page)
-        .first()
-        .map_or(1, |head| head.number.saturating_add(1));
-    // The number's parity selects the head's sector, which must not be that of the content in
-    // force.
-    let number = match &last {
-        Some(last) if (number - last.number).is_multiple_of(2) => number.saturating_add(1),
-        _ => number,
-    };
-    let head = Head::after(last.as_ref(), number, content);
-    // A file of version 1 has its only content from byte 0 on: the new content goes behind all of
-    // it.
-    let head = match file.length()? {
-        length if !has_title(&page) && length > 0 => head.moved_behind(length),
-        _ => head,
-    };
-    file.write_at(head.offset, content.as_bytes())?;
-    if has_title(&page) {
-        file.write_at(head.place(), &head.sector())?;
-    } else {
-        let mut first = title();
-        first.resize(PAGE, 0);
-        let place = usize::try_from(head.place()).unwrap_or(0);
-        for (to, from) in first.iter_mut().skip(place).zip(head.sector()) {
-            *to = from;
-        }
-        file.write_at(0, &first)?;
-    }
-    file.sync()?;
-    // Bytes behind both contents are left from a longer content before them.
-    let end = last.map_or(0, |last| last.end()).max(head.end());
-    if file.length()? > end {
-        file.set_length(end)?;
-    }
-    Ok(head.number)
-}
-
 /// The handle of the writing thread.
 pub struct Writer {
     store: Arc<Store>,
@@ -408,66 +354,6 @@ impl Drop for Working<'_> {
             self.file.unlock(Part::Writer);
             self.file.unlock(Part::Deputy);
         }
-    }
-}
-
-/// Whether the writing thread is at work, and whether it has to release the locks afterwards. The
-/// word holds the process id too: a child inherits the word but not the thread.
-#[derive(Default)]
-struct Work(AtomicU64);
-
-const IDLE: u64 = 0;
-const WRITING: u64 = 1;
-/// The thread writes, and has to release the locks when it is done.
-const LEAVING: u64 = 2;
-const STATES: u64 = 4;
-
-impl Work {
-    fn word(state: u64) -> u64 {
-        pid() * STATES + state
-    }
-
-    fn change(&self, from: u64, to: u64) -> bool {
-        let (from, to) = (Self::word(from), Self::word(to));
-        self.0
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-    }
-
-    /// The thread starts to write. False where another thread of this process still writes.
-    fn begin(&self) -> bool {
-        let seen = self.0.load(Ordering::Acquire);
-        if seen / STATES == pid() && seen % STATES != IDLE {
-            return false;
-        }
-        self.0
-            .compare_exchange(
-                seen,
-                Self::word(WRITING),
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
-            .is_ok()
-    }
-
-    /// The thread is done. True where it has to release the locks now.
-    fn end(&self) -> bool {
-        if self.change(WRITING, IDLE) {
-            return false;
-        }
-        self.0.store(Self::word(IDLE), Ordering::Release);
-        true
-    }
-
-    /// True where the writing thread is at work and will release the locks; false where the caller
-    /// has to.
-    fn leave_lock(&self) -> bool {
-        self.change(WRITING, LEAVING) || self.0.load(Ordering::Acquire) == Self::word(LEAVING)
-    }
-
-    /// The process has the right to write again: the thread must not release the locks.
-    fn keep_lock(&self) {
-        self.change(LEAVING, WRITING);
     }
 }
 

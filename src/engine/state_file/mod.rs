@@ -7,12 +7,15 @@
 //! | `format.rs`, `fields.rs`, `text.rs` | a content's lines |
 //! | `version_1.rs` | the format before, which is read |
 //! | `file.rs` | the file in use: its locks, its writing thread |
+//! | `content.rs`, `work.rs` | how a content is written; whether the thread is at it |
 //! | `request.rs` | what others ask of its writer |
 
 mod container;
+mod content;
 pub mod file;
 pub mod format;
 mod request;
 pub mod saved;
 pub mod text;
 mod version_1;
+mod work;

@@ -9,83 +9,11 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
+use super::event::{Event, EventKind};
 use super::layout::*;
 use super::memory::VerdictTable;
 use super::texts::{cut, from_words, pack_lengths, to_words};
 use crate::sys::clock;
-
-/// What an event is about. Numbers are part of the layout and never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    /// A target's verdict has changed.
-    Verdict,
-    /// A node has become usable or unusable.
-    Node,
-    /// Panic has begun for a protocol (so few targets are alive that all are listed), or has ended.
-    Panic,
-    /// An operator has set a state or a weight.
-    Operator,
-    /// Another process has become the prober.
-    Prober,
-    /// Another configuration is in force.
-    Reload,
-    /// The shared store has become reachable or unreachable.
-    Cluster,
-    /// A certificate expires soon.
-    Certificate,
-    /// A user has moved to another node.
-    Move,
-    /// A number that this version does not know.
-    Other(u64),
-}
-
-impl EventKind {
-    /// The name that `events()` shows.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Verdict => "verdict",
-            Self::Node => "node",
-            Self::Panic => "panic",
-            Self::Operator => "operator",
-            Self::Prober => "prober",
-            Self::Reload => "reload",
-            Self::Cluster => "cluster",
-            Self::Certificate => "certificate",
-            Self::Move => "move",
-            Self::Other(_) => "other",
-        }
-    }
-
-    fn number(self) -> u64 {
-        match self {
-            Self::Verdict => 1,
-            Self::Node => 2,
-            Self::Panic => 3,
-            Self::Operator => 4,
-            Self::Prober => 5,
-            Self::Reload => 6,
-            Self::Cluster => 7,
-            Self::Certificate => 8,
-            Self::Move => 9,
-            Self::Other(number) => number,
-        }
-    }
-
-    fn from_number(number: u64) -> Self {
-        match number {
-            1 => Self::Verdict,
-            2 => Self::Node,
-            3 => Self::Panic,
-            4 => Self::Operator,
-            5 => Self::Prober,
-            6 => Self::Reload,
-            7 => Self::Cluster,
-            8 => Self::Certificate,
-            9 => Self::Move,
-            number => Self::Other(number),
-        }
-    }
-}
 
 /// The longest texts of an event, in bytes: subject, both states together, reason and author.
 /// Together they fit `EVENT_TEXT_WORDS`.
@@ -100,24 +28,6 @@ const BY_MAX: usize = 40;
 /// An event that is not written although a later one is older than this, in milliseconds, counts as
 /// lost. Writing one takes microseconds.
 const OVERDUE_MS: u64 = 1000;
-
-/// An event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// Counted from 1; 0 in an event that was not added to a table yet.
-    pub number: u64,
-    /// Milliseconds since 1970.
-    pub time_ms: u64,
-    pub kind: EventKind,
-    /// A target's key, `node:` and a node's name, a protocol (panic), or empty.
-    pub subject: String,
-    pub from: String,
-    pub to: String,
-    pub reason: String,
-    pub by: String,
-    /// Of an event about a verdict, how often it had changed.
-    pub changes: u64,
-}
 
 /// What the ring has of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,48 +45,6 @@ pub struct Told {
 /// The hash by which [`VerdictTable::told_of`] finds the events of a subject.
 pub fn subject_hash(subject: &str) -> u64 {
     twox_hash::XxHash3_64::oneshot(cut(subject, SUBJECT_MAX).as_bytes())
-}
-
-impl Event {
-    /// An event with the current time.
-    pub fn new(kind: EventKind, subject: impl Into<String>) -> Self {
-        Self {
-            number: 0,
-            time_ms: clock::unix_ms(),
-            kind,
-            subject: subject.into(),
-            from: String::new(),
-            to: String::new(),
-            reason: String::new(),
-            by: String::new(),
-            changes: 0,
-        }
-    }
-
-    #[must_use]
-    pub fn changes(mut self, changes: u64) -> Self {
-        self.changes = changes;
-        self
-    }
-
-    #[must_use]
-    pub fn change(mut self, from: impl Into<String>, to: impl Into<String>) -> Self {
-        self.from = from.into();
-        self.to = to.into();
-        self
-    }
-
-    #[must_use]
-    pub fn reason(mut self, reason: impl Into<String>) -> Self {
-        self.reason = reason.into();
-        self
-    }
-
-    #[must_use]
-    pub fn by(mut self, by: impl Into<String>) -> Self {
-        self.by = by.into();
-        self
-    }
 }
 
 /// The events that a reader asked for.

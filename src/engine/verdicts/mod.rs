@@ -4,6 +4,7 @@
 mod bindings;
 mod counters;
 pub(in crate::engine) mod digest;
+mod event;
 mod events;
 pub mod health;
 mod latencies;
@@ -33,7 +34,8 @@ pub use bindings::{KnownBinding, StoreState};
 pub use counters::{
     BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult,
 };
-pub use events::{Event, EventKind, Events, Told, subject_hash};
+pub use event::{Event, EventKind};
+pub use events::{Events, Told, subject_hash};
 pub use health::Verdict;
 pub use latencies::Sample;
 pub use lease::{Claim, Patience, Standby, takeover_time};

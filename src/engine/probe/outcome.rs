@@ -1,0 +1,62 @@
+//! What a probe finds out, and what it is given for that.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::{ProbeError, Stage};
+use super::tls::{SessionSlot, TlsFacts};
+
+/// How far a probe goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// TCP, then the PROXY header and implicit TLS, if they are configured.
+    Connect,
+    /// As [`Depth::Connect`], and then the protocol's dialogue.
+    Deep,
+}
+
+/// The result of one probe.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub result: Result<(), ProbeError>,
+    /// The address that was connected to.
+    pub address: Option<IpAddr>,
+    /// The time from the start until the result was known. The graceful close and the wait for a
+    /// session ticket come after that and are not included.
+    pub elapsed: Duration,
+    /// From the last TLS handshake; None if there was none.
+    pub tls: Option<TlsFacts>,
+}
+
+impl Outcome {
+    /// Whether the outcome may change the target's verdict. A failure of our own process, such
+    /// as having no file descriptor left, says nothing about the server.
+    pub fn is_conclusive(&self) -> bool {
+        !matches!(&self.result, Err(e) if e.stage == Stage::Internal)
+    }
+}
+
+/// Where one target's TLS sessions are stored, and for how long they may be resumed.
+#[derive(Clone)]
+pub struct Resumption {
+    pub slot: Arc<SessionSlot>,
+    /// The longest time between two full handshakes. Only a full handshake shows the certificate.
+    pub full_every: Duration,
+}
+
+/// What a probe has found out while it goes on.
+#[derive(Default)]
+pub(super) struct ProbeFindings {
+    pub(super) address: Option<IpAddr>,
+    /// The result and the time at which it was known, if the probe goes on after that (graceful
+    /// close, wait for a session ticket). None: the result is known when the probe returns.
+    pub(super) known: Option<(Result<(), ProbeError>, Instant)>,
+    pub(super) tls: Option<TlsFacts>,
+}
+
+impl ProbeFindings {
+    pub(super) fn know(&mut self, outcome: Result<(), ProbeError>) {
+        self.known = Some((outcome, Instant::now()));
+    }
+}

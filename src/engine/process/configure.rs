@@ -1,0 +1,155 @@
+//! Makes a configuration the active one: from a call, or from the file that the environment names.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::{Process, signs};
+use crate::engine::active::{ActiveConfig, KnownNames, State};
+use crate::engine::config::{Config, LogSink};
+use crate::engine::log::{Level, Line, Log};
+use crate::engine::probe::resolve::origin;
+use crate::engine::request::secret_names;
+use crate::engine::state_file::file::Store;
+use crate::sys::fork_mark::pid;
+use crate::sys::{copies, stderr};
+
+/// The environment variable with the path of a YAML file, for hosts that do not call `configure`.
+pub(super) const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
+
+/// For this long after a file was refused it is not read again, or each request would read it.
+const REREAD_AFTER: Duration = Duration::from_secs(1);
+
+impl Process {
+    /// Replaces the active configuration. Targets that did not change keep their records. `head`:
+    /// see [`ActiveConfig::succeed`].
+    ///
+    /// # Errors
+    /// One line that names the key, or the other copy of this library that holds the engine of
+    /// the process. The old configuration then runs on.
+    pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
+        copies::claim()?;
+        origin::remember();
+        let is_required = signs().takes_addresses_only;
+        let names = if head {
+            KnownNames::look_up(&config, is_required)
+        } else {
+            KnownNames::none(is_required)
+        };
+        let done = self.put_in_force(config, head, names);
+        if done.is_err() && !self.is_configured() {
+            copies::give_up();
+        }
+        done
+    }
+
+    fn put_in_force(&self, config: Config, head: bool, names: KnownNames) -> Result<(), String> {
+        let control = self.control();
+        let before = self.active.load_full();
+        if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
+            self.wanted.store(true, Ordering::Release);
+            if head {
+                same.set_names(names);
+            }
+            if let Some(log) = self.log.load_full() {
+                log.reopen();
+                // Served again so that the files that the configuration names are read again.
+                control.serve(same.clone(), log);
+            }
+            return Ok(());
+        }
+        let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
+        stderr::remember();
+        let log = match self.log.load_full() {
+            Some(log) if !sink_changed => {
+                log.reopen();
+                log
+            }
+            _ => Arc::new(open_log(&config.log).map_err(|e| config.origin.of_log(&e))?),
+        };
+        let mut state = recall(before.as_deref(), &config, &log)?;
+        state.names = names;
+        let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
+            .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
+        let active = Arc::new(active);
+        secret_names::set_exposed(&active.config.expose_attributes);
+        if let Some(replaced) = self.log.swap(Some(log.clone()))
+            && !Arc::ptr_eq(&replaced, &log)
+        {
+            log.inherit_losses(&replaced);
+        }
+        self.active.store(Some(active.clone()));
+        self.wanted.store(true, Ordering::Release);
+        for warning in &active.config.warnings {
+            log.write_here(
+                &Line::new(Level::Warning, "configuration_warning").quoted("reason", warning),
+            );
+        }
+        control.serve(active, log);
+        self.advance();
+        Ok(())
+    }
+
+    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
+    ///
+    /// # Errors
+    /// Why the file was refused. It is not read again within a second.
+    pub fn configure_from_environment(&self) -> Result<(), String> {
+        if self.is_configured() {
+            return Ok(());
+        }
+        let Some(path) = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        if let Some((at, reason)) = &self.control().refused
+            && at.elapsed() < REREAD_AFTER
+        {
+            return Err(reason.clone());
+        }
+        let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
+        let done = read
+            .and_then(Config::with_files)
+            .map_err(|e| e.to_string())
+            .and_then(|config| self.configure(config, false));
+        done.map_err(|reason| {
+            let reason = format!("{CONFIG_VARIABLE}: {reason}");
+            self.control().refused = Some((Instant::now(), reason.clone()));
+            reason
+        })
+    }
+}
+
+/// Opens the state file of a configuration and reads it; uses the file that is open where the path
+/// is the same. A content that cannot be used is logged, and replaced with the first content that
+/// is saved.
+fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<State, String> {
+    let Some(path) = &config.state_file else {
+        return Ok(State::default());
+    };
+    let open = before.and_then(|b| b.store.clone());
+    let store = match open.filter(|store| store.is_at(path)) {
+        Some(store) => store,
+        None => Arc::new(Store::open(path).map_err(|e| config.origin.of_state_file(&e))?),
+    };
+    let saved = store.load_settled().unwrap_or_else(|reason| {
+        log.write_here(
+            &Line::new(Level::Warning, "state_file_rejected")
+                .quoted("path", &path.display().to_string())
+                .quoted("reason", &reason),
+        );
+        None
+    });
+    Ok(State {
+        store: Some(store),
+        saved,
+        names: KnownNames::default(),
+    })
+}
+
+fn open_log(sink: &LogSink) -> Result<Log, String> {
+    Log::open(sink).map_err(|e| match sink {
+        LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
+        _ => format!("log: {e}"),
+    })
+}

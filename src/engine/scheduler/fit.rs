@@ -1,0 +1,155 @@
+//! Makes the probe timers of a configuration, and keeps those of targets that have not changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Scheduler;
+use super::follower::Followed;
+use super::queue::Pace;
+use super::reports::ReportsOfTimer;
+use super::schedule::offset;
+use super::timer::{ProbeTimer, TimerKind, TimerState, sessions};
+use crate::engine::active::ActiveConfig;
+use crate::engine::log::Log;
+use crate::engine::target::{Host, Target};
+use crate::engine::verdicts::Slot;
+
+/// One in this many of the connections that may be open at once may be a lingering connection.
+const LINGERING_SHARE: usize = 8;
+
+impl Scheduler {
+    /// Discards all TLS sessions, so that the next handshake of every target is a full one. A
+    /// resumed session would skip the check against CA files that have changed.
+    pub(in crate::engine) fn forget_sessions(&mut self) {
+        for timer in &mut self.timers {
+            timer.sessions = sessions(&timer.target);
+        }
+    }
+
+    /// Makes the timers for a configuration. A target that has not changed keeps its timer, with
+    /// its due time and its probe in flight. `limit` turns `max_concurrent_probes` into the number
+    /// that this process has descriptors for.
+    pub(in crate::engine) fn fit(
+        &mut self,
+        active: &Arc<ActiveConfig>,
+        log: &Arc<Log>,
+        followed: &Followed,
+        limit: fn(usize) -> usize,
+    ) {
+        let is_same = Arc::ptr_eq(&self.active, active);
+        if is_same && Arc::ptr_eq(&self.followed, followed) && !self.timers.is_empty() {
+            return;
+        }
+        let followed_before = std::mem::replace(&mut self.followed, followed.clone());
+        let mut before: HashMap<(Slot, TimerKind), ProbeTimer> = std::mem::take(&mut self.timers)
+            .into_iter()
+            .map(|timer| ((timer.slot, timer.kind), timer))
+            .collect();
+        self.active = active.clone();
+        self.log = log.clone();
+        self.limit = limit(active.config.max_concurrent_probes);
+        self.lingering.set_room(self.limit / LINGERING_SHARE);
+
+        let count = timers(active).count();
+        let mut positions: HashMap<(Slot, TimerKind), usize> = HashMap::with_capacity(count);
+        self.timers.reserve_exact(count);
+        for (position, (slot, kind, target)) in timers(active).enumerate() {
+            // Equal targets share a slot.
+            let at = self.timers.len();
+            if positions.contains_key(&(slot, kind)) {
+                continue;
+            }
+            let earlier = before.remove(&(slot, kind));
+            let is_kept = earlier.as_ref().is_some_and(|timer| {
+                timer.target == *target
+                    && followed_before.contains(&slot) == followed.contains(&slot)
+            });
+            let timer = match earlier {
+                Some(timer) if is_kept => ProbeTimer {
+                    target: target.clone(),
+                    ..timer
+                },
+                earlier => {
+                    let mut timer = ProbeTimer::new(slot, kind, target, offset(position, count));
+                    let answered = active.table.answered(slot);
+                    let before = earlier.as_ref().map(|timer| timer.reports);
+                    timer.reports = ReportsOfTimer::after(answered, before);
+                    if let Some(earlier) = earlier {
+                        self.cancel(&earlier);
+                    }
+                    if !followed.contains(&slot) {
+                        timer.take_first_turn(active, count);
+                    }
+                    timer
+                }
+            };
+            positions.insert((slot, kind), at);
+            self.timers.push(timer);
+        }
+        self.link(&positions);
+        self.wakes_seen = None;
+        drop(before);
+        self.suggest_addresses();
+        self.rebuild_queues();
+    }
+
+    /// Gives the resolver the address of each host name's last good probe, or those found when the
+    /// configuration was read, for use if a look-up fails.
+    fn suggest_addresses(&self) {
+        let names = self.active.names();
+        for timer in &self.timers {
+            if matches!(timer.target.host, Host::Name(_)) {
+                let (_, address) = self.active.table.read_brief(timer.slot);
+                let address = address.as_ref().map(std::slice::from_ref);
+                let known = address.unwrap_or_else(|| names.addresses_of(&timer.target));
+                self.prober.suggest(&timer.target, known);
+            }
+        }
+    }
+
+    /// Stores with each timer the index of the target's other timer.
+    fn link(&mut self, positions: &HashMap<(Slot, TimerKind), usize>) {
+        for timer in &mut self.timers {
+            let other = match timer.kind {
+                TimerKind::Connect => TimerKind::Deep,
+                TimerKind::Deep => TimerKind::Connect,
+            };
+            timer.other = positions.get(&(timer.slot, other)).copied();
+        }
+    }
+
+    /// Rebuilds the queues from the states of all timers, whose indices have changed.
+    fn rebuild_queues(&mut self) {
+        self.due.clear();
+        self.ready.clear();
+        self.tasks.clear();
+        self.slow_tasks = 0;
+        for (at, timer) in self.timers.iter_mut().enumerate() {
+            match &timer.state {
+                TimerState::Waiting(Some(due)) => {
+                    self.due.insert((*due, at));
+                }
+                TimerState::Waiting(None) => {}
+                TimerState::Ready | TimerState::Blocked => {
+                    timer.state = TimerState::Ready;
+                    self.ready.push(at, timer.pace);
+                }
+                TimerState::InFlight(running) => {
+                    self.tasks.insert(running.task.id(), at);
+                    self.slow_tasks += usize::from(running.pace == Pace::Slow);
+                }
+            }
+        }
+    }
+}
+
+/// The timers of a configuration: one or two per target.
+fn timers(active: &ActiveConfig) -> impl Iterator<Item = (Slot, TimerKind, &Arc<Target>)> {
+    let pairs = active.slots.iter().zip(&active.config.targets);
+    pairs.flat_map(|(slot, target)| {
+        let deep = target
+            .has_deep_timer()
+            .then_some((*slot, TimerKind::Deep, target));
+        std::iter::once((*slot, TimerKind::Connect, target)).chain(deep)
+    })
+}
