@@ -159,7 +159,7 @@ function dynamic_loader(name) end
 ---@class nauthilus_backend.Status
 ---@field generation integer Changes when the list of alive servers does.
 ---@field probing boolean Whether this process is the one that probes.
----@field running boolean Whether the monitor's thread runs in this process.
+---@field running boolean Whether the engine thread runs in this process.
 ---@field pid integer
 ---@field configured boolean
 ---@field error? string Why it cannot start, or be configured from the environment.

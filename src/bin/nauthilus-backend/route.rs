@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nauthilus_backend::engine::active::{ActiveConfig, State};
+use nauthilus_backend::engine::active::{ActiveConfig, StartState};
 use nauthilus_backend::engine::config::Config;
 use nauthilus_backend::engine::routing::{FieldValue, Filter, NoRoute, ServerField};
 use nauthilus_backend::engine::state_file::format::decode;
@@ -36,9 +36,9 @@ pub(crate) fn run(args: &RouteArgs) -> Result<ExitStatus, CommandFailure> {
         state_file: None,
         ..config
     };
-    let state = State {
+    let state = StartState {
         saved,
-        ..State::default()
+        ..StartState::default()
     };
     let pid = u64::from(std::process::id());
     let active = ActiveConfig::succeed(None, Arc::new(config), pid, true, state)

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 
 use super::config::{Config, InitialState};
 use super::routing::Nodes;
-use super::state_file::file::{Lead, Store};
+use super::state_file::file::{SharedStateFile, WriteRight};
 use super::state_file::saved::{Saved, SavedTarget};
 use super::state_file::text::settings as settings_of;
 use super::target::Target;
@@ -64,7 +64,7 @@ pub struct ActiveConfig {
     agreement: String,
     event_notes: EventNotes,
     names: ArcSwap<KnownNames>,
-    pub store: Option<Arc<Store>>,
+    pub state_file: Option<Arc<SharedStateFile>>,
     cluster_notes: ArcSwap<ClusterNotes>,
 }
 
@@ -83,8 +83,8 @@ pub enum Role {
 /// What a configuration starts with: its state file, the file's content, and the addresses of its
 /// host names.
 #[derive(Default)]
-pub struct State {
-    pub store: Option<Arc<Store>>,
+pub struct StartState {
+    pub state_file: Option<Arc<SharedStateFile>>,
     pub saved: Option<Saved>,
     /// The addresses of the configuration's host names.
     pub names: KnownNames,
@@ -159,7 +159,7 @@ impl ActiveConfig {
     /// Whether both use the same table and state file, so that a role in one of them is also the
     /// role in the other.
     pub fn shares_with(&self, other: &Self) -> bool {
-        let same_file = match (&self.store, &other.store) {
+        let same_file = match (&self.state_file, &other.state_file) {
             (None, None) => true,
             (Some(mine), Some(theirs)) => Arc::ptr_eq(mine, theirs),
             _ => false,
@@ -176,24 +176,29 @@ impl ActiveConfig {
     pub fn take_role(&self, pid: u64, standby: Option<&mut Standby<'_>>) -> std::io::Result<Role> {
         let claim = self.table.claim_lease(pid, standby)?;
         if claim == Claim::Refused {
-            if let Some(store) = &self.store {
-                store.step_down();
+            if let Some(file) = &self.state_file {
+                file.step_down();
             }
             return Ok(Role::Waiting);
         }
-        let led = self.store.as_ref().is_some_and(|store| store.is_leader());
-        let lead = self
-            .store
+        let was_writer = self
+            .state_file
             .as_ref()
-            .map(|store| store.try_lead(self.table.displaced()));
-        let role = match lead {
-            Some(Lead::Theirs) => Role::Reader,
+            .is_some_and(|file| file.is_writer());
+        let right = self
+            .state_file
+            .as_ref()
+            .map(|file| file.try_take_right(self.table.displaced()));
+        let role = match right {
+            Some(WriteRight::Theirs) => Role::Reader,
             _ => Role::Prober,
         };
         match claim {
             Claim::Taken(from) if role == Role::Prober => self.note_prober(from, pid),
             // A reader until now, whose file another process wrote.
-            Claim::Kept if lead == Some(Lead::Ours) && !led => self.note_prober(0, pid),
+            Claim::Kept if right == Some(WriteRight::Ours) && !was_writer => {
+                self.note_prober(0, pid)
+            }
             _ => {}
         }
         if role == Role::Prober {
@@ -225,8 +230,8 @@ impl ActiveConfig {
     /// Gives back the lease and the right to write the state file, as far as this process has them.
     pub fn leave_role(&self, pid: u64) {
         self.table.give_up_lease(pid);
-        if let Some(store) = &self.store {
-            store.step_down();
+        if let Some(file) = &self.state_file {
+            file.step_down();
         }
     }
 

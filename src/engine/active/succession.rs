@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::event_notes::EventNotes;
-use super::{ActiveConfig, BackendServer, KnownNames, State};
+use super::{ActiveConfig, BackendServer, KnownNames, StartState};
 use crate::engine::config::Config;
 use crate::engine::routing::{Nodes, agreement};
 use crate::engine::state_file::saved::Saved;
@@ -32,7 +32,7 @@ impl ActiveConfig {
         config: Arc<Config>,
         pid: u64,
         head: bool,
-        state: State,
+        state: StartState,
     ) -> std::io::Result<Self> {
         let own = before.filter(|before| head || before.owner == pid);
         let Some(own) = own else {
@@ -53,7 +53,7 @@ impl ActiveConfig {
                 agreement: agreement(&config.targets, &config.routing),
                 event_notes,
                 names: ArcSwap::from_pointee(state.names),
-                store: state.store,
+                state_file: state.state_file,
                 cluster_notes: ArcSwap::default(),
                 slots,
                 config,
@@ -61,7 +61,7 @@ impl ActiveConfig {
             // Before the table changes: both configurations read the same one.
             let listed = own.snapshot().servers;
             next.reset_newcomers(own);
-            next.recall(state.saved);
+            next.restore(state.saved);
             next.fit_gates();
             next.follow_list(&listed);
             next.table.set_epoch(next.epoch);
@@ -85,8 +85,8 @@ impl ActiveConfig {
     /// # Errors
     /// Where the system gives no shared memory.
     pub fn detached(&self, pid: u64) -> std::io::Result<Self> {
-        let state = State {
-            store: self.store.clone(),
+        let state = StartState {
+            state_file: self.state_file.clone(),
             saved: None,
             names: KnownNames::clone(&self.names.load()),
         };
@@ -97,7 +97,7 @@ impl ActiveConfig {
         before: Option<&Self>,
         config: Arc<Config>,
         pid: u64,
-        state: State,
+        state: StartState,
     ) -> std::io::Result<Self> {
         let identities = identities_of(&config);
         let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
@@ -118,7 +118,7 @@ impl ActiveConfig {
             agreement: agreement(&config.targets, &config.routing),
             event_notes,
             names: ArcSwap::from_pointee(state.names),
-            store: state.store,
+            state_file: state.state_file,
             cluster_notes: ArcSwap::default(),
             slots,
             config,
@@ -126,7 +126,7 @@ impl ActiveConfig {
         if let Some(before) = before {
             next.inherit(before);
         }
-        next.recall(state.saved);
+        next.restore(state.saved);
         next.fit_gates();
         if let Some(before) = before {
             next.follow_list(&before.snapshot().servers);
@@ -157,11 +157,11 @@ impl ActiveConfig {
 
     /// Targets without a record take the one from the state file, unless the file is older than
     /// `state_max_age`. Operators' settings are taken from it whatever their age.
-    fn recall(&self, saved: Option<Saved>) {
+    fn restore(&self, saved: Option<Saved>) {
         let Some(saved) = saved else {
             return;
         };
-        self.recall_operators(&saved);
+        self.restore_operators(&saved);
         if !saved.is_within(self.config.state_max_age) {
             return;
         }
@@ -182,7 +182,7 @@ impl ActiveConfig {
 
     /// Takes over operators' settings from a state file, where they are later than those of the
     /// table.
-    pub fn recall_operators(&self, saved: &Saved) {
+    pub fn restore_operators(&self, saved: &Saved) {
         for operator in &saved.operators {
             self.table.set_operator(operator);
         }

@@ -141,7 +141,7 @@ impl LingeringConnections {
 
     /// Closes the connections that the server has closed, and those that are older than
     /// [`END_MAX`]. To be called whenever the engine thread is awake for something else.
-    pub fn look(&self) {
+    pub fn close_finished(&self) {
         let queues = &mut *self.lock();
         if queues.fresh.is_empty() && queues.late.is_empty() {
             return;
@@ -200,10 +200,10 @@ mod tests {
         let server = aside(&lingering, b"bye");
         std::io::Write::write_all(&mut &server, b"* BYE\r\n").unwrap();
         server.shutdown(std::net::Shutdown::Write).unwrap();
-        lingering.look();
+        lingering.close_finished();
         assert_eq!(lingering.count(), 1, "too early");
         std::thread::sleep(FIRST_LOOK);
-        lingering.look();
+        lingering.close_finished();
         assert_eq!(lingering.count(), 0);
         assert_eq!(heard(server), b"bye");
     }
@@ -215,7 +215,7 @@ mod tests {
         let server = aside(&lingering, b"bye");
         while lingering.count() > 0 {
             std::thread::sleep(FIRST_LOOK / 2);
-            lingering.look();
+            lingering.close_finished();
         }
         assert!(begun.elapsed() >= END_MAX);
         assert_eq!(heard(server), b"bye");
@@ -228,12 +228,12 @@ mod tests {
         for chunk in [b"* BYE late\r\n".to_vec(), vec![b'x'; 100_000]] {
             let mut server = aside(&lingering, b"");
             std::thread::sleep(FIRST_LOOK);
-            lingering.look();
+            lingering.close_finished();
             assert_eq!(lingering.count(), 1, "has not ended yet");
             std::io::Write::write_all(&mut server, &chunk).unwrap();
             while lingering.count() > 0 {
                 std::thread::sleep(FIRST_LOOK / 2);
-                lingering.look();
+                lingering.close_finished();
             }
             assert_eq!(heard(server), b"");
         }

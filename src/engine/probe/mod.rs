@@ -443,7 +443,7 @@ impl Prober {
             upgrade: &upgrade,
             observer: self.observer.as_deref(),
         };
-        let (verdict, parting) = dialogue::talk(transport, about).await;
+        let (verdict, unclosed) = dialogue::until_verdict(transport, about).await;
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let wants_certificate = found.tls.as_ref().is_some_and(|tls| tls.wants_certificate);
         let verdict = match verdict {
@@ -453,10 +453,10 @@ impl Prober {
         found.know(verdict.clone());
         match aside {
             Some((lingering, linger)) => {
-                parting.leave(|| linger.open()).await;
+                unclosed.leave(|| linger.open()).await;
                 lingering.take(&linger);
             }
-            None => parting.finish().await,
+            None => unclosed.finish().await,
         }
         verdict
     }

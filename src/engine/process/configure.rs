@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{Process, signs};
-use crate::engine::active::{ActiveConfig, KnownNames, State};
+use crate::engine::active::{ActiveConfig, KnownNames, StartState};
 use crate::engine::config::{Config, LogSink};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::resolve::origin;
 use crate::engine::request::secret_names;
-use crate::engine::state_file::file::Store;
+use crate::engine::state_file::file::SharedStateFile;
 use crate::sys::fork_mark::pid;
 use crate::sys::{copies, stderr};
 
@@ -68,7 +68,7 @@ impl Process {
             }
             _ => Arc::new(open_log(&config.log).map_err(|e| config.origin.of_log(&e))?),
         };
-        let mut state = recall(before.as_deref(), &config, &log)?;
+        let mut state = open_state_file(before.as_deref(), &config, &log)?;
         state.names = names;
         let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
@@ -123,16 +123,20 @@ impl Process {
 /// Opens the state file of a configuration and reads it; uses the file that is open where the path
 /// is the same. A content that cannot be used is logged, and replaced with the first content that
 /// is saved.
-fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<State, String> {
+fn open_state_file(
+    before: Option<&ActiveConfig>,
+    config: &Config,
+    log: &Log,
+) -> Result<StartState, String> {
     let Some(path) = &config.state_file else {
-        return Ok(State::default());
+        return Ok(StartState::default());
     };
-    let open = before.and_then(|b| b.store.clone());
-    let store = match open.filter(|store| store.is_at(path)) {
-        Some(store) => store,
-        None => Arc::new(Store::open(path).map_err(|e| config.origin.of_state_file(&e))?),
+    let open = before.and_then(|b| b.state_file.clone());
+    let file = match open.filter(|file| file.is_at(path)) {
+        Some(file) => file,
+        None => Arc::new(SharedStateFile::open(path).map_err(|e| config.origin.of_state_file(&e))?),
     };
-    let saved = store.load_settled().unwrap_or_else(|reason| {
+    let saved = file.load_settled().unwrap_or_else(|reason| {
         log.write_here(
             &Line::new(Level::Warning, "state_file_rejected")
                 .quoted("path", &path.display().to_string())
@@ -140,8 +144,8 @@ fn recall(before: Option<&ActiveConfig>, config: &Config, log: &Log) -> Result<S
         );
         None
     });
-    Ok(State {
-        store: Some(store),
+    Ok(StartState {
+        state_file: Some(file),
         saved,
         names: KnownNames::default(),
     })

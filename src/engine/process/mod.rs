@@ -131,7 +131,7 @@ trait EnginePlace {
     type Engine;
     type Seen;
     fn is_marked(&self) -> bool;
-    fn look(&self) -> (Self::Seen, Option<Self::Engine>);
+    fn load(&self) -> (Self::Seen, Option<Self::Engine>);
     /// Whether this process made the engine, not a parent.
     fn is_own(&self, engine: &Self::Engine) -> bool;
     /// Sets the mark: the pointer is to this process's own engine.
@@ -146,7 +146,7 @@ fn find<P: EnginePlace>(place: &P) -> P::Engine {
         // other order a thread could load the parent's engine, another thread could then replace it
         // and set the mark, and the first one would return the parent's engine.
         let is_marked = place.is_marked();
-        let (seen, engine) = place.look();
+        let (seen, engine) = place.load();
         if let Some(engine) = engine {
             if is_marked {
                 return engine;
@@ -170,7 +170,7 @@ impl EnginePlace for OfProcess {
         ForkMark::of_process().get() != 0
     }
 
-    fn look(&self) -> (Self::Seen, Option<Arc<Process>>) {
+    fn load(&self) -> (Self::Seen, Option<Arc<Process>>) {
         let seen = CURRENT.load();
         let engine = Option::clone(&seen);
         (seen, engine)

@@ -1,5 +1,5 @@
 //! Runs `find` under loom, in every order in which two threads of a process that was just forked
-//! can look for its engine.
+//! can load its engine.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +23,7 @@ impl EnginePlace for Child {
         self.mark.load(Ordering::Acquire) != 0
     }
 
-    fn look(&self) -> (u64, Option<u64>) {
+    fn load(&self) -> (u64, Option<u64>) {
         let seen = self.engine.load(Ordering::Acquire);
         (seen, Some(seen))
     }

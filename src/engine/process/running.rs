@@ -104,8 +104,8 @@ impl Process {
         match &control.commands {
             Some(commands) => commands
                 .send(command)
-                .map_err(|_| "the monitor's thread has ended".to_owned()),
-            None => Err("the monitor's thread is missing".to_owned()),
+                .map_err(|_| "the engine thread has ended".to_owned()),
+            None => Err("the engine thread is missing".to_owned()),
         }
     }
 
@@ -115,7 +115,7 @@ impl Process {
     ) -> Result<UnboundedSender<Command>, String> {
         let started = spawn(signs(), REPORTS).map_err(|e| {
             format!(
-                "cannot start the monitor's thread: {}",
+                "cannot start the engine thread: {}",
                 threads::explain_refusal(&e)
             )
         });

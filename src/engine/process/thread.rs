@@ -56,7 +56,7 @@ const STANDBY_MAX: Duration = Duration::from_millis(250);
 
 /// How many role checks, and with them heartbeats, the prober makes at least within the time that a
 /// takeover may take.
-const LOOKS_WITHIN: u32 = 8;
+const CHECKS_WITHIN: u32 = 8;
 
 /// Probes may use at most a quarter of the process's descriptor limit, and checks on demand another
 /// quarter: the rest is for the host's own connections.
@@ -183,13 +183,13 @@ type Serving = Option<(Arc<ActiveConfig>, Arc<Log>)>;
 
 /// The timer of the next role check. It is set once per check and not moved with each event: while
 /// the runtime has an earlier timer, the timers of deadlines cost no system call.
-struct Look {
+struct RoleCheck {
     sleep: Pin<Box<Sleep>>,
     /// The time of the last role check, and the pause after it, for which the timer is set.
     set_for: Option<(Instant, Duration)>,
 }
 
-impl Look {
+impl RoleCheck {
     fn new() -> Self {
         Self {
             sleep: Box::pin(sleep_until(Instant::now().into())),
@@ -216,7 +216,7 @@ struct EngineLoop {
     /// started again before the thread stopped.
     served: Option<Arc<ActiveConfig>>,
     /// When it last checked its role.
-    looked: Instant,
+    role_checked: Instant,
     /// What was observed of the lease's holder while another process has it.
     patience: Patience,
 }
@@ -236,7 +236,7 @@ impl EngineLoop {
             lock_failed: false,
             stopped: false,
             served: None,
-            looked: Instant::now(),
+            role_checked: Instant::now(),
             patience: Patience::default(),
         }
     }
@@ -244,16 +244,16 @@ impl EngineLoop {
     async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
         // After a panic the configuration of the last run is served on.
         self.elect(serving.as_ref());
-        let mut look = Look::new();
+        let mut role_check = RoleCheck::new();
         loop {
-            self.set(&mut look, serving.as_ref());
+            self.set_timer(&mut role_check, serving.as_ref());
             let event = async {
                 match &mut self.scheduler {
                     Some(scheduler) => scheduler.event().await,
                     None => std::future::pending().await,
                 }
             };
-            let mut looks = false;
+            let mut checks_role = false;
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Serve(active, log)) => {
@@ -262,7 +262,7 @@ impl EngineLoop {
                         self.client = None;
                         self.connect(&active, &log);
                         *serving = Some((active, log));
-                        looks = true;
+                        checks_role = true;
                     }
                     Some(Command::Check(request)) => {
                         self.stopped = false;
@@ -284,7 +284,7 @@ impl EngineLoop {
                         self.client = None;
                         self.stop(serving);
                         self.stopped = true;
-                        self.looked = Instant::now();
+                        self.role_checked = Instant::now();
                         continue;
                     }
                     None => break,
@@ -297,7 +297,7 @@ impl EngineLoop {
                         self.complete(completed);
                     }
                 }
-                () = look.sleep.as_mut() => looks = true,
+                () = role_check.sleep.as_mut() => checks_role = true,
             }
             // After `stop` the thread stays until the checks on demand are done: callers wait for
             // them.
@@ -310,10 +310,10 @@ impl EngineLoop {
             let is_replaced = |(active, _): &(Arc<ActiveConfig>, _)| {
                 active.table.epoch() != active.epoch && !commands.is_empty()
             };
-            if !looks && serving.as_ref().is_some_and(is_replaced) {
+            if !checks_role && serving.as_ref().is_some_and(is_replaced) {
                 continue;
             }
-            if looks || self.must_look(serving.as_ref()) {
+            if checks_role || self.must_check_role(serving.as_ref()) {
                 self.elect(serving.as_ref());
             }
             if let Some(scheduler) = &mut self.scheduler {
@@ -354,7 +354,7 @@ impl EngineLoop {
                 // The heartbeat has to move often enough that waiting processes do not count this
                 // one as stopped.
                 let within = takeover_time(scheduler.active.config.policy.fast_interval);
-                REASSURE.min(within / LOOKS_WITHIN)
+                REASSURE.min(within / CHECKS_WITHIN)
             }
             (None, Some((active, _))) => standby_pause(active),
             // Without a configuration there is no role to check.
@@ -364,35 +364,40 @@ impl EngineLoop {
 
     /// Sets the timer of the next role check. With a pause of 250 ms or more the check may be
     /// delayed further so that it shares a wake-up with a probe, see [`check_at`].
-    fn set(&self, look: &mut Look, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
+    fn set_timer(
+        &self,
+        role_check: &mut RoleCheck,
+        serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>,
+    ) {
         let pause = self.pause(serving);
-        let set_for = Some((self.looked, pause));
-        if look.set_for == set_for {
+        let set_for = Some((self.role_checked, pause));
+        if role_check.set_for == set_for {
             return;
         }
-        look.set_for = set_for;
-        let mut at = self.looked + pause;
+        role_check.set_for = set_for;
+        let mut at = self.role_checked + pause;
         if pause >= REASSURE {
             let now = clock::monotonic_ns();
             let wait = clock::ns(at.saturating_duration_since(Instant::now()));
             let next_due = self.scheduler.as_ref().and_then(Scheduler::next_due);
-            let look_ns = check_at(now + wait, next_due);
-            at = Instant::now() + Duration::from_nanos(look_ns.saturating_sub(now));
+            let check_ns = check_at(now + wait, next_due);
+            at = Instant::now() + Duration::from_nanos(check_ns.saturating_sub(now));
         }
         // The timer is replaced, not reset: tokio would still wake up at the old time of one that
         // is put off.
-        look.sleep.set(sleep_until(at.into()));
+        role_check.sleep.set(sleep_until(at.into()));
     }
 
     /// Whether a prober has to check its role before it probes on.
-    fn must_look(&self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) -> bool {
+    fn must_check_role(&self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) -> bool {
         let every = if self.following.is_some() {
             FOLLOW
         } else {
             REASSURE
         };
         let is_over = |(active, _): &(Arc<ActiveConfig>, _)| !self.may_probe(active);
-        self.scheduler.is_some() && (self.looked.elapsed() >= every || serving.is_some_and(is_over))
+        self.scheduler.is_some()
+            && (self.role_checked.elapsed() >= every || serving.is_some_and(is_over))
     }
 
     /// Whether this process may probe, as far as memory tells: no system call.
@@ -455,7 +460,7 @@ impl EngineLoop {
 
     /// Checks the role of this process: takes it, keeps it, or gives it up.
     fn elect(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
-        self.looked = Instant::now();
+        self.role_checked = Instant::now();
         let Some((active, log)) = serving else {
             return;
         };
@@ -514,7 +519,7 @@ impl EngineLoop {
             Some(following) if following.is_of(active) => following,
             _ => Following::begin(active),
         };
-        let followed = following.look(log);
+        let followed = following.poll(log);
         self.following = Some(following);
         self.scheduler(active, log, &followed).keep_file(false);
         let probes = !active.slots.iter().all(|slot| followed.contains(slot));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::{Level, Line, Log};
-use crate::engine::state_file::file::Store;
+use crate::engine::state_file::file::SharedStateFile;
 use crate::engine::state_file::format::operator_line;
 use crate::engine::state_file::saved::Saved;
 use crate::engine::verdicts::Slot;
@@ -48,7 +48,7 @@ pub(in crate::engine) struct Following {
     /// The number of the last request that the writer has answered.
     answered: u64,
     /// How many targets probed by this process were last logged.
-    mentioned: usize,
+    logged: usize,
 }
 
 impl Following {
@@ -63,7 +63,7 @@ impl Following {
             operators: None,
             answered: 0,
             followed: Arc::new(active.slots.iter().copied().collect()),
-            mentioned: 0,
+            logged: 0,
         }
     }
 
@@ -72,24 +72,24 @@ impl Following {
     }
 
     /// Polls the file and publishes new verdicts. Returns the targets that its writer probes.
-    pub(in crate::engine) fn look(&mut self, log: &Log) -> Followed {
+    pub(in crate::engine) fn poll(&mut self, log: &Log) -> Followed {
         self.read_anew();
         if self.heard.elapsed() > self.patience {
             self.set(HashSet::new());
-            if let Some(store) = &self.active.store {
+            if let Some(file) = &self.active.state_file {
                 // At its next role check this process takes over from the writer.
-                store.set_silent(self.patience == SILENCE);
+                file.set_silent(self.patience == SILENCE);
             }
         }
-        self.mention(log);
+        self.log_once(log);
         self.followed.clone()
     }
 
     fn read_anew(&mut self) {
-        let Some(store) = self.active.store.clone() else {
+        let Some(file) = self.active.state_file.clone() else {
             return;
         };
-        let Ok(version) = store.version() else {
+        let Ok(version) = file.version() else {
             return;
         };
         let is_set_here = self.operators != Some(self.active.table.operators_version());
@@ -99,7 +99,7 @@ impl Following {
         // Content that is just being written fails to load; the next poll reads it. Two contents
         // written within one tick of the file system's clock have the same version, so a version
         // that is too recent is read again.
-        let Ok(saved) = store.load() else {
+        let Ok(saved) = file.load() else {
             return;
         };
         let is_new = self.read != Some(version);
@@ -107,7 +107,7 @@ impl Following {
         let Some(saved) = saved else {
             return;
         };
-        self.share_operators(&store, &saved);
+        self.share_operators(&file, &saved);
         if !is_new || !saved.is_within(self.active.config.state_max_age) {
             return;
         }
@@ -115,7 +115,7 @@ impl Following {
             self.number = Some((saved.number, saved.saved_ms));
             self.heard = Instant::now();
             self.patience = SILENCE;
-            store.set_silent(false);
+            file.set_silent(false);
         }
         let followed = self.active.follow(&saved);
         let known = |slot: &Slot| saved.targets.contains_key(&self.active.table.hash(*slot));
@@ -126,13 +126,13 @@ impl Following {
 
     /// Takes over what operators have set elsewhere, and asks the file's writer to take over what
     /// was set here.
-    fn share_operators(&mut self, store: &Store, saved: &Saved) {
+    fn share_operators(&mut self, file: &SharedStateFile, saved: &Saved) {
         let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
         if answered != self.answered {
             self.answered = answered;
-            store.stop_asking();
+            file.stop_asking();
         }
-        self.active.recall_operators(saved);
+        self.active.restore_operators(saved);
         let version = self.active.table.operators_version();
         let mut wanted = String::new();
         for operator in self.active.table.operators() {
@@ -149,7 +149,7 @@ impl Following {
             self.operators = Some(version);
         } else {
             // If another process's request is pending, the next poll tries again.
-            store.ask(&wanted, self.answered);
+            file.ask(&wanted, self.answered);
         }
     }
 
@@ -160,14 +160,14 @@ impl Following {
     }
 
     /// Logs once that this process probes targets beside the file's writer, and why.
-    fn mention(&mut self, log: &Log) {
+    fn log_once(&mut self, log: &Log) {
         let all: HashSet<Slot> = self.active.slots.iter().copied().collect();
         let own = all.len().saturating_sub(self.followed.len());
-        if own == self.mentioned {
+        if own == self.logged {
             return;
         }
-        self.mentioned = own;
-        let Some(store) = self.active.store.as_ref().filter(|_| own > 0) else {
+        self.logged = own;
+        let Some(file) = self.active.state_file.as_ref().filter(|_| own > 0) else {
             return;
         };
         let reason = if self.heard.elapsed() > self.patience {
@@ -179,7 +179,7 @@ impl Following {
         };
         log.write(
             Line::new(Level::Warning, "state_file_not_shared")
-                .quoted("path", &store.path().display().to_string())
+                .quoted("path", &file.path().display().to_string())
                 .with("targets_probed_here", own)
                 .quoted("reason", reason),
         );

@@ -183,13 +183,13 @@ impl Scheduler {
     /// Starts or stops writing the state file. It is written if the configuration names one and
     /// `is_ours`, that is, this process is its writer.
     pub(super) fn keep_file(&mut self, is_ours: bool) {
-        let store = self.active.store.as_ref().filter(|_| is_ours);
-        let same = match (store, &self.saver) {
-            (Some(store), Some(saver)) => saver.is_to(store),
-            (store, saver) => store.is_none() && saver.is_none(),
+        let file = self.active.state_file.as_ref().filter(|_| is_ours);
+        let same = match (file, &self.saver) {
+            (Some(file), Some(saver)) => saver.is_to(file),
+            (file, saver) => file.is_none() && saver.is_none(),
         };
         if !same {
-            self.saver = store.map(|store| Saver::begin(&self.active, store, &self.log));
+            self.saver = file.map(|file| Saver::begin(&self.active, file, &self.log));
         }
         if let Some(saver) = &mut self.saver {
             saver.answer_requests(&self.active);

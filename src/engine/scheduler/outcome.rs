@@ -224,7 +224,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::engine::active::State;
+    use crate::engine::active::StartState;
     use crate::engine::config::{Config, LogSink};
     use crate::engine::probe::error::ProbeError;
 
@@ -236,7 +236,8 @@ mod tests {
         let text = "backend_server_monitoring: {log: none, backend_servers: [
             {protocol: imap, host: 127.0.0.1, port: 1}]}";
         let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
-        let active = ActiveConfig::succeed(None, config, pid(), true, State::default()).unwrap();
+        let active =
+            ActiveConfig::succeed(None, config, pid(), true, StartState::default()).unwrap();
         assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
         let (slot, target) = (active.slots[0], &active.config.targets[0]);
         let timer = ProbeTimer::new(slot, TimerKind::Connect, target, 0.5);

@@ -24,7 +24,7 @@ impl Scheduler {
             let Some(report_due) = self.report_due(at) else {
                 continue;
             };
-            // Timers in another state look for reports when their probe starts or completes.
+            // Timers in another state check for reports when their probe starts or completes.
             if let Some(timer) = self.timers.get_mut(at)
                 && let TimerState::Waiting(due) = timer.state
             {
@@ -102,7 +102,7 @@ impl Scheduler {
 
     /// Begins the probes that are due, as far as there are free slots, at most one batch.
     pub(in crate::engine) fn probe_due(&mut self) {
-        self.lingering.look();
+        self.lingering.close_finished();
         let now = clock::monotonic_ns();
         while let Some(&(due, at)) = self.due.first()
             && due <= now

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use super::*;
-use crate::engine::active::State;
+use crate::engine::active::StartState;
 use crate::engine::config::{Config, LogSink};
 use crate::engine::verdicts::health::Verdict;
 use crate::sys::fork_mark::pid;
@@ -29,7 +29,7 @@ fn config(ports: &[u16], keys: &str, fast_interval: &str) -> Arc<Config> {
 }
 
 fn in_force(before: Option<&ActiveConfig>, config: &Arc<Config>) -> Arc<ActiveConfig> {
-    let state = State::default();
+    let state = StartState::default();
     let active = ActiveConfig::succeed(before, config.clone(), pid(), true, state).unwrap();
     assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
     Arc::new(active)

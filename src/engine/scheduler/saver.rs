@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::requests::carry_out;
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
-use crate::engine::state_file::file::{Store, Writer};
+use crate::engine::state_file::file::{SharedStateFile, Writer};
 use crate::engine::state_file::format::encode;
 use crate::engine::state_file::saved::RequestAnswer;
 
@@ -23,9 +23,9 @@ const SHARE: u32 = 10;
 
 /// Writes the state file of this process's active configuration.
 pub(super) struct Saver {
-    store: Arc<Store>,
+    file: Arc<SharedStateFile>,
     writer: Option<Writer>,
-    /// The value of [`Store::moves`] at the last save.
+    /// The value of [`SharedStateFile::moves`] at the last save.
     moves: u64,
     at: Option<Instant>,
     /// How long it took to encode the last content.
@@ -46,13 +46,17 @@ pub(super) struct Saver {
 impl Saver {
     /// Reads the present file first, to keep its operator settings, its last answer and its unknown
     /// lines.
-    pub(super) fn begin(active: &ActiveConfig, store: &Arc<Store>, log: &Arc<Log>) -> Self {
-        let saved = store.load().ok().flatten().unwrap_or_default();
-        active.recall_operators(&saved);
+    pub(super) fn begin(
+        active: &ActiveConfig,
+        file: &Arc<SharedStateFile>,
+        log: &Arc<Log>,
+    ) -> Self {
+        let saved = file.load().ok().flatten().unwrap_or_default();
+        active.restore_operators(&saved);
         Self {
-            writer: store.writer(log.clone()),
-            moves: store.moves(),
-            store: store.clone(),
+            writer: file.writer(log.clone()),
+            moves: file.moves(),
+            file: file.clone(),
             at: None,
             took: Duration::ZERO,
             turned: true,
@@ -63,8 +67,8 @@ impl Saver {
         }
     }
 
-    pub(super) fn is_to(&self, store: &Arc<Store>) -> bool {
-        Arc::ptr_eq(&self.store, store)
+    pub(super) fn is_to(&self, file: &Arc<SharedStateFile>) -> bool {
+        Arc::ptr_eq(&self.file, file)
     }
 
     /// Records that a verdict has changed.
@@ -83,7 +87,7 @@ impl Saver {
         let Some(writer) = &self.writer else {
             return;
         };
-        let moves = self.store.moves();
+        let moves = self.file.moves();
         let operators = active.table.operators_version();
         self.turned |= moves != self.moves || operators != self.operators;
         let since = self.at.map(|at| at.elapsed());
@@ -118,7 +122,7 @@ impl Saver {
     /// Carries out a follower's request, and has the answer saved at once.
     pub(super) fn answer_requests(&mut self, active: &Arc<ActiveConfig>) {
         let answered = self.answer.as_ref().map_or(0, |answer| answer.number);
-        let Some(request) = self.store.request(answered) else {
+        let Some(request) = self.file.request(answered) else {
             return;
         };
         let (text, reply) = match carry_out(active, &request.body) {

@@ -225,7 +225,7 @@ pub(super) fn sessions(target: &Target) -> Option<Arc<SessionSlot>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::active::State;
+    use crate::engine::active::StartState;
     use crate::engine::config::Config;
 
     /// After a restart, targets whose last probe is older than the interval are probed first.
@@ -236,7 +236,7 @@ mod tests {
     {protocol: imap, host: 127.0.0.1, port: 1}, {protocol: imap, host: 127.0.0.1, port: 2},
     {protocol: imap, host: 127.0.0.1, port: 3}]}";
         let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
-        let active = ActiveConfig::succeed(None, config, 1, true, State::default()).unwrap();
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
         let minute = 60_000_000_000;
         let now = clock::monotonic_ns() + 300 * minute;
         let timers: Vec<ProbeTimer> = active

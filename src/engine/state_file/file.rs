@@ -32,7 +32,7 @@ const WORK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A state file by its path. Where the path comes to name another file, that one is used from then
 /// on.
-pub struct Store {
+pub struct SharedStateFile {
     path: PathBuf,
     /// Not a mutex: a child that is forked while a thread holds it would block for ever.
     file: ArcSwap<StateFile>,
@@ -42,7 +42,7 @@ pub struct Store {
     silent: AtomicBool,
     /// The id of this process while it has the right to write, else 0. A child inherits its
     /// parent's id, which is not its own.
-    leader: AtomicU64,
+    writer_pid: AtomicU64,
     /// The number of the content that this process wrote last, or that was the newest when it took
     /// the right to write.
     written: AtomicU64,
@@ -56,14 +56,14 @@ pub struct Store {
 
 /// Who has the right to write the file, and probes for all processes that share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lead {
+pub enum WriteRight {
     Ours,
     Theirs,
     /// The file cannot be locked: this process probes all the same, and saves nothing.
     Nobodys,
 }
 
-impl Store {
+impl SharedStateFile {
     /// # Errors
     /// `state_file: cannot use /path: why`.
     pub fn open(path: &Path) -> Result<Self, String> {
@@ -74,7 +74,7 @@ impl Store {
             file: ArcSwap::from_pointee(file),
             moves: AtomicU64::new(0),
             silent: AtomicBool::new(false),
-            leader: AtomicU64::new(0),
+            writer_pid: AtomicU64::new(0),
             written: AtomicU64::new(0),
             terms: AtomicU64::new(0),
             work: Work::default(),
@@ -86,7 +86,7 @@ impl Store {
         &self.path
     }
 
-    /// Whether `path` names this file, in whatever spelling. A second [`Store`] of one file would
+    /// Whether `path` names this file, in whatever spelling. A second [`SharedStateFile`] of one file would
     /// close its descriptor at some time, and with it the process loses all locks of the file.
     pub fn is_at(&self, path: &Path) -> bool {
         self.path == path || self.file.load().is_at(path)
@@ -115,12 +115,12 @@ impl Store {
         read_file(|offset, length| file.read_at(offset, length))
     }
 
-    /// Reads the file like [`Store::load`], and again up to 5 times at intervals of 5 ms where its
+    /// Reads the file like [`SharedStateFile::load`], and again up to 5 times at intervals of 5 ms where its
     /// content does not read, which may be because it is being written. Blocks the calling thread
     /// meanwhile.
     ///
     /// # Errors
-    /// As [`Store::load`].
+    /// As [`SharedStateFile::load`].
     pub fn load_settled(&self) -> Result<Option<Saved>, String> {
         for _ in 0..READ_AGAIN {
             match self.load() {
@@ -141,44 +141,44 @@ impl Store {
     /// the file has been silent for too long. A second lock, the deputy's, then gives the same
     /// right. The stopped process, when it runs again, finds a newer content than its own in the
     /// file and gives the writer's lock back.
-    pub fn try_lead(&self, displaced: Option<u64>) -> Lead {
+    pub fn try_take_right(&self, displaced: Option<u64>) -> WriteRight {
         let mut file = self.file();
         loop {
             let has_right = match file.try_lock(Part::Writer) {
-                Ok(true) => self.may_lead_with_lock(&file),
+                Ok(true) => self.may_keep_lock(&file),
                 Ok(false) => self.may_be_deputy(&file, displaced),
                 Err(_) => {
-                    self.leader.store(0, Ordering::Release);
-                    return Lead::Nobodys;
+                    self.writer_pid.store(0, Ordering::Release);
+                    return WriteRight::Nobodys;
                 }
             };
             if !has_right {
-                self.leader.store(0, Ordering::Release);
+                self.writer_pid.store(0, Ordering::Release);
                 self.release(&file);
-                return Lead::Theirs;
+                return WriteRight::Theirs;
             }
             // The path may have come to name another file since: a lock on the old one keeps nobody
             // from writing the new one.
             let now = self.file();
             if Arc::ptr_eq(&now, &file) {
                 self.work.keep_lock();
-                if !self.is_leader() {
+                if !self.is_writer() {
                     self.written.store(newest(&file), Ordering::Release);
-                    self.leader.store(pid(), Ordering::Release);
+                    self.writer_pid.store(pid(), Ordering::Release);
                 }
                 self.set_silent(false);
-                return Lead::Ours;
+                return WriteRight::Ours;
             }
             file = now;
         }
     }
 
-    fn may_lead_with_lock(&self, file: &StateFile) -> bool {
+    fn may_keep_lock(&self, file: &StateFile) -> bool {
         // A deputy that has written since means that this process was stopped: it gives the
         // writer's lock back, and the deputy takes it with its next role check.
         let may = file.holder(Part::Deputy).is_none()
             || self.silent.load(Ordering::Acquire)
-            || (self.is_leader() && !self.is_overtaken(file));
+            || (self.is_writer() && !self.is_overtaken(file));
         if may {
             file.unlock(Part::Deputy);
         }
@@ -186,7 +186,7 @@ impl Store {
     }
 
     fn may_be_deputy(&self, file: &StateFile, displaced: Option<u64>) -> bool {
-        let is_one = self.is_leader() && !self.is_overtaken(file);
+        let is_one = self.is_writer() && !self.is_overtaken(file);
         let is_displaced = || displaced.is_some_and(|pid| file.holder(Part::Writer) == Some(pid));
         (is_one || self.silent.load(Ordering::Acquire) || is_displaced())
             && file.try_lock(Part::Deputy).unwrap_or(false)
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// Records whether the file's writer has been silent for longer than a running writer ever is.
-    /// [`Store::try_lead`] then makes this process the deputy.
+    /// [`SharedStateFile::try_take_right`] then makes this process the deputy.
     pub fn set_silent(&self, is_silent: bool) {
         self.silent.store(is_silent, Ordering::Release);
     }
@@ -215,7 +215,7 @@ impl Store {
     /// locks are released when it is done: another process that wrote before would mix its content
     /// with this one's.
     pub fn step_down(&self) {
-        self.leader.store(0, Ordering::Release);
+        self.writer_pid.store(0, Ordering::Release);
         self.release(&self.file.load());
     }
 
@@ -228,8 +228,8 @@ impl Store {
     }
 
     /// Whether this process had the right to write at its last role check.
-    pub fn is_leader(&self) -> bool {
-        self.leader.load(Ordering::Acquire) == pid()
+    pub fn is_writer(&self) -> bool {
+        self.writer_pid.load(Ordering::Acquire) == pid()
     }
 
     /// # Errors
@@ -245,16 +245,16 @@ impl Store {
     /// the system allows no thread.
     pub fn writer(self: &Arc<Self>, log: Arc<Log>) -> Option<Writer> {
         let (sender, contents) = sync_channel::<(u64, String)>(1);
-        let store = self.clone();
+        let file = self.clone();
         spawn_quiet("nb-state", WRITER_STACK, move || {
             let mut failing = false;
             while let Ok((term, content)) = contents.recv() {
                 // A failure is logged once; the next content is the next try.
-                let written = store.write(term, &content);
+                let written = file.write(term, &content);
                 if let (Err(e), false) = (&written, failing) {
                     log.write(
                         Line::new(Level::Error, "state_file_not_written")
-                            .quoted("path", &store.path.display().to_string())
+                            .quoted("path", &file.path.display().to_string())
                             .quoted("reason", &e.to_string()),
                     );
                 }
@@ -263,7 +263,7 @@ impl Store {
         })
         .ok()?;
         Some(Writer {
-            store: self.clone(),
+            file: self.clone(),
             contents: sender,
         })
     }
@@ -277,7 +277,7 @@ impl Store {
         let working = self.begin_work()?;
         let file = &working.file;
         // Another process may have taken over while this one was stopped.
-        let may_write = self.is_leader() && !self.is_overtaken(file);
+        let may_write = self.is_writer() && !self.is_overtaken(file);
         if may_write && self.terms.load(Ordering::Acquire) == term {
             let number = write_content(file, content)?;
             self.written.store(number, Ordering::Release);
@@ -329,14 +329,14 @@ impl Store {
 
 /// The handle of the writing thread.
 pub struct Writer {
-    store: Arc<Store>,
+    file: Arc<SharedStateFile>,
     contents: SyncSender<(u64, String)>,
 }
 
 impl Writer {
     /// Queues a content. False where another one is queued still.
     pub fn write(&self, content: String) -> bool {
-        let term = self.store.terms.load(Ordering::Acquire);
+        let term = self.file.terms.load(Ordering::Acquire);
         self.contents.try_send((term, content)).is_ok()
     }
 }
@@ -361,25 +361,25 @@ impl Drop for Working<'_> {
 mod tests {
     use super::*;
 
-    fn store(name: &str) -> (PathBuf, Store) {
+    fn store(name: &str) -> (PathBuf, SharedStateFile) {
         let dir = std::env::temp_dir().join(format!("nb-store-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
-        let store = Store::open(&dir.join("state")).unwrap();
+        let store = SharedStateFile::open(&dir.join("state")).unwrap();
         (dir, store)
     }
 
-    fn now(store: &Store) -> u64 {
+    fn now(store: &SharedStateFile) -> u64 {
         store.terms.load(Ordering::Acquire)
     }
 
     #[test]
     fn a_content_from_before_the_right_was_given_back_is_not_written() {
         let (dir, store) = store("term");
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         let queued = now(&store);
         store.step_down();
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         store.write(queued, "saved 1\n").unwrap();
         assert_eq!(store.load(), Ok(None));
         store.write(now(&store), "saved 2\n").unwrap();
@@ -390,7 +390,7 @@ mod tests {
     #[test]
     fn a_content_waits_for_another_thread_that_writes() {
         let (dir, store) = store("work");
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         let busy = store.begin_work().unwrap();
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| store.write(now(&store), "saved 1\n"));
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn the_work_ends_where_writing_panics() {
         let (dir, store) = store("panic");
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         let panicking = std::panic::AssertUnwindSafe(|| {
             let _working = store.begin_work().unwrap();
             panic!("while writing");
@@ -429,7 +429,7 @@ mod tests {
     fn contents_are_written_in_turn_and_the_last_good_one_counts() {
         let (dir, store) = store("turn");
         assert_eq!(store.load(), Ok(None));
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         for ms in [1, 22_222_222, 3] {
             store.write(now(&store), &format!("saved {ms}\n")).unwrap();
             assert_eq!(store.load().unwrap().unwrap().saved_ms, ms);
@@ -451,7 +451,7 @@ mod tests {
         let (dir, store) = store("right");
         store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.load(), Ok(None));
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         store.step_down();
         store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.load(), Ok(None));
@@ -477,7 +477,7 @@ mod tests {
     fn foreign_bytes_are_made_anew_and_version_1_is_read_until_then() {
         let (dir, store) = store("foreign");
         let path = dir.join("state");
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         for content in [vec![0; 100_000], b"#!/bin/sh\n".to_vec()] {
             std::fs::write(&path, content).unwrap();
             assert!(store.load().is_err());
@@ -505,7 +505,7 @@ mod tests {
         assert_eq!(request.body, "operator what=\"node:a\" state=drain\n");
         assert!(store.request(request.number).is_none());
         // Contents do not overwrite the request, nor the request the contents.
-        assert_eq!(store.try_lead(None), Lead::Ours);
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.request(0).unwrap(), request);
         assert!(store.ask("another\n", request.number));

@@ -69,7 +69,7 @@ pub fn takeover_time(fast_interval: Duration) -> Duration {
 #[derive(Debug, Default)]
 pub struct Patience {
     seen: (Lease, u64),
-    looked_ns: u64,
+    checked_ns: u64,
     /// How long lease and heartbeat have not changed, counting only time in which this process
     /// itself was scheduled on time.
     silent: Duration,
@@ -79,16 +79,16 @@ impl Patience {
     /// Compares lease and heartbeat with those of the last call. At most 1.5 times `pause` is
     /// counted per call: where this process itself runs later than that, the machine is loaded and
     /// the holder may be waiting for a processor too. Load alone must not cause a takeover.
-    fn look(&mut self, table: &VerdictTable, now_ns: u64, pause: Duration) {
+    fn check(&mut self, table: &VerdictTable, now_ns: u64, pause: Duration) {
         let seen = (table.lease(), table.heartbeat());
-        if self.seen == seen && self.looked_ns != 0 {
-            let passed = Duration::from_nanos(now_ns.saturating_sub(self.looked_ns));
+        if self.seen == seen && self.checked_ns != 0 {
+            let passed = Duration::from_nanos(now_ns.saturating_sub(self.checked_ns));
             self.silent += passed.min(pause + pause / 2);
         } else {
             self.silent = Duration::ZERO;
         }
         self.seen = seen;
-        self.looked_ns = now_ns;
+        self.checked_ns = now_ns;
     }
 
     /// Whether the holder has been silent for two thirds of `within`. The last third is for the new
@@ -169,7 +169,7 @@ impl VerdictTable {
                 pause,
                 within,
             } = standby;
-            patience.look(self, clock::monotonic_ns(), *pause);
+            patience.check(self, clock::monotonic_ns(), *pause);
             patience.is_over(*within)
         });
         // This process has the lock now, so a holder that had the lock when it took the lease is

@@ -266,7 +266,7 @@ fn own_pid() -> u64 {
     u64::from(std::process::id())
 }
 
-fn look(table: &VerdictTable, patience: &mut Patience, pid: u64) -> bool {
+fn check(table: &VerdictTable, patience: &mut Patience, pid: u64) -> bool {
     let mut standby = Standby {
         patience,
         pause: Duration::from_millis(10),
@@ -293,18 +293,18 @@ fn a_lease_passes_on_when_its_holder_is_silent() {
     for _ in 0..20 {
         table.beat();
         std::thread::sleep(Duration::from_millis(1));
-        assert!(!look(&table, &mut patience, FIRST));
+        assert!(!check(&table, &mut patience, FIRST));
     }
     // Time in which this process itself was late does not count.
     std::thread::sleep(Duration::from_millis(200));
-    assert!(!look(&table, &mut patience, FIRST));
-    let mut looks = 0;
-    while !look(&table, &mut patience, FIRST) {
-        looks += 1;
+    assert!(!check(&table, &mut patience, FIRST));
+    let mut checks = 0;
+    while !check(&table, &mut patience, FIRST) {
+        checks += 1;
         std::thread::sleep(Duration::from_millis(10));
     }
     // At least two thirds of 60 ms, at most 15 ms of which count each time.
-    assert!((1..10).contains(&looks), "{looks}");
+    assert!((1..10).contains(&checks), "{checks}");
     assert_eq!(table.prober(), 0);
     table.set_probing(FIRST, true);
     assert_eq!(table.prober(), FIRST);

@@ -164,7 +164,7 @@ struct Seen {
 }
 
 /// Without the samples of which numbers of users are estimated.
-fn look(server: &mut Server) -> Seen {
+fn read(server: &mut Server) -> Seen {
     let mut dump = server.dump();
     dump.retain(|line| !line.contains(":users:"));
     Seen {
@@ -288,7 +288,7 @@ fn logins_do_what_the_table_says() {
         let remembered = prepare(server, state);
         let mut login = login_of(server, event);
         login.remembered = remembered.clone();
-        let before = look(server);
+        let before = read(server);
         let all = server.dump();
         let explained = server.run(&LoginRequest {
             explains: true,
@@ -304,7 +304,7 @@ fn logins_do_what_the_table_says() {
             answer_of(&answer),
             "explained: {state}, {event}"
         );
-        let after = look(server);
+        let after = read(server);
         cell(
             answer_of(&answer),
             change(&before, &after, remembered.as_ref()),
@@ -317,9 +317,9 @@ fn logins_do_what_the_table_says() {
 fn operators_calls_do_what_the_table_says() {
     compare("| a call meets", |server, state, event| {
         let remembered = prepare(server, state);
-        let before = look(server);
+        let before = read(server);
         let answer = operate(server, event, remembered.as_ref());
-        let after = look(server);
+        let after = read(server);
         cell(answer, change(&before, &after, remembered.as_ref()))
     });
 }

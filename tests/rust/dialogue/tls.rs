@@ -509,7 +509,7 @@ async fn a_connect_probe_that_sent_something_ends_without_a_reset() {
             assert_eq!(lingering.count(), room);
             let ended = async {
                 while lingering.count() > 0 {
-                    lingering.look();
+                    lingering.close_finished();
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 server.await.unwrap()
@@ -633,7 +633,7 @@ async fn a_goodbye_is_said_at_once_and_the_servers_is_answered_later() {
         probe_and_leave(&target, &lingering).await;
         let answer = async {
             while lingering.count() > 0 {
-                lingering.look();
+                lingering.close_finished();
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             server.await.unwrap().unwrap();

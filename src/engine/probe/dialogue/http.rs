@@ -28,11 +28,11 @@ use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, ExpectedStatus, Host, Protocol, TlsMode};
 
 /// None: the request says `Connection: close`, so the connection ends with the response.
-pub(super) const GOODBYE: &[u8] = b"";
+pub(super) const CLOSING_COMMAND: &[u8] = b"";
 
 const AGENT: &str = concat!("nauthilus_backend/", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     if s.target().tls_mode == TlsMode::StartTls {
         s.enter(Stage::StartTls);
         return Err(s.fail("http has no STARTTLS"));

@@ -38,7 +38,7 @@ use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, TlsMode};
 
-pub(super) const GOODBYE: &[u8] = b"z LOGOUT\r\n";
+pub(super) const CLOSING_COMMAND: &[u8] = b"z LOGOUT\r\n";
 
 /// The beginning of a line that Dovecot sends before its greeting while its authentication process
 /// is not ready.
@@ -47,7 +47,7 @@ const NOT_YET: &[u8] = b"Waiting for authentication process";
 /// The longest non-synchronizing literal in bytes under LITERAL- (RFC 7888 §5).
 const LITERAL_MINUS_MAX: usize = 4096;
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     let mut imap = Imap {
         s,
         tag: Vec::new(),

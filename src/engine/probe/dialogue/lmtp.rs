@@ -25,6 +25,6 @@ use super::session::Session;
 use super::smtp::{self, Hello};
 use crate::engine::probe::error::ProbeError;
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     smtp::converse(s, Hello::Lhlo).await
 }

@@ -32,45 +32,51 @@ pub(super) use session::END_MAX;
 use session::Session;
 
 /// A dialogue whose result is known and which has still to be closed.
-pub struct Parting<'a> {
+pub struct UnclosedDialogue<'a> {
     session: Session<'a>,
-    goodbye: &'static [u8],
+    closing_command: &'static [u8],
 }
 
-impl Parting<'_> {
+impl UnclosedDialogue<'_> {
     /// Graceful close: sends the closing command and waits until the server closes, at most
     /// [`END_MAX`] and what is left of `deep_timeout`. If the time runs out, the server's log may
     /// show a lost connection; the result stays.
     pub async fn finish(self) {
-        self.session.finish(self.goodbye).await;
+        self.session.finish(self.closing_command).await;
     }
 
     /// Sends the closing command without waiting for the server to close. If the server has not
     /// closed yet, `leave` is called to make the connection a lingering one; `close_notify` is
     /// written after that, so that it is sent just before the socket is closed.
     pub async fn leave(self, leave: impl FnOnce()) {
-        self.session.leave(self.goodbye, leave).await;
+        self.session.leave(self.closing_command, leave).await;
     }
 }
 
 /// Holds the dialogue of the target's protocol, as far as its configuration allows, within
 /// `deep_timeout`.
-pub async fn talk(
+pub async fn until_verdict(
     transport: Box<dyn Transport>,
     about: Conversation<'_>,
-) -> (Result<(), ProbeError>, Parting<'_>) {
+) -> (Result<(), ProbeError>, UnclosedDialogue<'_>) {
     let protocol = about.target.protocol;
     let mut session = Session::new(transport, about);
-    let (verdict, goodbye): (_, &[u8]) = match protocol {
-        Protocol::Imap => (imap::talk(&mut session).await, imap::GOODBYE),
-        Protocol::Pop3 => (pop3::talk(&mut session).await, pop3::GOODBYE),
-        Protocol::Smtp => (smtp::talk(&mut session).await, smtp::GOODBYE),
-        Protocol::Lmtp => (lmtp::talk(&mut session).await, smtp::GOODBYE),
-        Protocol::Sieve => (sieve::talk(&mut session).await, sieve::GOODBYE),
-        Protocol::Http => (http::talk(&mut session).await, http::GOODBYE),
+    let (verdict, closing_command): (_, &[u8]) = match protocol {
+        Protocol::Imap => (imap::run(&mut session).await, imap::CLOSING_COMMAND),
+        Protocol::Pop3 => (pop3::run(&mut session).await, pop3::CLOSING_COMMAND),
+        Protocol::Smtp => (smtp::run(&mut session).await, smtp::CLOSING_COMMAND),
+        Protocol::Lmtp => (lmtp::run(&mut session).await, smtp::CLOSING_COMMAND),
+        Protocol::Sieve => (sieve::run(&mut session).await, sieve::CLOSING_COMMAND),
+        Protocol::Http => (http::run(&mut session).await, http::CLOSING_COMMAND),
     };
     let verdict = verdict.map_err(|error| hinted(error, &session));
-    (verdict, Parting { session, goodbye })
+    (
+        verdict,
+        UnclosedDialogue {
+            session,
+            closing_command,
+        },
+    )
 }
 
 /// Appends a hint about the PROXY header to an error, if the dialogue failed before the server
@@ -98,10 +104,10 @@ fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
     ProbeError { reason, ..error }
 }
 
-/// [`talk`], and the graceful close after it.
+/// [`until_verdict`], and the graceful close after it.
 pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
-    let (verdict, parting) = talk(transport, about).await;
-    parting.finish().await;
+    let (verdict, dialogue) = until_verdict(transport, about).await;
+    dialogue.finish().await;
     verdict
 }
 

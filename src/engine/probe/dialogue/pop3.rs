@@ -38,13 +38,13 @@ use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::probe::proxy;
 use crate::engine::target::{AuthMechanism, TlsMode};
 
-pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
+pub(super) const CLOSING_COMMAND: &[u8] = b"QUIT\r\n";
 
 /// The longest command line in bytes, with its end (RFC 2449 §4). A longer initial response is sent
 /// after the server's `+` (RFC 5034 §4).
 const COMMAND_MAX: usize = 255;
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     let mut pop3 = Pop3 {
         s,
         stls: false,

@@ -351,7 +351,7 @@ impl<'a> Session<'a> {
         // If the handshake fails, no closing command is sent: the server may expect TLS or not.
         self.settled = false;
         if self.unread.is_empty() {
-            self.look().await?;
+            self.read_arrived().await?;
         }
         if !self.unread.is_empty() {
             let count = self.unread.len();
@@ -381,7 +381,7 @@ impl<'a> Session<'a> {
 
     /// Reads what has already arrived, up to 64 bytes, without waiting. Sets `unread` to their
     /// number, but does not store them.
-    async fn look(&mut self) -> Result<(), ProbeError> {
+    async fn read_arrived(&mut self) -> Result<(), ProbeError> {
         let Some(transport) = self.transport.as_mut() else {
             return Ok(());
         };
@@ -410,8 +410,8 @@ impl<'a> Session<'a> {
     /// Graceful close: sends the closing command, so that the server logs a regular end, and waits
     /// up to [`END_MAX`] for the server to close. Does not change the result. After a failure in
     /// the middle of a command, no closing command is sent.
-    pub async fn finish(mut self, goodbye: &[u8]) {
-        if self.say(goodbye).await {
+    pub async fn finish(mut self, closing_command: &[u8]) {
+        if self.send_closing_command(closing_command).await {
             while matches!(self.fill().await, Ok(1..)) {
                 self.unread = 0..0;
             }
@@ -421,21 +421,21 @@ impl<'a> Session<'a> {
 
     /// Sends the closing command without waiting for the server to close. `leave` is called before
     /// `close_notify` is written, and makes the connection a lingering one.
-    pub async fn leave(mut self, goodbye: &[u8], leave: impl FnOnce()) {
-        // Under TLS, writes are held back until the next read: `look` sends the closing command.
-        if self.say(goodbye).await && self.look().await.is_ok() {
+    pub async fn leave(mut self, closing_command: &[u8], leave: impl FnOnce()) {
+        // Under TLS, writes are held back until the next read: `read_arrived` sends the closing command.
+        if self.send_closing_command(closing_command).await && self.read_arrived().await.is_ok() {
             leave();
         }
         self.close_tls().await;
     }
 
     /// Sends the closing command, if the server waits for a command. Returns whether it was sent.
-    async fn say(&mut self, goodbye: &[u8]) -> bool {
-        if !self.settled || goodbye.is_empty() {
+    async fn send_closing_command(&mut self, closing_command: &[u8]) -> bool {
+        if !self.settled || closing_command.is_empty() {
             return false;
         }
         self.deadline.shorten(END_MAX);
-        self.send(goodbye).await.is_ok()
+        self.send(closing_command).await.is_ok()
     }
 
     /// Sends TLS's `close_notify` (RFC 8446 §6.1), without waiting. A server that has sent its own

@@ -30,7 +30,7 @@ use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
 
-pub(super) const GOODBYE: &[u8] = b"LOGOUT\r\n";
+pub(super) const CLOSING_COMMAND: &[u8] = b"LOGOUT\r\n";
 
 /// The longest quoted string in bytes (RFC 5804 §4); longer ones are sent as literals.
 const QUOTED_MAX: usize = 1024;
@@ -41,7 +41,7 @@ const TOKENS_MAX: usize = 3;
 /// How many bytes of a reply are kept for quoting.
 const SAID_MAX: usize = 512;
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     let mut sieve = Sieve {
         s,
         reply: Reply::default(),

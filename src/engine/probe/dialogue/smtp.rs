@@ -29,13 +29,13 @@ use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
 
-pub(super) const GOODBYE: &[u8] = b"QUIT\r\n";
+pub(super) const CLOSING_COMMAND: &[u8] = b"QUIT\r\n";
 
 /// The longest command line in bytes, with its end (RFC 5321 §4.5.3.1.4); it holds for AUTH as well
 /// (RFC 4954 §4).
 const COMMAND_MAX: usize = 512;
 
-pub(super) async fn talk(s: &mut Session<'_>) -> Result<(), ProbeError> {
+pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     converse(s, Hello::Ehlo).await
 }
 
