@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::monitor::{tls_details, to_duration};
+use super::engine::{tls_details, to_duration};
 use super::raw::{
     Answer, ArgView, Args, Items, LuaValue, Refused, config_native, native, number_value,
 };

@@ -12,11 +12,11 @@
 //! | `fast.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
 //! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
-//! | `monitor.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the monitor, for operators |
+//! | `engine.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the engine, for operators |
 //! | `plainly.rs` | functions of the API that are natives without glue around them |
 //! | `bridge.rs` | the functions of the C header that take a Lua state |
 //! | `glue.rs` | loads the embedded Lua, part by part |
-//! | `glue/errors.lua` | the errors for wrong arguments |
+//! | `glue/errors.lua`, `glue/waiting.lua` | the errors for wrong arguments; waiting for the engine thread |
 //! | `nginx.rs`, `nginx/` | the use of nginx's symbols: process state, event loop, requests |
 //! | `glue/host.lua`, `glue/hosts/` | the selection of the host adapter, and one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
@@ -25,13 +25,13 @@ mod bindings;
 mod bridge;
 mod check;
 mod context;
+mod engine;
 #[cfg(feature = "luajit")]
 mod fast;
 mod given_lists;
 mod glue;
 mod held;
 mod maintenance;
-mod monitor;
 mod nginx;
 mod operators;
 mod plainly;
@@ -142,7 +142,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(servers::NATIVES);
         natives.add(routing::NATIVES);
         natives.add(bindings::NATIVES);
-        natives.add(monitor::NATIVES);
+        natives.add(engine::NATIVES);
         natives.add(operators::NATIVES);
         natives.add(maintenance::NATIVES);
         natives.add(check::NATIVES);

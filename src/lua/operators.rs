@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::engine::{current_status, status_fields};
 use super::maintenance::event;
-use super::monitor::{current_status, status_fields};
 use super::raw::{Answer, ArgView, Args, Items, LuaValue, native};
 use super::routing::node_list;
 use crate::engine::metrics::{CONTENT_TYPE, Place, pieces, step};

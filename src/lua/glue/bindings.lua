@@ -3,7 +3,7 @@
 local native, parts = ...
 local errors, host = parts.errors, parts.host
 local concat, next, type = table.concat, next, type
-local store_result, check_wait = native.store_result, native.check_wait
+local store_result, until_done = native.store_result, parts.waiting.until_done
 
 local bindings = { api = {} }
 local api = bindings.api
@@ -17,14 +17,10 @@ local function wait_for(name, handle, longest, result)
     first, second = result(handle)
     return first ~= nil or second ~= nil
   end
-  local function block(seconds)
-    check_wait(handle, seconds)
-    return poll()
+  if until_done(name, handle, poll, longest) then
+    return first, second
   end
-  if not poll() and not host.await(name, poll, block, longest, handle) and not poll() then
-    return nil, UNAVAILABLE
-  end
-  return first, second
+  return nil, UNAVAILABLE
 end
 bindings.wait_for = wait_for
 

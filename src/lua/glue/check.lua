@@ -3,10 +3,10 @@
 local native, parts = ...
 local errors, host = parts.errors, parts.host
 local fields_of = parts.servers.fields_of
-local port_of, check_timeout = parts.monitor.port_of, parts.monitor.check_timeout
-local next, select, setmetatable, type = next, select, setmetatable, type
+local port_of, waiting = parts.engine.port_of, parts.waiting
+local next, select, type = next, select, type
 local check_start, check_start_at = native.check_start, native.check_start_at
-local check_result, check_wait = native.check_result, native.check_wait
+local check_result = native.check_result
 
 local function check_flag(index, name, value)
   if value ~= nil and type(value) ~= "boolean" then
@@ -101,46 +101,22 @@ local function begin(name, ways, first, port, haproxy_v2, tls, options)
   errors.bad_argument(index, name, problem, 1)
 end
 
--- Waits until a check is done. Returns true, and the reason if it failed; false after the timeout.
-local function finish(name, handle, timeout)
-  local done, reason
-  local function poll()
-    done, reason = check_result(handle)
-    return done
-  end
-  local function block(seconds)
-    done, reason = check_wait(handle, seconds)
-    return done
-  end
-  if not poll() then
-    host.await(name, poll, block, timeout, handle)
-  end
-  return done, reason
-end
-
 -- Waits until a check whose handle no script has is done; returns the reason if it failed, or nil.
 local function finish_own(name, handle)
   if own ~= shared and type(handle) == "number" then
     return own.finish(handle)
   end
-  local _, reason = finish(name, handle)
+  local function is_done()
+    return (check_result(handle))
+  end
+  waiting.until_done(name, handle, is_done)
+  local _, reason = check_result(handle)
   return reason
 end
 
-local methods = {}
-local class = { __index = methods, __name = "check", __metatable = false }
-
-local function handle_of(check, name)
-  local handle = type(check) == "table" and check.handle
-  if not handle then
-    errors.bad_self(name, "check", check, 1)
-  end
-  return handle
-end
-
-function methods:done()
-  return (check_result(handle_of(self, "done")))
-end
+local new_check, methods, handle_of = waiting.class("check", function(handle)
+  return (check_result(handle))
+end)
 
 -- The reason if the check failed; nil if it succeeded or is not done.
 function methods:result()
@@ -151,26 +127,6 @@ end
 -- What the TLS handshake showed; nil where there was none or the check is not done.
 function methods:tls()
   return native.check_tls(handle_of(self, "tls"))
-end
-
-function methods:fd()
-  return native.check_fd(handle_of(self, "fd"))
-end
-
-function methods:wait(timeout)
-  local handle = handle_of(self, "wait")
-  check_timeout(1, "wait", timeout)
-  if not check_result(handle) then
-    host.require_wait("wait")
-  end
-  if finish("wait", handle, timeout) then
-    return true
-  end
-  return nil, "timeout"
-end
-
-function methods:cancel()
-  native.check_cancel(handle_of(self, "cancel"))
 end
 
 -- For scripts that call `check_backend_connection()` without arguments and then `check` of the result.
@@ -203,7 +159,7 @@ end
 
 function check.api.start_check(...)
   local handle = begin("start_check", shared, ...)
-  return setmetatable({ handle = handle }, class)
+  return new_check(handle)
 end
 
 return check

@@ -34,7 +34,7 @@
 --                            finish(number) waits, and returns the reason if the check failed
 --   pause()                  nil, or lets other work of the event loop run if the caller can wait
 --   is_head()                whether this is the process that the others are forked from
---   may_probe()              whether calls may start the monitor in this process
+--   may_probe()              whether calls may start the engine thread in this process
 
 local _, parts = ...
 

@@ -2,8 +2,7 @@
 
 local native, parts = ...
 local errors, host, new_server = parts.errors, parts.host, parts.servers.new
-local setmetatable, type = setmetatable, type
-local route_result, check_wait = native.route_result, native.check_wait
+local waiting, route_result = parts.waiting, native.route_result
 
 local stored = { api = {} }
 
@@ -16,21 +15,9 @@ local function values(fields, how, detail)
   return new_server(fields), how, detail
 end
 
--- Waits until a route is done, at most `timeout` seconds. Returns the native's values, or nothing.
-local function finish(name, handle, timeout)
-  local fields, how, detail
-  local function poll()
-    fields, how, detail = route_result(handle)
-    return how ~= nil
-  end
-  local function block(seconds)
-    check_wait(handle, seconds)
-    return poll()
-  end
-  if not poll() then
-    host.await(name, poll, block, timeout, handle)
-  end
-  return fields, how, detail
+local function is_done(handle)
+  local _, how = route_result(handle)
+  return how ~= nil
 end
 
 -- Begins a route; raises where the filter is wrong. `up` is the number of functions between this one and
@@ -51,28 +38,16 @@ function stored.route(user, filter)
   if not handle then
     return nil, timeout
   end
-  local fields, how, detail = finish("route", handle, timeout)
-  if not how then
-    fields, how, detail = native.route_give_up(handle)
+  local function poll()
+    return is_done(handle)
   end
-  return values(fields, how, detail)
-end
-
-local methods = {}
-local class = { __index = methods, __name = "route", __metatable = false }
-
-local function handle_of(route, name)
-  local handle = type(route) == "table" and route.handle
-  if not handle then
-    errors.bad_self(name, "route", route, 1)
+  if waiting.until_done("route", handle, poll, timeout) then
+    return values(route_result(handle))
   end
-  return handle
+  return values(native.route_give_up(handle))
 end
 
-function methods:done()
-  local _, how = route_result(handle_of(self, "done"))
-  return how ~= nil
-end
+local new_route, methods, handle_of = waiting.class("route", is_done)
 
 -- What `route` returns; nothing while it is not known.
 function methods:result()
@@ -82,28 +57,6 @@ function methods:result()
   end
 end
 
-function methods:fd()
-  return native.check_fd(handle_of(self, "fd"))
-end
-
-function methods:wait(timeout)
-  local handle = handle_of(self, "wait")
-  parts.monitor.check_timeout(1, "wait", timeout)
-  local _, how = route_result(handle)
-  if not how then
-    host.require_wait("wait")
-    _, how = finish("wait", handle, timeout)
-  end
-  if how then
-    return true
-  end
-  return nil, "timeout"
-end
-
-function methods:cancel()
-  native.check_cancel(handle_of(self, "cancel"))
-end
-
 -- Begins a route and does not wait. Without a store it is done at once.
 function stored.api.start_route(user, filter)
   parts.routing.check_arguments("start_route", user, filter)
@@ -111,7 +64,7 @@ function stored.api.start_route(user, filter)
   if not handle then
     return nil, why
   end
-  return setmetatable({ handle = handle }, class)
+  return new_route(handle)
 end
 
 return stored

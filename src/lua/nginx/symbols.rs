@@ -137,7 +137,7 @@ impl WakeSymbols {
     ///
     /// Called on the thread of nginx's event loop, while it runs. `descriptor` stays open for
     /// the life of the process, or of the cycle.
-    pub(super) unsafe fn watch(&self, descriptor: c_int, handler: EventHandler) -> bool {
+    pub(super) unsafe fn add_event(&self, descriptor: c_int, handler: EventHandler) -> bool {
         let cycle = self.cycle.load(Ordering::Relaxed);
         // SAFETY: the caller guarantees thread and descriptor; `cycle` is the running one.
         unsafe { (self.add_channel_event)(cycle, descriptor, READ_EVENT, handler) == 0 }

@@ -1,7 +1,7 @@
 //! Wakes the coroutine that waits for a check.
 //!
 //! The coroutine sleeps on a semaphore of nginx's Lua module. When its check completes, the engine
-//! thread puts the number of the wait into a queue and sets an eventfd, which nginx's event loop watches
+//! thread puts the number of the wait into a queue and sets an eventfd, which nginx's event loop polls
 //! like the channel to the master. The handler, on nginx's thread, takes the numbers and posts the
 //! semaphores. So a wait costs nothing while it lasts, and needs no polling timer, no socket and no
 //! path in a file system that the worker's user would need rights for.
@@ -140,7 +140,7 @@ fn with_waits<T>(work: impl FnOnce(&WakeSymbols, &mut Waits) -> Option<T>) -> Op
         .is_some_and(|waits| waits.pid == pid() && waits.cycle == wake.cycle());
     if !fits {
         let fresh = Waits::start(wake)?;
-        // Never dropped: nginx may watch the eventfd of the old waits until the process ends.
+        // Never dropped: nginx may poll the eventfd of the old waits until the process ends.
         std::mem::forget(guard.replace(fresh));
     }
     work(wake, guard.as_mut()?)
@@ -162,7 +162,7 @@ struct Waits {
     notifier: Arc<WaitNotifier>,
     finished: Receiver<u64>,
     waiting: HashMap<u64, Wait>,
-    /// The waits of each request whose end is watched.
+    /// The waits of each request whose end is reported to us.
     of_request: HashMap<Request, Vec<u64>>,
     released: Vec<u64>,
 }
@@ -207,8 +207,8 @@ impl Waits {
     fn start(wake: &WakeSymbols) -> Option<Self> {
         let event = EventFd::new().ok()?;
         // SAFETY: the glue only waits in phases in which nginx's event loop runs, on nginx's thread. The
-        // eventfd stays open: waits are never dropped once nginx watches their event.
-        if !unsafe { wake.watch(event.descriptor(), on_notified) } {
+        // eventfd stays open: waits are never dropped once nginx polls their event.
+        if !unsafe { wake.add_event(event.descriptor(), on_notified) } {
             return None;
         }
         let (numbers, finished) = channel();
@@ -243,7 +243,7 @@ impl Waits {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.call_off_deserted(wake, wait.request, number);
         match self.of_request.entry(wait.request) {
-            Entry::Occupied(mut watched) => watched.get_mut().push(number),
+            Entry::Occupied(mut waits) => waits.get_mut().push(number),
             Entry::Vacant(unwatched) => {
                 // SAFETY: the glue passes the current request, on nginx's thread.
                 if !unsafe { wake.ends.at_end(wait.request, on_request_end) } {

@@ -1,4 +1,4 @@
-//! Configuration, start and stop, status: the natives of the monitor.
+//! Configuration, start and stop, status: the natives for the engine.
 
 use std::path::Path;
 use std::time::Duration;

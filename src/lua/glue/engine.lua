@@ -1,11 +1,11 @@
 -- configure, start, stop, wait_ready, status, report_failure, is_health_check.
 
 local native, parts = ...
-local errors, host = parts.errors, parts.host
+local errors, host, check_timeout = parts.errors, parts.host, parts.waiting.check_timeout
 local type, tonumber = type, tonumber
 
-local monitor = { api = {} }
-local api = monitor.api
+local engine = { api = {} }
+local api = engine.api
 
 function api.configure(config)
   local kind = type(config)
@@ -18,7 +18,7 @@ function api.configure(config)
   end
 end
 
--- true, or nil and why the monitor cannot start.
+-- true, or nil and why the engine thread cannot start.
 function api.start()
   if not host.may_probe() then
     return true
@@ -33,14 +33,6 @@ end
 function api.stop()
   native.stop()
 end
-
--- Raises unless `timeout` is a number of seconds from 0, or nil for no limit.
-local function check_timeout(index, name, timeout)
-  if timeout ~= nil and (type(timeout) ~= "number" or timeout < 0 or timeout ~= timeout) then
-    errors.wrong_value(index, name, "number of seconds from 0", timeout, 1)
-  end
-end
-monitor.check_timeout = check_timeout
 
 function api.wait_ready(timeout)
   check_timeout(1, "wait_ready", timeout)
@@ -76,7 +68,7 @@ local function port_of(value)
   end
   return nil
 end
-monitor.port_of = port_of
+engine.port_of = port_of
 
 function api.report_failure(ip, port, reason)
   if type(ip) ~= "string" then
@@ -99,4 +91,4 @@ function api.is_health_check(username)
   return native.is_health_check(username)
 end
 
-return monitor
+return engine
