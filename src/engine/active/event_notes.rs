@@ -2,15 +2,16 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
-/// What a node's last event said; before the first of this process, what the ring says counts.
+/// What the last event about a node said. [`UNTOLD`]: this process has added none, so the ring of events has
+/// to be read.
 pub(super) const UNTOLD: u8 = 0;
 pub(super) const USABLE: u8 = 1;
 pub(super) const UNUSABLE: u8 = 2;
 
 #[derive(Debug)]
 pub(super) struct EventNotes {
-    /// Whether a change of a verdict may wait for an event. Set at first, because the prober before
-    /// this one may have left one.
+    /// Whether a verdict may have changed without an event yet. Set at first, because the prober before this
+    /// one may have ended between the two.
     pub(super) is_waiting: AtomicU8,
     /// [`UNTOLD`], [`USABLE`] or [`UNUSABLE`] for each node.
     pub(super) nodes: Vec<AtomicU8>,

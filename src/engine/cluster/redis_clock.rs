@@ -28,8 +28,8 @@ pub(super) fn monotonic_us() -> u64 {
 }
 
 impl RedisClock {
-    /// Takes in that Redis's clock was at `redis_us` at some moment between `asked` and now, both in
-    /// microseconds of `CLOCK_MONOTONIC`.
+    /// Records an answer of Redis: its clock was at `redis_us`, in microseconds since 1970, at some moment
+    /// between `asked`, in microseconds of `CLOCK_MONOTONIC`, and now.
     pub(super) fn measured(&self, asked: u64, redis_us: u64) {
         self.measured_at(asked, monotonic_us(), redis_us);
     }
@@ -66,7 +66,8 @@ impl RedisClock {
         best.map_or(0, |best| monotonic.wrapping_add(best.offset))
     }
 
-    /// The same now; this machine's own clock before the first measurement.
+    /// The time in Redis now, in microseconds since 1970; before the first measurement that of this
+    /// machine's own clock.
     pub(super) fn now(&self) -> u64 {
         match self.at(Instant::now()) {
             0 => clock::unix_ms().saturating_mul(1000),

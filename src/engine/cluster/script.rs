@@ -73,7 +73,8 @@ impl UserDigest {
     }
 }
 
-/// A record that a machine has read or made, for a store that has lost it.
+/// A record that this machine has read or written before. Each login sends it, so that a store that has lost
+/// its data gets the record back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
     /// Empty: the user was released or forgotten, or is only held.

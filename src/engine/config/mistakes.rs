@@ -341,8 +341,9 @@ fn is_same_place(one: &Issue, other: &Issue, keys: &[Key]) -> bool {
     one.path == other.path || keys.iter().any(|key| is_of(one, key) && is_of(other, key))
 }
 
-/// Changes what was refused so that the next reading goes on behind it. `again`: it was refused
-/// before. Returns false where nothing can be changed.
+/// Changes the value that the last reading refused, so that the next reading accepts it and finds the
+/// mistakes after it. `again`: a repaired value was refused again, so it is removed. Returns false where
+/// nothing can be changed.
 fn repair(value: &mut Value, steps: &[Step], keys: &[Key], again: bool) -> bool {
     let Some((step, below)) = steps.split_first() else {
         return false;
@@ -350,7 +351,8 @@ fn repair(value: &mut Value, steps: &[Step], keys: &[Key], again: bool) -> bool 
     match (value, step) {
         (Value::Map(entries), Step::Key(name)) => {
             let key = keys.iter().find(|key| key.is_named(name));
-            // The last of several: the first one is read when the others are gone.
+            // Of a key that is there several times the last one, which is what was refused; once it is
+            // removed the first one is read.
             let Some(at) = entries.iter().rposition(|(known, _)| known == name) else {
                 let Some(stand_in) = key.and_then(stand_in) else {
                     return false;

@@ -27,8 +27,8 @@ pub(super) fn shortened(text: &str) -> String {
     shown
 }
 
-/// A sentence of a library, which may repeat a character of the user's text: on one line, as it
-/// is otherwise.
+/// An error text of a library on one line: it may quote a character of the user's text, such as a line
+/// break.
 pub(super) fn one_line(sentence: &str) -> String {
     let mut shown = String::new();
     for c in sentence.chars() {

@@ -397,7 +397,8 @@ mod tests {
             warning.contains("2 lines") && warning.contains("No space left"),
             "{warning}"
         );
-        // Another log takes its place before the third one is counted elsewhere.
+        // Another log replaces this one before anybody has taken the loss of the third line: it is not
+        // forgotten.
         log.write_here(&Line::new(Level::Info, "third"));
         let next = Log::open(&LogSink::None).unwrap();
         next.inherit_losses(&log);

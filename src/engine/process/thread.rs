@@ -1,4 +1,4 @@
-//! The engine thread: it takes part in the election of the prober, runs the scheduler while this
+//! The engine thread: it checks whether this process is the prober, runs the scheduler while this
 //! process probes, and makes checks on demand.
 //!
 //! Of the processes that share a verdict table one probes: the holder of the table's lease (see
@@ -243,7 +243,7 @@ impl EngineLoop {
 
     async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
         // After a panic the configuration of the last run is served on.
-        self.elect(serving.as_ref());
+        self.check_role(serving.as_ref());
         let mut role_check = RoleCheck::new();
         loop {
             self.set_timer(&mut role_check, serving.as_ref());
@@ -314,7 +314,7 @@ impl EngineLoop {
                 continue;
             }
             if checks_role || self.must_check_role(serving.as_ref()) {
-                self.elect(serving.as_ref());
+                self.check_role(serving.as_ref());
             }
             if let Some(scheduler) = &mut self.scheduler {
                 scheduler.handle_reports();
@@ -325,7 +325,7 @@ impl EngineLoop {
         self.stop(serving);
     }
 
-    /// Takes in the outcome of a probe. A failure may come from the host closing our descriptors:
+    /// Handles the outcome of a probe. A failure may come from the host closing our descriptors:
     /// then `hold_on` never returns, and the failure is not counted against the target.
     fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
         let succeeded = matches!(&completed, Ok((_, outcome)) if outcome.result.is_ok());
@@ -459,7 +459,7 @@ impl EngineLoop {
     }
 
     /// Checks the role of this process: takes it, keeps it, or gives it up.
-    fn elect(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
+    fn check_role(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         self.role_checked = Instant::now();
         let Some((active, log)) = serving else {
             return;

@@ -34,7 +34,8 @@ pub(super) struct ProbeTimer {
     pub slot: Slot,
     pub kind: TimerKind,
     pub state: TimerState,
-    /// Whether another probe is to follow at once, for what the last requested one left open.
+    /// Whether another probe follows at once, because the outcome of the last requested one does not agree
+    /// with the verdict yet.
     pub is_requested: bool,
     pub pace: Pace,
     /// The timer's place within its interval, from 0 to 1; see `schedule`.

@@ -47,7 +47,7 @@ pub struct RequestAnswer {
 }
 
 impl RequestAnswer {
-    /// The same, for contents that are written when whoever asked has read the reply.
+    /// The answer without its reply, for contents that are written once the asker has had time to read it.
     #[must_use]
     pub fn without_reply(self) -> Self {
         Self {

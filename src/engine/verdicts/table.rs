@@ -301,7 +301,8 @@ impl VerdictTable {
         self.header(ROUTING).load(Acquire)
     }
 
-    /// Changes [`VerdictTable::routing_version`]; after the change that it stands for.
+    /// Raises [`VerdictTable::routing_version`]. To be called after the change itself: a reader that sees the
+    /// new version must see the change too.
     pub fn bump_routing(&self) {
         self.header(ROUTING).fetch_add(1, AcqRel);
     }

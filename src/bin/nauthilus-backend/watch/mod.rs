@@ -49,7 +49,7 @@ fn lines(source: &Source, args: &WatchArgs) -> Result<ExitStatus, CommandFailure
                     }
                 }
             }
-            // Where nothing can be read at first, nothing is there to be watched.
+            // A source that fails at first is probably a wrong one; one that fails later may come back.
             Err(problem) if is_first => return Err(CommandFailure::bad(problem)),
             Err(problem) => {
                 if last_problem.as_ref() != Some(&problem) {

@@ -29,14 +29,14 @@ pub struct LoginRequest {
     /// Every node that this machine knows; first those that the filter matches, from the highest
     /// score of the user down.
     pub nodes: Vec<SeenNode>,
-    /// The record that this machine remembers, for a store that has lost it.
+    /// The user's record as this machine remembers it: written where the store has lost its own.
     pub remembered: Option<Remembered>,
     pub deadline: u64,
     pub retention: Duration,
     pub move_delay: Duration,
     pub min_stay: Duration,
     pub drain_time: Duration,
-    /// `node_failover: move`; else a user of an unusable node is refused.
+    /// Whether a user of an unusable node is moved (`node_failover: move`) or refused.
     pub moves_on_failure: bool,
     /// `verdicts: quorum`.
     pub needs_quorum: bool,
