@@ -1,9 +1,11 @@
 -- tls_ca_file: opened, read and checked when it is configured.
 
 local engine = require("spec.support.engine")
+local files = require("spec.support.files")
 local peers = require("spec.support.peers")
 
 describe("tls_ca_file", function()
+  local content = files.content
   local nb, world, server, folder, ca
 
   lazy_setup(function()
@@ -23,17 +25,7 @@ describe("tls_ca_file", function()
   end)
 
   local function write(name, text)
-    local file = assert(io.open(folder .. "/" .. name, "w"))
-    file:write(text)
-    file:close()
-    return folder .. "/" .. name
-  end
-
-  local function content(path)
-    local file = assert(io.open(path))
-    local text = file:read("*a")
-    file:close()
-    return text
+    return files.write(folder .. "/" .. name, text)
   end
 
   local function config(path)

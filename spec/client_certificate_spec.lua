@@ -2,10 +2,12 @@
 -- server that requires a certificate of its clients, in each version of TLS, resumed sessions too.
 
 local engine = require("spec.support.engine")
+local files = require("spec.support.files")
 local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 
 describe("a client certificate", function()
+  local content = files.content
   local nb, world, folder, ca, cert, key
   -- A handshake with a server in Python, on a busy machine.
   local patient = { connect_timeout = "10s", tls_timeout = "10s" }
@@ -22,18 +24,8 @@ describe("a client certificate", function()
     world:stop()
   end)
 
-  local function content(path)
-    local file = assert(io.open(path))
-    local text = file:read("*a")
-    file:close()
-    return text
-  end
-
   local function write(name, text)
-    local file = assert(io.open(folder .. "/" .. name, "w"))
-    file:write(text)
-    file:close()
-    return folder .. "/" .. name
+    return files.write(folder .. "/" .. name, text)
   end
 
   local function openssl(name, arguments)

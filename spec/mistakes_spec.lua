@@ -1,8 +1,11 @@
 -- What is said of a configuration that is refused, and of one that is hardly what was meant, from a
 -- Lua table and from a YAML file.
 
+local files = require("spec.support.files")
+
 describe("a mistake in a configuration", function()
   local nb = require("nauthilus_backend")
+  local content = files.content
   local path, log
 
   before_each(function()
@@ -16,17 +19,7 @@ describe("a mistake in a configuration", function()
   end)
 
   local function write(text)
-    local file = assert(io.open(path, "w"))
-    file:write(text)
-    file:close()
-    return path
-  end
-
-  local function content(name)
-    local file = assert(io.open(name))
-    local text = file:read("*a")
-    file:close()
-    return text
+    return files.write(path, text)
   end
 
   -- Without `bad argument #1 to 'configure' (…)`, which is around each.

@@ -18,6 +18,7 @@
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua`, `glue/waiting.lua` | the errors for wrong arguments; waiting for the engine thread |
 //! | `nginx.rs`, `nginx/` | the use of nginx's symbols: process state, event loop, requests |
+//! | `glue/servers.lua` | the list of alive servers, which LuaJIT copies without a call of Rust |
 //! | `glue/host.lua`, `glue/hosts/` | the selection of the host adapter, and one adapter per host |
 //! | `glue/init.lua`, `glue/names.lua` | the module table; the names scripts reach it by |
 

@@ -32,7 +32,7 @@ impl ActiveConfig {
         config: Arc<Config>,
         pid: u64,
         head: bool,
-        state: StartState,
+        mut state: StartState,
     ) -> std::io::Result<Self> {
         let own = before.filter(|before| head || before.owner == pid);
         let Some(own) = own else {
@@ -40,28 +40,15 @@ impl ActiveConfig {
         };
         let identities = identities_of(&config);
         if let Some(slots) = own.table.assign(&identities) {
-            let nodes = Nodes::of(&config.targets);
-            let event_notes = EventNotes::of(nodes.list.len());
+            let saved = state.saved.take();
             let next = Self {
                 epoch: own.epoch + 1,
-                since_ms: clock::unix_ms(),
-                table: own.table.clone(),
-                owner: pid,
-                by_identity: firsts(&identities),
-                nodes,
-                repeated: repeated(&config.targets),
-                agreement: agreement(&config.targets, &config.routing),
-                event_notes,
-                names: ArcSwap::from_pointee(state.names),
-                state_file: state.state_file,
-                cluster_notes: ArcSwap::default(),
-                slots,
-                config,
+                ..Self::new(own.table.clone(), slots, &identities, config, pid, state)
             };
             // Before the table changes: both configurations read the same one.
             let listed = own.snapshot().servers;
             next.reset_newcomers(own);
-            next.restore(state.saved);
+            next.restore(saved);
             next.fit_gates();
             next.follow_list(&listed);
             next.table.set_epoch(next.epoch);
@@ -93,26 +80,23 @@ impl ActiveConfig {
         Self::in_new_table(Some(self), self.config.clone(), pid, state)
     }
 
-    fn in_new_table(
-        before: Option<&Self>,
+    /// The configuration in a table that has a slot for each target, with epoch 1 and since now.
+    fn new(
+        table: Arc<VerdictTable>,
+        slots: Vec<Slot>,
+        identities: &[IdentityHash],
         config: Arc<Config>,
-        pid: u64,
+        owner: u64,
         state: StartState,
-    ) -> std::io::Result<Self> {
-        let identities = identities_of(&config);
-        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
-        let slots = table
-            .assign(&identities)
-            .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
-        let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
+    ) -> Self {
         let nodes = Nodes::of(&config.targets);
         let event_notes = EventNotes::of(nodes.list.len());
-        let next = Self {
-            table: Arc::new(table),
+        Self {
+            table,
             epoch: 1,
-            since_ms: same.map_or_else(clock::unix_ms, |before| before.since_ms),
-            owner: pid,
-            by_identity: firsts(&identities),
+            since_ms: clock::unix_ms(),
+            owner,
+            by_identity: firsts(identities),
             nodes,
             repeated: repeated(&config.targets),
             agreement: agreement(&config.targets, &config.routing),
@@ -122,11 +106,31 @@ impl ActiveConfig {
             cluster_notes: ArcSwap::default(),
             slots,
             config,
+        }
+    }
+
+    fn in_new_table(
+        before: Option<&Self>,
+        config: Arc<Config>,
+        pid: u64,
+        mut state: StartState,
+    ) -> std::io::Result<Self> {
+        let identities = identities_of(&config);
+        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
+        let slots = table
+            .assign(&identities)
+            .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
+        let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
+        let since_ms = same.map_or_else(clock::unix_ms, |before| before.since_ms);
+        let saved = state.saved.take();
+        let next = Self {
+            since_ms,
+            ..Self::new(Arc::new(table), slots, &identities, config, pid, state)
         };
         if let Some(before) = before {
             next.inherit(before);
         }
-        next.restore(state.saved);
+        next.restore(saved);
         next.fit_gates();
         if let Some(before) = before {
             next.follow_list(&before.snapshot().servers);

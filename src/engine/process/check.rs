@@ -1,5 +1,8 @@
 //! A check on demand: one probe of a target, made on the engine thread for a caller. A route waits
 //! for the store with the same ticket.
+//!
+//! The parent of a fork goes on with its checks. In the child they are over: each returns an error, since the
+//! thread that makes them exists in the parent alone.
 
 use std::any::Any;
 use std::collections::HashMap;

@@ -12,7 +12,7 @@
 //! | `running.rs` | starts and stops the engine thread, and sends it commands |
 //! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |
 //! | `calls.rs` | what scripts ask of the engine thread |
-//! | `check.rs` | a check on demand, and the ticket that its caller waits for |
+//! | `check.rs` | a check on demand, the ticket that its caller waits for, and its end after a fork |
 //! | `route.rs`, `routed.rs`, `routes.rs` | routes of users, with and without a store |
 //! | `store_call.rs` | calls of the store for operators and hosts |
 

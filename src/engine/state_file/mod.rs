@@ -1,5 +1,6 @@
 //! The state file: verdicts and operators' settings, kept across restarts and shared by processes
-//! that do not share a table because neither is forked from the other.
+//! that do not share a table because neither is forked from the other. Only the process that has the right
+//! to write (`file.rs`) writes verdicts; any process may leave a request in it (`request.rs`).
 //!
 //! | file | what it is |
 //! |---|---|

@@ -1,5 +1,17 @@
 //! Verdicts: how probe outcomes become a verdict, and the shared table in which every process reads
 //! them.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `health.rs` | decides when a target is alive and when it is dead |
+//! | `table.rs`, `memory.rs`, `layout.rs` | the shared table, its words and what they mean |
+//! | `sequence.rs` | how a record is read and written without a lock |
+//! | `record.rs`, `latencies.rs`, `tls.rs` | what is known of one target |
+//! | `lease.rs` | which process writes the table |
+//! | `reports.rs` | requests for a probe, from any process |
+//! | `operators.rs`, `event.rs`, `events.rs` | what operators have set; what has happened |
+//! | `routable.rs`, `bindings.rs` | what routing goes by |
+//! | `counters.rs` | counters for the metrics |
 
 mod bindings;
 mod counters;

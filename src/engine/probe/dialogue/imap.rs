@@ -386,6 +386,10 @@ impl Exchange for Imap<'_, '_> {
     fn unexpected(&self) -> ProbeError {
         self.s.unexpected()
     }
+
+    fn take_mechanism_refused(&mut self) -> bool {
+        self.s.take_mechanism_refused()
+    }
 }
 
 /// The list of a response code `[CAPABILITY ...]` (§7.1).

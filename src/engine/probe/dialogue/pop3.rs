@@ -229,16 +229,11 @@ impl Pop3<'_, '_> {
 
 impl Exchange for Pop3<'_, '_> {
     fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool {
-        "AUTH ".len() + mechanism.len() + 1 + initial.len() + 2 <= COMMAND_MAX
+        sasl::auth_command_length(mechanism, initial) <= COMMAND_MAX
     }
 
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
-        let mechanism = mechanism.as_bytes();
-        let wire = match initial {
-            Some(message) => concat(&[b"AUTH ", mechanism, b" ", message, b"\r\n"]),
-            None => concat(&[b"AUTH ", mechanism, b"\r\n"]),
-        };
-        self.s.send(&wire).await
+        self.s.send(&sasl::auth_command(mechanism, initial)).await
     }
 
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
@@ -268,6 +263,10 @@ impl Exchange for Pop3<'_, '_> {
 
     fn unexpected(&self) -> ProbeError {
         self.s.unexpected()
+    }
+
+    fn take_mechanism_refused(&mut self) -> bool {
+        self.s.take_mechanism_refused()
     }
 }
 

@@ -6,7 +6,7 @@
 //! count a second wrong password. If the server refuses a mechanism that it has offered, the next
 //! one that it offers is tried.
 
-use super::encode::{base64, plain};
+use super::encode::{Wiped, base64, concat, plain};
 use super::session::Session;
 use crate::engine::probe::error::ProbeError;
 use crate::engine::target::AuthMechanism;
@@ -142,6 +142,42 @@ pub(super) trait Exchange {
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError>;
     /// The error for a last reply that the protocol does not allow here.
     fn unexpected(&self) -> ProbeError;
+    /// Whether the server has refused the mechanism that it had offered; false when asked again.
+    fn take_mechanism_refused(&mut self) -> bool;
+}
+
+/// Logs in with the first of the `choices` that the server does not refuse as a mechanism. For protocols
+/// without a command of their own for the login.
+pub(super) async fn login(
+    x: &mut impl Exchange,
+    choices: impl Iterator<Item = Mechanism>,
+    credentials: Credentials<'_>,
+) -> Result<(), ProbeError> {
+    let mut done = Ok(());
+    for mechanism in choices {
+        done = match mechanism {
+            Mechanism::Plain | Mechanism::Native => login_plain(x, credentials).await,
+            Mechanism::Login => login_login(x, credentials).await,
+        };
+        if !x.take_mechanism_refused() {
+            break;
+        }
+    }
+    done
+}
+
+/// The command AUTH of SMTP (RFC 4954 §4) and POP3 (RFC 5034 §4).
+pub(super) fn auth_command(mechanism: &str, initial: Option<&[u8]>) -> Wiped {
+    let mechanism = mechanism.as_bytes();
+    match initial {
+        Some(message) => concat(&[b"AUTH ", mechanism, b" ", message, b"\r\n"]),
+        None => concat(&[b"AUTH ", mechanism, b"\r\n"]),
+    }
+}
+
+/// The length of [`auth_command`] with an initial message, in bytes.
+pub(super) fn auth_command_length(mechanism: &str, initial: &[u8]) -> usize {
+    "AUTH ".len() + mechanism.len() + 1 + initial.len() + 2
 }
 
 /// SASL PLAIN (RFC 4616 §2): one message from the client.

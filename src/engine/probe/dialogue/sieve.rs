@@ -25,7 +25,7 @@
 //! Each string may be quoted or a literal: `{3}`, CRLF and three bytes (§1.2).
 
 use super::encode::{self, concat};
-use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
+use super::sasl::{self, Credentials, Exchange, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
@@ -225,17 +225,7 @@ impl Sieve<'_, '_> {
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
         let choices = self.offer.choices(self.s, None)?;
         let credentials = credentials.permitted(self.s)?;
-        let mut done = Ok(());
-        for mechanism in choices {
-            done = match mechanism {
-                Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
-                Mechanism::Login => sasl::login_login(self, credentials).await,
-            };
-            if !self.s.take_mechanism_refused() {
-                break;
-            }
-        }
-        done
+        sasl::login(self, choices, credentials).await
     }
 
     /// Sends LISTSCRIPTS (§2.7). The reply has the name of one script per line, then OK.
@@ -359,6 +349,10 @@ impl Exchange for Sieve<'_, '_> {
                 self.s.fail(format!("unexpected reply: {said}"))
             }
         }
+    }
+
+    fn take_mechanism_refused(&mut self) -> bool {
+        self.s.take_mechanism_refused()
     }
 }
 

@@ -24,7 +24,7 @@
 
 use super::encode::concat;
 use super::hello;
-use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
+use super::sasl::{self, Credentials, Exchange, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::TlsMode;
@@ -142,17 +142,7 @@ impl Smtp<'_, '_> {
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
         let choices = self.offer.choices(self.s, None)?;
         let credentials = credentials.permitted(self.s)?;
-        let mut done = Ok(());
-        for mechanism in choices {
-            done = match mechanism {
-                Mechanism::Plain | Mechanism::Native => sasl::login_plain(self, credentials).await,
-                Mechanism::Login => sasl::login_login(self, credentials).await,
-            };
-            if !self.s.take_mechanism_refused() {
-                break;
-            }
-        }
-        done
+        sasl::login(self, choices, credentials).await
     }
 
     /// Reads a complete reply and returns its code. Its last line stays available for quoting.
@@ -237,16 +227,11 @@ impl Smtp<'_, '_> {
 
 impl Exchange for Smtp<'_, '_> {
     fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool {
-        "AUTH ".len() + mechanism.len() + 1 + initial.len() + 2 <= COMMAND_MAX
+        sasl::auth_command_length(mechanism, initial) <= COMMAND_MAX
     }
 
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
-        let mechanism = mechanism.as_bytes();
-        let wire = match initial {
-            Some(message) => concat(&[b"AUTH ", mechanism, b" ", message, b"\r\n"]),
-            None => concat(&[b"AUTH ", mechanism, b"\r\n"]),
-        };
-        self.s.send(&wire).await
+        self.s.send(&sasl::auth_command(mechanism, initial)).await
     }
 
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
@@ -268,5 +253,9 @@ impl Exchange for Smtp<'_, '_> {
 
     fn unexpected(&self) -> ProbeError {
         self.s.unexpected()
+    }
+
+    fn take_mechanism_refused(&mut self) -> bool {
+        self.s.take_mechanism_refused()
     }
 }
