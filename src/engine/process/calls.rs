@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::{Check, CheckRequest};
+use super::check::Check;
+use super::checks::CheckRequest;
 use super::store_call::{Author, StoreCall, StoreRequest};
 use super::thread::Command;
 use super::{Process, Start, route};

@@ -5,20 +5,14 @@
 //! thread that makes them exists in the parent alone.
 
 use std::any::Any;
-use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, Semaphore};
 
 use super::routed::{RouteResult, RoutedServer, RoutedUser, UNAVAILABLE};
-use crate::engine::probe::panics;
-use crate::engine::probe::{Depth, Prober};
-use crate::engine::target::{Host, Target};
 use crate::sys::event::EventFd;
 use crate::sys::fork_mark::incarnation;
-use crate::sys::relay::relayed;
 
 /// The result of a check. `Ok`: the probe succeeded. `Err`: one line that says why it failed or
 /// could not be made.
@@ -35,6 +29,12 @@ pub struct Check {
     pub(super) route: Option<Box<RoutedUser>>,
     /// The result of another call of the store, which the file of those calls knows the type of.
     pub(super) payload: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// The connection that makes one or several equal checks.
+pub(super) trait SharedConnection: Send + Sync {
+    /// A ticket that waited for the result was cancelled.
+    fn leave(&self);
 }
 
 /// The state of a check, shared by the caller and the engine thread.
@@ -55,7 +55,7 @@ struct State {
     tls: Option<Arc<String>>,
     /// The connection that makes the check, from when the engine takes the request until the
     /// result.
-    joint: Weak<Joint>,
+    connection: Option<Weak<dyn SharedConnection>>,
     event: Option<EventFd>,
     /// The callbacks to call with the result, each with a number by which it is removed.
     listeners: Vec<(u64, Listener)>,
@@ -269,8 +269,9 @@ impl Ticket {
         if self.is_stranded() {
             return;
         }
-        if let Some(joint) = self.end(Err("cancelled".to_owned()), None).upgrade() {
-            joint.leave();
+        let connection = self.end(Err("cancelled".to_owned()), None);
+        if let Some(connection) = connection.and_then(|connection| connection.upgrade()) {
+            connection.leave();
         }
     }
 
@@ -294,12 +295,26 @@ impl Ticket {
         is_first
     }
 
+    /// Lets the ticket wait for the result of a connection. False where it has a result already.
+    pub(super) fn wait_for(&self, connection: Weak<dyn SharedConnection>) -> bool {
+        let mut state = self.lock();
+        let waits = state.result.is_none();
+        if waits {
+            state.connection = Some(connection);
+        }
+        waits
+    }
+
     /// Sets the result unless there is one, and notifies everybody who waits. Returns the
     /// connection that the caller was waiting for, if this was the first result.
-    fn end(&self, result: CheckResult, tls: Option<Arc<String>>) -> Weak<Joint> {
+    pub(super) fn end(
+        &self,
+        result: CheckResult,
+        tls: Option<Arc<String>>,
+    ) -> Option<Weak<dyn SharedConnection>> {
         let mut state = self.lock();
         if state.result.is_some() {
-            return Weak::new();
+            return None;
         }
         state.result = Some(result);
         state.tls = tls;
@@ -307,217 +322,19 @@ impl Ticket {
             event.set();
         }
         self.ended.notify_all();
-        let joint = std::mem::take(&mut state.joint);
+        let connection = state.connection.take();
         let listeners = std::mem::take(&mut state.listeners);
         drop(state);
         for (_, listener) in listeners {
             listener();
         }
-        joint
+        connection
     }
-}
-
-/// A request to the engine thread.
-pub(super) struct CheckRequest {
-    pub target: Arc<Target>,
-    /// Whether the result of an equal check that is under way may be used.
-    pub coalesce: bool,
-    pub ticket: Arc<Ticket>,
-}
-
-/// The checks under way in one engine.
-pub(super) struct Checks {
-    prober: Arc<Prober>,
-    permits: Arc<Semaphore>,
-    shared: Arc<Mutex<Shared>>,
-}
-
-/// The connections that further checks may join, by host and port.
-type Shared = HashMap<(Host, u16), Vec<Arc<Joint>>>;
-
-/// One connection, and the tickets that wait for its result.
-struct Joint {
-    target: Arc<Target>,
-    party: Mutex<Party>,
-    abandoned: Notify,
-}
-
-#[derive(Default)]
-struct Party {
-    waiting: Vec<Arc<Ticket>>,
-    interested: usize,
-    /// Nobody may join any more: the last waiting ticket has left and the connection is being
-    /// aborted, or it is done.
-    closed: bool,
-}
-
-impl Checks {
-    pub(super) fn new(prober: Arc<Prober>, at_once: usize) -> Self {
-        Self {
-            prober,
-            permits: Arc::new(Semaphore::new(at_once)),
-            shared: Arc::default(),
-        }
-    }
-
-    /// Whether no check is under way or waits for its turn.
-    pub(super) fn is_idle(&self) -> bool {
-        // Each task keeps a clone until it has delivered its result.
-        Arc::strong_count(&self.shared) == 1
-    }
-
-    /// Starts the check, or joins an equal one.
-    pub(super) fn start(&self, request: CheckRequest) {
-        let CheckRequest {
-            target,
-            coalesce,
-            ticket,
-        } = request;
-        let mut shared = lock(&self.shared);
-        let place = coalesce.then(|| (target.host.clone(), target.port));
-        let mut equal = place.iter().filter_map(|place| shared.get(place)).flatten();
-        if equal.any(|joint| joint.target == target && joint.join(&ticket)) {
-            return;
-        }
-        let joint = Arc::new(Joint {
-            target,
-            party: Mutex::default(),
-            abandoned: Notify::new(),
-        });
-        if !joint.join(&ticket) {
-            return;
-        }
-        if let Some(place) = &place {
-            shared.entry(place.clone()).or_default().push(joint.clone());
-        }
-        drop(shared);
-        self.run(place, joint);
-    }
-
-    fn run(&self, place: Option<(Host, u16)>, joint: Arc<Joint>) {
-        let (prober, permits, shared) = (
-            self.prober.clone(),
-            self.permits.clone(),
-            self.shared.clone(),
-        );
-        tokio::spawn(relayed(async move {
-            let probing = async {
-                let _permit = permits.acquire_owned().await.ok()?;
-                let depth = if joint.target.deep_check {
-                    Depth::Deep
-                } else {
-                    Depth::Connect
-                };
-                let probe = Box::pin(prober.run(&joint.target, depth, None));
-                Some(panics::contained(probe).await)
-            };
-            let outcome = tokio::select! {
-                outcome = probing => outcome,
-                () = joint.abandoned.notified() => None,
-            };
-            if let Some(place) = &place {
-                let mut shared = lock(&shared);
-                if let Some(joints) = shared.get_mut(place) {
-                    joints.retain(|other| !Arc::ptr_eq(other, &joint));
-                    if joints.is_empty() {
-                        shared.remove(place);
-                    }
-                }
-            }
-            let (result, tls) = match outcome {
-                Some(outcome) => (
-                    outcome.result.map_err(|e| e.to_string()),
-                    outcome.tls.and_then(|tls| tls.details),
-                ),
-                None => (Err("cancelled".to_owned()), None),
-            };
-            for ticket in joint.close() {
-                ticket.end(result.clone(), tls.clone());
-            }
-        }));
-    }
-}
-
-/// Fails the tickets of a connection that was dropped before it was done, as when the engine ends:
-/// their callers would wait for ever.
-impl Drop for Joint {
-    fn drop(&mut self) {
-        for ticket in self.close() {
-            ticket.finish(Err("internal: the engine has ended".to_owned()));
-        }
-    }
-}
-
-impl Joint {
-    /// Adds `ticket` to those that get the result. False where the connection is closed to further
-    /// tickets, or the ticket is cancelled already.
-    fn join(self: &Arc<Self>, ticket: &Arc<Ticket>) -> bool {
-        let mut party = lock(&self.party);
-        let mut state = ticket.lock();
-        if party.closed || state.result.is_some() {
-            return false;
-        }
-        state.joint = Arc::downgrade(self);
-        party.interested += 1;
-        party.waiting.push(ticket.clone());
-        true
-    }
-
-    /// A ticket was cancelled. The last one aborts the connection.
-    fn leave(&self) {
-        let mut party = lock(&self.party);
-        party.interested -= 1;
-        if party.interested == 0 && !party.closed {
-            party.closed = true;
-            self.abandoned.notify_one();
-        }
-    }
-
-    /// Closes the connection to further tickets and returns those that wait.
-    fn close(&self) -> Vec<Arc<Ticket>> {
-        let mut party = lock(&self.party);
-        party.closed = true;
-        std::mem::take(&mut party.waiting)
-    }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::config::{CheckDefaults, Timeouts, Value, target_from_value};
-
-    fn joint() -> Arc<Joint> {
-        let entries = [
-            ("host", Value::Str("127.0.0.1".into())),
-            ("port", Value::Int(143)),
-        ];
-        let described = Value::Map(entries.map(|(key, value)| (key.to_owned(), value)).into());
-        let defaults = CheckDefaults {
-            timeouts: Timeouts::default(),
-            helo_name: None,
-            configured: &|_, _| None,
-        };
-        Arc::new(Joint {
-            target: Arc::new(target_from_value(&described, &defaults, &[]).unwrap()),
-            party: Mutex::default(),
-            abandoned: Notify::new(),
-        })
-    }
-
-    #[test]
-    fn who_comes_as_the_last_one_leaves_is_not_cancelled_with_him() {
-        let (first, first_ticket) = Check::new();
-        let (second, second_ticket) = Check::new();
-        let joint = joint();
-        assert!(joint.join(&first_ticket));
-        first.cancel();
-        assert!(!joint.join(&second_ticket));
-        assert_eq!(second.result(), None);
-    }
 
     #[test]
     fn a_listener_that_is_not_wanted_any_more_is_forgotten() {
@@ -538,44 +355,5 @@ mod tests {
         drop(kept);
         let _ = listen();
         assert_eq!(called.load(std::sync::atomic::Ordering::Relaxed), 2);
-    }
-
-    #[test]
-    fn a_connection_lasts_until_the_last_one_left() {
-        let (first, first_ticket) = Check::new();
-        let (second, second_ticket) = Check::new();
-        let joint = joint();
-        assert!(joint.join(&first_ticket) && joint.join(&second_ticket));
-        first.cancel();
-        first.cancel();
-        drop(first);
-        assert!(!lock(&joint.party).closed);
-        drop(second);
-        assert!(lock(&joint.party).closed);
-    }
-
-    #[test]
-    fn what_is_done_is_not_given_up() {
-        let (check, ticket) = Check::new();
-        let joint = joint();
-        assert!(joint.join(&ticket));
-        for waiting in joint.close() {
-            waiting.finish(Ok(()));
-        }
-        check.cancel();
-        assert_eq!(check.result(), Some(Ok(())));
-        assert_eq!(
-            lock(&joint.party).interested,
-            1,
-            "nobody leaves what is done"
-        );
-    }
-
-    #[test]
-    fn a_check_that_was_called_off_joins_nothing() {
-        let (check, ticket) = Check::new();
-        check.cancel();
-        assert!(!joint().join(&ticket));
-        assert_eq!(check.result(), Some(Err("cancelled".to_owned())));
     }
 }

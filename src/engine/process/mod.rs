@@ -13,11 +13,13 @@
 //! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |
 //! | `calls.rs` | what scripts ask of the engine thread |
 //! | `check.rs` | a check on demand, the ticket that its caller waits for, and its end after a fork |
+//! | `checks.rs` | the checks that the engine thread makes, of which equal ones share a connection |
 //! | `route.rs`, `routed.rs`, `routes.rs` | routes of users, with and without a store |
 //! | `store_call.rs` | calls of the store for operators and hosts |
 
 mod calls;
 pub mod check;
+mod checks;
 mod configure;
 #[cfg(test)]
 mod model;

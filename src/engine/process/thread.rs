@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{
 use tokio::task::{Id, JoinError};
 use tokio::time::{Sleep, sleep_until};
 
-use super::check::{CheckRequest, Checks};
+use super::checks::{CheckRequest, Checks};
 use super::route::RouteRequest;
 use super::store_call::StoreRequest;
 use crate::engine::active::{ActiveConfig, Role};
