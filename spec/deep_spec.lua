@@ -1,4 +1,4 @@
--- Deep checks as a user sees them: through the monitor's verdicts, and on demand.
+-- Deep checks as a user sees them: through the engine's verdicts, and on demand.
 
 local engine = require("spec.support.engine")
 local peers = require("spec.support.peers")
@@ -99,7 +99,7 @@ describe("a deep check", function()
     assert.is_nil(text:find(PLAIN, 1, true), text)
   end
 
-  describe("in the monitor", function()
+  describe("in the engine", function()
     it("logs in, says goodbye, and is good", function()
       local server = world:open({ script = WILLING })
       configure({ deep(server) })

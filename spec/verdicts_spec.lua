@@ -1,5 +1,5 @@
 -- What can be wrong with a server, each with its own one-line reason, within its timeout; and
--- the same reasons from the monitor.
+-- the same reasons from the engine.
 
 local engine = require("spec.support.engine")
 local peers = require("spec.support.peers")
@@ -112,7 +112,7 @@ describe("a probe", function()
     assert.is_not_nil(next(reasons))
   end)
 
-  it("takes the verdict and the reason to the monitor", function()
+  it("takes the verdict and the reason to the engine", function()
     local servers = { engine.imap(world:open().port) }
     for index, case in ipairs(cases) do
       servers[index + 1] = target(case)

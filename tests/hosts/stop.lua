@@ -1,4 +1,4 @@
--- Stopping ends the monitor, and no check that somebody waits for.
+-- Stopping ends the engine thread, and no check that somebody waits for.
 
 local tap = require("tap")
 local nb = require("nauthilus_backend")
@@ -50,6 +50,6 @@ nb.start()
 tap.check("a new start meets a check of before",
   nb.wait_ready(5) and kept:wait(5) and kept:result() == "connect: timed out after 500ms",
   kept:result())
-tap.check("and the monitor runs", nb.status().running and #nb.get_backend_servers() == 1)
+tap.check("and the engine thread runs", nb.status().running and #nb.get_backend_servers() == 1)
 nb.stop()
 tap.check("no thread is left", no_thread_left())

@@ -12,7 +12,7 @@ import threading
 import time
 
 from lab import Backend, Nginx, finish, test, until
-from monitored import STATUS, config, the_prober
+from probing import STATUS, config, the_prober
 
 TARGETS, INTERVAL, SECONDS = 3, 1.0, 60.0
 

@@ -4,7 +4,7 @@ import signal
 
 from lab import (Backend, Nginx, Silent, alive, ask, descriptors, equal, mappings, own_threads,
                  run_tests, test, together, until, wrk)
-from monitored import STATUS, config, probers, the_prober
+from probing import STATUS, config, probers, the_prober
 
 THREAD = """
 local job = {}

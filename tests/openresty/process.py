@@ -10,7 +10,7 @@ import time
 
 from lab import (ROOT, Backend, Nginx, alive, children, equal, own_threads, run_for, run_tests,
                  test, title_of, until)
-from monitored import STATUS, config, status, the_prober
+from probing import STATUS, config, status, the_prober
 
 
 def test_roles():

@@ -9,7 +9,7 @@ import time
 
 from lab import (Backend, Nginx, alive, children, descriptors, equal, mappings, own_threads,
                  run_for, run_tests, tcp_rows, test, until)
-from monitored import STATUS, config, status, the_prober
+from probing import STATUS, config, status, the_prober
 
 
 class Load:

@@ -1,11 +1,11 @@
 -- configure, start, stop, wait_ready, status, report_failure, is_health_check: the life of the
--- monitor as a script sees it.
+-- engine as a script sees it.
 
 local engine = require("spec.support.engine")
 local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 
-describe("the monitor", function()
+describe("the engine", function()
   local nb, world
 
   lazy_setup(function()
@@ -128,7 +128,7 @@ describe("the monitor", function()
       end)
       assert.is_false(ok)
       assert.are.equal("string", type(err))
-      assert.matches("monitor_spec%.lua:%d+: ", err)
+      assert.matches("engine_spec%.lua:%d+: ", err)
       assert.matches("backend_servers[2].port", err, 1, true)
       assert.matches("70000", err, 1, true)
       assert.are.same({ server.port }, engine.ports(nb))
@@ -218,7 +218,7 @@ describe("the monitor", function()
       server_seen:close()
     end)
 
-    it("run one monitor, however often it is asked for", function()
+    it("run one engine, however often it is asked for", function()
       local server = counted()
       nb.configure(engine.config({ proxied(server) }, { connect_interval = "1h" }))
       for _ = 1, 5 do
@@ -390,7 +390,7 @@ describe("the monitor", function()
           nb.report_failure(wrong[1], wrong[2], wrong[3])
         end)
         assert.is_false(ok)
-        assert.matches("monitor_spec%.lua:%d+: bad argument #%d to 'report_failure'", err)
+        assert.matches("engine_spec%.lua:%d+: bad argument #%d to 'report_failure'", err)
       end
     end)
   end)

@@ -1,4 +1,4 @@
-//! The monitor against real listeners on loopback. One process has one engine: the steps
+//! The engine against real listeners on loopback. One process has one engine: the steps
 //! share it and run in turn.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener};

@@ -1,4 +1,4 @@
-"""An nginx whose workers share a monitor, and who of them probes."""
+"""An nginx whose workers share an engine, and who of them probes."""
 
 from lab import lua_servers, own_threads
 
