@@ -1,5 +1,6 @@
 -- The request path through LuaJIT's FFI (see `fast.rs`). A call of Lua's C API would end the trace; this
--- way LuaJIT compiles the calls together with the script around them. The functions handle the common
+-- way LuaJIT compiles the calls together with the script around them. The rows of `make bench` that need it:
+-- "whole request sequence, LuaJIT" and "access phase in nginx". The functions handle the common
 -- argument types and return whether they did; false leaves the call to the natives, which also return
 -- the error texts.
 --
@@ -54,7 +55,8 @@ end
 
 local api = {}
 
--- Making a userdata takes a call of the C API, so several are made at once, twice as many each time. The
+-- Making a userdata takes a call of the C API, so several are made at once, twice as many each time. Rows: as
+-- at the head of this file. The
 -- memory of their contents is freed together, once none of them is reachable; the limit bounds it.
 local MOST_SPARE = 64
 
@@ -108,7 +110,7 @@ local function add_pair(staged, name, value)
 end
 
 -- The first three without a loop: LuaJIT does not compile a trace through an inner loop of few
--- iterations.
+-- iterations. Row: "whole request sequence, LuaJIT", which has two attributes.
 local function add_all(staged, attributes)
   local name, value = next(attributes)
   if name == nil then
@@ -138,7 +140,7 @@ local function add_all(staged, attributes)
   return true
 end
 
--- Most tables have one string, which needs no staging.
+-- Most tables have one string, which needs no staging. Row: "access phase in nginx".
 local function set_table(result, attributes)
   local name, value = next(attributes)
   if type(name) == "string" and type(value) == "string" and next(attributes, name) == nil then

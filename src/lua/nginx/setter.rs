@@ -1,5 +1,5 @@
 //! Changes the context of an nginx request and sets the response headers that this changes, in one call
-//! without Lua strings.
+//! without Lua strings. Row of `make bench`: "access phase in nginx".
 
 use std::cell::{OnceCell, RefCell};
 use std::ffi::c_void;
