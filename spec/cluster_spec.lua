@@ -25,18 +25,7 @@ describe("route with a store", function()
   -- Configures nodes with these names, each with one port; `cluster` changes the settings of the store.
   local function configure(nodes, cluster, overrides)
     local settings = { redis = url, timeout = "5s" }
-    for key, value in pairs(cluster or {}) do
-      settings[key] = value
-    end
-    local servers = {}
-    for name in nodes:gmatch("%a") do
-      servers[#servers + 1] = engine.imap(ports[name].port, { node = name })
-    end
-    local config = { node_down_after = 0, node_up_after = 0, cluster = settings }
-    for key, value in pairs(overrides or {}) do
-      config[key] = value
-    end
-    nb.configure(engine.config(servers, config))
+    nb.configure(engine.nodes(nodes, ports, engine.changed(settings, cluster), overrides))
     assert.is_true(nb.wait_ready(30))
   end
 

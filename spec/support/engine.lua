@@ -6,29 +6,40 @@ local engine = {}
 
 engine.now = socket.gettime
 
+--- `base`, changed by `overrides`, which may be nil.
+function engine.changed(base, overrides)
+  for key, value in pairs(overrides or {}) do
+    base[key] = value
+  end
+  return base
+end
+
 --- A configuration that probes every 50 ms and logs nothing, changed by `overrides`.
 function engine.config(servers, overrides)
-  local config = {
+  return engine.changed({
     connect_interval = "50ms",
     fast_interval = "50ms",
     connect_timeout = "500ms",
     tls_timeout = "500ms",
     log = "none",
     backend_servers = servers,
-  }
-  for key, value in pairs(overrides or {}) do
-    config[key] = value
-  end
-  return config
+  }, overrides)
 end
 
 --- An IMAP target on loopback, changed by `overrides`.
 function engine.imap(port, overrides)
-  local target = { protocol = "imap", host = "127.0.0.1", port = port }
-  for key, value in pairs(overrides or {}) do
-    target[key] = value
+  return engine.changed({ protocol = "imap", host = "127.0.0.1", port = port }, overrides)
+end
+
+--- A configuration of nodes whose names are the letters of `names`, each with the port of its peer, and of
+-- the store that `cluster` describes. Routing follows verdicts at once.
+function engine.nodes(names, peers_by_name, cluster, overrides)
+  local servers = {}
+  for name in names:gmatch("%a") do
+    servers[#servers + 1] = engine.imap(peers_by_name[name].port, { node = name })
   end
-  return target
+  local config = { node_down_after = 0, node_up_after = 0, cluster = cluster }
+  return engine.config(servers, engine.changed(config, overrides))
 end
 
 --- Looks until `condition` gives something true, and returns it; raises after `timeout` seconds

@@ -92,9 +92,9 @@ if not jit then
 end
 
 -- LuaJIT: the words with epoch and generation are read directly from memory, without a call, so that the
--- whole function is compiled. Row of `make bench`: "list 10 servers, LuaJIT". `volatile` prevents a compiled loop from reading them only once. `anchor`
--- keeps the memory mapped while the addresses are in use. Reading both words allocates nothing, so no
--- finaliser can replace the anchor in between.
+-- whole function is compiled. Row of `make bench`: "list 10 servers, LuaJIT". `volatile` prevents a compiled
+-- loop from reading them only once. `anchor` keeps the memory mapped while the addresses are in use. Reading
+-- both words allocates nothing, so no finaliser can replace the anchor in between.
 local word = ffi.typeof("const volatile uint32_t *")
 local none = ffi.new("uint32_t[1]", 1)
 local low = ffi.abi("le") and 0 or 1
