@@ -59,9 +59,15 @@ impl ActiveConfig {
         if self.event_notes.is_waiting.swap(0, Relaxed) == 0 {
             return;
         }
+        // Most targets have no event: theirs are not looked for.
+        let subjects = self.table.event_subjects();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             let key = target.key();
-            let told = self.table.told_of(subject_hash(&key), oldest_ms());
+            let subject = subject_hash(&key);
+            if !subjects.contains(&subject) {
+                continue;
+            }
+            let told = self.table.told_of(subject, oldest_ms());
             let record = self.table.read(*slot);
             if told.changes == 0 || record.changes <= told.changes {
                 continue;
@@ -125,13 +131,17 @@ fn verdict_event(key: &str, told: &Told, before: &Record, after: &Record) -> Opt
     let error = after.error.as_deref().unwrap_or_default();
     // The count of an event of another life of the target, such as before a restart, is higher.
     let untold = after.changes.saturating_sub(told.changes);
-    let is_late = told.changes > 0 && untold > 1;
-    let (from, reason) = if is_late {
-        let separator = if error.is_empty() { "" } else { "; " };
-        let reason = format!("{untold} changes since the last event{separator}{error}");
-        (told.to.clone(), reason)
+    let goes_on = told.changes > 0 && untold > 0;
+    let from = if goes_on {
+        told.to.clone()
     } else {
-        (before.verdict().name().to_owned(), error.to_owned())
+        before.verdict().name().to_owned()
+    };
+    let reason = if goes_on && untold > 1 {
+        let separator = if error.is_empty() { "" } else { "; " };
+        format!("{untold} changes since the last event{separator}{error}")
+    } else {
+        error.to_owned()
     };
     let event = Event::new(EventKind::Verdict, key);
     let event = event.change(from, after.verdict().name()).reason(reason);
@@ -203,6 +213,19 @@ mod tests {
         assert_eq!(
             event.reason,
             "5 changes since the last event; connect: refused"
+        );
+    }
+
+    #[test]
+    fn a_single_change_that_was_left_out_is_told_later() {
+        let table = VerdictTable::new(1).unwrap();
+        flap(&table, 5);
+        let told = table.told_of(subject_hash(KEY), u64::MAX);
+        let now = record(Verdict::Dead, 5);
+        let event = verdict_event(KEY, &told, &now, &now).unwrap();
+        assert_eq!(
+            (&*event.from, &*event.to, &*event.reason),
+            ("alive", "dead", "")
         );
     }
 

@@ -6,6 +6,7 @@
 //! stopped in the middle may go on after the ring has come round, and write its remaining words
 //! into a later event.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
@@ -148,6 +149,15 @@ impl VerdictTable {
             }
         }
         told
+    }
+
+    /// The hashes of the subjects that events of the ring are about.
+    pub fn event_subjects(&self) -> HashSet<u64> {
+        let last = self.last_event();
+        let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);
+        (last.saturating_sub(kept) + 1..=last)
+            .map(|number| self.event_word(number, EVENT_SUBJECT).load(Relaxed))
+            .collect()
     }
 
     /// The number of the newest event, 0: none yet.
