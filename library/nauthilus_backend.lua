@@ -517,6 +517,10 @@ function nauthilus_backend.metrics(write) end
 ---@return string
 function nauthilus_backend.status_json() end
 
+---The same, in pieces.
+---@param write fun(piece: string)
+function nauthilus_backend.status_json(write) end
+
 ---@class nauthilus_backend.PageOptions
 ---@field nonce? string The nonce of the response's Content-Security-Policy, in Base64.
 ---@field title? string Default: "Backend servers".
@@ -526,6 +530,11 @@ function nauthilus_backend.status_json() end
 ---@param options? nauthilus_backend.PageOptions
 ---@return string
 function nauthilus_backend.status_page(options) end
+
+---The same, in pieces.
+---@param options? nauthilus_backend.PageOptions
+---@param write fun(piece: string)
+function nauthilus_backend.status_page(options, write) end
 
 ---@class nauthilus_backend.NodeInfo
 ---@field node string

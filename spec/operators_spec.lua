@@ -117,6 +117,61 @@ describe("what operators see", function()
     assert.is_truthy(nb.status_page({ json_url = "/a?b&c" }):find('data-json="/a?b&amp;c"', 1, true))
   end)
 
+  it("gives page and JSON in pieces", function()
+    local function collected(make)
+      local pieces = {}
+      assert.is_nil(make(function(piece, ...)
+        assert.are.equal(0, select("#", ...))
+        pieces[#pieces + 1] = piece
+      end))
+      assert.is_true(#pieces > 3)
+      return table.concat(pieces)
+    end
+    local page = collected(function(write)
+      return nb.status_page({ title = "Pieces" }, write)
+    end)
+    assert.matches("^<!DOCTYPE html>.*<h1>Pieces</h1>.*</html>$", page)
+    assert.matches("^{.*}$", collected(nb.status_json))
+    assert.has_error(function()
+      nb.status_json(5)
+    end, "bad argument #1 to 'status_json' (function or nil expected, got number)")
+    assert.has_error(function()
+      nb.status_page(nil, "x")
+    end, "bad argument #2 to 'status_page' (function or nil expected, got string)")
+    assert.has_error(function()
+      nb.metrics({})
+    end, "bad argument #1 to 'metrics' (function or nil expected, got table)")
+  end)
+
+  it("says what an operator has set, not that a node is dead", function()
+    local function why()
+      return nb.nodes()[1].why, nb.explain_route("alice").candidates[1].why
+    end
+    assert.are.same({ "dead", "dead" }, { why() })
+    for _, state in ipairs({ "drain", "maintenance" }) do
+      nb.set_target_state("node:127.0.0.1", state)
+      assert.are.same({ state, state }, { why() })
+    end
+    nb.set_target_state("node:127.0.0.1", "auto")
+    -- One target of the node is enough.
+    nb.set_target_state(("imap://127.0.0.1:%d"):format(alive.port), "maintenance")
+    assert.are.same({ "maintenance", "maintenance" }, { why() })
+    nb.set_target_state(("imap://127.0.0.1:%d"):format(alive.port), "auto")
+    assert.are.same({ "dead", "dead" }, { why() })
+  end)
+
+  it("counts users without a server, by reason", function()
+    local function refused(reason)
+      return value(nb.metrics(), ('nauthilus_backend_routes_refused_total{reason="%s"}'):format(reason))
+    end
+    local unusable, no_key = refused("unusable"), refused("no key")
+    assert.are.same({ nil, "unusable" }, { nb.route("alice", { port = closed }) })
+    assert.are.same({ nil, "no key" }, { nb.route("") })
+    assert.are.same({ nil, "no key" }, { nb.start_route("") })
+    assert.are.equal(unusable + 1, refused("unusable"))
+    assert.are.equal(no_key + 2, refused("no key"))
+  end)
+
   it("refuses options of the page that are wrong", function()
     local function refused(options, why)
       assert.has_error(function()

@@ -1,5 +1,6 @@
 //! Configuration, start and stop, status: the natives for the engine.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::engine::config::{Config, ConfigError};
 use crate::engine::page::Facts;
 use crate::engine::process::current;
 use crate::engine::tls_details::{CertificateDetails, TlsDetails};
-use crate::engine::verdicts::{ProbeResult, Sample, Slot};
+use crate::engine::verdicts::{ProbeResult, Sample};
 
 pub(super) const NATIVES: Items = &[
     ("configure", config_native!(configure)),
@@ -89,10 +90,16 @@ pub(super) fn to_duration(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds.max(0.0)).ok()
 }
 
-/// `status(may_start)`: see [`status_table`].
+/// `status(may_start)`: a table.
 fn status(args: &Args) -> Answer {
     let status = current_status(args.view(1) == ArgView::Bool(true));
-    Answer::Values(vec![LuaValue::Table(status_fields(&status, false))])
+    let mut fields = status_fields(&status);
+    let active = status.active.as_deref();
+    let targets = active.map_or_else(Vec::new, |active| {
+        target_rows(active, 0..active.slots.len(), false).collect()
+    });
+    fields.push(("targets", LuaValue::List(targets)));
+    Answer::Values(vec![LuaValue::Table(fields)])
 }
 
 /// What is known of this process and its configuration. `may_start`: whether the call may start
@@ -111,23 +118,10 @@ pub(super) fn current_status(may_start: bool) -> Facts {
     }
 }
 
-/// The fields of the table that `status` returns. `with_latencies`: each target also has its last
-/// probes.
-pub(super) fn status_fields(status: &Facts, with_latencies: bool) -> Vec<(&'static str, LuaValue)> {
+/// The fields of the table that `status` returns, without the targets.
+pub(super) fn status_fields(status: &Facts) -> Vec<(&'static str, LuaValue)> {
     let process = current();
     let active = status.active.as_deref();
-    let targets = active.map_or_else(Vec::new, |active| {
-        let status = |(target, slot): (TargetStatus, &Slot)| {
-            let soon = active.certificate_ends_within(&target.record).is_some();
-            let mut fields = target_status(&target, soon);
-            if with_latencies {
-                fields.extend(latencies(&active.table.latencies(*slot)));
-            }
-            LuaValue::Table(fields)
-        };
-        let pairs = active.targets().into_iter().zip(&active.slots);
-        pairs.map(status).collect()
-    });
     let panicking = active.iter().flat_map(|active| active.panicking());
     let panicking = panicking.map(|p| p.protocol.name().into()).collect();
     let warnings = status.warnings.iter().cloned().map(LuaValue::from);
@@ -143,8 +137,26 @@ pub(super) fn status_fields(status: &Facts, with_latencies: bool) -> Vec<(&'stat
         ),
         ("panic", LuaValue::List(panicking)),
         ("warnings", LuaValue::List(warnings.collect())),
-        ("targets", LuaValue::List(targets)),
     ]
+}
+
+/// The tables of the targets with these indices. `with_latencies`: each also has its last probes.
+pub(super) fn target_rows(
+    active: &ActiveConfig,
+    range: Range<usize>,
+    with_latencies: bool,
+) -> impl Iterator<Item = LuaValue> {
+    active
+        .target_statuses(range)
+        .into_iter()
+        .map(move |target| {
+            let soon = active.certificate_ends_within(&target.record).is_some();
+            let mut fields = target_status(&target, soon);
+            if with_latencies {
+                fields.extend(latencies(&active.table.latencies(target.slot)));
+            }
+            LuaValue::Table(fields)
+        })
 }
 
 /// The last probes of a target, the oldest first: how many seconds each took, and one letter for
@@ -170,6 +182,7 @@ fn target_status(status: &TargetStatus, expires_soon: bool) -> Vec<(&'static str
         ip,
         state,
         tls,
+        slot: _,
     } = status;
     let since = (record.since_ms > 0).then(|| seconds(Duration::from_millis(record.since_ms)));
     let soon = record.not_after.is_some().then_some(expires_soon);

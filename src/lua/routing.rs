@@ -11,6 +11,7 @@ use crate::engine::process::{Process, Routes, current};
 use crate::engine::routing::{
     Candidate, FieldKind, FieldValue, Filter, NoRoute, POOL, ServerField, unknown_field,
 };
+use crate::engine::verdicts::UserCounts;
 
 pub(super) const NATIVES: Items = &[
     ("prepare_routes", config_native!(prepare_routes)),
@@ -233,44 +234,26 @@ fn nodes(args: &Args) -> Answer {
 }
 
 /// The nodes as `nodes` gives them.
-pub(super) fn node_list(active: &ActiveConfig) -> LuaValue {
-    let notes = active.cluster_notes();
-    let whole = |number: u64| LuaValue::Integer(i64::try_from(number).unwrap_or(i64::MAX));
-    let node = |node: NodeStatus<'_>| {
-        let counts = notes
-            .users
-            .iter()
-            .find(|counts| *counts.node == *node.node.name);
-        let state = active.node_state(&node.node.name);
-        LuaValue::Table(vec![
-            (
-                "state",
-                state.map_or("auto", |(state, _)| state.name()).into(),
-            ),
-            (
-                "since",
-                state.map(|(_, since_ms)| since_ms as f64 / 1e3).into(),
-            ),
-            (
-                "users",
-                counts.map_or(LuaValue::Nil, |counts| whole(counts.users)),
-            ),
-            (
-                "moved_in",
-                counts.map_or(LuaValue::Nil, |counts| whole(counts.moved_in)),
-            ),
-            (
-                "moved_out",
-                counts.map_or(LuaValue::Nil, |counts| whole(counts.moved_out)),
-            ),
-            ("node", node.node.name.to_string().into()),
-            ("pool", node.node.pool.to_string().into()),
-            ("weight", node.weight.into()),
-            ("usable", node.why.is_none().into()),
-            ("why", node.why.map(|why| why.text()).into()),
-        ])
-    };
-    LuaValue::List(active.node_statuses().map(node).collect())
+fn node_list(active: &ActiveConfig) -> LuaValue {
+    LuaValue::List(active.node_statuses().map(node_fields).collect())
+}
+
+/// A node as `nodes` gives it.
+pub(super) fn node_fields(status: NodeStatus<'_>) -> LuaValue {
+    let since = (status.since_ms > 0).then_some(status.since_ms as f64 / 1e3);
+    let count = |of: fn(&UserCounts) -> u64| status.users.as_ref().map(of).into();
+    LuaValue::Table(vec![
+        ("state", status.state.name().into()),
+        ("since", since.into()),
+        ("users", count(|of| of.users)),
+        ("moved_in", count(|of| of.moved_in)),
+        ("moved_out", count(|of| of.moved_out)),
+        ("node", status.node.name.to_string().into()),
+        ("pool", status.node.pool.to_string().into()),
+        ("weight", status.weight.into()),
+        ("usable", status.why.is_none().into()),
+        ("why", status.why.map(|why| why.text()).into()),
+    ])
 }
 
 /// Why a native of this file has no result.

@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "page"))
-from world import Operators, Server, make_certificates, target
+from world import ROUTING, Operators, Redis, Server, make_certificates, target
 from lab import ROOT, equal, free_port, run_tests, test, until
 
 EXAMPLE = ROOT / "examples/prometheus"
@@ -23,7 +23,7 @@ EXAMPLE = ROOT / "examples/prometheus"
 METRICS = """target_up target_state probes_total last_probe_timestamp_seconds probe_duration_seconds_bucket
     probe_duration_seconds_sum probe_duration_seconds_count state_changes_total
     certificate_expiry_timestamp_seconds targets generation panic node_usable node_state log_lines_lost_total
-    selections_total routes_total takeovers_total events_total config_info build_info""".split()
+    selections_total routes_total routes_refused_total takeovers_total events_total config_info build_info""".split()
 
 
 class Prometheus:
@@ -135,18 +135,97 @@ def scraped():
             assert len(rules) >= 10, rules
             equal({rule["health"] for rule in rules}, {"ok"}, "health")
         with test("the dashboard's expressions are valid and find what there is"):
-            board = json.loads((EXAMPLE / "grafana.json").read_text())
-            expressions = [one["expr"] for panel in board["panels"] for one in panel["targets"]]
-            assert len(expressions) > 12, expressions
-            for expression in expressions:
-                for variable, value in (("$job", "nauthilus_backend"), ("$instance", ".*"), ("$__rate_interval", "1m")):
-                    expression = expression.replace(variable, value)
+            assert len(expressions()) > 14, expressions()
+            for expression in expressions():
                 found = prometheus.query(expression)
-                # Nothing is inconclusive here, no state is set, and nobody is routed.
-                is_empty = re.search('inconclusive|increase|state!="auto"|routes_total|node_users|moves_total', expression)
+                # Nothing is inconclusive here, no state is set, nobody is routed, and there is no store.
+                is_empty = re.search('inconclusive|increase|state!="auto"|routes_|node_users|moves_total|redis', expression)
                 assert found or is_empty, expression
     finally:
         prometheus.stop()
+    nginx.assert_clean(allowed="exited on signal 9")
+    nginx.stop()
+
+
+def expressions():
+    """The expressions of the dashboard, as Grafana asks for them."""
+    board = json.loads((EXAMPLE / "grafana.json").read_text())
+    found = [one["expr"] for panel in board["panels"] for one in panel["targets"]]
+    for variable, value in (("$job", "nauthilus_backend"), ("$instance", ".*"), ("$__rate_interval", "1m")):
+        found = [expression.replace(variable, value) for expression in found]
+    return found
+
+
+def stored():
+    """With a store: what the metrics say of Redis, of users and of moves, whichever worker is asked."""
+    redis = Redis()
+    servers = {"a": Server(), "b": Server()}
+    nginx = Operators({
+        "connect_interval": 0.2, "fast_interval": 0.2, "node_down_after": 0, "node_up_after": 0,
+        # Long: a busy machine must not make a login fail.
+        "cluster": {"redis": redis.url, "timeout": "5s"},
+        "backend_servers": [target(server, node=node) for node, server in servers.items()],
+    }, locations=ROUTING, workers=2).start()
+    prometheus = Prometheus(f"127.0.0.1:{nginx.page_port}")
+    name = "nauthilus_backend_"
+
+    def becomes(value, expression):
+        until(lambda: prometheus.query(f"{name}{expression} == {value}"), 60, f"{expression} == {value}")
+
+    def route(user):
+        return nginx.body(f"/route?user={user}").split(" ", 1)
+
+    try:
+        with test("Prometheus learns that Redis answers"):
+            becomes(1, "redis_up")
+        users = [f"user{number}" for number in range(20)]
+        nodes = {user: route(user)[0] for user in users}
+        here = [user for user in users if nodes[user] == "a"]
+        with test("the users of each node are counted, and the routes"):
+            assert 0 < len(here) < 20, nodes
+            for node, count in (("a", len(here)), ("b", 20 - len(here))):
+                becomes(count, f'node_users{{node="{node}", pool=""}}')
+            becomes(20, 'routes_total{how="new"}')
+            assert prometheus.value(name + "redis_request_duration_seconds_count") >= 20
+            equal(prometheus.value(f'sum({name}moves_total)'), 0, "moves")
+        with test("moves are counted by node and reason"):
+            nginx.body("/set?what=node%3Aa&state=maintenance")
+            for user in users:
+                equal(route(user), ["b", "moved" if user in here else "bound"], user)
+            becomes(len(here), 'moves_total{node="a", reason="unusable"}')
+            becomes(len(here), 'routes_total{how="moved"}')
+            nginx.body("/set?what=node%3Aa&state=auto")
+            equal(nginx.body(f"/move?user={here[0]}&node=a"), "true", "move")
+            # Whatever reason the operator gives: a label has few values.
+            becomes(1, 'moves_total{node="b", reason="operator"}')
+        with test("users without a server are counted by reason"):
+            equal(nginx.body(f"/hold?user={here[0]}"), "true", "hold")
+            equal(route(here[0]), ["", "held"], "route")
+            becomes(1, 'routes_refused_total{reason="held"}')
+        with test("the dashboard finds users, moves, routes and Redis"):
+            ours = [one for one in expressions() if re.search("routes_total|node_users|moves_total|redis", one)]
+            assert len(ours) == 4, ours
+            for expression in ours:
+                until(lambda e=expression: prometheus.query(e), 60, expression)
+        with test("workers that have never reached Redis tell what the ones before knew"):
+            # The counts of the last users have come: 20 users, one of them moved back.
+            becomes(19, 'node_users{node="b"}')
+            redis.kill()
+            becomes(0, "redis_up")
+            workers = nginx.workers()
+            for pid in workers:
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: len(set(nginx.workers()) - set(workers)) == 2, 60, "new workers")
+            began = time.time()
+            until(lambda: prometheus.value(f"timestamp({name}generation)") > began, 60, "a newer scrape")
+            equal(prometheus.value(f'{name}node_users{{node="b"}}'), 19, "users")
+            equal(prometheus.value(f'{name}moves_total{{node="a", reason="unusable"}}'), len(here), "moves")
+            equal(prometheus.value(name + "redis_up"), 0, "up")
+            redis.start()
+            becomes(1, "redis_up")
+    finally:
+        prometheus.stop()
+        redis.stop()
     nginx.assert_clean(allowed="exited on signal 9")
     nginx.stop()
 
@@ -162,14 +241,16 @@ def many():
   }}
 {nginx.example}""", server="location /count { content_by_lua_block { ngx.print(require('nauthilus_backend')._VERSION) } }")
     nginx.start()
-    with test("other requests are answered while the metrics of 10,000 targets are made"):
+
+    def made(path):
+        """The text of a location; others are answered meanwhile."""
         answer = []
 
-        def scrape():
-            with urllib.request.urlopen(f"{nginx.url}/metrics", timeout=120) as response:
+        def fetch():
+            with urllib.request.urlopen(nginx.url + path, timeout=120) as response:
                 answer.append(response.read().decode())
 
-        asking = threading.Thread(target=scrape)
+        asking = threading.Thread(target=fetch)
         asking.start()
         answered = 0
         slowest = 0
@@ -179,16 +260,27 @@ def many():
             slowest = max(slowest, time.monotonic() - began)
             answered += asking.is_alive()
         asking.join()
-        text = answer[0]
-        equal(text.count("nauthilus_backend_target_up{"), 10000, "targets")
-        assert text.endswith("# EOF\n"), text[-100:]
-        equal(len(re.findall("^# TYPE nauthilus_backend_target_up ", text, re.M)), 1, "heads of a family")
         print(f"# {answered} other requests meanwhile, the slowest took {slowest * 1000:.1f} ms")
         # One at least is answered between two of the hundreds of steps; all wait where there are none.
         assert answered > 5, answered
+        return answer[0]
+
+    with test("other requests are answered while the metrics of 10,000 targets are made"):
+        text = made("/metrics")
+        equal(text.count("nauthilus_backend_target_up{"), 10000, "targets")
+        assert text.endswith("# EOF\n"), text[-100:]
+        equal(len(re.findall("^# TYPE nauthilus_backend_target_up ", text, re.M)), 1, "heads of a family")
+    with test("other requests are answered while the JSON of 10,000 targets is made"):
+        status = json.loads(made("/status.json"))
+        keys = [one["key"] for one in status["targets"]]
+        equal((len(keys), len(set(keys)), len(status["nodes"])), (10000, 10000, 10000), "targets and nodes")
+    with test("other requests are answered while the page of 10,000 targets is made"):
+        page = made("/status")
+        equal(page.split('<table id="nodes"')[0].count('<th scope="row">'), 10000, "rows")
+        assert page.endswith("</html>"), page[-100:]
     nginx.assert_clean()
     nginx.stop()
 
 
 if __name__ == "__main__":
-    run_tests(scraped, many)
+    run_tests(scraped, stored, many)

@@ -9,14 +9,17 @@ import http.client
 import json
 import os
 import pathlib
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from world import (
-    HIDDEN, LONG, MARKUP, Operators, Server, lua, make_certificates, target,
+    HIDDEN, LONG, MARKUP, ROUTING, Operators, Redis, Server, lua, make_certificates, target,
 )
 from browser import chromium, colours, size
 from lab import ROOT, BlackHole, equal, free_port, run_tests, test, until
@@ -70,6 +73,21 @@ class Page:
         serious = [one for one in found if one["impact"] in ("serious", "critical")]
         equal([(one["id"], one["nodes"][0]["html"] if one.get("nodes") else "") for one in serious], [], "axe-core")
 
+    def assert_same(self, rows="tbody tr"):
+        """The script shows the same rows as the page without it, and the same above them. Returns both."""
+        rows, other_rows, meta, other_meta = self.run(f"return (async (rows) => {{ {COMPARE} }})(...arguments)", rows)
+        for mine, other in zip(rows, other_rows):
+            equal(mine, other, "row")
+        equal(len(rows), len(other_rows), "rows")
+        equal(meta, other_meta, "what stands above")
+        return rows, meta
+
+    def nodes(self):
+        """The texts of the cells that are seen of each row of nodes, after its class."""
+        return self.run("""
+            return [...document.querySelectorAll("#nodes tbody tr")].map((row) => [row.className, ...[...row.cells]
+                .filter((cell) => cell.checkVisibility()).map((cell) => cell.textContent.trim())])""")
+
     def assert_fits(self, width):
         wide = self.run("return document.scrollingElement.scrollWidth")
         assert wide <= width, f"{wide} pixels of {width}"
@@ -112,6 +130,22 @@ def settled(nginx):
 
 def operate(nginx, **arguments):
     nginx.body("/set?" + urllib.parse.urlencode(arguments))
+
+
+# What the page shows now, and what a page shows that no script has changed.
+COMPARE = r"""
+        const answer = await fetch("/status");
+        const other = new DOMParser().parseFromString((await answer.text()).replace(/<style[^]*?<\/style>/, ""), "text/html");
+        const plain = (node) => {
+            const copy = node.cloneNode(true);
+            copy.normalize();
+            // The ages differ.
+            return copy.innerHTML.trim().replace(/(^|> )\d+ (s|min|h)( \d+ min)?$/, "$1age");
+        };
+        const rowsOf = (page) => [...page.querySelectorAll(rows)].map((row) => `${row.className}: ${[...row.cells].map(plain).join(" | ")}`);
+        const meta = (page) => ["summary", "meta", "warnings"].map((id) =>
+            page.getElementById(id).textContent.replace(/ for .*/, "").replace(/\s+/g, " "));
+        return [rowsOf(document), rowsOf(other), meta(document), meta(other)];"""
 
 
 def served():
@@ -201,28 +235,11 @@ def same_as_without_script():
     nginx.reload()
     settled(nginx)
     browser = chromium()
-    compare = r"""
-        const answer = await fetch("/status");
-        const other = new DOMParser().parseFromString((await answer.text()).replace(/<style[^]*?<\/style>/, ""), "text/html");
-        const plain = (node) => {
-            const copy = node.cloneNode(true);
-            copy.normalize();
-            // The ages differ.
-            return copy.innerHTML.trim().replace(/^\d+ (s|min|h)( \d+ min)?$/, "age");
-        };
-        const rows = (page) => [...page.querySelectorAll("tbody tr")].map((row) => `${row.className}: ${[...row.cells].map(plain).join(" | ")}`);
-        const meta = (page) => ["summary", "meta", "warnings"].map((id) =>
-            page.getElementById(id).textContent.replace(/ for .*/, "").replace(/\s+/g, " "));
-        return [rows(document), rows(other), meta(document), meta(other)];"""
     with test("the script shows the same as the page without it"):
         page = Page(nginx, browser)
         page.refreshed(3)
-        rows, other_rows, meta, other_meta = page.run(f"return (async () => {{ {compare} }})()")
+        rows, meta = page.assert_same()
         assert len(rows) > 12, rows
-        for mine, other in zip(rows, other_rows):
-            equal(mine, other, "row")
-        equal(len(rows), len(other_rows), "rows")
-        equal(meta, other_meta, "what stands above")
         assert "panic" in meta[2], meta
         page.assert_clean()
     browser.quit()
@@ -297,6 +314,97 @@ def by_keyboard():
     nginx.stop()
 
 
+def bound():
+    """Nodes with their users, where a store has them; and what operators have set."""
+    redis = Redis()
+    servers = {"a": Server(), "b": Server(), "c": Server()}
+    nginx = Operators({
+        **QUICK, "node_down_after": 0, "node_up_after": 0, "cluster": {"redis": redis.url, "timeout": "5s"},
+        "backend_servers": [target(server, node=node, pool="berlin") for node, server in servers.items()],
+    }, locations=ROUTING).start()
+    browser = chromium()
+    page = Page(nginx, browser)
+    users = [f"user{number}" for number in range(30)]
+    nodes = {user: nginx.body(f"/route?pool=berlin&user={user}").split()[0] for user in users}
+    of = lambda node: [user for user in users if nodes[user] == node]
+    with test("nodes are shown with their users"):
+        def row(node, *counts):
+            return ["alive", node, "berlin", "100", "✔ yes", "", *map(str, counts)]
+        wanted = [row(node, len(of(node)), 0, 0) for node in servers]
+        until(lambda: page.nodes() == wanted, 60, f"{wanted} in the table")
+    with test("a node in maintenance, one that drains and one that is dead are shown as such"):
+        operate(nginx, what="node:a", state="maintenance", reason="new disks", by="alice")
+        operate(nginx, what="node:b", state="drain", by="bob")
+        until(lambda: [one[4] for one in page.nodes()] == ["✖ no: maintenance", "✖ no: drain", "✔ yes"], 60, "states")
+        equal([one[0] for one in page.nodes()], ["out", "out", "alive"], "classes")
+        equal([one[5].split()[0] for one in page.nodes() if one[5]], ["maintenance", "drain"], "what is set")
+        servers["c"].down()
+        until(lambda: page.nodes()[2][4] == "✖ no: dead", 60, "dead")
+        equal(page.nodes()[2][0], "dead", "class")
+        status = {one["node"]: one for one in status_of(nginx)["nodes"]}
+        equal([status[node]["why"] for node in "abc"], ["maintenance", "drain", "dead"], "why")
+        equal([status[node]["state"] for node in "abc"], ["maintenance", "drain", "auto"], "state")
+        assert abs(status["a"]["since"] - time.time()) < 600 and "since" not in status["c"], status
+        servers["c"].up()
+        until(lambda: page.nodes()[2][4] == "✔ yes", 60, "alive again")
+    with test("users who have moved are counted where they were and where they are"):
+        for user in of("a"):
+            nginx.body(f"/route?pool=berlin&user={user}")
+        gone = len(of("a"))
+        until(lambda: [one[6:] for one in page.nodes()] == [
+            ["0", "0", str(gone)], [str(len(of("b"))), "0", "0"], [str(len(of("c")) + gone), str(gone), "0"]], 60, "moves")
+        page.refreshed()
+        # Probes go on: the targets differ.
+        page.assert_same("#nodes tbody tr")
+        page.assert_accessible()
+        page.assert_clean()
+    browser.quit()
+    redis.stop()
+    nginx.assert_clean()
+    nginx.stop()
+
+
+def elsewhere():
+    """Verdicts come from another program, through the state file."""
+    server = Server()
+    folder = tempfile.mkdtemp(prefix="nb-state-")
+    os.chmod(folder, 0o755)
+    config = {**QUICK, "state_file": f"{folder}/state", "backend_servers": [target(server)]}
+    program = subprocess.Popen(  # pylint: disable=consider-using-with
+        ["lua5.4", "-e", f"""
+            package.cpath = "{ROOT}/build/lua5.4/?.so"
+            local nb = require("nauthilus_backend")
+            nb.configure({lua({"log": "none", **config})})
+            nb.start()
+            assert(nb.wait_ready(60))
+            print("ready")
+            io.flush()
+            io.read()"""],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    equal(program.stdout.readline(), "ready\n", "the other program")
+    nginx = Operators(config, workers=2).start()
+    browser = chromium()
+    page = Page(nginx, browser)
+    with test("the page names the process of another program that probes"):
+        wanted = f"Process {program.pid} of another program probes; the state file has its verdicts."
+        until(lambda: page.text("meta").startswith(wanted), 60, wanted)
+        page.refreshed()
+        page.assert_same("#nodes tbody tr")
+        status = status_of(nginx)
+        equal((status["prober"], status["prober_elsewhere"]), (program.pid, True), "prober")
+    with test("it names a process of its own when the other program has ended"):
+        program.stdin.close()
+        program.wait(60)
+        until(lambda: any(page.text("meta").startswith(f"Process {pid} probes.") for pid in nginx.workers()), 60, "a worker")
+        equal(status_of(nginx)["prober_elsewhere"], False, "elsewhere")
+        page.assert_clean()
+    browser.quit()
+    nginx.assert_clean()
+    nginx.stop()
+    shutil.rmtree(folder)
+
+
 def hostile():
     """Names and reasons that try to break out of the page."""
     reason = (MARKUP + HIDDEN).encode()
@@ -352,14 +460,26 @@ def looks():
     sieve = [target(one, node=f"mail{at}", pool="berlin", protocol="pop3") for at, one in enumerate(plain, 1)]
     black = BlackHole()
     lost = {"protocol": "lmtp", "host": "127.0.0.1", "port": black.port, "node": "store", "connect_timeout": 0.3}
+    redis = Redis()
     nginx = Operators({"connect_interval": 0.25, "fast_interval": 0.25, "node_down_after": 1,
-                       "backend_servers": tls + sieve + [lost]}).start()
+                       "cluster": {"redis": redis.url, "timeout": "5s"},
+                       "backend_servers": tls + sieve + [lost]},
+                      locations=ROUTING).start()
     # Full graphs for the pictures.
     enough = 45 if os.environ.get("WRITE_DOCS") else 8
     until(lambda: all(len(t["results"]) > enough for t in status_of(nginx)["targets"]), 60, "probes")
+    users = 400 if os.environ.get("WRITE_DOCS") else 20
+
+    def log_in():
+        for number in range(users):
+            nginx.body(f"/route?pool=berlin&user=user{number}")
+
+    log_in()
     servers[1].down()
     plain[1].down()
     operate(nginx, what="node:mail4", state="maintenance", reason="new disks", by="alice")
+    log_in()
+    until(lambda: sum(one.get("moved_in", 0) for one in status_of(nginx)["nodes"]) > 0, 60, "moves")
     plain[2].down()
     for one in (servers[1], plain[1], plain[2]):
         until(lambda o=one: verdict_of(nginx, o) == "dead", 60, "dead")
@@ -388,6 +508,7 @@ def looks():
             assert len(picture) < 150_000, len(picture)
             (ROOT / f"docs/status-{name}.png").write_bytes(picture)
     browser.quit()
+    redis.stop()
     nginx.assert_clean()
     nginx.stop()
 
@@ -413,4 +534,4 @@ def small():
 
 
 make_certificates()
-run_tests(served, same_as_without_script, by_keyboard, hostile, looks, small)
+run_tests(served, same_as_without_script, by_keyboard, bound, elsewhere, hostile, looks, small)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -11,6 +12,9 @@ import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "openresty"))
 from lab import ROOT, Backend, Nginx, free_port  # pylint: disable=wrong-import-position
+
+sys.path.insert(0, str(ROOT / "spec/support"))
+import redis  # pylint: disable=wrong-import-position
 
 CERTIFICATES = tempfile.mkdtemp(prefix="nb-page-")
 # Names and texts that try to break out of the page, or to look like other ones.
@@ -68,11 +72,51 @@ def target(server, **keys):
     return {"protocol": "imap", "host": server.host, "port": server.port, **more, **keys}
 
 
+# A store's calls, for `Operators` with a `cluster`.
+ROUTING = """
+    location /route {
+      content_by_lua_block {
+        local server, how = require("nauthilus_backend").route(ngx.var.arg_user, { pool = ngx.var.arg_pool })
+        ngx.print(server and server.node or "", " ", how)
+      }
+    }
+    location /move {
+      content_by_lua_block {
+        local args = ngx.req.get_uri_args()
+        ngx.print(tostring(require("nauthilus_backend").move_user(args.user, args.node, { by = "ann", reason = "drain" })))
+      }
+    }
+    location /hold {
+      content_by_lua_block { ngx.print(tostring(require("nauthilus_backend").hold_user(ngx.var.arg_user, "1h"))) }
+    }
+"""
+
+
+class Redis:
+    """A redis-server of its own."""
+
+    def __init__(self):
+        self.folder = tempfile.mkdtemp(prefix="nb-redis-")
+        self.servers = redis.Servers(self.folder)
+        self.start()
+
+    def start(self):
+        """Always on the same port."""
+        self.url = f"redis://127.0.0.1:{self.servers.start('one')['port']}"
+
+    def kill(self):
+        self.servers.kill("one")
+
+    def stop(self):
+        self.servers.stop_all()
+        shutil.rmtree(self.folder)
+
+
 class Operators(Nginx):
     """nginx with examples/openresty/operators.conf; only the port is replaced. `/set` stands for an
     operator's script."""
 
-    def __init__(self, config, **options):
+    def __init__(self, config, locations="", **options):
         example = (ROOT / "examples/openresty/operators.conf").read_text()
         self.page_port = free_port()
         assert "listen 127.0.0.1:9145" in example, "9145 in operators.conf"
@@ -87,7 +131,7 @@ class Operators(Nginx):
       }
     }
 """
-        super().__init__(http=self.http_of(config), server=server, **options)
+        super().__init__(http=self.http_of(config), server=server + locations, **options)
 
     def http_of(self, config):
         """The parts of http {} for this configuration of the module."""

@@ -7,7 +7,7 @@ use super::{ActiveConfig, KnownNames, OperatorSettings};
 use crate::engine::config::InitialState;
 use crate::engine::target::{Host, Protocol, Target};
 use crate::engine::verdicts::health::Verdict;
-use crate::engine::verdicts::{OperatorState, Record};
+use crate::engine::verdicts::{OperatorState, Record, Slot};
 
 /// A server of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
     pub target: Arc<Target>,
+    pub slot: Slot,
     pub record: Record,
     /// What the last full TLS handshake showed, as the line of a
     /// [`TlsDetails`](crate::engine::tls_details::TlsDetails).
@@ -159,22 +160,27 @@ impl ActiveConfig {
 
     /// All targets with their records, in configured order.
     pub fn targets(&self) -> Vec<TargetStatus> {
+        self.target_statuses(0..self.slots.len())
+    }
+
+    /// The targets with these indices.
+    pub fn target_statuses(&self, indices: impl IntoIterator<Item = usize>) -> Vec<TargetStatus> {
         let names = self.names.load();
         let settings = self.operator_settings();
-        let pairs = self.config.targets.iter().zip(&self.slots);
-        pairs
-            .map(|(target, slot)| {
-                let record = self.table.read(*slot);
-                let address = record.address.or_else(|| names.address_of(target));
-                TargetStatus {
-                    ip: shown_ip(target, address),
-                    state: settings.state_of(target),
-                    tls: self.table.tls(*slot),
-                    target: target.clone(),
-                    record,
-                }
+        let status = |index: usize| {
+            let (target, slot) = (self.config.targets.get(index)?, *self.slots.get(index)?);
+            let record = self.table.read(slot);
+            let address = record.address.or_else(|| names.address_of(target));
+            Some(TargetStatus {
+                ip: shown_ip(target, address),
+                state: settings.state_of(target),
+                tls: self.table.tls(slot),
+                target: target.clone(),
+                slot,
+                record,
             })
-            .collect()
+        };
+        indices.into_iter().filter_map(status).collect()
     }
 }
 

@@ -19,10 +19,10 @@ use super::state_file::text::settings as settings_of;
 use super::target::Target;
 use super::verdicts::health::{Thresholds, Verdict};
 use super::verdicts::{
-    Claim, Counter, Event, EventKind, Record, Sample, Slot, Standby, VerdictTable,
+    Claim, Counter, Event, EventKind, NodePlace, Record, Sample, Slot, Standby, VerdictTable,
 };
 use crate::sys::clock;
-pub use cluster::{ClusterNotes, NodeUsers};
+pub use cluster::{Move, NodeUsers};
 use event_notes::EventNotes;
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
@@ -65,7 +65,9 @@ pub struct ActiveConfig {
     event_notes: EventNotes,
     names: ArcSwap<KnownNames>,
     pub state_file: Option<Arc<SharedStateFile>>,
-    cluster_notes: ArcSwap<ClusterNotes>,
+    /// The places of `nodes` in the table.
+    node_places: Vec<NodePlace>,
+    cluster_warnings: ArcSwap<Vec<String>>,
 }
 
 /// The role of a process among those that serve the same configuration.
@@ -78,6 +80,15 @@ pub enum Role {
     Reader,
     /// Another process that shares the table has one of the two other roles.
     Waiting,
+}
+
+/// The process that probes the targets of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbingProcess {
+    /// Its process id; 0: it has none that this process can see, as in another container.
+    pub pid: u64,
+    /// It is another program, whose verdicts come through the state file.
+    pub is_elsewhere: bool,
 }
 
 /// What a configuration starts with: its state file, the file's content, and the addresses of its
@@ -205,6 +216,22 @@ impl ActiveConfig {
             self.table.set_probing(pid, true);
         }
         Ok(role)
+    }
+
+    /// The process that probes: one of those that share the table, else the one that writes the state
+    /// file. `None` where there is none.
+    pub fn prober(&self) -> Option<ProbingProcess> {
+        if let pid @ 1.. = self.table.prober() {
+            return Some(ProbingProcess {
+                pid,
+                is_elsewhere: false,
+            });
+        }
+        let pid = self.state_file.as_ref()?.other_writer()?;
+        Some(ProbingProcess {
+            pid,
+            is_elsewhere: true,
+        })
     }
 
     fn note_prober(&self, from: u64, pid: u64) {

@@ -48,10 +48,14 @@ impl OperatorSettings {
         both.into_iter().flatten().min().unwrap_or(0)
     }
 
-    /// The state of a node.
-    pub fn state_of_node(&self, node: &str) -> OperatorState {
-        let state = self.states.get(&format!("{NODE}{node}"));
-        state.copied().unwrap_or_default()
+    /// The state that an operator has set for a node, and since when, in milliseconds since 1970; 0: none
+    /// was set.
+    pub fn state_of_node(&self, node: &str) -> (OperatorState, u64) {
+        let of = format!("{NODE}{node}");
+        match self.states.get(&of) {
+            None | Some(OperatorState::Auto) => (OperatorState::Auto, 0),
+            Some(state) => (*state, self.since.get(&of).copied().unwrap_or(0)),
+        }
     }
 
     /// Whether operators' settings allow a target in the list.
@@ -110,20 +114,6 @@ impl ActiveConfig {
             }
         }
         settings
-    }
-
-    /// The state that an operator has set for a node, and since when, in milliseconds since 1970;
-    /// `None` where none is in force.
-    pub fn node_state(&self, node: &str) -> Option<(OperatorState, u64)> {
-        let now = clock::unix_ms();
-        let what = format!("{NODE}{node}");
-        let mut all = self.table.operators().into_iter();
-        all.find_map(|one| match one.setting {
-            Setting::State(state) if one.what == what && one.is_in_force(now) => {
-                (state != OperatorState::Auto).then_some((state, one.since_ms))
-            }
-            _ => None,
-        })
     }
 
     /// Whether this configuration has a target with this key or a node with this name.

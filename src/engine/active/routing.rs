@@ -10,7 +10,7 @@ use crate::engine::routing::{
     self, Candidate, Choice, Filter, Fleet, NoRoute, Node, Plan, Route, TargetView, Why,
 };
 use crate::engine::target::Target;
-use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, Verdict};
+use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, UserCounts, Verdict};
 use crate::sys::clock;
 
 impl ActiveConfig {
@@ -101,11 +101,17 @@ impl ActiveConfig {
     /// The nodes with these indices.
     pub fn node_statuses_of(&self, range: Range<usize>) -> impl Iterator<Item = NodeStatus<'_>> {
         let fleet = self.fleet();
-        let nodes = self.nodes.list.get(range).unwrap_or_default();
-        nodes.iter().map(move |node| NodeStatus {
-            node,
-            weight: fleet.view.weight(node),
-            why: fleet.why_unusable(node),
+        let has_store = self.config.cluster.is_some();
+        self.node_places_of(range).map(move |(node, place)| {
+            let (state, since_ms) = fleet.view.settings.state_of_node(&node.name);
+            NodeStatus {
+                node,
+                weight: fleet.view.weight(node),
+                why: fleet.why_unusable(node),
+                state,
+                since_ms,
+                users: has_store.then(|| self.table.users(place)).flatten(),
+            }
         })
     }
 
@@ -124,6 +130,11 @@ impl ActiveConfig {
     pub fn names_nodes(&self) -> bool {
         let mut targets = self.config.targets.iter();
         targets.any(|target| target.placement.node.is_some() || !target.placement.pool.is_empty())
+    }
+
+    /// Whether the configuration routes users: it names nodes or pools, or has a store of bindings.
+    pub fn has_routing(&self) -> bool {
+        self.config.cluster.is_some() || self.names_nodes()
     }
 
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
@@ -250,6 +261,11 @@ pub struct NodeStatus<'a> {
     /// Why no user is routed there, with a filter that matches every target; `None` where users
     /// are.
     pub why: Option<Why>,
+    /// What an operator has set for the node, and since when, in milliseconds since 1970; 0: nothing.
+    pub state: OperatorState,
+    pub since_ms: u64,
+    /// What the store has said last; `None` without a store, and while it has not answered.
+    pub users: Option<UserCounts>,
 }
 
 /// A node for a user whose binding is in the store.

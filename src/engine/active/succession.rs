@@ -8,11 +8,12 @@ use arc_swap::ArcSwap;
 use super::event_notes::EventNotes;
 use super::{ActiveConfig, BackendServer, KnownNames, StartState};
 use crate::engine::config::Config;
-use crate::engine::routing::{Nodes, agreement};
+use crate::engine::routing::{Node, Nodes, agreement};
 use crate::engine::state_file::saved::Saved;
 use crate::engine::target::Target;
 use crate::engine::verdicts::{
-    Event, EventKind, IdentityHash, RETIRED, Record, Routable, Slot, VerdictTable, hash_identity,
+    Event, EventKind, IdentityHash, NodePlace, RETIRED, Record, Routable, Slot, VerdictTable,
+    hash_identity,
 };
 use crate::sys::clock;
 
@@ -39,11 +40,11 @@ impl ActiveConfig {
             return Self::in_new_table(before, config, pid, state);
         };
         let identities = identities_of(&config);
-        if let Some(slots) = own.table.assign(&identities) {
+        if let Some(assigned) = Assigned::of(&own.table, &identities, &config) {
             let saved = state.saved.take();
             let next = Self {
                 epoch: own.epoch + 1,
-                ..Self::new(own.table.clone(), slots, &identities, config, pid, state)
+                ..Self::new(own.table.clone(), assigned, &identities, config, pid, state)
             };
             // Before the table changes: both configurations read the same one.
             let listed = own.snapshot().servers;
@@ -83,13 +84,17 @@ impl ActiveConfig {
     /// The configuration in a table that has a slot for each target, with epoch 1 and since now.
     fn new(
         table: Arc<VerdictTable>,
-        slots: Vec<Slot>,
+        assigned: Assigned,
         identities: &[IdentityHash],
         config: Arc<Config>,
         owner: u64,
         state: StartState,
     ) -> Self {
-        let nodes = Nodes::of(&config.targets);
+        let Assigned {
+            slots,
+            nodes,
+            node_places,
+        } = assigned;
         let event_notes = EventNotes::of(nodes.list.len());
         Self {
             table,
@@ -103,7 +108,8 @@ impl ActiveConfig {
             event_notes,
             names: ArcSwap::from_pointee(state.names),
             state_file: state.state_file,
-            cluster_notes: ArcSwap::default(),
+            node_places,
+            cluster_warnings: ArcSwap::default(),
             slots,
             config,
         }
@@ -115,17 +121,16 @@ impl ActiveConfig {
         pid: u64,
         mut state: StartState,
     ) -> std::io::Result<Self> {
+        let too_small = || std::io::Error::other("the verdict table is too small");
         let identities = identities_of(&config);
         let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
-        let slots = table
-            .assign(&identities)
-            .ok_or_else(|| std::io::Error::other("the verdict table is too small"))?;
+        let assigned = Assigned::of(&table, &identities, &config).ok_or_else(too_small)?;
         let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
         let since_ms = same.map_or_else(clock::unix_ms, |before| before.since_ms);
         let saved = state.saved.take();
         let next = Self {
             since_ms,
-            ..Self::new(Arc::new(table), slots, &identities, config, pid, state)
+            ..Self::new(Arc::new(table), assigned, &identities, config, pid, state)
         };
         if let Some(before) = before {
             next.inherit(before);
@@ -256,6 +261,26 @@ fn identities_of(config: &Config) -> Vec<IdentityHash> {
     targets
         .map(|target| hash_identity(&target.identity()))
         .collect()
+}
+
+/// What a table has for a configuration.
+struct Assigned {
+    slots: Vec<Slot>,
+    nodes: Nodes,
+    node_places: Vec<NodePlace>,
+}
+
+impl Assigned {
+    /// `None` where the table is full.
+    fn of(table: &VerdictTable, identities: &[IdentityHash], config: &Config) -> Option<Self> {
+        let nodes = Nodes::of(&config.targets);
+        let names: Vec<u64> = nodes.list.iter().map(Node::name_hash).collect();
+        Some(Self {
+            slots: table.assign(identities)?,
+            node_places: table.assign_nodes(&names)?,
+            nodes,
+        })
+    }
 }
 
 /// The indices of the targets with a key that an earlier one has.

@@ -8,10 +8,10 @@ use serde_json::{Map, Value as Json};
 
 use super::connection::{CallError, Connection};
 use super::script::{ClusterSetting, NodeCount, OwnNode, Sync, Synced};
-use crate::engine::active::{ActiveConfig, ClusterNotes, NodeUsers};
+use crate::engine::active::{ActiveConfig, NodeUsers};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::verdicts::digest::sha256;
-use crate::engine::verdicts::{Operator, OperatorState, Setting};
+use crate::engine::verdicts::{Operator, OperatorState, Setting, UserCounts};
 use crate::sys::host_name::host_name;
 
 /// How long a question may take that is not asked for a login.
@@ -87,6 +87,7 @@ impl Machine {
         answer: Synced,
     ) -> Result<(), CallError> {
         let Synced::Done {
+            now,
             machines,
             settings,
             counts,
@@ -122,20 +123,22 @@ impl Machine {
             log.write(Line::new(Level::Warning, "cluster_warning").quoted("reason", warning));
         }
         self.logged.clone_from(&warnings);
-        active.note_cluster(ClusterNotes {
-            warnings,
-            users: counts.into_iter().map(to_users).collect(),
-        });
+        active.note_cluster_warnings(warnings);
+        let users: Vec<_> = counts.into_iter().map(|one| to_users(one, now)).collect();
+        active.note_node_users(&users);
         Ok(())
     }
 }
 
-fn to_users(count: NodeCount) -> NodeUsers {
+fn to_users(count: NodeCount, as_of_us: u64) -> NodeUsers {
     NodeUsers {
         node: count.node,
-        users: count.users,
-        moved_in: count.moved_in,
-        moved_out: count.moved_out,
+        counts: UserCounts {
+            as_of_us,
+            users: count.users,
+            moved_in: count.moved_in,
+            moved_out: count.moved_out,
+        },
     }
 }
 

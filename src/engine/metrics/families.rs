@@ -2,23 +2,20 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
-};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::exemplar::Exemplar;
 
+use super::put::{Range, counter, gauge, put_counter, put_counter_alone, put_gauge, put_histogram};
+use super::routing_families::{
+    config_info, moves, node_state, node_usable, node_users, redis_durations, redis_up, refusals,
+    routes, selections,
+};
 use crate::engine::active::ActiveConfig;
 use crate::engine::probe::error::Stage;
 use crate::engine::target::{Protocol, Target};
 use crate::engine::verdicts::health::Verdict;
-use crate::engine::verdicts::{
-    BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, OperatorState, ProbeResult, Record,
-};
+use crate::engine::verdicts::{Counter, OperatorState, ProbeResult, Record};
 use crate::sys::clock;
-
-/// Indices of targets or nodes.
-pub(super) type Range = std::ops::Range<usize>;
 
 /// How a family is encoded.
 #[derive(Clone, Copy)]
@@ -34,7 +31,7 @@ pub(super) enum Encode {
 }
 
 /// All families, in the order of the text.
-pub(super) const FAMILIES: [Encode; 19] = [
+pub(super) const FAMILIES: [Encode; 24] = [
     Encode::Version(build_info),
     Encode::Targets(target_up),
     Encode::Targets(target_state),
@@ -47,8 +44,13 @@ pub(super) const FAMILIES: [Encode; 19] = [
     Encode::Whole(durations),
     Encode::Nodes(node_usable),
     Encode::Nodes(node_state),
+    Encode::Nodes(node_users),
+    Encode::Nodes(moves),
     Encode::Whole(selections),
     Encode::Whole(routes),
+    Encode::Whole(refusals),
+    Encode::Whole(redis_up),
+    Encode::Whole(redis_durations),
     Encode::Whole(config_info),
     Encode::Whole(generation),
     Encode::Whole(log_lines_lost),
@@ -79,10 +81,10 @@ fn targets<'a>(
     active: &'a ActiveConfig,
     range: Range,
 ) -> impl Iterator<Item = (String, &'a Target, Record)> + 'a {
-    let pairs = active.config.targets.iter().zip(&active.slots).enumerate();
-    pairs
-        .skip(range.start)
-        .take(range.len())
+    let targets = active.config.targets.get(range.clone()).unwrap_or_default();
+    let slots = active.slots.get(range.clone()).unwrap_or_default();
+    range
+        .zip(targets.iter().zip(slots))
         .filter(|(index, _)| !active.repeats_a_key(*index))
         .map(|(_, (target, slot))| (target.key(), &**target, active.table.read(*slot)))
 }
@@ -241,106 +243,14 @@ fn durations(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt:
     for protocol in Protocol::ALL {
         for stage in stages() {
             let histogram = active.table.histogram(protocol, stage);
-            let count = histogram.counts.iter().copied().fold(0, u64::wrapping_add);
-            if count == 0 {
+            if histogram.counts.iter().all(|&count| count == 0) {
                 continue;
             }
-            let bounds = BUCKETS_US.iter().map(|&us| us as f64 / 1e6);
-            let buckets: Vec<(f64, u64)> = bounds
-                .chain([f64::INFINITY])
-                .zip(histogram.counts)
-                .collect();
             let labels = [("protocol", protocol.name()), ("stage", stage_name(stage))];
-            family.encode_family(&labels)?.encode_histogram(
-                histogram.sum.as_secs_f64(),
-                count,
-                &buckets,
-                None::<&std::collections::HashMap<usize, Exemplar<[(&str, &str); 0], f64>>>,
-            )?;
+            put_histogram(&mut family.encode_family(&labels)?, &histogram)?;
         }
     }
     Ok(())
-}
-
-fn node_usable(
-    encoder: &mut DescriptorEncoder<'_>,
-    active: &ActiveConfig,
-    range: Range,
-) -> fmt::Result {
-    let mut family = gauge(
-        encoder,
-        "node_usable",
-        "Whether users are routed to the node",
-    )?;
-    for status in active.node_statuses_of(range) {
-        let labels = [("node", &*status.node.name), ("pool", &*status.node.pool)];
-        put_gauge(&mut family, &labels, &i64::from(status.why.is_none()))?;
-    }
-    Ok(())
-}
-
-/// A node has the strictest state of its targets: it gets no users for that reason, not for one that
-/// its probes have found.
-fn node_state(
-    encoder: &mut DescriptorEncoder<'_>,
-    active: &ActiveConfig,
-    range: Range,
-) -> fmt::Result {
-    let settings = active.operator_settings();
-    let help = "What operators have set for the node or one of its targets";
-    let mut family = gauge(encoder, "node_state", help)?;
-    for status in active.node_statuses_of(range) {
-        let node = status.node;
-        let targets = node
-            .ports
-            .iter()
-            .filter_map(|port| active.config.targets.get(port.target));
-        let set = targets
-            .map(|target| settings.state_of(target))
-            .max()
-            .unwrap_or_default();
-        for state in OperatorState::ALL {
-            let labels = [
-                ("node", &*node.name),
-                ("pool", &*node.pool),
-                ("state", state.name()),
-            ];
-            put_gauge(&mut family, &labels, &i64::from(state == set))?;
-        }
-    }
-    Ok(())
-}
-
-/// How often `select_backend_server` has recorded a server for a request.
-fn selections(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
-    let help = "Servers that select_backend_server was given for a request";
-    let mut family = counter(encoder, "selections", help)?;
-    put_counter_alone(&mut family, &active.table.selections(CHOSEN_BY_SCRIPT))
-}
-
-fn routes(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
-    let mut family = counter(encoder, "routes", "Routes found for users, by how")?;
-    // Without a store there is one way only.
-    let ways = if active.config.cluster.is_some() {
-        HOWS.len()
-    } else {
-        1
-    };
-    for (how, choice) in HOWS.iter().take(ways).zip(CHOSEN_BY_HASH..) {
-        put_counter(
-            &mut family,
-            &[("how", *how)],
-            &active.table.selections(choice),
-        )?;
-    }
-    Ok(())
-}
-
-/// A hash of what routing depends on: two machines with different hashes may route a user differently.
-fn config_info(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
-    let help = "What the machines that route the same users must agree on";
-    let mut family = encoder.encode_descriptor("config", help, None, MetricType::Info)?;
-    family.encode_info(&[("hash", active.agreement())])
 }
 
 fn generation(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
@@ -371,43 +281,4 @@ fn events_made(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fm
 
 fn stage_name(stage: Option<Stage>) -> &'static str {
     stage.map_or("total", Stage::name)
-}
-
-fn gauge<'e>(
-    encoder: &'e mut DescriptorEncoder<'_>,
-    name: &'e str,
-    help: &str,
-) -> Result<MetricEncoder<'e>, fmt::Error> {
-    encoder.encode_descriptor(name, help, None, MetricType::Gauge)
-}
-
-fn counter<'e>(
-    encoder: &'e mut DescriptorEncoder<'_>,
-    name: &'e str,
-    help: &str,
-) -> Result<MetricEncoder<'e>, fmt::Error> {
-    encoder.encode_descriptor(name, help, None, MetricType::Counter)
-}
-
-fn put_gauge(
-    family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    value: &impl EncodeGaugeValue,
-) -> fmt::Result {
-    family.encode_family(labels)?.encode_gauge(value)
-}
-
-fn put_counter(
-    family: &mut MetricEncoder<'_>,
-    labels: &impl EncodeLabelSet,
-    value: &impl EncodeCounterValue,
-) -> fmt::Result {
-    put_counter_alone(&mut family.encode_family(labels)?, value)
-}
-
-fn put_counter_alone(
-    family: &mut MetricEncoder<'_>,
-    value: &impl EncodeCounterValue,
-) -> fmt::Result {
-    family.encode_counter(value, None::<&Exemplar<[(&str, &str); 0], f64>>)
 }

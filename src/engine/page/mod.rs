@@ -6,6 +6,7 @@
 
 mod facts;
 mod graph;
+mod rows;
 mod sections;
 mod text;
 
@@ -13,9 +14,10 @@ use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::active::ActiveConfig;
+use super::active::{ActiveConfig, ProbingProcess};
 use crate::sys::clock;
 pub use facts::Facts;
+pub use rows::{node_rows, target_rows};
 pub use sections::last_events;
 use sections::{events, nodes, summary, targets, warnings};
 use text::{Shown, age, utc};
@@ -37,8 +39,21 @@ pub struct PageOptions {
     pub json_url: String,
 }
 
-/// The page as it is now.
-pub fn render(options: &PageOptions, facts: &Facts) -> String {
+/// The page around the rows of its two long tables, whose numbers depend on the configuration: so that
+/// a host with an event loop does other work while many rows are made.
+pub struct Frame {
+    /// What comes before the rows of targets.
+    pub before_targets: String,
+    /// What comes between them and the rows of nodes.
+    pub before_nodes: String,
+    pub after_nodes: String,
+}
+
+/// Stands in the page for rows. No text gets into the page with this character.
+const ROWS: &str = "\0";
+
+/// The page as it is now, without these rows.
+pub fn frame(options: &PageOptions, facts: &Facts) -> Frame {
     let nonce = options.nonce.as_deref();
     let page = html! {
         (DOCTYPE)
@@ -59,7 +74,14 @@ pub fn render(options: &PageOptions, facts: &Facts) -> String {
             }
         }
     };
-    page.into_string()
+    let page = page.into_string();
+    let mut parts = page.splitn(3, ROWS).map(str::to_owned);
+    let mut part = || parts.next().unwrap_or_default();
+    Frame {
+        before_targets: part(),
+        before_nodes: part(),
+        after_nodes: part(),
+    }
 }
 
 fn content(options: &PageOptions, facts: &Facts) -> Markup {
@@ -72,8 +94,8 @@ fn content(options: &PageOptions, facts: &Facts) -> Markup {
         noscript { p { "Reload the page to refresh it." } }
         (warnings(facts))
         // The tables are there also without a configuration, for the script to fill.
-        (targets(active))
-        (nodes(active))
+        (targets(PreEscaped(ROWS)))
+        (nodes(active, PreEscaped(ROWS)))
         (events(active))
     }
 }
@@ -81,9 +103,22 @@ fn content(options: &PageOptions, facts: &Facts) -> Markup {
 /// Which configuration is in force, and who probes.
 fn meta(active: &ActiveConfig) -> String {
     let since = Duration::from_millis(clock::unix_ms().saturating_sub(active.since_ms));
-    let prober = match active.table.prober() {
-        0 => "No process probes.".to_owned(),
-        pid => format!("Process {pid} probes."),
+    let prober = match active.prober() {
+        None => "No process probes.".to_owned(),
+        Some(ProbingProcess {
+            pid,
+            is_elsewhere: false,
+        }) => format!("Process {pid} probes."),
+        Some(ProbingProcess {
+            pid: 0,
+            is_elsewhere: true,
+        }) => "Another program probes; the state file has its verdicts.".to_owned(),
+        Some(ProbingProcess {
+            pid,
+            is_elsewhere: true,
+        }) => {
+            format!("Process {pid} of another program probes; the state file has its verdicts.")
+        }
     };
     format!("{prober} Configuration in force for {}.", age(since))
 }

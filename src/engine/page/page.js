@@ -166,16 +166,21 @@
   const lines = (table, data, cells, className) => {
     fill(table.tBodies[0], data, () => data.map((one) => {
       const contents = cells(one), tr = row(contents.length);
-      contents.forEach((content, at) => tr.cells[at].append(content));
+      contents.forEach((content, at) => tr.cells[at].append(...[content].flat()));
       if (className) tr.className = className(one);
       return tr;
     }));
   };
 
+  const prober = ({ prober: pid, prober_elsewhere: elsewhere }) => {
+    if (elsewhere) return `${pid ? `Process ${pid} of another program` : "Another program"} probes; the state file has its verdicts.`;
+    return pid ? `Process ${pid} probes.` : "No process probes.";
+  };
+
   const show = (status) => {
     const count = (verdict) => status.targets.filter((t) => t.verdict === verdict).length;
     put(of("summary"), status.configured ? `${status.targets.length} targets: ${count("alive")} alive, ${count("dead")} dead, ${count("unknown")} unknown.` : "");
-    put(of("meta"), status.configured ? `${status.prober ? `Process ${status.prober} probes.` : "No process probes."} Configuration in force for ${age(status.time - status.configured_since)}.` : "");
+    put(of("meta"), status.configured ? `${prober(status)} Configuration in force for ${age(status.time - status.configured_since)}.` : "");
     put(of("asof"), `As of ${utc(status.time)}.`);
     of("asof").className = "";
     const panics = status.panic.map((protocol) => `${protocol}: so few targets are alive that all are listed (panic)`);
@@ -183,10 +188,14 @@
     fill(of("warnings"), warnings, () => warnings.map((text) => element("li", `⚠ ${shown(text)}`)));
     of("nodes").parentNode.hidden = !status.routing;
     targets(status);
-    lines(of("nodes"), status.routing ? status.nodes : [], (n) => {
+    of("nodes").className = status.cluster ? "s" : "";
+    // The minutes are there so that the rows are made again when an age changes.
+    lines(of("nodes"), status.routing ? status.nodes.map((n) => ({ ...n, age: n.since && age(status.time - n.since) })) : [], (n) => {
       const usable = element("b", n.usable ? "✔ yes" : `✖ no: ${n.why}`);
-      return [shown(n.node), shown(n.pool), String(n.weight), usable];
-    }, (n) => n.usable ? "alive" : "dead");
+      const set = n.state === "auto" ? [] : [element("i", n.state), ` ${n.age}`];
+      const counts = [n.users, n.moved_in, n.moved_out].map((count) => String(count ?? ""));
+      return [shown(n.node), shown(n.pool), String(n.weight), usable, set, ...counts];
+    }, (n) => n.usable ? "alive" : n.why === "dead" ? "dead" : "out");
     lines(of("events"), [...(status.events ?? [])].reverse(), (e) => {
       const change = [e.from && shown(e.from), (e.from || e.to) && "→", e.to && shown(e.to)].filter(Boolean).join(" ");
       const about = e.target ?? (e.node === undefined ? "" : `node:${e.node}`);

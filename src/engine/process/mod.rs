@@ -241,7 +241,7 @@ impl Process {
             warnings.extend(log.warnings());
         }
         if let Some(active) = self.active.load_full() {
-            warnings.extend(active.cluster_notes().warnings.clone());
+            warnings.extend(active.cluster_warnings().iter().cloned());
         }
         warnings
     }

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use super::check::{Check, Ticket};
 use super::routed::{RouteResult, Routed, RoutedUser, count, digest_of, user_hash, without_store};
-use crate::engine::active::ActiveConfig;
+use crate::engine::active::{ActiveConfig, Move};
 use crate::engine::cluster::ClientHandle;
 use crate::engine::cluster::script::{
     Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode, UserDigest,
 };
 use crate::engine::config::ClusterSettings;
 use crate::engine::routing::{Filter, NoRoute, user_key};
-use crate::engine::verdicts::{Event, EventKind, KnownBinding};
+use crate::engine::verdicts::{KnownBinding, MoveReason};
 
 /// A user who logs in.
 pub(super) struct RouteRequest {
@@ -37,7 +37,11 @@ pub(super) fn begin(
     filter: Filter,
 ) -> Result<(Check, Option<Box<RouteRequest>>), String> {
     let key = user_key(user, &active.config.routing);
-    let key = key.ok_or(NoRoute::NoKey.text())?.into_owned();
+    let Some(key) = key.map(|key| key.into_owned()) else {
+        let reason = NoRoute::NoKey.text();
+        active.table.count_refusal(reason);
+        return Err(reason.to_owned());
+    };
     let (mut check, ticket) = Check::new();
     check.route = Some(Box::new(RoutedUser {
         active: active.clone(),
@@ -46,16 +50,15 @@ pub(super) fn begin(
     }));
     let Some(settings) = active.config.cluster.clone() else {
         let routed = active.route(user, &filter);
-        let routed = routed.map(|route| {
-            count(active, "hash");
-            Routed {
-                how: "hash",
-                node: route.node.name.to_string(),
-                degraded: route.degraded,
-                ..Routed::default()
-            }
+        let routed = routed.map(|route| Routed {
+            how: "hash",
+            node: route.node.name.to_string(),
+            degraded: route.degraded,
+            ..Routed::default()
         });
-        ticket.finish_route(routed.map_err(|why| why.text().to_owned()));
+        let routed = routed.map_err(|why| why.text().to_owned());
+        count(active, &routed);
+        ticket.finish_route(routed);
         return Ok((check, None));
     };
     let request = RouteRequest {
@@ -93,11 +96,8 @@ impl RouteRequest {
         let routed =
             routed.unwrap_or_else(|| without_store(active, settings, &self.key, &self.filter));
         self.is_answered = true;
-        let how = routed.as_ref().ok().map(|routed| routed.how);
-        if self.ticket.finish_route(routed)
-            && let Some(how) = how
-        {
-            count(&self.active, how);
+        if self.ticket.finish_route(routed.clone()) {
+            count(&self.active, &routed);
         }
     }
 
@@ -114,7 +114,7 @@ impl RouteRequest {
             LoginAnswer::Bound(how, binding) => {
                 remember(&self.active, user, &binding);
                 if how == LoginHow::Moved {
-                    note_move(&self.active, &binding);
+                    note_move(&self.active, &binding, why_moved(&binding, client));
                 }
                 let degraded = degraded.contains(&binding.node);
                 Ok(routed(how_name(how), binding, degraded))
@@ -128,7 +128,7 @@ impl RouteRequest {
                     remember(&self.active, user, &binding);
                 }
                 if has_moved {
-                    note_move(&self.active, &binding);
+                    note_move(&self.active, &binding, why_moved(&binding, client));
                 }
                 Err(reason)
             }
@@ -230,14 +230,24 @@ pub(super) fn routed(how: &'static str, binding: Binding, degraded: bool) -> Rou
     }
 }
 
-pub(super) fn note_move(active: &ActiveConfig, binding: &Binding) {
-    let event = Event::new(EventKind::Move, format!("node:{}", binding.from));
-    active.table.add_event(
-        &event
-            .change(binding.from.clone(), binding.node.clone())
-            .reason(binding.reason.clone())
-            .by(binding.by.clone()),
-    );
+/// Why a login has moved the user: for a reason of this machine's own, or because an operator had
+/// released the user.
+fn why_moved(binding: &Binding, client: &ClientHandle) -> MoveReason {
+    if binding.by == client.machine() {
+        MoveReason::from_name(&binding.reason)
+    } else {
+        MoveReason::Operator
+    }
+}
+
+pub(super) fn note_move(active: &ActiveConfig, binding: &Binding, why: MoveReason) {
+    let moved = Move {
+        from: &binding.from,
+        to: &binding.node,
+        reason: &binding.reason,
+        by: &binding.by,
+    };
+    active.note_move(moved, why);
 }
 
 pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {

@@ -52,20 +52,22 @@ impl RoutedUser {
     pub(super) fn without_store(&self) -> Option<Result<RoutedServer, String>> {
         let settings = self.active.config.cluster.clone()?;
         let routed = without_store(&self.active, &settings, &self.key, &self.filter);
-        Some(routed.and_then(|routed| {
-            count(&self.active, routed.how);
-            self.on_node(routed)
-        }))
+        count(&self.active, &routed);
+        Some(routed.and_then(|routed| self.on_node(routed)))
     }
 }
 
 pub(super) const UNAVAILABLE: &str = "store unavailable";
 
-/// Counts a route for the metrics.
-pub(super) fn count(active: &ActiveConfig, how: &str) {
-    let at = HOWS.iter().position(|known| *known == how);
-    if let Some(at) = at {
-        active.table.count_selection(pid(), CHOSEN_BY_HASH + at);
+/// Counts a route, or the reason why there is none, for the metrics.
+pub(super) fn count(active: &ActiveConfig, routed: &RouteResult) {
+    match routed {
+        Ok(routed) => {
+            if let Some(at) = HOWS.iter().position(|known| *known == routed.how) {
+                active.table.count_selection(pid(), CHOSEN_BY_HASH + at);
+            }
+        }
+        Err(reason) => active.table.count_refusal(reason),
     }
 }
 

@@ -66,14 +66,17 @@ impl Routes {
         self.plan.plan.is_degraded()
     }
 
-    /// The server of a user. Counts the route.
+    /// The server of a user. Counts the route, or why there is none.
     ///
     /// # Errors
     /// Why there is none.
     pub fn route(&self, user: &[u8]) -> Result<Choice, NoRoute> {
-        let choice = self.active.choose(&self.plan, user)?;
-        self.active.table.count_selection(pid(), CHOSEN_BY_HASH);
-        Ok(choice)
+        let choice = self.active.choose(&self.plan, user);
+        match &choice {
+            Ok(_) => self.active.table.count_selection(pid(), CHOSEN_BY_HASH),
+            Err(why) => self.active.table.count_refusal(why.text()),
+        }
+        choice
     }
 
     /// The server object of a target, by its index in the configuration.

@@ -15,7 +15,7 @@ use crate::engine::cluster::script::{
 };
 use crate::engine::config::ClusterSettings;
 use crate::engine::routing::{Filter, user_key};
-use crate::engine::verdicts::{Event, EventKind};
+use crate::engine::verdicts::{Event, EventKind, MoveReason};
 
 /// A call, with users by their keys.
 #[derive(Clone, Debug)]
@@ -217,7 +217,7 @@ impl StoreRequest {
                 let answer = client.call(self.until(), call).await.ok()?;
                 let (binding, has_left) = self.changed(user, answer)?;
                 if has_left {
-                    note_move(&self.active, &binding);
+                    note_move(&self.active, &binding, MoveReason::Operator);
                 }
                 Some(Ok(changed(binding, has_left)))
             }

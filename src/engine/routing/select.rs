@@ -81,6 +81,9 @@ pub enum Why {
     NoWeight,
     /// A target that has to be alive is dead.
     Dead,
+    /// An operator has set this state for the node or for a target that has to be alive.
+    Drain,
+    Maintenance,
 }
 
 impl Why {
@@ -88,6 +91,8 @@ impl Why {
         match self {
             Self::NoWeight => "weight 0",
             Self::Dead => "dead",
+            Self::Drain => OperatorState::Drain.name(),
+            Self::Maintenance => OperatorState::Maintenance.name(),
         }
     }
 }
@@ -187,8 +192,36 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         if self.view.weight(node) == 0 {
             return Some(Why::NoWeight);
         }
-        let usable = self.is_usable(node, self.node_usable, filter);
-        (!usable).then_some(Why::Dead)
+        if self.is_usable(node, self.node_usable, filter) {
+            return None;
+        }
+        Some(match self.strictest_state(node, filter) {
+            OperatorState::Auto => Why::Dead,
+            OperatorState::Drain => Why::Drain,
+            OperatorState::Maintenance => Why::Maintenance,
+        })
+    }
+
+    /// The strictest state that operators have set for the targets that decide whether the node is
+    /// usable.
+    fn strictest_state(&self, node: &'a Node, filter: &Filter) -> OperatorState {
+        let matching: SmallVec<[usize; 4]> = self
+            .ports(node, filter)
+            .map(|(target, ..)| target)
+            .collect();
+        let is_vital = |target: usize| {
+            let target = self.targets.get(target);
+            target.is_some_and(|target| target.placement.vital)
+        };
+        let all = node.ports.iter().map(|port| port.target);
+        let has_vital = all.clone().any(is_vital);
+        let decides = |target: &usize| match self.node_usable {
+            NodeUsable::All if has_vital => is_vital(*target),
+            NodeUsable::Any => true,
+            NodeUsable::All | NodeUsable::Match => matching.contains(target),
+        };
+        let states = all.filter(decides).map(|target| self.view.state(target));
+        states.max().unwrap_or_default()
     }
 
     /// The rules for usable nodes to try in this order, each with whether the route is then

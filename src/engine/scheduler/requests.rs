@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::engine::active::{ActiveConfig, OperatorRequest};
+use crate::engine::active::{ActiveConfig, NodeStatus, OperatorRequest};
 use crate::engine::metrics::write_pieces;
 use crate::engine::state_file::format::{read_operator, read_wanted};
 use crate::engine::state_file::saved::WantedSetting;
@@ -95,15 +95,19 @@ fn event_json(event: &Event) -> String {
 
 /// As `nodes()` gives them.
 fn nodes(active: &ActiveConfig) -> Vec<String> {
-    let settings = active.operator_settings();
-    let node = |status: crate::engine::active::NodeStatus<'_>| {
+    let node = |status: NodeStatus<'_>| {
+        let since = (status.since_ms > 0).then_some(status.since_ms as f64 / 1e3);
         json!({
             "node": status.node.name,
             "pool": status.node.pool,
             "weight": status.weight,
             "usable": status.why.is_none(),
             "why": status.why.map(|why| why.text()),
-            "state": settings.state_of_node(&status.node.name).name(),
+            "state": status.state.name(),
+            "since": since,
+            "users": status.users.map(|of| of.users),
+            "moved_in": status.users.map(|of| of.moved_in),
+            "moved_out": status.users.map(|of| of.moved_out),
         })
         .to_string()
     };

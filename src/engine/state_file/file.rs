@@ -227,6 +227,15 @@ impl SharedStateFile {
         }
     }
 
+    /// The process id of the other process that has the right to write; 0 where it cannot be seen, as
+    /// that of a process in another container. `None` where no other process has the right.
+    pub fn other_writer(&self) -> Option<u64> {
+        let file = self.file.load();
+        // While there is a deputy, the holder of the writer's lock is stopped.
+        let parts = [Part::Deputy, Part::Writer];
+        parts.into_iter().find_map(|part| file.holder(part))
+    }
+
     /// Whether this process had the right to write at its last role check.
     pub fn is_writer(&self) -> bool {
         self.writer_pid.load(Ordering::Acquire) == pid()

@@ -35,6 +35,8 @@ pub enum Counter {
     LogLinesLost,
     /// How often a process became the prober after the one before was stopped or had died.
     Takeovers,
+    /// Users for whom there was no server, by the index of the reason in [`REFUSALS`].
+    Refused(usize),
 }
 
 /// How a request got its server, as [`VerdictTable::count_selection`] counts it: by
@@ -51,6 +53,23 @@ pub const HOWS: [&str; 7] = [
     "pinned",
     "remembered",
     "fallback",
+];
+
+/// Why there was no server for a user, in the order of their numbers. A reason that goes on with a
+/// node's name is listed without it.
+pub const REFUSALS: [&str; 11] = [
+    "no key",
+    "no node",
+    "unusable",
+    "no such protocol on the bound node",
+    "held",
+    "moving",
+    "unstable",
+    "unknown node",
+    "pinned",
+    "store unavailable",
+    // A reason of a later version.
+    "other",
 ];
 
 /// A copy of a histogram.
@@ -134,6 +153,12 @@ impl VerdictTable {
         }
     }
 
+    /// Counts a user for whom there was no server, for this reason.
+    pub fn count_refusal(&self, reason: &str) {
+        let at = REFUSALS.iter().position(|known| reason.starts_with(known));
+        self.count(Counter::Refused(at.unwrap_or(REFUSALS.len() - 1)), 1);
+    }
+
     pub fn count(&self, counter: Counter, by: u64) {
         self.add(SINGLE + single(counter), by);
     }
@@ -173,11 +198,15 @@ impl VerdictTable {
     }
 }
 
+/// The single counters of refusals begin here; those before it are reserved.
+const FIRST_REFUSAL: usize = 16;
+
 fn single(counter: Counter) -> usize {
     match counter {
         Counter::StateChanges => 0,
         Counter::LogLinesLost => 1,
         Counter::Takeovers => 2,
+        Counter::Refused(reason) => FIRST_REFUSAL + reason.min(REFUSALS.len() - 1),
     }
 }
 

@@ -12,7 +12,7 @@
 //! | slots, one per target | [`SLOT`] each |
 //! | latencies, one ring per slot | [`LATENCY_RING`] each |
 //! | error texts, one per slot | [`ERROR_WORDS`] each |
-//! | nodes, as many as slots | [`NODE`] each |
+//! | nodes, one for those that are not configured here, then as many as slots | [`NODE`] each |
 //! | events | [`EVENTS`] times [`EVENT`] |
 //! | operators' settings | [`OPERATORS`] times [`OPERATOR`] |
 //! | remembered bindings | [`BINDINGS`] times [`BINDING`] |
@@ -26,7 +26,7 @@ pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
 /// Raised with every change of this file. Processes of two versions of this library never share one
 /// table: only `fork` hands a table on, and an executed program makes its own. The number is for
 /// tools that read the memory of a running process.
-pub(super) const VERSION: u64 = 4;
+pub(super) const VERSION: u64 = 5;
 
 // The header's words. The first two cache lines hold what readers load on each request. What the
 // prober writes several times a second has cache lines of its own, so that its writes do not evict
@@ -51,8 +51,7 @@ pub(super) const EVENTS_BEGUN: usize = 32;
 /// The sequence number that guards the operators' settings.
 pub(super) const OPERATORS_SEQUENCE: usize = 40;
 pub(super) const OPERATORS_USED: usize = 41;
-/// Reserved for the section of nodes, which nothing writes yet.
-#[expect(dead_code, reason = "reserved so that the layout stays as it is")]
+/// How many nodes have a place.
 pub(super) const NODES_USED: usize = 48;
 /// A random number that tells this table from others in the store that machines share.
 pub(super) const TABLE_ID: usize = 56;
@@ -102,9 +101,16 @@ pub(super) const LATENCY_RING: usize = LATENCIES / 2;
 /// a probe fails.
 pub(super) const ERROR_WORDS: usize = 43;
 
-/// Reserved, nothing writes it yet. The words of a node: hash (2), sequence, usable, since, last
-/// change of its condition, users moved in, users moved out, the rest free.
+/// The words of a node: hash of its name, sequence (guards the next four), when the store said so, users,
+/// users moved in and out, free (2), moves that this machine has made by reason (5), free (3).
 pub(super) const NODE: usize = 16;
+pub(super) const NODE_NAME: usize = 0;
+pub(super) const NODE_SEQUENCE: usize = 1;
+pub(super) const NODE_AS_OF: usize = 2;
+pub(super) const NODE_USERS: usize = 3;
+pub(super) const NODE_MOVED_IN: usize = 4;
+pub(super) const NODE_MOVED_OUT: usize = 5;
+pub(super) const NODE_MOVES: usize = 8;
 
 /// How many events the ring keeps.
 pub(super) const EVENTS: usize = 1024;
@@ -219,7 +225,7 @@ impl Places {
             slots: place(capacity, SLOT)?,
             latencies: place(capacity, LATENCY_RING)?,
             errors: place(capacity, ERROR_WORDS)?,
-            nodes: place(capacity, NODE)?,
+            nodes: place(capacity.checked_add(1)?, NODE)?,
             events: place(EVENTS, EVENT)?,
             operators: place(OPERATORS, OPERATOR)?,
             bindings: place(BINDINGS, BINDING)?,

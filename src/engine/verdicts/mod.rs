@@ -23,6 +23,7 @@ mod latencies;
 mod layout;
 mod lease;
 mod memory;
+mod nodes;
 mod operators;
 mod record;
 mod reports;
@@ -44,7 +45,7 @@ mod tls;
 
 pub use bindings::{KnownBinding, StoreState};
 pub use counters::{
-    BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult,
+    BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult, REFUSALS,
 };
 pub use event::{Event, EventKind};
 pub use events::{Events, Told, subject_hash};
@@ -52,6 +53,7 @@ pub use health::Verdict;
 pub use latencies::Sample;
 pub use lease::{Claim, Patience, Standby, takeover_time};
 pub use memory::{Slot, VerdictTable};
+pub use nodes::{MoveReason, NodePlace, UserCounts};
 pub use operators::{BY_MAX, Operator, OperatorState, REASON_MAX, Set, Setting, WHAT_MAX};
 pub use record::{ERROR_MAX, Record};
 pub use routable::{Delays, Routable};

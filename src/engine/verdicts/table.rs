@@ -42,13 +42,14 @@ pub fn hash_identity(identity: &str) -> IdentityHash {
 pub const RETIRED: u64 = u64::MAX;
 
 impl VerdictTable {
-    /// Copies counters, events, operators' settings, remembered bindings and the generation from the table that this one
-    /// replaces; [`VerdictTable::inherit_slot`] copies what belongs to a target.
+    /// Copies counters, events, operators' settings, remembered bindings, what belongs to nodes and the
+    /// generation from the table that this one replaces; [`VerdictTable::inherit_slot`] copies what belongs to a target.
     pub fn inherit(&self, before: &Self) {
         self.inherit_counters(before);
         self.inherit_events(before);
         self.inherit_operators(before);
         self.inherit_bindings(before);
+        self.inherit_nodes(before);
         self.set_generation(before.generation());
     }
 

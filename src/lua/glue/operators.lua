@@ -12,40 +12,74 @@ local SLICE = 0.001
 local operators = { api = {} }
 local api = operators.api
 
--- Returns the text and its content type. With `write`, calls it with each piece of the text and the
--- content type, and returns the content type only. Between the steps in which the text is made, a host
--- with an event loop does other work.
-function api.metrics(write)
-  if write ~= nil and type(write) ~= "function" then
-    errors.wrong_type(1, "metrics", "function or nil", write)
-  end
-  local content_type, config = native.metrics(host.may_probe())
-  local all, count = {}, 0
-  local began = clock()
-  local family, item, pieces = native.metrics_step(config, 0, 0)
-  while family do
-    for index = 1, #pieces do
-      if write then
-        write(pieces[index], content_type)
-      else
-        count = count + 1
-        all[count] = pieces[index]
-      end
+-- Takes the pieces of a text as they are made. Between two of them a host with an event loop does other
+-- work.
+local function collector(write)
+  local pieces, count, began = {}, 0, clock()
+  local function put(piece, ...)
+    if write then
+      write(piece, ...)
+    else
+      count = count + 1
+      pieces[count] = piece
     end
     if host.pause and clock() - began > SLICE then
       host.pause()
       began = clock()
+    end
+  end
+  return put, function()
+    return not write and concat(pieces) or nil
+  end
+end
+
+local function check_write(write, index, name)
+  if write ~= nil and type(write) ~= "function" then
+    errors.wrong_type(index, name, "function or nil", write, 1)
+  end
+end
+
+-- Returns the text and its content type. With `write`, calls it with each piece of the text and the
+-- content type, and returns the content type only.
+function api.metrics(write)
+  check_write(write, 1, "metrics")
+  local content_type, config = native.metrics(host.may_probe())
+  local put, text = collector(write)
+  local family, item, pieces = native.metrics_step(config, 0, 0)
+  while family do
+    for index = 1, #pieces do
+      put(pieces[index], content_type)
     end
     family, item, pieces = native.metrics_step(config, family, item)
   end
   if write then
     return content_type
   end
-  return concat(all), content_type
+  return text(), content_type
 end
 
-function api.status_json()
-  return native.status_json(host.may_probe())
+-- Puts together a frame and the rows of its two lists. The arguments from the third on are those of the
+-- native `frame`.
+local function framed(write, frame, rows, ...)
+  local put, text = collector(write)
+  local config, before_targets, before_nodes, after_nodes = frame(...)
+  local after = { [0] = before_nodes, after_nodes }
+  put(before_targets)
+  for list = 0, 1 do
+    local some, item = rows(config, list, 0)
+    while some do
+      put(some)
+      some, item = rows(config, list, item)
+    end
+    put(after[list])
+  end
+  return text()
+end
+
+-- Returns the text. With `write`, calls it with each piece of the text, and returns nothing.
+function api.status_json(write)
+  check_write(write, 1, "status_json")
+  return framed(write, native.status_json_frame, native.status_json_rows, host.may_probe())
 end
 
 -- The options of status_page. Of a nonce only the characters that Content-Security-Policy allows.
@@ -55,13 +89,15 @@ local PAGE_OPTIONS = {
   json_url = { "", "json_url: text" },
 }
 
-function api.status_page(options)
-  if options == nil then
-    return native.status_page(host.may_probe())
-  end
-  if type(options) ~= "table" then
+local NO_OPTIONS = {}
+
+-- The same.
+function api.status_page(options, write)
+  if options ~= nil and type(options) ~= "table" then
     errors.wrong_type(1, "status_page", "table or nil", options)
   end
+  check_write(write, 2, "status_page")
+  options = options or NO_OPTIONS
   -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
   local key, value = next(options)
   while key ~= nil do
@@ -74,7 +110,8 @@ function api.status_page(options)
     end
     key, value = next(options, key)
   end
-  return native.status_page(host.may_probe(), options.nonce, options.title, options.json_url)
+  local nonce, title, json_url = options.nonce, options.title, options.json_url
+  return framed(write, native.status_page_frame, native.status_page_rows, host.may_probe(), nonce, title, json_url)
 end
 
 return operators
