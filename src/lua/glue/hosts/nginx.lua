@@ -63,27 +63,23 @@ function nginx.current_context(name, is_asked_for)
   return context, publish
 end
 
--- With LuaJIT's FFI: the whole call at once, for common arguments and the request's own context.
+-- With LuaJIT's FFI: the whole call at once, for common arguments and the request's own context. A function that
+-- runs under a context of its own is left to the natives.
 if setter then
   local select, apply, remove = parts.fast.select, parts.fast.apply, parts.fast.remove
 
-  -- The current request, or nil if a function runs under a context of its own.
-  local function own_request()
-    return not bound_context() and get_request() or nil
-  end
-
   function nginx.select_at_once(ip, port)
-    local request = own_request()
+    local request = not bound_context() and get_request()
     return request and select(nil, setter, request, ip, port)
   end
 
   function nginx.apply_at_once(result)
-    local request = own_request()
+    local request = not bound_context() and get_request()
     return request and apply(nil, setter, request, result)
   end
 
   function nginx.remove_at_once(names)
-    local request = own_request()
+    local request = not bound_context() and get_request()
     return request and remove(nil, setter, request, names)
   end
 end
