@@ -6,7 +6,9 @@ use super::raw::{Answer, ArgView, Args, Items, LuaValue, config_native, native};
 use super::routing::{Problem, active, answer, candidate, given, seconds, with_filter};
 use crate::engine::process::current;
 use crate::engine::process::routed::Routed;
-use crate::engine::process::store_call::{Author, StoreCall, StoreDone, StoreResult, keys_of};
+use crate::engine::process::store_call::{
+    Author, SCHEDULING, StoreCall, StoreDone, StoreResult, keys_of,
+};
 
 pub(super) const NATIVES: Items = &[
     ("store_touch", native!(touch)),
@@ -99,7 +101,10 @@ fn begin(
         let (check, longest) = current()
             .start_store_call(&active, call, author)
             .map_err(Problem::NoServer)?;
-        Ok(vec![check.into(), longest.as_secs_f64().into()])
+        Ok(vec![
+            check.into(),
+            (longest + SCHEDULING).as_secs_f64().into(),
+        ])
     };
     answer(begun())
 }
@@ -178,7 +183,10 @@ fn explain_begin(args: &Args) -> Answer {
         let (check, longest) = current()
             .start_store_call(&active, call, Author::default())
             .map_err(Problem::NoServer)?;
-        Ok(vec![check.into(), longest.as_secs_f64().into()])
+        Ok(vec![
+            check.into(),
+            (longest + SCHEDULING).as_secs_f64().into(),
+        ])
     });
     answer(begun)
 }

@@ -122,7 +122,10 @@ impl Check {
     /// that is no route.
     pub fn route_result(&self) -> Option<Result<RoutedServer, String>> {
         let user = self.route.as_ref()?;
-        let routed = match (self.routed(), self.result()?) {
+        // In this order: the route is stored before the result. Another one would find no route where
+        // the engine thread stores both in between.
+        let result = self.result()?;
+        let routed = match (self.routed(), result) {
             (Some(routed), _) => routed,
             (None, Err(reason)) => Err(reason),
             (None, Ok(())) => Err(UNAVAILABLE.to_owned()),

@@ -57,7 +57,8 @@ impl RoutedUser {
     }
 }
 
-pub(super) const UNAVAILABLE: &str = "store unavailable";
+/// The reason where the store has not answered.
+pub const UNAVAILABLE: &str = "store unavailable";
 
 /// Counts a route, or the reason why there is none, for the metrics.
 pub(super) fn count(active: &ActiveConfig, routed: &RouteResult) {

@@ -88,9 +88,11 @@ pub struct StoreRequest {
 impl Check {
     /// The result of a call of the store. `None` while it is not known, and for another check.
     pub fn store_result(&self) -> Option<StoreResult> {
-        let result = self.payload.as_ref()?;
-        let result = result.downcast_ref::<OnceLock<StoreResult>>()?;
-        match (result.get(), self.result()?) {
+        let payload = self.payload.as_ref()?;
+        let payload = payload.downcast_ref::<OnceLock<StoreResult>>()?;
+        // In this order: the payload is stored before the ticket is finished.
+        let finished = self.result()?;
+        match (payload.get(), finished) {
             (Some(result), _) => Some(result.clone()),
             (None, Err(reason)) => Some(Err(reason)),
             (None, Ok(())) => Some(Err(UNAVAILABLE.to_owned())),
@@ -105,7 +107,7 @@ pub fn keys_of<'u>(active: &ActiveConfig, users: impl Iterator<Item = &'u [u8]>)
 }
 
 impl StoreRequest {
-    /// A call, and the check that waits for it; also for how long it may take at most.
+    /// A call, and the check that waits for it; also how long the store may take to answer.
     ///
     /// # Errors
     /// There is no store, or this machine does not know the node.
@@ -125,7 +127,7 @@ impl StoreRequest {
         let result: Arc<OnceLock<StoreResult>> = Arc::default();
         check.payload = Some(result.clone());
         let pieces = u32::try_from(call.pieces()).unwrap_or(u32::MAX);
-        let longest = settings.timeout.saturating_mul(pieces) + SCHEDULING;
+        let longest = settings.timeout.saturating_mul(pieces);
         let request = Self {
             active: active.clone(),
             settings,
@@ -141,9 +143,9 @@ impl StoreRequest {
 /// The reason of calls that need a store, where there is none.
 pub const NO_STORE: &str = "no store";
 
-/// What a caller waits beyond the store's timeout, which the engine keeps: so long the engine thread
-/// may be delayed on a machine under load.
-const SCHEDULING: Duration = Duration::from_secs(1);
+/// What Lua's callers wait beyond the store's timeout, which the engine keeps: so long the engine thread
+/// may be delayed on a machine under load, and an operator is not told that a call failed which did not.
+pub const SCHEDULING: Duration = Duration::from_secs(1);
 
 impl StoreCall {
     /// The node that has to be known.
