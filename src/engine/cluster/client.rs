@@ -59,6 +59,10 @@ pub struct Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.keeper.abort();
+        // A call that is still under way may fail: it must not say that the store is down, which another
+        // client of the same table knows better.
+        let ended = Link::Down("another configuration is in force".to_owned());
+        self.shared.link.send_replace(ended);
     }
 }
 

@@ -11,7 +11,7 @@ use super::script::{ClusterSetting, NodeCount, OwnNode, Sync, Synced};
 use crate::engine::active::{ActiveConfig, NodeUsers};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::verdicts::digest::sha256;
-use crate::engine::verdicts::{Operator, OperatorState, Setting, UserCounts};
+use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Setting, UserCounts};
 use crate::sys::host_name::host_name;
 
 /// How long a question may take that is not asked for a login.
@@ -100,7 +100,7 @@ impl Machine {
             // Fails where there is no room for more settings; the next registration tries again.
             let _ = active.set_operator(&operator);
         }
-        let mut warnings = Vec::new();
+        let (mut warnings, mut differences) = (Vec::new(), Vec::new());
         if let Some(policy) = &self.eviction {
             warnings.push(format!(
                 "cluster: Redis may evict bindings (maxmemory-policy {policy}); noeviction expected"
@@ -110,10 +110,11 @@ impl Machine {
             let differing = differing(&self.config_hash, &other.config_hash);
             if !differing.is_empty() {
                 let (name, what) = (&other.machine, differing.join(" and "));
-                warnings.push(format!(
-                    "cluster: {name} has other {what} than {}",
-                    self.name
-                ));
+                let warning = format!("cluster: {name} has other {what} than {}", self.name);
+                if !self.logged.contains(&warning) {
+                    differences.push((name, what));
+                }
+                warnings.push(warning);
             }
         }
         for warning in warnings
@@ -122,11 +123,32 @@ impl Machine {
         {
             log.write(Line::new(Level::Warning, "cluster_warning").quoted("reason", warning));
         }
+        for (name, what) in differences {
+            note_difference(active, name, what);
+        }
         self.logged.clone_from(&warnings);
         active.note_cluster_warnings(warnings);
         let users: Vec<_> = counts.into_iter().map(|one| to_users(one, now)).collect();
         active.note_node_users(&users);
         Ok(())
+    }
+}
+
+/// An event that says that another machine has other settings. Each process of this machine finds that
+/// out, and the first one tells it.
+fn note_difference(active: &ActiveConfig, machine: &str, what: String) {
+    const ONE_EVENT_MS: u64 = 60_000;
+    let event = Event::new(EventKind::Cluster, format!("machine:{machine}"));
+    let event = event.change("", "differs").reason(what);
+    let told = active.table.events_after(0).events;
+    let is_same = |one: &Event| {
+        one.kind == event.kind
+            && one.subject == event.subject
+            && event.reason.starts_with(&one.reason)
+            && event.time_ms.saturating_sub(one.time_ms) < ONE_EVENT_MS
+    };
+    if !told.iter().any(is_same) {
+        active.table.add_event(&event);
     }
 }
 
