@@ -109,7 +109,10 @@ typedef enum nauthilus_backend_status {
   /* Not done yet: the descriptor becomes readable when it is. */
   NAUTHILUS_BACKEND_PENDING = 17,
   /* The call needs a store for bindings, and none is configured. */
-  NAUTHILUS_BACKEND_NO_STORE = 18
+  NAUTHILUS_BACKEND_NO_STORE = 18,
+  /* The store for bindings has not answered within its `timeout`. What was asked for may still
+   * take effect within that time. */
+  NAUTHILUS_BACKEND_STORE_UNAVAILABLE = 19
 } nauthilus_backend_status;
 
 /* The fields of a result, grouped by what they hold. */
@@ -581,19 +584,25 @@ nauthilus_backend_status nauthilus_backend_route_retain(
 void nauthilus_backend_route_release(nauthilus_backend_routed *routed);
 
 /* Gets what decides on a user's server, as JSON: what explain_route() returns in Lua. Changes
- * nothing. NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+ * nothing. With a store it blocks for at most the store's `timeout`; if that does not answer, the
+ * JSON's "reason" says so. NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED,
+ * CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_explain_route(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_string *json, nauthilus_backend_string *reason);
 
 /* Tells that these users have sessions on `node`: their bindings to it are renewed, others are left
- * alone. `*touched` gets how many were renewed. NO_STORE. */
+ * alone. `*touched` gets how many of them are bound to it. Blocks for at most the store's
+ * `timeout`, for each 500 users. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no
+ * such node. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_touch_users(
     const nauthilus_backend_view *users, size_t count, const char *node, size_t node_size,
     size_t *touched, nauthilus_backend_string *reason);
 
 /* Binds a user to `node` from now on. Options, as text: "keep" ("true": without end, and never
- * moved by itself), "reason", "by". NO_STORE. */
+ * moved by itself), "reason", "by" (at most 100 bytes each). Blocks for at most the store's
+ * `timeout`. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no such node. NO_ROUTE:
+ * the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_move_user(
     const char *user, size_t user_size, const char *node, size_t node_size,
     const nauthilus_backend_setting *options, size_t count, nauthilus_backend_string *reason);

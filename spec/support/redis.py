@@ -1,21 +1,28 @@
 #!/usr/bin/env python3
-"""Real Redis servers on loopback ports of their own.
+"""Real Redis servers on loopback ports of their own; Valkey's where that is installed.
 
 Requests (see control.py for their form):
 
     start name=N [options=…]   Starts a server unless it runs, on the same port and folder each time; options are
-                               separated by |, as --maxmemory|2mb. -> port=, socket=
+                               separated by |, as --maxmemory|2mb. -> port=, socket=, pid=
+                               With tls=yes it has a port with TLS as well, with tls=clients one that asks
+                               for a client certificate; certificate=… names one of certificates.sh, else good.
+                               -> also tls=, the port, and folder=, that of the certificates
     kill name=N                Ends it with SIGKILL.
     freeze name=N | thaw name=N  SIGSTOP, SIGCONT.
     cli name=N args=…          redis-cli with arguments separated by tabs. -> text=
-    sentinel name=N master=M   A Sentinel for the service "mail" with one vote. -> port=
+    sentinel name=N master=M   A Sentinel for the service "mail" with one vote. password=… is asked for,
+                               master_password=… is that of the servers. -> port=
     relay name=N to=M          Relays connections to server M. -> port=
+    connections name=N         How many connections a relay has accepted. -> count=
     pace name=N mode=…         pass, stall (reads no more), or a delay in seconds for each chunk.
     file name=N text=…         A file with this content. -> path=
 """
 
 import ctypes
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +32,15 @@ import time
 import control
 
 PR_SET_PDEATHSIG = 1
+CERTIFICATES = pathlib.Path(__file__).with_name("certificates.sh")
+
+
+def program(kind):
+    """The path of the server, sentinel or cli program."""
+    found = shutil.which("valkey-" + kind) or shutil.which("redis-" + kind)
+    if found is None:
+        raise RuntimeError(f"neither valkey-{kind} nor redis-{kind} is installed")
+    return found
 
 
 def die_with_parent():
@@ -33,13 +49,14 @@ def die_with_parent():
 
 class Relay:
     def __init__(self, port, to):
-        self.to, self.mode = to, "pass"
+        self.to, self.mode, self.count = to, "pass", 0
         self.listener = socket.create_server(("127.0.0.1", port), backlog=64)
         threading.Thread(target=self.accept, daemon=True).start()
 
     def accept(self):
         while True:
             client, _ = self.listener.accept()
+            self.count += 1
             server = socket.create_connection(("127.0.0.1", self.to))
             for pair in ((client, server), (server, client)):
                 threading.Thread(target=self.pump, args=pair, daemon=True).start()
@@ -101,23 +118,41 @@ class Servers:
             time.sleep(0.01)
         raise RuntimeError(f"{name} does not answer")
 
-    def start(self, name, options=""):
-        path = os.path.join(self.home(name), "socket")
-        if name in self.processes:
-            return {"port": self.port(name), "socket": path}
-        command = ["redis-server", "--port", str(self.port(name)), "--bind", "127.0.0.1",
-                   "--unixsocket", path, "--save", "", "--dir", self.home(name)]
-        command += [part for part in options.split("|") if part]
-        return {"port": self.run(name, command), "socket": path}
+    def start(self, name, options="", tls="", certificate="good"):
+        path, tls_port = os.path.join(self.home(name), "socket"), 0
+        # The port with TLS is used by nobody else.
+        if tls:
+            tls_port = self.port(name + " with TLS")
+            files = {kind: os.path.join(self.certificates(), f"{certificate}.{kind}") for kind in ("crt", "key")}
+            options += (f"|--tls-port|{tls_port}|--tls-cert-file|{files['crt']}|--tls-key-file|{files['key']}"
+                        f"|--tls-ca-cert-file|{self.certificates()}/ca.crt"
+                        f"|--tls-auth-clients|{'yes' if tls == 'clients' else 'no'}")
+        if name not in self.processes:
+            command = [program("server"), "--port", str(self.port(name)), "--bind", "127.0.0.1",
+                       "--unixsocket", path, "--save", "", "--dir", self.home(name)]
+            command += [part for part in options.split("|") if part]
+            self.run(name, command)
+        answer = {"port": self.port(name), "socket": path, "pid": self.processes[name].pid}
+        return answer | ({"tls": tls_port, "folder": self.certificates()} if tls else {})
 
-    def sentinel(self, name, master):
+    def certificates(self):
+        folder = os.path.join(self.folder, "certificates")
+        if not os.path.exists(folder):
+            subprocess.run([CERTIFICATES, folder], check=True, timeout=120)
+        return folder
+
+    def sentinel(self, name, master, password="", master_password=""):
         port, path = self.port(name), os.path.join(self.home(name), "sentinel.conf")
         with open(path, "w") as file:
             file.write(f"port {port}\nbind 127.0.0.1\n"
                        f"sentinel monitor mail 127.0.0.1 {self.port(master)} 1\n"
                        "sentinel down-after-milliseconds mail 3000\n"
                        "sentinel failover-timeout mail 2000\n")
-        return {"port": self.run(name, ["redis-sentinel", path])}
+            if password:
+                file.write(f"requirepass {password}\n")
+            if master_password:
+                file.write(f"sentinel auth-pass mail {master_password}\n")
+        return {"port": self.run(name, [program("sentinel"), path])}
 
     def kill(self, name):
         process = self.processes.pop(name)
@@ -131,13 +166,16 @@ class Servers:
         self.processes[name].send_signal(signal.SIGCONT)
 
     def cli(self, name, args):
-        command = ["redis-cli", "-p", str(self.port(name)), *args.split("\t")]
+        command = [program("cli"), "-p", str(self.port(name)), *args.split("\t")]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return {"text": done.stdout.strip() + done.stderr.strip()}
 
     def relay(self, name, to):
         self.relays[name] = Relay(self.port(name), self.port(to))
         return {"port": self.port(name)}
+
+    def connections(self, name):
+        return {"count": self.relays[name].count}
 
     def pace(self, name, mode):
         self.relays[name].mode = mode
@@ -156,7 +194,8 @@ class Servers:
 
 def handlers(folder):
     servers = Servers(folder)
-    names = ("start", "kill", "freeze", "thaw", "cli", "sentinel", "relay", "pace", "file", "stop_all")
+    names = ("start", "kill", "freeze", "thaw", "cli", "sentinel", "relay", "connections", "pace",
+             "file", "stop_all")
     return {name: getattr(servers, name) for name in names}
 
 

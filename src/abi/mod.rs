@@ -11,6 +11,7 @@
 //! | `result.rs`, `attribute.rs`, `context.rs` | results and request contexts |
 //! | `servers.rs`, `check.rs` | configuration, the list of alive servers, checks |
 //! | `routing.rs` | which server a user belongs on |
+//! | `bindings.rs` | what hosts and operators do to users' bindings in the store |
 //! | `no_lua.rs` | the functions of `lua::bridge` in a library built without Lua: each refuses |
 //!
 //! # Safety
@@ -22,6 +23,7 @@
 //! "(header)" relies on it as well.
 
 mod attribute;
+mod bindings;
 mod check;
 mod context;
 pub(crate) mod handle;

@@ -3,6 +3,7 @@
 use std::ffi::c_char;
 use std::sync::{Arc, OnceLock};
 
+use super::bindings::call_store;
 use super::handle::{self, reference_counted};
 use super::servers::{Server, ServerTexts, active, configured, write_sized};
 use super::status::{Failure, Status, exported, out};
@@ -10,6 +11,7 @@ use super::text::{self, CheckSetting, OwnedString, View, terminated};
 use crate::engine::active::ActiveConfig;
 use crate::engine::process::check::Check;
 use crate::engine::process::routed::{Routed, RoutedServer};
+use crate::engine::process::store_call::{Author, StoreCall, StoreDone};
 use crate::engine::process::{Start, current};
 use crate::engine::routing::{Candidate, Filter, NoRoute};
 
@@ -95,18 +97,10 @@ impl RoutedHandle {
         }
         match self.answer.get() {
             Some(Ok(answer)) => Ok(answer),
-            Some(Err(why)) => Err(no_route(why)),
+            Some(Err(why)) => Err(Failure::no_route(why)),
             None => Err(Failure::new(Status::Pending, "the route is not done yet")),
         }
     }
-}
-
-fn no_route(why: &str) -> Failure {
-    Failure::new(Status::NoRoute, why)
-}
-
-fn no_store() -> Failure {
-    Failure::new(Status::NoStore, "no store")
 }
 
 /// A filter from its keys and values.
@@ -140,7 +134,7 @@ unsafe fn read_filter(settings: *const CheckSetting, count: usize) -> Result<Fil
 fn begin(active: &Arc<ActiveConfig>, user: &[u8], filter: Filter) -> Result<RoutedHandle, Failure> {
     let check = current().start_route(active, user, filter);
     Ok(RoutedHandle {
-        check: check.map_err(|why| no_route(&why))?,
+        check: check.map_err(|why| Failure::no_route(&why))?,
         answer: OnceLock::new(),
     })
 }
@@ -250,12 +244,12 @@ exported!(
     }
 );
 
+/// What `explain_route` of Lua returns, as JSON.
 fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
     let active = active(&*configured()?, Start::Allowed)?;
     let (key, candidates) = active
         .candidates(user, filter)
-        .ok_or_else(|| no_route(NoRoute::NoKey.text()))?;
-    let route = active.route(user, filter);
+        .ok_or_else(|| Failure::no_route(NoRoute::NoKey.text()))?;
     let candidate = |candidate: &Candidate<'_>| {
         serde_json::json!({
             "node": &*candidate.node.name,
@@ -264,44 +258,57 @@ fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
             "why": candidate.why.map(|why| why.text()),
         })
     };
+    let mut explained = match &active.config.cluster {
+        Some(_) => explain_binding(&active, &key, filter)?,
+        None => explain_hash(&active, user, filter),
+    };
+    if let Some(fields) = explained.as_object_mut() {
+        let candidates = candidates.iter().map(candidate).collect();
+        fields.insert("key".into(), String::from_utf8_lossy(&key).into());
+        fields.insert("candidates".into(), candidates);
+    }
+    Ok(explained)
+}
+
+fn explain_hash(active: &ActiveConfig, user: &[u8], filter: &Filter) -> serde_json::Value {
+    let route = active.route(user, filter);
     let found = route.as_ref().ok();
-    Ok(serde_json::json!({
-        "key": String::from_utf8_lossy(&key),
+    serde_json::json!({
         "how": found.map(|_| "hash"),
         "node": found.map(|route| &*route.node.name),
         "degraded": found.map(|route| route.degraded),
         "reason": route.as_ref().err().map(|why| why.text()),
-        "candidates": candidates.iter().map(candidate).collect::<Vec<_>>(),
-    }))
+    })
 }
 
-exported!(
-    fn nauthilus_backend_touch_users(
-        users: *const View,
-        count: usize,
-        node: *const c_char,
-        node_size: usize,
-        touched: *mut usize,
-    ) -> Done {
-        text::list("users", users, count)?;
-        text::bytes("node", node, node_size)?;
-        out("touched", touched)?;
-        Err(no_store())
-    }
-);
-
-exported!(
-    fn nauthilus_backend_move_user(
-        user: *const c_char,
-        user_size: usize,
-        node: *const c_char,
-        node_size: usize,
-        options: *const CheckSetting,
-        count: usize,
-    ) -> Done {
-        text::bytes("user", user, user_size)?;
-        text::bytes("node", node, node_size)?;
-        text::elements("options", options, count)?;
-        Err(no_store())
-    }
-);
+/// What a login would get from the store now. That the store fails is a reason in the answer.
+fn explain_binding(
+    active: &Arc<ActiveConfig>,
+    key: &[u8],
+    filter: &Filter,
+) -> Result<serde_json::Value, Failure> {
+    let call = StoreCall::Explain {
+        key: key.to_vec(),
+        filter: filter.clone(),
+    };
+    let (record, why) = match call_store(active, call, Author::default()) {
+        Ok(StoreDone::Explained { record, reason }) => (record, reason),
+        Ok(_) => return Err(Failure::new(Status::Internal, "not what was asked for")),
+        Err(failure) if failure.is(Status::StoreUnavailable) => {
+            (Routed::default(), Some(failure.reason().to_owned()))
+        }
+        Err(failure) => return Err(failure),
+    };
+    let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let seconds = |us: u64| (us > 0).then_some(us as f64 / 1e6);
+    Ok(serde_json::json!({
+        "how": given(record.how),
+        "node": given(&record.node),
+        "from": given(&record.from),
+        "since": seconds(record.since_us),
+        "until": seconds(record.until_us),
+        "by": given(&record.by),
+        "degraded": why.is_none().then_some(record.degraded),
+        "reason": why.or_else(|| given(&record.reason)),
+    }))
+}

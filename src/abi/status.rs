@@ -35,6 +35,7 @@ pub(crate) enum Status {
     NoRoute = 16,
     Pending = 17,
     NoStore = 18,
+    StoreUnavailable = 19,
 }
 
 /// Why a call failed: the status, and a reason of one line for a person.
@@ -53,6 +54,19 @@ impl Failure {
 
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self::new(Status::InvalidArgument, reason)
+    }
+
+    /// There is no server for a user.
+    pub(crate) fn no_route(reason: &str) -> Self {
+        Self::new(Status::NoRoute, reason)
+    }
+
+    pub(crate) fn is(&self, status: Status) -> bool {
+        self.status == status
+    }
+
+    pub(crate) fn reason(&self) -> &str {
+        &self.reason
     }
 }
 
@@ -161,6 +175,7 @@ extern "C" fn nauthilus_backend_status_text(status: StatusCode) -> *const c_char
         16 => c"no server for this user",
         17 => c"not done yet",
         18 => c"no store for bindings is configured",
+        19 => c"the store for bindings does not answer",
         _ => c"unknown status",
     };
     text.as_ptr()
@@ -208,7 +223,7 @@ mod tests {
             // SAFETY: the function returns a C string that lives for ever.
             unsafe { CStr::from_ptr(nauthilus_backend_status_text(status)) }
         };
-        let last = Status::NoStore as i32;
+        let last = Status::StoreUnavailable as i32;
         for status in 0..=last {
             assert_ne!(text(status), text(-1), "{status}");
         }
