@@ -36,7 +36,8 @@ describe("while the store fails", function()
     world:stop()
   end)
 
-  -- Configures two nodes and the store; each test has users and keys of its own.
+  -- Configures two nodes and the store. Each test has users and keys of its own, since this machine remembers users
+  -- whatever the store is.
   local function configure(url, cluster)
     number = number + 1
     local settings = { redis = url, timeout = TIMEOUT, prefix = "test" .. number }
@@ -46,13 +47,16 @@ describe("while the store fails", function()
     nb.configure(engine.config({
       engine.imap(ports.a.port, { node = "a" }),
       engine.imap(ports.b.port, { node = "b" }),
-    }, { node_down_after = 0, node_up_after = 0, cluster = settings }))
+    }, {
+      -- A busy machine is no dead node.
+      connect_timeout = "5s", node_down_after = 0, node_up_after = 0, cluster = settings,
+    }))
     assert.is_true(nb.wait_ready(30))
     return "{test" .. number .. "}:user:*"
   end
 
   local function user(name)
-    return name .. number .. "@example.org"
+    return name .. number .. "@failures.example.org"
   end
 
   local function how_of(name)
@@ -253,13 +257,102 @@ describe("while the store fails", function()
     assert.are.same({ nil, "store unavailable" }, { nb.route(user("alice")) })
   end)
 
+  -- How long it takes from now until a binding counts again, in seconds.
+  local function time_until_obeyed()
+    local started = socket.gettime()
+    await("bound", "alice", 60)
+    return socket.gettime() - started
+  end
+
+  -- In one of five attempts: a busy machine delays a single one, and answers too late for the timeout.
+  local function assert_obeyed_within_2_s(break_it, mend_it)
+    local shortest, limit = math.huge, 2 + allowance()
+    for _ = 1, 5 do
+      break_it()
+      await("remembered", "alice")
+      mend_it()
+      shortest = math.min(shortest, time_until_obeyed())
+      if shortest < limit then
+        return
+      end
+    end
+    error(("obeyed again after %.1f s, at the least"):format(shortest))
+  end
+
+  it("bindings are obeyed again within 2 s of its return", function()
+    configure(url_of(redis:start("one").port))
+    bind("alice")
+    assert_obeyed_within_2_s(function() redis:freeze("one") end, function() redis:thaw("one") end)
+    assert_obeyed_within_2_s(function() redis:kill("one") end, function() redis:start("one") end)
+    local relay = redis:relay("stalled", { to = "one" })
+    configure(url_of(relay.port))
+    bind("alice")
+    assert_obeyed_within_2_s(function() redis:pace("stalled", { mode = "stall" }) end,
+      function() redis:pace("stalled", { mode = "pass" }) end)
+  end)
+
+  it("asks it once a second, and no login waits for that", function()
+    redis:start("one")
+    local relay = redis:relay("counting", { to = "one" })
+    configure(url_of(relay.port), { timeout = 1 })
+    local node = bind("alice")
+    redis:pace("counting", { mode = "stall" })
+    await("remembered", "alice")
+    local before, started = tonumber(redis:connections("counting").count), socket.gettime()
+    local logins, slow = 0, 0
+    repeat
+      local began = socket.gettime()
+      local server, how = nb.route(user("alice"))
+      assert.are.same({ node, "remembered" }, { server and server.node, how })
+      logins, slow = logins + 1, slow + (socket.gettime() - began > 0.5 and 1 or 0)
+      socket.select(nil, nil, 0.001)
+    until socket.gettime() - started > 5
+    local asked = tonumber(redis:connections("counting").count) - before
+    local elapsed = socket.gettime() - started
+    redis:pace("counting", { mode = "pass" })
+    -- A busy machine may delay an attempt, and never makes more of them.
+    assert.is_true(asked >= 1 and asked <= elapsed + 1, asked .. " attempts in " .. elapsed .. " s")
+    -- An attempt takes 0.9 s: a login that waited for one would show, and there would be no more than one beside it.
+    assert.is_true(logins > 50 and slow <= asked / 2, ("%d of %d logins were slow"):format(slow, logins))
+    await("bound", "alice")
+  end)
+
+  it("fills an emptied store with all that the machine remembers", function()
+    redis:start("one")
+    local keys = configure(url_of(redis:start("one").port), { timeout = 5 })
+    local nodes, pinned = {}, user("pinned")
+    for index = 1, 50 do
+      nodes[index] = nb.route(user("user" .. index)).node
+    end
+    nb.move_user(pinned, "b", { keep = true })
+    -- Moved by hand: hashing would put the user elsewhere.
+    nodes[1] = nodes[1] == "a" and "b" or "a"
+    nb.move_user(user("user1"), nodes[1])
+    nb.hold_user(user("held"), "1h")
+    redis:kill("one")
+    redis:start("one")
+    engine.eventually("the store answers", function() return how_of("user2") == "bound" end)
+    for index = 1, 50 do
+      assert.are.same({ nodes[index], "bound" }, { nb.route(user("user" .. index)).node, how_of("user" .. index) })
+    end
+    assert.are.same({ "b", "pinned" }, { nb.route(pinned).node, how_of("pinned") })
+    assert.are.same({ nil, "held" }, { nb.route(user("held")) })
+    local _, count = redis:cli("one", "KEYS", keys):gsub("user:", "")
+    assert.are.equal(52, count)
+  end)
+
   it("tells when it failed and when it answers again, once", function()
     local _, events = nil, nb.events()
     local last = events[#events].seq
     configure(url_of(redis:start("one").port))
     bind("alice")
     redis:freeze("one")
-    await("remembered", "alice")
+    -- A login that waits no longer may have its answer before the engine has found out.
+    engine.eventually("the failure is told", function()
+      nb.route(user("alice"))
+      local told = nb.events(last)
+      return #told > 0 and told[#told].to == "down"
+    end)
     redis:thaw("one")
     await("bound", "alice")
     -- The event follows the first answer. A machine too busy to answer in time has more pairs of them.

@@ -1,0 +1,62 @@
+-- An engine with a table of its own that a test commands: agent.lua FOLDER FILE
+--
+-- FILE returns the configuration. Each line of standard input is a Lua expression; its values are printed in one
+-- line, separated by tabs. The first line that is printed says whether all targets had a verdict.
+
+package.cpath = arg[1] .. "/?.so"
+local nb = require("nauthilus_backend")
+local names = setmetatable({ nb = nb }, { __index = _G })
+
+-- The node, how or the reason, the node before, and by whom.
+function names.route(user)
+  local server, how, detail = nb.route(user)
+  return server and server.node or "nil", how, detail and detail.from or "", detail and detail.by or ""
+end
+
+function names.warnings()
+  return table.concat(nb.status().warnings, "; ")
+end
+
+-- The last event about another machine.
+function names.difference()
+  local found = "none"
+  for _, event in ipairs(nb.events()) do
+    if event.type == "cluster" and (event.target or ""):find("^machine:") then
+      found = event.to .. " " .. event.reason
+    end
+  end
+  return found
+end
+
+-- Whether a node is usable, as this engine sees it.
+function names.usable(name)
+  for _, node in ipairs(nb.nodes()) do
+    if node.node == name then
+      return node.usable
+    end
+  end
+end
+
+-- The value of a metric's first series whose name and labels begin so.
+function names.metric(prefix)
+  for line in nb.metrics():gmatch("[^\n]+") do
+    if line:sub(1, #prefix) == prefix then
+      return line
+    end
+  end
+end
+
+local function print_values(...)
+  local texts = {}
+  for index = 1, select("#", ...) do
+    texts[index] = tostring((select(index, ...)))
+  end
+  io.write(table.concat(texts, "\t"), "\n")
+  io.flush()
+end
+
+nb.configure(dofile(arg[2]))
+print_values(nb.wait_ready(60))
+for line in io.lines() do
+  print_values(select(2, pcall(assert(load("return " .. line, "=command", "t", names)))))
+end

@@ -1,0 +1,194 @@
+#!/usr/bin/env python3
+"""Several engines with tables of their own, as on several machines, and one Redis: they are warned of configurations
+that differ, follow what an operator sets on one of them, and leave a node only by quorum. Prints TAP."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/openresty"))
+from lab import Backend, equal, free_port, run_tests, test, until
+import redis
+
+
+class Engine:
+    """An engine whose nodes a and b have ports of its own, so that the test decides what it sees."""
+
+    def __init__(self, world, cluster=None, nodes="", **settings):
+        self.backends = {name: Backend(port=free_port()) for name in "ab"}
+        servers = ", ".join(
+            f'{{ protocol = "imap", host = "127.0.0.1", port = {backend.port}, node = "{name}" {nodes} }}'
+            for name, backend in self.backends.items()
+        )
+        options = "".join(f", {key} = {json.dumps(value)}" for key, value in settings.items())
+        store = "".join(f", {key} = {json.dumps(value)}" for key, value in (cluster or {}).items())
+        self.log = world.folder / f"log{len(world.engines)}"
+        path = world.folder / f"engine{len(world.engines)}.lua"
+        path.write_text(f"""return {{
+  connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "5s", log = "{self.log}",
+  node_down_after = 0, node_up_after = 0, failure_threshold = 1, panic_threshold = 0,
+  cluster = {{ redis = "{world.url}", prefix = "{world.prefix}", timeout = "5s", min_stay = 0 {store} }},
+  backend_servers = {{ {servers} }} {options}
+}}""")
+        self.process = subprocess.Popen(
+            ["lua5.4", str(ROOT / "tests/cluster/agent.lua"), str(ROOT / "build/lua5.4"), str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=redis.die_with_parent,
+        )
+        world.engines.append(self)
+        equal(self.process.stdout.readline().strip(), "true", "verdicts")
+
+    def ask(self, expression):
+        self.process.stdin.write(expression + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().rstrip("\n")
+
+    def route(self, user):
+        return self.ask(f"route('{user}')").split("\t")
+
+    def sees(self, node, usable):
+        """Makes this engine alone find a node usable or not."""
+        if usable:
+            self.backends[node].up()
+        else:
+            self.backends[node].down()
+        until(lambda: self.ask(f"usable('{node}')") == str(usable).lower(), 60, f"{node} usable: {usable}")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+class World:
+    """One Redis for the engines of a test."""
+
+    def __init__(self, servers, prefix):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="nb-machines-", dir=servers.folder))
+        self.servers, self.prefix, self.engines = servers, prefix, []
+        self.url = f"redis://127.0.0.1:{servers.start('one')['port']}"
+
+    def cli(self, *words):
+        return self.servers.cli("one", "\t".join(words))["text"]
+
+    def key(self, name):
+        return f"{{{self.prefix}}}:{name}"
+
+    def end(self):
+        for engine in self.engines:
+            engine.kill()
+
+
+SERVERS = redis.Servers(tempfile.mkdtemp(prefix="nb-machines-"))
+
+
+def differing():
+    """What differs between machines is told on each of them."""
+    world = World(SERVERS, "differing")
+    try:
+        first, same = Engine(world), Engine(world)
+        with test("machines with one configuration are not warned of, and have one hash in the metrics"):
+            until(lambda: world.cli("ZCARD", world.key("machines")) == "2", what="two machines")
+            until(lambda: first.route("alice")[1] in ("new", "bound"), what="a binding")
+            equal(first.ask("warnings()"), "")
+            equal(same.ask("warnings()"), "")
+            hashed = "metric('nauthilus_backend_config_info{')"
+            assert first.ask(hashed).startswith("nauthilus_backend_config_info{hash="), first.ask(hashed)
+        with test("a machine with other settings is warned of on both sides, in log, events and metrics"):
+            other = Engine(world, {"verdicts": "quorum"}, nodes=", weight = 7", user_key="local")
+            words = ("nodes, pools or weights", "settings of user_key, separators or key_file", "settings of retention,")
+            for engine in (first, same, other):
+                until(lambda: all(word in engine.ask("warnings()") for word in words), 60, "the warning")
+                assert engine.ask("warnings()").startswith("cluster: "), engine.ask("warnings()")
+            assert "cluster_warning" in first.log.read_text(), "nothing in the log"
+            assert first.ask("difference()").startswith(f"differs {words[0]}"), first.ask("difference()")
+            assert first.ask(hashed) != other.ask(hashed), "one hash in the metrics"
+        with test("only until it is gone"):
+            other.kill()
+            # Its registration would end by itself after 10 s.
+            world.cli("ZREMRANGEBYRANK", world.key("machines"), "0", "-1")
+            until(lambda: first.ask("warnings()") == "" == same.ask("warnings()"), 60, "the end of the warning")
+    finally:
+        world.end()
+
+
+def operators():
+    """What an operator sets on one machine is known on all, and survives the loss of the store's data."""
+    world = World(SERVERS, "operators")
+    try:
+        first, second = Engine(world), Engine(world)
+        states = "(function() local t = {} for _, n in ipairs(nb.nodes()) do t[#t + 1] = n.node .. n.state .. n.weight end return table.concat(t, ' ') end)()"
+        with test("a drain and a weight are known on the other machine"):
+            first.route("alice")
+            second.route("alice")
+            first.ask("nb.set_target_state('node:a', 'drain', { by = 'ann' })")
+            first.ask("nb.set_node_weight('b', 7)")
+            until(lambda: second.ask(states) == "adrain100 bauto7", 60, "what was set")
+        with test("an emptied store has them again, and a third machine learns them"):
+            SERVERS.kill("one")
+            SERVERS.start("one")
+            third = Engine(world)
+            third.route("alice")
+            until(lambda: third.ask(states) == "adrain100 bauto7", 60, "what was set")
+        with test("what is taken back later counts everywhere"):
+            third.ask("nb.set_target_state('node:a', 'auto')")
+            for engine in (first, second, third):
+                until(lambda: engine.ask(states) == "aauto100 bauto7", 60, "what was set last")
+    finally:
+        world.end()
+
+
+def quorum():
+    """A node is left only when more than half of the living machines find it unusable."""
+    world = World(SERVERS, "quorum")
+    try:
+        engines = [Engine(world, {"verdicts": "quorum"}) for _ in range(3)]
+        first, second, third = engines
+        with test("one of three machines that sees a node down goes on sending its users there"):
+            until(lambda: first.route("alice")[1] in ("new", "bound"), what="a binding")
+            # For 10 s after a store was empty no quorum counts: machines may be missing.
+            world.cli("HSET", world.key("store"), "born", "1")
+            node = first.route("alice")[0]
+            other = "b" if node == "a" else "a"
+            for engine in engines:
+                equal(engine.route("alice")[:2], [node, "bound"])
+            first.sees(node, False)
+            # Until the others can have registered with what they see, and once more.
+            for _ in range(20):
+                equal(first.route("alice")[:2], [node, "bound"])
+        with test("two of three move the users, and the third one obeys"):
+            second.sees(node, False)
+
+            def moved():
+                answer = second.route("alice")
+                assert answer[1] in ("bound", "moved"), answer
+                return answer[0] == other
+
+            until(moved, 60, "the move")
+            for engine in engines:
+                equal(engine.route("alice")[:2], [other, "bound"])
+        with test("they stay when the node is back"):
+            first.sees(node, True)
+            second.sees(node, True)
+            for engine in engines:
+                equal(engine.route("alice")[:2], [other, "bound"])
+        with test("of two machines, one is not more than half"):
+            third.kill()
+            world.cli("ZREMRANGEBYRANK", world.key("machines"), "0", "-1")
+            until(lambda: world.cli("ZCARD", world.key("machines")) == "2", 60, "two machines")
+            first.sees(other, False)
+            for _ in range(20):
+                equal(first.route("alice")[:2], [other, "bound"])
+            second.sees(other, False)
+            until(lambda: first.route("alice")[0] == node, 60, "the move")
+    finally:
+        world.end()
+
+
+try:
+    run_tests(differing, operators, quorum)
+finally:
+    SERVERS.stop_all()
+    subprocess.run(["rm", "-rf", SERVERS.folder], check=False)
