@@ -1,6 +1,7 @@
 //! Safe interfaces to what the engine needs from the operating system, the C library or OpenSSL
 //! and that takes `unsafe` code. Each file covers one such thing.
 
+pub mod access;
 pub mod clock;
 pub mod copies;
 pub mod event;

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::access;
 use super::clock;
 use super::own_descriptor::OwnDescriptor;
 
@@ -66,14 +67,36 @@ impl StateFile {
     /// another user than root or the one that runs this process (a process of root may use any
     /// user's). Its group or others may write it. It has a second hard link.
     pub fn open(path: &Path) -> io::Result<Self> {
+        let file = Self::open_unvetted(path, libc::O_CREAT)?;
+        file.vet()?;
+        file.keep_from_others()?;
+        Ok(file)
+    }
+
+    /// Whether [`StateFile::open`] would open the file, or create it. Creates and changes nothing.
+    ///
+    /// # Errors
+    /// As [`StateFile::open`].
+    pub fn check(path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Err(io::Error::other("a file expected, got a directory"));
+        }
+        match Self::open_unvetted(path, 0) {
+            Ok(file) => file.vet(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => access::may_create(path),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_unvetted(path: &Path, further_flags: libc::c_int) -> io::Result<Self> {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| io::Error::other("the path holds a NUL"))?;
         let flags = libc::O_RDWR
-            | libc::O_CREAT
             | libc::O_CLOEXEC
             | libc::O_NOFOLLOW
             | libc::O_NONBLOCK
-            | libc::O_NOCTTY;
+            | libc::O_NOCTTY
+            | further_flags;
         // SAFETY: `name` is a C string that lives during the call, which opens a new descriptor.
         let fd = unsafe { libc::open(name.as_ptr(), flags, 0o600) };
         if fd < 0 {
@@ -83,9 +106,7 @@ impl StateFile {
                 _ => error,
             });
         }
-        let file = Self(OwnDescriptor::adopt(fd)?);
-        file.vet()?;
-        Ok(file)
+        Ok(Self(OwnDescriptor::adopt(fd)?))
     }
 
     /// Refuses a file that another user could have put there or can change.
@@ -105,6 +126,11 @@ impl StateFile {
         if stat.st_nlink > 1 {
             return Err(io::Error::other("it has a second name (a hard link)"));
         }
+        Ok(())
+    }
+
+    fn keep_from_others(&self) -> io::Result<()> {
+        let stat = self.stat()?;
         if stat.st_mode & 0o077 != 0 {
             // If the system refuses, others can read the verdicts, which is harmless.
             // SAFETY: the call takes no pointers, and the descriptor was just opened by `open`.

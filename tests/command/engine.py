@@ -53,7 +53,7 @@ def nobody():
     bare.write_text("backend_server_monitoring: { backend_servers: [] }\n")
     run("events", "--config", bare).expect(1, "names no state_file")
     for words in [["move", "u", "n"], ["forget", "u"], ["hold", "u", "5m"], ["flush"], ["touch", "--node", "n"]]:
-        run(*words).expect(1, "no store")
+        run(*words, "--config", bare, stdin="").expect(1, "no store")
     run("route", "alice", "--config", config).expect(0, r"^view +presumed alive \(state file")
 
 
@@ -89,12 +89,13 @@ def set_states():
     run("auto", key, "--state-file", state, "--wait", "60s").expect(0)
     assert engine_says() == "auto 1"
     run("drain", "imap://nowhere:1", *engine_options).expect(1, "no such target or node")
+    run("move", "alice", "mail1", *engine_options).expect(1, "no store: the engine's configuration has no cluster")
 
 
 @test
 def lists():
     """nodes, events and metrics of the running engine"""
-    run("nodes", *engine_options).expect(0, r"^mail1 +100 auto +yes$", r"^mail2 .* no: ")
+    run("nodes", *engine_options).expect(0, r"^mail1 +100 auto +- yes$", r"^mail2 .* no: ")
     nodes = run("nodes", *engine_options, "--json").expect(0).json()
     assert [node["node"] for node in nodes] == ["mail1", "mail2"], nodes
     run("events", *engine_options).expect(0, rf"verdict +{dead_key} .*-> dead", rf"operator +{key} .*kernel update +by ann")

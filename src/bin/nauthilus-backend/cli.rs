@@ -31,8 +31,19 @@ pub(crate) enum CommandWord {
     Nodes(NodesArgs),
     Events(EventsArgs),
     Metrics(MetricsArgs),
+    /// Take a target or a node out of the list, which keeps the users that it has
+    ///
+    /// The engine that keeps the state file sets it, for all that share the file, and on all machines
+    /// of a cluster. Where none answers, or no state file is configured, the command sets it in the
+    /// Redis of the cluster itself. Probes go on.
     Drain(SetArgs),
+    /// Take a target or a node out of the list, and its users with it
+    ///
+    /// The engine that keeps the state file sets it, for all that share the file, and on all machines
+    /// of a cluster. Where none answers, or no state file is configured, the command sets it in the
+    /// Redis of the cluster itself. Probes go on.
     Maintenance(SetArgs),
+    /// End drain and maintenance of a target or a node: probes decide again
     Auto(SetArgs),
     Move(MoveArgs),
     Forget(UserArgs),
@@ -67,7 +78,7 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Check so many times, and show minimum, median and maximum
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = |text: &str| number::<u32>(text, 1, 100_000))]
     pub(crate) repeat: u32,
     /// Connect, and make the TLS handshake of `imaps` and the like, but do not talk the protocol
     #[arg(long)]
@@ -163,9 +174,11 @@ pub(crate) struct WatchArgs {
 
 /// Explain which server a user belongs on
 ///
-/// Never writes. Says what its view of the servers is: a state file, or all presumed alive.
+/// Never writes. Says what its view is: Redis for the user's binding where a cluster is configured,
+/// a state file for the servers, or all of them presumed alive.
 #[derive(Args)]
 pub(crate) struct RouteArgs {
+    /// The user, as users log in
     pub(crate) user: String,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
@@ -175,6 +188,7 @@ pub(crate) struct RouteArgs {
     /// Only nodes of this pool; several in order of preference
     #[arg(long)]
     pub(crate) pool: Vec<String>,
+    /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -195,7 +209,7 @@ pub(crate) struct EventsArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Only events after this number
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| number::<u64>(text, 0, u64::MAX))]
     pub(crate) since: u64,
     /// Print one JSON object per event
     #[arg(long)]
@@ -209,11 +223,7 @@ pub(crate) struct MetricsArgs {
     pub(crate) engine: EngineArgs,
 }
 
-/// Set the state of a target or a node
-///
-/// drain: it leaves the list and keeps the users that it has. maintenance: it leaves the list and
-/// its users go. auto: probes decide again. The engine that keeps the state file sets it, for all
-/// that share the file, and answers.
+/// What is set, and for how long
 #[derive(Args)]
 pub(crate) struct SetArgs {
     /// A target's key, such as imap://192.0.2.11:143, or node:NAME
@@ -223,46 +233,113 @@ pub(crate) struct SetArgs {
     /// How long it lasts; without it until it is set again
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     pub(crate) lasting: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+}
+
+/// Why something is done, and who does it
+#[derive(Args)]
+pub(crate) struct AuthorArgs {
     /// Why
-    #[arg(long, default_value = "")]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = note)]
     pub(crate) reason: String,
     /// Who; default: the user who runs the command
-    #[arg(long)]
-    pub(crate) by: Option<String>,
+    #[arg(long, value_name = "TEXT", value_parser = note)]
+    by: Option<String>,
 }
 
-/// Bind a user to a node (needs a store)
+impl AuthorArgs {
+    pub(crate) fn by(&self) -> String {
+        self.by.clone().unwrap_or_else(user_name)
+    }
+}
+
+/// Who runs the command; behind sudo, who ran sudo.
+fn user_name() -> String {
+    let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter();
+    let mut given = names.filter_map(|name| std::env::var(name).ok());
+    given
+        .find(|name| note(name).is_ok_and(|name| !name.is_empty()))
+        .unwrap_or_default()
+}
+
+/// Bind a user to a node, in the store of a cluster
+///
+/// Logins then go there. The engine that keeps the state file does it; where none answers, or no
+/// state file is configured, the command does it in Redis itself.
 #[derive(Args)]
 pub(crate) struct MoveArgs {
+    /// The user, as users log in
     pub(crate) user: String,
+    /// The name of a node of the configuration
     pub(crate) node: String,
+    /// Without end, and never moved by itself
+    #[arg(long)]
+    pub(crate) keep: bool,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
-/// Unbind a user (needs a store)
+/// Unbind a user, in the store of a cluster
+///
+/// The next login binds the user again, where hashing puts the user.
 #[derive(Args)]
 pub(crate) struct UserArgs {
+    /// The user, as users log in
     pub(crate) user: String,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
-/// Keep a user from every server for a time (needs a store)
+/// Keep a user from every server for a time, in the store of a cluster
 #[derive(Args)]
 pub(crate) struct HoldArgs {
+    /// The user, as users log in
     pub(crate) user: String,
-    #[arg(value_parser = duration)]
+    /// For how long, such as 5m; 0 ends it
+    #[arg(value_parser = duration_or_zero)]
     pub(crate) time: Duration,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
-/// Release the users of a node (needs a store)
+/// Release the users of a node, in the store of a cluster
+///
+/// The next login of each binds the user again. Without a node: the users who are bound elsewhere
+/// than hashing puts them. The engine goes on with it after it has answered; where the command
+/// itself does it, it ends when all are released.
 #[derive(Args)]
 pub(crate) struct FlushArgs {
+    /// The name of a node of the configuration
     pub(crate) node: Option<String>,
+    /// How many users a second at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = |text: &str| number::<u64>(text, 1, 1_000_000))]
+    pub(crate) rate: u64,
+    #[command(flatten)]
+    pub(crate) author: AuthorArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
-/// Renew the bindings of users who have sessions; names from standard input (needs a store)
+/// Renew the bindings of users who have sessions on a node, in the store of a cluster
+///
+/// Reads users from standard input: what `doveadm who` prints, or a name a line. Binds and moves
+/// nobody: users who are bound elsewhere, or not at all, are left as they are.
+///
+/// For example every five minutes on mail1: doveadm who | nauthilus-backend touch --node mail1
 #[derive(Args)]
 pub(crate) struct TouchArgs {
+    /// The name of a node of the configuration
     #[arg(long)]
     pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
 }
 
 /// Print a completion script for a shell
@@ -295,14 +372,60 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d".to_owned())
 }
 
+fn number<N: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<N, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (least..=most).contains(number));
+    let number = number.and_then(|number| N::try_from(number).ok());
+    number.ok_or_else(|| match most {
+        u64::MAX => format!("a whole number from {least} on expected"),
+        most => format!("a whole number {least}..{most} expected"),
+    })
+}
+
+fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
+        .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d, or 0".to_owned())
+}
+
+/// A text that events and the store keep.
+fn note(text: &str) -> Result<String, String> {
+    let is_good = text.len() <= NOTE_MAX && !text.contains(char::is_control);
+    is_good.then(|| text.to_owned()).ok_or_else(|| {
+        format!("a text of at most {NOTE_MAX} bytes without control characters expected")
+    })
+}
+
+/// The longest of these texts, in bytes: what functions of Lua and C take.
+const NOTE_MAX: usize = 100;
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    use nauthilus_backend::engine::state_file::ANSWERED_WITHIN;
 
     use super::*;
 
     #[test]
     fn the_words_are_defined_without_contradiction() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_engine_has_the_promised_time_to_answer() {
+        let cli = Cli::parse_from(["nauthilus-backend", "nodes"]);
+        let CommandWord::Nodes(args) = cli.word else {
+            panic!("nodes expected");
+        };
+        assert_eq!(args.engine.wait, ANSWERED_WITHIN);
+    }
+
+    #[test]
+    fn texts_that_events_keep_are_short_and_on_one_line() {
+        assert_eq!(note("new disk").as_deref(), Ok("new disk"));
+        assert!(note(&"r".repeat(NOTE_MAX + 1)).is_err());
+        assert!(note("two\nlines").is_err());
     }
 }

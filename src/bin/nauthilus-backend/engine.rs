@@ -1,9 +1,10 @@
-//! A request to the running engine that keeps a state file.
+//! Requests to the running engine that keeps a state file.
 
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nauthilus_backend::engine::state_file::BODY_MAX;
 use nauthilus_backend::engine::state_file::file::SharedStateFile;
 use nauthilus_backend::engine::state_file::saved::{RequestAnswer, Saved};
 
@@ -12,23 +13,63 @@ use super::exit_status::CommandFailure;
 /// The pause between two reads of the file.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Asks the engine that keeps the file, and returns the lines of its reply.
-pub(crate) fn ask(path: &Path, body: &str, wait: Duration) -> Result<Vec<String>, CommandFailure> {
-    let file = open(path)?;
+/// Why a request has no reply.
+pub(crate) enum AskFailure {
+    /// No engine can be asked, or none has answered.
+    Unanswered(String),
+    /// What the engine says.
+    Refused(String),
+}
+
+impl From<AskFailure> for CommandFailure {
+    fn from(failure: AskFailure) -> Self {
+        match failure {
+            AskFailure::Unanswered(reason) | AskFailure::Refused(reason) => Self::bad(reason),
+        }
+    }
+}
+
+/// Asks the engine that keeps the file, and returns the lines of its reply. The request is taken
+/// out of the file in the end, answered or not.
+pub(crate) fn ask(path: &Path, body: &str, wait: Duration) -> Result<Vec<String>, AskFailure> {
+    if body.len() > BODY_MAX {
+        return Err(AskFailure::Refused(format!(
+            "a request of at most {BODY_MAX} bytes expected, got {}",
+            body.len()
+        )));
+    }
+    let store = open(path)?;
+    let replied = ask_in(&store, path, body, wait);
+    store.stop_asking();
+    replied
+}
+
+fn ask_in(
+    store: &SharedStateFile,
+    path: &Path,
+    body: &str,
+    wait: Duration,
+) -> Result<Vec<String>, AskFailure> {
     let end = Instant::now() + wait;
     let mut is_asked = false;
+    // Of the last content that was read. The file may be large: it is read again if it has changed.
+    let mut read = None;
+    let mut saved = Saved::default();
     while Instant::now() < end {
-        let saved = file
-            .load_settled()
-            .map_err(|reason| unusable(path, &reason))?;
-        let saved = saved.unwrap_or_default();
+        let version = store.version().ok();
+        if version.is_none() || version != read {
+            saved = store
+                .load_settled()
+                .map_err(|reason| unusable(path, &reason))?
+                .unwrap_or_default();
+            read = version.filter(|version| version.is_settled());
+        }
         if !is_asked {
             let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
-            is_asked = file.ask(body, answered);
-        } else if let Some(answer) = answer_of(&saved, file.asked()) {
-            file.stop_asking();
+            is_asked = store.ask(body, answered);
+        } else if let Some(answer) = answer_of(&saved, store.asked()) {
             return match answer.text.strip_prefix("error ") {
-                Some(reason) => Err(CommandFailure::bad(reason)),
+                Some(reason) => Err(AskFailure::Refused(reason.to_owned())),
                 None => Ok(answer.reply),
             };
         }
@@ -40,7 +81,7 @@ pub(crate) fn ask(path: &Path, body: &str, wait: Duration) -> Result<Vec<String>
     } else {
         format!("another request waited for its answer for {wait} s")
     };
-    Err(CommandFailure::bad(format!("{}: {reason}", path.display())))
+    Err(unusable(path, &reason))
 }
 
 fn answer_of(saved: &Saved, asked: u64) -> Option<RequestAnswer> {
@@ -49,13 +90,13 @@ fn answer_of(saved: &Saved, asked: u64) -> Option<RequestAnswer> {
 
 /// Opens a state file that is there. Opening one that is not would create it, as root, and keep the
 /// engine from using it.
-fn open(path: &Path) -> Result<SharedStateFile, CommandFailure> {
+fn open(path: &Path) -> Result<SharedStateFile, AskFailure> {
     if let Err(error) = std::fs::symlink_metadata(path) {
         return Err(unusable(path, &error.to_string()));
     }
-    SharedStateFile::open(path).map_err(CommandFailure::bad)
+    SharedStateFile::open(path).map_err(AskFailure::Unanswered)
 }
 
-fn unusable(path: &Path, reason: &str) -> CommandFailure {
-    CommandFailure::bad(format!("state file {}: {reason}", path.display()))
+fn unusable(path: &Path, reason: &str) -> AskFailure {
+    AskFailure::Unanswered(format!("state file {}: {reason}", path.display()))
 }

@@ -9,10 +9,13 @@
 //! | `check` | `check`: one probe of a server, stage by stage |
 //! | `places`, `engine` | where a running engine is found; a request to it |
 //! | `requests` | `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto` |
+//! | `bindings`, `users` | `move`, `forget`, `hold`, `flush`, `touch`; names of users |
+//! | `store` | the store of bindings, reached without an engine |
 //! | `route` | `route`: which node a user belongs on |
 //! | `watch` | `watch`: a live table |
 //! | `validate` | `validate`: all mistakes of configuration files |
 
+mod bindings;
 mod check;
 mod cli;
 mod engine;
@@ -22,7 +25,9 @@ mod password;
 mod places;
 mod requests;
 mod route;
+mod store;
 mod terminal;
+mod users;
 mod validate;
 mod watch;
 
@@ -33,7 +38,6 @@ use clap::Parser;
 use nauthilus_backend::engine::verdicts::OperatorState;
 
 use cli::{Cli, CommandWord};
-use exit_status::CommandFailure;
 
 fn main() -> ExitCode {
     // Wrong arguments end the command here, with status 2.
@@ -49,14 +53,11 @@ fn main() -> ExitCode {
         CommandWord::Drain(args) => requests::set(&args, OperatorState::Drain),
         CommandWord::Maintenance(args) => requests::set(&args, OperatorState::Maintenance),
         CommandWord::Auto(args) => requests::set(&args, OperatorState::Auto),
-        // Bindings are in a store that machines share. The hosts' own functions reach it.
-        CommandWord::Move(_)
-        | CommandWord::Forget(_)
-        | CommandWord::Hold(_)
-        | CommandWord::Flush(_)
-        | CommandWord::Touch(_) => Err(CommandFailure::bad(
-            "no store: the command does not reach one; move_user and the like do, in Lua and C",
-        )),
+        CommandWord::Move(args) => bindings::move_user(&args),
+        CommandWord::Forget(args) => bindings::forget(&args),
+        CommandWord::Hold(args) => bindings::hold(&args),
+        CommandWord::Flush(args) => bindings::flush(&args),
+        CommandWord::Touch(args) => bindings::touch(&args),
         CommandWord::Completion(args) => manual::completion(&args),
         CommandWord::Manual(args) => manual::write_pages(&args),
     };

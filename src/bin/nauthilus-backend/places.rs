@@ -24,25 +24,64 @@ pub(crate) fn read_config(path: &Path) -> Result<Config, CommandFailure> {
         .map_err(|error| CommandFailure::bad(error.to_string()))
 }
 
-/// The state file of the running engine.
-pub(crate) fn state_file(args: &EngineArgs) -> Result<PathBuf, CommandFailure> {
-    if let Some(path) = &args.state_file {
-        return Ok(path.clone());
+/// How a running engine, or what it shares with others, can be reached.
+pub(crate) struct EnginePlaces {
+    pub(crate) state_file: Option<PathBuf>,
+    /// The configuration with its path. With `--state-file` only one that is given by `--config`.
+    pub(crate) config: Option<(PathBuf, Config)>,
+}
+
+impl EnginePlaces {
+    /// # Errors
+    /// Neither a configuration nor a state file is given, or the configuration does not read.
+    pub(crate) fn of(args: &EngineArgs) -> Result<Self, CommandFailure> {
+        let path = match &args.state_file {
+            Some(_) => args.config.clone(),
+            None => config_path(args),
+        };
+        let config = match path {
+            Some(path) => {
+                let config = read_config(&path)?;
+                Some((path, config))
+            }
+            None => None,
+        };
+        let named = config.as_ref().map(|(_, config)| config.state_file.clone());
+        let state_file = args.state_file.clone().or(named.flatten());
+        if state_file.is_none() && config.is_none() {
+            return Err(CommandFailure::usage(format!(
+                "--config, --state-file or {VARIABLE} expected: where the running engine is found"
+            )));
+        }
+        Ok(Self { state_file, config })
     }
-    let Some(path) = config_path(args) else {
-        return Err(CommandFailure::usage(format!(
-            "--config, --state-file or {VARIABLE} expected: where the running engine is found"
-        )));
-    };
-    of_config(&path)
+
+    /// The state file.
+    ///
+    /// # Errors
+    /// The configuration names none.
+    pub(crate) fn state_file(&self) -> Result<&Path, CommandFailure> {
+        self.state_file
+            .as_deref()
+            .ok_or_else(|| CommandFailure::bad(self.without_state_file()))
+    }
+
+    /// What cannot be done without a state file.
+    pub(crate) fn without_state_file(&self) -> String {
+        let path = self.config.as_ref().map(|(path, _)| path.display());
+        format!(
+            "{} names no state_file, and without one a running engine cannot be reached",
+            path.map(|path| path.to_string()).unwrap_or_default()
+        )
+    }
 }
 
 /// The state file that a configuration names.
 pub(crate) fn of_config(path: &Path) -> Result<PathBuf, CommandFailure> {
-    read_config(path)?.state_file.ok_or_else(|| {
-        CommandFailure::bad(format!(
-            "{} names no state_file, and without one a running engine cannot be reached",
-            path.display()
-        ))
-    })
+    let config = read_config(path)?;
+    let places = EnginePlaces {
+        state_file: config.state_file.clone(),
+        config: Some((path.to_owned(), config)),
+    };
+    places.state_file().map(Path::to_owned)
 }

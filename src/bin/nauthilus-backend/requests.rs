@@ -2,46 +2,88 @@
 
 use std::time::Duration;
 
+use nauthilus_backend::engine::active::OperatorRequest;
 use nauthilus_backend::engine::state_file::format::wanted_line;
 use nauthilus_backend::engine::state_file::saved::WantedSetting;
 use nauthilus_backend::engine::verdicts::{OperatorState, Setting};
 use serde_json::Value as Json;
 
 use super::cli::{EngineArgs, EventsArgs, MetricsArgs, NodesArgs, SetArgs};
-use super::engine::ask;
+use super::engine::{AskFailure, ask};
 use super::exit_status::{CommandFailure, ExitStatus};
-use super::places::state_file;
+use super::places::EnginePlaces;
+use super::store::DirectStore;
 use super::terminal::{self, Tone, harmless, toned};
 
 fn reply(engine: &EngineArgs, body: &str) -> Result<Vec<String>, CommandFailure> {
-    ask(&state_file(engine)?, body, engine.wait)
+    let places = EnginePlaces::of(engine)?;
+    Ok(ask(places.state_file()?, body, engine.wait)?)
 }
 
 pub(crate) fn set(args: &SetArgs, state: OperatorState) -> Result<ExitStatus, CommandFailure> {
-    let wanted = WantedSetting {
-        what: args.what.clone(),
-        setting: Setting::State(state),
-        for_ms: args.lasting.map_or(0, |time| {
-            u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-        }),
-        by: args.by.clone().unwrap_or_else(user_name),
-        reason: args.reason.clone(),
-    };
-    reply(&args.engine, &wanted_line(&wanted))?;
+    let through = set_somewhere(args, state)?;
     let tone = match state {
         OperatorState::Auto => Tone::Good,
         _ => Tone::Doubtful,
     };
     let what = harmless(&args.what);
-    terminal::line(&format!("{what}: {}", toned(tone, state.name())));
+    let state = toned(tone, state.name());
+    terminal::line(&format!("{what}: {state}{}", harmless(&through)));
     Ok(ExitStatus::Good)
 }
 
-/// Who runs the command; behind sudo, who ran sudo.
-fn user_name() -> String {
-    let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter();
-    let mut given = names.filter_map(|name| std::env::var(name).ok());
-    given.find(|name| !name.is_empty()).unwrap_or_default()
+/// Sets it, by an engine or in the store. Returns a remark on how.
+fn set_somewhere(args: &SetArgs, state: OperatorState) -> Result<String, CommandFailure> {
+    let places = EnginePlaces::of(&args.engine)?;
+    let with_store = places
+        .config
+        .as_ref()
+        .map(|(_, config)| config)
+        .filter(|config| config.cluster.is_some());
+    if let Some(path) = &places.state_file {
+        let wanted = WantedSetting {
+            what: args.what.clone(),
+            setting: Setting::State(state),
+            for_ms: args.lasting.map_or(0, |time| {
+                u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+            }),
+            by: args.author.by(),
+            reason: args.author.reason.clone(),
+        };
+        match ask(path, &wanted_line(&wanted), args.engine.wait) {
+            Ok(_) => return Ok(String::new()),
+            Err(AskFailure::Unanswered(reason)) if with_store.is_some() => {
+                terminal::complain(&format!("{reason}; going on without an engine"));
+            }
+            Err(failure) => return Err(hinted(failure.into())),
+        }
+    }
+    let Some(config) = with_store else {
+        return Err(CommandFailure::bad(places.without_state_file()));
+    };
+    let store = DirectStore::open(config.clone(), None, args.engine.wait)?;
+    store
+        .set(OperatorRequest {
+            what: args.what.clone(),
+            setting: Setting::State(state),
+            reason: args.author.reason.clone(),
+            by: args.author.by(),
+            lasting: args.lasting,
+        })
+        .map_err(hinted)?;
+    Ok(format!(" (for all machines, in {})", store.place))
+}
+
+/// Says how targets and nodes are named where a name is not known.
+fn hinted(failure: CommandFailure) -> CommandFailure {
+    if !failure.reason.starts_with("no such target or node") {
+        return failure;
+    }
+    let reason = format!(
+        "{}; a target's key expected, as the word watch shows it, or node:NAME",
+        failure.reason
+    );
+    CommandFailure { reason, ..failure }
 }
 
 pub(crate) fn metrics(args: &MetricsArgs) -> Result<ExitStatus, CommandFailure> {
@@ -107,7 +149,7 @@ fn event_text(event: &Json) -> String {
 pub(crate) fn nodes(args: &NodesArgs) -> Result<ExitStatus, CommandFailure> {
     let lines = reply(&args.engine, "nodes\n")?;
     if !args.json {
-        let header = ["NODE", "POOL", "WEIGHT", "STATE", "USABLE"];
+        let header = ["NODE", "POOL", "WEIGHT", "STATE", "USERS", "USABLE"];
         terminal::line(&row(header));
     }
     for line in lines {
@@ -115,24 +157,25 @@ pub(crate) fn nodes(args: &NodesArgs) -> Result<ExitStatus, CommandFailure> {
             terminal::line(&line);
         } else if let Some(node) = parsed(&line) {
             let text = |name: &str| node.get(name).and_then(Json::as_str).unwrap_or_default();
-            let weight = node
-                .get("weight")
-                .and_then(Json::as_u64)
-                .unwrap_or(0)
-                .to_string();
+            let number = |name: &str| {
+                let number = node.get(name).and_then(Json::as_u64);
+                number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+            };
+            let (weight, users) = (number("weight"), number("users"));
             let is_usable = node.get("usable").and_then(Json::as_bool) == Some(true);
             let usable = if is_usable {
                 "yes".to_owned()
             } else {
                 format!("no: {}", text("why"))
             };
-            let cells = [text("node"), text("pool"), &weight, text("state"), &usable];
+            let (state, pool) = (text("state"), text("pool"));
+            let cells = [text("node"), pool, &weight, state, &users, &usable];
             terminal::line(&harmless(&row(cells)));
         }
     }
     Ok(ExitStatus::Good)
 }
 
-fn row([node, pool, weight, state, usable]: [&str; 5]) -> String {
-    format!("{node:<24} {pool:<12} {weight:>6} {state:<12} {usable}")
+fn row([node, pool, weight, state, users, usable]: [&str; 6]) -> String {
+    format!("{node:<24} {pool:<12} {weight:>6} {state:<11} {users:>7} {usable}")
 }

@@ -47,6 +47,7 @@ struct Shared {
     failed: Notify,
     active: Arc<ActiveConfig>,
     log: Arc<Log>,
+    /// Empty for a process that is no machine.
     machine: String,
 }
 
@@ -69,13 +70,23 @@ impl Drop for Client {
 impl Client {
     /// A client for the store of this configuration; `None` where it has none.
     pub fn of(active: &Arc<ActiveConfig>, log: &Arc<Log>) -> Option<Self> {
+        Self::named(active, log, machine_name(active))
+    }
+
+    /// The same for a process that probes nothing, such as a command. It does not register, so that
+    /// no machine counts what it takes for verdicts.
+    pub fn of_visitor(active: &Arc<ActiveConfig>, log: &Arc<Log>) -> Option<Self> {
+        Self::named(active, log, String::new())
+    }
+
+    fn named(active: &Arc<ActiveConfig>, log: &Arc<Log>, machine: String) -> Option<Self> {
         let shared = Arc::new(Shared {
             settings: active.config.cluster.clone()?,
             link: watch::Sender::new(Link::Connecting),
             failed: Notify::new(),
             active: active.clone(),
             log: log.clone(),
-            machine: machine_name(active),
+            machine,
         });
         let keeper = tokio::spawn(relayed(keep(shared.clone())));
         Some(Self { shared, keeper })
@@ -121,7 +132,15 @@ impl ClientHandle {
         answer
     }
 
-    /// The name of this machine in the store.
+    /// Why the store does not answer; `None` while it does, or while that is not known.
+    pub fn problem(&self) -> Option<String> {
+        match &*self.0.link.borrow() {
+            Link::Down(reason) => Some(reason.clone()),
+            Link::Connecting | Link::Up(_) => None,
+        }
+    }
+
+    /// The name of this machine in the store; empty for a process that is none.
     pub fn machine(&self) -> &str {
         &self.0.machine
     }
@@ -167,6 +186,10 @@ impl Shared {
             self.note_down(reason);
             self.failed.notify_one();
         }
+    }
+
+    fn is_machine(&self) -> bool {
+        !self.machine.is_empty()
     }
 
     fn is_up(&self) -> bool {
@@ -242,9 +265,11 @@ async fn connect(
     let late = || CallError("no answer in time".to_owned());
     let opened = Connection::open(&shared.settings, dialler);
     let connection = timeout(CONNECT_TIME, opened).await.map_err(|_| late())??;
-    machine.look_around(&connection).await;
-    // The first call of a script may have to send its source, and is slower.
-    register(shared, &connection, machine, CONNECT_TIME).await?;
+    if shared.is_machine() {
+        machine.look_around(&connection).await;
+        // The first call of a script may have to send its source, and is slower.
+        register(shared, &connection, machine, CONNECT_TIME).await?;
+    }
     timeout(shared.settings.timeout, connection.measure_clock())
         .await
         .map_err(|_| late())??;
@@ -277,6 +302,9 @@ async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) 
         }
         if connection.is_closed() {
             return CallError("the connection was closed".to_owned());
+        }
+        if !shared.is_machine() {
+            continue;
         }
         let is_due = registered.elapsed() >= REGISTER_EVERY;
         if is_due || machine.has_news(&shared.active) {

@@ -252,7 +252,7 @@ fn differing(mine: &str, theirs: &str) -> Vec<&'static str> {
 }
 
 /// An operator's setting as the store keeps it.
-fn to_store(operator: &Operator) -> ClusterSetting {
+pub(super) fn to_store(operator: &Operator) -> ClusterSetting {
     let mut text = Map::new();
     let kind = match operator.setting {
         Setting::State(state) => {
@@ -275,7 +275,7 @@ fn to_store(operator: &Operator) -> ClusterSetting {
 }
 
 /// `None` for a setting that this version does not know.
-fn from_store(stored: &ClusterSetting) -> Option<Operator> {
+pub(super) fn from_store(stored: &ClusterSetting) -> Option<Operator> {
     let (kind, what) = stored.name.split_once(':')?;
     let text: Json = serde_json::from_str(&stored.text).ok()?;
     let of = |key: &str| text.get(key).and_then(Json::as_str).unwrap_or_default();

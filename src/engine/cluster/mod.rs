@@ -7,6 +7,7 @@
 //! | `client` | the connection of this process, kept open |
 //! | `redis_clock` | what time it is in Redis, for deadlines |
 //! | `machines` | what this machine tells the others and learns from them |
+//! | `visitor` | what a process that is no machine reads and sets, such as the command |
 
 mod client;
 mod connection;
@@ -14,6 +15,7 @@ mod duplex;
 mod machines;
 mod redis_clock;
 pub mod script;
+pub mod visitor;
 
 pub use client::{Client, ClientHandle};
 pub use connection::CallError;

@@ -102,6 +102,30 @@ fn install(
     builder.check_private_key()
 }
 
+/// What is wrong with each of both files, for an operator who wants to know all of it.
+pub(super) fn mistakes(files: &ClientCertificate) -> Vec<(&'static str, Unread)> {
+    let Err((key, unread)) = read(files) else {
+        return Vec::new();
+    };
+    // The key is not looked at where the certificate cannot be used.
+    let of_key = (key == CERT_FILE).then(|| read_key(files).err()).flatten();
+    std::iter::once((key, unread)).chain(of_key).collect()
+}
+
+const CERT_FILE: &str = "tls_cert_file";
+const KEY_FILE: &str = "tls_key_file";
+
+/// What a file holds, or its key of the configuration and why it cannot be used.
+type OfFile<T> = Result<T, (&'static str, Unread)>;
+
+fn read_key(files: &ClientCertificate) -> OfFile<(Zeroizing<Vec<u8>>, PKey<Private>)> {
+    let of_key = |unread: Unread| (KEY_FILE, unread.in_file(&files.key_file));
+    let key = pem_file::read(&files.key_file).map_err(of_key)?;
+    let private = tls_certificates::key_from_pem(&key)
+        .map_err(|problem| of_key(key_problem(&problem, &key).into()))?;
+    Ok((key, private))
+}
+
 /// Both files, checked as far as it can be done without a server. An error names the key of the
 /// file that is at fault.
 fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unread)> {
@@ -109,13 +133,11 @@ fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unre
         cert_file,
         key_file,
     } = files;
-    let of_cert = |unread: Unread| ("tls_cert_file", unread.in_file(cert_file));
-    let of_key = |unread: Unread| ("tls_key_file", unread.in_file(key_file));
+    let of_cert = |unread: Unread| (CERT_FILE, unread.in_file(cert_file));
+    let of_key = |unread: Unread| (KEY_FILE, unread.in_file(key_file));
     let chain = pem_file::read(cert_file).map_err(of_cert)?;
     let mut certificates = pem_file::certificates(&chain).map_err(of_cert)?.into_iter();
-    let key = pem_file::read(key_file).map_err(of_key)?;
-    let private = tls_certificates::key_from_pem(&key)
-        .map_err(|problem| of_key(key_problem(&problem, &key).into()))?;
+    let (key, private) = read_key(files)?;
     if let Some(leaf) = certificates.next() {
         let public = leaf.public_key();
         if public.is_ok_and(|public| !public.public_eq(&private)) {

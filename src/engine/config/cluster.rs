@@ -6,7 +6,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::authorities;
-use super::client_certificates::{CertificatePem, ClientCertificates};
+use super::client_certificates::{self, CertificatePem, ClientCertificates};
 use super::host::parse_host;
 use super::issue::{Issue, Step};
 use super::keys::{self, CLUSTER_KEYS, Key, MAX_CREDENTIAL, MAX_PREFIX, MAX_REDIS_URL};
@@ -36,6 +36,29 @@ pub enum RedisPlace {
         sentinels: Vec<RedisAddress>,
         service: String,
     },
+}
+
+/// For an operator: `127.0.0.1:6379`, or the service and its Sentinels.
+impl std::fmt::Display for RedisPlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+            Self::Sentinel { sentinels, service } => {
+                write!(f, "{service} of")?;
+                sentinels.iter().try_for_each(|one| write!(f, " {one}"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for RedisAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Host::Ip(std::net::IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
 }
 
 /// What `route` answers while Redis fails.
@@ -343,20 +366,72 @@ impl ClusterSettings {
                 key_file: key_file.clone(),
             };
             let read = ClientCertificates::default().of_files(&both);
-            files.certificate = Some(read.map_err(|(key, unread)| {
-                let of_key = place(&keys::CLUSTER_TLS_KEY_FILE);
-                let of_cert = place(&keys::CLUSTER_TLS_CERT_FILE);
-                match key == keys::CLUSTER_TLS_KEY_FILE.name {
-                    true => of_key(unread.problem),
-                    false => of_cert(unread.problem),
-                }
-            })?);
+            files.certificate =
+                Some(read.map_err(|(key, unread)| of_certificate(key)(unread.problem))?);
         }
         Ok(Self {
             files,
             ..self.clone()
         })
     }
+}
+
+impl ClusterSettings {
+    /// What [`ClusterSettings::with_files`] would refuse: all of it, where that stops at the first.
+    pub(super) fn file_mistakes(&self) -> Vec<Issue> {
+        let none = Self {
+            password_file: None,
+            sentinel_password_file: None,
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            key_file: None,
+            // Only what reads certificates needs a TLS library.
+            tls: false,
+            ..self.clone()
+        };
+        let each = [
+            Self {
+                password_file: self.password_file.clone(),
+                ..none.clone()
+            },
+            Self {
+                sentinel_password_file: self.sentinel_password_file.clone(),
+                ..none.clone()
+            },
+            Self {
+                key_file: self.key_file.clone(),
+                ..none.clone()
+            },
+            Self {
+                tls_ca_file: self.tls_ca_file.clone(),
+                tls: self.tls,
+                ..none
+            },
+        ];
+        let mut found: Vec<Issue> = each
+            .iter()
+            .filter_map(|one| one.with_files().err())
+            .collect();
+        if let (Some(cert_file), Some(key_file)) = (&self.tls_cert_file, &self.tls_key_file) {
+            let both = ClientCertificate {
+                cert_file: cert_file.clone(),
+                key_file: key_file.clone(),
+            };
+            let mistakes = client_certificates::mistakes(&both).into_iter();
+            found.extend(mistakes.map(|(key, unread)| of_certificate(key)(unread.problem)));
+        }
+        found
+    }
+}
+
+/// Makes an issue of a problem with one of the files of a client certificate.
+fn of_certificate(key: &str) -> impl Fn(String) -> Issue {
+    place(if key == keys::CLUSTER_TLS_KEY_FILE.name {
+        &keys::CLUSTER_TLS_KEY_FILE
+    } else {
+        &keys::CLUSTER_TLS_CERT_FILE
+    })
 }
 
 /// Makes an issue of a problem with this key of the table.

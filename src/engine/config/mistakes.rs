@@ -4,6 +4,10 @@
 //! that was refused is replaced or taken out and the table is read again, until nothing is
 //! refused. So a rule between keys is written once, in the readers.
 
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path as FilePath, PathBuf};
 use std::slice;
 use std::sync::Arc;
@@ -14,8 +18,13 @@ use super::reader::Reader;
 use super::settings;
 use super::target::TargetDefaults;
 use super::value::Value;
-use super::{Config, LogSink, TlsFiles, file, routing, section, target, text, yaml};
+use super::{
+    Authorities, Config, LogSink, TlsFiles, client_certificates, file, routing, section, target,
+    text, yaml,
+};
 use crate::engine::target::{Protocol, Target};
+use crate::sys::access;
+use crate::sys::state_file::StateFile;
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,59 +247,85 @@ fn of_target(
 
 /// Files that the targets name: certificates and keys.
 fn of_files(good: &[(usize, Arc<Target>)], list: &Path) -> Vec<Issue> {
-    let mut left: Vec<(usize, Arc<Target>)> = good.to_vec();
+    let targets: Vec<Arc<Target>> = good.iter().map(|(_, target)| target.clone()).collect();
+    if TlsFiles::of(&targets).is_ok() {
+        return Vec::new();
+    }
+    // Many targets name the same files, which are read once.
+    let mut known = HashMap::new();
     let mut found = Vec::new();
-    while found.len() < MAX_MISTAKES {
-        let targets: Vec<Arc<Target>> = left.iter().map(|(_, target)| target.clone()).collect();
-        let Err(_) = TlsFiles::of(&targets) else {
+    for (index, target) in good {
+        let files = (
+            target.tls_mode,
+            target.tls_skip_verify,
+            &target.tls_ca_file,
+            &target.client_certificate,
+        );
+        let problems = known.entry(files).or_insert_with(|| files_of(target));
+        for (key, problem) in &*problems {
+            let mut place = list.clone();
+            place.0.push(Step::item(*index));
+            found.push(place.key(key).issue(problem.clone()));
+        }
+        if found.len() >= MAX_MISTAKES {
             break;
-        };
-        // Which target it is: reading one again costs little beside reading all.
-        let Some(at) = targets
-            .iter()
-            .position(|target| TlsFiles::of(slice::from_ref(target)).is_err())
-        else {
-            break;
-        };
-        let (index, target) = left.swap_remove(at);
-        let Err(reason) = TlsFiles::of(slice::from_ref(&target)) else {
-            break;
-        };
-        let reason = reason
-            .split_once("].")
-            .map_or(reason.as_str(), |(_, rest)| rest);
-        let (key, problem) = reason.split_once(": ").unwrap_or(("", reason));
-        let mut place = list.clone();
-        place.0.push(Step::item(index));
-        found.push(place.key(key).issue(problem));
+        }
     }
     found
 }
 
-/// Files that the service names. They are not opened, which would create them; and the host may
-/// run as another user, so rights are not checked.
+/// What is wrong with the files that a target names: keys and problems.
+fn files_of(target: &Arc<Target>) -> Vec<(String, String)> {
+    let one = slice::from_ref(target);
+    let mut found = Vec::new();
+    if let Err(reason) = Authorities::of(one) {
+        let reason = reason
+            .split_once("].")
+            .map_or(reason.as_str(), |(_, rest)| rest);
+        let (key, problem) = reason.split_once(": ").unwrap_or(("", reason));
+        found.push((key.to_owned(), problem.to_owned()));
+    }
+    if let Some(files) = &target.client_certificate {
+        let mistakes = client_certificates::mistakes(files).into_iter();
+        found.extend(mistakes.map(|(key, unread)| (key.to_owned(), unread.problem)));
+    }
+    found
+}
+
+/// Files that the service names. They are opened as the service opens them, with the rights of
+/// whoever runs this, and neither created nor changed.
 fn of_own_files(config: &Config, path: &Path) -> Vec<Issue> {
     let log = match &config.log {
-        LogSink::File(file) => Some(file),
+        LogSink::File(file) => Some((&keys::LOG, file, check_log(file))),
         _ => None,
     };
-    let all = [
-        (&keys::LOG, log),
-        (&keys::STATE_FILE, config.state_file.as_ref()),
-    ];
-    let problem = |(key, file): (&Key, Option<&PathBuf>)| {
-        let file = file?;
-        let problem = if file.is_dir() {
-            "a file expected, got a directory"
-        } else if !std::path::absolute(file).ok()?.parent()?.is_dir() {
-            "its directory does not exist"
-        } else {
-            return None;
-        };
-        let problem = format!("cannot use {}: {problem}", file.display());
+    let state_file = config.state_file.as_ref();
+    let state_file = state_file.map(|file| (&keys::STATE_FILE, file, StateFile::check(file)));
+    let problem = |(key, file, checked): (&Key, &PathBuf, io::Result<()>)| {
+        let error = checked.err()?;
+        let problem = format!("cannot use {}: {error}", file.display());
         Some(path.key(key.name).issue(problem))
     };
-    all.into_iter().filter_map(problem).collect()
+    let own = log.into_iter().chain(state_file).filter_map(problem);
+    let of_cluster = config.cluster.iter();
+    let of_cluster = of_cluster.flat_map(|cluster| cluster.file_mistakes());
+    own.chain(of_cluster.map(|issue| issue.within(path)))
+        .collect()
+}
+
+/// Whether lines can be appended to a file; where there is none, whether it can be made.
+fn check_log(file: &FilePath) -> io::Result<()> {
+    if file.is_dir() {
+        return Err(io::Error::other("a file expected, got a directory"));
+    }
+    let opened = OpenOptions::new()
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(file);
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => access::may_create(file),
+        opened => opened.map(drop),
+    }
 }
 
 // === Finding all mistakes of one table ===

@@ -171,6 +171,18 @@ impl Config {
     pub fn with_files(self) -> Result<Self, ConfigError> {
         let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
+        let with_cluster = self.with_cluster_files()?;
+        Ok(Self {
+            tls_files,
+            ..with_cluster
+        })
+    }
+
+    /// The same with what the files of `cluster` hold, for a process that makes no probes.
+    ///
+    /// # Errors
+    /// As [`Config::with_files`].
+    pub fn with_cluster_files(self) -> Result<Self, ConfigError> {
         let cluster = match &self.cluster {
             Some(cluster) => {
                 Some(Arc::new(cluster.with_files().map_err(|issue| {
@@ -179,11 +191,7 @@ impl Config {
             }
             None => None,
         };
-        Ok(Self {
-            tls_files,
-            cluster,
-            ..self
-        })
+        Ok(Self { cluster, ..self })
     }
 
     /// Checks that the files that a target names can be used.

@@ -86,6 +86,7 @@ pub fn step(active: Option<&Arc<ActiveConfig>>, place: Place) -> Option<(String,
 
 /// Passes the metrics of `active` to `write` in pieces of at most [`PIECE_MAX`] bytes, so that the
 /// text of many targets is never in memory as a whole.
+#[cfg(test)]
 pub fn write_pieces(active: Option<&Arc<ActiveConfig>>, write: &mut dyn FnMut(&str)) {
     let mut place = Place::default();
     while let Some((text, next)) = step(active, place) {

@@ -30,6 +30,7 @@ mod routes;
 mod running;
 pub mod store_call;
 pub mod thread;
+pub mod wanted_call;
 
 use std::mem::ManuallyDrop;
 use std::net::IpAddr;

@@ -175,18 +175,35 @@ impl Drop for StoreRequest {
 }
 
 impl StoreRequest {
-    /// Calls the store, and finishes the ticket. Runs on the engine thread.
+    /// Calls the store, finishes the ticket, and goes on with what the call has begun. Runs on the
+    /// engine thread.
     pub(super) async fn run(self, client: Option<ClientHandle>) {
-        let done = match &client {
-            Some(client) => self.call(client).await,
-            None => None,
-        };
-        let done = done.unwrap_or_else(|| Err(UNAVAILABLE.to_owned()));
+        let done = self.answer(client.as_ref()).await;
         let goes_on = matches!(done, Ok(StoreDone::Begun));
         let _ = self.result.set(done);
         self.ticket.finish(Ok(()));
-        if goes_on && let (Some(client), StoreCall::Flush { node, rate }) = (client, &self.call) {
-            self.flush(&client, node.as_deref(), *rate).await;
+        if goes_on && let Some(client) = client {
+            self.go_on(&client).await;
+        }
+    }
+
+    /// Calls the store.
+    ///
+    /// # Errors
+    /// As [`StoreResult`].
+    pub async fn answer(&self, client: Option<&ClientHandle>) -> StoreResult {
+        let done = match client {
+            Some(client) => self.call(client).await,
+            None => None,
+        };
+        done.unwrap_or_else(|| Err(UNAVAILABLE.to_owned()))
+    }
+
+    /// Finishes what [`StoreDone::Begun`] has begun. Returns how many bindings were released.
+    pub async fn go_on(&self, client: &ClientHandle) -> u64 {
+        match &self.call {
+            StoreCall::Flush { node, rate } => self.flush(client, node.as_deref(), *rate).await,
+            _ => 0,
         }
     }
 
@@ -368,28 +385,31 @@ impl StoreRequest {
 
     /// Releases bindings until none is left. A step that fails is repeated when the store may
     /// answer again.
-    async fn flush(&self, client: &ClientHandle, node: Option<&str>, rate: u64) {
+    async fn flush(&self, client: &ClientHandle, node: Option<&str>, rate: u64) -> u64 {
         /// Between two steps, so that logins have their turn in Redis.
         const LEAST: Duration = Duration::from_millis(5);
         const AGAIN: Duration = Duration::from_secs(1);
         let limit = rate.div_ceil(10);
         let mut cursor = "0".to_owned();
+        let mut released: u64 = 0;
         // Another configuration may have another store.
         while self.active.table.epoch() == self.active.epoch {
             let step = self.flush_step(node, &cursor, limit);
             let pause = match client.call(self.until(), step).await {
-                Ok(FlushAnswer::Released { count, next }) => match next {
-                    Some(next) => {
-                        cursor = next;
-                        let ms = count.saturating_mul(1_000) / rate.max(1);
-                        Duration::from_millis(ms).max(LEAST)
-                    }
-                    None => return,
-                },
+                Ok(FlushAnswer::Released { count, next }) => {
+                    released = released.saturating_add(count);
+                    let Some(next) = next else {
+                        break;
+                    };
+                    cursor = next;
+                    let ms = count.saturating_mul(1_000) / rate.max(1);
+                    Duration::from_millis(ms).max(LEAST)
+                }
                 Ok(FlushAnswer::Late { .. }) | Err(_) => AGAIN,
             };
             tokio::time::sleep(pause).await;
         }
+        released
     }
 }
 

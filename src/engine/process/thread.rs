@@ -21,14 +21,16 @@ use tokio::time::{Sleep, sleep_until};
 use super::checks::{CheckRequest, Checks};
 use super::route::RouteRequest;
 use super::store_call::StoreRequest;
+use super::wanted_call::carry_out;
 use crate::engine::active::{ActiveConfig, Role};
 use crate::engine::cluster::{Client, ClientHandle};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::panics::outlived;
 use crate::engine::probe::{Outcome, Prober};
 use crate::engine::scheduler::follower::{Followed, Following};
-use crate::engine::scheduler::schedule::check_at;
+use crate::engine::scheduler::schedule::{CHECK_WAITS_NS, check_at};
 use crate::engine::scheduler::{Scheduler, SchedulerEvent};
+use crate::engine::state_file::ANSWERED_WITHIN;
 use crate::engine::verdicts::{Counter, Patience, Standby, takeover_time};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
@@ -43,6 +45,13 @@ const STACK: usize = 1024 * 1024;
 /// The interval of the prober's role check. Whether the host is about to exit is checked after
 /// every event, not only then.
 const REASSURE: Duration = Duration::from_millis(250);
+
+/// A request in the state file is found by a role check, whose wake-up may be put off, and answered
+/// by the save after it. That has to fit twice into the time that is promised.
+const _: () = assert!(
+    2 * (REASSURE.as_nanos() + CHECK_WAITS_NS as u128 + SAVE_AGAIN.as_nanos())
+        <= ANSWERED_WITHIN.as_nanos()
+);
 
 /// The interval at which saving is tried again while a content waits to be written.
 const SAVE_AGAIN: Duration = Duration::from_millis(100);
@@ -321,6 +330,7 @@ impl EngineLoop {
                 scheduler.probe_due();
                 scheduler.save();
             }
+            self.start_calls(serving.as_ref());
         }
         self.stop(serving);
     }
@@ -418,6 +428,29 @@ impl EngineLoop {
     fn route(&mut self, request: RouteRequest, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
         let client = self.client_for(&request.active, serving);
         tokio::spawn(relayed(request.run(client)));
+    }
+
+    /// Begins the call of the store that a request in the state file asks for.
+    fn start_calls(&mut self, serving: Option<&(Arc<ActiveConfig>, Arc<Log>)>) {
+        let Some(scheduler) = &mut self.scheduler else {
+            return;
+        };
+        let Some((wanted, reply)) = scheduler.take_call() else {
+            return;
+        };
+        let active = scheduler.active.clone();
+        let client = self.client_for(&active, serving);
+        tokio::spawn(relayed(async move {
+            let done = carry_out(&active, wanted, client.as_ref()).await;
+            let (line, goes_on) = match done {
+                Ok((line, goes_on)) => (Ok(vec![line]), goes_on),
+                Err(reason) => (Err(reason), None),
+            };
+            reply.give_lines(line);
+            if let (Some(request), Some(client)) = (goes_on, client) {
+                request.go_on(&client).await;
+            }
+        }));
     }
 
     /// The client for a request of this configuration. Another one may be in force by now; the

@@ -29,6 +29,8 @@ mod queue;
 #[cfg(test)]
 mod reload_tests;
 mod reports;
+#[cfg(test)]
+mod request_tests;
 mod requests;
 mod saver;
 pub(in crate::engine) mod schedule;
@@ -44,10 +46,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 use super::active::{ActiveConfig, Panic};
 use super::log::Log;
 use super::probe::{LingeringConnections, Outcome, Prober};
+use super::state_file::call::WantedCall;
 use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
 use queue::{ReadyQueue, Slots};
+pub(in crate::engine) use requests::Reply;
 use saver::Saver;
 use timer::ProbeTimer;
 use wakeup::WakeupTimer;
@@ -192,8 +196,19 @@ impl Scheduler {
             self.saver = file.map(|file| Saver::begin(&self.active, file, &self.log));
         }
         if let Some(saver) = &mut self.saver {
-            saver.answer_requests(&self.active);
+            saver.answer_requests(&self.active, &self.notifier.notify);
         }
+    }
+
+    /// A call of the store that a request in the state file asks for, and the right to reply to it.
+    pub(super) fn take_call(&mut self) -> Option<(WantedCall, Reply)> {
+        self.saver.as_mut()?.take_call()
+    }
+
+    /// Whether a request in the state file is being carried out.
+    #[cfg(test)]
+    fn is_answering(&self) -> bool {
+        self.saver.as_ref().is_some_and(Saver::is_answering)
     }
 
     /// Whether the state file waits to be written.

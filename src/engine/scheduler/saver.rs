@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::requests::carry_out;
+use tokio::sync::Notify;
+
+use super::requests::{Reply, ReplySlot, carry_out};
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
+use crate::engine::state_file::call::WantedCall;
 use crate::engine::state_file::file::{SharedStateFile, Writer};
 use crate::engine::state_file::format::encode;
 use crate::engine::state_file::saved::RequestAnswer;
@@ -35,10 +38,16 @@ pub(super) struct Saver {
     turned: bool,
     /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] at the last save.
     operators: u64,
-    /// The answer to the last request of a follower.
+    /// The answer to the last request that was handled, without its reply.
     answer: Option<RequestAnswer>,
+    /// That reply.
+    reply: Option<Arc<ReplySlot>>,
     /// When it was given.
     answered_at: Instant,
+    /// The number of the request that is being handled, and where its reply will be.
+    pending: Option<(u64, Arc<ReplySlot>)>,
+    /// A call of the store that the engine thread has not taken yet.
+    call: Option<(WantedCall, Reply)>,
     /// Lines in the file that this version does not know. They are written back.
     unknown: Vec<String>,
 }
@@ -62,7 +71,10 @@ impl Saver {
             turned: true,
             operators: active.table.operators_version(),
             answer: saved.answer.map(RequestAnswer::without_reply),
+            reply: None,
             answered_at: Instant::now(),
+            pending: None,
+            call: None,
             unknown: saved.unknown,
         }
     }
@@ -84,6 +96,7 @@ impl Saver {
     /// Hands the state to the file's writer thread if a save is due: at once after a change of a
     /// verdict, unless the last save was so long that [`SHARE`] demands a pause.
     pub(super) fn save(&mut self, active: &ActiveConfig) {
+        self.finish_request();
         let Some(writer) = &self.writer else {
             return;
         };
@@ -99,13 +112,15 @@ impl Saver {
         }
         let started = Instant::now();
         if self.answered_at.elapsed() > REPLY_STAYS {
-            self.answer = self.answer.take().map(RequestAnswer::without_reply);
+            self.reply = None;
         }
+        let reply = self.reply.as_ref().and_then(|slot| slot.lines());
+        let reply = reply.unwrap_or_default();
         let content = encode(
             &active.config,
             &active.table,
             &active.slots,
-            self.answer.as_ref(),
+            self.answer.as_ref().map(|answer| (answer, reply)),
             &self.unknown,
         );
         self.took = started.elapsed();
@@ -119,21 +134,49 @@ impl Saver {
         }
     }
 
-    /// Carries out a follower's request, and has the answer saved at once.
-    pub(super) fn answer_requests(&mut self, active: &Arc<ActiveConfig>) {
+    /// Begins to carry out a new request, unless one is being carried out. `done` is notified when
+    /// the reply is there; [`Saver::save`] then writes it.
+    pub(super) fn answer_requests(&mut self, active: &Arc<ActiveConfig>, done: &Arc<Notify>) {
+        if self.pending.is_some() {
+            return;
+        }
         let answered = self.answer.as_ref().map_or(0, |answer| answer.number);
         let Some(request) = self.file.request(answered) else {
             return;
         };
-        let (text, reply) = match carry_out(active, &request.body) {
-            Ok(reply) => ("ok".to_owned(), reply),
-            Err(reason) => (format!("error {reason}"), Vec::new()),
+        let (slot, call) = carry_out(active, &request.body, done);
+        self.pending = Some((request.number, slot));
+        self.call = call;
+    }
+
+    /// A call of the store that a request asks for, and the right to reply to it.
+    pub(super) fn take_call(&mut self) -> Option<(WantedCall, Reply)> {
+        self.call.take()
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_answering(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Takes over the reply to the request that is being handled, if it is there.
+    fn finish_request(&mut self) {
+        let Some((number, slot)) = &self.pending else {
+            return;
+        };
+        let Some(replied) = slot.replied() else {
+            return;
+        };
+        let text = match replied {
+            Ok(_) => "ok".to_owned(),
+            Err(reason) => format!("error {reason}"),
         };
         self.answer = Some(RequestAnswer {
-            number: request.number,
+            number: *number,
             text,
-            reply,
+            reply: Vec::new(),
         });
+        self.reply = self.pending.take().map(|(_, slot)| slot);
         self.answered_at = Instant::now();
         self.turned = true;
     }

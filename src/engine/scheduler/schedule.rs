@@ -25,7 +25,7 @@ const TICK: u64 = 22;
 const TICK_MAX_NS: u64 = 256_000_000;
 
 /// A role check is delayed by up to 256 ms so that it shares a wake-up with a probe.
-const CHECK_WAITS_NS: u64 = 256_000_000;
+pub(in crate::engine) const CHECK_WAITS_NS: u64 = 256_000_000;
 
 /// Longer intervals are cut to this one, some 150 years, so that sums of times do not overflow.
 const LONGEST_NS: u64 = u64::MAX / 4;

@@ -35,13 +35,14 @@ use crate::sys::clock;
 /// How many bytes of unknown lines are kept: a file must not grow without bound.
 const UNKNOWN_MAX: usize = 1024 * 1024;
 
-/// The content for all targets of a configuration. `answer`: the last request that was handled;
-/// `unknown`: lines that were read from the file and are written again.
+/// The content for all targets of a configuration. `answer`: the last request that was handled, and
+/// the lines of its reply as [`put_reply`] makes them; `unknown`: lines that were read from the file
+/// and are written again.
 pub fn encode(
     config: &Config,
     table: &VerdictTable,
     slots: &[Slot],
-    answer: Option<&RequestAnswer>,
+    answer: Option<(&RequestAnswer, &str)>,
     unknown: &[String],
 ) -> String {
     let mut text = format!("saved {}\n", clock::unix_ms());
@@ -64,21 +65,27 @@ pub fn encode(
     for operator in table.operators() {
         text.push_str(&operator_line(&operator));
     }
-    if let Some(answer) = answer {
+    if let Some((answer, reply)) = answer {
         text.push_str(&format!(
             "answer {} {}\n",
             answer.number,
             one_line(&answer.text)
         ));
-        for line in &answer.reply {
-            text.push_str(&format!("reply {}\n", one_line(line)));
-        }
+        text.push_str(reply);
     }
     for line in unknown {
         text.push_str(line);
         text.push('\n');
     }
     text
+}
+
+/// Adds the line of a content for a line of a reply.
+pub fn put_reply(text: &mut String, line: &str) {
+    text.push_str("reply ");
+    let of_line = |c: char| if c.is_control() { ' ' } else { c };
+    text.extend(line.chars().map(of_line));
+    text.push('\n');
 }
 
 fn one_line(text: &str) -> String {

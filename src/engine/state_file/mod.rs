@@ -9,8 +9,9 @@
 //! | `version_1.rs` | the format before, which is read |
 //! | `file.rs` | the file in use: its locks, its writing thread |
 //! | `content.rs`, `work.rs` | how a content is written; whether the thread is at it |
-//! | `request.rs` | what others ask of its writer |
+//! | `request.rs`, `call.rs` | what others ask of its writer |
 
+pub mod call;
 mod container;
 mod content;
 pub mod file;
@@ -20,3 +21,5 @@ pub mod saved;
 pub mod text;
 mod version_1;
 mod work;
+
+pub use request::{ANSWERED_WITHIN, BODY_MAX};

@@ -61,9 +61,15 @@ pub(super) struct CommandRequests {
     asked_ns: AtomicU64,
 }
 
+/// The longest body of a request, in bytes.
+pub const BODY_MAX: usize = REQUEST_MAX - 128;
+
+/// The time within which the file's writer answers, unless the machine is overloaded.
+pub const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// A request that has no answer after this time is written again: the file's writer may be of an
 /// earlier version, which knows no requests and overwrites it.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = ANSWERED_WITHIN;
 
 impl CommandRequests {
     pub(super) fn read(&self, file: &StateFile, answered: u64) -> Option<CommandRequest> {
@@ -121,7 +127,18 @@ impl CommandRequests {
     }
 
     pub(super) fn leave(&self, file: &StateFile) {
-        self.asker.store(0, Ordering::Release);
+        if self.asker.swap(0, Ordering::AcqRel) == pid() {
+            // The request may name a user. What is left of it asks for nothing and keeps the number,
+            // which no other request may have.
+            let empty = CommandRequest {
+                number: self.asked(),
+                body: String::new(),
+            };
+            let mut bytes = empty.encode().into_bytes();
+            bytes.resize(REQUEST_MAX, 0);
+            // Where it fails, the request is carried out as if nobody had left.
+            let _ = file.write_at(REQUESTS_AT, &bytes);
+        }
         file.unlock(Part::Requests);
     }
 }

@@ -63,7 +63,14 @@ impl Source {
         if is_state_file(path).map_err(CommandFailure::bad)? {
             return Ok(Self::StateFile(path.to_owned()));
         }
-        places::of_config(path).map(Self::StateFile)
+        let state_file = places::of_config(path).map_err(|failure| CommandFailure {
+            reason: format!(
+                "no state file, so a configuration expected: {}",
+                failure.reason
+            ),
+            ..failure
+        })?;
+        Ok(Self::StateFile(state_file))
     }
 
     /// What a reader is told that it sees.

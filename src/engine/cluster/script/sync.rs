@@ -12,6 +12,7 @@ use super::{Arguments, BadAnswer, ScriptCall, UserDigest, keys, source};
 /// connection: until then no machine may be registered that knows a node.
 #[derive(Clone, Debug)]
 pub struct Sync {
+    /// Empty: this process is no machine. It learns and sets, and is not registered.
     pub machine: String,
     /// The hash of the settings that all machines have to agree on.
     pub config_hash: String,

@@ -1,7 +1,7 @@
 -- A login of one user, KEYS[4]: finds the user's node, and binds, renews or moves.
 --
 --   ARGV[2]   'login', or 'explain': the same answer, but nothing is written
---   ARGV[3]   the machine's name
+--   ARGV[3]   the machine's name; empty: who explains is no machine, whose verdicts count for no quorum
 --   ARGV[4]   retention, ARGV[5] move_delay, ARGV[6] min_stay
 --   ARGV[7]   node_failover: 'move' or 'refuse'
 --   ARGV[8]   verdicts: 'own' or 'quorum'
@@ -86,7 +86,9 @@ end
 -- Whether more than half of the living machines find the node unusable. This one does.
 local function is_given_up(node)
   local machines = living_machines()
-  machines[machine] = '\n' .. node .. '\td'
+  if machine ~= '' then
+    machines[machine] = '\n' .. node .. '\td'
+  end
   local all, against = 0, 0
   for _, text in pairs(machines) do
     all = all + 1

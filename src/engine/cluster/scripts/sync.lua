@@ -1,7 +1,7 @@
 -- A machine says that it lives and what it knows, and learns what others know. Runs every few seconds,
 -- and before anything else on a new connection.
 --
---   ARGV[2]  the machine's name
+--   ARGV[2]  the machine's name; empty: who calls is no machine, and is not registered
 --   ARGV[3]  the hash of the settings that all machines have to agree on
 --   ARGV[4]  for how long the registration counts
 --   ARGV[5]  its nodes: each is a line feed, the name, a tab, u usable or d not, and when the drain of the
@@ -13,14 +13,15 @@
 -- Of two settings of one name the later one stays, here and on the machine.
 
 local machine, ttl, nodes = ARGV[2], tonumber(ARGV[4]), ARGV[5]
-note_generation(math.max(last_generation(), tonumber(ARGV[7]) or 0))
-
-redis.call('ZREMRANGEBYSCORE', MACHINES, '-inf', digits(now))
-redis.call('ZADD', MACHINES, digits(now + ttl), machine)
-redis.call('PEXPIRE', MACHINES, digits(ttl))
-local registration = MACHINES .. ':' .. machine
-redis.call('HSET', registration, 'hash', ARGV[3], 'nodes', nodes)
-redis.call('PEXPIRE', registration, digits(ttl))
+if machine ~= '' then
+  note_generation(math.max(last_generation(), tonumber(ARGV[7]) or 0))
+  redis.call('ZREMRANGEBYSCORE', MACHINES, '-inf', digits(now))
+  redis.call('ZADD', MACHINES, digits(now + ttl), machine)
+  redis.call('PEXPIRE', MACHINES, digits(ttl))
+  local registration = MACHINES .. ':' .. machine
+  redis.call('HSET', registration, 'hash', ARGV[3], 'nodes', nodes)
+  redis.call('PEXPIRE', registration, digits(ttl))
+end
 
 local machines = {}
 for _, name in ipairs(redis.call('ZRANGE', MACHINES, 0, -1)) do

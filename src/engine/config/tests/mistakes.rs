@@ -131,3 +131,74 @@ fn thousands_of_mistakes_are_found_in_bounded_time() {
     let found = mistakes(&servers(&[server; 5_000]));
     assert_eq!(found.len(), 1_000);
 }
+
+#[test]
+fn files_that_are_named_are_opened_and_neither_made_nor_changed() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = std::env::temp_dir().join(format!("nb-mistakes-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let at = |name: &str| dir.join(name).display().to_string();
+    std::fs::write(dir.join("state"), "").unwrap();
+    let open_to_all = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(dir.join("state"), open_to_all).unwrap();
+    std::fs::create_dir(dir.join("folder")).unwrap();
+    std::fs::write(dir.join("empty"), "").unwrap();
+    std::fs::write(dir.join("no-pem"), "no certificate").unwrap();
+    let text = |state: &str, log: &str| {
+        format!(
+            "backend_server_monitoring:
+  state_file: {}
+  log: {}
+  cluster:
+    redis: rediss://127.0.0.1
+    username: u
+    password_file: {}
+    key_file: {}
+    tls_ca_file: {}
+    tls_cert_file: {}
+    tls_key_file: {}
+  backend_servers:
+    - {{ protocol: imap, host: a, tls: true, tls_ca_file: {}, tls_cert_file: {}, tls_key_file: {} }}
+    - {{ protocol: imap, host: b, tls: true, tls_ca_file: {} }}
+",
+            at(state),
+            at(log),
+            at("none"),
+            at("empty"),
+            at("no-pem"),
+            at("none.crt"),
+            at("none.key"),
+            at("none.ca"),
+            at("none.crt"),
+            at("none.key"),
+            at("none.ca"),
+        )
+    };
+    let found = mistakes(&text("state", "folder"));
+    let found: Vec<String> = found.iter().map(|one| one.replace(&at(""), "")).collect();
+    let expected = [
+        "2 state_file: cannot use state: others may write it",
+        "3 log: cannot use folder: a file expected, got a directory",
+        "7 cluster.password_file: none: no such file",
+        "8 cluster.key_file: empty: a key expected, got an empty file",
+        "9 cluster.tls_ca_file: no-pem: ",
+        "10 cluster.tls_cert_file: none.crt: no such file",
+        "11 cluster.tls_key_file: none.key: no such file",
+        "13 backend_servers[1].tls_ca_file: none.ca: no such file",
+        "13 backend_servers[1].tls_cert_file: none.crt: no such file",
+        "13 backend_servers[1].tls_key_file: none.key: no such file",
+        "14 backend_servers[2].tls_ca_file: none.ca: no such file",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found} is not {expected}");
+    }
+    let mode = std::fs::metadata(dir.join("state")).unwrap().permissions();
+    assert_eq!(mode.mode() & 0o777, 0o666);
+    let found = mistakes(&text("new-state", "new.log"));
+    assert!(!found.iter().any(|one| one.contains("new")), "{found:#?}");
+    assert!(!dir.join("new-state").exists() && !dir.join("new.log").exists());
+    std::fs::remove_dir_all(dir).unwrap();
+}

@@ -1,0 +1,63 @@
+//! What a process does in the store that is no machine: it reads and sets what operators have set for
+//! all machines. It registers nothing, since it has made no probes.
+
+use std::time::Instant;
+
+use super::client::ClientHandle;
+use super::connection::CallError;
+use super::machines::{from_store, to_store};
+use super::script::{ClusterSetting, Sync, Synced};
+use crate::engine::active::ActiveConfig;
+
+/// Takes over what operators have set for all machines. Writes nothing into the store.
+///
+/// # Errors
+/// That Redis fails or has not answered in time.
+pub async fn learn_settings(
+    client: &ClientHandle,
+    active: &ActiveConfig,
+    until: Instant,
+) -> Result<(), CallError> {
+    exchange(client, active, Vec::new(), until).await.map(drop)
+}
+
+/// Writes what operators have set in this process's table into the store, and takes over what was
+/// set there later. Returns the names of what it took over: targets' keys, or `node:` and a name.
+///
+/// # Errors
+/// That Redis fails or has not answered in time.
+pub async fn share_settings(
+    client: &ClientHandle,
+    active: &ActiveConfig,
+    until: Instant,
+) -> Result<Vec<String>, CallError> {
+    let settings = active.table.operators().iter().map(to_store).collect();
+    exchange(client, active, settings, until).await
+}
+
+async fn exchange(
+    client: &ClientHandle,
+    active: &ActiveConfig,
+    settings: Vec<ClusterSetting>,
+    until: Instant,
+) -> Result<Vec<String>, CallError> {
+    let make = |deadline| Sync {
+        machine: String::new(),
+        config_hash: String::new(),
+        nodes: Vec::new(),
+        drain_time: active.config.routing.drain_time,
+        wants_counts: false,
+        generation: 0,
+        settings,
+        deadline,
+    };
+    let Synced::Done { settings, .. } = client.call(until, make).await? else {
+        return Err(CallError("no answer in time".to_owned()));
+    };
+    let mut taken = Vec::new();
+    for operator in settings.iter().filter_map(from_store) {
+        active.set_operator(&operator).map_err(CallError)?;
+        taken.push(operator.what);
+    }
+    Ok(taken)
+}

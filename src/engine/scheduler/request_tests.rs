@@ -1,0 +1,207 @@
+//! Requests in the state file. The steps of the engine thread are called one by one, so that nothing
+//! depends on how fast they are.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use super::*;
+use crate::engine::active::StartState;
+use crate::engine::config::{Config, LogSink};
+use crate::engine::metrics::write_pieces;
+use crate::engine::state_file::file::{SharedStateFile, WriteRight};
+use crate::engine::state_file::saved::RequestAnswer;
+use crate::sys::fork_mark::pid;
+
+/// An engine that keeps a state file, and whoever asks it.
+struct Keeper {
+    folder: PathBuf,
+    store: Arc<SharedStateFile>,
+    scheduler: Scheduler,
+    active: Arc<ActiveConfig>,
+}
+
+impl Keeper {
+    fn begin(name: &str, targets: usize) -> Self {
+        let folder = std::env::temp_dir().join(format!("nb-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let store = Arc::new(SharedStateFile::open(&folder.join("state")).unwrap());
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
+        let servers: Vec<String> = (0..targets)
+            .map(|n| {
+                format!(
+                    "{{protocol: imap, host: 127.0.0.1, port: {}, node: n{n}}}",
+                    n + 1
+                )
+            })
+            .collect();
+        let text = format!(
+            "backend_server_monitoring: {{log: none, connect_interval: 1h, backend_servers: [{}]}}",
+            servers.join(", ")
+        );
+        let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
+        let state = StartState {
+            state_file: Some(store.clone()),
+            ..StartState::default()
+        };
+        let active = Arc::new(ActiveConfig::succeed(None, config, pid(), true, state).unwrap());
+        let log = Arc::new(Log::open(&LogSink::None).unwrap());
+        let mut scheduler = Scheduler::begin(&active, &log, &Arc::default());
+        scheduler.keep_file(true);
+        scheduler.save();
+        Self {
+            folder,
+            store,
+            scheduler,
+            active,
+        }
+    }
+
+    /// Writes a request, which the next role check finds.
+    fn ask(&mut self, body: &str) {
+        assert!(self.store.ask(body, 0));
+        self.scheduler.keep_file(true);
+    }
+
+    /// The answer that the thread has written which writes the file. A save may have to wait for one
+    /// before, as on the engine thread.
+    fn answer(&mut self) -> RequestAnswer {
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let saved = self.store.load_settled().unwrap().unwrap_or_default();
+            if let Some(answer) = saved.answer.filter(|one| one.number == self.store.asked()) {
+                return answer;
+            }
+            assert!(Instant::now() < end);
+            self.scheduler.save();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test)
+}
+
+#[test]
+fn the_first_role_check_after_a_request_answers_it() {
+    run(async {
+        let mut keeper = Keeper::begin("answer", 1);
+        keeper.ask("set what=\"node:n0\" state=drain for=0 by=\"ann\" reason=\"\"\n");
+        keeper.scheduler.save();
+        assert_eq!(keeper.answer().text, "ok");
+        assert_eq!(
+            keeper
+                .active
+                .operator_settings()
+                .state_of_node("n0")
+                .0
+                .name(),
+            "drain"
+        );
+    });
+}
+
+#[test]
+fn metrics_are_made_in_steps_between_which_probes_have_their_turn() {
+    const TARGETS: usize = 1_000;
+    run(async {
+        let mut keeper = Keeper::begin("steps", TARGETS);
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = turns.clone();
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        keeper.ask("metrics\n");
+        assert_eq!(turns.load(Ordering::Relaxed), 0, "nothing was made yet");
+        // As the engine thread does with each event.
+        while keeper.scheduler.is_answering() {
+            keeper.scheduler.event().await;
+            keeper.scheduler.save();
+        }
+        other.abort();
+        let turns = turns.load(Ordering::Relaxed);
+        assert!(turns > TARGETS / 100 * 5, "{turns} turns of another task");
+        let answer = keeper.answer();
+        let mut text = String::new();
+        write_pieces(Some(&keeper.active), &mut |piece| text.push_str(piece));
+        let families = |text: &mut dyn Iterator<Item = String>| -> Vec<String> {
+            let names = text.filter(|line| line.starts_with("# TYPE"));
+            names.collect()
+        };
+        assert_eq!(
+            families(&mut answer.reply.iter().cloned()),
+            families(&mut text.lines().map(str::to_owned))
+        );
+        assert_eq!(answer.reply.last().map(String::as_str), Some("# EOF"));
+    });
+}
+
+#[test]
+fn all_nodes_are_listed_and_what_does_not_read_is_refused() {
+    run(async {
+        let mut keeper = Keeper::begin("lists", 250);
+        keeper.ask("nodes\n");
+        while keeper.scheduler.is_answering() {
+            keeper.scheduler.event().await;
+            keeper.scheduler.save();
+        }
+        let answer = keeper.answer();
+        assert_eq!(answer.reply.len(), 250);
+        assert!(answer.reply[249].contains("\"node\":\"n249\""));
+        keeper.store.stop_asking();
+        for (body, reason) in [
+            ("move user=\"u\"\n", "error a move line that does not read"),
+            ("dance\n", "error not a request that this version knows"),
+        ] {
+            assert!(keeper.store.ask(body, keeper.store.asked()));
+            keeper.scheduler.keep_file(true);
+            keeper.scheduler.save();
+            assert_eq!(keeper.answer().text, reason);
+            keeper.store.stop_asking();
+        }
+    });
+}
+
+#[test]
+fn a_call_that_nobody_makes_is_answered_and_does_not_hold_up_the_next_request() {
+    run(async {
+        let mut keeper = Keeper::begin("dropped", 1);
+        keeper.ask("forget user=\"u\" by=\"\" reason=\"\"\n");
+        keeper.scheduler.save();
+        assert!(keeper.scheduler.is_answering());
+        drop(keeper.scheduler.take_call().unwrap());
+        keeper.scheduler.save();
+        assert_eq!(keeper.answer().text, "error the engine could not do it");
+    });
+}
+
+#[test]
+fn whoever_stops_asking_leaves_no_user_in_the_file() {
+    run(async {
+        let keeper = Keeper::begin("withdrawn", 1);
+        assert!(keeper.store.ask("forget user=\"alice\"\n", 0));
+        let content = || std::fs::read(keeper.folder.join("state")).unwrap();
+        let has_user = || content().windows(5).any(|bytes| bytes == b"alice");
+        assert!(has_user());
+        let number = keeper.store.request(0).unwrap().number;
+        keeper.store.stop_asking();
+        assert!(!has_user());
+        let left = keeper.store.request(0).unwrap();
+        assert_eq!((left.number, left.body.as_str()), (number, ""));
+    });
+}
