@@ -36,10 +36,10 @@ fn configure(args: &Args) -> Answer {
                 .map_err(|e| e.to_string()),
             Err(_) => Err("a path in UTF-8 expected".to_owned()),
         },
-        _ => args.config(1, |value| {
+        _ => args.config_with_servers(1, |value, servers| {
             value
                 .map_err(ConfigError::from)
-                .and_then(|value| Config::from_value(&value))
+                .and_then(|value| Config::from_value_with(&value, servers))
                 .map_err(|e| e.to_string())
         }),
     };

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::issue::{Issue, Path, Step};
 use super::keys::{self, Key, Kind, SERVICE_KEYS, TARGET_KEYS};
 use super::reader::Reader;
+use super::server_items::NothingDeferred;
 use super::settings;
 use super::target::TargetDefaults;
 use super::value::Value;
@@ -117,7 +118,7 @@ pub(super) fn of_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Findi
             ..Findings::default()
         };
     }
-    match settings::read(&value, path) {
+    match settings::read(&value, path, &NothingDeferred) {
         Ok((config, warnings)) => Findings {
             warnings: warnings.into_iter().map(placed).collect(),
             config: Some(config),
@@ -141,7 +142,7 @@ fn of_section(section: &Value, path: &Path, unread: &[Issue]) -> Vec<Issue> {
     let mut before = relative(unread, path);
     before.retain(is_of_section);
     let (read, found) = collect(others, SERVICE_KEYS, &before, |value| {
-        let (config, _) = settings::read(value, Path::default())?;
+        let (config, _) = settings::read(value, Path::default(), &NothingDeferred)?;
         let reader = Reader::open(value, Path::default(), SERVICE_KEYS, &[])?;
         Ok((config, settings::target_defaults(&reader)?))
     });

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
 //! | `value`, `issue` | what is read, and what is said when it is wrong |
+//! | `server_items` | the items of the list of servers, one at a time |
 //! | `reader`, `unknown` | typed access to one table; what an unknown key was meant for |
 //! | `settings`, `target`, `routing`, `cluster` | the section and its targets, with the rules between keys |
 //! | `policy` | intervals and thresholds of the service and of a target |
@@ -34,6 +35,7 @@ mod policy;
 mod reader;
 mod routing;
 mod section;
+mod server_items;
 mod settings;
 mod status_codes;
 mod target;
@@ -65,12 +67,14 @@ pub use self::mistakes::{Findings, Mistake, findings};
 pub use self::origin::ConfigOrigin;
 pub use self::pem_file::Unread;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
+pub use self::server_items::{ServerItems, is_server_list};
 pub use self::target::{CheckDefaults, target_from_value};
 pub use self::timeouts::Timeouts;
 pub use self::tls_files::TlsFiles;
 pub use self::unknown::nearest;
 pub use self::value::Value;
 
+use self::server_items::NothingDeferred;
 use super::target::{ProbePolicy, Target};
 
 /// What a target counts as before its first verdict.
@@ -154,8 +158,16 @@ impl Config {
     /// The first key that is unknown, missing, of the wrong type or out of range, or that
     /// contradicts another; its path begins at the table.
     pub fn from_value(root: &Value) -> Result<Self, ConfigError> {
+        Self::from_value_with(root, &NothingDeferred)
+    }
+
+    /// The same, where `servers` has the items of the list of servers if it is deferred.
+    ///
+    /// # Errors
+    /// As [`Config::from_value`].
+    pub fn from_value_with(root: &Value, servers: &dyn ServerItems) -> Result<Self, ConfigError> {
         let (path, section) = section::in_table(root)?;
-        let (config, warnings) = settings::read(section, path)?;
+        let (config, warnings) = settings::read(section, path, servers)?;
         Ok(Self {
             warnings: warnings.iter().map(Issue::to_string).collect(),
             ..config
@@ -232,9 +244,10 @@ impl Config {
         };
         let read = || {
             let (path, section) = section::in_file(tree.root())?;
-            let value = yaml::to_value(section, &path, env)?;
+            let servers = yaml::Section::new(section, &path, env);
+            let value = servers.value()?;
             let origin = ConfigOrigin::in_text(&path, |path| tree.root().line_at(path));
-            let (config, warnings) = settings::read(&value, path)?;
+            let (config, warnings) = settings::read(&value, path.clone(), &servers)?;
             Ok(Self {
                 warnings: warnings.iter().map(with_line).collect(),
                 origin,

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::target::Target;
-use super::issue::{Issue, Path};
+use super::issue::{Issue, Path, Step};
 use super::keys::{self, SERVICE_KEYS};
 use super::policy::PolicyDefaults;
 use super::reader::{Reader, is_file_path, item_refusal, item_text};
 use super::routing;
+use super::server_items::ServerItems;
 use super::target::TargetDefaults;
 use super::timeouts::Timeouts;
 use super::value::Value;
@@ -28,11 +29,16 @@ pub(super) fn target_defaults(reader: &Reader<'_>) -> Result<TargetDefaults, Iss
     })
 }
 
-/// The configuration of one section, and what is doubtful in it.
-pub(super) fn read(section: &Value, path: Path) -> Result<(Config, Vec<Issue>), Issue> {
+/// The configuration of one section, and what is doubtful in it. `servers` has the items of the
+/// list of servers if it is deferred.
+pub(super) fn read(
+    section: &Value,
+    path: Path,
+    servers: &dyn ServerItems,
+) -> Result<(Config, Vec<Issue>), Issue> {
     let reader = Reader::open(section, path, SERVICE_KEYS, &[])?;
     let defaults = target_defaults(&reader)?;
-    let targets = targets(&reader, &defaults)?;
+    let targets = targets(&reader, &defaults, servers)?;
     let warnings = warnings::of_section(&reader, &targets);
     let targets: Vec<Arc<Target>> = targets.into_iter().map(|(target, _)| target).collect();
     routing::check_nodes(&targets, reader.name_of(&keys::BACKEND_SERVERS))
@@ -93,11 +99,48 @@ fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
     Ok(sink(text).unwrap_or_else(|| LogSink::File(PathBuf::from(text))))
 }
 
-fn targets(reader: &Reader<'_>, defaults: &TargetDefaults) -> Result<Vec<Doubted>, Issue> {
+fn targets(
+    reader: &Reader<'_>,
+    defaults: &TargetDefaults,
+    servers: &dyn ServerItems,
+) -> Result<Vec<Doubted>, Issue> {
     let read = |item: &Value| target::configured(item, defaults);
+    if let Some(given) = reader.given(&keys::BACKEND_SERVERS)?
+        && let Value::Deferred(count) = given.value
+    {
+        let path = reader.path().key(given.name);
+        return deferred(servers, &path, *count, read);
+    }
     reader
         .list(&keys::BACKEND_SERVERS, read)?
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))
+}
+
+/// What `read` makes of each of the `count` items of the list at `path`.
+fn deferred<T>(
+    servers: &dyn ServerItems,
+    path: &Path,
+    count: usize,
+    read: impl Fn(&Value) -> Result<T, Issue>,
+) -> Result<Vec<T>, Issue> {
+    let mut done = Vec::with_capacity(count);
+    let mut refused = None;
+    servers.each(&path.0, &mut |item| {
+        match item.and_then(|item| read(&item)) {
+            Ok(one) => done.push(one),
+            Err(issue) => refused = Some(issue.under(Step::item(done.len())).within(path)),
+        }
+        refused.is_none()
+    });
+    match refused {
+        Some(issue) => Err(issue),
+        None if done.len() == count => Ok(done),
+        // Fewer servers than were configured must never be put in force.
+        None => {
+            let problem = format!("{count} items expected, got {}", done.len());
+            Err(Path::default().issue(problem).within(path))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,9 @@ pub enum Value {
         template: String,
     },
     List(Vec<Self>),
+    /// The list of servers, which is not here yet: whoever made this value has so many items, and
+    /// gives them one at a time ([`ServerItems`](super::ServerItems)).
+    Deferred(usize),
     /// In written order. An empty Lua table arrives as an empty map and counts as a list too.
     Map(Vec<(String, Self)>),
 }
@@ -36,7 +39,7 @@ impl Value {
             Self::Bool(_) => "boolean",
             Self::Int(_) | Self::Float(_) => "number",
             Self::Str(_) | Self::Env { .. } => "string",
-            Self::List(_) => "list",
+            Self::List(_) | Self::Deferred(_) => "list",
             Self::Map(_) => "table",
         }
     }
@@ -86,6 +89,7 @@ impl fmt::Debug for Value {
             Self::Str(text) => write!(f, "[text of {} bytes]", text.len()),
             Self::Env { template, .. } => write!(f, "[{template}]"),
             Self::List(items) => f.debug_list().entries(items).finish(),
+            Self::Deferred(count) => write!(f, "[list of {count} items]"),
             Self::Map(entries) => f
                 .debug_map()
                 .entries(entries.iter().map(|(key, value)| (key, value)))

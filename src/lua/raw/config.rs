@@ -6,7 +6,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::args::{ArgView, Args, each, view};
 use super::fields::make_room;
-use crate::engine::config::{Issue, Step, Value};
+use crate::engine::config::{Issue, ServerItems, Step, Value, is_server_list};
 
 /// The limit of tables within tables. The deepest valid configuration has five; the limit bounds
 /// recursion for a table that contains itself.
@@ -40,11 +40,95 @@ impl Args {
     ) -> T {
         let reader = Reader { state: self.state };
         // SAFETY: `run_with_room` made room for `DEEPEST` tables. The index of an argument is absolute.
-        work(unsafe { reader.convert(index, DEEPEST) })
+        work(unsafe { reader.convert(index, DEEPEST, Servers::Converted) })
+    }
+
+    /// The same with the list of servers deferred: `work` also gets what has its items.
+    pub(in crate::lua) fn config_with_servers<T>(
+        &self,
+        index: c_int,
+        work: impl FnOnce(Result<Value, Issue>, &dyn ServerItems) -> T,
+    ) -> T {
+        let reader = Reader { state: self.state };
+        // SAFETY: as in `config`.
+        let value = unsafe { reader.convert(index, DEEPEST, Servers::DeferredBelow) };
+        work(value, &Items { reader, index })
+    }
+}
+
+/// What becomes of the list of servers in a table.
+#[derive(Clone, Copy, PartialEq)]
+enum Servers {
+    Converted,
+    /// Deferred, where a table below has one.
+    DeferredBelow,
+    /// Deferred, if it is a list: this is its place.
+    DeferredHere,
+}
+
+/// The items of lists in the table at an index, for the time of a native's call.
+struct Items {
+    reader: Reader,
+    /// Absolute, of an argument.
+    index: c_int,
+}
+
+impl ServerItems for Items {
+    fn each(&self, path: &[Step], take: &mut dyn FnMut(Result<Value, Issue>) -> bool) {
+        let state = self.reader.state;
+        // The list is `path.len()` tables down, an item one more.
+        let Some(depth) = DEEPEST.checked_sub(path.len() + 1) else {
+            return;
+        };
+        // SAFETY: only `config_with_servers` makes this, for a native with slots for `DEEPEST` tables, and the
+        // native's argument stays where it is. The walk needs the slot of the list, and two more while it
+        // looks for a key. `take` runs no Lua.
+        unsafe {
+            let top = ffi::lua_gettop(state);
+            ffi::lua_pushvalue(state, self.index);
+            let list = top + 1;
+            if path.iter().all(|step| descend(state, list, step)) {
+                for index in 0..ffi::lua_rawlen(state, list) {
+                    if !take(self.reader.item(list, index, depth)) {
+                        break;
+                    }
+                }
+            }
+            ffi::lua_settop(state, top);
+        }
+    }
+}
+
+/// Replaces the table in `slot` by the table that it has under a name; false if there is none.
+///
+/// # Safety
+///
+/// `slot` is the topmost slot, and three more are free.
+unsafe fn descend(state: *mut lua_State, slot: c_int, step: &Step) -> bool {
+    let Step::Key(name) = step else {
+        return false;
+    };
+    let mut found = false;
+    // SAFETY: the slot holds a table, `each` and the copy have their slots. The slot is changed last: `each`
+    // reads the table no more once the closure has returned false.
+    unsafe {
+        if ffi::lua_type(state, slot) != ffi::LUA_TTABLE {
+            return false;
+        }
+        each(state, slot, |key, value| {
+            found = view(state, key) == ArgView::Bytes(name.as_bytes());
+            if found {
+                ffi::lua_pushvalue(state, value);
+                ffi::lua_replace(state, slot);
+            }
+            !found
+        });
+        found && ffi::lua_type(state, slot) == ffi::LUA_TTABLE
     }
 }
 
 /// Converts Lua values to configuration values.
+#[derive(Clone, Copy)]
 struct Reader {
     state: *mut lua_State,
 }
@@ -56,7 +140,7 @@ impl Reader {
     /// # Safety
     ///
     /// `index` is absolute, and there are `SLOTS_OF_A_TABLE` free slots for each of `depth` tables.
-    unsafe fn convert(&self, index: c_int, depth: usize) -> Result<Value, Issue> {
+    unsafe fn convert(&self, index: c_int, depth: usize, servers: Servers) -> Result<Value, Issue> {
         // SAFETY: the slot does not change during this call, and the view does not leave it.
         match unsafe { view(self.state, index) } {
             ArgView::Nil => Ok(Value::Nil),
@@ -69,12 +153,17 @@ impl Reader {
             },
             ArgView::Table if depth == 0 => Err(Issue::new("tables are nested too deeply")),
             // SAFETY: it is a table, and the caller provides the slots for `depth` tables.
-            ArgView::Table => unsafe { self.convert_table(index, depth - 1) },
+            ArgView::Table => unsafe { self.convert_table(index, depth - 1, servers) },
             ArgView::Other(name) => Err(Issue::new(format!("a {name} is no configuration value"))),
         }
     }
 
-    unsafe fn convert_table(&self, table: c_int, depth: usize) -> Result<Value, Issue> {
+    unsafe fn convert_table(
+        &self,
+        table: c_int,
+        depth: usize,
+        servers: Servers,
+    ) -> Result<Value, Issue> {
         // SAFETY: `convert` has checked that it is a table.
         let length = unsafe { ffi::lua_rawlen(self.state, table) };
         let mut items = 0;
@@ -84,7 +173,7 @@ impl Reader {
         // change the table and leaves the stack as it was.
         unsafe {
             each(self.state, table, |key, value| {
-                match self.entry(key, value, length, depth) {
+                match self.entry(key, value, length, depth, servers) {
                     Ok(Some(entry)) => entries.push(entry),
                     Ok(None) => items += 1,
                     Err(issue) => refused = Some(issue),
@@ -102,6 +191,9 @@ impl Reader {
                 entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                 Ok(Value::Map(entries))
             }
+            (items, true) if items == length && servers == Servers::DeferredHere => {
+                Ok(Value::Deferred(length))
+            }
             // SAFETY: `each` has freed its slots again; one of them is enough for an item.
             (items, true) if items == length => unsafe { self.convert_array(table, length, depth) },
             _ => Err(Issue::new(
@@ -117,6 +209,7 @@ impl Reader {
         value: c_int,
         length: usize,
         depth: usize,
+        servers: Servers,
     ) -> Result<Option<(String, Value)>, Issue> {
         // SAFETY: `key` is a slot of `each` that does not change meanwhile; the view stays here.
         let key = unsafe { view(self.state, key) };
@@ -125,8 +218,13 @@ impl Reader {
                 let key = std::str::from_utf8(key)
                     .map_err(|_| Issue::new("keys in UTF-8 expected"))?
                     .to_owned();
+                let servers = match servers {
+                    Servers::Converted => Servers::Converted,
+                    _ if is_server_list(&key) => Servers::DeferredHere,
+                    _ => Servers::DeferredBelow,
+                };
                 // SAFETY: `value` is absolute, and there are slots for `depth` more tables.
-                let value = unsafe { self.convert(value, depth) };
+                let value = unsafe { self.convert(value, depth, servers) };
                 let value = value.map_err(|issue| issue.under(Step::Key(key.clone())))?;
                 Ok(Some((key, value)))
             }
@@ -163,7 +261,7 @@ impl Reader {
         // existing item fits a Lua integer.
         unsafe {
             ffi::lua_rawgeti(self.state, table, index as ffi::lua_Integer + 1);
-            let value = self.convert(ffi::lua_gettop(self.state), depth);
+            let value = self.convert(ffi::lua_gettop(self.state), depth, Servers::Converted);
             ffi::lua_pop(self.state, 1);
             value
         }

@@ -59,7 +59,8 @@ fn an_alias_bomb_ends_with_an_error() {
 fn a_bomb_of_text_ends_with_an_error() {
     let long = "x".repeat(500_000);
     let aliases = "*a,".repeat(100_000);
-    let text = format!("a: &a {long}\nbackend_server_monitoring: {{targets: [{aliases}]}}\n");
+    let text =
+        format!("a: &a {long}\nbackend_server_monitoring: {{expose_attributes: [{aliases}]}}\n");
     let error = problem(&text);
     assert!(
         error.ends_with("section of at most 4194304 bytes expected, got more"),
@@ -67,8 +68,23 @@ fn a_bomb_of_text_ends_with_an_error() {
     );
     // Digits are read anew for each alias, and give no text.
     let digits = "1".repeat(500_000);
-    let text = format!("a: &a {digits}\nbackend_server_monitoring: {{targets: [{aliases}]}}\n");
+    let text =
+        format!("a: &a {digits}\nbackend_server_monitoring: {{expose_attributes: [{aliases}]}}\n");
     assert!(problem(&text).ends_with("section of at most 4194304 bytes expected, got more"));
+    // Servers are converted one at a time, and what all of them take is counted.
+    let server = "{protocol: imap, host: h, tls_ca_file: *a},";
+    let servers = server.repeat(20);
+    let text = format!("a: &a {long}\nbackend_server_monitoring: {{targets: [{servers}]}}\n");
+    let error = problem(&text);
+    assert!(
+        error.ends_with(
+            "targets[9].tls_ca_file: section of at most 4194304 bytes expected, got more"
+        ),
+        "{error}"
+    );
+    // A value that can be no server is refused before the next one is converted.
+    let text = format!("a: &a {long}\nbackend_server_monitoring: {{targets: [{aliases}]}}\n");
+    assert!(problem(&text).contains("targets[1]: table expected, got string"));
     let variables = "${LONG}".repeat(100_000);
     let text = format!("backend_server_monitoring: {{targets: '{variables}'}}\n");
     assert!(problem(&text).contains("more bytes expected from the environment"));

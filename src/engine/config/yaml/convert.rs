@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
+use super::super::server_items::{ServerItems, is_server_list};
 use super::super::value::Value;
-use super::node::{MAX_KEY, NodeView, YamlNode};
+use super::node::{List, MAX_KEY, NodeView, YamlNode};
 use super::scalar::{Form, core_schema};
 
 /// The most text that our section may hold after replacement, in bytes.
@@ -14,11 +15,61 @@ const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// The most values that are named as unreadable.
 const MAX_ISSUES: usize = 1_000;
 
+/// Our section. Its value has everything but the items of the list of servers, which are converted
+/// one at a time.
+pub(in super::super) struct Section<'t> {
+    reading: Reading<'t>,
+    node: YamlNode<'t>,
+    path: &'t Path,
+}
+
+impl<'t> Section<'t> {
+    /// `path`: where in the file `node` is.
+    pub(in super::super) fn new(
+        node: YamlNode<'t>,
+        path: &'t Path,
+        env: &'t dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        Self {
+            reading: Reading::new(env, 1),
+            node,
+            path,
+        }
+    }
+
+    /// # Errors
+    /// As [`to_value_all`] has them; the first of them.
+    pub(in super::super) fn value(&self) -> Result<Value, Issue> {
+        let value = self.reading.convert_section(self.node);
+        self.reading
+            .first_issue(value)
+            .map_err(|issue| issue.within(self.path))
+    }
+}
+
+impl ServerItems for Section<'_> {
+    fn each(&self, path: &[Step], take: &mut dyn FnMut(Result<Value, Issue>) -> bool) {
+        let Some([Step::Key(name)]) = path.strip_prefix(self.path.0.as_slice()) else {
+            return;
+        };
+        let Some(NodeView::List(items)) = self.node.entry(name).map(YamlNode::view) else {
+            return;
+        };
+        for item in items.iter() {
+            let value = self.reading.convert(item);
+            if !take(self.reading.first_issue(value)) {
+                return;
+            }
+        }
+    }
+}
+
 /// A node of our section as a value, its variables replaced.
 ///
 /// # Errors
 /// A key that is not a scalar, a scalar that does not fit its tag, a variable that is not set,
 /// more text than the bound.
+#[cfg(test)]
 pub(in super::super) fn to_value(
     node: YamlNode<'_>,
     path: &Path,
@@ -46,12 +97,7 @@ fn convert_all(
     env: &dyn Fn(&str) -> Option<String>,
     max_issues: usize,
 ) -> (Value, Vec<Issue>) {
-    let reading = Reading {
-        env,
-        room: Cell::new(MAX_TEXT),
-        issues: RefCell::default(),
-        max_issues,
-    };
+    let reading = Reading::new(env, max_issues);
     let value = reading.convert(node).unwrap_or_else(|issue| {
         reading.issues.borrow_mut().push(issue);
         Value::Nil
@@ -72,7 +118,24 @@ struct Reading<'t> {
     max_issues: usize,
 }
 
-impl Reading<'_> {
+impl<'t> Reading<'t> {
+    fn new(env: &'t dyn Fn(&str) -> Option<String>, max_issues: usize) -> Self {
+        Self {
+            env,
+            room: Cell::new(MAX_TEXT),
+            issues: RefCell::default(),
+            max_issues,
+        }
+    }
+
+    /// The value, unless something in it could not be read.
+    fn first_issue(&self, value: Result<Value, Issue>) -> Result<Value, Issue> {
+        match self.issues.take().into_iter().next() {
+            None => value,
+            Some(first) => Err(first),
+        }
+    }
+
     fn take(&self, bytes: usize) -> Result<(), Issue> {
         let left = self.room.get().checked_sub(bytes);
         self.room
@@ -81,12 +144,16 @@ impl Reading<'_> {
     }
 
     /// Converts a value inside another one. One that cannot be read is absent from it.
-    fn convert_below(&self, node: YamlNode<'_>, step: impl Fn() -> Step) -> Value {
+    fn below(
+        &self,
+        convert: impl FnOnce() -> Result<Value, Issue>,
+        step: impl Fn() -> Step,
+    ) -> Value {
         let known = self.issues.borrow().len();
         if known >= self.max_issues {
             return Value::Nil;
         }
-        let value = self.convert(node);
+        let value = convert();
         let mut issues = self.issues.borrow_mut();
         let value = value.unwrap_or_else(|issue| {
             issues.push(issue);
@@ -112,22 +179,40 @@ impl Reading<'_> {
             }
             NodeView::List(items) => {
                 let items = items.iter().enumerate();
-                let convert = |(at, item)| self.convert_below(item, || Step::item(at));
+                let convert = |(at, item)| self.below(|| self.convert(item), || Step::item(at));
                 Ok(Value::List(items.map(convert).collect()))
             }
-            NodeView::Map(entries) => entries
-                .entries()
-                .map(|(key, value)| {
-                    let Some(name) = key.name() else {
-                        return Err(Issue::new(key_problem(key)));
-                    };
-                    self.take(name.len())?;
-                    let value = self.convert_below(value, || Step::Key(name.to_owned()));
-                    Ok((name.to_owned(), value))
-                })
-                .collect::<Result<_, _>>()
-                .map(Value::Map),
+            NodeView::Map(entries) => self.convert_map(entries, |_, value| self.convert(value)),
         }
+    }
+
+    /// The same for the section, with the list of servers deferred.
+    fn convert_section(&self, node: YamlNode<'_>) -> Result<Value, Issue> {
+        match node.view() {
+            NodeView::Map(entries) => self.convert_map(entries, |name, value| match value.view() {
+                NodeView::List(items) if is_server_list(name) => Ok(Value::Deferred(items.len())),
+                _ => self.convert(value),
+            }),
+            _ => self.convert(node),
+        }
+    }
+
+    /// A table; `convert` makes the value of each entry, given its name and its node.
+    fn convert_map(
+        &self,
+        entries: List<'_>,
+        convert: impl Fn(&str, YamlNode<'_>) -> Result<Value, Issue>,
+    ) -> Result<Value, Issue> {
+        let entry = |(key, value): (YamlNode<'_>, YamlNode<'_>)| {
+            let Some(name) = key.name() else {
+                return Err(Issue::new(key_problem(key)));
+            };
+            self.take(name.len())?;
+            let value = self.below(|| convert(name, value), || Step::Key(name.to_owned()));
+            Ok((name.to_owned(), value))
+        };
+        let entries: Result<_, Issue> = entries.entries().map(entry).collect();
+        entries.map(Value::Map)
     }
 }
 

@@ -21,7 +21,9 @@ mod node;
 mod scalar;
 
 pub(super) use self::build::{parse, parse_all};
-pub(super) use self::convert::{to_value, to_value_all};
+#[cfg(test)]
+pub(super) use self::convert::to_value;
+pub(super) use self::convert::{Section, to_value_all};
 
 /// Why a text is not well-formed YAML, or exceeds a bound of this reader.
 #[derive(Debug, PartialEq, Eq)]

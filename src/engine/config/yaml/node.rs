@@ -286,7 +286,7 @@ impl<'t> YamlNode<'t> {
         at.line()
     }
 
-    fn entry(self, name: &str) -> Option<Self> {
+    pub(super) fn entry(self, name: &str) -> Option<Self> {
         let NodeView::Map(list) = self.view() else {
             return None;
         };
