@@ -231,6 +231,64 @@ describe("the engine", function()
     end)
   end)
 
+  it("after a restart checks first what is older than its interval", function()
+    local old, recent = world:open(), world:open()
+    local state_file = world:folder() .. "/restart"
+    local script = ([[
+      local nb = require("nauthilus_backend")
+      nb.configure({
+        log = "none", state_file = %q, state_max_age = "24h", connect_interval = "1h", fast_interval = "100ms",
+        backend_servers = {
+          { protocol = "imap", host = "127.0.0.1", port = %d, connect_interval = "1s" },
+          { protocol = "imap", host = "127.0.0.1", port = %d },
+        },
+      })
+      local function probes()
+        local targets = nb.status().targets
+        return targets[1].probes, targets[2].probes, targets[1].verdict .. targets[2].verdict
+      end
+      %%s
+    ]]):format(state_file, old.port, recent.port)
+    local output, well = interpreter.run(script:format(([[
+      assert(nb.wait_ready(30))
+      repeat
+        local file = io.open(%q, "rb")
+        local _, verdicts = (file and file:read("*a") or ""):gsub("verdict=alive", "")
+        if file then file:close() end
+      until verdicts >= 2
+      print((select(2, probes())))
+    ]]):format(state_file)))
+    assert.is_true(well, output)
+    -- No verdict of the second comes for an hour.
+    os.execute("sleep 1.2")
+    local before = tonumber(output)
+    output, well = interpreter.run(script:format([[
+      local first, second, verdicts = probes()
+      nb.start()
+      repeat
+        local now = probes()
+      until now > first
+      print(verdicts, second, (select(2, probes())))
+    ]]))
+    assert.is_true(well, output)
+    assert.are.equal(("alivealive\t%d\t%d\n"):format(before, before), output)
+  end)
+
+  it("checks a server that was removed and comes back at once, not after its interval", function()
+    -- Its probe takes a second, so that one is in flight nearly always.
+    local server = world:open({ script = "drip 50 * OK a slow server\\r\\n\nhang" })
+    local target = engine.imap(server.port, { deep_check = true, deep_timeout = "300ms" })
+    for round = 1, 6 do
+      nb.configure({ log = "none", connect_interval = "1h", fast_interval = "50ms", backend_servers = { target } })
+      assert.is_true(nb.wait_ready(30), "round " .. round)
+      engine.await_probes(nb, server.port, 1)
+      if round % 2 == 0 then
+        nb.stop()
+      end
+      nb.configure({ log = "none", backend_servers = {} })
+    end
+  end)
+
   describe("wait_ready", function()
     it("and status say that nothing is configured", function()
       local printed, well = interpreter.run([[

@@ -65,10 +65,11 @@ impl Scheduler {
                     && followed_before.contains(&slot) == followed.contains(&slot)
             });
             let timer = match earlier {
-                Some(timer) if is_kept => ProbeTimer {
-                    target: target.clone(),
-                    ..timer
-                },
+                Some(mut timer) if is_kept => {
+                    timer.target = target.clone();
+                    timer.hasten_first(active, count);
+                    timer
+                }
                 earlier => {
                     let mut timer = ProbeTimer::new(slot, kind, target, offset(position, count));
                     let answered = active.table.answered(slot);
@@ -119,7 +120,7 @@ impl Scheduler {
     }
 
     /// Rebuilds the queues from the states of all timers, whose indices have changed.
-    fn rebuild_queues(&mut self) {
+    pub(super) fn rebuild_queues(&mut self) {
         self.due.clear();
         self.ready.clear();
         self.tasks.clear();

@@ -1,8 +1,11 @@
 //! Begins the probes that are due, and decides on their outcomes when the next ones are due.
 
+use std::time::Duration;
+
 use tokio::task::{AbortHandle, Id, JoinError};
 
 use super::queue::Pace;
+use super::schedule::FIRST_PROBES_AT_ONCE;
 use super::timer::{ProbeStart, ProbeTimer, RunningProbe, TimerState};
 use super::{SLOW_AFTER, Scheduler, backoff};
 use crate::engine::log::{Level, Line};
@@ -12,6 +15,10 @@ use crate::sys::clock;
 
 /// How many probes are begun in a row before other tasks of the engine thread run.
 const BATCH: usize = 64;
+
+/// A timer that is overdue for longer was not late by itself: the process was stopped, or the
+/// machine slept. Otherwise due timers are begun within milliseconds.
+const PAUSE: Duration = Duration::from_secs(2);
 
 impl Scheduler {
     /// Requests a probe of each target with a report that came after its last probe began.
@@ -104,6 +111,7 @@ impl Scheduler {
     pub(in crate::engine) fn probe_due(&mut self) {
         self.lingering.close_finished();
         let now = clock::monotonic_ns();
+        self.spread_overdue(now);
         while let Some(&(due, at)) = self.due.first()
             && due <= now
         {
@@ -116,6 +124,31 @@ impl Scheduler {
             match self.ready.pop(self.slots()) {
                 Some(at) => self.start(at, &mut reusable),
                 None => break,
+            }
+        }
+    }
+
+    /// Spreads the timers that are overdue after a pause of this process as first probes are: all of
+    /// them at once would be late for each other's deadlines.
+    pub(super) fn spread_overdue(&mut self, now: u64) {
+        let is_overdue = |due: u64| now.saturating_sub(due) > clock::ns(PAUSE);
+        if !self.due.first().is_some_and(|(due, _)| is_overdue(*due)) {
+            return;
+        }
+        let overdue: Vec<(u64, usize)> = self
+            .due
+            .iter()
+            .take_while(|(due, _)| *due <= now)
+            .copied()
+            .collect();
+        if overdue.len() <= FIRST_PROBES_AT_ONCE {
+            return;
+        }
+        for entry in &overdue {
+            self.due.remove(entry);
+            if let Some(timer) = self.timers.get_mut(entry.1) {
+                let due = timer.gather(overdue.len(), now);
+                self.due.insert((due, entry.1));
             }
         }
     }

@@ -3,13 +3,18 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
+use super::timer::TimerState;
 use super::*;
 use crate::engine::active::StartState;
 use crate::engine::config::{Config, LogSink};
+use crate::engine::verdicts::Record;
 use crate::engine::verdicts::health::Verdict;
 use crate::sys::fork_mark::pid;
 
 const HOUR: &str = "1h";
+
+/// How many probes the targets had before a test.
+const BEFORE: u64 = 5;
 
 /// Makes a probe of a silent server wait.
 const TLS: &str = "tls: true, tls_timeout: 100ms";
@@ -63,8 +68,13 @@ impl Engine {
         let mut engine = Self::new(config);
         let now = clock::monotonic_ns();
         for slot in &engine.active.slots {
-            engine.active.table.note_connect_start(*slot, now);
-            engine.active.table.note_deep_start(*slot, now);
+            let probed = Record {
+                probes: BEFORE,
+                connect_started_ns: now,
+                deep_started_ns: now,
+                ..engine.active.table.read(*slot)
+            };
+            engine.active.table.write(*slot, &probed, false);
         }
         engine.replace_scheduler();
         engine
@@ -111,8 +121,10 @@ impl Engine {
         self.active.table.read(self.active.slots[at]).verdict()
     }
 
+    /// How many probes were made since [`Engine::begin_with`].
     fn probes(&self, at: usize) -> u64 {
-        self.active.table.read(self.active.slots[at]).probes
+        let record = self.active.table.read(self.active.slots[at]);
+        record.probes - BEFORE
     }
 
     fn started_ns(&self, at: usize) -> u64 {
@@ -290,4 +302,73 @@ async fn a_reload_moves_the_generation_where_the_list_is_another_one() {
     assert_eq!(same.generation(), before);
     let more = in_force(Some(&same), &config(&[a, b], "", "10s"));
     assert_ne!(more.generation(), before);
+}
+
+/// A process that was stopped for a while finds all its timers overdue.
+#[tokio::test]
+async fn what_is_overdue_after_a_pause_is_spread() {
+    let ports: Vec<u16> = (1..=250).collect();
+    let mut engine = Engine::begin_with(&config(&ports, "", "1s"));
+    let now = clock::monotonic_ns();
+    let second = 1_000_000_000;
+    for timer in &mut engine.scheduler.timers {
+        timer.state = TimerState::Waiting(Some(now - 10 * second));
+    }
+    engine.scheduler.rebuild_queues();
+    engine.scheduler.spread_overdue(now);
+    let due: Vec<u64> = engine.scheduler.due.iter().map(|(due, _)| *due).collect();
+    assert_eq!(due.len(), 250);
+    // Rounded to ticks of 256 ms, in both directions.
+    let tick = 256_000_000;
+    assert!(due.iter().all(|due| *due <= now + 5 * second / 2 + tick));
+    for within in [
+        now - tick..now + second,
+        now + second..now + 2 * second,
+        now + 2 * second..now + 3 * second,
+    ] {
+        let count = due.iter().filter(|due| within.contains(due)).count();
+        assert!(count <= 130, "{count} within a second");
+    }
+    // A hundred may be probed at once.
+    for (index, timer) in engine.scheduler.timers.iter_mut().enumerate() {
+        let due = if index < 100 {
+            now - 10 * second
+        } else {
+            now + 3600 * second
+        };
+        timer.state = TimerState::Waiting(Some(due));
+    }
+    engine.scheduler.rebuild_queues();
+    engine.scheduler.spread_overdue(now);
+    let at_once = engine
+        .scheduler
+        .due
+        .iter()
+        .filter(|(due, _)| *due < now)
+        .count();
+    assert_eq!(at_once, 100);
+}
+
+/// The engine thread may see only the last of several configurations. A target that an earlier one
+/// lacked has an empty record, and must not wait for the interval of its timer of before.
+#[tokio::test]
+async fn a_target_that_was_removed_and_came_back_is_probed_soon() {
+    let (with, without) = (config(&[1, 2], "", "1s"), config(&[2], "", "1s"));
+    let mut engine = Engine::begin_with(&with);
+    assert!(engine.scheduler.next_due() > Some(clock::monotonic_ns() + 60_000_000_000));
+    let removed = engine.in_force(&without);
+    let back = in_force(Some(&removed), &with);
+    // As a probe does that was in flight, and is called off only now.
+    back.table
+        .note_connect_start(back.slots[0], clock::monotonic_ns());
+    for is_new in [false, true] {
+        engine.active = back.clone();
+        if is_new {
+            engine.replace_scheduler();
+        } else {
+            engine.serve(&back);
+        }
+        let soon = clock::monotonic_ns() + 2_000_000_000;
+        assert!(engine.scheduler.next_due() < Some(soon), "{is_new}");
+    }
 }

@@ -31,13 +31,13 @@ pub(in crate::engine) const CHECK_WAITS_NS: u64 = 256_000_000;
 const LONGEST_NS: u64 = u64::MAX / 4;
 
 /// How many first probes start per fast interval.
-const FIRST_PROBES_AT_ONCE: u32 = 100;
+pub(super) const FIRST_PROBES_AT_ONCE: usize = 100;
 
 /// The time over which the first probes of `count` timers are spread: a fast interval for each
 /// hundred of them, at most the interval.
 pub(super) fn first_window(fast: Duration, interval: Duration, count: usize) -> Duration {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    let paced = fast.saturating_mul(count) / FIRST_PROBES_AT_ONCE;
+    let paced = fast.saturating_mul(count) / FIRST_PROBES_AT_ONCE as u32;
     paced.max(fast).min(interval)
 }
 

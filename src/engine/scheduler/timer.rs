@@ -174,17 +174,40 @@ impl ProbeTimer {
         // Targets that were never probed, or not for longer than an interval with its jitter (after
         // a restart or a long pause), come first, spread over a fast interval per hundred timers.
         let longest = clock::ns(interval).saturating_mul(21) / 20;
-        let is_late = started == 0 || now.saturating_sub(started) > longest;
+        // A start without an outcome says nothing: it may be that of a probe which another
+        // configuration called off after the record was emptied for this one.
+        let is_late = started == 0 || record.probes == 0 || now.saturating_sub(started) > longest;
+        if is_late {
+            self.gather(count, now);
+            return;
+        }
         let window = first_window(policy.fast_interval, policy.connect_interval, count);
-        let (due, gathered) = if is_late {
-            let first = now + clock::ns(window.mul_f32(self.offset));
-            (nearest(first, interval), Some(window))
-        } else {
-            let gathered = (record.probes < 2).then_some(window);
-            self.due_after(&record, gathered)
-        };
+        let gathered = (record.probes < 2).then_some(window);
+        let (due, gathered) = self.due_after(&record, gathered);
         self.gathered = gathered;
         self.state = TimerState::Waiting(Some(due));
+    }
+
+    /// Makes the first probe due soon if the record is empty. A timer that was kept may be due much
+    /// later: its target was removed and has come back before the engine thread saw that.
+    pub(super) fn hasten_first(&mut self, active: &ActiveConfig, count: usize) {
+        if let TimerState::Waiting(Some(due)) = self.state
+            && active.table.read(self.slot).probes == 0
+        {
+            let first = self.gather(count, clock::monotonic_ns());
+            self.state = TimerState::Waiting(Some(first.min(due)));
+        }
+    }
+
+    /// Gathers the next probe with those of `count` timers from `now` on, and returns when it is due.
+    pub(super) fn gather(&mut self, count: usize, now: u64) -> u64 {
+        let policy = &self.target.policy;
+        let window = first_window(policy.fast_interval, policy.connect_interval, count);
+        let first = now + clock::ns(window.mul_f32(self.offset));
+        let due = nearest(first, self.interval());
+        self.gathered = Some(window);
+        self.state = TimerState::Waiting(Some(due));
+        due
     }
 
     /// When the next probe is due, in `CLOCK_MONOTONIC` nanoseconds, and the new value of
