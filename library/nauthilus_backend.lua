@@ -165,7 +165,17 @@ function dynamic_loader(name) end
 ---@field error? string Why it cannot start, or be configured from the environment.
 ---@field panic string[] The protocols of which so few servers are alive that all are listed.
 ---@field warnings string[] What an operator should know: doubtful settings, log lines that were lost.
+---@field operators nauthilus_backend.OperatorSetting[] What operators have set and is in force.
 ---@field targets nauthilus_backend.TargetStatus[]
+
+---@class nauthilus_backend.OperatorSetting
+---@field what string A target's key, or `node:` and a node's name.
+---@field state? "drain"|"maintenance" What `set_target_state` set.
+---@field weight? integer What `set_node_weight` set.
+---@field since number Seconds since 1970.
+---@field until? number When it ends by itself.
+---@field reason? string
+---@field by? string
 
 ---A check that was started and not waited for.
 ---@class nauthilus_backend.Check

@@ -3,6 +3,7 @@
 local engine = require("spec.support.engine")
 local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 describe("an operator's setting", function()
   local world, nb, a, b
@@ -71,6 +72,20 @@ describe("an operator's setting", function()
       nb.set_target_state(key(a), "auto")
       assert.are.same({ a.port, b.port }, listed())
     end
+  end)
+
+  it("is in the status, with who, why and how long", function()
+    assert.are.same({}, nb.status().operators)
+    nb.set_target_state(key(a), "drain", { reason = "new kernel", by = "ann", ["for"] = "1h" })
+    nb.set_node_weight("mail2", 7, { by = "bob" })
+    local drain, weight = unpack(nb.status().operators)
+    assert.are.same({ key(a), "drain", "new kernel", "ann" }, { drain.what, drain.state, drain.reason, drain.by })
+    assert.is_true(math.abs(drain["until"] - drain.since - 3600) < 1 and math.abs(drain.since - os.time()) < 120)
+    assert.are.same({ what = "node:mail2", weight = 7, by = "bob", since = weight.since }, weight)
+    assert.is_truthy(nb.status_json():find('"by":"ann"', 1, true))
+    nb.set_target_state(key(a), "auto")
+    nb.set_node_weight("mail2", nil)
+    assert.are.same({}, nb.status().operators)
   end)
 
   it("is that of a node's targets, and the stricter one counts", function()
@@ -154,18 +169,25 @@ describe("an operator's setting", function()
     ]]):format(state_file, a.port)
     local output, ok = interpreter.run(script:format([[
       nb.set_target_state("node:mail1", "maintenance", { reason = "a \"new\" disk", by = "ann" })
+      nb.set_node_weight("mail1", 9)
       assert(nb.wait_ready(20))
       repeat
         local file = io.open(]] .. string.format("%q", state_file) .. [[, "rb")
         local text = file and file:read("*a") or ""
         if file then file:close() end
       until text:find('operator what="node:mail1" state=maintenance', 1, true)
+        and text:find('operator what="node:mail1" weight=9', 1, true)
     ]]))
     assert.is_true(ok, output)
     os.execute("sleep 1.1")
     output, ok = interpreter.run(script:format([[
       assert(#nb.get_backend_servers() == 0)
       assert(nb.status().targets[1].state == "maintenance")
+      local state, weight
+      for _, one in ipairs(nb.status().operators) do
+        state, weight = state or one.state and one, weight or one.weight
+      end
+      assert(state.reason == "a \"new\" disk" and state.by == "ann" and weight == 9)
       nb.set_target_state("node:mail1", "auto")
       assert(#nb.get_backend_servers() == 1)
     ]]))

@@ -10,7 +10,7 @@ use crate::engine::config::{Config, ConfigError};
 use crate::engine::page::Facts;
 use crate::engine::process::current;
 use crate::engine::tls_details::{CertificateDetails, TlsDetails};
-use crate::engine::verdicts::{ProbeResult, Sample};
+use crate::engine::verdicts::{Operator, ProbeResult, Sample, Setting};
 
 pub(super) const NATIVES: Items = &[
     ("configure", config_native!(configure)),
@@ -137,6 +137,7 @@ pub(super) fn status_fields(status: &Facts) -> Vec<(&'static str, LuaValue)> {
         ),
         ("panic", LuaValue::List(panicking)),
         ("warnings", LuaValue::List(warnings.collect())),
+        ("operators", LuaValue::List(operators(active))),
     ]
 }
 
@@ -157,6 +158,28 @@ pub(super) fn target_rows(
             }
             LuaValue::Table(fields)
         })
+}
+
+/// What operators have set, as far as it is in force.
+fn operators(active: Option<&ActiveConfig>) -> Vec<LuaValue> {
+    let time = |ms: u64| (ms > 0).then(|| seconds(Duration::from_millis(ms)));
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let fields = |one: Operator| {
+        let setting = match one.setting {
+            Setting::State(state) => ("state", state.name().into()),
+            Setting::Weight(weight) => ("weight", weight.into()),
+        };
+        LuaValue::Table(vec![
+            ("what", one.what.into()),
+            setting,
+            ("since", time(one.since_ms).into()),
+            ("until", time(one.until_ms).into()),
+            ("reason", given(one.reason).into()),
+            ("by", given(one.by).into()),
+        ])
+    };
+    let settings = active.map_or_else(Vec::new, ActiveConfig::operators_in_force);
+    settings.into_iter().map(fields).collect()
 }
 
 /// The last probes of a target, the oldest first: how many seconds each took, and one letter for

@@ -180,6 +180,63 @@ def test_old_workers():
     nginx.stop()
 
 
+# Sets what an operator sets, and says what a worker makes of it.
+OPERATORS = """
+    location /set { content_by_lua_block {
+      local options = { reason = "new disk", by = "ann" }
+      if ngx.var.arg_weight then
+        nb.set_node_weight(ngx.var.arg_node, tonumber(ngx.var.arg_weight), options)
+      else
+        nb.set_target_state(ngx.var.arg_what, ngx.var.arg_state, options)
+      end
+      ngx.print("set")
+    } }
+    location /states { content_by_lua_block {
+      local said = { ngx.worker.pid() }
+      for _, target in ipairs(nb.status().targets) do said[#said + 1] = target.port .. "=" .. target.state end
+      for _, node in ipairs(nb.nodes()) do said[#said + 1] = node.node .. "=" .. node.weight end
+      ngx.print(table.concat(said, " "))
+    } }
+"""
+
+
+def test_operators():
+    kept, drained, third = Backend(), Backend(), Backend()
+    keys = 'connect_interval = "200ms",'
+    nginx = Nginx(workers=2, http=config([kept.port, drained.port], keys), server=STATUS + OPERATORS).start()
+
+    def each_worker_says(*expected):
+        answers = {}
+
+        def said():
+            worker, *words = nginx.body("/states").split()
+            answers[int(worker)] = words
+            return set(answers) >= set(nginx.workers()) and all(
+                answers[worker] == list(expected) for worker in nginx.workers()
+            )
+
+        until(said, what=f"{expected} of each worker, not {answers}")
+
+    with test("what an operator sets in one worker counts in each, and after a reload with another configuration"):
+        until(lambda: the_prober(nginx), what="one prober")
+        equal(nginx.body(f"/set?what=imap://127.0.0.1:{drained.port}&state=drain"), "set")
+        equal(nginx.body("/set?node=127.0.0.1&weight=7"), "set")
+        each_worker_says(f"{kept.port}=auto", f"{drained.port}=drain", "127.0.0.1=7")
+        equal(nginx.body("/list"), str(kept.port))
+        # It is not in this configuration, but what was set is kept for it.
+        nginx.configure(http=config([kept.port, third.port], keys))
+        serve_anew(nginx)
+        each_worker_says(f"{kept.port}=auto", f"{third.port}=auto", "127.0.0.1=7")
+        nginx.configure(http=config([third.port, drained.port, kept.port], 'connect_interval = "100ms",'))
+        serve_anew(nginx)
+        each_worker_says(f"{third.port}=auto", f"{drained.port}=drain", f"{kept.port}=auto", "127.0.0.1=7")
+        equal(nginx.body("/list"), f"{third.port} {kept.port}")
+        equal(nginx.body(f"/set?what=imap://127.0.0.1:{drained.port}&state=auto"), "set")
+        each_worker_says(f"{third.port}=auto", f"{drained.port}=auto", f"{kept.port}=auto", "127.0.0.1=7")
+        nginx.assert_clean()
+    nginx.stop()
+
+
 def test_upgrade():
     backend = Backend()
     nginx = Nginx(workers=2, http=config([backend.port], 'connect_interval = "200ms",'), server=STATUS)
@@ -201,4 +258,4 @@ def test_upgrade():
     nginx.stop()
 
 
-run_tests(test_reloads, test_old_workers, test_upgrade)
+run_tests(test_reloads, test_old_workers, test_operators, test_upgrade)

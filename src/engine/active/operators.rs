@@ -116,6 +116,15 @@ impl ActiveConfig {
         settings
     }
 
+    /// The settings themselves, with who made them and why, ordered by what they are about.
+    pub fn operators_in_force(&self) -> Vec<Operator> {
+        let now = clock::unix_ms();
+        let mut all = self.table.operators();
+        all.retain(|one| one.is_in_force(now));
+        all.sort_by(|a, b| a.what.cmp(&b.what));
+        all
+    }
+
     /// Whether this configuration has a target with this key or a node with this name.
     fn knows(&self, what: &str) -> bool {
         let mut targets = self.config.targets.iter();
