@@ -2,6 +2,7 @@
 -- Lua table and from a YAML file.
 
 local files = require("spec.support.files")
+local interpreter = require("spec.support.interpreter")
 
 describe("a mistake in a configuration", function()
   local nb = require("nauthilus_backend")
@@ -33,7 +34,24 @@ describe("a mistake in a configuration", function()
     assert.are.equal(wanted, text:sub(-#wanted))
   end
 
-  -- The same key of a server as a table and as YAML.
+  -- What a process says of a file that its environment names.
+  local function from_environment(file, script)
+    local output, well = interpreter.run(
+      'local nb = require("nauthilus_backend")\n' .. script, nil, ("NAUTHILUS_BACKEND_CONFIG='%s'"):format(file))
+    assert.is_true(well, output)
+    return output
+  end
+
+  -- What is refused as a file, both where a script names it and where the environment does.
+  local function refusal_of_file(text)
+    local problem = refusal(write(text))
+    local told = from_environment(path, "local _, problem = pcall(nb.get_backend_servers) print(problem)")
+    assert.are.equal("NAUTHILUS_BACKEND_CONFIG: " .. problem .. "\n",
+      told:match("NAUTHILUS_BACKEND_CONFIG: .*") or told)
+    return problem
+  end
+
+  -- The same key of a server as a table, as YAML, and as YAML that the environment names.
   local function of_server(key, value, written, problem)
     local server = { protocol = "imap", host = "127.0.0.1", port = 1 }
     server[key] = value
@@ -41,29 +59,109 @@ describe("a mistake in a configuration", function()
     local host = key == "host" and "" or "      host: 127.0.0.1\n"
     local text = ("backend_server_monitoring:\n  log: none\n  backend_servers:\n    - protocol: imap\n      %s: %s\n%s")
     assert.are.equal(path .. ": line 5: backend_server_monitoring.backend_servers[1]." .. problem,
-      refusal(write(text:format(key, written, host))))
+      refusal_of_file(text:format(key, written, host)))
   end
 
-  it("is named as it was made", function()
-    of_server("host", "[::1]:993", '"[::1]:993"',
-      'host: IPv4, IPv6 or host name expected, got "[::1]:993" (the port has its own key)')
-    of_server("proxy_protocol", true, "true", "proxy_protocol: unknown key; did you mean haproxy_v2?")
+  -- The same of a key of the service.
+  local function of_service(key, value, written, problem)
+    assert.are.equal(problem, refusal({ log = "none", backend_servers = {}, [key] = value }))
+    local text = "backend_server_monitoring:\n  log: none\n  %s: %s\n  backend_servers: []\n"
+    assert.are.equal(path .. ": line 3: backend_server_monitoring." .. problem,
+      refusal_of_file(text:format(key, written)))
+  end
+
+  it("of a server is named as it was made", function()
+    local with_port = 'host: IPv4, IPv6 or host name expected, got "%s" (the port has its own key)'
+    for _, host in ipairs({ "[::1]:993", "127.0.0.1:993", "imap.example.org:993" }) do
+      of_server("host", host, '"' .. host .. '"', with_port:format(host))
+    end
+    for _, name in ipairs({ "proxy_protocol", "proxy", "send_proxy_v2" }) do
+      of_server(name, true, "true", name .. ": unknown key; did you mean haproxy_v2?")
+    end
     of_server("timeout", 1, "1",
       "timeout: unknown key; did you mean connect_timeout, tls_timeout or deep_timeout?")
+    of_server("interval", 1, "1",
+      "interval: unknown key; did you mean connect_interval, deep_interval or fast_interval?")
+    of_server("name", "mail1", "mail1", "name: unknown key; did you mean host or node?")
+    of_server("ssl", true, "true", "ssl: unknown key; did you mean tls?")
+    of_server("starttls", true, "true", "starttls: unknown key; did you mean tls_mode?")
     of_server("enabled", true, "true", "enabled: unknown key")
     of_server("tls", "yes", "yes", 'tls: boolean expected, got string "yes" (write true)')
+    of_server("tls", "off", "off", 'tls: boolean expected, got string "off" (write false)')
     of_server("tls", "starttls", "starttls", 'tls: boolean expected, got "starttls" (write tls_mode: starttls)')
     of_server("deep_timeout", "10 s", "10 s",
       'deep_timeout: duration 1ms..5m expected, got "10 s" (write it without a space)')
+  end)
+
+  it("of the service is named as it was made", function()
+    of_service("timeout", 1, "1",
+      "timeout: unknown key; did you mean connect_timeout, tls_timeout or deep_timeout?")
+    of_service("interval", 1, "1",
+      "interval: unknown key; did you mean connect_interval, deep_interval or fast_interval?")
+    for _, name in ipairs({ "name", "ssl", "enabled" }) do
+      of_service(name, true, "true", name .. ": unknown key")
+    end
+    of_service("tls", true, "true", "tls: unknown key of the service section; it belongs to a target")
+    of_service("connect_interval", "10 s", "10 s",
+      'connect_interval: duration 10ms..24h expected, got "10 s" (write it without a space)')
   end)
 
   it("in the section's name suggests the right one", function()
     local problem = "backend_servers_monitoring: unknown section; did you mean backend_server_monitoring?"
     assert.are.equal(problem, refusal({ backend_servers_monitoring = { backend_servers = {} } }))
     assert.are.equal(path .. ": line 2: " .. problem,
-      refusal(write("a: b\nbackend_servers_monitoring: {backend_servers: []}\n")))
-    assert.are.equal(path .. ": line 1: backend_server_monitoring: table expected, got nothing",
-      refusal(write("backend_server_monitoring:\n")))
+      refusal_of_file("a: b\nbackend_servers_monitoring: {backend_servers: []}\n"))
+    problem = "auth.services.backend_health_check: unknown section; did you mean backend_health_checks?"
+    assert.are.equal(problem, refusal({ auth = { services = { backend_health_check = { backend_servers = {} } } } }))
+    assert.are.equal(path .. ": line 3: " .. problem,
+      refusal_of_file("auth:\n  services:\n    backend_health_check: {backend_servers: []}\n"))
+  end)
+
+  it("is a section without content", function()
+    local problem = "backend_server_monitoring: table expected, got nothing"
+    assert.are.equal(path .. ": line 1: " .. problem, refusal_of_file("backend_server_monitoring:\n"))
+    problem = "auth.services.backend_health_checks: table expected, got nothing"
+    assert.are.equal(path .. ": line 3: " .. problem,
+      refusal_of_file("auth:\n  services:\n    backend_health_checks:\n"))
+    problem = "backend_server_monitoring.backend_servers: list of tables expected, got nothing"
+    assert.are.equal(problem, refusal({ backend_server_monitoring = {} }))
+    assert.are.equal(path .. ": line 1: " .. problem, refusal_of_file("backend_server_monitoring: {}\n"))
+  end)
+
+  it("is no tab after a colon", function()
+    write("backend_server_monitoring:\n  log:\tnone\n  backend_servers:\n"
+      .. "    - host:\t127.0.0.1\n      protocol:\timap\n"
+      .. "      tls:\tfalse\n      port:\t\t1\n")
+    nb.configure(path)
+    assert.are.equal("imap://127.0.0.1:1", nb.status().targets[1].key)
+    assert.are.equal("imap://127.0.0.1:1\n", from_environment(path,
+      "nb.get_backend_servers() print(nb.status().targets[1].key)"))
+  end)
+
+  it("of the text has its line and the whole sentence", function()
+    local head = "backend_server_monitoring:\n  log: none\n"
+    assert.are.equal(path .. ": line 3: byte 8 of it is not UTF-8", refusal_of_file(head .. "  # caf\233\n"))
+    for text, line in pairs({
+      ["  backend_servers: [\n"] = 4,
+      ["  state_file: 'it's'\n  backend_servers: []\n"] = 3,
+      ['  state_file: "unclosed\n  backend_servers: []\n'] = 0,
+      ["  log2: a: b\n"] = 3,
+      -- The scalar that the tab belongs to begins a line before it.
+      ["\tbackend_servers: []\n"] = 2,
+      ["  - backend_servers\n"] = 3,
+      ["  state_file: @x\n"] = 3,
+      ["  state_file: `x\n"] = 3,
+      ["  state_file: *x\n"] = 3,
+    }) do
+      local problem = refusal_of_file(head .. text)
+      assert.matches("^" .. path:gsub("%p", "%%%0") .. ": line %d+: not YAML: %l", problem)
+      if line > 0 then
+        assert.are.equal(line, tonumber(problem:match(": line (%d+): ")), problem)
+      end
+      assert.is_nil(problem:find("\\", 1, true), problem)
+      -- No sentence is cut.
+      assert.is_nil(problem:find("%.%.%.$"), problem)
+    end
   end)
 
   it("that only the system finds has file and line too", function()
@@ -78,9 +176,46 @@ describe("a mistake in a configuration", function()
       if key ~= "log" then
         text = text .. "  log: none\n"
       end
-      local found = refusal(write(text))
+      local found = refusal_of_file(text)
       assert.is_truthy(found:find(path .. ": line 3: backend_server_monitoring." .. problem, 1, true), found)
     end
+  end)
+
+  it("that is none by the rules is warned of, each of the kinds", function()
+    local in_vain = "has no effect without TLS (tls: true, or tls_mode)"
+    local starttls = "starttls is not tried without deep_check: the server is only connected to"
+    local slow = "is above connect_interval: a server that failed is probed less often than a good one"
+    for _, case in ipairs({
+      { "test_username: u, test_password: p", "test_username: is not used: without deep_check nothing logs in",
+        { test_username = "u", test_password = "p" } },
+      { "tls_skip_verify: true", "tls_skip_verify: " .. in_vain, { tls_skip_verify = true } },
+      { "tls_server_name: a.example", "tls_server_name: " .. in_vain, { tls_server_name = "a.example" } },
+      { "tls_min_version: 1.3", "tls_min_version: " .. in_vain, { tls_min_version = 1.3 } },
+      { "request_uri: /", "request_uri: has no effect: it is for http alone", { request_uri = "/" } },
+      { "connect_interval: 5s, fast_interval: 6s", "fast_interval: " .. slow,
+        { connect_interval = "5s", fast_interval = "6s" } },
+      { "tls_mode: starttls", "tls_mode: " .. starttls, { tls_mode = "starttls" } },
+    }) do
+      local server = { protocol = "imap", host = "127.0.0.1", port = 1 }
+      for key, value in pairs(case[3]) do
+        server[key] = value
+      end
+      nb.configure({ log = "none", backend_servers = { server } })
+      assert.are.same({ "backend_servers[1]." .. case[2] }, nb.status().warnings)
+      local head = "backend_server_monitoring:\n  log: none\n  backend_servers:\n"
+      write(head .. ("    - { protocol: imap, host: 127.0.0.1, port: 1, %s }\n"):format(case[1]))
+      nb.configure(path)
+      local warning = path .. ": line 4: backend_server_monitoring.backend_servers[1]." .. case[2]
+      assert.are.same({ warning }, nb.status().warnings)
+      assert.are.equal("1 " .. warning .. "\n", from_environment(path, [[
+        nb.get_backend_servers()
+        print(#nb.status().warnings .. " " .. nb.status().warnings[1])
+      ]]))
+    end
+    local twice = { protocol = "imap", host = "127.0.0.1", port = 1 }
+    nb.configure({ log = "none", backend_servers = { twice, twice } })
+    local warning = "backend_servers[2]: imap://127.0.0.1:1 is listed twice: it is [1] as well"
+    assert.are.same({ warning }, nb.status().warnings)
   end)
 
   it("that is none by the rules is warned of in status() and the log", function()

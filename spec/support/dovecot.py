@@ -10,6 +10,10 @@ Requests (see control.py for their form):
     stop    Ends it, as a service manager would.
     freeze | thaw   Stops and continues all its processes (SIGSTOP, SIGCONT).
     log     -> text=. The end of its log.
+    mailbox name=   Makes a mailbox of the user "probe"; the name is in modified UTF-7.
+    hang    The store of that user's INBOX hangs from now on: a stopped process holds the lock that
+            Dovecot needs to take in a message that has come. INBOX must have been opened before.
+    unhang  It goes on.
 
 Any user may log in with the password "secret". Runs as root, or as an ordinary user whose
 Dovecot then runs everything as that user.
@@ -19,12 +23,14 @@ import contextlib
 import ctypes
 import grp
 import os
+import pathlib
 import pwd
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import control
@@ -111,6 +117,16 @@ userdb static {{
 """
 
 
+# Ends with this helper, whose end closes its input.
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
 def find(program):
     path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
     if not path:
@@ -139,6 +155,7 @@ class Dovecot:
         self.folder = folder
         self.settings = settings
         self.process = None
+        self.holder = None
         self.ports = {}
         self.keeps_logins = False
         self.listeners = {name: how for name, how in LISTENERS.items() if installed(how[0])}
@@ -152,6 +169,9 @@ class Dovecot:
             "freeze": lambda: self.signal_all(signal.SIGSTOP),
             "thaw": lambda: self.signal_all(signal.SIGCONT),
             "log": lambda: {"text": self.log()},
+            "mailbox": self.mailbox,
+            "hang": self.hang,
+            "unhang": self.unhang,
         }
 
     def keep_logins(self):
@@ -253,7 +273,31 @@ class Dovecot:
         except OSError:
             return False
 
+    def mailbox(self, name):
+        path = pathlib.Path(self.folder, "mail/probe", "." + name)
+        owner = os.stat(os.path.join(self.folder, "mail"))
+        for folder in [path.parent, path, path / "cur", path / "new", path / "tmp"]:
+            folder.mkdir(exist_ok=True)
+            os.chown(folder, owner.st_uid, owner.st_gid)
+
+    def hang(self):
+        inbox = pathlib.Path(self.folder, "mail/probe")
+        self.holder = subprocess.Popen(
+            [sys.executable, "-c", HOLD, inbox / "dovecot.index.log"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        if self.holder.stdout.readline() != b"held\n":
+            raise RuntimeError("the lock was not taken")
+        self.holder.send_signal(signal.SIGSTOP)
+        (inbox / "new/1.new").write_text("Subject: new\n\nx\n")
+
+    def unhang(self):
+        if self.holder:
+            self.holder.kill()
+            self.holder.communicate()
+            self.holder = None
+
     def stop(self):
+        self.unhang()
         if not self.process:
             return
         self.signal_all(signal.SIGCONT)

@@ -3,8 +3,8 @@
 
 Requests (see control.py for their form):
 
-    start   -> port numbers by listener name (http, https, http_proxy) and the certificate
-               authority (ca=).
+    start   -> port numbers by listener name (http, https, http_proxy; http6 on ::1, where this
+               machine has that) and the certificate authority (ca=).
     stop    Ends it.
 """
 
@@ -37,6 +37,7 @@ http {{
         listen 127.0.0.1:{http};
         listen 127.0.0.1:{https} ssl;
         listen 127.0.0.1:{http_proxy} proxy_protocol;
+        {listen6}
         ssl_certificate {folder}/certificates/good.pem;
         ssl_certificate_key {folder}/certificates/good.pem;
         location / {{ return 200 "alive"; }}
@@ -44,6 +45,7 @@ http {{
         location /gone {{ return 503; }}
         location /host {{ if ($http_host != $arg_wanted) {{ return 421; }} return 200; }}
         location /method {{ if ($request_method != $arg_wanted) {{ return 405; }} return 200; }}
+        location /from {{ if ($remote_addr != $arg_wanted) {{ return 421; }} return 200; }}
         location /private {{
             auth_basic "test";
             auth_basic_user_file {folder}/users;
@@ -68,11 +70,16 @@ class Web:
         subprocess.run([os.path.join(HERE, "certificates.sh"), certificates], check=True)
         for name in ["http", "https", "http_proxy"]:
             self.ports[name] = control.free_port(taken=self.ports.values())
+        try:
+            self.ports["http6"] = control.free_port("::1", taken=self.ports.values())
+        except OSError:
+            pass
         digest = base64.b64encode(hashlib.sha1(b"secret").digest()).decode()
         with open(os.path.join(self.folder, "users"), "w") as file:
             file.write(f"probe:{{SHA}}{digest}\n")
         with open(os.path.join(self.folder, "nginx.conf"), "w") as file:
-            file.write(CONFIGURATION.format(folder=self.folder, **self.ports))
+            listen6 = f"listen [::1]:{self.ports['http6']};" if "http6" in self.ports else ""
+            file.write(CONFIGURATION.format(folder=self.folder, listen6=listen6, **self.ports))
 
     def start(self):
         if self.process:
