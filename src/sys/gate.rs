@@ -453,24 +453,33 @@ mod tests {
     #[test]
     fn a_thread_that_forks_inside_does_not_wait_for_itself() {
         install();
+        // A fork that waits for itself always takes as long as the patience; on a busy machine one
+        // may do so for once.
+        let is_quick = |gate| (0..8).any(|_| fork_inside(gate) < FORK_PATIENCE);
         for gate in [&OPENSSL, &LOOK_UPS] {
-            let inside = gate.push_in();
-            assert!(inside.is_some());
-            let begun = Instant::now();
-            // SAFETY: the child only loads atomics and exits, which is allowed after a fork of a
-            // process with several threads.
-            let child = unsafe { libc::fork() };
-            if child == 0 {
-                let counted = gate.count.0.load(Ordering::Relaxed) == this_process() | 1;
-                // SAFETY: `_exit` takes no pointers and runs no handlers.
-                unsafe { libc::_exit(i32::from(!counted)) };
-            }
-            assert!(begun.elapsed() < FORK_PATIENCE);
-            drop(inside);
-            let mut status = 0;
-            // SAFETY: `status` has room for what the call writes.
-            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-            assert_eq!(status, 0);
+            assert!(is_quick(gate));
         }
+    }
+
+    /// Forks inside the gate; returns how long that took.
+    fn fork_inside(gate: &'static Gate) -> Duration {
+        let inside = gate.push_in();
+        assert!(inside.is_some());
+        let begun = Instant::now();
+        // SAFETY: the child only loads atomics and exits, which is allowed after a fork of a
+        // process with several threads.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let counted = gate.count.0.load(Ordering::Relaxed) == this_process() | 1;
+            // SAFETY: `_exit` takes no pointers and runs no handlers.
+            unsafe { libc::_exit(i32::from(!counted)) };
+        }
+        let took = begun.elapsed();
+        drop(inside);
+        let mut status = 0;
+        // SAFETY: `status` has room for what the call writes.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0);
+        took
     }
 }

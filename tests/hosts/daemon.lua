@@ -65,7 +65,7 @@ tap.check("and the parent still probes", tap.eventually(function()
   return tap.eventually(function()
     local _, now = verdict_of(1)
     return now > before
-  end, 2)
+  end, 10)
 end))
 
 nb.configure(tap.config({ port, silent }, { connect_timeout = "200ms" }))

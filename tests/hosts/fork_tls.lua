@@ -58,8 +58,9 @@ end
 
 local function child()
   -- Whoever hangs is killed, and then counted.
-  host.alarm(10)
-  local reason = nb.check_backend_connection("127.0.0.1", tls_port, false, true, { tls_skip_verify = true })
+  host.alarm(45)
+  local reason = nb.check_backend_connection("127.0.0.1", tls_port, false, true,
+    { tls_skip_verify = true, connect_timeout = "20s", tls_timeout = "20s" })
   return reason == nil
 end
 
@@ -72,7 +73,18 @@ local function reap(at_most)
   end
 end
 
-for turn = 1, forks do
+local turn, latest = 0, nil
+local function goes_on()
+  if turn < forks then
+    return true
+  end
+  -- A disk that is slow, or busy with others, may need longer for one content than all those turns
+  -- take; forks and reloads go on until it is written.
+  latest = latest or host.now() + 60
+  return read_state() == saved_before and host.now() < latest
+end
+while goes_on() do
+  turn = turn + 1
   keep_busy(turn)
   -- A different moment each time.
   local pause = host.now() + turn % 23 / 10000
@@ -94,11 +106,11 @@ local function ms(seconds)
   return string.format("%.2f ms", seconds * 1000)
 end
 io.write("# a fork took ", ms(took[math.floor(#took / 2) + 1]), ", at most ", ms(took[#took]), "\n")
-tap.check("none of " .. forks .. " children hangs in OpenSSL", how_many.hung == 0, how_many.hung .. " hung")
+tap.check("none of " .. turn .. " children hangs in OpenSSL", how_many.hung == 0, how_many.hung .. " hung")
 tap.check("each child makes a TLS check of its own", how_many.other == 0, how_many.other .. " failed")
 tap.check("its state file was saved meanwhile", read_state() ~= saved_before)
 os.remove(state)
 tap.check("the parent goes on probing", tap.eventually(function()
   local before = nb.status().targets[1].probes
-  return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end, 5)
+  return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end, 10)
 end))

@@ -122,7 +122,7 @@ local function one_probes(children)
       count = count + (is_probing(child) and 1 or 0)
     end
     return count == 1
-  end, 10)
+  end)
 end
 
 family(3, function(children, port, fd)
@@ -141,7 +141,7 @@ family(3, function(children, port, fd)
   host.kill(prober.pid, SIGCONT)
   tap.check("the one that was stopped steps down", tap.eventually(function()
     return not is_probing(prober) and sees(prober, port) == "dead"
-  end, 10))
+  end))
   pass(0.5)
   tap.check("and the other goes on", is_probing(second) and one_probes(children))
   -- Its lock is free for the new prober: that one's death is noticed at once.
@@ -224,7 +224,7 @@ if _VERSION == "Lua 5.4" then
   host.kill(prober.pid, SIGCONT)
   tap.check("the one that was stopped steps down, and knows what is true", tap.eventually(function()
     return not is_probing(prober) and sees(prober, port) == "dead"
-  end, 20), read(prober))
+  end), read(prober))
   tap.check("one probes", one_probes(children))
   kill(unpack(children))
 end

@@ -14,7 +14,15 @@ STATUS = """
       end
     } }
     location /worker { content_by_lua_block { ngx.print(ngx.worker.pid()) } }
-    location /hold { content_by_lua_block { ngx.sleep(tonumber(ngx.var.arg_seconds)) ngx.say("held") } }
+    # Until there is a file of this name.
+    location /hold { content_by_lua_block {
+      ngx.log(ngx.NOTICE, "holds a request")
+      repeat
+        ngx.sleep(0.05)
+        local file = io.open(ngx.var.arg_until)
+      until file
+      ngx.say("held")
+    } }
     location /check { content_by_lua_block {
       ngx.say(nb.check_backend_connection("127.0.0.1", tonumber(ngx.var.arg_port), false, false) or "good")
     } }

@@ -266,6 +266,7 @@ async fn connect(
     let opened = Connection::open(&shared.settings, dialler);
     let connection = timeout(CONNECT_TIME, opened).await.map_err(|_| late())??;
     if shared.is_machine() {
+        machine.forget_server();
         machine.look_around(&connection).await;
         // The first call of a script may have to send its source, and is slower.
         register(shared, &connection, machine, CONNECT_TIME).await?;
@@ -309,6 +310,7 @@ async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) 
         let is_due = registered.elapsed() >= REGISTER_EVERY;
         if is_due || machine.has_news(&shared.active) {
             registered = Instant::now();
+            machine.look_around(connection).await;
             let within = shared.settings.timeout;
             if let Err(error) = register(shared, connection, machine, within).await {
                 return error;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 use serde_json::{Map, Value as Json};
+use tokio::time::timeout;
 
 use super::connection::{CallError, Connection};
 use super::script::{ClusterSetting, NodeCount, OwnNode, Sync, Synced};
@@ -23,7 +24,11 @@ pub(super) struct Machine {
     config_hash: String,
     /// The sequence of operators' settings when they were last sent.
     sent: Option<u64>,
+    /// The server's eviction policy, if it may forget bindings by itself.
     eviction: Option<String>,
+    /// Whether the server of the present connection has said its eviction policy, or that it does
+    /// not say it.
+    knows_eviction: bool,
     /// The warnings that were logged last.
     logged: Vec<String>,
 }
@@ -43,14 +48,26 @@ impl Machine {
             config_hash: config_hash(active),
             sent: None,
             eviction: None,
+            knows_eviction: false,
             logged: Vec::new(),
         }
     }
 
-    /// Finds out whether the server may forget bindings by itself.
+    /// Finds out whether the server may forget bindings by itself, unless that is known. Where it
+    /// does not answer in time the next call asks again.
     pub(super) async fn look_around(&mut self, connection: &Connection) {
-        let asked = tokio::time::timeout(SIDE_QUESTION, eviction_policy(connection)).await;
-        self.eviction = asked.ok().flatten().filter(|policy| policy != "noeviction");
+        if self.knows_eviction {
+            return;
+        }
+        if let Ok(policy) = timeout(SIDE_QUESTION, eviction_policy(connection)).await {
+            self.knows_eviction = true;
+            self.eviction = policy.filter(|policy| policy != "noeviction");
+        }
+    }
+
+    /// Forgets what is known of the server: the next connection may lead to another one.
+    pub(super) fn forget_server(&mut self) {
+        self.knows_eviction = false;
     }
 
     /// Whether an operator has set something here since the last registration.

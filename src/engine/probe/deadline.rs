@@ -133,16 +133,16 @@ mod tests {
             }
         };
         assert!(within::<_>(LIMIT, work).await.is_none());
-        assert!(begun.elapsed() < LIMIT * 20);
+        assert!(begun.elapsed() < LIMIT * 200);
     }
 
     #[tokio::test]
     async fn a_deadline_is_only_brought_forward() {
-        let mut deadline = Deadline::new(LIMIT);
-        deadline.shorten(LIMIT * 100);
+        let mut deadline = Deadline::new(LIMIT * 100);
+        deadline.shorten(LIMIT * 200);
         deadline.shorten(Duration::ZERO);
         let begun = Clock::now();
         poll_fn(|cx| deadline.poll_passed(cx)).await;
-        assert!(begun.elapsed() < LIMIT);
+        assert!(begun.elapsed() < LIMIT * 100);
     }
 }

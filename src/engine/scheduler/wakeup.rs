@@ -95,7 +95,7 @@ mod tests {
             let at = ms_from_now(ms);
             wakeup.until(at).await;
             assert!(clock::monotonic_ns() >= at);
-            assert!(clock::monotonic_ns() < at + 1_000_000_000);
+            assert!(clock::monotonic_ns() < at + 30_000_000_000);
         }
         let at = ms_from_now(5);
         without_descriptor(at).await;

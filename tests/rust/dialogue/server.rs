@@ -21,7 +21,7 @@ const SHORT: Duration = Duration::from_millis(400);
 /// The deadline of probes that are to end before it.
 const LONG: Duration = Duration::from_secs(20);
 /// What a goodbye and a busy machine may add.
-const SLACK: Duration = Duration::from_millis(1600);
+const SLACK: Duration = Duration::from_secs(8);
 /// Servers at a time.
 const AT_ONCE: usize = 32;
 
