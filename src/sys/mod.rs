@@ -27,3 +27,4 @@ pub mod tls_certificates;
 pub mod tls_group;
 pub mod tls_library;
 pub mod tls_session;
+pub mod tls_verify;

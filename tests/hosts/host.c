@@ -83,6 +83,16 @@ static int host_wait(lua_State *L) {
   return 2;
 }
 
+/* wait_a_moment(pid) -> as wait, or nothing where it has not ended. */
+static int host_wait_a_moment(lua_State *L) {
+  int status = 0;
+  nap();
+  if (waitpid((pid_t)luaL_checkinteger(L, 1), &status, WNOHANG) <= 0) return 0;
+  lua_pushstring(L, WIFSIGNALED(status) ? "signal" : "exit");
+  lua_pushinteger(L, WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  return 2;
+}
+
 static int host_kill(lua_State *L) {
   kill((pid_t)luaL_checkinteger(L, 1), (int)luaL_checkinteger(L, 2));
   return 0;
@@ -118,6 +128,8 @@ static int host_listen(lua_State *L) {
   int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   address.sin_addr.s_addr = inet_addr(luaL_optstring(L, 2, "127.0.0.1"));
   address.sin_port = htons((unsigned short)luaL_optinteger(L, 3, 0));
+  /* A port that was listened at before may have connections that only just ended. */
+  if (address.sin_port) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int));
   if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 ||
       listen(fd, (int)luaL_checkinteger(L, 1)) < 0 ||
       getsockname(fd, (struct sockaddr *)&address, &size) < 0)
@@ -227,6 +239,15 @@ static int host_unlimit_memory(lua_State *L) {
   return 0;
 }
 
+/* refuse_openssl(from, to): see failing_openssl.c, which has to be preloaded. */
+static int host_refuse_openssl(lua_State *L) {
+  long (*refuse)(long, long);
+  *(void **)&refuse = dlsym(RTLD_DEFAULT, "refuse_openssl");
+  if (!refuse) return luaL_error(L, "failing_openssl.so is not preloaded");
+  lua_pushinteger(L, (lua_Integer)refuse((long)luaL_checkinteger(L, 1), (long)luaL_checkinteger(L, 2)));
+  return 1;
+}
+
 /* break_stderr(): standard error becomes a pipe that nobody reads. */
 static int host_break_stderr(lua_State *L) {
   int ends[2];
@@ -247,10 +268,10 @@ static int host_holds_engine(lua_State *L) {
   return 1;
 }
 
-/* readable(descriptor) -> whether it is now. */
+/* readable(descriptor) -> whether it is, or becomes so within a moment. */
 static int host_readable(lua_State *L) {
   struct pollfd wanted = {(int)luaL_checkinteger(L, 1), POLLIN, 0};
-  lua_pushboolean(L, poll(&wanted, 1, 0) == 1 && (wanted.revents & POLLIN));
+  lua_pushboolean(L, poll(&wanted, 1, 200) == 1 && (wanted.revents & POLLIN));
   return 1;
 }
 
@@ -503,6 +524,7 @@ static const struct {
     {"limit_file_size", host_limit_file_size}, {"break_stderr", host_break_stderr},
     {"limit_memory", host_limit_memory}, {"unlimit_memory", host_unlimit_memory},
     {"tally", host_tally},     {"failing", host_failing},
+    {"refuse_openssl", host_refuse_openssl}, {"wait_a_moment", host_wait_a_moment},
     {"keep", host_keep},       {"in_kept", host_in_kept}, {"close_kept", host_close_kept},
 };
 

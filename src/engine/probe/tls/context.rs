@@ -8,13 +8,14 @@ use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode,
     SslVersion,
 };
-use openssl::x509::{X509, X509StoreContext, X509StoreContextRef};
+use openssl::x509::{X509, X509Ref, X509StoreContext, X509StoreContextRef};
 
 use super::notes::notes_index;
 use super::reason;
 use crate::engine::config::CertificatePem;
 use crate::engine::probe::error::ProbeError;
-use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
+use crate::sys::tls_verify::NoteRefused;
+use crate::sys::{tls_algorithms, tls_certificate_request, tls_session, tls_verify};
 
 /// Which certificates connections trust.
 pub(super) enum Trust {
@@ -44,7 +45,7 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<SslContext, Erro
     match trust {
         Trust::Anybody => builder.set_verify(SslVerifyMode::NONE),
         Trust::These(authorities) => {
-            builder.set_verify_callback(SslVerifyMode::PEER, note_refused);
+            tls_verify::refuse::<Refused>(&mut builder);
             for authority in authorities {
                 builder.cert_store_mut().add_cert(authority)?;
             }
@@ -85,19 +86,35 @@ fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack
     builder.set_ciphersuites(&suites.join(":"))
 }
 
-/// OpenSSL's verify callback. Returns OpenSSL's own decision unchanged, and stores a refused leaf
-/// certificate so that the reason can name its host names and its expiry.
-fn note_refused(trusted: bool, context: &mut X509StoreContextRef) -> bool {
-    let leaf = context
-        .current_cert()
-        .filter(|_| context.error_depth() == 0);
-    if let Some(leaf) = leaf.filter(|_| !trusted)
-        && let Ok(ssl_index) = X509StoreContext::ssl_idx()
-        && let Some(ssl) = context.ex_data(ssl_index)
-        && let Some(notes) = notes_index().ok().and_then(|index| ssl.ex_data(index))
-    {
-        let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        *refused = Some(leaf.to_owned());
+/// Stores a refused leaf certificate so that the reason can name its host names and its expiry, and
+/// the chain that it was refused with.
+struct Refused;
+
+impl NoteRefused for Refused {
+    fn note(context: &mut X509StoreContextRef) {
+        let Ok(ssl_index) = X509StoreContext::ssl_idx() else {
+            return;
+        };
+        let ssl = context.ex_data(ssl_index);
+        let notes = notes_index()
+            .ok()
+            .and_then(|index| ssl.and_then(|ssl| ssl.ex_data(index)));
+        let Some(notes) = notes else {
+            return;
+        };
+        let leaf = context
+            .current_cert()
+            .filter(|_| context.error_depth() == 0);
+        if let Some(leaf) = leaf {
+            let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            *refused = Some(leaf.to_owned());
+        }
+        let chain = context.chain().into_iter().flatten();
+        let chain = chain.map(X509Ref::to_owned).collect();
+        let mut refused = notes
+            .refused_chain
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *refused = chain;
     }
-    trusted
 }

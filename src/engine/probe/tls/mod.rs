@@ -11,6 +11,7 @@ mod notes;
 mod reason;
 mod sessions;
 mod slot;
+mod want_of_memory;
 mod wire;
 
 use std::collections::HashMap;

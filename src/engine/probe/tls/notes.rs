@@ -18,6 +18,8 @@ pub(super) struct Notes {
     pub(super) slot: Option<Arc<SessionSlot>>,
     /// The leaf certificate that was refused. OpenSSL does not keep it after a failed handshake.
     pub(super) refused: Mutex<Option<X509>>,
+    /// The certificates that OpenSSL had put together when it refused one of them, the leaf first.
+    pub(super) refused_chain: Mutex<Vec<X509>>,
     /// Whether the server has given a session on this connection.
     pub(super) has_session: AtomicBool,
 }
@@ -27,6 +29,16 @@ pub(super) fn refused_leaf(ssl: &SslRef) -> Option<X509> {
     let notes = ssl.ex_data(notes_index().ok()?)?;
     let refused = notes.refused.lock();
     refused.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// The chain in which a certificate made this connection's handshake fail, the leaf first; empty where
+/// there is none.
+pub(super) fn refused_chain(ssl: &SslRef) -> Vec<X509> {
+    let notes = notes_index().ok().and_then(|index| ssl.ex_data(index));
+    notes.map_or_else(Vec::new, |notes| {
+        let chain = notes.refused_chain.lock();
+        chain.unwrap_or_else(PoisonError::into_inner).clone()
+    })
 }
 
 pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {

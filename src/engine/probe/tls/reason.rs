@@ -8,6 +8,7 @@ use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
 use super::notes::refused_leaf;
+use super::want_of_memory;
 use crate::engine::probe::error::{
     ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
 };
@@ -51,7 +52,7 @@ pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
 /// parse) persists until the configuration is changed.
 pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
     let mut numbers = errors.errors().iter().filter_map(system_error);
-    let stage = if numbers.any(is_want_of_means) || lacks_memory(errors) {
+    let stage = if numbers.any(is_want_of_means) || lacks_memory(errors) || is_memory_short() {
         Stage::Internal
     } else {
         Stage::Tls
@@ -73,6 +74,20 @@ fn lacks_memory(errors: &ErrorStack) -> bool {
     // number changed with OpenSSL 3.
     let is_it = |error: &Error| error.reason() == Some("malloc failure");
     errors.errors().iter().any(is_it)
+}
+
+/// Whether this is a failure of OpenSSL to prepare a cipher or a digest of its own, which no peer
+/// can cause.
+fn is_local(error: &Error) -> bool {
+    const LOCAL: [&str; 3] = ["init fail", "not able to copy ctx", "initialization error"];
+    error.reason().is_some_and(|reason| LOCAL.contains(&reason))
+}
+
+/// Whether this process cannot have much more memory (`RLIMIT_AS`). OpenSSL does not always say
+/// that it got none.
+fn is_memory_short() -> bool {
+    const PLENTY: usize = 1024 * 1024;
+    Vec::<u8>::new().try_reserve_exact(PLENTY).is_err()
 }
 
 /// The first error of a stack, without file names and thread ids.
@@ -114,7 +129,10 @@ pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> Pr
         return ours;
     }
     let is_out_of_memory = ssl.verify_result().as_raw() == OUT_OF_MEMORY;
-    if is_out_of_memory || error.ssl_error().is_some_and(lacks_memory) {
+    let says_so = error
+        .ssl_error()
+        .is_some_and(|errors| lacks_memory(errors) || errors.errors().iter().any(is_local));
+    if is_out_of_memory || says_so || is_memory_short() || want_of_memory::explains(ssl) {
         return ProbeError::new(Stage::Internal, "OpenSSL is out of memory".to_owned());
     }
     ProbeError {

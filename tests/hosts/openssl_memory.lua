@@ -1,0 +1,44 @@
+-- OpenSSL gets no memory in the middle of a handshake: that says nothing of the server.
+
+local tap = require("tap")
+local nb = require("nauthilus_backend")
+
+local tls_port = assert(tonumber(arg[1]), "the port of a TLS listener expected")
+
+local function check()
+  return nb.check_backend_connection("127.0.0.1", tls_port, false, true, {
+    coalesce = false, connect_timeout = "30s", tls_timeout = "30s",
+  })
+end
+
+-- What is made once is made now.
+local reason = check()
+assert(reason == nil, reason)
+host.refuse_openssl(0, -1)
+assert(check() == nil)
+local usual = host.refuse_openssl(0, -1)
+tap.check("OpenSSL's allocations are seen", usual > 50, usual)
+
+-- Each of them in turn, and from there on all of them. Of thousands a part, another each time.
+local step = math.max(1, math.floor(usual / 150))
+local wrong, lacking, good = {}, 0, 0
+for _, is_sticky in ipairs({ false, true }) do
+  for number = 1 + os.time() % step, usual, step do
+    host.refuse_openssl(number, is_sticky and 1000000 or number)
+    local told = check()
+    host.refuse_openssl(0, -1)
+    if told == nil then
+      good = good + 1
+    -- OpenSSL itself says no more than "internal error" of some; then the process as a whole is
+    -- asked for memory, which here it has.
+    elseif told:find("^internal: ") or told:find("handshake failed: internal error$") then
+      lacking = lacking + 1
+    else
+      wrong[#wrong + 1] = ("allocation %d%s: %s"):format(number, is_sticky and " and all later ones" or "", told)
+    end
+  end
+end
+io.write("# ", usual, " allocations a check; ", lacking, " checks lacked memory, ", good, " did without it\n")
+tap.check("want of memory is told as such, and never as a fault of the server", #wrong == 0, table.concat(wrong, "\n"))
+tap.check("and was met", lacking > 20, lacking)
+tap.check("checks work afterwards", check() == nil)
