@@ -5,6 +5,7 @@
 """
 
 import os
+import pathlib
 import re
 import select
 import socket
@@ -12,6 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "spec/support"))
+
+from control import free_port  # pylint: disable=wrong-import-position
 
 INTERPRETER, MODULE, PRELOAD = sys.argv[1:4]
 FOLDER = tempfile.mkdtemp(prefix="nauthilus-backend-")
@@ -108,12 +114,6 @@ class Host:
         return status, time.monotonic() - started, said
 
 
-def closed_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 def down(pid, port, was="unknown"):
     # RFC 3164, 4.1: 28 is facility 3 (daemons), severity 4 (warning); the logger adds the time.
     return (
@@ -124,7 +124,7 @@ def down(pid, port, was="unknown"):
 
 DOWN = "repeat until verdict() == 'dead'"
 
-logger, host, port = Logger(), Host(), closed_port()
+logger, host, port = Logger(), Host(), free_port()
 pid = host.process.pid
 host.tell(f"configure({port}) {DOWN}")
 seen = [logger.read()]
@@ -133,7 +133,7 @@ check("a line as the logger expects it", seen[0] and re.fullmatch(down(pid, port
 bad = os.path.join(FOLDER, "state")
 with open(os.open(bad, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
     file.write("no state")
-port = closed_port()
+port = free_port()
 host.tell(f"configure({port}, {bad!r}) {DOWN}")
 seen += [logger.read(), logger.read()]
 check(
@@ -146,7 +146,7 @@ check("no secret, and no control character", not any(re.search(rb"hunter2|probe-
 
 logger.close()
 logger = Logger()
-port = closed_port()
+port = free_port()
 host.tell(f"configure({port}) {DOWN}")
 line = logger.read()
 check("a logger that was restarted is found again", line and re.fullmatch(down(pid, port), line.decode()), line)
@@ -158,7 +158,7 @@ took = host.tell(f"configure({port}, {bad + '2'!r})")
 os.rename(bad, bad + "3")
 took = max(took, host.tell(f"configure({port}, {bad + '3'!r})"))
 check("a configuring call does not wait for a logger that takes nothing", took < 2, f"{took} s")
-port = closed_port()
+port = free_port()
 took = host.tell(f"configure({port}) {DOWN} local before = nb.status().targets[1].probes repeat until nb.status().targets[1].probes > before + 5")
 check("nor does a probe", took < 5, f"{took} s")
 for _ in range(filled):
@@ -167,17 +167,17 @@ line = logger.read()
 check("its lines come when it takes them", line and re.fullmatch(down(pid, port), line.decode()), line)
 
 logger.fill()
-host.tell(f"configure({closed_port()}) {DOWN}")
+host.tell(f"configure({free_port()}) {DOWN}")
 status, took, said = host.leave()
 check("nor does the exit wait", status == 0 and took < 2 and said == "", f"{status} {took} s {said}")
 check("a line that was lost is told once", re.fullmatch(r"nauthilus_backend: log lines to syslog are lost: [^\n]+\n", host.told), host.told)
 logger.close()
 
 host = Host()
-took = host.tell(f"configure({closed_port()}) {DOWN} local before = nb.status().targets[1].probes repeat until nb.status().targets[1].probes > before + 5")
+took = host.tell(f"configure({free_port()}) {DOWN} local before = nb.status().targets[1].probes repeat until nb.status().targets[1].probes > before + 5")
 host.tell("local lost repeat lost = table.concat(nb.status().warnings, ' ') until lost:find('log: 1 lines of this process were lost', 1, true)")
 host.tell("assert(table.concat(nb.status().warnings, ' '):find('log: syslog: there is no /dev/log', 1, true))")
-host.tell(f"configure({closed_port()}) {DOWN}")
+host.tell(f"configure({free_port()}) {DOWN}")
 status, _, said = host.leave()
 check("without a logger everything goes on", took < 5 and status == 0 and said == "", f"{took} s, {status} {said}")
 check(
