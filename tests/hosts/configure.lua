@@ -17,7 +17,11 @@ local function configure(turn)
   config.backend_servers[1].tls_server_name = "host" .. turn .. ".example.org"
   config.failure_threshold = turn % 3 + 1
   nb.configure(config)
-  return #nb.get_backend_servers()
+  nb.get_backend_servers()
+  -- What the engine's thread has not come to yet would be memory in use.
+  if turn % 20 == 0 then
+    assert(tap.eventually(function() return nb.status().targets[1].probes > 0 end), "it is not probed")
+  end
 end
 
 for turn = 1, 300 do
