@@ -4,7 +4,7 @@
 local tap = require("tap")
 
 local SIGKILL = 9
-local unpack = table.unpack or unpack
+local unpack = rawget(_G, "unpack") or rawget(table, "unpack")
 
 local function shell(command)
   local pipe = assert(io.popen(command))
