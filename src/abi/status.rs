@@ -96,12 +96,12 @@ pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done
     failure.status
 }
 
-/// Exports a function of the header: the one that is given, with the parameter `reason` at its end and a
-/// [`Status`] as its result. Its work returns [`Done`] and runs under [`guard`].
+/// Defines an exported function of the header. The macro adds the last parameter, `reason`, and the result,
+/// a [`Status`]. The block is the body: it returns [`Done`] and runs under [`guard`], which stops panics.
 ///
-/// It is called with what the header asks for, which the documentation of `abi` states once for all; so its
-/// body may call the functions of `handle`, `text` and `status` on its parameters, and write to what `out`
-/// accepted.
+/// The header obliges callers to pass valid pointers; the documentation of `abi` lists what that means.
+/// Relying on it, the body may use the functions of `handle`, `text` and `status` on its parameters, and
+/// write to each out parameter that `out` has checked.
 macro_rules! exported {
     (fn $name:ident($($parameter:ident: $kind:ty),* $(,)?) -> Done $work:block) => {
         #[unsafe(no_mangle)]

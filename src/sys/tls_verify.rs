@@ -1,5 +1,6 @@
-//! Sees the certificates that OpenSSL refuses. Not with the callback of the `openssl` crate: that one
-//! panics, which ends the host, if OpenSSL had no memory to attach the context to a connection.
+//! A verify callback that is given each certificate that OpenSSL refuses. The `openssl` crate has such
+//! a callback too, but it panics if OpenSSL had no memory to store the connection's context, and a
+//! panic in a callback of C ends the host.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,4 @@
-//! The words about users' bindings: `move`, `forget`, `hold`, `flush`, `touch`.
+//! The subcommands that change users' bindings: `move`, `forget`, `hold`, `flush`, `touch`.
 
 use std::io::{self, IsTerminal};
 

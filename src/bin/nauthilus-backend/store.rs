@@ -1,5 +1,5 @@
-//! The store of bindings, reached without a running engine. The command is no machine there: it
-//! makes no probes, so it registers no verdicts.
+//! The store of bindings, reached without a running engine. The command does not register itself there
+//! as a machine: it makes no probes, so it has no verdicts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

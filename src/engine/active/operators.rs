@@ -116,7 +116,7 @@ impl ActiveConfig {
         settings
     }
 
-    /// The settings themselves, with who made them and why, ordered by what they are about.
+    /// The operators' settings in force, each with its author and reason, sorted by target or node.
     pub fn operators_in_force(&self) -> Vec<Operator> {
         let now = clock::unix_ms();
         let mut all = self.table.operators();

@@ -47,7 +47,8 @@ struct Shared {
     failed: Notify,
     active: Arc<ActiveConfig>,
     log: Arc<Log>,
-    /// Empty for a process that is no machine.
+    /// The name that this machine is registered by; empty for a process that probes nothing and is not
+    /// registered (see `visitor`).
     machine: String,
 }
 

@@ -7,7 +7,7 @@
 //! | `client` | the connection of this process, kept open |
 //! | `redis_clock` | what time it is in Redis, for deadlines |
 //! | `machines` | what this machine tells the others and learns from them |
-//! | `visitor` | what a process that is no machine reads and sets, such as the command |
+//! | `visitor` | what a process that probes nothing, such as the command, reads and sets |
 
 mod client;
 mod connection;

@@ -1,5 +1,6 @@
-//! What a process does in the store that is no machine: it reads and sets what operators have set for
-//! all machines. It registers nothing, since it has made no probes.
+//! What a process that probes nothing, such as the command, does in the store: it reads and changes what
+//! operators have set for all machines. It does not register itself as a machine, because a registered
+//! machine's verdicts count for `quorum` and it has none.
 
 use std::time::Instant;
 

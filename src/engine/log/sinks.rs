@@ -142,7 +142,8 @@ fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
         return Ok(());
     }
     // A full disk took only a part of the line. It is cut off again, unless another process has
-    // appended to the file since.
+    // appended to the file since. A line that is appended between this comparison and `set_len` is cut
+    // off with the part, and its writer does not count it as lost: the file has no lock.
     let end = file.stream_position()?;
     let part = u64::try_from(wrote).unwrap_or(u64::MAX);
     if kind.is_file() && file.metadata()?.len() == end {

@@ -120,9 +120,9 @@ impl Process {
     }
 }
 
-/// Opens the state file of a configuration and reads it; uses the file that is open where the path
-/// is the same. A content that cannot be used is logged, and replaced with the first content that
-/// is saved.
+/// Opens and reads the state file of a configuration. If the configuration before it has the same
+/// path, its open file is used again. A content that cannot be used is logged; the first content that
+/// is saved replaces it.
 fn open_state_file(
     before: Option<&ActiveConfig>,
     config: &Config,

@@ -7,7 +7,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `mod.rs` | finds the engine of the calling process; what it has and publishes |
+//! | `mod.rs` | finds the engine of the calling process; holds its configuration, log and epoch |
 //! | `configure.rs` | makes a configuration the active one |
 //! | `running.rs` | starts and stops the engine thread, and sends it commands |
 //! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |

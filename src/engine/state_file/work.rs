@@ -11,7 +11,8 @@ pub(super) struct Work(AtomicU64);
 
 const IDLE: u64 = 0;
 const WRITING: u64 = 1;
-/// The thread writes, and has to release the locks when it is done.
+/// The process gave up the right to write while its thread was writing: the thread releases the locks
+/// after that write.
 const LEAVING: u64 = 2;
 const STATES: u64 = 4;
 

@@ -145,7 +145,7 @@ impl VerdictTable {
         self.end(sequence, ticket);
     }
 
-    /// What the store has said of a node last; `None` where it has never said anything.
+    /// The numbers of users and moves that Redis last gave for a node; `None` before its first answer.
     pub fn users(&self, place: NodePlace) -> Option<UserCounts> {
         let word = |index| self.node_word(place, index).load(Relaxed);
         let counts = self.consistent(self.node_word(place, NODE_SEQUENCE), || UserCounts {

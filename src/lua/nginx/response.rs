@@ -73,7 +73,8 @@ impl ResponseSymbols {
     ///
     /// The version of the Lua module is a known one, and `request` is the current request of nginx's thread.
     pub(super) unsafe fn is_open(&self, request: Request) -> bool {
-        // SAFETY: the caller guarantees the type of the function and the request.
+        // SAFETY: with a known version the function has this type, and nginx keeps the current request
+        // during the call.
         unsafe { (self.headers_sent)(request.0.as_ptr()) == 0 }
     }
 
@@ -84,7 +85,8 @@ impl ResponseSymbols {
     /// As for [`Self::is_open`].
     pub(super) unsafe fn may_begin(&self, request: Request) -> bool {
         let mut problem = ptr::null();
-        // SAFETY: the caller guarantees the type of the function and the request; `problem` outlives the call.
+        // SAFETY: with a known version the function has this type, and nginx keeps the current request
+        // during the call. The function writes at most one pointer, to `problem`.
         let phase = unsafe { (self.get_phase)(request.0.as_ptr(), &raw mut problem) };
         phase > 0 && phase & BEGINS == phase
     }

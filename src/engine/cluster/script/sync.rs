@@ -12,7 +12,8 @@ use super::{Arguments, BadAnswer, ScriptCall, UserDigest, keys, source};
 /// connection: until then no machine may be registered that knows a node.
 #[derive(Clone, Debug)]
 pub struct Sync {
-    /// Empty: this process is no machine. It learns and sets, and is not registered.
+    /// The name to register this machine by. Empty for the command, which reads and changes settings but
+    /// probes nothing: it is not registered, and so does not count for `quorum`.
     pub machine: String,
     /// The hash of the settings that all machines have to agree on.
     pub config_hash: String,
