@@ -191,7 +191,9 @@ def main():
             waiting, answers = burst("/hole")
             for text in answers:
                 seconds, reason = text.split(" ", 1)
-                assert "connect" in reason and 4.9 < float(seconds) < 6, text
+                # A deadline that is noticed more than 100 ms late is renewed once, as after a pause
+                # of the machine.
+                assert "connect" in reason and 4.9 < float(seconds) < (6 if STRICT else 20), text
             sleeping, _ = burst("/sleep")
             costs.append((waiting, sleeping))
         extra = min(waiting - sleeping for waiting, sleeping in costs)
