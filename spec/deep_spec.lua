@@ -162,14 +162,19 @@ describe("a deep check", function()
       assert.is_true(engine.target(nb, unwilling.port).probes <= 12, engine.target(nb, unwilling.port).probes)
 
       -- The server keeps the next answer back, as some do with a wrong password.
+      local late = script { GREETING, "expect ^a1 AUTHENTICATE PLAIN", "expect NEVER" }
       unwilling:close()
-      unwilling.options.script = script { GREETING, "expect ^a1 AUTHENTICATE PLAIN", "expect NEVER" }
+      unwilling.options.script = late
       unwilling:reopen()
       nb.report_failure("127.0.0.1", unwilling.port)
       engine.eventually("both are told", function()
         local reason = engine.target(nb, unwilling.port).last_error
         return reason:find("^auth: refused: a1 NO .*; since then timed out after 300ms$")
       end)
+      -- Where it has done so from the first login on, nothing else explains that.
+      local silent = world:open({ script = late })
+      assert.are.equal("auth: timed out after 300ms (servers delay the answer to a wrong password)",
+        nb.check_backend_connection(deep(silent, { deep_timeout = "300ms" })))
     end)
 
     it("sends the PROXY header first", function()

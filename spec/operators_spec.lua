@@ -62,6 +62,9 @@ describe("what operators see", function()
     local probed = value(text, 'nauthilus_backend_probe_duration_seconds_count{protocol="imap",stage="total"}')
     local last = 'nauthilus_backend_probe_duration_seconds_bucket{le="+Inf",protocol="imap",stage="total"}'
     assert.are.equal(probed, value(text, last))
+    -- The time of each stage that it went through, beside that of the whole.
+    local connected = 'nauthilus_backend_probe_duration_seconds_count{protocol="imap",stage="connect"}'
+    assert.is_true(value(text, connected) > 0)
     local failed = 'nauthilus_backend_probes_total{result="failed",stage="connect"}'
     assert.is_true(value(text, failed) > 0)
   end)

@@ -109,6 +109,7 @@ fn check(protocol: Protocol, data: &[u8]) {
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &upgrade,
         observer: None,
+        clock: None,
     };
     let verdict = poll_once(dialogue::run(Box::new(peer), about));
 
@@ -159,6 +160,7 @@ pub fn lines(data: &[u8]) {
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
         observer: None,
+        clock: None,
     };
     let reading = async move {
         let mut session = Session::new(Box::new(peer), about);

@@ -303,3 +303,68 @@ fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
     firsts.shrink_to_fit();
     firsts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::engine::verdicts::health::Verdict;
+
+    fn active(text: &str, before: Option<&ActiveConfig>) -> ActiveConfig {
+        let text = format!("backend_server_monitoring: {{log: none, {text}}}");
+        let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
+        ActiveConfig::succeed(before, config, 1, true, State::default()).unwrap()
+    }
+
+    const TARGET: &str = "{protocol: imap, host: 127.0.0.1, port: 1, deep_check: true}";
+
+    /// The prober publishes while a configuration is put in force: neither change is lost.
+    #[test]
+    fn a_record_that_was_published_in_between_is_changed_and_not_overwritten() {
+        let active = active(&format!("backend_servers: [{TARGET}]"), None);
+        let slot = active.slots[0];
+        let tries = Cell::new(0);
+        let is_changed = active.change(slot, |known| {
+            tries.set(tries.get() + 1);
+            if tries.get() == 1 {
+                let published = Record {
+                    probes: 7,
+                    ..known.clone()
+                };
+                active.table.write(slot, &published, false);
+            }
+            Some(Record {
+                failures: 3,
+                ..known.clone()
+            })
+        });
+        assert!(is_changed);
+        assert_eq!(tries.get(), 2);
+        let record = active.table.read(slot);
+        assert_eq!((record.probes, record.failures), (7, 3));
+        assert!(!active.change(slot, |_| None));
+    }
+
+    #[test]
+    fn a_second_gate_comes_and_goes_with_its_interval_and_keeps_the_verdict() {
+        let one = active(&format!("backend_servers: [{TARGET}]"), None);
+        let slot = one.slots[0];
+        one.change(slot, |known| {
+            let mut record = known.clone();
+            record.connect.verdict = Verdict::Dead;
+            record.connect.failures = 5;
+            Some(record)
+        });
+        let own_interval = format!("deep_interval: 1h, backend_servers: [{TARGET}]");
+        let two = active(&own_interval, Some(&one));
+        let record = two.table.read(two.slots[0]);
+        assert_eq!(record.deep, Some(record.connect));
+        assert_eq!(record.verdict(), Verdict::Dead);
+        let three = active(&format!("backend_servers: [{TARGET}]"), Some(&two));
+        let record = three.table.read(three.slots[0]);
+        assert_eq!(record.deep, None);
+        assert_eq!(record.verdict(), Verdict::Dead);
+        assert_eq!(record.connect.failures, 5);
+    }
+}

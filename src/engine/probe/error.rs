@@ -86,6 +86,9 @@ pub struct ProbeError {
     pub login_refused: bool,
 }
 
+/// What is added to the reason of a login that the server did not answer in time.
+pub const LATE_ANSWER: &str = " (servers delay the answer to a wrong password)";
+
 /// The most characters of the peer's text that a reason quotes.
 pub const QUOTE_MAX: usize = 120;
 
@@ -241,6 +244,7 @@ mod tests {
             local: [127, 0, 0, 1].into(),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
             observer: None,
+            clock: None,
         };
         for error in [
             proxy::send(&mut Lacking).await.unwrap_err(),

@@ -13,17 +13,23 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
+use tokio::io::Interest;
 
+use super::deadline::within;
 use super::dialogue::END_MAX;
-use crate::sys::relay::hold_on;
+use crate::sys::readiness;
+use crate::sys::relay::{HoldsOn, hold_on};
 
 /// The age at which a lingering connection is first read: most servers have answered by then.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 
-/// Bytes per read, and reads per check: more than any mail server sends to end a session, and as
-/// much of a web page as has usually arrived.
+/// Bytes per read, and reads per check: 4 MiB, more than any mail server sends to end a session, and
+/// as much of a web page as a socket holds.
 const READ: usize = 16 * 1024;
-const READS: usize = 16;
+const READS: usize = 256;
+
+/// How long a connection may linger on which data still arrives, such as a large web page.
+const ARRIVING_MAX: Duration = Duration::from_secs(5);
 
 /// Shared by a `Stream` and the probe that owns it. Once it is open, the stream
 /// does not close its socket when dropped but leaves it here, whatever wraps the stream (TLS, a
@@ -48,14 +54,16 @@ impl LingerHandle {
     /// Takes the socket of a stream that is dropped.
     pub(super) fn leave(&self, socket: Socket, final_bytes: Vec<u8>) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         *left = Some(LingeringConnection {
-            socket,
+            socket: Some(socket),
             final_bytes,
-            since: Instant::now(),
+            begun: now,
+            since: now,
         });
     }
 
-    fn take(&self) -> Option<LingeringConnection> {
+    pub(super) fn take(&self) -> Option<LingeringConnection> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.take()
     }
@@ -65,23 +73,66 @@ impl LingerHandle {
 /// the socket.
 #[derive(Debug)]
 pub(super) struct LingeringConnection {
-    socket: Socket,
+    /// None only where [`LingeringConnection::wait_for_end`] has it.
+    socket: Option<Socket>,
     final_bytes: Vec<u8>,
+    begun: Instant,
+    /// When it was last read, or else when it began.
     since: Instant,
 }
 
-impl LingeringConnection {
-    /// Reads what has arrived. Returns whether the server has closed its side.
-    fn has_ended(&self) -> bool {
-        let mut bytes = [MaybeUninit::uninit(); READ];
-        for _ in 0..READS {
-            match self.socket.recv(&mut bytes) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(e) => return e.kind() != std::io::ErrorKind::WouldBlock,
-            }
+/// What a read of a lingering connection found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// The server has closed its side, or the connection is broken.
+    Ended,
+    /// Nothing has arrived.
+    Nothing,
+    /// Data has arrived and was read.
+    Data,
+    /// Data was read, and more has arrived.
+    More,
+}
+
+/// Reads what has arrived, at most `READS` times `READ` bytes.
+fn read_rest(socket: &Socket) -> Rest {
+    let mut bytes = [MaybeUninit::uninit(); READ];
+    let mut found = Rest::Nothing;
+    for _ in 0..READS {
+        match socket.recv(&mut bytes) {
+            Ok(0) => return Rest::Ended,
+            Ok(_) => found = Rest::Data,
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return found,
+            Err(_) => return Rest::Ended,
         }
-        false
+    }
+    Rest::More
+}
+
+impl LingeringConnection {
+    fn read_rest(&self) -> Rest {
+        self.socket.as_ref().map_or(Rest::Ended, read_rest)
+    }
+
+    /// Reads until the server has closed its side, at most for [`END_MAX`], and closes the socket.
+    pub(super) async fn wait_for_end(mut self) {
+        let Some(socket) = self.socket.take() else {
+            return;
+        };
+        let Ok(socket) = readiness::of(socket, Interest::READABLE) else {
+            return;
+        };
+        let _before_it_is_closed = HoldsOn;
+        let to_the_end = async {
+            while let Ok(mut ready) = socket.readable().await {
+                match read_rest(socket.get_ref()) {
+                    Rest::Ended => break,
+                    Rest::Nothing | Rest::Data => ready.clear_ready(),
+                    Rest::More => {}
+                }
+            }
+        };
+        let _ = within(END_MAX, to_the_end).await;
     }
 }
 
@@ -90,12 +141,14 @@ impl Drop for LingeringConnection {
         // The socket is closed after this: make sure that the host has not closed it before.
         hold_on();
         // Unread bytes would make the kernel send a reset instead of FIN.
-        self.has_ended();
-        if !self.final_bytes.is_empty() {
+        self.read_rest();
+        if let Some(socket) = self
+            .socket
+            .as_ref()
+            .filter(|_| !self.final_bytes.is_empty())
+        {
             // An error means that the server has already gone.
-            let _ = self
-                .socket
-                .send_with_flags(&self.final_bytes, libc::MSG_NOSIGNAL);
+            let _ = socket.send_with_flags(&self.final_bytes, libc::MSG_NOSIGNAL);
         }
     }
 }
@@ -139,7 +192,7 @@ impl LingeringConnections {
         }
     }
 
-    /// Closes the connections that the server has closed, and those that are older than
+    /// Closes the connections that the server has closed, and those on which nothing has arrived for
     /// [`END_MAX`]. To be called whenever the engine thread is awake for something else.
     pub fn close_finished(&self) {
         let queues = &mut *self.lock();
@@ -148,12 +201,25 @@ impl LingeringConnections {
         }
         hold_on();
         let now = Instant::now();
-        while let Some(connection) = older(&mut queues.fresh, FIRST_LOOK, now) {
-            if !connection.has_ended() {
-                queues.late.push_back(connection);
+        while let Some(mut connection) = older(&mut queues.fresh, FIRST_LOOK, now) {
+            match connection.read_rest() {
+                Rest::Ended => {}
+                Rest::Nothing => queues.late.push_back(connection),
+                Rest::Data | Rest::More => {
+                    connection.since = now;
+                    queues.fresh.push_back(connection);
+                }
             }
         }
-        while older(&mut queues.late, END_MAX, now).is_some() {}
+        while let Some(mut connection) = older(&mut queues.late, END_MAX, now) {
+            if matches!(connection.read_rest(), Rest::Data | Rest::More) {
+                connection.since = now;
+                queues.fresh.push_back(connection);
+            }
+        }
+        let is_young =
+            |c: &LingeringConnection| now.saturating_duration_since(c.begun) < ARRIVING_MAX;
+        queues.fresh.retain(is_young);
     }
 }
 
@@ -197,11 +263,15 @@ mod tests {
     #[test]
     fn what_has_ended_is_closed_at_the_first_look_with_its_final_bytes() {
         let lingering = LingeringConnections::default();
+        let begun = Instant::now();
         let server = aside(&lingering, b"bye");
         std::io::Write::write_all(&mut &server, b"* BYE\r\n").unwrap();
         server.shutdown(std::net::Shutdown::Write).unwrap();
         lingering.close_finished();
-        assert_eq!(lingering.count(), 1, "too early");
+        // A busy machine may have taken that long already.
+        if begun.elapsed() < FIRST_LOOK {
+            assert_eq!(lingering.count(), 1, "too early");
+        }
         std::thread::sleep(FIRST_LOOK);
         lingering.close_finished();
         assert_eq!(lingering.count(), 0);
@@ -226,10 +296,13 @@ mod tests {
     fn what_comes_late_or_in_plenty_is_read_before_the_close() {
         let lingering = LingeringConnections::default();
         for chunk in [b"* BYE late\r\n".to_vec(), vec![b'x'; 100_000]] {
+            let begun = Instant::now();
             let mut server = aside(&lingering, b"");
             std::thread::sleep(FIRST_LOOK);
             lingering.close_finished();
-            assert_eq!(lingering.count(), 1, "has not ended yet");
+            if begun.elapsed() < END_MAX {
+                assert_eq!(lingering.count(), 1, "has not ended yet");
+            }
             std::io::Write::write_all(&mut server, &chunk).unwrap();
             while lingering.count() > 0 {
                 std::thread::sleep(FIRST_LOOK / 2);

@@ -15,17 +15,19 @@ pub mod progress;
 mod proxy;
 pub mod resolve;
 mod socket;
+mod stage_clock;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 pub mod transport;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 
 pub use self::connect::ReusableSockets;
 use self::connect::{Destination, Dialled, Manner};
@@ -39,6 +41,7 @@ pub use self::outcome::{Depth, Outcome, Resumption};
 use self::progress::{ProbeObserver, Progress};
 use self::resolve::Resolver;
 use self::socket::Stream;
+pub use self::stage_clock::{StageClock, StageTimes};
 use self::tls::{TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use super::config::TlsFiles;
@@ -63,6 +66,23 @@ pub struct Underway {
     started: Instant,
     /// The connection attempt to the first address, if the address was known without a look-up.
     first: Option<(IpAddr, Dialled)>,
+    is_known: Arc<AtomicBool>,
+}
+
+impl Underway {
+    fn new(started: Instant, first: Option<(IpAddr, Dialled)>) -> Self {
+        Self {
+            started,
+            first,
+            is_known: Arc::default(),
+        }
+    }
+
+    /// Becomes true when the result is known and only the graceful close, or the wait for a session
+    /// ticket, is left.
+    pub fn is_known(&self) -> Arc<AtomicBool> {
+        self.is_known.clone()
+    }
 }
 
 /// The sum of the timeouts that apply to a probe of this depth.
@@ -94,20 +114,25 @@ fn ends_gracefully(target: &Target) -> bool {
 /// reset if a socket is closed with unread bytes.
 async fn end_gracefully(
     mut transport: impl Transport,
-    aside: Option<(&LingeringConnections, Arc<LingerHandle>)>,
+    lingering: Option<&LingeringConnections>,
+    linger: &LingerHandle,
 ) {
     // Tried once, without waiting: the result of the probe is already known.
     let _ = transport.shutdown().now_or_never();
-    match aside {
-        Some((lingering, linger)) => {
-            linger.open();
-            drop(transport);
-            lingering.take(&linger);
-        }
+    linger.open();
+    drop(transport);
+    await_end(lingering, linger).await;
+}
+
+/// Leaves a connection to the lingering ones, or waits for the server to close it. It is read as it
+/// is, not through TLS: OpenSSL stops reading at a session ticket once `close_notify` was sent.
+async fn await_end(lingering: Option<&LingeringConnections>, linger: &LingerHandle) {
+    match lingering {
+        Some(lingering) => lingering.take(linger),
         None => {
-            let mut bytes = [0; 2048];
-            let to_the_end = async { while let Ok(1..) = transport.read(&mut bytes).await {} };
-            let _ = within(dialogue::END_MAX, to_the_end).await;
+            if let Some(connection) = linger.take() {
+                connection.wait_for_end().await;
+            }
         }
     }
 }
@@ -146,6 +171,11 @@ impl Prober {
         }
     }
 
+    fn enter(&self, clock: &StageClock, stage: Stage) {
+        clock.enter(stage);
+        self.report(Progress::Stage(stage));
+    }
+
     /// Runs one probe. It completes within the sum of the target's timeouts. If the process was
     /// stopped (SIGSTOP) meanwhile, deadlines are renewed once, so it may take twice as long.
     pub async fn run(
@@ -156,10 +186,7 @@ impl Prober {
     ) -> Outcome {
         if self.observer.is_some() {
             // `begin` reports no stages.
-            let probe = Underway {
-                started: Instant::now(),
-                first: None,
-            };
+            let probe = Underway::new(Instant::now(), None);
             return self.finish(probe, target, depth, resumption, None).await;
         }
         match self.begin(target, depth, &mut ReusableSockets::default()) {
@@ -174,7 +201,7 @@ impl Prober {
     /// `reusable` keeps a connected socket for the next probe of the same batch.
     pub fn begin(&self, target: &Target, depth: Depth, reusable: &mut ReusableSockets) -> Begun {
         let started = Instant::now();
-        let underway = |first| Begun::Underway(Underway { started, first });
+        let underway = |first| Begun::Underway(Underway::new(started, first));
         if manner(target, depth) == Manner::Dialogue {
             return underway(None);
         }
@@ -206,10 +233,12 @@ impl Prober {
             Dialled::Failed(error) if matches!(target.host, Host::Ip(_)) => (Err(error), None),
             dialled => return underway(Some((address, dialled))),
         };
+        let elapsed = started.elapsed();
         Begun::Ended(Outcome {
             result,
             address,
-            elapsed: started.elapsed(),
+            elapsed,
+            stages: StageTimes::new(),
             tls: None,
         })
     }
@@ -230,8 +259,16 @@ impl Prober {
         resumption: Option<&Resumption>,
         lingering: Option<&LingeringConnections>,
     ) -> Outcome {
-        let Underway { started, first } = probe;
-        let mut found = ProbeFindings::default();
+        let Underway {
+            started,
+            first,
+            is_known,
+        } = probe;
+        let (clock, second_clock) = (StageClock::default(), StageClock::default());
+        if first.is_some() {
+            clock.enter_at(Stage::Connect, started);
+        }
+        let mut found = ProbeFindings::new(&clock, &is_known);
         let mut result = self
             .stages(target, depth, resumption, first, lingering, &mut found)
             .await;
@@ -246,7 +283,7 @@ impl Prober {
             // An expired certificate or a timeout does not show that the session was the cause.
             let is_spoilt = error.certificate_end.is_none() && !error.is_timeout;
             if let Some(left) = longest(target, depth).checked_sub(started.elapsed()) {
-                let mut found_anew = ProbeFindings::default();
+                let mut found_anew = ProbeFindings::new(&second_clock, &is_known);
                 let anew = self.stages(target, depth, Some(kept), None, lingering, &mut found_anew);
                 let ended = within(left, anew).await;
                 // If time runs out during the graceful close, the result is already known and
@@ -273,6 +310,7 @@ impl Prober {
             result,
             address: found.address,
             elapsed: known_at - started,
+            stages: found.clock.times_until(known_at),
             tls: found.tls,
         }
     }
@@ -297,12 +335,13 @@ impl Prober {
         resumption: Option<&Resumption>,
         first: Option<(IpAddr, Dialled)>,
         lingering: Option<&LingeringConnections>,
-        found: &mut ProbeFindings,
+        found: &mut ProbeFindings<'_>,
     ) -> Result<(), ProbeError> {
+        let clock = found.clock;
         let mut stage = Stage::Resolve;
         let mut lacked = None;
         let manner = manner(target, depth);
-        let opening = self.open(target, manner, first, &mut stage, &mut lacked);
+        let opening = self.open(target, manner, first, clock, &mut stage, &mut lacked);
         let stream = match within(target.connect_timeout, opening).await {
             Some(opened) => opened?,
             None => {
@@ -322,13 +361,13 @@ impl Prober {
                 return Ok(());
             }
             let lingering = lingering.filter(|lingering| lingering.have_room());
-            let aside = lingering.map(|lingering| (lingering, stream.linger()));
+            let linger = stream.linger();
             if target.implicit_tls() {
                 let tls = self.connect_tls(stream, target, resumption, found).await?;
-                end_gracefully(tls, aside).await;
+                end_gracefully(tls, lingering, &linger).await;
             } else {
                 found.know(Ok(()));
-                end_gracefully(Limited::new(stream, READ_LIMIT), aside).await;
+                end_gracefully(stream, lingering, &linger).await;
             }
             return Ok(());
         }
@@ -341,6 +380,7 @@ impl Prober {
         target: &Target,
         manner: Manner,
         first: Option<(IpAddr, Dialled)>,
+        clock: &StageClock,
         stage: &mut Stage,
         lacked: &mut Option<ProbeError>,
     ) -> Result<(Stream, IpAddr), ProbeError> {
@@ -351,7 +391,7 @@ impl Prober {
             Host::Name(name) => {
                 // The rest of the time is for connecting to the addresses that are known.
                 let patience = target.connect_timeout / 4;
-                self.report(Progress::Stage(Stage::Resolve));
+                self.enter(clock, Stage::Resolve);
                 resolved = self.resolver.resolve_within(name, patience, lacked).await?;
                 self.report(Progress::Resolved(&resolved));
                 &*resolved
@@ -364,7 +404,7 @@ impl Prober {
             }
         };
         *stage = Stage::Connect;
-        self.report(Progress::Stage(Stage::Connect));
+        self.enter(clock, Stage::Connect);
         let wanted = Destination {
             addresses,
             port: target.port,
@@ -376,7 +416,7 @@ impl Prober {
         self.report(Progress::Connected(address));
         if target.haproxy_v2 {
             *stage = Stage::Proxy;
-            self.report(Progress::Stage(Stage::Proxy));
+            self.enter(clock, Stage::Proxy);
             proxy::send(&mut stream).await?;
         }
         Ok((stream, address))
@@ -388,9 +428,9 @@ impl Prober {
         stream: Stream,
         target: &Target,
         resumption: Option<&Resumption>,
-        found: &mut ProbeFindings,
+        found: &mut ProbeFindings<'_>,
     ) -> Result<Box<dyn Transport>, ProbeError> {
-        self.report(Progress::Stage(Stage::Tls));
+        self.enter(found.clock, Stage::Tls);
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let (mut tls, facts) = self.tls.handshake(stream, target, kept).await?;
         found.tls = Some(facts);
@@ -408,10 +448,11 @@ impl Prober {
         target: &Target,
         resumption: Option<&Resumption>,
         lingering: Option<&LingeringConnections>,
-        found: &mut ProbeFindings,
+        found: &mut ProbeFindings<'_>,
     ) -> Result<(), ProbeError> {
+        let clock = found.clock;
         let lingering = lingering.filter(|lingering| lingering.have_room());
-        let aside = lingering.map(|lingering| (lingering, stream.linger()));
+        let linger = stream.linger();
         let kept = resumption.map(|r| (&r.slot, r.full_every));
         let seen: Mutex<Option<TlsFacts>> = Mutex::new(None);
         let note = |facts: TlsFacts| {
@@ -430,7 +471,7 @@ impl Prober {
         let stream = Limited::new(stream, READ_LIMIT);
         let tls = target.implicit_tls();
         let transport: Box<dyn Transport> = if tls {
-            self.report(Progress::Stage(Stage::Tls));
+            self.enter(clock, Stage::Tls);
             upgrade(Box::new(stream)).await?
         } else {
             Box::new(stream)
@@ -442,6 +483,7 @@ impl Prober {
             local,
             upgrade: &upgrade,
             observer: self.observer.as_deref(),
+            clock: Some(clock),
         };
         let (verdict, unclosed) = dialogue::until_verdict(transport, about).await;
         found.tls = seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -451,13 +493,12 @@ impl Prober {
             verdict => verdict,
         };
         found.know(verdict.clone());
-        match aside {
-            Some((lingering, linger)) => {
-                unclosed.leave(|| linger.open()).await;
-                lingering.take(&linger);
-            }
-            None => unclosed.finish().await,
+        let leave = || linger.open();
+        match lingering {
+            Some(_) => unclosed.leave(leave).await,
+            None => unclosed.finish(leave).await,
         }
+        await_end(lingering, &linger).await;
         verdict
     }
 }

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::error::{ProbeError, Stage};
+use super::stage_clock::{StageClock, StageTimes};
 use super::tls::{SessionSlot, TlsFacts};
 
 /// How far a probe goes.
@@ -25,6 +27,8 @@ pub struct Outcome {
     /// The time from the start until the result was known. The graceful close and the wait for a
     /// session ticket come after that and are not included.
     pub elapsed: Duration,
+    /// How long each stage took; empty where the whole time was for connecting.
+    pub stages: StageTimes,
     /// From the last TLS handshake; None if there was none.
     pub tls: Option<TlsFacts>,
 }
@@ -46,8 +50,10 @@ pub struct Resumption {
 }
 
 /// What a probe has found out while it goes on.
-#[derive(Default)]
-pub(super) struct ProbeFindings {
+pub(super) struct ProbeFindings<'a> {
+    pub(super) clock: &'a StageClock,
+    /// Set once the result is known.
+    is_known: &'a AtomicBool,
     pub(super) address: Option<IpAddr>,
     /// The result and the time at which it was known, if the probe goes on after that (graceful
     /// close, wait for a session ticket). None: the result is known when the probe returns.
@@ -55,8 +61,19 @@ pub(super) struct ProbeFindings {
     pub(super) tls: Option<TlsFacts>,
 }
 
-impl ProbeFindings {
+impl<'a> ProbeFindings<'a> {
+    pub(super) fn new(clock: &'a StageClock, is_known: &'a AtomicBool) -> Self {
+        Self {
+            clock,
+            is_known,
+            address: None,
+            known: None,
+            tls: None,
+        }
+    }
+
     pub(super) fn know(&mut self, outcome: Result<(), ProbeError>) {
         self.known = Some((outcome, Instant::now()));
+        self.is_known.store(true, Ordering::Relaxed);
     }
 }

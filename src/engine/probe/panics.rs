@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::task::JoinError;
 
-use super::Outcome;
 use super::error::{ProbeError, Stage};
+use super::{Outcome, StageTimes};
 
 /// The outcome of `probe`, or an inconclusive one if it panics.
 pub(in crate::engine) async fn contained<F>(probe: Pin<Box<F>>) -> Outcome
@@ -45,6 +45,10 @@ where
 ///
 /// # Errors
 /// An inconclusive outcome if the step panicked.
+#[expect(
+    clippy::result_large_err,
+    reason = "moved once per probe, which costs less than an allocation"
+)]
 pub(in crate::engine) fn caught<T>(step: impl FnOnce() -> T) -> Result<T, Outcome> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|panic| inconclusive(panic.as_ref()))
 }
@@ -65,6 +69,7 @@ fn inconclusive(panic: &(dyn Any + Send)) -> Outcome {
         )),
         address: None,
         elapsed: Duration::ZERO,
+        stages: StageTimes::new(),
         tls: None,
     }
 }

@@ -43,6 +43,7 @@ async fn a_silent_address_beside_one_that_could_not_be_tried_says_nothing() {
     for (stage, is_conclusive) in [(Stage::Internal, false), (Stage::Connect, true)] {
         let error = ProbeError::new(stage, "no");
         let begun = Underway {
+            is_known: Arc::default(),
             started: Instant::now(),
             first: Some((untried, Dialled::Failed(error))),
         };

@@ -5,10 +5,15 @@
 use std::time::Duration;
 
 use crate::engine::probe::Outcome;
-use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::probe::error::{LATE_ANSWER, ProbeError, Stage};
+use crate::engine::verdicts::Record;
+use crate::engine::verdicts::health::Gate;
 
 /// The longest interval that repeated refusals lead to. A longer `fast_interval` is used as it is.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// What the text of a refused login begins with.
+const REFUSED: &str = "auth: refused: ";
 
 /// The text between a refusal and the failure of a later login.
 const SINCE: &str = "; since then ";
@@ -24,6 +29,17 @@ pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
     }
 }
 
+/// How often in a row the login was refused, as far as the table tells a process that begins to
+/// probe after another one, or after a reload: it must not begin with short intervals again.
+pub(super) fn known_refusals(record: &Record, gate: Gate) -> u32 {
+    let is_refused = |text: &String| text.starts_with(REFUSED);
+    if record.error.as_ref().is_some_and(is_refused) {
+        u32::from(gate.failures)
+    } else {
+        0
+    }
+}
+
 /// The interval after `refusals` refusals in a row: `fast`, doubled for each of them.
 pub(super) fn interval(fast: Duration, refusals: u32) -> Duration {
     let factor = 2u32.saturating_pow(refusals);
@@ -34,10 +50,14 @@ pub(super) fn interval(fast: Duration, refusals: u32) -> Duration {
 /// the login now timed out, the refusal is kept in the text, since it tells the operator more.
 pub(super) fn explained(before: Option<&str>, error: &ProbeError) -> String {
     let refusal = before
-        .filter(|text| text.starts_with("auth: refused: ") && is_late_answer(error))
+        .filter(|text| text.starts_with(REFUSED) && is_late_answer(error))
         .map(|text| text.split_once(SINCE).map_or(text, |(refusal, _)| refusal));
     match refusal {
-        Some(refusal) => format!("{refusal}{SINCE}{}", error.reason),
+        Some(refusal) => {
+            let reason = error.reason.strip_suffix(LATE_ANSWER);
+            let reason = reason.unwrap_or(&error.reason);
+            format!("{refusal}{SINCE}{reason}")
+        }
         None => error.to_string(),
     }
 }
@@ -49,6 +69,7 @@ fn is_late_answer(error: &ProbeError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::probe::StageTimes;
 
     const FAST: Duration = Duration::from_secs(1);
 
@@ -57,6 +78,7 @@ mod tests {
             result,
             address: None,
             elapsed: Duration::ZERO,
+            stages: StageTimes::new(),
             tls: None,
         }
     }
@@ -69,7 +91,9 @@ mod tests {
     }
 
     fn late() -> ProbeError {
-        ProbeError::timeout(Stage::Auth, 5 * FAST)
+        let mut error = ProbeError::timeout(Stage::Auth, 5 * FAST);
+        error.reason += LATE_ANSWER;
+        error
     }
 
     #[test]
@@ -104,6 +128,31 @@ mod tests {
         assert_eq!(explained(Some(&second), &late()), second);
         let down = ProbeError::new(Stage::Connect, "connection refused");
         assert_eq!(explained(Some(&second), &down), down.to_string());
-        assert_eq!(explained(None, &late()), "auth: timed out after 5s");
+        assert_eq!(
+            explained(None, &late()),
+            "auth: timed out after 5s (servers delay the answer to a wrong password)"
+        );
+    }
+
+    #[test]
+    fn what_the_table_says_of_refusals_counts_on() {
+        let refused_login = refused();
+        let gate = Gate {
+            failures: 4,
+            ..Gate::default()
+        };
+        let record = |error: &ProbeError| Record {
+            error: Some(error.to_string()),
+            ..Record::default()
+        };
+        assert_eq!(known_refusals(&record(&refused_login), gate), 4);
+        let text = explained(Some(&refused_login.to_string()), &late());
+        let late_ones = Record {
+            error: Some(text),
+            ..Record::default()
+        };
+        assert_eq!(known_refusals(&late_ones, gate), 4);
+        assert_eq!(known_refusals(&record(&late()), gate), 0);
+        assert_eq!(known_refusals(&Record::default(), gate), 0);
     }
 }

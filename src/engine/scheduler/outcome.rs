@@ -72,7 +72,16 @@ impl ProbeTimer {
             table.note_tls(self.slot, details);
         }
         let stage = outcome.result.as_ref().err().map(|error| error.stage);
-        table.count_probe(self.target.protocol, sample.result, stage, outcome.elapsed);
+        let protocol = self.target.protocol;
+        table.count_probe(protocol, sample.result, stage, outcome.elapsed);
+        if outcome.is_conclusive() {
+            for (stage, took) in &outcome.stages {
+                table.observe(protocol, Some(*stage), *took);
+            }
+            if outcome.stages.is_empty() {
+                table.observe(protocol, Some(Stage::Connect), outcome.elapsed);
+            }
+        }
         if let Some(line) = self.change(&before, &after) {
             log.write(line);
         }
@@ -226,6 +235,7 @@ mod tests {
     use super::*;
     use crate::engine::active::StartState;
     use crate::engine::config::{Config, LogSink};
+    use crate::engine::probe::StageTimes;
     use crate::engine::probe::error::ProbeError;
 
     const TOOK: Duration = Duration::from_millis(7);
@@ -247,6 +257,7 @@ mod tests {
                 result: result.clone(),
                 address: None,
                 elapsed: TOOK * times,
+                stages: StageTimes::new(),
                 tls: None,
             };
             assert!(timer.apply(&active, &outcome, &log).is_published);

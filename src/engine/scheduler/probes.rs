@@ -1,5 +1,7 @@
 //! Begins the probes that are due, and decides on their outcomes when the next ones are due.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, Id, JoinError};
@@ -155,15 +157,18 @@ impl Scheduler {
 
     /// Cancels probes that turn out to be slow while a prompt target waits for a slot. A cancelled
     /// probe changes no verdict; it is repeated when its target's turn comes in the slow queue.
-    fn make_way(&mut self) {
+    pub(super) fn make_way(&mut self) {
         let now = clock::monotonic_ns();
         while self.gives_way_at().is_some_and(|at| at <= now)
             && let Some((_, task)) = self.prompt_tasks.pop_front()
         {
-            if let Some(at) = self.tasks.remove(&task)
+            // One whose result is known ends by itself within 250 ms, and its result counts.
+            if let Some(&at) = self.tasks.get(&task)
                 && let Some(timer) = self.timers.get_mut(at)
                 && let TimerState::InFlight(running) = &timer.state
+                && !running.is_known.load(Ordering::Relaxed)
             {
+                self.tasks.remove(&task);
                 timer.is_requested |= running.start.is_hurried;
                 timer.pace = Pace::Slow;
                 // Dropping the `RunningProbe` cancels its task.
@@ -185,7 +190,7 @@ impl Scheduler {
         }
     }
 
-    fn make_ready(&mut self, at: usize) {
+    pub(super) fn make_ready(&mut self, at: usize) {
         if let Some(timer) = self.timers.get_mut(at) {
             timer.state = TimerState::Ready;
             self.ready.push(at, timer.pace);
@@ -216,7 +221,7 @@ impl Scheduler {
             Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, start),
             Ok(Begun::Underway(probe)) => {
                 let (prober, target) = (self.prober.clone(), timer.target.clone());
-                let lingering = self.lingering.clone();
+                let (lingering, is_known) = (self.lingering.clone(), probe.is_known());
                 let resumption = timer.sessions.clone().map(|slot| Resumption {
                     slot,
                     full_every: self.active.config.tls_full_handshake_interval,
@@ -227,7 +232,7 @@ impl Scheduler {
                     panics::contained(Box::pin(probe)).await
                 });
                 self.note_task(task.id(), at, now);
-                self.set_in_flight(at, task, start);
+                self.set_in_flight(at, task, start, is_known);
             }
         }
     }
@@ -248,10 +253,20 @@ impl Scheduler {
         }
     }
 
-    fn set_in_flight(&mut self, at: usize, task: AbortHandle, start: ProbeStart) {
+    fn set_in_flight(
+        &mut self,
+        at: usize,
+        task: AbortHandle,
+        start: ProbeStart,
+        is_known: Arc<AtomicBool>,
+    ) {
         if let Some(timer) = self.timers.get_mut(at) {
-            let pace = timer.pace;
-            timer.state = TimerState::InFlight(RunningProbe { task, start, pace });
+            timer.state = TimerState::InFlight(RunningProbe {
+                task,
+                start,
+                pace: timer.pace,
+                is_known,
+            });
         }
     }
 

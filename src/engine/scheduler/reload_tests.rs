@@ -372,3 +372,55 @@ async fn a_target_that_was_removed_and_came_back_is_probed_soon() {
         assert!(engine.scheduler.next_due() < Some(soon), "{is_new}");
     }
 }
+
+/// A probe that has its result, and only waits for the server to close, gives its slot to nobody.
+#[tokio::test]
+async fn a_probe_whose_result_is_known_is_not_cancelled_for_another() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut peer, _) = listener.accept().unwrap();
+        peer.write_all(b"220 mx\r\n").unwrap();
+        let mut bytes = [0; 512];
+        while !bytes.starts_with(b"EHLO") {
+            assert!(peer.read(&mut bytes).unwrap() > 0);
+        }
+        peer.write_all(b"250 mx\r\n").unwrap();
+        // It answers QUIT no more; the client closes.
+        while peer.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+    let text = format!(
+        "backend_server_monitoring: {{log: none, max_concurrent_probes: 1, connect_interval: {HOUR}, \
+         backend_servers: [{{protocol: smtp, host: 127.0.0.1, port: {port}, deep_check: true}}, \
+         {{protocol: imap, host: 127.0.0.1, port: 1}}]}}"
+    );
+    let mut engine = Engine::new(&Arc::new(Config::from_yaml(&text, &|_| None).unwrap()));
+    let scheduler = &mut engine.scheduler;
+    scheduler.due.clear();
+    for at in 0..2 {
+        scheduler.make_ready(at);
+    }
+    scheduler.probe_due();
+    let is_known = match &scheduler.timers[0].state {
+        TimerState::InFlight(running) => running.is_known.clone(),
+        _ => panic!("it is in flight"),
+    };
+    let long_ago = |scheduler: &mut Scheduler| {
+        for (started, _) in &mut scheduler.prompt_tasks {
+            *started = started.saturating_sub(60_000_000_000);
+        }
+    };
+    while !is_known.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    long_ago(scheduler);
+    assert!(scheduler.gives_way_at().is_some(), "another one waits");
+    scheduler.make_way();
+    assert!(matches!(scheduler.timers[0].state, TimerState::InFlight(_)));
+    engine.settle().await;
+    assert_eq!(engine.verdict(0), Verdict::Alive);
+    let record = engine.active.table.read(engine.active.slots[0]);
+    assert_eq!(record.probes, 1);
+    server.join().unwrap();
+}

@@ -2,6 +2,7 @@
 //! verdict is in `outcome`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -71,6 +72,8 @@ pub(super) struct RunningProbe {
     pub start: ProbeStart,
     /// The timer's pace when the probe started.
     pub pace: Pace,
+    /// Whether its result is known, so that it ends by itself soon.
+    pub is_known: Arc<AtomicBool>,
 }
 
 /// How a probe was started.
@@ -149,6 +152,19 @@ impl ProbeTimer {
         }
     }
 
+    fn fast_interval(&self) -> Duration {
+        self.target.policy.fast_interval.min(self.interval())
+    }
+
+    /// The time from the start of a probe to the next one while probes fail. Only a dead target's
+    /// probes are delayed after refused logins. Before the verdict, a delay would postpone it.
+    fn wait_after_failure(&self, record: &Record) -> Duration {
+        match self.gate(record).verdict {
+            Verdict::Dead => backoff::interval(self.fast_interval(), self.refusals),
+            _ => self.fast_interval(),
+        }
+    }
+
     pub(super) fn depth(&self) -> Depth {
         match self.kind {
             TimerKind::Deep => Depth::Deep,
@@ -171,9 +187,11 @@ impl ProbeTimer {
         let started = self.started_ns(&record);
         let interval = self.interval();
         let policy = &self.target.policy;
+        self.refusals = backoff::known_refusals(&record, self.gate(&record));
         // Targets that were never probed, or not for longer than an interval with its jitter (after
         // a restart or a long pause), come first, spread over a fast interval per hundred timers.
-        let longest = clock::ns(interval).saturating_mul(21) / 20;
+        let usual = interval.max(self.wait_after_failure(&record));
+        let longest = clock::ns(usual).saturating_mul(21) / 20;
         // A start without an outcome says nothing: it may be that of a probe which another
         // configuration called off after the record was emptied for this one.
         let is_late = started == 0 || record.probes == 0 || now.saturating_sub(started) > longest;
@@ -219,16 +237,9 @@ impl ProbeTimer {
     fn due_after(&self, record: &Record, gathered: Option<Duration>) -> (u64, Option<Duration>) {
         let started = self.started_ns(record);
         let interval = self.interval();
-        let fast = self.target.policy.fast_interval.min(interval);
-        let gate = self.gate(record);
-        if gate.wants_fast_probe() {
-            // Only a dead target's probes are delayed after refused logins. Before the verdict, a
-            // delay would postpone it.
-            let wait = match gate.verdict {
-                Verdict::Dead => backoff::interval(fast, self.refusals),
-                _ => fast,
-            };
-            return (after(started, wait), Some(fast));
+        if self.gate(record).wants_fast_probe() {
+            let wait = self.wait_after_failure(record);
+            return (after(started, wait), Some(self.fast_interval()));
         }
         let due = match gathered {
             Some(window) => {
@@ -251,6 +262,44 @@ mod tests {
     use super::*;
     use crate::engine::active::StartState;
     use crate::engine::config::Config;
+    use crate::engine::verdicts::health::Gate;
+
+    /// A process that takes over, or the one after a reload, logs in no sooner than the one before
+    /// it would have.
+    #[test]
+    fn a_password_that_was_refused_is_not_tried_sooner_by_the_next_prober() {
+        let text = "backend_server_monitoring:
+  {log: none, connect_interval: 10s, fast_interval: 1s, backend_servers: [
+    {protocol: imap, host: 127.0.0.1, port: 1, deep_check: true, test_username: a, test_password: b}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, State::default()).unwrap();
+        let (slot, target) = (active.slots[0], &active.config.targets[0]);
+        let second = 1_000_000_000;
+        let now = clock::monotonic_ns() + 300 * second;
+        let due_after = |error: &str| {
+            let record = Record {
+                probes: 9,
+                error: Some(error.to_owned()),
+                connect_started_ns: now - 20 * second,
+                connect: Gate {
+                    verdict: Verdict::Dead,
+                    failures: 9,
+                    ..Gate::default()
+                },
+                ..Record::default()
+            };
+            active.table.write(slot, &record, false);
+            let mut timer = ProbeTimer::new(slot, TimerKind::Connect, target, 0.5);
+            timer.take_first_turn_at(&active, 1, now);
+            match timer.state {
+                TimerState::Waiting(Some(due)) => due.saturating_sub(now) / second,
+                _ => panic!("never due"),
+            }
+        };
+        assert!(due_after("auth: refused: a1 NO") > 30);
+        assert!(due_after("auth: refused: a1 NO; since then timed out after 5s") > 30);
+        assert!(due_after("connect: connection refused") < 2);
+    }
 
     /// After a restart, targets whose last probe is older than the interval are probed first.
     #[test]

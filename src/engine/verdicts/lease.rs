@@ -281,3 +281,26 @@ impl VerdictTable {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: u64 = 1;
+    const THEIRS: u64 = 2;
+
+    /// Between reading the lease and writing it, another process may have taken it over.
+    #[test]
+    fn a_lease_that_was_taken_in_between_is_not_written() {
+        let table = VerdictTable::new(1).unwrap();
+        assert!(table.claim_lease(OURS, None).unwrap().is_ours());
+        let seen = table.lease();
+        let taken = seen.next(THEIRS, false);
+        table.header(LEASE).store(taken.0, Relaxed);
+        assert!(!table.keep(seen.next(OURS, true), seen));
+        assert_eq!(table.lease(), taken);
+        assert!(!table.has_lease(OURS));
+        table.set_probing(OURS, true);
+        assert_eq!(table.lease(), taken);
+    }
+}

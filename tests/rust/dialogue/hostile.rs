@@ -201,6 +201,10 @@ async fn faults_at_every_step() {
                     "close" | "reset" | "silence" if at == 0 => {
                         reason.replace("{}", broken.stage) + WAITS_FOR_HEADER
                     }
+                    _ if broken.stage == "auth" && reason.contains("timed out") => {
+                        reason.replace("{}", "auth")
+                            + " (servers delay the answer to a wrong password)"
+                    }
                     _ => reason.replace("{}", broken.stage),
                 };
                 cases.push(case(

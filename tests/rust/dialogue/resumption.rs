@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
+use nauthilus_backend::engine::probe::Depth;
+use nauthilus_backend::engine::probe::error::Stage;
 use nauthilus_backend::engine::target::{Protocol, Target};
 use openssl::ssl::SslVersion;
 
@@ -265,4 +267,24 @@ async fn waiting_for_a_ticket_is_no_latency() {
     let waited = started.elapsed() - outcome.elapsed;
     assert_eq!(outcome.result, Ok(()));
     assert!(waited >= Duration::from_millis(40), "waited {waited:?}");
+}
+
+#[tokio::test]
+async fn each_stage_of_a_probe_has_its_own_time() {
+    for (name, target, depth, script) in ways(&leaf(None).resuming_server(SslVersion::TLS1_3)) {
+        let bench = Bench::new(target, depth, script).await;
+        let outcome = bench.probe().await;
+        assert_eq!(outcome.result, Ok(()), "{name}");
+        let stages: Vec<Stage> = outcome.stages.iter().map(|(stage, _)| *stage).collect();
+        assert_eq!(stages[0], Stage::Connect, "{name}");
+        assert!(stages.contains(&Stage::Tls), "{name}: {stages:?}");
+        let last = match (name, depth) {
+            (_, Depth::Connect) => Stage::Tls,
+            ("http", _) => Stage::Http,
+            _ => Stage::Capability,
+        };
+        assert!(stages.contains(&last), "{name}: {stages:?}");
+        let sum: Duration = outcome.stages.iter().map(|(_, took)| *took).sum();
+        assert!(sum <= outcome.elapsed, "{name}: {sum:?}");
+    }
 }

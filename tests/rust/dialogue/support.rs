@@ -109,6 +109,7 @@ pub(crate) async fn converse(
         local: connection.local,
         upgrade: &upgrade,
         observer: None,
+        clock: None,
     };
     let peer = follow(theirs, &script, &upgrades);
     tokio::join!(dialogue::run(Box::new(ours), about), peer)
@@ -280,6 +281,7 @@ pub(crate) async fn talk_to(
         local: LOOPBACK.local,
         upgrade: &|clear| async move { Ok(clear) }.boxed(),
         observer: None,
+        clock: None,
     };
     dialogue::run(Box::new(peer), about).await
 }

@@ -664,3 +664,83 @@ async fn the_bound_holds_across_starttls() {
     )])
     .await;
 }
+
+/// A server that tells how its connection ended: what it sends is taken, and the client's end is a
+/// FIN. Mail and web servers log anything else as an error.
+async fn serve_to_the_end(
+    listener: TcpListener,
+    context: Option<SslContext>,
+    is_http: bool,
+    sent: Vec<u8>,
+) -> io::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (tcp, _) = listener.accept().await?;
+    let mut stream: Box<dyn nauthilus_backend::engine::probe::transport::Transport> = match context
+    {
+        None => Box::new(tcp),
+        Some(context) => {
+            let mut tls = tokio_openssl::SslStream::new(openssl::ssl::Ssl::new(&context)?, tcp)?;
+            let accepted = std::pin::Pin::new(&mut tls).accept().await;
+            accepted.map_err(io::Error::other)?;
+            Box::new(tls)
+        }
+    };
+    let mut read = vec![0; 4096];
+    if is_http {
+        assert!(stream.read(&mut read).await? > 0);
+    }
+    // After the client has sent its `close_notify`.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for chunk in sent.chunks(10_000) {
+        stream.write_all(chunk).await?;
+    }
+    stream.flush().await?;
+    if is_http {
+        stream.shutdown().await?;
+    }
+    while stream.read(&mut read).await? > 0 {}
+    stream.shutdown().await
+}
+
+#[tokio::test]
+async fn what_still_arrives_at_the_end_is_read_whoever_waits_for_it() {
+    let mut page = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
+    page.resize(2 << 20, b'x');
+    let greeting = b"220 mx.example.org ESMTP\r\n".to_vec();
+    let under_tls = |protocol| Target {
+        tls_mode: TlsMode::Implicit,
+        ..trusting(target(protocol))
+    };
+    let cases = [
+        ("smtp", under_tls(Protocol::Smtp), Depth::Connect, greeting),
+        ("http", target(Protocol::Http), Depth::Deep, page.clone()),
+        ("https", under_tls(Protocol::Http), Depth::Deep, page),
+    ];
+    for (name, mut target, depth, sent) in cases {
+        for lingers in [false, true] {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+            target.port = listener.local_addr().unwrap().port();
+            let context = (target.tls_mode == TlsMode::Implicit).then(good);
+            let is_http = target.protocol == Protocol::Http;
+            let serving = serve_to_the_end(listener, context, is_http, sent.clone());
+            let server = tokio::spawn(serving);
+            let lingering = LingeringConnections::default();
+            lingering.set_room(1);
+            let prober = Prober::default();
+            let probe = prober.begin(&target, depth, &mut ReusableSockets::default());
+            let Begun::Underway(probe) = probe else {
+                panic!("it takes its time");
+            };
+            let room = lingers.then_some(&lingering);
+            let outcome = prober.finish(probe, &target, depth, None, room).await;
+            assert_eq!(outcome.result, Ok(()), "{name}");
+            while lingering.count() > 0 {
+                lingering.close_finished();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let ended = timeout(Duration::from_secs(60), server).await;
+            let ended = ended.expect("an end").unwrap();
+            assert!(ended.is_ok(), "{name}, lingers {lingers}: {ended:?}");
+        }
+    }
+}

@@ -426,11 +426,21 @@ backend_server_monitoring:
     let spaced = read(&text.replace('\t', " "));
     assert!(spaced.is_ok(), "{spaced:?}");
     assert_eq!(read(text), spaced);
-    for text in ["a:\t-1\n", "a: {b:\tc}\n", "a: 'b:\tc'\n"] {
+    for text in ["a:\t-1\n", "a: {b:\tc}\n", "a: 'b:\tc'\n", "? a\n:\tb\n"] {
         let text = format!("{text}backend_server_monitoring: {{targets: []}}\n");
         assert!(read(&text).is_ok(), "{text}");
     }
-    for text in ["\ta: b\n", "a:\n\tb: c\n", "a:\t- b\n", "a:\tb: c\n"] {
+    // The last ones: a tab between an indicator and a collection would indent it.
+    for text in [
+        "\ta: b\n",
+        "a:\n\tb: c\n",
+        "a:\t- b\n",
+        "a:\tb: c\n",
+        "? a\n:\t- b\n",
+        "? a\n:\tb: c\n",
+        "?\t- a\n: b\n",
+        "-\t- a\n",
+    ] {
         let text = format!("{text}backend_server_monitoring: {{targets: []}}\n");
         assert!(problem(&text).contains("not YAML: "), "{text}");
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::engine::probe::progress::ProbeObserver;
+use crate::engine::probe::stage_clock::StageClock;
 use crate::engine::probe::transport::Upgrade;
 use crate::engine::target::Target;
 
@@ -19,4 +20,6 @@ pub struct Conversation<'a> {
     pub upgrade: &'a Upgrade<'a>,
     /// Receives the stages and what the server says of itself.
     pub observer: Option<&'a dyn ProbeObserver>,
+    /// Measures the stages.
+    pub clock: Option<&'a StageClock>,
 }

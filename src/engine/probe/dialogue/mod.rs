@@ -40,9 +40,10 @@ pub struct UnclosedDialogue<'a> {
 impl UnclosedDialogue<'_> {
     /// Graceful close: sends the closing command and waits until the server closes, at most
     /// [`END_MAX`] and what is left of `deep_timeout`. If the time runs out, the server's log may
-    /// show a lost connection; the result stays.
-    pub async fn finish(self) {
-        self.session.finish(self.closing_command).await;
+    /// show a lost connection; the result stays. `leave` is called before the connection is closed,
+    /// unless the dialogue has failed in the middle of a command; unread bytes may still arrive.
+    pub async fn finish(self, leave: impl FnOnce()) {
+        self.session.finish(self.closing_command, leave).await;
     }
 
     /// Sends the closing command without waiting for the server to close. If the server has not
@@ -107,7 +108,7 @@ fn hinted(error: ProbeError, session: &Session<'_>) -> ProbeError {
 /// [`until_verdict`], and the graceful close after it.
 pub async fn run(transport: Box<dyn Transport>, about: Conversation<'_>) -> Result<(), ProbeError> {
     let (verdict, dialogue) = until_verdict(transport, about).await;
-    dialogue.finish().await;
+    dialogue.finish(|| ()).await;
     verdict
 }
 
@@ -133,6 +134,7 @@ mod tests {
             local: IpAddr::from([127, 0, 0, 1]),
             upgrade: &|clear| async move { Ok(clear) }.boxed(),
             observer: None,
+            clock: None,
         };
         let future = movable(run(Box::new(tokio::io::empty()), about));
         let size = size_of_val(&future);

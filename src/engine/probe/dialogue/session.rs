@@ -18,7 +18,7 @@ use zeroize::Zeroize;
 use super::conversation::Conversation;
 use super::redact::redact;
 use crate::engine::probe::deadline::Deadline;
-use crate::engine::probe::error::{ProbeError, Stage, as_own_lack, quote};
+use crate::engine::probe::error::{LATE_ANSWER, ProbeError, Stage, as_own_lack, quote};
 use crate::engine::probe::progress::Progress;
 use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
@@ -248,13 +248,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Tells the observer of the stage, if it is a new one.
+    /// Tells the clock and the observer of the stage, if it is a new one.
     fn report_stage(&mut self) {
-        if let Some(observer) = self.about.observer
-            && self.reported != Some(self.stage)
-        {
+        if self.reported != Some(self.stage) {
             self.reported = Some(self.stage);
-            observer.note(Progress::Stage(self.stage));
+            if let Some(clock) = self.about.clock {
+                clock.enter(self.stage);
+            }
+            if let Some(observer) = self.about.observer {
+                observer.note(Progress::Stage(self.stage));
+            }
         }
     }
 
@@ -298,7 +301,7 @@ impl<'a> Session<'a> {
         });
         let count = match read.await {
             Some(done) => done.map_err(|e| self.broken(&e))?,
-            None => return Err(self.timed_out()),
+            None => return Err(self.unanswered()),
         };
         self.unread.end += count;
         self.touched = self.touched.max(self.unread.end);
@@ -410,20 +413,26 @@ impl<'a> Session<'a> {
     /// Graceful close: sends the closing command, so that the server logs a regular end, and waits
     /// up to [`END_MAX`] for the server to close. Does not change the result. After a failure in
     /// the middle of a command, no closing command is sent.
-    pub async fn finish(mut self, closing_command: &[u8]) {
+    pub async fn finish(mut self, closing_command: &[u8], leave: impl FnOnce()) {
+        let is_settled = self.settled;
         if self.send_closing_command(closing_command).await {
             while matches!(self.fill().await, Ok(1..)) {
                 self.unread = 0..0;
             }
         }
         self.close_tls().await;
+        if is_settled {
+            leave();
+        }
     }
 
     /// Sends the closing command without waiting for the server to close. `leave` is called before
     /// `close_notify` is written, and makes the connection a lingering one.
     pub async fn leave(mut self, closing_command: &[u8], leave: impl FnOnce()) {
-        // Under TLS, writes are held back until the next read: `read_arrived` sends the closing command.
-        if self.send_closing_command(closing_command).await && self.read_arrived().await.is_ok() {
+        // A response of HTTP ends the connection without a command, and may still be arriving. Under
+        // TLS, writes are held back until the next read: `read_arrived` sends the closing command.
+        let ends_by_itself = self.settled && closing_command.is_empty();
+        if ends_by_itself || self.send_closing_command(closing_command).await && self.read_arrived().await.is_ok() {
             leave();
         }
         self.close_tls().await;
@@ -485,6 +494,15 @@ impl<'a> Session<'a> {
 
     fn timed_out(&self) -> ProbeError {
         ProbeError::timeout(self.stage, self.about.target.deep_timeout)
+    }
+
+    /// The error where no answer came in time.
+    fn unanswered(&self) -> ProbeError {
+        let mut error = self.timed_out();
+        if self.stage == Stage::Auth {
+            error.reason += LATE_ANSWER;
+        }
+        error
     }
 
     fn broken(&self, error: &io::Error) -> ProbeError {
