@@ -15,7 +15,7 @@ use super::status::{Done, Failure, Status, exported, out};
 use super::text::{self, View, terminated};
 use crate::engine::active::{ActiveConfig, BackendServer};
 use crate::engine::config::{Config, ConfigError};
-use crate::engine::process::{Process, Start, current};
+use crate::engine::process::{NotConfigured, Process, Start, current};
 use crate::sys::copies;
 
 /// `nauthilus_backend_servers`.
@@ -148,6 +148,14 @@ pub(super) unsafe fn write_sized<T: Copy>(
     Ok(())
 }
 
+fn refused(refused: NotConfigured) -> Failure {
+    match refused {
+        NotConfigured::Wrong(reason) => wrong(reason),
+        NotConfigured::OtherCopy(reason) => other_copy(reason),
+        NotConfigured::System(reason) => system(reason),
+    }
+}
+
 fn wrong(reason: String) -> Failure {
     Failure::new(Status::Configuration, reason)
 }
@@ -164,8 +172,7 @@ fn system(reason: String) -> Failure {
 fn configure(read: Result<Config, ConfigError>) -> Done {
     let read = read.and_then(Config::with_files);
     let config = read.map_err(|e| wrong(e.to_string()))?;
-    copies::claim().map_err(other_copy)?;
-    current().configure(config, false).map_err(system)
+    current().configure(config, false).map_err(refused)
 }
 
 /// The value of `${NAME}` in a configuration.
@@ -177,7 +184,7 @@ fn variable(name: &str) -> Option<String> {
 /// environment first.
 pub(super) fn configured() -> Result<Arc<Process>, Failure> {
     let process = current();
-    process.configure_from_environment().map_err(wrong)?;
+    process.configure_from_environment().map_err(refused)?;
     Ok(process)
 }
 

@@ -3,7 +3,8 @@
 //! Whatever can raise a Lua error runs inside a protected call, so that no error jumps into the host. The
 //! functions called there are in the registry, under addresses in this copy of the library. Another
 //! copy of the library, whose userdata have a different content, does not find them. A light userdata
-//! as the key needs no string, and so no memory, to look them up.
+//! as the key needs no string, and so no memory, to look them up: LuaJIT has made room for its address
+//! when the function was stored.
 
 use std::ffi::{c_int, c_void};
 use std::slice;
@@ -11,7 +12,7 @@ use std::slice;
 use mlua::ffi::{self, lua_State};
 
 use super::held::Held;
-use super::raw::{self, Answer, Args, Natives, entry};
+use super::raw::{self, Answer, Args, Natives, entry, handed};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
@@ -68,18 +69,19 @@ pub(super) unsafe fn register_bind(state: *mut lua_State) {
     unsafe { ffi::lua_rawsetp(state, ffi::LUA_REGISTRYINDEX, Entry::Bind.key()) }
 }
 
-/// `take_result(address of an Option<SharedResult>, value)` → whether it is one
+/// `take_result(value)` → whether it is one. It is stored in the `Option<SharedResult>` whose address is
+/// handed to it.
 fn take_result(args: &Args) -> Answer {
     // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
     // option, which outlives the call.
-    unsafe { fill(args.address(1), args.result(2).map(Held::share)) }
+    unsafe { fill(handed::take(), args.result(1).map(Held::share)) }
 }
 
-/// `take_context(address of an Option<SharedContext>, value)` → whether it is one
+/// `take_context(value)` → whether it is one; see `take_result`.
 fn take_context(args: &Args) -> Answer {
     // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
     // option, which outlives the call.
-    unsafe { fill(args.address(1), args.context(2).map(Held::share)) }
+    unsafe { fill(handed::take(), args.context(1).map(Held::share)) }
 }
 
 /// Stores `found` in the option at `place`; returns whether there is something.
@@ -159,12 +161,10 @@ impl Visit {
         let index = self.absolute(index)?;
         let mut place: Option<T> = None;
         self.push(entry)?;
-        // SAFETY: `visit` made room for these two values above the function. `place` outlives the call.
-        unsafe {
-            ffi::lua_pushlightuserdata(self.0, (&raw mut place).cast());
-            ffi::lua_pushvalue(self.0, index);
-        }
-        self.call(2, 0)?;
+        // SAFETY: `visit` made room for this value above the function.
+        unsafe { ffi::lua_pushvalue(self.0, index) };
+        // `place` outlives the call.
+        handed::while_handed((&raw mut place).cast(), || self.call(1, 0))?;
         place.ok_or_else(|| {
             Failure::new(
                 Status::WrongLuaValue,
@@ -176,13 +176,9 @@ impl Visit {
     /// Pushes a userdata that shares `content`.
     fn give<T>(&self, entry: Entry, content: &T) -> Done {
         self.push(entry)?;
-        // SAFETY: `visit` made room for this value above the function. `content` outlives the call, which
-        // only clones it.
-        unsafe {
-            let address = std::ptr::from_ref(content).cast_mut();
-            ffi::lua_pushlightuserdata(self.0, address.cast());
-        }
-        self.call(1, 1)
+        // `content` outlives the call, which only clones it.
+        let address = std::ptr::from_ref(content).cast_mut();
+        handed::while_handed(address.cast(), || self.call(0, 1))
     }
 }
 

@@ -44,7 +44,8 @@ fn configure(args: &Args) -> Answer {
         }),
     };
     let config = config.and_then(|config| config.with_files().map_err(|e| e.to_string()));
-    Answer::problem(config.and_then(|config| current().configure(config, head)))
+    let configure = |config| current().configure(config, head).map_err(String::from);
+    Answer::problem(config.and_then(configure))
 }
 
 /// `start()`: nil, or why it cannot start.
@@ -53,6 +54,7 @@ fn start(_: &Args) -> Answer {
     Answer::problem(
         process
             .configure_from_environment()
+            .map_err(String::from)
             .and_then(|()| process.start()),
     )
 }
@@ -68,7 +70,7 @@ fn stop(_: &Args) -> Answer {
 fn is_ready(args: &Args) -> Answer {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
-        return Answer::Values(vec![LuaValue::Nil, reason.into()]);
+        return Answer::Values(vec![LuaValue::Nil, String::from(reason).into()]);
     }
     match process.active(super::start::start_if(args.view(1) == ArgView::Bool(true))) {
         Some(active) => Answer::Bool(active.is_ready()),
@@ -106,7 +108,7 @@ fn status(args: &Args) -> Answer {
 /// the engine.
 pub(super) fn current_status(may_start: bool) -> Facts {
     let process = current();
-    let failed = process.configure_from_environment().err();
+    let failed = process.configure_from_environment().err().map(String::from);
     let active = process.active(super::start::start_if(may_start));
     let error = failed
         .or_else(|| process.last_start_error())

@@ -27,6 +27,7 @@ mod args;
 mod class;
 mod config;
 mod fields;
+pub(super) mod handed;
 mod register;
 
 use std::ffi::c_int;

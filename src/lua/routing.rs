@@ -285,7 +285,7 @@ fn configured() -> Result<Arc<Process>, Problem> {
     let process = current();
     process
         .configure_from_environment()
-        .map_err(Problem::NoServer)?;
+        .map_err(|refused| Problem::NoServer(refused.into()))?;
     Ok(process)
 }
 

@@ -45,7 +45,7 @@ fn servers(args: &Args) -> Answer {
     let (may_start, number) = (args.view(1) == ArgView::Bool(true), args.count(2));
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
-        return Answer::Values(vec![LuaValue::Nil, reason.into()]);
+        return Answer::Values(vec![LuaValue::Nil, String::from(reason).into()]);
     }
     let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
     let next = GivenList::new(&snapshot.servers);

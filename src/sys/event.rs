@@ -1,4 +1,9 @@
 //! An event that any poll loop can wait for: a descriptor that becomes readable.
+//!
+//! It is a timer (`timerfd`) that goes off at once, not an eventfd: that is set by writing eight bytes
+//! to a number, and between the check that the number is still ours and the write, the host may have
+//! closed it and opened a file of its own there. Setting a timer fails on every other kind of file,
+//! and leaves it as it is.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -6,10 +11,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use super::fork_mark::incarnation;
 use super::own_descriptor::OwnDescriptor;
 
-/// An eventfd. Dropping it closes the descriptor, unless the host has closed it and the number may
+/// An event. Dropping it closes the descriptor, unless the host has closed it and the number may
 /// mean another file.
 ///
-/// A forked child shares the counter with the process that made the event. So the child neither
+/// A forked child shares the timer with the process that made the event. So the child neither
 /// sets nor clears it: that would wake the parent, or take its wake-up away.
 #[derive(Debug)]
 pub struct EventFd {
@@ -22,7 +27,10 @@ impl EventFd {
     /// The process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         // SAFETY: the call takes no pointers and only opens a new descriptor.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        let fd = unsafe {
+            let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+            libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -47,16 +55,15 @@ impl EventFd {
         self.descriptor.is_ours()
     }
 
-    /// Makes the descriptor readable until it is cleared. Does nothing in a forked child of the
+    /// Makes the descriptor readable until it is cleared, with the timer's interrupt: usually within a
+    /// microsecond. Does nothing in a forked child of the
     /// process that made the event, or if the host has closed the descriptor.
     pub fn set(&self) {
         let Some(fd) = self.usable() else {
             return;
         };
-        let one = 1_u64.to_ne_bytes();
-        // Non-blocking: if the counter is full the write fails, and the descriptor is readable.
-        // SAFETY: the pointer and the length are those of `one`, which the call only reads.
-        unsafe { libc::write(fd, one.as_ptr().cast(), one.len()) };
+        // A time that has passed: the first nanosecond of the clock.
+        set_timer(fd, 1);
     }
 
     /// Makes the descriptor unreadable again. Does nothing where [`EventFd::set`] does nothing.
@@ -64,16 +71,31 @@ impl EventFd {
         let Some(fd) = self.usable() else {
             return;
         };
-        let mut count = [0_u8; 8];
-        // Non-blocking: if the event is not set the read fails, and nothing is to be cleared.
-        // SAFETY: the pointer and the length are those of `count`, which the call may write.
-        unsafe { libc::read(fd, count.as_mut_ptr().cast(), count.len()) };
+        // Setting a timer also forgets that it has gone off.
+        set_timer(fd, 0);
     }
 
     fn usable(&self) -> Option<RawFd> {
         let fd = self.descriptor.check().ok()?;
         self.is_of_this_process().then_some(fd)
     }
+}
+
+/// Sets a timer to this time of its clock; 0 stops it. Does nothing to a file of another kind.
+fn set_timer(fd: RawFd, nanosecond: libc::c_long) {
+    // SAFETY: an `itimerspec` holds only integers; all-zero means that it does not repeat.
+    let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
+    once.it_value.tv_nsec = nanosecond;
+    // SAFETY: the call reads `once`, which is initialised; null means that the former value is not
+    // wanted. A descriptor that is no timer is an error.
+    unsafe {
+        libc::timerfd_settime(
+            fd,
+            libc::TFD_TIMER_ABSTIME,
+            &raw const once,
+            std::ptr::null_mut(),
+        )
+    };
 }
 
 impl AsRawFd for EventFd {
@@ -90,13 +112,17 @@ mod tests {
     use crate::sys::own_descriptor::testing::replace;
 
     fn is_readable(fd: RawFd) -> bool {
+        is_readable_within(fd, 0)
+    }
+
+    fn is_readable_within(fd: RawFd, milliseconds: libc::c_int) -> bool {
         let mut wanted = libc::pollfd {
             fd,
             events: libc::POLLIN,
             revents: 0,
         };
         // SAFETY: `wanted` is one valid pollfd, and the count is 1.
-        unsafe { libc::poll(&raw mut wanted, 1, 0) == 1 }
+        unsafe { libc::poll(&raw mut wanted, 1, milliseconds) == 1 }
     }
 
     #[test]
@@ -105,7 +131,7 @@ mod tests {
         assert!(!is_readable(event.descriptor()));
         event.set();
         event.set();
-        assert!(is_readable(event.descriptor()));
+        assert!(is_readable_within(event.descriptor(), 30_000));
         event.clear();
         assert!(!is_readable(event.descriptor()));
     }
@@ -130,7 +156,13 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");
-        // The host's own file may be an eventfd, too.
+        // Nor where the host takes the number between the check and the call.
+        set_timer(event.descriptor(), 1);
+        set_timer(event.descriptor(), 0);
+        file.rewind().unwrap();
+        file.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"");
+        // The host's own file may be an event, too.
         // SAFETY: the call takes no pointers and only opens a new descriptor.
         let hosts = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         // SAFETY: both are open. `other` owns the second, and must notice that it was replaced.

@@ -6,7 +6,7 @@
 //! with the open file, not with the number. The mark has no other effect: the kernel sends the
 //! signal only with `O_ASYNC`, which we do not set, and hosts do not use this signal. If the
 //! system refuses the mark, device and inode are compared instead; that is weaker, since all
-//! eventfds of a machine have the same ones.
+//! timers of a machine have the same ones.
 //!
 //! The number may also mean a later descriptor of ours. So each gets an id, and a table holds for
 //! each number the id of the last descriptor that had it.

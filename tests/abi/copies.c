@@ -4,6 +4,8 @@
  *     copies library|module|idle     which is configured first; `idle`: the library never is
  */
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include <lauxlib.h>
 #include <lua.h>
@@ -59,6 +61,15 @@ int main(int argc, char **argv) {
       CHECK("the reason names the file to use", strstr(why.data, "/nauthilus_backend.so") != NULL);
       STATUS("nor does it start", NAUTHILUS_BACKEND_OTHER_COPY, nauthilus_backend_start(&why));
       CHECK("it has no engine", nauthilus_backend_holds_engine() == 0);
+      char path[] = "/tmp/nauthilus_backend_XXXXXX";
+      int fd = mkstemp(path);
+      CHECK("a file", fd >= 0 && write(fd, YAML, strlen(YAML)) == (ssize_t)strlen(YAML));
+      close(fd);
+      setenv("NAUTHILUS_BACKEND_CONFIG", path, 1);
+      nauthilus_backend_servers *servers = NULL;
+      STATUS("nor is it configured from the environment", NAUTHILUS_BACKEND_OTHER_COPY, nauthilus_backend_servers_acquire(&servers, &why));
+      unsetenv("NAUTHILUS_BACKEND_CONFIG");
+      remove(path);
     }
     CHECK("the module goes on", strcmp(run("nb.start() return tostring(nb.status().running)"), "true") == 0);
   }

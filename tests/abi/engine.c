@@ -3,6 +3,8 @@
  *
  *     engine                 all of it
  *     engine environment     what a bad NAUTHILUS_BACKEND_CONFIG gives
+ *     engine system          ... one whose log cannot be opened
+ *     engine refused         a start that the system refuses
  *     engine alone           without a fork, for tools that count what a child leaves behind
  */
 #ifndef _GNU_SOURCE
@@ -11,6 +13,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -248,6 +251,32 @@ int main(int argc, char **argv) {
     STATUS("a bad file in the environment", NAUTHILUS_BACKEND_CONFIGURATION, nauthilus_backend_servers_acquire(&servers, &why));
     CHECK("the reason names variable and file", strstr(why.data, "NAUTHILUS_BACKEND_CONFIG") && strstr(why.data, getenv("NAUTHILUS_BACKEND_CONFIG")));
     STATUS("it is one for start, too", NAUTHILUS_BACKEND_CONFIGURATION, nauthilus_backend_start(&why));
+    return tap_finish();
+  }
+  if (argc > 1 && strcmp(argv[1], "system") == 0) {
+    STATUS("a file in the environment whose log cannot be opened", NAUTHILUS_BACKEND_SYSTEM, nauthilus_backend_servers_acquire(&servers, &why));
+    CHECK("the reason names variable and log", strstr(why.data, "NAUTHILUS_BACKEND_CONFIG: log: "));
+    CHECK("it leaves the engine to others", nauthilus_backend_holds_engine() == 0);
+    return tap_finish();
+  }
+  if (argc > 1 && strcmp(argv[1], "refused") == 0) {
+    struct rlimit limit;
+    rlim_t before;
+    unsigned long pages = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    CHECK("the size of this process", statm && fscanf(statm, "%lu", &pages) == 1);
+    if (statm) fclose(statm);
+    getrlimit(RLIMIT_AS, &limit);
+    before = limit.rlim_cur;
+    /* Less than the stack of the engine's thread. */
+    limit.rlim_cur = (rlim_t)pages * (rlim_t)sysconf(_SC_PAGESIZE) + 600 * 1024;
+    setrlimit(RLIMIT_AS, &limit);
+    STATUS("a start without memory", NAUTHILUS_BACKEND_SYSTEM, nauthilus_backend_start(&why));
+    limit.rlim_cur = before;
+    setrlimit(RLIMIT_AS, &limit);
+    CHECK("a start that fails gives the engine of the process back", nauthilus_backend_holds_engine() == 0);
+    OK("a start with memory", nauthilus_backend_start(&why));
+    CHECK("takes it", nauthilus_backend_holds_engine() == 1);
     return tap_finish();
   }
 

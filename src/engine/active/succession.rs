@@ -314,7 +314,7 @@ mod tests {
     fn active(text: &str, before: Option<&ActiveConfig>) -> ActiveConfig {
         let text = format!("backend_server_monitoring: {{log: none, {text}}}");
         let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
-        ActiveConfig::succeed(before, config, 1, true, State::default()).unwrap()
+        ActiveConfig::succeed(before, config, 1, true, StartState::default()).unwrap()
     }
 
     const TARGET: &str = "{protocol: imap, host: 127.0.0.1, port: 1, deep_check: true}";

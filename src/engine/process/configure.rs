@@ -21,6 +21,37 @@ pub(super) const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
 /// For this long after a file was refused it is not read again, or each request would read it.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
 
+/// Why a configuration did not come into force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotConfigured {
+    /// It is wrong, or a file that it names cannot be used.
+    Wrong(String),
+    /// Another copy of this library holds the engine of the process.
+    OtherCopy(String),
+    /// The system refused what it needs.
+    System(String),
+}
+
+impl From<NotConfigured> for String {
+    fn from(refused: NotConfigured) -> Self {
+        use NotConfigured::{OtherCopy, System, Wrong};
+        match refused {
+            Wrong(reason) | OtherCopy(reason) | System(reason) => reason,
+        }
+    }
+}
+
+impl NotConfigured {
+    fn prefixed(self, prefix: &str) -> Self {
+        let prefixed = |reason: String| format!("{prefix}: {reason}");
+        match self {
+            Self::Wrong(reason) => Self::Wrong(prefixed(reason)),
+            Self::OtherCopy(reason) => Self::OtherCopy(prefixed(reason)),
+            Self::System(reason) => Self::System(prefixed(reason)),
+        }
+    }
+}
+
 impl Process {
     /// Replaces the active configuration. Targets that did not change keep their records. `head`:
     /// see [`ActiveConfig::succeed`].
@@ -28,8 +59,8 @@ impl Process {
     /// # Errors
     /// One line that names the key, or the other copy of this library that holds the engine of
     /// the process. The old configuration then runs on.
-    pub fn configure(&self, config: Config, head: bool) -> Result<(), String> {
-        copies::claim()?;
+    pub fn configure(&self, config: Config, head: bool) -> Result<(), NotConfigured> {
+        copies::claim().map_err(NotConfigured::OtherCopy)?;
         origin::remember();
         let is_required = signs().takes_addresses_only;
         let names = if head {
@@ -41,7 +72,7 @@ impl Process {
         if done.is_err() && !self.is_configured() {
             copies::give_up();
         }
-        done
+        done.map_err(NotConfigured::System)
     }
 
     fn put_in_force(&self, config: Config, head: bool, names: KnownNames) -> Result<(), String> {
@@ -95,7 +126,7 @@ impl Process {
     ///
     /// # Errors
     /// Why the file was refused. It is not read again within a second.
-    pub fn configure_from_environment(&self) -> Result<(), String> {
+    pub fn configure_from_environment(&self) -> Result<(), NotConfigured> {
         if self.is_configured() {
             return Ok(());
         }
@@ -110,12 +141,12 @@ impl Process {
         let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
         let done = read
             .and_then(Config::with_files)
-            .map_err(|e| e.to_string())
+            .map_err(|e| NotConfigured::Wrong(e.to_string()))
             .and_then(|config| self.configure(config, false));
-        done.map_err(|reason| {
-            let reason = format!("{CONFIG_VARIABLE}: {reason}");
-            self.control().refused = Some((Instant::now(), reason.clone()));
-            reason
+        done.map_err(|refused| {
+            let refused = refused.prefixed(CONFIG_VARIABLE);
+            self.control().refused = Some((Instant::now(), refused.clone()));
+            refused
         })
     }
 }

@@ -48,6 +48,7 @@ use super::log::{Line, Log};
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{clock, thread as threads};
 use check::Ticket;
+pub use configure::NotConfigured;
 pub use routes::Routes;
 use thread::{Command, HostSigns, Reports};
 
@@ -120,7 +121,7 @@ struct Control {
     /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,
     /// When the file of [`configure::CONFIG_VARIABLE`] was last refused, and why.
-    refused: Option<(Instant, String)>,
+    refused: Option<(Instant, NotConfigured)>,
 }
 
 /// The engine of the calling process.

@@ -2,6 +2,7 @@
 //! steps of the engine thread are called one by one, so that each order of events can be made.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::Ordering;
 
 use super::timer::TimerState;
 use super::*;

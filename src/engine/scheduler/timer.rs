@@ -272,7 +272,7 @@ mod tests {
   {log: none, connect_interval: 10s, fast_interval: 1s, backend_servers: [
     {protocol: imap, host: 127.0.0.1, port: 1, deep_check: true, test_username: a, test_password: b}]}";
         let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
-        let active = ActiveConfig::succeed(None, config, 1, true, State::default()).unwrap();
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
         let (slot, target) = (active.slots[0], &active.config.targets[0]);
         let second = 1_000_000_000;
         let now = clock::monotonic_ns() + 300 * second;

@@ -1,7 +1,7 @@
 //! Wakes the coroutine that waits for a check.
 //!
 //! The coroutine sleeps on a semaphore of nginx's Lua module. When its check completes, the engine
-//! thread puts the number of the wait into a queue and sets an eventfd, which nginx's event loop polls
+//! thread puts the number of the wait into a queue and sets an event, which nginx's event loop polls
 //! like the channel to the master. The handler, on nginx's thread, takes the numbers and posts the
 //! semaphores. So a wait costs nothing while it lasts, and needs no polling timer, no socket and no
 //! path in a file system that the worker's user would need rights for.
@@ -140,7 +140,7 @@ fn with_waits<T>(work: impl FnOnce(&WakeSymbols, &mut Waits) -> Option<T>) -> Op
         .is_some_and(|waits| waits.pid == pid() && waits.cycle == wake.cycle());
     if !fits {
         let fresh = Waits::start(wake)?;
-        // Never dropped: nginx may poll the eventfd of the old waits until the process ends.
+        // Never dropped: nginx may poll the event of the old waits until the process ends.
         std::mem::forget(guard.replace(fresh));
     }
     work(wake, guard.as_mut()?)
@@ -181,7 +181,7 @@ struct Wait {
 struct WaitNotifier {
     numbers: Sender<u64>,
     event: EventFd,
-    /// Whether the eventfd is set or about to be: one system call notifies of many numbers.
+    /// Whether the event is set or about to be: one system call notifies of many numbers.
     notified: AtomicBool,
 }
 
@@ -207,7 +207,7 @@ impl Waits {
     fn start(wake: &WakeSymbols) -> Option<Self> {
         let event = EventFd::new().ok()?;
         // SAFETY: the glue only waits in phases in which nginx's event loop runs, on nginx's thread. The
-        // eventfd stays open: waits are never dropped once nginx polls their event.
+        // event stays open: waits are never dropped once nginx polls their event.
         if !unsafe { wake.add_event(event.descriptor(), on_notified) } {
             return None;
         }
@@ -324,7 +324,7 @@ impl Waits {
     }
 }
 
-/// nginx calls this in its event loop while the eventfd is readable.
+/// nginx calls this in its event loop while the event is readable.
 unsafe extern "C" fn on_notified(_: *mut Opaque) {
     contained(|| {
         let Some(wake) = wake_symbols() else {

@@ -1,6 +1,6 @@
 //! The arguments of a native.
 
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{CStr, c_int};
 use std::slice;
 use std::sync::Arc;
 
@@ -240,17 +240,6 @@ impl Args {
         // SAFETY: `state` is running a closure with this upvalue, and the view does not leave this
         // function.
         unsafe { view(self.state, EXTRA) }.index()
-    }
-
-    /// The address that argument `index`, a light userdata, holds; null for anything else.
-    pub(in crate::lua) fn address(&self, index: c_int) -> *mut c_void {
-        // SAFETY: `state` is running a C function; neither call raises.
-        unsafe {
-            match ffi::lua_type(self.state, index) {
-                ffi::LUA_TLIGHTUSERDATA => ffi::lua_touserdata(self.state, index),
-                _ => std::ptr::null_mut(),
-            }
-        }
     }
 
     /// The array of strings that is argument `index`.

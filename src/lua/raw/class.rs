@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mlua::ffi::{self, lua_State};
 
 use super::fields::set_field;
+use super::handed;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
@@ -157,8 +158,8 @@ impl<T> Contents<T> {
     unsafe fn finish(self, _: *mut lua_State) {}
 }
 
-/// `push_result(address of a SharedResult)` → result. For `bridge`. Takes an address, not ownership:
-/// nothing leaks when Lua has no memory.
+/// `push_result()` → a result that shares the `SharedResult` whose address is handed to it; nil where
+/// none is. For `bridge`. An address, not ownership: nothing leaks when Lua has no memory.
 ///
 /// # Safety
 ///
@@ -168,7 +169,7 @@ pub(in crate::lua) unsafe extern "C-unwind" fn push_result(state: *mut lua_State
     unsafe { push_borrowed::<BackendResult>(state, RESULT_METATABLE) }
 }
 
-/// `push_context(address of a SharedContext)` → context; see `push_result`.
+/// `push_context()` → context; see `push_result`.
 ///
 /// # Safety
 ///
@@ -179,10 +180,10 @@ pub(in crate::lua) unsafe extern "C-unwind" fn push_context(state: *mut lua_Stat
 }
 
 unsafe fn push_borrowed<T: Default>(state: *mut lua_State, metatable: c_int) -> c_int {
-    // SAFETY: both callers require argument 1 to be such an address, or null, and pass the metatable of
+    // SAFETY: `bridge` hands only such addresses, or null, to both callers, which pass the metatable of
     // the same `T`. A clone is only made where nothing can raise any more.
     unsafe {
-        match ffi::lua_touserdata(state, 1).cast::<Shared<T>>().as_ref() {
+        match handed::take().cast::<Shared<T>>().as_ref() {
             Some(handle) => push_userdata(state, metatable, || handle.clone().into()),
             None => ffi::lua_pushnil(state),
         }

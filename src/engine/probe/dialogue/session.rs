@@ -432,7 +432,9 @@ impl<'a> Session<'a> {
         // A response of HTTP ends the connection without a command, and may still be arriving. Under
         // TLS, writes are held back until the next read: `read_arrived` sends the closing command.
         let ends_by_itself = self.settled && closing_command.is_empty();
-        if ends_by_itself || self.send_closing_command(closing_command).await && self.read_arrived().await.is_ok() {
+        if ends_by_itself
+            || self.send_closing_command(closing_command).await && self.read_arrived().await.is_ok()
+        {
             leave();
         }
         self.close_tls().await;
