@@ -142,8 +142,9 @@ describe("a mistake in a configuration", function()
       ["  state_file: 'it's'\n  backend_servers: []\n"] = 3,
       ['  state_file: "unclosed\n  backend_servers: []\n'] = 0,
       ["  log2: a: b\n"] = 3,
-      -- The scalar that the tab belongs to begins a line before it.
-      ["\tbackend_servers: []\n"] = 2,
+      ["\tbackend_servers: []\n"] = 3,
+      ["  state_file: x\n\tbackend_servers: []\n"] = 4,
+      ["  backend_servers:\n    - host: x\n\n    \tport: 1\n"] = 6,
       ["  - backend_servers\n"] = 3,
       ["  state_file: @x\n"] = 3,
       ["  state_file: `x\n"] = 3,
@@ -212,6 +213,13 @@ describe("a mistake in a configuration", function()
     nb.configure({ log = "none", backend_servers = { twice, twice } })
     local warning = "backend_servers[2]: imap://127.0.0.1:1 is listed twice: it is [1] as well"
     assert.are.same({ warning }, nb.status().warnings)
+    local line = "    - { protocol: imap, host: 127.0.0.1, port: 1 }\n"
+    write("backend_server_monitoring:\n  log: none\n  backend_servers:\n" .. line .. line)
+    nb.configure(path)
+    warning = path .. ": line 5: backend_server_monitoring." .. warning
+    assert.are.same({ warning }, nb.status().warnings)
+    assert.are.equal(warning .. "\n", from_environment(path,
+      "nb.get_backend_servers() print(table.concat(nb.status().warnings, '|'))"))
   end)
 
   it("that is none by the rules is warned of in status() and the log", function()

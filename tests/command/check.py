@@ -157,7 +157,10 @@ def usage():
         run(*wrong).expect(2)
     run("check", "imaps://h", "--auth", "NTLM").expect(2, "auth_mechanism")
     run("check", "imaps://h", "--ca-file", "/nonexistent").expect(2, "tls_ca_file: .*no such file")
-    run("--help").expect(0, "^  check ", "^  validate ")
+    for words in [["--help"], ["help"]]:
+        run(*words).expect(0, "^  check ", "^  validate ")
+    run("help", "drain").expect(0, "Take a target or a node out of the list", "--for")
+    run("help", "chek").expect(2, "chek")
     run("--version").expect(0, r"^nauthilus-backend \d")
 
 

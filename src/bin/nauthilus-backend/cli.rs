@@ -14,7 +14,6 @@ use nauthilus_backend::engine::config::parse_duration;
 #[command(
     name = "nauthilus-backend",
     version,
-    disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub(crate) struct Cli {

@@ -47,7 +47,9 @@ fn write_all(folder: &Path) -> io::Result<()> {
     let mut command = Cli::command();
     command.build();
     write_page(&pages, NAME, &command)?;
-    for word in command.get_subcommands().filter(|word| !word.is_hide_set()) {
+    // `help` is clap's own word: the page of the command says what there is.
+    let has_page = |word: &&clap::Command| !word.is_hide_set() && word.get_name() != "help";
+    for word in command.get_subcommands().filter(has_page) {
         write_page(&pages, &format!("{NAME}-{}", word.get_name()), word)?;
     }
     for dialect in [Dialect::Bash, Dialect::Zsh, Dialect::Fish] {

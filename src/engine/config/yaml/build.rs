@@ -42,7 +42,7 @@ pub(in super::super) fn parse_all(text: &str) -> Result<(Tree, Vec<YamlError>), 
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for event in Parser::new(TextInput::new(text)) {
         let taken = event
-            .map_err(|error| malformed(&error))
+            .map_err(|error| malformed(&error, text))
             .and_then(|(event, span)| builder.take(event, span.start.line()));
         if let Err(error) = taken {
             // A duplicate key stands before it in the text.
@@ -66,9 +66,28 @@ fn bounded_directives(text: &str) -> Result<(), YamlError> {
     Ok(())
 }
 
-fn malformed(error: &ScanError) -> YamlError {
-    let problem = format!("not YAML: {}", one_line(error.info()));
-    YamlError::new(error.marker().line(), problem)
+fn malformed(error: &ScanError, text: &str) -> YamlError {
+    let (line, info) = (error.marker().line(), error.info());
+    // The parser names the line at which the value before the tab begins.
+    if info.contains("tab")
+        && let Some(indented) = line_with_tab_in_indent(text, line)
+    {
+        return YamlError::new(indented, "not YAML: spaces expected before the key, got a tab");
+    }
+    YamlError::new(line, format!("not YAML: {}", one_line(info)))
+}
+
+/// The first line, from number `from` on, that has more than white space and a tab before it.
+fn line_with_tab_in_indent(text: &str, from: usize) -> Option<usize> {
+    text.lines()
+        .enumerate()
+        .skip(from.saturating_sub(1))
+        .find(|(_, line)| {
+            let content = line.trim_start_matches([' ', '\t']);
+            let indent = line.len() - content.len();
+            !content.trim().is_empty() && line.as_bytes().iter().take(indent).any(|&b| b == b'\t')
+        })
+        .map(|(index, _)| index + 1)
 }
 
 /// The most duplicate keys that are reported.
