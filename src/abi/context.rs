@@ -6,7 +6,7 @@ use super::handle::{self, ContextHandle, ResultHandle, reference_counted};
 use super::result::{beyond, item};
 use super::status::{Failure, Status, exported, out};
 use super::text::{self, OwnedString, View};
-use crate::engine::process::current;
+use crate::engine::process::{count_selection, current};
 use crate::engine::request::context::SharedContext;
 use crate::engine::request::headers::RefusedAttribute;
 use crate::engine::request::result::SharedResult;
@@ -126,7 +126,7 @@ exported!(
                 return Err(Failure::new(Status::Refused, format!("ip: {expected}")));
             }
         }
-        current().count_selection();
+        count_selection();
         Ok(())
     }
 );

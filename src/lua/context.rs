@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::held::Held;
 use super::raw::{Answer, ArgView, Args, Items, native};
-use crate::engine::process::current;
+use crate::engine::process::{count_selection, current};
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
@@ -116,7 +116,7 @@ fn select(args: &Args) -> Answer {
     };
     if is_plain_literal(ip) {
         context.with(|c| c.select(ip, port));
-        current().count_selection();
+        count_selection();
         return Answer::Nothing;
     }
     match ServerAddress::parse(ip) {
@@ -127,7 +127,7 @@ fn select(args: &Args) -> Answer {
         },
         Err(refused) => return Answer::Text(refused.to_string()),
     }
-    current().count_selection();
+    count_selection();
     Answer::Nothing
 }
 

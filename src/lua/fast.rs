@@ -19,7 +19,7 @@ use super::nginx::setter::Setter;
 use super::raw::{Item, Items, content_of, fill_contexts, fill_results, owned_of};
 use super::result::field_at;
 use super::routing;
-use crate::engine::process::{Routes, current};
+use crate::engine::process::{Routes, count_selection};
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
@@ -288,7 +288,7 @@ unsafe extern "C" fn select(
                 Some(())
             })?
         };
-        current().count_selection();
+        count_selection();
         Some(done)
     })
 }

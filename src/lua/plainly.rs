@@ -8,7 +8,7 @@
 use super::context::port;
 use super::raw::{Answer, ArgView, Args, Item, Items, stand_in};
 use super::result::{Field, field_at, log_left_out};
-use crate::engine::process::current;
+use crate::engine::process::count_selection;
 use crate::engine::request::server_address::is_plain_literal;
 
 /// The table `plainly`. Each of its functions takes the Lua function to fall back to and an extra value,
@@ -31,7 +31,7 @@ fn select(args: &Args) -> Option<Answer> {
     };
     is_plain_literal(ip).then_some(())?;
     args.current_context()?.with(|c| c.select(ip, port));
-    current().count_selection();
+    count_selection();
     Some(Answer::Nothing)
 }
 

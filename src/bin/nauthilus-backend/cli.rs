@@ -11,11 +11,7 @@ use nauthilus_backend::engine::config::parse_duration;
 /// Exit status: 0 good, 1 bad (a check failed, a file has mistakes, an engine refused or did not
 /// answer), 2 wrong usage. NO_COLOR switches colours off; they are off in pipes.
 #[derive(Parser)]
-#[command(
-    name = "nauthilus-backend",
-    version,
-    max_term_width = 100
-)]
+#[command(name = "nauthilus-backend", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) word: CommandWord,

@@ -49,7 +49,7 @@ use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{clock, thread as threads};
 use check::Ticket;
 pub use configure::NotConfigured;
-pub use routes::Routes;
+pub use routes::{Routes, count_selection};
 use thread::{Command, HostSigns, Reports};
 
 /// The interval at which a blocking wait for first verdicts checks them.

@@ -1,12 +1,13 @@
 //! Routes for one filter, prepared for many users: what is the same for all of them is read once, and
 //! again when something of it has changed.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::{Process, Start};
+use super::{Process, Start, current};
 use crate::engine::active::{ActiveConfig, BackendServer, TimedPlan};
 use crate::engine::routing::{Choice, Filter, NoRoute};
-use crate::engine::verdicts::{CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT};
+use crate::engine::verdicts::{CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, VerdictTable};
 use crate::sys::fork_mark::{ForkMark, pid};
 
 /// The routes for one filter at one moment.
@@ -17,14 +18,61 @@ pub struct Routes {
     plan: TimedPlan,
 }
 
-impl Process {
-    /// Counts a server that a script or host has selected for a request.
-    pub fn count_selection(&self) {
-        if let Some(active) = self.active.load().as_ref() {
-            active.table.count_selection(self.pid, CHOSEN_BY_SCRIPT);
-        }
-    }
+/// Where a thread counts selections.
+struct Counting {
+    /// The engine's epoch when the table was found: with another one, the process or its
+    /// configuration may be another.
+    epoch: u64,
+    table: Arc<VerdictTable>,
+    pid: u64,
+}
 
+thread_local! {
+    /// Finding the table anew for each request would cost more than the rest of a selection.
+    static COUNTING: RefCell<Option<Counting>> = const { RefCell::new(None) };
+}
+
+/// Counts a server that a script or host has selected for a request. Nothing is counted without a
+/// configuration.
+pub fn count_selection() {
+    let epoch = ForkMark::of_process().get();
+    let count = |counting: &RefCell<Option<Counting>>| {
+        let counting = counting.try_borrow().ok()?;
+        let counting = counting.as_ref().filter(|c| c.epoch == epoch)?;
+        counting
+            .table
+            .count_selection(counting.pid, CHOSEN_BY_SCRIPT);
+        Some(())
+    };
+    // While a thread ends its own values are gone already, but a Lua finaliser may still run.
+    let counted = COUNTING.try_with(count).ok().flatten();
+    if counted.is_none() {
+        count_at_new_place();
+    }
+}
+
+#[cold]
+fn count_at_new_place() {
+    let process = current();
+    // Read before the configuration: one that is set in between raises it.
+    let epoch = process.epoch();
+    let Some(table) = process.active.load().as_ref().map(|a| a.table.clone()) else {
+        return;
+    };
+    table.count_selection(process.pid, CHOSEN_BY_SCRIPT);
+    let found = Counting {
+        epoch,
+        table,
+        pid: process.pid,
+    };
+    let _ = COUNTING.try_with(|counting| {
+        counting
+            .try_borrow_mut()
+            .map(|mut counting| counting.replace(found))
+    });
+}
+
+impl Process {
     /// Prepares routes. `None` without a configuration.
     pub fn routes(&self, filter: &Filter, start: Start) -> Option<Routes> {
         self.start_if(start);

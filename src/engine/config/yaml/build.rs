@@ -72,7 +72,10 @@ fn malformed(error: &ScanError, text: &str) -> YamlError {
     if info.contains("tab")
         && let Some(indented) = line_with_tab_in_indent(text, line)
     {
-        return YamlError::new(indented, "not YAML: spaces expected before the key, got a tab");
+        return YamlError::new(
+            indented,
+            "not YAML: spaces expected before the key, got a tab",
+        );
     }
     YamlError::new(line, format!("not YAML: {}", one_line(info)))
 }
