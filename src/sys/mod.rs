@@ -2,6 +2,7 @@
 //! and that takes `unsafe` code. Each file covers one such thing.
 
 pub mod access;
+pub mod append_lock;
 pub mod clock;
 pub mod copies;
 pub mod event;

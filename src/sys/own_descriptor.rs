@@ -52,6 +52,10 @@ impl<T: AsRawFd> Guarded<T> {
         self.descriptor.check()?;
         Ok(&self.inner)
     }
+
+    pub(super) fn descriptor(&self) -> &OwnDescriptor {
+        &self.descriptor
+    }
 }
 
 /// An open descriptor. Dropping it closes the descriptor if it is still ours.

@@ -207,7 +207,8 @@ impl Log {
     }
 
     /// Writes a line on the calling thread. For calls that configure: they must not start a thread,
-    /// since the host may fork after them. Never blocks: a line that would have to wait is lost.
+    /// since the host may fork after them. Never blocks for longer than other processes take to append to the
+    /// same file, at most a second: a line that would have to wait is lost.
     pub fn write_here(&self, line: &Line) {
         without_write_signals(|| put(&self.sink, &self.losses, line, false));
     }
@@ -269,7 +270,7 @@ fn put(sink: &Sink, losses: &Losses, line: &Line, waits: bool) {
                 Err(io::Error::other("nobody reads standard error"))
             }
         }
-        Sink::File(file) => file.write(&full_line(line)),
+        Sink::File(file) => file.write(&full_line(line), waits),
         Sink::Syslog(syslog) => syslog.write(&datagram(line), waits),
     };
     let Err(error) = done else {

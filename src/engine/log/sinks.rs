@@ -9,12 +9,18 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::sys::append_lock::AppendLock;
 use crate::sys::own_descriptor::Guarded;
 
 const DEV_LOG: &str = "/dev/log";
+
+/// How long a line waits for other processes that append to the file. An append takes microseconds,
+/// but a process may lose its CPU in the middle of it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file to which lines are appended. It has no mutex: a child that is forked while a thread holds
 /// it would block for ever.
@@ -98,14 +104,29 @@ impl LogFile {
         std::fs::metadata(&self.path).is_ok_and(same)
     }
 
-    /// Appends a line, whole or not at all.
+    /// Appends a line, whole or not at all. `waits`: whether it may be written without the lock, after
+    /// a long wait for a process that was stopped while it had it.
     ///
     /// # Errors
-    /// Where there is no room for the whole line, or the file cannot be used.
-    pub(super) fn write(&self, line: &str) -> io::Result<()> {
+    /// Where there is no room for the whole line, or the file cannot be used, or other processes have
+    /// its lock.
+    pub(super) fn write(&self, line: &str, waits: bool) -> io::Result<()> {
         self.refresh();
         let guarded = self.file.load();
-        append_line(guarded.get()?, line.as_bytes())
+        let file = guarded.get()?;
+        if !file.metadata()?.is_file() {
+            return append_to_stream(file, line.as_bytes());
+        }
+        let _lock = match AppendLock::take(&guarded, LOCK_PATIENCE) {
+            Ok(lock) => Some(lock),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && !waits => {
+                return Err(io::Error::other("another process has the file locked"));
+            }
+            // The file system has no locks, or a process was stopped while it had the lock. That it
+            // was in the middle of a line without room then is unlikely.
+            Err(_) => None,
+        };
+        append_line(file, line.as_bytes())
     }
 }
 
@@ -126,30 +147,44 @@ fn append_to(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
-    let kind = file.metadata()?.file_type();
-    if kind.is_fifo() && line.len() > libc::PIPE_BUF {
+/// Appends a line to a FIFO or a device.
+fn append_to_stream(file: &File, line: &[u8]) -> io::Result<()> {
+    if file.metadata()?.file_type().is_fifo() && line.len() > libc::PIPE_BUF {
         // Longer writes are not atomic: the pipe may take only a part of the line.
         return Err(io::Error::other("the line is too long for a pipe"));
     }
-    let wrote = loop {
-        match file.write(line) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            wrote => break wrote?,
-        }
-    };
+    match write_once(file, line)? {
+        wrote if wrote == line.len() => Ok(()),
+        _ => Err(io::Error::other("no room for the whole line")),
+    }
+}
+
+/// Appends a line to a regular file. The caller has the file's lock: without it, a line that another
+/// process appends between the comparison of the length and `set_len` would be cut off as well, and
+/// its writer would not count it as lost.
+fn append_line(mut file: &File, line: &[u8]) -> io::Result<()> {
+    let wrote = write_once(file, line)?;
     if wrote == line.len() {
         return Ok(());
     }
-    // A full disk took only a part of the line. It is cut off again, unless another process has
-    // appended to the file since. A line that is appended between this comparison and `set_len` is cut
-    // off with the part, and its writer does not count it as lost: the file has no lock.
+    // A full disk took only a part of the line. It is cut off again, unless a program that does not
+    // take the lock has appended to the file since.
     let end = file.stream_position()?;
     let part = u64::try_from(wrote).unwrap_or(u64::MAX);
-    if kind.is_file() && file.metadata()?.len() == end {
+    if file.metadata()?.len() == end {
         file.set_len(end.saturating_sub(part))?;
     }
     Err(io::Error::other("no room for the whole line"))
+}
+
+/// One call of the system: a second one would put what other programs append into the line.
+fn write_once(mut file: &File, line: &[u8]) -> io::Result<usize> {
+    loop {
+        match file.write(line) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            wrote => return wrote,
+        }
+    }
 }
 
 /// The system's logger.

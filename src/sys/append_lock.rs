@@ -1,0 +1,183 @@
+//! A lock for processes and threads that append to one file: who has it may cut off what it has just
+//! written without taking lines of others with it.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::fork_mark::incarnation;
+use super::own_descriptor::Guarded;
+
+/// The byte that is locked. It lies behind the end of any file, so that the lock meets none that a
+/// host has on a range of the content.
+const BYTE: libc::off_t = libc::off_t::MAX;
+
+/// How long to sleep between attempts: an append takes microseconds.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The incarnation of the process in which a thread has the lock; 0 if none has. A record lock keeps
+/// out other processes, but no other thread of the same one. One word for all files: a process has
+/// one log, except while a configuration is replaced. No mutex: a child that is forked while
+/// a thread has the lock inherits the parent's number here, which is not its own and so counts for
+/// nothing.
+static THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// The lock, released when this is dropped.
+pub struct AppendLock<'f> {
+    file: &'f Guarded<File>,
+    _thread: ThreadTurn,
+}
+
+impl<'f> AppendLock<'f> {
+    /// Takes the lock of `file`, which must be open for writing. Waits up to `patience` for others: a
+    /// process that was stopped while it had the lock keeps it until it goes on or dies.
+    ///
+    /// # Errors
+    /// `WouldBlock` where others had it all that time. `NotConnected` if the host has closed the
+    /// descriptor. The system's error where the file system has no locks.
+    pub fn take(file: &'f Guarded<File>, patience: Duration) -> io::Result<Self> {
+        let end = Instant::now() + patience;
+        let thread = attempt_until(end, || Ok(ThreadTurn::take()))?;
+        let is_locked = || Ok(file.descriptor().try_lock_byte(BYTE)?.then_some(()));
+        attempt_until(end, is_locked)?;
+        Ok(Self {
+            file,
+            _thread: thread,
+        })
+    }
+}
+
+impl Drop for AppendLock<'_> {
+    fn drop(&mut self) {
+        self.file.descriptor().unlock_byte(BYTE);
+    }
+}
+
+fn attempt_until<T>(
+    end: Instant,
+    mut attempt: impl FnMut() -> io::Result<Option<T>>,
+) -> io::Result<T> {
+    loop {
+        if let Some(value) = attempt()? {
+            return Ok(value);
+        }
+        if Instant::now() >= end {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// This thread's exclusive turn among those of its process.
+struct ThreadTurn;
+
+impl ThreadTurn {
+    fn take() -> Option<Self> {
+        let own = incarnation();
+        let held = THREAD.load(Ordering::Relaxed);
+        let is_free = held != own;
+        let taken = || THREAD.compare_exchange(held, own, Ordering::Acquire, Ordering::Relaxed);
+        // Not `then_some`, which would make a turn in any case and drop it, and so end another's.
+        (is_free && taken().is_ok()).then(|| Self)
+    }
+}
+
+impl Drop for ThreadTurn {
+    fn drop(&mut self) {
+        THREAD.store(0, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn scratch(name: &str) -> (std::path::PathBuf, Guarded<File>) {
+        let path = std::env::temp_dir().join(format!("nb-append-{name}-{}", std::process::id()));
+        let file = File::options().append(true).create(true).open(&path);
+        let guarded = Guarded::new(file.unwrap()).unwrap();
+        (path, guarded)
+    }
+
+    /// The tests share the word for the threads of this process.
+    static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+    #[test]
+    fn one_thread_at_a_time_has_it() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap();
+        let (path, file) = scratch("threads");
+        let inside = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let _lock = AppendLock::take(&file, Duration::from_secs(60)).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn another_process_keeps_it_until_it_dies_and_a_child_takes_over_none() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap();
+        let (path, file) = scratch("processes");
+        // The parent has it at the fork: the child, which has not, waits for it and not for ever for a
+        // thread that it does not have.
+        let parents = AppendLock::take(&file, Duration::ZERO).unwrap();
+        let (mut from_child, mut to_parent) = io::pipe().unwrap();
+        // SAFETY: the child takes a lock, writes to a pipe and sleeps, none of which needs a lock that a
+        // thread of the parent may have.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let lock = AppendLock::take(&file, Duration::from_secs(60));
+            let told = [u8::from(lock.is_ok())];
+            let _ = to_parent.write_all(&told);
+            loop {
+                // SAFETY: the call takes no pointers.
+                unsafe { libc::pause() };
+            }
+        }
+        drop(to_parent);
+        drop(parents);
+        let mut told = [0];
+        from_child.read_exact(&mut told).unwrap();
+        assert_eq!(told, [1]);
+        let refused = AppendLock::take(&file, Duration::from_millis(20)).err();
+        assert_eq!(
+            refused.map(|e| e.kind()),
+            Some(io::ErrorKind::WouldBlock),
+            "the child has it"
+        );
+        // SAFETY: the child belongs to this test, which waits for its end.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        let mut status = 0;
+        // SAFETY: `status` has room for what the call writes.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(AppendLock::take(&file, Duration::from_secs(60)).is_ok());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_closed_descriptor_is_an_error_and_leaves_nobody_out() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap();
+        let (path, file) = scratch("closed");
+        let number = file.get().unwrap().as_raw_fd();
+        super::super::own_descriptor::testing::replace(number, &File::open("/dev/null").unwrap());
+        let refused = AppendLock::take(&file, Duration::ZERO).err();
+        assert_eq!(refused.map(|e| e.kind()), Some(io::ErrorKind::NotConnected));
+        // SAFETY: the test made this copy, and nothing else closes it.
+        unsafe { libc::close(number) };
+        let (_, other) = scratch("closed");
+        assert!(AppendLock::take(&other, Duration::ZERO).is_ok());
+        std::fs::remove_file(path).unwrap();
+    }
+}
