@@ -3,6 +3,7 @@
  *
  *     copies library|module|idle     which is configured first; `idle`: the library never is
  */
+#define _GNU_SOURCE /* mkstemp, setenv. */
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -244,26 +244,28 @@ def many():
 
     def made(path):
         """The text of a location; others are answered meanwhile."""
-        answer = []
+        for _ in range(5):
+            answer, delays = [], []
 
-        def fetch():
-            with urllib.request.urlopen(nginx.url + path, timeout=120) as response:
-                answer.append(response.read().decode())
+            def fetch():
+                with urllib.request.urlopen(nginx.url + path, timeout=120) as response:
+                    answer.append(response.read().decode())  # pylint: disable=cell-var-from-loop
 
-        asking = threading.Thread(target=fetch)
-        asking.start()
-        answered = 0
-        slowest = 0
-        while asking.is_alive():
-            began = time.monotonic()
-            nginx.body("/count")
-            slowest = max(slowest, time.monotonic() - began)
-            answered += asking.is_alive()
-        asking.join()
-        print(f"# {answered} other requests meanwhile, the slowest took {slowest * 1000:.1f} ms")
-        # One at least is answered between two of the hundreds of steps; all wait where there are none.
-        assert answered > 5, answered
-        return answer[0]
+            asking = threading.Thread(target=fetch)
+            asking.start()
+            started = time.monotonic()
+            while asking.is_alive():
+                began = time.monotonic()
+                nginx.body("/count")
+                delays.append(time.monotonic() - began)
+            asking.join()
+            took, slowest = time.monotonic() - started, max(delays)
+            print(f"# {len(delays)} other requests in {took * 1000:.0f} ms, the slowest took {slowest * 1000:.1f} ms")
+            # One waits for nearly all of the time where the text is made at once. That one of a busy machine
+            # may do so once.
+            if len(delays) > 2 and slowest < took / 2:
+                return answer[0]
+        raise AssertionError("a request waited for the whole text each time")
 
     with test("other requests are answered while the metrics of 10,000 targets are made"):
         text = made("/metrics")
