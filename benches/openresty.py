@@ -5,8 +5,8 @@ has a table of attributes and sets the same three headers. Medians of alternatin
 in several processes. Beside them run the three headers alone, without attributes, and what plain Lua
 cannot do with less where each caller is to have a list and a result of its own and the request
 remembers what was decided: three tables more, which nothing checks or converts. With PARTS set it
-also measures the steps one by one, beside the three headers alone; with BENCH_JSON set, the figures
-of each slice are its last line."""
+also measures the steps one by one, beside the three headers alone; ONLY="constant module" measures
+only these routes; with BENCH_JSON set, the figures of each slice are its last line."""
 
 import json
 import os
@@ -243,6 +243,8 @@ def measure(routes, rounds):
 
 def main():
     routes = {**ROUTES, **PARTS} if os.environ.get("PARTS") else ROUTES
+    if only := os.environ.get("ONLY", "").split():
+        routes = {name: routes[name] for name in only}
     rounds, starts = int(os.environ.get("ROUNDS", "12")), int(os.environ.get("STARTS", "3"))
     cost, rates = {name: [] for name in routes}, {name: [] for name in routes}
     # What LuaJIT compiles together is chance: a process keeps it for good, so several tell more.

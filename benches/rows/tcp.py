@@ -29,19 +29,20 @@ def per_probe(process, counted=lambda: None):
     return cpu / opened * 1e6
 
 
+def of_ours(targets):
+    with Ours(targets, 'connect_interval = "1s"') as process:
+        cost = per_probe(process, lambda: process.status()[0])
+        if process.status()[2]:
+            raise Unmeasured("targets are dead: " + process.status()[4])
+        return cost
+
+
+def of_haproxy(targets):
+    with HAProxy(targets, "inter 1s") as process:
+        return per_probe(process)
+
+
 def measure(rows):
     with listeners(TARGETS) as targets:
-
-        def ours():
-            with Ours(targets, 'connect_interval = "1s"') as process:
-                cost = per_probe(process, lambda: process.status()[0])
-                if process.status()[2]:
-                    raise Unmeasured("targets are dead: " + process.status()[4])
-                return cost
-
-        def haproxy():
-            with HAProxy(targets, "inter 1s") as process:
-                return per_probe(process)
-
-        figures = alternate(ROUNDS, ours=ours, haproxy=haproxy)
+        figures = alternate(ROUNDS, ours=lambda: of_ours(targets), haproxy=lambda: of_haproxy(targets))
     rows["tcp"].pairs(figures["ours"], figures["haproxy"])

@@ -181,6 +181,9 @@ impl VerdictTable {
     }
 
     fn add(&self, index: usize, by: u64) {
+        if cfg!(feature = "_uncounted") {
+            return;
+        }
         self.at(self.places.counters + index).fetch_add(by, Relaxed);
     }
 
