@@ -5,7 +5,7 @@ local ROUNDS = 5
 
 local clock = os.clock
 
--- What the last call gave: LuaJIT makes no table that nobody keeps.
+-- Keeps the result of the last call: LuaJIT removes a table that nothing refers to.
 local kept = {} -- luacheck: ignore
 
 -- CPU seconds of `count` calls.
@@ -17,7 +17,7 @@ local function time(fn, count)
   return clock() - started
 end
 
--- How many calls fill the time of one measurement; this is the warm-up as well.
+-- How many calls take as long as one measurement. Finding that out also warms up the compiler.
 local function calibrate(fn, seconds)
   local count = 1
   while true do

@@ -14,7 +14,7 @@ use nauthilus_backend::engine::request::result::{
 };
 use nauthilus_backend::engine::verdicts::{Record, VerdictTable, hash_identity};
 
-/// The memory that all processes of a family share: one target's record.
+/// One target's record in the memory that processes share.
 fn verdicts(c: &mut Criterion) {
     let table = VerdictTable::new(1000).unwrap();
     let identities: Vec<_> = (0..1000)

@@ -18,12 +18,12 @@ QUICK = os.environ.get("QUICK", "") not in ("", "0")
 
 
 def quick(short, full):
-    """`short` in a run that only looks whether all is well."""
+    """`short` in a run that only checks that the benchmarks work, else `full`."""
     return short if QUICK else full
 
 
 class Unmeasured(Exception):
-    """Why a row has no figure, in one line."""
+    """Raised where a row has no figure; one line says why."""
 
     def __str__(self):
         return " ".join(super().__str__().split())
@@ -57,7 +57,7 @@ class Row:
         return self.beside != ""
 
     def figure(self):
-        """What the goal is about."""
+        """The figure that is compared with the goal."""
         if self.failed or not self.ours:
             return None
         return self.ratio if self.compares else statistics.median(self.ours)
@@ -71,16 +71,17 @@ class Row:
         return figure <= self.at_most or self.is_tie()
 
     def is_tie(self):
-        """Whether chance alone may have put a ratio of trials above its goal."""
+        """Whether a ratio of trials is above its goal by less than its spread, so perhaps by chance."""
         return self.by_chance and self.low <= self.at_most < self.ratio
 
     def is_beyond_limit(self):
-        """Whether the goal was missed, and is lower than the ratio can be."""
+        """Whether the goal was missed, and is lower than any program could reach."""
         return not self.met() and self.limit is not None and self.at_most < self.limit
 
     def limited_by(self, least, what):
-        """Takes figures of the least that the work takes, of the same rounds as ours; returns the
-        words of a note that say what that is and how near ours is to it."""
+        """Takes figures of a program that does only the least that the work needs, measured in the same
+        rounds as ours; returns the words of a note that say what that program is and how near ours is to
+        it."""
         ratios = pair_ratios(least, self.baseline)
         self.limit = statistics.median(ratios)
         return (
@@ -94,8 +95,8 @@ class Row:
         return f"{sign} {limit:g}{' ×' if self.compares else ' ' + self.unit}"
 
     def pairs(self, ours, baseline):
-        """Figures of runs that followed each other: the ratio is the median of theirs, the
-        spread from the least to the greatest."""
+        """Figures of runs that followed each other in pairs: the ratio is the median of the pairs' ratios,
+        the spread from the least to the greatest of them."""
         if len(ours) != len(baseline) or not ours:
             raise Unmeasured(f"{self.beside} gave no figure")
         ratios = pair_ratios(ours, baseline)
@@ -104,7 +105,7 @@ class Row:
         return self
 
     def slices(self, ours, baseline):
-        """Figures of many short runs beside each other: the ratio is the median of theirs, the
+        """Figures of many short runs beside each other: the ratio is the median of the pairs' ratios, the
         spread what nineteen of twenty repetitions would give."""
         self.pairs(ours, baseline)
         ratios = [a / b for a, b in zip(ours, baseline)]

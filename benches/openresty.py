@@ -20,7 +20,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests/openresty"))
 from lab import Backend, Nginx, lua_servers, main_thread_cpu  # pylint: disable=wrong-import-position
 
-# Seconds: of each slice the first part is not measured.
+# Seconds. The first part of each slice is not measured: the load only begins again in it.
 SETTLE, SLICE = 0.05, 0.25
 
 INIT = """
@@ -32,7 +32,8 @@ INIT = """
   }}
 """
 
-# Both do the same work in the same words; `list` copies, as a list of the caller's own.
+# `ours` and its baseline do the same work in the same words; `list` copies, since a script may change its
+# list.
 ROUTE = """
       access_by_lua_block {{
         local servers = {list}
@@ -176,15 +177,15 @@ def nginx_with(routes, **options):
     return nginx, backends
 
 
-def look(nginx, name):
-    """Asks for a route once, which must do what it is there for."""
+def check_route(nginx, name):
+    """Requests a route once, and ends the run where the answer is not the one that the route is for."""
     status, headers, _ = nginx.get("/" + name)
     if status != 204 or "X-Nauthilus-Hostip" not in headers:
         raise SystemExit(f"/{name}: {status} {headers}")
 
 
 class Load:
-    """wrk asking for a route, while it is let."""
+    """wrk, which sends requests to a route inside `with`, and is stopped (SIGSTOP) outside."""
 
     def __init__(self, url):
         command = ["wrk", "-t1", "-c32", "-d600s", url]
@@ -206,7 +207,7 @@ class Load:
 
 
 def count(nginx):
-    """How many requests it has had, ever."""
+    """How many requests this nginx has answered since its start."""
     return int(nginx.body("/count").splitlines()[2].split()[2])
 
 
@@ -215,7 +216,7 @@ def measure(routes, rounds):
     nginx, _backends = nginx_with(routes)
     worker = nginx.start().workers()[0]
     for name in routes:
-        look(nginx, name)
+        check_route(nginx, name)
     loads = {name: Load(f"http://127.0.0.1:{nginx.port}/{name}") for name in routes}
     cost, rates = {name: [] for name in routes}, {name: [] for name in routes}
 
@@ -223,7 +224,7 @@ def measure(routes, rounds):
         return time.monotonic(), main_thread_cpu(worker), count(nginx)
 
     try:
-        # The first rounds compile.
+        # LuaJIT compiles during the first two rounds, which are not counted.
         for number in range(-2, rounds):
             for name, load in loads.items():
                 with load:
@@ -247,13 +248,14 @@ def main():
         routes = {name: routes[name] for name in only}
     rounds, starts = int(os.environ.get("ROUNDS", "12")), int(os.environ.get("STARTS", "3"))
     cost, rates = {name: [] for name in routes}, {name: [] for name in routes}
-    # What LuaJIT compiles together is chance: a process keeps it for good, so several tell more.
+    # Which traces LuaJIT makes depends on chance, and a process keeps them; so several processes are
+    # measured.
     for _ in range(starts):
         for all_figures, figures in zip((cost, rates), measure(routes, rounds)):
             for name, values in figures.items():
                 all_figures[name] += values
     for name, values in cost.items():
-        # Pairs of neighbouring slices: what disturbs the machine disturbs both.
+        # Each slice is compared with the one that ran next to it: what disturbs the machine disturbs both.
         ratio = statistics.median(m / c for m, c in zip(values, cost["constant"]))
         print(f"{name:12} {statistics.median(values):6.2f} us of worker CPU per request, {ratio:.3f} x")
     if "BENCH_JSON" in os.environ:

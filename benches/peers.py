@@ -194,7 +194,7 @@ class HAProxy(Process):
         fields = head.lstrip("# ").split()
         name, state = fields.index("srv_name"), fields.index("srv_op_state")
         rows = (line.split(" ") for line in lines if line)
-        # 0 is stopped, 1 starting, 2 running, 3 stopping.
+        # The states of a server: 0 is stopped, 1 starting, 2 running, 3 stopping.
         return {int(row[name][1:]) for row in rows if row[state] in "12"}
 
 
@@ -202,13 +202,14 @@ class HAProxy(Process):
 
 
 def loopback(count, port):
-    """So many addresses of this machine, all with one port."""
+    """`count` loopback addresses, all with one port."""
     return [(f"127.{1 + i // 62500}.{i // 250 % 250}.{1 + i % 250}", port) for i in range(count)]
 
 
 @contextlib.contextmanager
 def listeners(count):
-    """So many ports of 127.0.0.1; nobody accepts, which a plain probe does not wait for."""
+    """`count` ports of 127.0.0.1. Nobody accepts: the kernel completes the connections, which a connect probe
+    is satisfied with."""
     raise_descriptor_limit(count + 500)
     sockets = []
     try:
@@ -225,7 +226,7 @@ def listeners(count):
 
 @contextlib.contextmanager
 def one_listener():
-    """A port of every loopback address, on which nobody accepts."""
+    """A port of every loopback address on which nobody accepts: the kernel completes the connections."""
     with socket.socket() as listener:
         listener.bind(("0.0.0.0", 0))
         listener.listen(4096)

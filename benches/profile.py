@@ -59,14 +59,14 @@ def annotate(out, count, unit):
         capture_output=True, text=True, check=True,
     ).stdout
     found = re.findall(r"^ *([\d,]+) +[^ ]*?:(\S.*?)(?: \[(\S+)\])?$", text, re.M)
-    # The library stands only beside a function's first lines.
+    # callgrind names the library only with the first lines of a function.
     home = {name: pathlib.Path(library).name for _, name, library in found if library}
     rows = [(int(number.replace(",", "")), name, home.get(name, "?")) for number, name, _ in found]
     total = sum(number for number, _, _ in rows)
     libraries, functions = collections.Counter(), collections.Counter()
     for number, name, library in rows:
         libraries[library] += number
-        # Without symbols (distributions strip them) its address says nothing.
+        # Without symbols (distributions strip them) a function is an address, which differs between runs.
         functions["(no symbol)" if name.startswith("0x") else name, library] += number
     print(f"{total / count:8.0f} instructions per {unit}, of {count}")
     for library, number in libraries.most_common(8):
@@ -120,7 +120,8 @@ def ask(port, name, count):
 
 
 def access(folder, out, name):
-    """Requests of one route; nginx is a single process, or callgrind would be asked in vain."""
+    """Requests of one route. nginx runs as a single process: callgrind counts only the process that it
+    started."""
     os.environ["NB_MODULE"] = str(folder / "nauthilus_backend.so")
     import openresty  # pylint: disable=import-outside-toplevel
 
@@ -128,8 +129,8 @@ def access(folder, out, name):
     nginx.binary = [*callgrind(out, "--instr-atstart=no"), *nginx.binary]
     nginx.workers = lambda: [nginx.master()] if nginx.master() else []
     nginx.start(in_foreground=True)
-    # Only what is called often is compiled.
-    openresty.look(nginx, name)
+    # LuaJIT compiles only what is called often.
+    openresty.check_route(nginx, name)
     ask(nginx.port, name, SOME)
     for state in ("on", "off"):
         subprocess.run(["callgrind_control", "-i", state, str(nginx.master())], capture_output=True, check=True)

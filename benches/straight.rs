@@ -18,7 +18,7 @@ use openssl::ssl::{Ssl, SslContext, SslMethod, SslSessionCacheMode, SslStream, S
 struct Client {
     context: SslContext,
     resumes: bool,
-    /// The first that the server gave.
+    /// The first session that the server gave.
     session: Arc<Mutex<Option<Resumable>>>,
 }
 
@@ -91,7 +91,7 @@ fn main() {
     println!("{}", (cpu_ns() - before) / u64::from(count));
 }
 
-/// CPU time of this thread, which is the only one.
+/// The CPU time of this thread, which is the only one of the process.
 fn cpu_ns() -> u64 {
     let text = std::fs::read_to_string("/proc/self/schedstat").unwrap();
     text.split_whitespace().next().unwrap().parse().unwrap()

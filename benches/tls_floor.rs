@@ -22,7 +22,7 @@ struct Client {
     resumes: bool,
     /// By target.
     sessions: Vec<Option<Resumable>>,
-    /// The last one that a server gave.
+    /// The last session that a server gave.
     given: Arc<Mutex<Option<Resumable>>>,
     resumed: usize,
 }

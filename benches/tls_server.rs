@@ -41,8 +41,9 @@ fn main() {
         let counts = counts.clone();
         let serve = move || {
             for stream in listener.incoming().flatten() {
-                // What a client breaks off is its own affair.
-                let _ = talk(&acceptor, stream, &counts);
+                // A client may abort its connection at any moment: that is no failure of the
+                // benchmark.
+                let _ = serve_client(&acceptor, stream, &counts);
             }
         };
         std::thread::Builder::new()
@@ -86,7 +87,7 @@ fn listener() -> TcpListener {
     socket.into()
 }
 
-fn talk(
+fn serve_client(
     acceptor: &SslAcceptor,
     stream: std::net::TcpStream,
     counts: &Counts,

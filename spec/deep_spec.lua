@@ -39,7 +39,7 @@ describe("a deep check", function()
 
   local GREETING = "send * OK [CAPABILITY IMAP4rev1 AUTH=PLAIN SASL-IR LOGINDISABLED] ready\\r\\n"
 
-  -- An IMAP server that takes our login, and whose script ends with our goodbye.
+  -- An IMAP server that accepts our login, and whose script ends with our LOGOUT.
   local WILLING = script {
     GREETING,
     "expect ^a1 AUTHENTICATE PLAIN " .. PLAIN,
@@ -47,7 +47,8 @@ describe("a deep check", function()
     "expect LOGOUT",
     "close",
   }
-  -- One that does not, and repeats what it was sent in every form.
+  -- An IMAP server that refuses the login, and repeats the user, the password and both encoded in its answer:
+  -- none may get into a reason.
   local UNWILLING = script {
     GREETING,
     "expect ^a1 AUTHENTICATE PLAIN",
@@ -66,7 +67,7 @@ describe("a deep check", function()
     "close",
   }
 
-  -- What is added where a server says nothing at all.
+  -- What the reason ends with where a server sends nothing at all.
   local NO_HEADER = "; if the listener expects the PROXY header, set haproxy_v2"
 
   local LOGIN = { deep_check = true, test_username = USER, test_password = PASSWORD }
@@ -158,10 +159,12 @@ describe("a deep check", function()
       engine.await_verdict(nb, unwilling.port, "dead")
       local before = engine.target(nb, other.port).probes
       engine.await_probes(nb, other.port, before + 60)
-      -- After 50, 100, 200, 400, 800, 1,600 milliseconds, not each 50.
+      -- Probed after 50, 100, 200, 400, 800 and 1,600 ms rather than every 50 ms: at most 12 probes while the
+      -- other target has 60.
       assert.is_true(engine.target(nb, unwilling.port).probes <= 12, engine.target(nb, unwilling.port).probes)
 
-      -- The server keeps the next answer back, as some do with a wrong password.
+      -- The server delays its next answer, as some do after a wrong password. The reason then still names the
+      -- refusal.
       local late = script { GREETING, "expect ^a1 AUTHENTICATE PLAIN", "expect NEVER" }
       unwilling:close()
       unwilling.options.script = late
@@ -171,7 +174,8 @@ describe("a deep check", function()
         local reason = engine.target(nb, unwilling.port).last_error
         return reason:find("^auth: refused: a1 NO .*; since then timed out after 300ms$")
       end)
-      -- Where it has done so from the first login on, nothing else explains that.
+      -- A server that delays its answer from the first login on: the reason can only suggest a wrong
+      -- password.
       local silent = world:open({ script = late })
       assert.are.equal("auth: timed out after 300ms (servers delay the answer to a wrong password)",
         nb.check_backend_connection(deep(silent, { deep_timeout = "300ms" })))
@@ -192,7 +196,7 @@ describe("a deep check", function()
   end)
 
   describe("with an interval of its own", function()
-    -- Probes that nobody is to wait for.
+    -- An interval so long that no probe is made in it during the test.
     local NEVER = "1h"
 
     it("is a timer of its own beside that of connect probes", function()
@@ -253,7 +257,8 @@ describe("a deep check", function()
       assert.is_true(nb.report_failure("127.0.0.1", silent.port))
       local before = engine.target(nb, silent.port).probes
       engine.await_probes(nb, other.port, 10)
-      -- One of its timers comes back as often as the other target's does: not thousands of times.
+      -- Only a timer with its own interval of 50 ms may be due: the dead target must not be probed again and
+      -- again in between.
       assert.is_true(engine.target(nb, silent.port).probes - before < 100)
     end)
 
@@ -273,7 +278,7 @@ describe("a deep check", function()
 
     it("is a good connect probe when it is good", function()
       local server = world:open({ proxy = "v2", script = WILLING })
-      -- Only the deep probe comes again within the test.
+      -- Only the deep probe is repeated within the test.
       configure({ deep(server, { haproxy_v2 = true }) }, {
         connect_interval = NEVER, deep_interval = "50ms", fast_interval = NEVER,
       })
@@ -425,7 +430,8 @@ describe("a deep check", function()
       end
       first:await("resumed", 1)
       upgraded:await("resumed", 1)
-      -- A line of its own ends the log: what was logged before it is in the file by then.
+      -- The end of the log is marked by one line more: everything that was logged before it is in the file by
+      -- then.
       first:close()
       engine.await_verdict(nb, first.port, "dead")
       engine.eventually("the last line", function()
@@ -529,7 +535,7 @@ describe("a deep check", function()
           break
         end
       end
-      -- The ticket of the first may have come too late for the second.
+      -- The ticket of the first handshake may have come too late for the second one.
       assert.is_true(most <= 2, most .. " full handshakes before one was resumed")
     end)
 

@@ -7,7 +7,7 @@ local Dovecot = require("spec.support.dovecot")
 describe("a real Dovecot", function()
   local nb, dovecot
 
-  -- Twice this is all the time a change may take.
+  -- Seconds. A change of verdict may take twice this.
   local FAST = 0.5
 
   lazy_setup(function()
@@ -57,7 +57,7 @@ describe("a real Dovecot", function()
 
     local function within_twice(change, verdict, listed)
       engine.promptly(2 * FAST, function()
-        -- Where another try is needed, from the other verdict again.
+        -- Where another attempt is needed, it begins from the other verdict again.
         if all_are(verdict)() then
           dovecot[change == "stop" and "start" or "stop"](dovecot)
           engine.eventually("all are otherwise", all_are(verdict == "dead" and "alive" or "dead"), 30)

@@ -18,8 +18,7 @@ describe("the engine", function()
     world:stop()
   end)
 
-  -- A plain connect need not reach a server's accept queue: what counts probes at a peer is the
-  -- PROXY header.
+  -- A connect probe need not reach a server's accept queue: peers count probes by their PROXY header.
   local function counted()
     return world:open({ proxy = "v2" })
   end
@@ -275,7 +274,8 @@ describe("the engine", function()
   end)
 
   it("checks a server that was removed and comes back at once, not after its interval", function()
-    -- Its probe takes a second, so that one is in flight nearly always.
+    -- A probe takes hundreds of milliseconds here, so that one is nearly always in flight when the target is
+    -- removed.
     local server = world:open({ script = "drip 50 * OK a slow server\\r\\n\nhang" })
     local target = engine.imap(server.port, { deep_check = true, deep_timeout = "300ms" })
     for round = 1, 6 do
@@ -431,7 +431,7 @@ describe("the engine", function()
         probes = engine.target(nb, server.port).probes
         return engine.now() - started >= 0.35 and probes >= 2
       end)
-      -- After the probes, which may have become more since.
+      -- The time is read after the number of probes, which may have grown meanwhile.
       local elapsed = engine.now() - started
       assert.is_true(probes <= 2 + math.floor(elapsed / 0.1), probes .. " probes in " .. elapsed .. " s")
     end)

@@ -22,7 +22,7 @@ local function shown(value)
   return "{" .. table.concat(parts, ",") .. "}"
 end
 
--- The state of a context and a result after `work`, and what it returned or raised.
+-- The state of a context and a result after `work`, and what `work` returned or raised.
 local function case(name, work, ...)
   for round = 1, 120 do
     local result, context = class.new(), nb.new_context()
@@ -118,7 +118,7 @@ end)
 print(table.concat(lines, "\n"))
 ]]
 
--- Finalisers come in between whatever allocates, and use the module as well.
+-- Finalisers run whenever something is allocated, and use the module as well.
 local FINALISERS = [[
 local nb = require("nauthilus_backend")
 local class = nauthilus_backend_result
@@ -145,11 +145,11 @@ for round = 1, 20000 do
   getmetatable(proxy).__gc = function()
     runs = runs + 1
     work("finaliser" .. runs)
-    -- It may have been finalised: then it says so.
+    -- `late` may have been finalised already: the call then raises this error.
     local ok, why = pcall(late.attributes, late, { a = "late" })
     assert(ok or why:find("bad self in 'attributes'", 1, true), why)
   end
-  -- Some stay, with neighbours that do not.
+  -- Some results are kept, while the ones made before and after them are freed.
   local result = work("round" .. round)
   if round % 100 == 0 then
     old[round] = result
@@ -170,7 +170,7 @@ describe("the path that LuaJIT compiles", function()
     local function run(options, environment)
       local printed, well = interpreter.run(SCRIPT, options, environment)
       assert.is_true(well, printed)
-      -- What is logged at most once a second, wherever it falls between what was printed.
+      -- Removes log lines that appear at most once a second, so anywhere between the printed lines.
       printed = printed:gsub("%d%S+ warning event=attribute_left_out [^\n]*\n", "")
       return (printed:gsub("/tmp/lua_%w+", "script"))
     end
@@ -186,7 +186,7 @@ describe("the path that LuaJIT compiles", function()
     assert.equal(natives, run("-Ohotloop=1000000", "NAUTHILUS_BACKEND_FFI=1"))
   end)
 
-  -- Some versions of the compiler take what was in a new array once for what is in each.
+  -- Some versions of LuaJIT's compiler assume that each new array has the fields that the first one had.
   it("gives whole lists while they change", function()
     local printed, well = interpreter.run([[
       local nb = require("nauthilus_backend")
@@ -203,7 +203,7 @@ describe("the path that LuaJIT compiles", function()
       end
       local wrong = 0
       for round = 1, 60 do
-        -- Each of them goes, and all are back.
+        -- Each server is missing once, and in the next round all are there again.
         local targets, expected = {}, {}
         for index, target in ipairs(all) do
           if round % 2 == 0 or index ~= round % 5 + 1 then
@@ -232,8 +232,8 @@ describe("the path that LuaJIT compiles", function()
     end
   end)
 
-  -- A long list's loop is compiled by itself, here without its end: in a finaliser nothing more is
-  -- recorded.
+  -- The loop over a long list becomes a trace of its own. Here its end is never recorded: LuaJIT records
+  -- nothing in finalisers.
   it("ends its loops in finalisers", function()
     for _, environment in ipairs({ "NAUTHILUS_BACKEND_FFI=1", "NAUTHILUS_BACKEND_FFI=0" }) do
       local printed, well = interpreter.run([[
@@ -261,7 +261,7 @@ describe("the path that LuaJIT compiles", function()
   end)
 
   it("stays in compiled code", function()
-    -- Traces that end in a call of Lua's C API.
+    -- Counts traces that end in a call of Lua's C API.
     local function left(environment)
       local printed, well = interpreter.run([[
         local nb, util = require("nauthilus_backend"), require("jit.util")
@@ -285,7 +285,7 @@ describe("the path that LuaJIT compiles", function()
       assert.is_true(well, printed)
       return tonumber(printed)
     end
-    -- Making some results for later is one.
+    -- One such call makes several results at a time, which later calls then take.
     assert.is_true(left("NAUTHILUS_BACKEND_FFI=1") <= 2)
     assert.is_true(left("NAUTHILUS_BACKEND_FFI=0") > 3)
   end)

@@ -23,7 +23,7 @@ describe("the log", function()
         backend_servers = { { protocol = "imap", host = "127.0.0.1", port = %d } },
       })
       assert(nb.wait_ready(10))
-      -- The line is written by a thread of its own, some probes later for sure.
+      -- Another thread writes the line; by the time of a few more probes it has been written.
       while nb.status().targets[1].probes < 25 do end
       print("done")
     ]]):format(log, port)
@@ -79,7 +79,7 @@ describe("the log", function()
       }
       nb.configure(config)
       assert(#nb.status().warnings == 0)
-      -- The name is gone, and nothing can be made at it.
+      -- The file is gone, and no other can be made in its place.
       assert(os.rename(folder .. "/log", folder .. "/old"))
       assert(nb.wait_ready(5))
       local warning
@@ -90,7 +90,7 @@ describe("the log", function()
         local text = file and file:read("*a") or ""
         if file then file:close() end
       until text:find("event=target_down", 1, true)
-      -- The same configuration opens it again as soon as that can be.
+      -- The same configuration opens the file again as soon as that is possible.
       assert(os.execute("mkdir " .. folder .. "/log"))
       nb.configure(config)
       assert(#nb.status().warnings == 0 and io.open(folder .. "/log/x"))

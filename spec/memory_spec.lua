@@ -34,14 +34,14 @@ local MEASURE = [[
     end
   end
 
-  -- What the first configuration of a process takes whatever its length.
+  -- The first configuration of a process takes some memory whatever its length: it is not counted.
   read(source(1))
   local count = %d
   local made = source(count)
   local before = resident()
   read(made)
   local taken = resident() - before
-  -- The table is there still: it is not what was given back.
+  -- Keeps the table until here: if it were freed before, its memory would hide what the configuration takes.
   assert(made)
   print(taken / count, #nb.status().targets)
 ]]

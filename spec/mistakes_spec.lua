@@ -156,7 +156,7 @@ describe("a mistake in a configuration", function()
         assert.are.equal(line, tonumber(problem:match(": line (%d+): ")), problem)
       end
       assert.is_nil(problem:find("\\", 1, true), problem)
-      -- No sentence is cut.
+      -- No message is truncated.
       assert.is_nil(problem:find("%.%.%.$"), problem)
     end
   end)
@@ -234,7 +234,7 @@ describe("a mistake in a configuration", function()
       return select(2, content(log):gsub(text:gsub("%p", "%%%0"), ""))
     end
     assert.are.equal(1, times(line:format(warning)))
-    -- The same configuration says nothing new.
+    -- The same configuration again logs nothing new.
     nb.configure({ log = log, backend_servers = { server } })
     assert.are.equal(1, times(line:format(warning)))
 

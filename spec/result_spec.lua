@@ -5,7 +5,7 @@ local misuse = require("spec.support.misuse")
 local nb = require("nauthilus_backend")
 local class = require("nauthilus_backend_result")
 
--- Not in every Lua.
+-- Some versions of Lua lack these functions.
 local newproxy = rawget(_G, "newproxy")
 local math_type, maxinteger = rawget(math, "type"), rawget(math, "maxinteger")
 
@@ -186,7 +186,7 @@ describe("nauthilus_backend_result", function()
     local line = 'event=attribute_left_out attribute="nested" reason="its value is a table in a table"'
     assert.matches(line, printed, 1, true)
     assert.matches("ok\n$", printed)
-    -- One line a second, whatever comes; never a value.
+    -- At most one line a second, whatever is passed; never a value.
     local _, lines = printed:gsub("event=", "")
     assert.equal(1, lines)
     assert.is_nil(printed:find("hidden", 1, true))
@@ -247,7 +247,7 @@ describe("nauthilus_backend_result", function()
       return setmetatable({ object }, { __gc = function(self) finaliser(self[1]) end })
     end
     for _ = 1, 100 do
-      -- Both die in one collection; the result may be finalised first.
+      -- Context and result are freed in one collection, in which the result may be finalised first.
       finalised(class.new(), function(result)
         seen = { pcall(result.attributes, result) }
       end)

@@ -98,7 +98,7 @@ describe("route", function()
       assert.are.equal(b.port, nb.route("alice", filter).port)
       filter.protocol, filter.pool = "imap", "near"
     end
-    -- More filters than are kept.
+    -- More filters than are cached.
     for number = 1, 600 do
       assert.are.same({ nil, "no node" }, { nb.route("alice", { port = number, pool = "near" }) })
     end
@@ -185,7 +185,7 @@ describe("route", function()
     assert.is_not_nil(user)
     a:close()
     engine.await_verdict(nb, a.port, "dead")
-    -- The list follows at once. Routing does so later, which may have come by now.
+    -- The list follows at once, routing later; it may have followed by now.
     assert.are.same({ b.port }, engine.ports(nb))
     engine.eventually("the user is on the other node", function()
       return nb.route(user).node == "two"

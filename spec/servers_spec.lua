@@ -146,7 +146,7 @@ describe("get_backend_servers", function()
     end
     local kept = {}
     local lengths = { 3, 1, 10, 0, 9, 2, 5, 300, 256, 4, 6, 7, 10, 11, 8, 12, 3, 1, 0, 10, 10, 10 }
-    -- Once more, and so many that no more are remembered.
+    -- One configuration more, and so many that the first lists are no longer remembered.
     for length = 13, 40 do
       lengths[#lengths + 1] = length
     end
@@ -195,8 +195,8 @@ describe("get_backend_servers", function()
       nb.configure(engine.config(targets, { connect_interval = "1h", fast_interval = "1h" }))
     end
     local wrong = 0
-    -- Returns whose list it is.
-    local function look()
+    -- Returns the number of the configuration that the list is of.
+    local function configuration_of_list()
       local servers = nb.get_backend_servers()
       local uri = servers[1].request_uri
       local found = tonumber(uri:sub(2))
@@ -210,7 +210,7 @@ describe("get_backend_servers", function()
     local function finaliser()
       runs = runs + 1
       configure_another()
-      look()
+      configuration_of_list()
     end
     local proxy = rawget(_G, "newproxy")
     local make = proxy and function()
@@ -225,14 +225,14 @@ describe("get_backend_servers", function()
         configure_another()
       end
       for _ = 1, 20 do
-        look()
+        configuration_of_list()
       end
     end
     while runs < 300 do
       collectgarbage()
     end
     configure_another()
-    assert.are.equal(number, look())
+    assert.are.equal(number, configuration_of_list())
     assert.are.equal(0, wrong)
   end)
 
@@ -255,7 +255,7 @@ describe("get_backend_servers", function()
         assert.are.equal(server[field], seen[field])
       end
       assert.is_nil(seen.test_password)
-      -- What all callers share is not handed out.
+      -- The table that all callers share must not reach a script.
       local _, state = pairs(server)
       assert.is_nil(state)
     end

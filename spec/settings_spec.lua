@@ -17,7 +17,7 @@ describe("a server's own settings", function()
     world:stop()
   end)
 
-  -- Configures the same thing as a table and as YAML, one after the other.
+  -- Applies the same configuration as a table and as YAML, one after the other.
   local function in_both(service, servers, body)
     local config = { log = "none" }
     local lines = { "backend_server_monitoring:", "  log: none" }
@@ -93,7 +93,7 @@ describe("a server's own settings", function()
         assert.are.equal("alive", engine.target(nb, server.port).verdict)
       end)
     assert.is_nil(nb.check_backend_connection({ host = "127.0.0.1", port = server.port, source_address = "127.0.0.7" }))
-    -- Nothing listens there for what comes from this machine's other address.
+    -- Nothing listens on that address, so a probe from this machine's other address fails.
     in_both({}, { imap(server.port, { source_address = "192.0.2.1" }) }, function(ok, problem)
       assert.is_false(ok)
       local expected = "backend_servers%[1%]%.source_address: address of this machine expected, got 192%.0%.2%.1"
@@ -153,7 +153,7 @@ describe("a server's own settings", function()
     assert.are.same({}, nb.status().panic)
     one:close()
     engine.await_verdict(nb, one.port, "dead")
-    -- Half of them is no panic.
+    -- Half of the targets are alive: no panic.
     assert.are.same({ two.port, other.port }, engine.ports(nb))
     two:close()
     engine.await_verdict(nb, two.port, "dead")
@@ -171,7 +171,7 @@ describe("a server's own settings", function()
     assert.are.same({ two.port, other.port }, engine.ports(nb))
     assert.are.same({}, nb.status().panic)
     local text
-    -- The line comes after the verdict that it is about.
+    -- The line about the panic comes after the one about the verdict.
     engine.eventually("the line of its end", function()
       local file = assert(io.open(log))
       text = file:read("*a")

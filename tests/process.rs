@@ -79,10 +79,10 @@ fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) -> 
     start.elapsed()
 }
 
-/// Whatever is awaited and has no time of its own comes by then, also on a busy machine.
+/// How long anything may take that has no deadline of its own, on a busy machine as well.
 const IN_TIME: Duration = Duration::from_secs(20);
 
-/// A single attempt may be interrupted by what else the machine does; of five one is not.
+/// A busy machine may delay a single attempt beyond its limit: one of five has to keep it.
 fn in_one_of_five(mut attempt: impl FnMut() -> Result<(), String>) {
     let failures: Vec<String> = (0..5).map_while(|_| attempt().err()).collect();
     assert!(failures.len() < 5, "{failures:?}");
@@ -133,7 +133,8 @@ fn verdicts_follow_the_listeners() {
         Err(format!("left after {died:?}, back after {came:?}"))
     });
 
-    // An unchanged target keeps its verdict, wherever it stands; a new one is presumed.
+    // An unchanged target keeps its verdict when its place in the list changes; a new one is
+    // presumed alive.
     let (third, c) = listener();
     drop(third);
     let probes = |index: usize| {
@@ -149,7 +150,7 @@ fn verdicts_follow_the_listeners() {
     assert_eq!(ports(), [b, c]);
     eventually("the refused one leaves", IN_TIME, || ports() == [b]);
 
-    // A report is heeded at once, whatever the interval.
+    // A report causes a probe at once, whatever the interval.
     in_one_of_five(|| {
         let listening = changing.take();
         let listening = listening.unwrap_or_else(|| TcpListener::bind(("127.0.0.1", a)).unwrap());
@@ -213,7 +214,7 @@ fn first_probes_come_soon_and_the_next_are_spread() -> Result<(), String> {
     let started = Instant::now();
     let policy = ProbePolicy {
         connect_interval: interval,
-        // A window of 240 ms for 24 targets.
+        // The first probes of 24 targets are spread over these 240 ms.
         fast_interval: Duration::from_millis(240),
         ..POLICY
     };

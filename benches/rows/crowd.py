@@ -25,7 +25,7 @@ def measure(rows):
             cpu, took = cpu_seconds(ours.pid) - cpu, time.monotonic() - began
             probes, failures, dead, unknown, example = ours.status()
             logins = server.counts()[2]
-    # Less would not be the load that is meant.
+    # With fewer probes than this the measured load is not the one that the row promises.
     if unknown or probes < 0.9 * (ROUNDS - 1) * TARGETS or logins < probes - failures:
         raise Unmeasured(f"{probes} probes, {logins} logins, {unknown} targets without a verdict: {example}")
     rows["crowd"].alone([max(failures, dead)])

@@ -16,9 +16,9 @@ from lib import Row, Unmeasured, alternate, built, cpu_seconds, median_ratio, qu
 from peers import Dovecot, Ours, logging_in
 
 PAUSE_MS, SETTLE, SLICE, ROUNDS, ROUNDS_BY_DEFAULT = 50, 0.5, 1.5, quick(1, 9), quick(1, 4)
-# Handshakes of which the share that was resumed is taken.
+# How many handshakes are counted for the share of resumed ones.
 SEEN = quick(8, 20)
-# A server's first words in TLS 1.3: with its certificate these are more bytes, without fewer.
+# Bytes. The server's first flight in TLS 1.3 is longer than this with a certificate, and shorter without one.
 WITH_CERTIFICATE = 400
 
 PROGRAMS = ["straight"]
@@ -89,16 +89,16 @@ class Relay:
 
 
 def share_resumed(facts):
-    """Of our handshakes, in a run of its own."""
+    """The share of our handshakes that were resumed, from a run of its own."""
     relay = Relay(facts["imaps"])
     with contextlib.closing(relay.listener), probing(relay.port, facts) as process:
         before = process.status()
-        # A server that has just started takes its time with the first one.
+        # The first logins at a server that has just started take longer.
         end = time.monotonic() + 10
         while time.monotonic() < end and process.status()[0] - before[0] < SEEN:
             time.sleep(0.1)
         probes_since(before, process.status())
-    # The first one has nothing to resume.
+    # The first handshake has no session to resume.
     seen = relay.first_words[1:]
     return sum(size < WITH_CERTIFICATE for size in seen) / max(len(seen), 1)
 

@@ -13,7 +13,7 @@ from peers import HAProxy
 TARGETS, ROUNDS = quick(40, 200), {1: quick(2, 6), 3: quick(1, 5)}
 INTERVAL, FAST = 1.0, 0.1
 GOLDEN = (5**0.5 - 1) / 2
-# Two polls of one list are so far apart, at most.
+# Seconds: the longest time between two reads of one list, which limits how exact the figures are.
 POLL = 0.002
 
 HAPROXY = "HAProxy, fastinter 100ms"
@@ -99,12 +99,12 @@ class Workers:
 
 
 class Watched:
-    """What one observer makes of the closings, round by round."""
+    """One observer of the lists: when it saw each closed listener leave, round by round."""
 
     def __init__(self, alive):
         self.alive, self.rounds = alive, []
 
-    def look(self, closed, pending):
+    def note_missing(self, closed, pending):
         present = self.alive()
         now = time.monotonic()
         for port in [port for port in pending if port not in present]:
@@ -133,7 +133,7 @@ def one_round(listeners, observers):
                 ports.add(one.port)
         for observer, ports in pending.items():
             if ports:
-                observer.look(closed, ports)
+                observer.note_missing(closed, ports)
         if time.monotonic() > start + 30:
             raise Unmeasured("a closed listener is still in a list after 30 s")
         time.sleep(POLL / 2)
@@ -141,7 +141,7 @@ def one_round(listeners, observers):
         one.open()
     ports = {one.port for one in listeners}
     until(lambda: all(ports <= observer.alive() for observer in observers), 20, "all alive again")
-    # Until each has its place again.
+    # Lets at least one more interval pass, so that each probe timer runs at its usual time again.
     time.sleep(random.uniform(1.1, 1.4) * INTERVAL)
 
 

@@ -17,7 +17,8 @@ from lab import Backend, Nginx, free_port
 from lib import Row, Unmeasured, quick
 
 LISTED, FLAPPING, CHANGES = 10, 40, 100
-# Of each slice the first part is not measured: verdicts follow within an interval of 50 ms.
+# Seconds. The first part of each slice is not measured: verdicts follow a change only after up to 50 ms, the
+# interval.
 SLICES, SETTLE, SLICE = quick(6, 40), 0.1, 0.25
 
 ROWS = [
@@ -67,8 +68,8 @@ SERVER = """
 
 
 class Flapper(threading.Thread):
-    """Closes one listener and opens another, again and again: of those that are probed while
-    `disturbing` is set, else of others."""
+    """Closes one listener and opens another, again and again: of the probed ones while `disturbing` is set,
+    else of others, so that the work is the same in both cases."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -93,7 +94,7 @@ class Flapper(threading.Thread):
     def run(self):
         while not self.ended.wait(2 / CHANGES):
             some = self.probed if self.disturbing.is_set() else self.others
-            # The first two are those whose turn was the longest ago, one of them closed.
+            # The first two in the list were changed the longest ago; one of them is closed.
             for port, one in [some.pop(0), some.pop(0)]:
                 some.append((port, self.listen(port) if one is None else one.close()))
 

@@ -7,7 +7,7 @@ from lib import Row, cpu_seconds, quick, wake_ups
 from peers import HAProxy, Ours, listeners
 
 TARGETS, INTERVAL = 100, 10
-# The first round is another one: faster, for a second.
+# Seconds. The first probes of all targets are made within one second, so the figures of that time are higher.
 SETTLE, SLICE, SLICES = 3, 2.5, quick(4, 10)
 
 ROWS = [

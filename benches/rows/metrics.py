@@ -43,7 +43,7 @@ SERVER = """
 
 
 def serve(count):
-    # Here: only this part needs what the tests of nginx bring.
+    # Imported here: only this part needs what the tests of nginx need.
     from lab import Nginx  # pylint: disable=import-outside-toplevel
 
     return Nginx(http=INIT.format(count=count), server=SERVER).start()

@@ -54,13 +54,14 @@ def measure(rows):
         noting.join()
     if failures or len(arrivals) < TARGETS:
         raise Unmeasured(f"{len(arrivals)} targets seen, {failures} probes failed: {example}")
-    # The second probe of each is where its place is given to it: another gap.
+    # The gap before the second probe is not counted: its length moves the target to its place within the
+    # interval.
     settled = [times[1:] for times in arrivals.values()]
     gaps = sorted(b - a for times in settled for a, b in zip(times, times[1:]))
     low, high = gaps[len(gaps) // 100], gaps[len(gaps) * 99 // 100]
     width = (high - low) / 0.98
     longest = min(high + 0.01 * width, INTERVAL * (1 + JITTER))
-    # One that is still not there counts as well, if it is that late.
+    # A probe that has not come by the end of the run counts as well, if it is late enough by then.
     gaps += [end - times[-1] for times in arrivals.values() if end - times[-1] > longest + GRAIN]
     over = sum(gap > longest + GRAIN for gap in gaps)
     late = min(len(gaps), max(over * width / (LATE - GRAIN), sum(gap > longest + LATE for gap in gaps)))

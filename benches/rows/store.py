@@ -137,7 +137,7 @@ def thread_cpu(pid, name):
 
 
 def measure(rows):
-    # Here: only this part needs what the tests bring.
+    # Imported here: only this part needs what the tests of nginx need.
     from lab import Backend, Nginx, all_cpu, main_thread_cpu, until, wrk  # pylint: disable=import-outside-toplevel
     from redis import Servers  # pylint: disable=import-outside-toplevel
 

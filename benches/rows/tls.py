@@ -10,7 +10,7 @@ from lib import Row, Unmeasured, alternate, built, cpu_seconds, quick
 from peers import Certificates, HAProxy, Ours, TlsServer, loopback
 
 TARGETS = 200
-# Until all have made their first handshakes.
+# Seconds until all targets have made their first handshake.
 SETTLE, WINDOW, ROUNDS = 3, quick(3, 5), quick(1, 3)
 # Of the bare loop.
 CONNECTIONS = quick(1000, 3000)

@@ -11,7 +11,7 @@ from lab import Backend, BlackHole, Nginx, init_block, until, wrk
 from lib import Row, Unmeasured, quick, raise_descriptor_limit
 
 CHECKS, PAIRS, ROUNDS = quick(300, 1000), quick(3, 4), quick(1, 6)
-# Longer than the checks are needed: they are called off by hanging up.
+# Seconds. The checks must not end by themselves: the clients close their connections, which cancels them.
 TIMEOUT = 30
 
 ROWS = [

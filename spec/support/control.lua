@@ -22,7 +22,7 @@ end
 function control.start(program)
   local listener = assert(socket.bind("127.0.0.1", 0))
   local _, port = listener:getsockname()
-  -- The pipe is its life line: it breaks when this process ends, however it ends.
+  -- The pipe ends the helper: it closes when this process ends, however it ends.
   local pipe = assert(io.popen(string.format("exec python3 spec/support/%s %d", program, port), "w"))
   listener:settimeout(20)
   local channel, err = listener:accept()

@@ -74,5 +74,5 @@ def serve(make_handlers):
         if "stop_all" in handlers:
             handlers["stop_all"]()
         shutil.rmtree(folder, ignore_errors=True)
-        # Threads of connections that hang on purpose are not waited for.
+        # Threads that keep a connection without answering are not waited for.
         os._exit(0)

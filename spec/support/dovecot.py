@@ -51,7 +51,7 @@ LISTENERS = {
     "submission": ("submission-login", False, False),
 }
 
-# What each service needs to be installed for; a demo has IMAP only.
+# The packages that each service needs; an image for demonstrations has IMAP only.
 PROTOCOLS = {
     "imap-login": "imap",
     "pop3-login": "pop3",
@@ -60,7 +60,7 @@ PROTOCOLS = {
     "submission-login": "submission",
 }
 
-# What all versions call by the same name.
+# Settings that all versions call by the same name.
 CONFIGURATION = """\
 base_dir = {folder}/run
 state_dir = {folder}/state
@@ -117,7 +117,7 @@ userdb static {{
 """
 
 
-# Ends with this helper, whose end closes its input.
+# Ends with this helper: the end of the helper closes its input.
 HOLD = """
 import fcntl, sys
 file = open(sys.argv[1], "r+b")
@@ -205,13 +205,13 @@ class Dovecot:
         text += self.settings
         for service in sorted(services):
             text += f"service {service} {{\n"
-            # An ordinary user cannot change its root directory.
+            # Dovecot cannot change its root directory where it runs as an ordinary user.
             text += "" if root else "  chroot =\n"
             if self.keeps_logins and service.endswith("-login"):
                 unlimited = "restart_request_count = unlimited" if since_2_4 else "service_count = 0"
                 text += f"  {unlimited}\n  process_min_avail = 1\n"
             if service == "submission-login":
-                # Dovecot 2.4 has it by default, on a port that is not ours to take.
+                # Dovecot 2.4 listens there by default, on a port that the test did not choose.
                 text += "  inet_listener submissions {\n    port = 0\n  }\n"
             for name, (owner, tls, proxy) in self.listeners.items():
                 if owner == service:
@@ -231,7 +231,7 @@ class Dovecot:
             raise RuntimeError("already running")
         if self.ports:
             return self.run()
-        # Somebody else may have taken a port since it was seen to be free.
+        # Another program may have taken a port since it was found to be free.
         for _ in range(5):
             self.configure()
             try:
@@ -251,7 +251,7 @@ class Dovecot:
             stdout=subprocess.DEVNULL,
             stderr=open(os.path.join(self.folder, "dovecot.err"), "w"),
             start_new_session=True,
-            # Should this helper be killed, Dovecot ends too.
+            # Ends Dovecot too if this helper is killed.
             preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
         )
         deadline = time.monotonic() + 60

@@ -42,8 +42,8 @@ function engine.nodes(names, peers_by_name, cluster, overrides)
   return engine.config(servers, engine.changed(config, overrides))
 end
 
---- Looks until `condition` gives something true, and returns it; raises after `timeout` seconds
--- (30), saying `what` never happened.
+--- Calls `condition` until it gives something true, and returns that; raises after `timeout` seconds (30),
+-- saying that `what` never happened.
 function engine.eventually(what, condition, timeout)
   local deadline = socket.gettime() + (timeout or 30)
   while true do
@@ -54,7 +54,7 @@ function engine.eventually(what, condition, timeout)
     if socket.gettime() > deadline then
       error("never happened: " .. what, 2)
     end
-    -- Between two looks; what is waited for is the condition.
+    -- 2 ms between two calls: this only saves CPU. What ends the wait is the condition.
     socket.select(nil, nil, 0.002)
   end
 end
@@ -109,7 +109,7 @@ function engine.ports(nb)
   return ports
 end
 
---- All the text in a value, however deep: to look for what must not be in it.
+--- All the text in a value, however deep: to search it for what must not be in it.
 function engine.all_text(value, seen)
   seen = seen or {}
   if type(value) ~= "table" then

@@ -38,7 +38,7 @@ class Servers:
             ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-tls" + version.replace(".", "_"),
              "-cert", "good.pem", "-key", "good.pem", "-CAfile", "ca.crt", "-Verify", "1", "-verify_return_error"],
             cwd=self.certificates(),
-            # It ends when its input does.
+            # Ends when its input does.
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -90,7 +90,7 @@ class Connection:
         while len(self.buffer) < 16:
             if not PROXY_SIGNATURE.startswith(self.buffer[:12]):
                 raise PeerGone
-            # Not a byte more than the header: TLS reads from the socket itself.
+            # Reads no byte more than the header: TLS reads from the socket itself.
             data = self.sock.recv(16 - len(self.buffer))
             if not data:
                 raise PeerGone
@@ -194,7 +194,7 @@ class Peer:
             threading.Thread(target=connection.run, daemon=True).start()
 
     def context(self, certificate):
-        """One for all connections: a context made anew could not resume another's sessions."""
+        """One context for all connections: a new one could not resume the sessions of another."""
         with self.changed:
             if certificate not in self.contexts:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -23,7 +23,7 @@
 
 #include "tap.h"
 
-/* What a server of this test was asked last, for the process that looks. */
+/* The last request to a server of this test, for the process that checks it. */
 struct asked {
   volatile int http_status;
   char line[512];

@@ -107,7 +107,7 @@ describe("the connection to the store", function()
   it("is not made without TLS to a port with TLS, nor with TLS to one without", function()
     local server = redis:start("tls", { tls = "yes" })
     assert.are.equal("string", type(reason_of_failure("redis://127.0.0.1:" .. server.tls)))
-    -- A server without TLS waits for the end of what it takes for a command.
+    -- A Redis without TLS takes the handshake for a command, and waits for the end of it.
     assert.are.equal("no answer in time",
       reason_of_failure("rediss://127.0.0.1:" .. server.port, { tls_ca_file = server.folder .. "/ca.crt" }))
   end)

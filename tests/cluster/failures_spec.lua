@@ -48,7 +48,7 @@ describe("while the store fails", function()
       engine.imap(ports.a.port, { node = "a" }),
       engine.imap(ports.b.port, { node = "b" }),
     }, {
-      -- A busy machine is no dead node.
+      -- A node must not be found dead because the machine is busy.
       connect_timeout = "5s", node_down_after = 0, node_up_after = 0, cluster = settings,
     }))
     assert.is_true(nb.wait_ready(30))
@@ -75,7 +75,7 @@ describe("while the store fails", function()
     end)
   end
 
-  -- Binds a user, and returns the node.
+  -- Logs a user in, which binds the user, and returns the node.
   local function bind(name)
     await_binding(name)
     return nb.route(user(name)).node
@@ -89,7 +89,8 @@ describe("while the store fails", function()
       local server, how = nb.route(user("alice"))
       assert.are.same({ node, "remembered" }, { server.node, how })
     end
-    -- The only one that waits has one try; it may be interrupted, and the failures last for longer.
+    -- Only the first login waits for the store, and it can be tried only once: hence 0.5 s for a busy
+    -- machine.
     local started = socket.gettime()
     login()
     local took = socket.gettime() - started
@@ -264,7 +265,8 @@ describe("while the store fails", function()
     return socket.gettime() - started
   end
 
-  -- In one of five attempts: a busy machine delays a single one, and answers too late for the timeout.
+  -- One of five attempts has to be in time: a busy machine delays a single one, and may answer after the
+  -- timeout.
   local function assert_obeyed_within_2_s(break_it, mend_it)
     local shortest, limit = math.huge, 2 + allowance()
     for _ = 1, 5 do
@@ -325,7 +327,7 @@ describe("while the store fails", function()
       nodes[index] = nb.route(user("user" .. index)).node
     end
     nb.move_user(pinned, "b", { keep = true })
-    -- Moved by hand: hashing would put the user elsewhere.
+    -- The user was moved by an operator: hashing would choose another node.
     nodes[1] = nodes[1] == "a" and "b" or "a"
     nb.move_user(user("user1"), nodes[1])
     nb.hold_user(user("held"), "1h")
@@ -347,7 +349,7 @@ describe("while the store fails", function()
     configure(url_of(redis:start("one").port))
     bind("alice")
     redis:freeze("one")
-    -- A login that waits no longer may have its answer before the engine has found out.
+    -- The login no longer waits, and may have its answer before the engine has noticed.
     engine.eventually("the failure is told", function()
       nb.route(user("alice"))
       local told = nb.events(last)

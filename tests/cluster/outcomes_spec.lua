@@ -22,7 +22,7 @@ describe("an outcome of route", function()
     world:stop()
   end)
 
-  -- What operators set outlives a configuration, and a test that fails.
+  -- Removes what operators have set: it outlives a configuration, and a test that failed.
   after_each(function()
     for _, node in ipairs(nb.nodes() or {}) do
       nb.set_target_state("node:" .. node.node, "auto")
@@ -64,7 +64,7 @@ describe("an outcome of route", function()
     return tonumber(text:match("^%d+", last + 1))
   end
 
-  -- The engine counts a route just after it has told the caller.
+  -- The engine counts a route just after it has answered the caller.
   local function await_count(count, ...)
     local labels = { ... }
     engine.eventually("the count", function() return counted(labels[1], labels[2], labels[3]) >= count end)
@@ -113,7 +113,7 @@ describe("an outcome of route", function()
     local detail = assert_how("moved", other(node), user("alice"))
     assert.are.same({ node, "unusable" }, { detail.from, detail.reason })
     undo()
-    -- The node is back, and the user stays.
+    -- The node is usable again, and the user stays on the node to which the login moved it.
     assert_how("bound", other(node), user("alice"))
   end)
 

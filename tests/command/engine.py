@@ -10,7 +10,7 @@ import threading
 import time
 
 import lab
-from lab import run, test
+from lab import run, test, wait_for
 
 folder = lab.folder()
 peers = lab.Helper("peers.py")
@@ -31,16 +31,6 @@ key = f"imap://127.0.0.1:{port}"
 dead_key = f"smtp://127.0.0.1:{dead}"
 # A machine that builds and tests other things at once may take longer than the 2 s of the default.
 engine_options = ["--config", config, "--wait", "60s"]
-
-
-def wait_for(what, read, timeout=60):
-    end = time.monotonic() + timeout
-    while True:
-        seen = read()
-        if what(seen):
-            return seen
-        assert time.monotonic() < end, f"still {seen!r}"
-        time.sleep(0.1)
 
 
 @test
@@ -127,7 +117,8 @@ def watched_in_a_pipe():
         [lab.COMMAND, "watch", str(config), "--interval", "100ms"],
         stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     )
-    # A line that never comes is none in the end.
+    # The test must not block where a line is never printed: the command is killed, and the line is then
+    # missing.
     limit = threading.Timer(180, process.kill)
     limit.start()
     try:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,17 @@ def report(name, problem):
     for line in str(problem).splitlines():
         print(f"# {line}")
     sys.stdout.flush()
+
+
+def wait_for(what, read, timeout=60):
+    """Reads until `what` accepts what was read, and returns that; fails after `timeout` seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        seen = read()
+        if what(seen):
+            return seen
+        assert time.monotonic() < end, f"still {seen!r}"
+        time.sleep(0.1)
 
 
 def test(function):

@@ -6,10 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import lab
-from lab import run, test
+from lab import run, test, wait_for
 
 folder = lab.folder()
 peers = lab.Helper("peers.py")
@@ -53,16 +52,6 @@ def changes():
 def explained(user, *options, status=0):
     (found,) = run("route", user, *options, "--json").expect(status).json()
     return found
-
-
-def wait_for(what, read, timeout=60):
-    end = time.monotonic() + timeout
-    while True:
-        seen = read()
-        if what(seen):
-            return seen
-        assert time.monotonic() < end, f"still {seen!r}"
-        time.sleep(0.1)
 
 
 @test
@@ -226,7 +215,7 @@ def engine_that_is_stopped():
     try:
         said = "no engine answered within 0.5 s.*; going on without an engine"
         options = ["--config", shared, "--wait", "500ms"]
-        # Redis, too, may need longer than that on a machine under load.
+        # Redis may need longer than that as well on a busy machine.
         wait_for(lambda done: done.status == 0, lambda: run("move", "greta", "mail2", *options)).expect(0, said)
         wait_for(lambda done: done.status == 0, lambda: run("drain", "node:mail2", *options)).expect(0, said, "for all machines")
         run("nodes", *options).expect(1, "no engine answered")

@@ -46,13 +46,13 @@ local function a_host(overrides)
   nb.configure(configuration(overrides))
   assert(nb.wait_ready(10))
   for round = 1, 3 do
-    -- In flight for as long as nobody ends them.
+    -- These checks stay in flight: nobody answers them.
     local begun = {}
     for index = 1, 8 do
       begun[index] = nb.start_check("127.0.0.1", silent, false, true, { tls_timeout = "1m", coalesce = false })
       begun[index]:fd()
     end
-    -- They have reached the server: the engine sleeps.
+    -- The checks have reached the server, so the engine thread sleeps.
     tap.eventually(function() return false end, 0.2)
     local before = probes()
     host.close_all()
@@ -111,7 +111,7 @@ tap.in_child("no line goes to a file that is no standard error", 20, function()
   file:write("mine")
   nb.configure(tap.config({ 1 }, { log = "stderr" }))
   assert(nb.wait_ready(5))
-  -- A line that is written now would be there after so many probes.
+  -- A line that is still written would be there after so many probes.
   local before = probes()
   assert(tap.eventually(function() return probes() > before + 5 end))
   local content = assert(io.open(path)):read("*a")

@@ -7,7 +7,7 @@ local tap = require("tap")
 
 local port = host.listen(4096)
 
--- Runs in a state of its own. `argument`: the name of a call, a moment, and a port.
+-- Runs in a Lua state of its own. `argument`: the name of a call, a moment, and a port.
 local chunk = [[
   local name, moment, port = argument:match("(%S+) (%S+) (%d+)")
   port = tonumber(port)
@@ -39,7 +39,7 @@ local chunk = [[
     nb = require("nauthilus_backend")
   end
 
-  -- What is older than the call: where it is finalised first, its methods find nothing.
+  -- Objects that are older than the call: where they are finalised before it, their methods find nothing.
   local function make_old()
     nb.configure(configuration("1h"))
     result = nauthilus_backend_result.new()
@@ -134,7 +134,7 @@ local chunk = [[
     return ok
   end
 
-  -- Whether it works at all, where nothing is finalised yet.
+  -- Whether the call works at all, where nothing has been finalised yet.
   local function works()
     local ok, why = pcall(call)
     local is_misuse = name:find("wrong", 1, true) or name == "configure_path"
@@ -161,19 +161,19 @@ local chunk = [[
   end
 
   local moments = {
-    -- At the end of the state, begun before anything of the module was there.
+    -- At the end of the state. The object was made before anything of the module.
     before = function()
       keep = finaliser(once)
       load_module()
       make_old()
       works()
     end,
-    -- The same, with nothing used since, which some of the module only makes on first use.
+    -- The same, without any use of the module before: it makes some of its objects on first use.
     before_use = function()
       keep = finaliser(once)
       load_module()
     end,
-    -- At the end of the state, begun after.
+    -- At the end of the state. The object was made after the module was loaded.
     after = function()
       load_module()
       make_old()
@@ -187,7 +187,7 @@ local chunk = [[
         once()
       end)
     end,
-    -- In a full collection.
+    -- In a full collection of garbage.
     collected = function()
       load_module()
       make_old()
@@ -195,13 +195,13 @@ local chunk = [[
       collectgarbage()
       collectgarbage()
     end,
-    -- In whatever step of a collection a call of the module makes.
+    -- In any step of the collector that a call of the module causes.
     stepped = function()
       load_module()
       make_old()
       churn(once)
     end,
-    -- The same, and the finaliser goes on collecting.
+    -- The same, and the finaliser collects as well.
     steps = function()
       load_module()
       make_old()
@@ -222,7 +222,7 @@ local chunk = [[
       finaliser(once)
       collectgarbage()
     end,
-    -- In a coroutine that loaded the module and is gone.
+    -- In a coroutine that loaded the module and has been freed.
     coroutine = function()
       keep = finaliser(once)
       coroutine.wrap(function()

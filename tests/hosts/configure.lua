@@ -13,12 +13,12 @@ end
 local function configure(turn)
   local chosen = { ports[turn % #ports + 1], ports[(turn * 7) % #ports + 1], silent }
   local config = tap.config(chosen, { connect_timeout = "1m" })
-  -- Every now and then a target that was never seen before.
+  -- Each configuration has a target that was never seen before.
   config.backend_servers[1].tls_server_name = "host" .. turn .. ".example.org"
   config.failure_threshold = turn % 3 + 1
   nb.configure(config)
   nb.get_backend_servers()
-  -- What the engine's thread has not come to yet would be memory in use.
+  -- Configurations that the engine thread has not taken yet would count as memory in use.
   if turn % 20 == 0 then
     assert(tap.eventually(function() return nb.status().targets[1].probes > 0 end), "it is not probed")
   end
@@ -32,7 +32,7 @@ local function threads_are(count)
     return host.count("/proc/self/task") == count
   end)
 end
--- The script's own, the engine's, and the one that wakes it.
+-- Threads: the script's, the engine's, and the one that notifies it.
 tap.check("a prober has three threads", threads_are(3), host.count("/proc/self/task") .. " threads")
 collectgarbage()
 collectgarbage()
@@ -54,13 +54,14 @@ local function starts_and_stops(count)
     nb.start()
     nb.stop()
   end
-  -- The engine's thread works through what it was told, starting and ending others as it goes.
+  -- The engine thread takes the configurations one after the other, and starts and ends other threads for
+  -- them.
   tap.check(count .. " starts and stops: every thread ends", threads_are(1),
     host.count("/proc/self/task") .. " threads")
 end
--- The C library's heaps settle first: each thread has one of its own for a while.
+-- Measured only after a while: each thread has a heap of its own in the C library, which grows at first.
 starts_and_stops(500)
 before = tap.resources()
 starts_and_stops(500)
--- A true leak would be of a runtime each, 10 MB and more.
+-- A real leak would be of one runtime per configuration, 10 MB and more.
 tap.no_growth("500 starts and stops", before, 2048)

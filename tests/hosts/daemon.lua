@@ -74,14 +74,14 @@ tap.in_child("also one that has no state file", 20, function()
   return closes_everything(true)
 end)
 
--- A child leaves in every way, at once.
+-- A child exits without delay, by whichever way.
 for how, leave in pairs({
   ["os.exit"] = function() os.exit(7) end,
   ["os.exit that closes the state"] = function() os.exit(7, true) end,
   ["_exit"] = function() host.exit_now(7) end,
 }) do
   local took = math.huge
-  -- A busy machine is late once, and not five times.
+  -- A busy machine delays one attempt, and not five.
   for _ = 1, 5 do
     local pid = host.fork()
     if pid == 0 then
@@ -99,7 +99,7 @@ for how, leave in pairs({
   tap.check("at once", took < 0.5, took)
 end
 
--- Forks while other threads are in the middle of something.
+-- Forks while other threads are in the middle of calls of the module.
 local busy = [[
   local nb = require("nauthilus_backend")
   local port = tonumber(argument)

@@ -59,17 +59,17 @@ tap.in_child("a grandchild works", 10, function()
   return how == "exit" and code == 0
 end)
 
--- With a check in flight: its thread is not in the child.
+-- With a check in flight: the thread that makes it does not exist in the child.
 local check = nb.start_check("127.0.0.1", silent, false, false, { connect_timeout = "1m" })
 tap.in_child("a check that the parent started does not hang its child", 10, function()
   local started = host.now()
   check:wait(5)
-  -- Not after the five seconds; a busy machine is late by itself.
+  -- Not only after five seconds, the timeout; a busy machine may take some of them.
   return host.now() - started < 4 and type(check:result()) == "string"
 end)
 check:cancel()
 
--- Many children at once probe no more than one process would.
+-- Many children together make no more probes than one process would.
 do
   local children = {}
   for index = 1, 8 do
@@ -99,7 +99,7 @@ end
 -- what it then finds out is the truth.
 do
   local child_probes, taken, after = true, true, math.huge
-  -- A busy machine is late once, and not five times.
+  -- A busy machine delays one attempt, and not five.
   for _ = 1, 5 do
     nb.stop()
     local first = host.fork()
@@ -128,7 +128,7 @@ host.close(listener)
 tap.check("and finds a dead server", tap.eventually(function()
   return verdict(port) == "dead"
 end))
--- One that waited for its probes would wait a minute.
+-- A child that waited for its probes would take a minute to exit.
 tap.in_child("a child exits without delay while probes are in flight", 4, function()
   nb.configure(tap.config({ silent }, { connect_timeout = "1m" }))
   nb.get_backend_servers()

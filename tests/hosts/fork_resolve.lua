@@ -7,8 +7,7 @@ local nb = require("nauthilus_backend")
 local forks = tonumber(os.getenv("FORKS")) or 100
 local port = host.listen(4096)
 
--- An answer is kept for a while: each look-up is of a name that was not asked for yet, and that
--- means this machine all the same.
+-- An answer is cached for a while, so each look-up is of a new name; all these names mean this machine.
 local asked = 0
 local function fresh_name()
   asked = asked + 1
@@ -50,6 +49,6 @@ reap(children, 0)
 table.sort(took)
 local median = took[math.floor(#took / 2) + 1]
 io.write(string.format("# a fork took %.2f ms, at most %.2f ms\n", median * 1000, took[#took] * 1000))
--- Where a look-up is held up for longer than a fork waits, a lock is inherited all the same.
+-- A look-up that takes longer than a fork waits: the child then inherits the lock all the same.
 tap.check("children look names up", #failed <= forks / 10,
   #failed .. " of " .. forks .. " failed: " .. (failed[1] or ""))

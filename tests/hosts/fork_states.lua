@@ -11,8 +11,8 @@ nb.configure(tap.config({ port }))
 assert(nb.wait_ready(5))
 
 host.keep(STATES)
--- Each has what a state can have of its own: a list that it has read, a request half decided, a
--- result, a check under way.
+-- Each Lua state has what a state can have of its own: a list that it has read, a request with some decisions
+-- made, a result, a check in flight.
 host.in_kept([[
   nb = require("nauthilus_backend")
   port = tonumber(argument)
@@ -36,11 +36,11 @@ local goes_on = [[
   assert(nb.context():headers()["X-Nauthilus-Number"] == tostring(number + 1))
   nb.with_context(context, function() nb.select_backend_server("127.0.0.1", 993) end)
   assert(context:headers()["Auth-Port"] == "993")
-  -- Ended before the fork, or of no meaning after it; never a hang.
+  -- The check has ended before the fork, or the child is told that it cannot know; it never blocks.
   check:wait(5)
   assert(check:done())
   assert(nb.check_backend_connection("127.0.0.1", tonumber(argument), false, false) == nil)
-  -- Once more, later.
+  -- The same once more, later.
   result:attributes({ number = number })
   nb.apply_backend_result(result)
 ]]
@@ -49,7 +49,7 @@ local function in_child()
   host.alarm(30)
   host.in_kept(goes_on, tostring(port))
   assert(host.count("/proc/self/task") <= 8, "threads for each state")
-  -- One configures; all see it.
+  -- One state configures, and all states see it.
   nb.configure(tap.config({ other }))
   assert(nb.wait_ready(5))
   host.in_kept(goes_on, tostring(other))

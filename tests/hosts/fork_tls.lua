@@ -19,7 +19,7 @@ for index = 1, 16 do
 end
 local state = os.tmpname()
 local function configure(turn)
-  -- A target that nothing is known of yet: its first verdict is saved at once.
+  -- A target without a verdict: its first one is saved at once.
   servers[17] = {
     protocol = "imap", host = "127.0.0.1", port = tls_port, tls = true,
     tls_server_name = "turn" .. turn .. ".example.org",
@@ -51,13 +51,13 @@ local function keep_busy(turn)
     end
   end
   if turn % 10 == 0 then
-    -- The files that it names are read again.
+    -- A reload reads the named files again.
     configure(turn)
   end
 end
 
 local function child()
-  -- Whoever hangs is killed, and then counted.
+  -- A child that blocks is killed, and then counted.
   host.alarm(45)
   local reason = nb.check_backend_connection("127.0.0.1", tls_port, false, true,
     { tls_skip_verify = true, connect_timeout = "20s", tls_timeout = "20s" })
@@ -86,7 +86,7 @@ end
 while goes_on() do
   turn = turn + 1
   keep_busy(turn)
-  -- A different moment each time.
+  -- Forks at a different moment of the handshakes each time.
   local pause = host.now() + turn % 23 / 10000
   repeat until host.now() >= pause
   local started = host.now()

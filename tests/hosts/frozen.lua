@@ -19,7 +19,7 @@ local function pass(seconds)
   tap.eventually(function() return false end, seconds)
 end
 
--- Says all the time, in a file, whether this process probes and what it sees.
+-- Writes to a file, all the time, whether this process probes and what it sees.
 local function watch(nb, path)
   host.alarm(120)
   nb.start()
@@ -37,7 +37,7 @@ local function watch(nb, path)
   host.exit_now(1)
 end
 
--- A child that does so.
+-- A child that runs `watch`.
 local function watcher(name, nb, fd)
   local path = folder .. "/" .. name
   os.remove(path)
@@ -45,7 +45,7 @@ local function watcher(name, nb, fd)
   if pid ~= 0 then
     return { pid = pid, path = path }
   end
-  -- The listener is the parent's alone: it is gone when that one closes it.
+  -- Only the parent keeps the listener: it is gone when the parent closes it.
   host.close(fd)
   watch(nb, path)
 end
@@ -84,13 +84,14 @@ end
 
 -- === In shared memory ===
 
--- A process that only configures is the parent of all: the module of this process stays unused.
-local function family(count, body)
-  tap.in_child("a family", 100, function()
+-- The processes are forked from one that only configures, so that the module is never used in the script's
+-- own process.
+local function sharing_processes(count, body)
+  tap.in_child("processes that share a table", 100, function()
     local port, fd = host.listen(1024)
     local nb = require("nauthilus_backend")
     local config = tap.config({ port })
-    -- Such connections can be counted where they arrive.
+    -- With the PROXY header probes can be counted at the listener.
     config.backend_servers[1].haproxy_v2 = true
     nb.configure(config)
     local children = {}
@@ -125,7 +126,7 @@ local function one_probes(children)
   end)
 end
 
-family(3, function(children, port, fd)
+sharing_processes(3, function(children, port, fd)
   tap.check("one of three probes", one_probes(children))
   local prober, others = split(children)
   await(others[1], port, "alive", 5)
@@ -133,7 +134,7 @@ family(3, function(children, port, fd)
   local stopped = host.now()
   host.close(fd)
   tap.check("a server that dies while the prober is stopped is found dead", await(others[1], port, "dead", 20))
-  -- A second, and then the time for a probe; a busy machine is late by itself.
+  -- A second for the others to notice, and then the time of a probe; 5 s since a busy machine may be late.
   local soon = os.getenv("SOAK") and 1.2 or 5
   tap.check("within a second", host.now() - stopped < soon, host.now() - stopped)
   tap.check("by one of the others", one_probes(others))
@@ -144,7 +145,7 @@ family(3, function(children, port, fd)
   end))
   pass(0.5)
   tap.check("and the other goes on", is_probing(second) and one_probes(children))
-  -- Its lock is free for the new prober: that one's death is noticed at once.
+  -- The new prober has the lock of the stopped one, so that its own death is noticed at once.
   pass(0.5)
   kill(second)
   local rest = {}
@@ -157,8 +158,8 @@ family(3, function(children, port, fd)
   tap.check("when that one dies, another follows", one_probes(rest))
 end)
 
--- Stopped and gone on with again and again: there is one prober, and it knows what is true.
-family(3, function(children, _, fd)
+-- A prober that is stopped and continued again and again: there is one prober, and its verdicts are right.
+sharing_processes(3, function(children, _, fd)
   one_probes(children)
   for turn = 1, 4 do
     local prober = split(children)
@@ -176,8 +177,8 @@ family(3, function(children, _, fd)
   tap.check("a target is then probed once per interval", count >= 10 and count <= 26, count .. " probes")
 end)
 
--- Load alone is no reason.
-family(2, function(children)
+-- Load alone does not make another process take over.
+sharing_processes(2, function(children)
   one_probes(children)
   local prober, others = split(children)
   local busy = shell("for i in 1 2 3 4 5 6 7 8; do (exec sh -c 'while :; do :; done') >/dev/null 2>&1 & echo $!; done")
@@ -191,7 +192,7 @@ end)
 
 -- === Through a file ===
 
--- It takes its time, and has nothing to do with the interpreter.
+-- This part takes long, and does not depend on the Lua version.
 if _VERSION == "Lua 5.4" then
   local port, fd = host.listen(1024)
   local function apart(name)

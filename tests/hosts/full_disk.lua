@@ -35,7 +35,7 @@ local function child(number)
   end
   local nb = require("nauthilus_backend")
   for turn = 1, 200 do
-    -- Another configuration each time, so that the state file is read and refused each time.
+    -- Another configuration each time, so that the state file is read and refused each time as well.
     nb.configure(tap.config({ 20000 + turn }, { log = log, state_file = garbage }))
   end
   local lost = 0
@@ -61,7 +61,7 @@ local ended, all_good = 0, true
 for number, pid in ipairs(children) do
   local how, code
   repeat
-    -- Now there is room for some lines, now there is none.
+    -- The disk has room for some lines, then for none, again and again.
     write(filler, ("x"):rep(64 * 1024))
     how, code = host.wait_a_moment(pid)
     write(filler, ("x"):rep(8 * 1024))

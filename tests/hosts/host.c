@@ -41,7 +41,7 @@ static int host_now(lua_State *L) {
   return 1;
 }
 
-/* Between two looks at something that is waited for. */
+/* Sleeps between two checks of something that is waited for. */
 static int host_nap(lua_State *L) {
   (void)L;
   nap();

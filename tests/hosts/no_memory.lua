@@ -84,7 +84,8 @@ local chunk = [[
 
   local is_refused
   if name == "require" then
-    -- LuaJIT itself does not survive a `require "ffi"` that ends in the middle, and is not done again.
+    -- LuaJIT itself does not survive a `require "ffi"` that was interrupted by an error, so that is not
+    -- repeated.
     if is_sticky and rawget(_G, "jit") then
       require("ffi")
     end
@@ -100,7 +101,7 @@ local chunk = [[
     result:groups({ "a", "b" })
     local call = assert(calls[name], name)
     repeat
-      -- The list is made anew by the next call.
+      -- Makes the next call read the list anew.
       nb.configure(configuration())
       is_refused = try(call)
       number = number + 1
@@ -119,7 +120,8 @@ end
 
 for _, stickiness in ipairs({ "once", "sticky" }) do
   tap.in_child("require, refused " .. stickiness, 120, function()
-    -- Most of thousands are the compiler's, of the embedded Lua: of those a part, another each run.
+    -- Most of the thousands of allocations are the compiler's, of the embedded Lua: only a part of them is
+    -- refused, another one in each run.
     local all, step = 400, 7
     local number, before = 0, -1
     while host.tally(0) > before do

@@ -12,7 +12,7 @@ local function check()
   })
 end
 
--- What is made once is made now.
+-- One handshake first, so that what is made only once has been made.
 local reason = check()
 assert(reason == nil, reason)
 host.refuse_openssl(0, -1)
@@ -20,7 +20,8 @@ assert(check() == nil)
 local usual = host.refuse_openssl(0, -1)
 tap.check("OpenSSL's allocations are seen", usual > 50, usual)
 
--- Each of them in turn, and from there on all of them. Of thousands a part, another each time.
+-- Refuses each allocation in turn, then that one and all after it. Of thousands only a part is tried, another
+-- one in each run.
 local step = math.max(1, math.floor(usual / 150))
 local wrong, lacking, good = {}, 0, 0
 for _, is_sticky in ipairs({ false, true }) do
@@ -30,8 +31,8 @@ for _, is_sticky in ipairs({ false, true }) do
     host.refuse_openssl(0, -1)
     if told == nil then
       good = good + 1
-    -- Of some OpenSSL says no more than "internal error" or the like; then the process as a whole is
-    -- asked for memory, which here it has.
+    -- For some allocations OpenSSL reports no more than "internal error"; the module then tries to allocate
+    -- memory itself, which works here.
     elseif told:find("^internal: ") or told:find("^tls: handshake failed: ") then
       lacking = lacking + 1
     else

@@ -14,7 +14,7 @@ local function wait(seconds)
   tap.eventually(function() return host.now() - started > seconds end, 30)
 end
 
--- What a child with these limits, in seconds, exits with: how many servers failed a probe.
+-- The number of servers that failed a probe; a child with these limits, in seconds, exits with it.
 local function watch(limit, pause)
   local function target(fields)
     fields.host, fields.protocol = fields.host or "127.0.0.1", "imap"
@@ -29,7 +29,7 @@ local function watch(limit, pause)
       target({ port = plain }),
       target({ port = plain, host = "localhost" }),
       target({ port = tls, tls = true, tls_skip_verify = true }),
-      -- Its greeting comes a byte at a time: a pause nearly always meets a probe in its middle.
+      -- The greeting comes one byte at a time, so that a pause nearly always comes in the middle of a probe.
       target({ port = slow, deep_check = true, test_username = "probe", test_password = "x" }),
     },
   })
@@ -49,11 +49,11 @@ local function watch(limit, pause)
   host.exit_now(#failed)
 end
 
--- A busy machine may be later than the limits by itself: then again, with longer ones. Were a pause
--- to count, it would with each.
+-- A busy machine may be later than the limits without any pause: the test is then repeated with longer ones.
+-- If pauses counted, it would fail with each.
 local how, code
 for _, limit in ipairs({ 0.5, 1, 2 }) do
-  -- Longer than any of the limits.
+  -- The pause is longer than any of the limits.
   local pause = limit + 0.3
   local child = host.fork()
   if child == 0 then

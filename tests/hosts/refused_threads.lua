@@ -7,7 +7,7 @@ local port = host.listen(4096)
 
 tap.in_child("a thread that the system refuses is an error in status()", 20, function()
   nb.configure(tap.config({ port }))
-  -- Less than the stack of the engine's thread.
+  -- Less than the stack of the engine thread needs.
   host.limit_memory(600)
   local listed = #nb.get_backend_servers()
   local status = nb.status()
@@ -65,7 +65,7 @@ tap.in_child("and so does the first one", 60, function()
   nb.configure(tap.config({ port }))
   return nb.wait_ready(30)
 end)
--- A host that closed all descriptors has closed that of the lock: a new table is needed.
+-- The host has closed the descriptor of the lock with all others: a new table is needed.
 tap.in_child("a new table that the system refuses is an error in status() until there is one", 60, function()
   nb.configure(tap.config({ port }))
   nb.start()

@@ -30,7 +30,7 @@ tap.eventually(function() return false end, 20)
 local probes, seconds = healthy().probes - before, host.now() - started
 tap.check("it is probed once a second", probes >= 0.9 * seconds - 1, probes .. " probes in " .. seconds .. " s")
 
--- Silence is found out all the same, and told from health.
+-- The silent servers are found dead all the same, and the healthy one alive.
 local dead = 0
 tap.check("the silent ones are found dead", tap.eventually(function()
   dead = 0

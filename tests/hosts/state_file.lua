@@ -75,13 +75,13 @@ local function verdicts(nb)
   return found
 end
 
--- === A family of its own: a child that says all the time what it sees ===
+-- === A child with an engine and a table of its own, which writes all the time what it sees ===
 
-local Family = {}
-Family.__index = Family
+local Child = {}
+Child.__index = Child
 
-local function family(name, settings)
-  local self = setmetatable({ path = path_of(name), name = name }, Family)
+local function child(name, settings)
+  local self = setmetatable({ path = path_of(name), name = name }, Child)
   os.remove(self.path)
   self.pid = host.fork()
   if self.pid ~= 0 then
@@ -119,31 +119,31 @@ local function family(name, settings)
   host.exit_now(1)
 end
 
-function Family:sees(port)
+function Child:sees(port)
   return (read(self.path) or ""):match(port .. "=(%a+)")
 end
 
-function Family:is_probing()
+function Child:is_probing()
   return (read(self.path) or ""):match("^%a+") == "true"
 end
 
 -- How often it became the prober, as the events of its table say.
-function Family:became_prober()
+function Child:became_prober()
   return tonumber((read(self.path) or ""):match("became=(%d+)"))
 end
 
-function Family:await(port, verdict, timeout)
+function Child:await(port, verdict, timeout)
   return tap.eventually(function()
     return self:sees(port) == verdict
   end, timeout or 30)
 end
 
-function Family:report(port)
+function Child:report(port)
   write(self.path .. ".report.new", tostring(port))
   os.rename(self.path .. ".report.new", self.path .. ".report")
 end
 
-function Family:kill()
+function Child:kill()
   host.kill(self.pid, SIGKILL)
   host.wait(self.pid, 5)
 end
@@ -182,7 +182,7 @@ local alive, alive_fd = host.listen(1024)
 local dead, dead_fd = host.listen(1024)
 host.close(dead_fd)
 
-local first = family("first", config("restart", { alive, dead }))
+local first = child("first", config("restart", { alive, dead }))
 tap.check("verdicts are found", first:await(alive, "alive") and first:await(dead, "dead"))
 tap.check("and saved, for the owner alone", tap.eventually(function()
   return (newest(read(path_of("restart")) or "") or ""):find(" verdict=dead [^\n]*:" .. dead .. '"')
@@ -392,9 +392,9 @@ local function one_probes(a, b)
 end
 
 local port, fd = host.listen(1024)
-local one = family("one", config("used", { port }))
+local one = child("one", config("used", { port }))
 one:await(port, "alive")
-local two = family("two", config("used", { port }))
+local two = child("two", config("used", { port }))
 tap.check("of two families one probes", two:await(port, "alive") and one:is_probing() and not two:is_probing())
 
 local function is_whole(state)
@@ -485,53 +485,53 @@ end
 
 local both, both_fd = host.listen(1024)
 local only, only_fd = host.listen(1024)
-local keeper = family("keeper", config("differ", { both }))
+local keeper = child("keeper", config("differ", { both }))
 keeper:await(both, "alive")
-local guest = family("guest", config("differ", { both, only }, { log = path_of("guest.log") }))
+local follower = child("follower", config("differ", { both, only }, { log = path_of("follower.log") }))
 tap.check("targets that the prober does not know are probed beside it",
-  guest:await(only, "alive") and guest:await(both, "alive"))
+  follower:await(only, "alive") and follower:await(both, "alive"))
 check_rate("each once per interval", both_fd, only_fd)
-local guest_log = read(path_of("guest.log")) or ""
+local guest_log = read(path_of("follower.log")) or ""
 tap.check("and the log says so",
   guest_log:find("event=state_file_not_shared .* targets_probed_here=1 reason=\"[^\"]*other targets"),
-  read(path_of("guest.log")))
+  read(path_of("follower.log")))
 host.close(only_fd)
-tap.check("their verdicts are true", guest:await(only, "dead"))
+tap.check("their verdicts are true", follower:await(only, "dead"))
 keeper:kill()
 tap.check("also when the prober is gone", tap.eventually(function()
   host.accept(both_fd)
   pass(0.2)
   return host.accept(both_fd) >= 2
 end, 30))
-guest:kill()
+follower:kill()
 
-keeper = family("keeper", config("policy", { both }, { connect_interval = "1h" }))
+keeper = child("keeper", config("policy", { both }, { connect_interval = "1h" }))
 keeper:await(both, "alive")
-guest = family("guest", config("policy", { both }))
-guest:await(both, "alive")
+follower = child("follower", config("policy", { both }))
+follower:await(both, "alive")
 host.close(both_fd)
-tap.check("who probes more often does not rely on who probes less often", guest:await(both, "dead"))
+tap.check("who probes more often does not rely on who probes less often", follower:await(both, "dead"))
 keeper:kill()
-guest:kill()
+follower:kill()
 
 -- === Reports ===
 
 port, fd = host.listen(1024)
 local slow = { connect_interval = "1h", failure_threshold = 2 }
-keeper = family("keeper", config("report", { port }, slow))
+keeper = child("keeper", config("report", { port }, slow))
 keeper:await(port, "alive")
-guest = family("guest", config("report", { port }, slow))
-guest:await(port, "alive")
+follower = child("follower", config("report", { port }, slow))
+follower:await(port, "alive")
 host.close(fd)
-guest:report(port)
-tap.check("a report is heard by who only follows", guest:await(port, "dead"))
+follower:report(port)
+tap.check("a report works in a process that only follows", follower:await(port, "dead"))
 -- The prober saves every half second, and knows nothing of it.
 pass(0.7)
-tap.check("and stands until the prober has looked", guest:sees(port) == "dead" and keeper:sees(port) == "alive",
-  guest:sees(port) .. " " .. keeper:sees(port))
+tap.check("and counts until the prober has probed", follower:sees(port) == "dead" and keeper:sees(port) == "alive",
+  follower:sees(port) .. " " .. keeper:sees(port))
 keeper:report(port)
 tap.check("which it does when it is told", keeper:await(port, "dead"))
 keeper:kill()
-guest:kill()
+follower:kill()
 host.close(alive_fd)
 shell("rm -r " .. folder)

@@ -14,7 +14,7 @@ function tap.check(name, condition, detail)
   io.flush()
 end
 
---- Looks until `condition` gives something true, at most `timeout` seconds (30), and returns it.
+--- Calls `condition` until it gives something true, at most `timeout` seconds (30), and returns that.
 function tap.eventually(condition, timeout)
   local deadline = host.now() + (timeout or 30)
   while true do

@@ -14,7 +14,7 @@ tap.check("a server given by its name is alive", nb.wait_ready(5) and nb.status(
   nb.status().targets[1].last_error)
 
 assert(io.open(fail, "w")):close()
--- A new engine knows no addresses but those that good probes used.
+-- A new engine knows only the addresses that good probes have used.
 nb.stop()
 nb.start()
 local before = nb.status().targets[1].probes

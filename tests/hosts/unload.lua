@@ -12,7 +12,7 @@ local function mapped()
   return false
 end
 
--- Nothing of ours runs yet that could keep the library mapped: only its link flag does.
+-- No thread of the module runs yet that could keep the library mapped: only its link flag does.
 host.states(1, [[ require("nauthilus_backend") ]])
 tap.check("the library stays mapped after lua_close", mapped())
 
@@ -42,7 +42,7 @@ local before = tap.resources()
 host.states(1000, chunk, argument)
 tap.no_growth("1000 states", before, 1024)
 
--- The states are gone, the engine is not: another state finds it probing.
+-- The states are closed, the engine is not: a new state finds that it probes.
 host.states(1, [[
   local nb = require("nauthilus_backend")
   assert(#nb.status().targets == 2, "the configuration is gone")

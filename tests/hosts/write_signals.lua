@@ -49,7 +49,7 @@ tap.in_child("a FIFO that nobody reads is refused as a log at once", 10, functio
   return not ok and reason:find("log: cannot append to " .. fifo, 1, true) ~= nil
 end)
 tap.in_child("one that somebody reads is a log", 20, function()
-  -- Both ends, so that opening it waits for nobody.
+  -- Opened for reading and writing, so that opening the FIFO does not wait for another process.
   local both = assert(io.open(fifo, "r+"))
   nb.configure(tap.config({ 1 }, { log = fifo }))
   return nb.wait_ready(5) and both:read("*l"):find("event=", 1, true) ~= nil

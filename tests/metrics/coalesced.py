@@ -26,7 +26,7 @@ class Engine:
 
     def later(self, seconds):
         self.now += seconds
-        # In one step: a reader never finds an empty file.
+        # Renamed in one step, so that a reader never finds an empty file.
         fresh = self.clock.with_suffix(".new")
         fresh.write_text(str(self.now))
         fresh.rename(self.clock)

@@ -8,7 +8,7 @@ local targets = {}
 for index = 1, count do
   targets[index] = {
     protocol = index % 2 == 0 and "pop3" or "imap",
-    -- Nobody is asked: the first probe would come within an hour.
+    -- No target is probed meanwhile: the first probe would come within an hour.
     host = ("127.%d.%d.1"):format(math.floor(index / 200), index % 200),
     node = ('"node" \\%d'):format(index),
     pool = "ä {} =",

@@ -38,7 +38,7 @@ class Prometheus:
         text += "global: { evaluation_interval: 1s }\n"
         (self.folder / "prometheus.yml").write_text(text)
         shutil.copy(EXAMPLE / "nauthilus_backend.rules.yml", self.folder)
-        # Standard output and error of its own: it has much to say.
+        # Prometheus writes to its own output: it logs much.
         with open(self.folder / "log", "wb") as log:
             self.process = subprocess.Popen(  # pylint: disable=consider-using-with
                 ["prometheus", f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data",
@@ -162,7 +162,7 @@ def stored():
     servers = {"a": Server(), "b": Server()}
     nginx = Operators({
         "connect_interval": 0.2, "fast_interval": 0.2, "node_down_after": 0, "node_up_after": 0,
-        # Long: a busy machine must not make a login fail.
+        # A long timeout: a busy machine must not make a login fail.
         "cluster": {"redis": redis.url, "timeout": "5s"},
         "backend_servers": [target(server, node=node) for node, server in servers.items()],
     }, locations=ROUTING, workers=2).start()

@@ -45,7 +45,7 @@ def told():
 """, workers=2, level="notice")
     example = (ROOT / "examples/openresty/events.lua").read_text()
     assert "settimeouts(2000, 2000, 2000)" in example, "the timeouts of events.lua"
-    # An answer that came too late on a busy machine would be told once more.
+    # An answer that came too late on a busy machine makes nginx send the event once more.
     nginx.lua("events", example.replace("(2000, 2000, 2000)", "(60000, 60000, 60000)"))
     nginx.start()
 
@@ -66,7 +66,7 @@ def told():
         Hook.broken = False
         until(lambda: len(of("verdict")) == 3, 60, "the verdict")
     with test("a worker that takes over goes on where the last one was"):
-        # Only then the number is kept that the next worker begins with.
+        # Only now the number of the event is stored, from which the next worker continues.
         until(lambda: nginx.log().count("told: verdict") == 3, 60, "the log")
         workers = nginx.workers()
         for pid in workers:

@@ -145,7 +145,7 @@ SERVER = """
       }
     }
 
-    # A script may put another table in the place of `ngx.ctx`.
+    # A script may replace the table `ngx.ctx`.
     location /swapped {
       content_by_lua_block {
         nb.select_backend_server("192.0.2.1", 1)
@@ -187,7 +187,7 @@ SERVER = """
       }
     }
 
-    # What a script has been given stays as it is, whatever later requests do.
+    # A context that a script has been given does not change, whatever later requests do.
     location /keep {
       content_by_lua_block {
         local kept = package.loaded.kept or {}
@@ -204,7 +204,7 @@ SERVER = """
       }
     }
 
-    # Nothing of a request that ended is in the next one, not even in the middle of its work.
+    # Nothing of a request that has ended is in the next one, even while that one is in progress.
     location /clean {
       content_by_lua_block {
         local before = tostring(nb.get_selected_backend_server())
@@ -221,7 +221,7 @@ SERVER = """
       }
     }
 
-    # A finaliser that asks while its Lua state is closed.
+    # A finaliser that uses the module while its Lua state is closed.
     location /closing {
       content_by_lua_block {
         nb.select_backend_server("192.0.2.1", 1)
@@ -275,7 +275,7 @@ MIXED = """
     }
 """
 
-# Counts what is set through `ngx.header`.
+# Counts the headers that are set through `ngx.header`.
 COUNTED = """
   init_by_lua_block {
     writes = 0
@@ -307,7 +307,7 @@ LOGGED = """
   }
 """
 
-# An nginx whose requests the module cannot tell apart by themselves.
+# An nginx in which the module cannot tell requests apart by itself.
 NO_REQUESTS = 'require("resty.core.base").get_request = nil'
 
 # An nginx whose Lua module is older or newer than those whose C functions the module knows.
@@ -323,7 +323,7 @@ def check_reports(through_strings, main_part="", before_require=""):
     http_part = COUNTED.replace("BEFORE_REQUIRE", before_require)
     nginx = Nginx(http=http_part, server=MIXED, main=main_part).start()
     wanted = {"Auth-Server": "2001:db8::1", "Auth-Port": "65535", "X-Nauthilus-Bbb": "4444", "X-Nauthilus-Ee": "5"}
-    # Often enough to be compiled, and once more.
+    # Called often enough to be compiled, and once more.
     for _ in range(200):
         _, headers, body = nginx.get("/mixed")
         equal(ours(headers), wanted)
@@ -374,7 +374,7 @@ def check_logged(**parts):
         equal(ask("/logged"), (200, "done"))
         equal(ask("/last_logged")[1].split()[0], "nil")
     connection.close()
-    # What an aborted request complains of, nothing else.
+    # nginx logs this about an aborted request, and nothing else.
     assert "traceback" not in nginx.log() and "panicked" not in nginx.log(), nginx.log()[-2000:]
     nginx.stop()
 
@@ -473,7 +473,7 @@ def main():
 
     with test("nothing of a request that ended is in a later one"):
         for number in range(200):
-            # A request that fails in the middle is a request that ended.
+            # A request that fails while it is in progress ends like any other.
             if number % 3 == 0:
                 nginx.get("/clean?fail=1")
             _, headers, body = nginx.get("/clean")

@@ -47,7 +47,7 @@ HTTP = """
 """
 
 SERVER = """
-    # The time is taken before the list: what was dead long before it must not be in the list.
+    # The time is read before the list: what was dead long before that moment must not be in the list.
     location /answer { content_by_lua_block {
       local at, ports = clock(), {}
       for _, server in ipairs(nb.get_backend_servers()) do
@@ -123,7 +123,7 @@ end
 
 
 class Backends:
-    """Backends that stay, and others that die and return; a file says when."""
+    """Backends that stay, and others that stop and come back; a file says when."""
 
     def __init__(self, folder):
         self.all = [Backend() for _ in range(STAYING + CHANGING)]
@@ -138,7 +138,7 @@ class Backends:
         return [backend.port for backend in self.all]
 
     def turn(self):
-        """One of them dies, or returns."""
+        """Stops one of them, or starts it again."""
         index = random.randrange(STAYING, len(self.all))
         if self.is_up[index]:
             self.all[index].down()
@@ -181,7 +181,7 @@ class Load:
 
 
 def state_of(pid):
-    """Of its main thread; T is stopped. Empty where there is no such process."""
+    """The state of the main thread; T is stopped. Empty where there is no such process."""
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[0]
     except OSError:
@@ -220,7 +220,7 @@ class Disturber:
     def __init__(self, nginx):
         self.nginx = nginx
         self.counts = dict.fromkeys(["reloads", "kills", "stops"], 0)
-        # The connections that killed workers held: the only ones whose requests may fail.
+        # The connections of the killed workers: only requests on these may fail.
         self.lost = 0
         self.stopped = 0
         self.touched = set()
@@ -285,7 +285,7 @@ class Sizes:
             add(f"the other worker {number}", pid)
         for pid in self.disturbed.workers():
             age = now - self.born.setdefault(pid, now)
-            # Of the same age: a worker grows as it begins.
+            # Compared at the same age: a worker grows at first.
             if 2 <= age <= 4 and pid not in self.disturber.touched:
                 add("workers of 2 to 4 s", pid)
 
@@ -300,7 +300,7 @@ class Sizes:
 
 
 def disturb(disturber, backends, sizes):
-    """All that happens, for the whole time."""
+    """Everything that disturbs, for the whole time."""
     began = time.monotonic()
     due = {
         disturber.reload: (RELOAD, RELOAD), disturber.kill: (KILL - RELOAD / 2, KILL),

@@ -97,7 +97,7 @@ class Lateness:
             threading.Thread(target=self._sleep, args=(processor,), daemon=True).start()
 
     def _sleep(self, processor):
-        # Of this thread alone.
+        # The CPU time of this thread alone.
         os.sched_setaffinity(0, {processor})
         while not self.ended:
             began = time.monotonic()
@@ -153,7 +153,8 @@ class Backend:
     def up(self):
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Not one of the kernel's choice: while it is down, a connection going out could take it.
+        # A port that the kernel does not give to outgoing connections: one of them could take it while the
+        # backend is down.
         self.port = self.port or free_port()
         self.socket.bind(("127.0.0.1", self.port))
         self.socket.listen(1024)
@@ -175,7 +176,7 @@ class Backend:
                 peer.sendall(self.greeting)
                 while command := peer.recv(4096):
                     answer = b"* CAPABILITY IMAP4rev1\r\n" if b"CAPABILITY" in command else b""
-                    # In one write: two would wait for an acknowledgement in between.
+                    # In one write: the second of two would wait for an acknowledgement of the first.
                     peer.sendall(answer + command.split()[0] + b" OK done\r\n")
                     if b"LOGOUT" in command:
                         break
@@ -293,12 +294,12 @@ class Nginx:
         atexit.register(self.close)
 
     def configure(self, http=None, server=None, **options):
-        """Writes the configuration; what is not named stays as it was."""
+        """Writes the configuration; parts that are not given stay as they were."""
         self.http = self.http if http is None else http
         self.server = self.server if server is None else server
         self.options.update(options)
         names = ("ndk_http_module", "ngx_http_lua_module") if self.options["modules"] else ()
-        # One that is built for a test has the proxy alone.
+        # An nginx that was built for a test has only the proxy module.
         others = ("fastcgi", "uwsgi", "scgi") if names else ()
         text = BASE.format(
             temporary="\n".join(f"{name}_temp_path {self.dir}/{name};" for name in others),

@@ -53,7 +53,7 @@ def behind_nginx(relay):
         proxied[protocol] = free_port(taken=proxied.values())
         assert f"port = {port}\n" in settings, port
         settings = settings.replace(f"port = {port}\n", f"port = {proxied[protocol]}\n")
-    # All names are let in: Dovecot answers more slowly after each login that fails.
+    # All users of the test are accepted: Dovecot answers more slowly after each failed login.
     return settings + f"submission_relay_port = {relay.port}\nauth_username_chars =\n", proxied
 
 
@@ -224,7 +224,7 @@ def where(sites, protocol, user, login):
     return arrived[0]
 
 
-# What a client is told that must not take its password for a wrong one.
+# What a client is told so that it does not ask for another password.
 TEMPORARY = {"imap": "[UNAVAILABLE]", "pop3": "[SYS/TEMP]", "smtp": "451"}
 
 # A port for each protocol.

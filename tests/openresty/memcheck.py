@@ -29,7 +29,7 @@ def main():
     backend, hole = Backend(), BlackHole()
     nginx = Nginx(
         workers=2,
-        # Without the compiler each line of Lua runs through the interpreter's C.
+        # Without the compiler every line of Lua runs through the C code of the interpreter.
         http=init_block([backend.port], 'connect_interval = "200ms",')
         + "  init_worker_by_lua_block { nb.get_backend_servers() }\n",
         server=f"""
@@ -53,7 +53,7 @@ def main():
     )
     nginx.binary = [word.format(log=nginx.dir) for word in VALGRIND] + nginx.binary
     nginx.dir.chmod(0o777)
-    # Under valgrind a process cannot rename itself; there is nothing but workers here.
+    # Under valgrind a process cannot rename itself. All children are workers here.
     nginx.workers = lambda: children(nginx.master())
     nginx.start()
 

@@ -72,7 +72,7 @@ def test_threads():
     with test("ngx.run_worker_thread: Lua states in other threads share the worker's engine"):
         until(lambda: nginx.body("/list") == str(backend.port), what="the verdicts")
         wanted = f"{backend.port} good {backend.port}"
-        # No more at once than any version has Lua states for: ten of a worker.
+        # No more at once than the Lua states that every version allows: ten per worker.
         threads, results = together(8, lambda: [nginx.body("/thread") for _ in range(40)])
         for thread in threads:
             thread.join()
@@ -102,9 +102,10 @@ def test_code_cache_off():
         first = (descriptors(worker), mappings(worker), own_threads(worker))
         wrk(f"http://127.0.0.1:{nginx.port}/list", 2)
         wrk(f"http://127.0.0.1:{nginx.port}/check?port={backend.port}", 2)
-        # A connection of wrk's may be about to be closed, and the role of the prober moves.
+        # A few more descriptors are no leak: a connection of wrk's may just be closing, and the role of the
+        # prober moves.
         until(lambda: descriptors(worker) <= first[0] + 3, what=f"{first[0]} descriptors or so")
-        # The engine keeps no state of a Lua state; allocators keep some of their mappings.
+        # The engine must not keep anything of a closed Lua state; the allocators keep some of their mappings.
         assert mappings(worker) <= first[1] + 40, (first, mappings(worker))
         assert set(own_threads(worker)) <= {"nb-engine", "nb-wake"} and len(own_threads(worker)) <= 2
         equal(len(probers(nginx)), 1, "probers")

@@ -1,4 +1,5 @@
-"""Host names in nginx, which takes addresses only: looked up while it reads its configuration."""
+"""Host names in nginx, which accepts only addresses at run time: the module resolves them while nginx reads
+its configuration."""
 
 import subprocess
 

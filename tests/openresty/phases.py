@@ -119,7 +119,7 @@ def make():
     listen 127.0.0.1:{tls_port} ssl;
     ssl_certificate {nginx.dir}/cert.pem;
     ssl_certificate_key {nginx.dir}/key.pem;
-    # What TLS 1.3 and tickets have instead of sessions that a server keeps is no phase.
+    # With TLS 1.3 or tickets the server keeps no sessions, so nginx does not run this phase.
     ssl_protocols TLSv1.2;
     ssl_session_tickets off;
     ssl_client_hello_by_lua_block {{ require("cells")("ssl_client_hello") }}
@@ -182,7 +182,7 @@ def wanted(name, phase):
     if name == "wait_ready":
         if waits:
             return lambda got: got == "true", "true"
-        # Ready already: there is nothing to wait for.
+        # All verdicts are there: nothing is waited for.
         return lambda got: got == "true" or ("cannot wait" in got and f"'{phase}'" in got), "true or the phase"
     if name == "start_check":
         if phase == "init":
@@ -221,7 +221,7 @@ def main():
     context.verify_mode = ssl.CERT_NONE
     session = None
     for _ in range(2):
-        # The second connection asks for the session of the first.
+        # The second connection offers the session of the first.
         with socket.create_connection(("127.0.0.1", tls_port), 10) as plain:
             with context.wrap_socket(plain, server_hostname="localhost", session=session) as connection:
                 session = connection.session

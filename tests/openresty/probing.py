@@ -14,7 +14,7 @@ STATUS = """
       end
     } }
     location /worker { content_by_lua_block { ngx.print(ngx.worker.pid()) } }
-    # Until there is a file of this name.
+    # Answers only when a file of this name exists.
     location /hold { content_by_lua_block {
       ngx.log(ngx.NOTICE, "holds a request")
       repeat
@@ -47,7 +47,7 @@ def config(ports, keys="", deep=True, start=START):
 
 
 def probers(nginx):
-    """Workers that probe: only the elected one has a thread that waits for reports."""
+    """Workers that probe: only the prober has a thread that waits for reports."""
     return [pid for pid in nginx.workers() if "nb-wake" in own_threads(pid)]
 
 

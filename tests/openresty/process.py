@@ -39,7 +39,7 @@ def test_roles():
                 until(lambda: not alive(pid), what="its end")
                 took = time.monotonic() - began
                 assert took < 15, took
-                # The master replaces only those that died of themselves.
+                # The master replaces only workers that ended without being told to.
                 nginx.reload()
     with test("nginx stops at once with a prober at work"):
         took = nginx.stop(signal.SIGQUIT)
@@ -61,7 +61,7 @@ def test_kills():
 
         def gap():
             victim = until(lambda: the_prober(nginx), what="one prober")
-            # At any moment: while it sleeps, probes or publishes.
+            # Killed at any moment: while it sleeps, probes or publishes.
             time.sleep(random.uniform(0, fast / 2))
             began = time.monotonic()
             os.kill(victim, signal.SIGKILL)
@@ -160,7 +160,7 @@ def test_reports():
 
         def delay():
             failing.down()
-            # Reports of one target are heeded once in 100 ms.
+            # A target is probed for reports at most once in 100 ms.
             time.sleep(0.12)
             at, reporter = nginx.body("/report").split()
             reporters.add(reporter)
@@ -179,7 +179,7 @@ def test_reports():
 
 
 def test_restricted_user():
-    """nothing of this needs rights that the worker's user lacks"""
+    """nothing in these tests needs rights that the worker's user lacks"""
     if os.geteuid() != 0:
         return
     backend = Backend()

@@ -43,7 +43,7 @@ end
 
 
 class Holdings:
-    """What a process has that could leak."""
+    """The resources of a process that could leak."""
 
     def __init__(self, pid):
         self.descriptors, self.mappings, self.threads = descriptors(pid), mappings(pid), own_threads(pid)
@@ -52,8 +52,8 @@ class Holdings:
         return f"{self.descriptors} descriptors, {self.mappings} mappings, threads {self.threads}"
 
     def assert_no_more_than(self, before):
-        # The allocators of nginx and Lua keep a mapping more or less; one that is lost with each
-        # reload shows a hundred times.
+        # Each allocator may keep a mapping more or less; a mapping that leaks with each reload would show a
+        # hundred times.
         assert self.descriptors <= before.descriptors and self.mappings <= before.mappings + 10, (before, self)
 
 
@@ -76,7 +76,8 @@ def test_reloads():
     times = int(run_for(200))
     nginx = Nginx(
         workers=2,
-        # A dead target is looked at every 20 s: nothing but memory tells that it is dead.
+        # A dead target is probed every 20 s: only the memory that workers share tells them earlier that it is
+        # dead.
         http=config([up.port, down.port], 'connect_interval = "20s", fast_interval = "20s",'),
         server=STATUS,
     ).start()
@@ -87,7 +88,7 @@ def test_reloads():
     until(lambda: not any(map(alive, old)), what="the end of old workers")
     until(lambda: the_prober(nginx), what="one prober")
     master = nginx.master()
-    # A worker has what it inherited and what it made; the prober has more than the others.
+    # The number of descriptors of each worker; the prober has more than the others.
     before, before_workers = Holdings(master), sorted(map(descriptors, nginx.workers()))
     loads = [
         Load(nginx, up.port),
@@ -181,7 +182,7 @@ def test_old_workers():
     nginx.stop()
 
 
-# Sets what an operator sets, and says what a worker makes of it.
+# Makes a setting as an operator, and returns what a worker then shows of it.
 OPERATORS = """
     location /set { content_by_lua_block {
       local options = { reason = "new disk", by = "ann" }
@@ -224,7 +225,7 @@ def test_operators():
         equal(nginx.body("/set?node=127.0.0.1&weight=7"), "set")
         each_worker_says(f"{kept.port}=auto", f"{drained.port}=drain", "127.0.0.1=7")
         equal(nginx.body("/list"), str(kept.port))
-        # It is not in this configuration, but what was set is kept for it.
+        # The target is not in this configuration, but its setting is kept.
         nginx.configure(http=config([kept.port, third.port], keys))
         serve_anew(nginx)
         each_worker_says(f"{kept.port}=auto", f"{third.port}=auto", "127.0.0.1=7")

@@ -64,7 +64,7 @@ def test_static_openssl():
         http=CONFIG % (first.port, second.port),
         server=SERVER % second.port,
     )
-    # It has no regular expressions: that would take one more library.
+    # Built without regular expressions, which would need one more library.
     (nginx.dir / "resty").mkdir()
     lines = RESTY_CORE.read_text().splitlines()
     nginx.lua("resty/core", "\n".join(line for line in lines if "resty.core.regex" not in line))

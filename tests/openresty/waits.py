@@ -219,7 +219,7 @@ def main():
     with test("equal checks in flight share one connection"):
         clients = [ask(nginx.port, "/hole?coalesce=yes&timeout=2s") for _ in range(50)]
         until(lambda: hole.in_flight() >= 1, what="a check")
-        # While the other requests arrive.
+        # Measured while the other requests arrive.
         peak, arrived = 0, time.monotonic() + 1
         while time.monotonic() < arrived:
             peak = max(peak, hole.in_flight())

@@ -53,7 +53,8 @@ class Page:
     def refreshed(self, times=2):
         """Waits until the page has shown so many newer answers."""
         for _ in range(times):
-            # The text has the time in whole seconds, so it changes with each answer or every other.
+            # The page shows its time in whole seconds, so the text changes with each answer or every second
+            # one.
             before = self.text("asof")
             until(lambda b=before: self.text("asof") != b, 60, "the page is refreshed")
 
@@ -185,8 +186,8 @@ def served():
         page.refreshed()
         key = f"imap://127.0.0.1:{servers[0].port}"
         times = []
-        # The page asks once a second; the rest is the time that a busy machine takes, so one of
-        # up to six is enough.
+        # The page requests its data once a second; a busy machine may delay one request, so one of up to six
+        # has to be in time.
         turns = ((servers[0].down, "dead", "✖ dead"), (servers[0].up, "alive", "✔ alive"))
         for change, verdict, shown in 3 * turns:
             change()
@@ -215,7 +216,7 @@ def served():
 
 
 def same_as_without_script():
-    """What page.js makes of the JSON is what the page had."""
+    """page.js shows the same from the JSON as the page shows without it."""
     failing = Server(greeting=b"* BYE try later\r\n")
     servers = [Server("127.0.1.1", "good"), Server("127.0.1.2", "soon"), Server("127.0.1.3"), failing]
     closed = Server("127.0.1.4")
@@ -228,7 +229,7 @@ def same_as_without_script():
     until(lambda: all(t["verdict"] != "unknown" and len(t["results"]) > 5 for t in status_of(nginx)["targets"]), 60, "verdicts")
     until(lambda: sum(t.get("certificate_expiry") is not None for t in status_of(nginx)["targets"]) == 2, 30, "certificates")
     operate(nginx, what="node:mail0", state="drain", by="bob")
-    # From here on nothing changes but the times.
+    # From here on only times change.
     nginx.configure(http=nginx.http_of({
         "connect_interval": 3600, "fast_interval": 3600, "panic_threshold": "100%", "backend_servers": targets,
     }))
@@ -354,7 +355,7 @@ def bound():
         until(lambda: [one[6:] for one in page.nodes()] == [
             ["0", "0", str(gone)], [str(len(of("b"))), "0", "0"], [str(len(of("c")) + gone), str(gone), "0"]], 60, "moves")
         page.refreshed()
-        # Probes go on: the targets differ.
+        # Probes continue, so the targets differ between two answers.
         page.assert_same("#nodes tbody tr")
         page.assert_accessible()
         page.assert_clean()
@@ -428,7 +429,7 @@ def hostile():
             if when == "from the JSON":
                 page.refreshed()
             until(lambda: page.row(f"imap://127.0.0.1:{servers[0].port}")[2].startswith("✖"), 60, "dead")
-            # A probe that found no time on a busy machine has another reason.
+            # A probe that a busy machine delayed until its deadline has another reason.
             until(lambda: "window.pwned=1</script>" in page.row(f"imap://127.0.0.1:{servers[0].port}")[4], 60, "the reason")
             row = page.row(f"imap://127.0.0.1:{servers[0].port}")
             equal(row[1], shown, "node")

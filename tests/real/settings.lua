@@ -74,7 +74,7 @@ local function in_both(name, service, targets, body)
   for form, given in pairs({ table = all, YAML = path }) do
     local label = name .. ", " .. form
     nb.stop()
-    -- Nothing is known of a target that is new.
+    -- A new target has no verdict.
     nb.configure({ log = "none", backend_servers = {} })
     local ok, problem = pcall(nb.configure, given)
     if ok then
@@ -100,7 +100,7 @@ local function merged(...)
   return all
 end
 
--- A target is alive, or dead for this reason (a pattern).
+-- Checks that a target is alive, or dead for this reason (a pattern).
 local function verdict(name, target, reason)
   in_both(name, {}, { target }, function(label)
     local seen = nb.status().targets[1]
@@ -150,7 +150,8 @@ local function of_nginx()
   verdict("source_address that is another", http("/from?wanted=127.0.0.9", { source_address = "127.0.0.8" }),
     "^http: status 421")
 
-  -- Its end is noticed by the one that asks often, not by the one that asks once a day.
+  -- The target with a short interval notices the end of the server, the one with an interval of a day does
+  -- not.
   in_both("deep_interval", { connect_interval = "24h" }, {
     http("/", { deep_interval = "50ms" }),
     http("/", { deep_interval = "24h", expected_status = 200 }),
@@ -178,7 +179,7 @@ local function of_dovecot()
     return login("imap", dovecot.imaps, merged({ test_mailbox = mailbox }, keys or {}))
   end
   local sieve = { tls = false, tls_mode = "starttls" }
-  -- The first login makes the user's folder.
+  -- The first login makes the user's folder in the store.
   verdict("test_mailbox: INBOX", imap("INBOX"))
   for _, name in ipairs({ "Entw&APw-rfe", "a b", "R&-D" }) do
     dovecot:call("mailbox", { name = name })
@@ -198,7 +199,7 @@ local function of_dovecot()
   dovecot:call("unhang")
   verdict("the store goes on", imap("INBOX"))
 
-  -- All its listeners end at once, and come back. Each target is another one by its settings.
+  -- All listeners end at once, and come back. The targets differ in their settings only.
   local function each(keys)
     return {
       protocol = "imap", host = "127.0.0.1", port = dovecot.imap, source_address = keys.from,
@@ -221,7 +222,7 @@ local function of_dovecot()
     end
     dovecot:call("stop")
     engine.eventually("two are dead", function() return verdicts() == "dead alive alive dead" end, 60)
-    -- The third met one failure; the next probe of it would come in a day.
+    -- The third target had one failure; its next probe would be made in a day.
     engine.eventually("a first failure of the third", function() return nb.status().targets[3].failures == 1 end, 60)
     check(label .. ": failure_threshold, connect_interval", verdicts() == "dead alive alive dead", verdicts())
     check(label .. ": half of them is no panic", #nb.get_backend_servers() == 2 and #nb.status().panic == 0)

@@ -129,7 +129,8 @@ async fn dovecot() {
             let name = format!("{listener} {way}");
             assert_eq!(probe(&target).await, "", "{name}");
             match protocol {
-                // It takes mail from its own network without a login, and offers none.
+                // Dovecot's LMTP takes mail from its own network without a login, and offers no
+                // mechanism.
                 Protocol::Lmtp => {
                     let reason = probe(&login(target, "secret")).await;
                     assert!(
@@ -137,7 +138,8 @@ async fn dovecot() {
                         "{name}: {reason}"
                     );
                 }
-                // Its logins need a relay behind it to succeed.
+                // Dovecot's submission service accepts a login only if it reaches a relay, and
+                // there is none here.
                 Protocol::Smtp => {
                     let reason = probe(&login(target, "wrong")).await;
                     assert!(
@@ -255,7 +257,7 @@ async fn dovecot_store() {
         assert_eq!(reason, "", "{listener}");
     }
 
-    // Another process holds the lock that Dovecot needs to take in a new message.
+    // Another process holds the lock that Dovecot takes when it delivers a new message.
     let folder = std::path::Path::new(&server.facts["ca"])
         .ancestors()
         .nth(2)
@@ -293,7 +295,7 @@ async fn postfix_wants_a_qualified_name() {
         helo_name: name.map(Into::into),
         ..server.target(Protocol::Smtp, "smtp_strict")
     };
-    // The machine's name, or the address literal.
+    // The name of this machine, or its address literal.
     assert_eq!(probe(&named(None)).await, "");
     assert_eq!(probe(&named(Some("probe.example.org"))).await, "");
     let reason = probe(&named(Some("localhost"))).await;

@@ -51,7 +51,7 @@ fn generations_never_go_back() {
         }),
     );
     assert_eq!(other.generation, first + 1);
-    // The data is lost, the machine still knows a later generation than the clock.
+    // The store's data is lost; the machine remembers a generation that is later than the clock.
     let remembered = server.remembered();
     server.empty();
     let mut login = server.login(&[seen("b"), seen("a")]);
@@ -63,7 +63,7 @@ fn generations_never_go_back() {
         panic!("{moved:?}")
     };
     assert!(moved.generation > first);
-    // Also one that has ended by itself, and can no longer be written back.
+    // The generation grows as well after a binding that has ended and is no longer written back.
     server.empty();
     let mut login = server.login(&[seen("b")]);
     login.remembered = Some(Remembered {
@@ -96,7 +96,7 @@ fn what_an_operator_undid_stays_undone() {
             }
         };
         server.pass(5);
-        // Another machine still remembers what was before.
+        // Another machine still remembers the binding from before.
         let mut login = server.login(&[seen("a")]);
         login.remembered = Some(before);
         let answer = server.run(&login);

@@ -62,7 +62,7 @@ fn more_than_half_of_the_living_machines_give_a_node_up() {
             let machine = format!("other{number}");
             server.run(&server.sync(&machine, &[("a", *usable)]));
         }
-        // One that ended is not asked.
+        // A machine whose registration has ended does not count for the quorum.
         let answer = binding(quorum_login(&mut server));
         assert_eq!(answer.node == "b", gives_up, "{others:?}: {answer:?}");
     }
@@ -125,7 +125,7 @@ fn of_two_settings_the_later_one_counts_everywhere() {
         sync(&mut server, "proxy1", &[drain.clone(), weight.clone()]),
         []
     );
-    // The earlier one is not taken, and the later one learnt.
+    // proxy2 has an earlier `auto`: the store keeps proxy1's later `drain`, and proxy2 learns it.
     assert_eq!(
         sync(&mut server, "proxy2", &[auto, weight.clone()]),
         std::slice::from_ref(&drain)
@@ -137,7 +137,7 @@ fn of_two_settings_the_later_one_counts_everywhere() {
     let mut all = sync(&mut server, "proxy3", &[]);
     all.sort_by(|a, b| a.name.cmp(&b.name));
     assert_eq!(all, [drain.clone(), weight.clone()]);
-    // A store that lost them gets them again from a machine that knows them.
+    // A store that lost its data gets the settings again from a machine that knows them.
     server.empty();
     sync(&mut server, "proxy1", std::slice::from_ref(&drain));
     assert_eq!(sync(&mut server, "proxy3", &[weight]), [drain]);

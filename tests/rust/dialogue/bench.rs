@@ -25,7 +25,7 @@ pub(crate) struct Bench {
     pub(crate) sessions: Resumption,
     /// Connections that the server has had.
     pub(crate) met: Arc<AtomicUsize>,
-    /// Of these, how many did not go by the script.
+    /// How many of these did not follow the script.
     pub(crate) faults: Arc<AtomicUsize>,
     server: JoinHandle<()>,
 }
@@ -63,7 +63,7 @@ impl Bench {
         }
     }
 
-    /// Another server, met with the sessions of this one.
+    /// Another server at the same target, which is offered the sessions of this one.
     pub(crate) async fn succeeded_by(&self, script: Vec<Do>) -> Self {
         let mut next = Self::new(self.target.clone(), self.depth, script).await;
         next.sessions = self.sessions.clone();
@@ -102,7 +102,7 @@ impl Drop for Bench {
     }
 }
 
-/// Every way to come to TLS, at such a server.
+/// Every way in which a probe comes to TLS, with such a server.
 pub(crate) fn ways(server: &SslContext) -> Vec<(&'static str, Target, Depth, Vec<Do>)> {
     let tls = || vec![Tls(server.clone())];
     let first_byte = Target {

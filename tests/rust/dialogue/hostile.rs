@@ -13,7 +13,7 @@ use crate::server::Ends::{Early, Late};
 use crate::server::{Do, Ends, case, check, say};
 use crate::support::{Endless, With, talk_to, target};
 
-/// What is added where a server says nothing at all.
+/// What the reason ends with where a server sends nothing at all.
 const WAITS_FOR_HEADER: &str = "; if the listener expects the PROXY header, set haproxy_v2";
 
 /// One turn of a good server: what it waits for, and what it then says at which stage.
@@ -124,8 +124,8 @@ fn conversations() -> Vec<(Target, Vec<Turn>)> {
     all
 }
 
-/// What a server may do instead of its turn, and what becomes of the probe; `{}` in the
-/// reason is the stage.
+/// What a server may do in place of its turn, and how the probe then ends; `{}` in the reason
+/// stands for the stage.
 fn faults(says: &str) -> Vec<(&'static str, Vec<Do>, Ends, &'static str)> {
     let half = &says[..says.find('\r').unwrap_or(says.len()) / 2];
     vec![
@@ -192,7 +192,7 @@ async fn faults_at_every_step() {
                 script.extend(broken.reads.clone());
                 script.extend(instead);
                 let reason = match fault {
-                    // May come before the connection is seen to stand.
+                    // The reset may come before the probe sees that the connection is established.
                     "reset" if at == 0 && broken.reads.is_none() => {
                         format!("connect: connection reset\n{}", broken.stage)
                             + ": connection reset"
@@ -221,8 +221,8 @@ async fn faults_at_every_step() {
     check(cases).await;
 }
 
-/// The conversations above are good ones when nothing goes wrong, also where the server is
-/// gone before the goodbye, does not answer it, or answers it for ever.
+/// The conversations above are good when nothing goes wrong, even where the server closes before
+/// our LOGOUT or QUIT, does not answer it, or answers it without end.
 #[tokio::test]
 async fn an_end_spoils_nothing() {
     let mut cases = Vec::new();
@@ -345,7 +345,7 @@ async fn floods_of_what_is_legal_are_bounded() {
             )),
             String::new(),
         ),
-        // The status is what explains, not the head that does not end.
+        // The reason names the status, not the head that never ends.
         (
             target(Protocol::Http),
             get(flood("HTTP/1.1 503 Busy\r\n", "X-Something: x\r\n")),
@@ -566,7 +566,7 @@ async fn slow_and_deaf_servers() {
     .await;
 }
 
-/// In memory, where it is certain how much fits in between.
+/// In memory, where the number of bytes that fit between the two sides is known.
 #[tokio::test(start_paused = true)]
 async fn servers_that_stop_reading_what_we_send() {
     let target = target(Protocol::Pop3).user("probe", &"x".repeat(100_000));
@@ -730,7 +730,7 @@ async fn the_proxy_header_is_suggested_both_ways() {
         "http: connection closed",
     );
 
-    // Exim greets whoever sends no header, and refuses everything after that.
+    // Exim greets a client that sends no header, and refuses all of its commands.
     let exim = "503 Command refused, required Proxy negotiation failed\r\n";
     cases.push(case(
         "a header that is missed",
@@ -739,7 +739,7 @@ async fn the_proxy_header_is_suggested_both_ways() {
         Early,
         &format!("capability: refused: {}{WAITS_FOR_HEADER}", exim.trim_end()),
     ));
-    // What the server understood, it does not refuse for want of a header, or because of one.
+    // Where the server has understood a request, its refusal does not suggest the PROXY header.
     cases.push(case(
         "another status",
         proxied(target(Protocol::Http)),

@@ -12,14 +12,14 @@ use crate::bench::{Bench, ways};
 use crate::pki::{Identity, Wish, root};
 use crate::server::{Do, serve};
 
-/// What such a server does at a hello with a session.
+/// What such a server does when a ClientHello offers a session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fails {
     Silently,
     WithReset,
 }
 
-/// Whether a hello offers a session of TLS 1.3.
+/// Whether a ClientHello offers a session of TLS 1.3.
 ///
 /// A record's header is 5 bytes long, the message's another 4; version, random number, session,
 /// suites, compressions and extensions follow (RFC 8446 §4.1.2).
@@ -79,7 +79,8 @@ async fn a_server_that_fails_with_sessions_is_alive_and_offered_no_more() {
         ..Wish::default()
     });
     let server = leaf.resuming_server(SslVersion::TLS1_3);
-    // The hello is the first that such a server reads, so not after STARTTLS.
+    // The ClientHello is the first thing that such a server reads, so there are no cases with
+    // STARTTLS.
     let ways = ways(&server).into_iter();
     for (name, target, depth, script) in ways.filter(|(_, target, ..)| target.implicit_tls()) {
         for fails in [Fails::WithReset, Fails::Silently] {

@@ -205,8 +205,8 @@ impl Identity {
         context.build()
     }
 
-    /// A server's side under a policy of its own, sessions included; small keys and old digests
-    /// are none of its business.
+    /// A server's side under a security policy of its own, also for sessions: it accepts small keys
+    /// and old digests, since only the client's policy is tested.
     pub(crate) fn lax_server(
         &self,
         chain: &[&Self],

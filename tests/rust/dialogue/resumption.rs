@@ -76,7 +76,8 @@ async fn a_handshake_that_is_due_is_full() {
     join_all(benches.into_iter().map(|(name, bench)| async move {
         let started = Instant::now();
         assert!(!bench.resumes().await, "{name}");
-        // A ticket that comes late is missed.
+        // A ticket that arrives after the probe has closed is not seen, so several probes may be
+        // needed.
         while !bench.resumes().await && started.elapsed() < SOON {}
         tokio::time::sleep(SOON).await;
         assert!(!bench.resumes().await, "{name}: not when due");
@@ -116,7 +117,7 @@ async fn a_handshake_that_an_old_session_spoils_is_made_anew() {
         let more = second.probes_until_resumed().await;
         assert_eq!(second.met.load(SeqCst), 2 + more, "{name}");
 
-        // What fails without one as well is a failure.
+        // A handshake that fails without a session as well makes the probe fail.
         let broken = second.succeeded_by(vec![Do::Close]).await;
         assert!(broken.probe().await.result.is_err(), "{name}");
     }
@@ -157,10 +158,10 @@ async fn a_late_greeting_does_not_take_the_second_attempt() {
     assert_eq!(second.met.load(SeqCst), 2);
 }
 
-/// The first attempt takes a good part of the probe's time, so that the second one's ends while
-/// its goodbye waits for the server.
+/// The first attempt takes so much of the probe's time that the time ends while the second one
+/// waits for the server to close.
 #[tokio::test]
-async fn a_second_attempt_that_is_cut_short_at_its_goodbye_counts() {
+async fn a_second_attempt_that_is_cut_short_at_its_graceful_close_counts() {
     const LATE: Duration = Duration::from_millis(650);
     const WHOLE: Duration = Duration::from_millis(1500);
     let mut reasons = Vec::new();
@@ -204,7 +205,7 @@ async fn what_timed_out_is_not_tried_again() {
     assert_eq!(silent.met.load(SeqCst), 1);
 }
 
-/// A session that was new when it spoilt a handshake is the last one to be offered.
+/// A new session that made a handshake fail is the last one that is offered to this server.
 #[tokio::test]
 async fn a_server_that_fails_with_new_sessions_is_offered_no_more() {
     let second = upgraded(0, |_| (), None, &[]).await;
@@ -234,14 +235,15 @@ async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
     for (name, bench) in &benches {
         assert!(!bench.resumes().await, "{name}");
         if name.starts_with("smtp") {
-            // Its session is still new at the end.
+            // It is not resumed here, so that its session is still unused when the certificate has
+            // expired.
             continue;
         }
         let facts = bench.probe().await.tls.expect("a handshake");
         assert!(facts.resumed, "{name}");
         ends = facts.not_after.expect("known on a resumed session, too");
     }
-    // Its end is what is waited for.
+    // Waits until the certificate has expired.
     let now = || {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -251,7 +253,7 @@ async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
     while now() <= u64::try_from(ends).unwrap() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Those that meet the new certificate only.
+    // The connect and SMTP probes are only made after the certificate was renewed.
     let (lucky, unlucky): (Vec<_>, Vec<_>) = benches
         .iter()
         .partition(|(name, _)| name.starts_with("connect") || name.starts_with("smtp"));
@@ -266,9 +268,10 @@ async fn a_certificate_that_ends_is_noticed_on_a_resumed_session() {
     for (name, bench) in lucky {
         let met = bench.met.load(SeqCst);
         assert!(!bench.resumes().await, "{name}");
-        // The server resumed the old session, and was asked for its certificate after that.
+        // The server resumed the old session, so the probe was repeated without it to see the
+        // certificate.
         assert_eq!(bench.met.load(SeqCst), met + 2, "{name}");
-        // The session was not to blame.
+        // Sessions are offered again: the one before did not cause the repetition.
         assert!(bench.resumes().await, "{name}");
     }
 }

@@ -25,16 +25,16 @@ const SECOND: Duration = Duration::from_secs(3);
 const SECOND_TEXT: &str = "3s";
 /// The deadline of probes that are to end before it.
 const LONG: Duration = Duration::from_secs(20);
-/// What a goodbye and a busy machine may add.
+/// How much later a probe may end because of a graceful close, or on a busy machine.
 const SLACK: Duration = Duration::from_secs(8);
-/// Servers at a time.
+/// How many servers run at a time.
 const AT_ONCE: usize = 32;
 
 /// What a server does next.
 #[derive(Clone)]
 pub(crate) enum Do {
     Say(Vec<u8>),
-    /// Says the former, and in the same packet, beside any TLS, the latter.
+    /// Sends the first text inside TLS and the second one beside it, in the clear, in one packet.
     Blurt(Vec<u8>, Vec<u8>),
     /// Reads one line.
     Read,
@@ -44,19 +44,19 @@ pub(crate) enum Do {
     ReadBytes(usize),
     /// Reads until the client closes, and says nothing.
     Hold,
-    /// Says these bytes one at a time, a while apart.
+    /// Sends these bytes one at a time, with a pause after each.
     Drip(Vec<u8>),
-    /// Says these bytes again and again, until the client closes.
+    /// Sends these bytes again and again, until the client closes.
     Flood(Vec<u8>),
     Wait(Duration),
-    /// Ends its side of the connection.
+    /// Ends its side of the connection (FIN) without a `close_notify` of TLS.
     Close,
     Reset,
-    /// Says TLS's goodbye, and fails where the client does not say it, too.
+    /// Sends the `close_notify` of TLS, and fails where the client does not send one.
     Part,
-    /// Puts TLS under what follows.
+    /// Makes the rest of the script run inside TLS.
     Tls(SslContext),
-    /// Takes no bytes at all, for longer than the probe may take.
+    /// Reads no bytes at all, for longer than the probe may take.
     Ignore,
 }
 
@@ -67,7 +67,7 @@ pub(crate) fn say(text: impl AsRef<[u8]>) -> Do {
 /// When a probe must have ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Ends {
-    /// Before its deadline: the reason was there to be seen.
+    /// Before its deadline, since the server has sent or done what the reason is about.
     Early,
     /// At its deadline.
     Late,
@@ -166,7 +166,7 @@ async fn attempt(mut case: Case, deadline: Duration, prober: &Prober) -> Result<
                 (None, None) => reason == wanted,
             },
         );
-    // One line, printable, and no more of the peer than may be quoted.
+    // Reasons are one printable line, and quote no more of the peer than is allowed.
     let in_form = reason.len() < 220 && reason.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
     let in_time = match case.ends {
         Ends::Early => took < deadline,
@@ -224,7 +224,7 @@ pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> 
             Do::Part => {
                 stream.shutdown().await?;
                 stream.read_to_end(&mut Vec::new()).await?;
-                // OpenSSL says only now whether the end was a goodbye.
+                // Only the second call tells whether the client sent a `close_notify`.
                 stream.shutdown().await?;
             }
             Do::Wait(time) => tokio::time::sleep(time).await,
@@ -238,8 +238,8 @@ pub(crate) async fn serve(stream: TcpStream, script: Vec<Do>) -> io::Result<()> 
                 stream = BufReader::new(Box::new(tls));
             }
             Do::Close => {
-                // On the socket, so that TLS says no goodbye. To close with unread input
-                // would be a reset.
+                // Shuts the socket down, so that TLS sends no `close_notify`. Closing it with
+                // unread input would send a reset.
                 socket.shutdown(std::net::Shutdown::Write)?;
                 stream.read_to_end(&mut Vec::new()).await?;
                 return Ok(());

@@ -199,7 +199,7 @@ async fn expect(stream: &mut (impl AsyncRead + Unpin), wanted: &[u8]) -> Result<
     Err(format!("expected {:?}, got {:?}", text(wanted), text(&got)))
 }
 
-/// A peer that always has more to say, and takes whatever it is sent.
+/// A peer that always has more to send, and reads whatever it is sent.
 pub(crate) struct Endless {
     pub(crate) text: &'static [u8],
     /// Bytes taken from it.
@@ -234,7 +234,7 @@ impl AsyncWrite for Endless {
     }
 }
 
-/// A peer that says a text, so many bytes at a time, and closes; it takes whatever it is sent.
+/// A peer that sends a text, so many bytes at a time, and closes; it reads whatever it is sent.
 pub(crate) struct Answering {
     pub(crate) text: Vec<u8>,
     pub(crate) at: usize,

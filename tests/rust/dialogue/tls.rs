@@ -57,7 +57,7 @@ fn resuming() -> SslContext {
     .resuming_server(SslVersion::TLS1_3)
 }
 
-/// What a good server says up to its agreement to STARTTLS.
+/// What a good server sends up to its agreement to STARTTLS.
 pub(crate) fn agreement(protocol: Protocol) -> Vec<Do> {
     let (greeting, list, agreed) = match protocol {
         Protocol::Imap => (
@@ -80,7 +80,7 @@ pub(crate) fn agreement(protocol: Protocol) -> Vec<Do> {
     script
 }
 
-/// What a good server says under TLS, after STARTTLS or from the beginning.
+/// What a good server sends under TLS, after STARTTLS or from the beginning.
 pub(crate) fn under_tls(protocol: Protocol, upgraded: bool) -> Vec<Do> {
     let greeted = !upgraded || protocol == Protocol::Sieve;
     let tag = if upgraded { "a2" } else { "a1" };
@@ -138,7 +138,8 @@ async fn all_dialogues_run_under_tls() {
     check(cases).await;
 }
 
-/// A TLS listener that goes wrong, met with the first byte and after STARTTLS.
+/// A TLS listener that fails in some way, both where TLS begins with the first byte and after
+/// STARTTLS.
 fn both(name: &str, change: fn(&mut Target), does: &[Do], ends: Ends, reason: &str) -> Vec<Case> {
     let mut first = implicit(Protocol::Imap);
     change(&mut first);
@@ -324,7 +325,7 @@ async fn certificates() {
             reason,
         ));
     }
-    // What is right, or not looked at, goes on to the dialogue.
+    // A certificate that is valid, or that is not verified, lets the dialogue begin.
     for (name, change, context) in [
         ("self-signed, not verified", skipping, &self_signed),
         ("expired, not verified", skipping, &expired),
@@ -386,7 +387,7 @@ async fn faults_under_tls() {
             "greeting: *",
         ),
         case(
-            "closes without TLS's goodbye",
+            "closes without close_notify",
             implicit(Protocol::Imap),
             [
                 tls(),
@@ -459,7 +460,8 @@ async fn a_refusal_after_the_handshake_names_the_certificate_that_was_asked_for(
         let server = asking(version, SslVerifyMode::PEER, 2);
         let script = vec![Tls(server), ReadHead, say("HTTP/1.1 400 No\r\n\r\n"), Close];
         let bench = Bench::new(implicit(Protocol::Http), Depth::Deep, script).await;
-        // The later ones resume the session, for which the server does not ask again.
+        // The later probes resume the session, for which the server does not ask for the
+        // certificate again.
         for _ in 0..3 {
             let error = bench.probe().await.result.unwrap_err().to_string();
             let hint = "; it asked for a client certificate (tls_cert_file, tls_key_file)";
@@ -522,8 +524,8 @@ async fn a_connect_probe_that_sent_something_ends_without_a_reset() {
     }
 }
 
-/// Whole dialogues, the last line read is the client's goodbye.
-fn talks() -> [(Target, Vec<Do>); 2] {
+/// Whole dialogues. The last line that the server reads is the client's LOGOUT or QUIT.
+fn whole_dialogues() -> [(Target, Vec<Do>); 2] {
     [
         (
             implicit(Protocol::Imap),
@@ -551,10 +553,10 @@ async fn server_of(target: &mut Target, script: Vec<Do>) -> JoinHandle<io::Resul
     })
 }
 
-/// RFC 8446 §6.1: each side says goodbye, whoever was first.
+/// RFC 8446 §6.1: each side sends `close_notify`, whichever was first.
 #[tokio::test]
-async fn a_goodbye_of_tls_is_answered() {
-    for (mut target, script) in talks() {
+async fn a_close_notify_is_answered() {
+    for (mut target, script) in whole_dialogues() {
         let server = server_of(&mut target, [script, vec![Part]].concat()).await;
         let outcome = Prober::default().run(&target, Depth::Deep, None).await;
         assert_eq!(outcome.result, Ok(()));
@@ -564,8 +566,8 @@ async fn a_goodbye_of_tls_is_answered() {
 
 /// RFC 8446 §6.1, on a resumed session.
 #[tokio::test]
-async fn a_resumed_session_says_goodbye_and_answers_one() {
-    // A connect probe ends otherwise.
+async fn a_resumed_session_sends_close_notify_and_answers_one() {
+    // A connect probe aborts instead of closing gracefully.
     for (name, target, depth, mut script) in ways(&resuming()).into_iter().skip(1) {
         script.push(Part);
         let bench = Bench::new(target, depth, script).await;
@@ -577,7 +579,7 @@ async fn a_resumed_session_says_goodbye_and_answers_one() {
     }
 }
 
-/// A good answer is good, whatever came in one piece with it.
+/// A good answer stays good, whatever arrives in the same packet.
 #[tokio::test]
 async fn an_alert_in_the_clear_behind_a_good_answer_changes_nothing() {
     let (name, target, depth, mut script) = ways(&resuming()).swap_remove(1);
@@ -587,7 +589,7 @@ async fn an_alert_in_the_clear_behind_a_good_answer_changes_nothing() {
     });
     let last = last.unwrap_or_else(|| panic!("{name} ends with an answer"));
     if let Do::Say(answer) = last {
-        // RFC 8446 §6.
+        // RFC 8446 §6: a fatal alert, `internal_error`.
         *last = Do::Blurt(answer.clone(), b"\x15\x03\x03\x00\x02\x02\x50".to_vec());
     }
     let bench = Bench::new(target, depth, script).await;
@@ -596,7 +598,7 @@ async fn an_alert_in_the_clear_behind_a_good_answer_changes_nothing() {
     }
 }
 
-/// A probe of a server to whose goodbye somebody else listens.
+/// A probe that leaves its graceful close to `lingering`.
 async fn probe_and_leave(target: &Target, lingering: &LingeringConnections) {
     let prober = Prober::default();
     let Begun::Underway(probe) = prober.begin(target, Depth::Deep, &mut ReusableSockets::default())
@@ -610,18 +612,19 @@ async fn probe_and_leave(target: &Target, lingering: &LingeringConnections) {
 }
 
 #[tokio::test]
-async fn a_goodbye_is_said_at_once_and_the_servers_is_answered_later() {
+async fn close_notify_is_sent_at_once_and_the_servers_is_answered_later() {
     const PATIENCE: Duration = Duration::from_secs(20);
-    for (mut target, script) in talks() {
+    for (mut target, script) in whole_dialogues() {
         let lingering = LingeringConnections::default();
         lingering.set_room(1);
         let server = server_of(&mut target, script.clone()).await;
         probe_and_leave(&target, &lingering).await;
         assert_eq!(lingering.count(), 1);
         let heard = timeout(PATIENCE, server).await;
-        heard.expect("said without a look").unwrap().unwrap();
+        heard.expect("sent without waiting").unwrap().unwrap();
 
-        // There is no room for another one: this one is waited for.
+        // There is no room for another lingering connection, so the probe itself waits for this
+        // one.
         let server = server_of(&mut target, [script.clone(), vec![Part]].concat()).await;
         probe_and_leave(&target, &lingering).await;
         assert_eq!(lingering.count(), 1);

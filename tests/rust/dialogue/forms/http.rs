@@ -243,8 +243,8 @@ async fn http_in_every_form() {
     .await;
 }
 
-/// What browsers and nginx take for a response. Only the status line decides, and that the head
-/// ends within what is read.
+/// Responses that browsers and nginx accept. The verdict depends on the status line alone, and on
+/// the head ending within the bytes that are read.
 #[tokio::test(start_paused = true)]
 async fn a_good_status_is_good_whatever_the_fields_are() {
     let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "x".repeat(20_000));

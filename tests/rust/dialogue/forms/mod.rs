@@ -20,7 +20,7 @@ const REMOTE_TLS: Connection = Connection {
     ..REMOTE
 };
 
-/// A conversation and the reason it ends with; `""` is a good one.
+/// A conversation and the reason that its probe ends with; `""` for a good one.
 #[derive(Clone)]
 struct Case {
     name: &'static str,
@@ -46,7 +46,8 @@ fn case(
     }
 }
 
-/// Runs each case with pipes of three widths: whole replies, pieces, single bytes.
+/// Runs each case with three sizes of pipe, so that replies arrive whole, in pieces and byte by
+/// byte.
 async fn check(cases: &[Case]) {
     for case in cases {
         for pipe in [64 * 1024, 7, 1] {
@@ -66,8 +67,8 @@ async fn check(cases: &[Case]) {
     }
 }
 
-/// CVE-2011-0411: what is injected behind the reply to STARTTLS must not be read as if it
-/// had come under TLS. Nothing more is said to such a server.
+/// CVE-2011-0411: bytes that were injected behind the reply to STARTTLS must not be read as if they
+/// had come under TLS. The probe sends nothing more to such a server.
 #[tokio::test(start_paused = true)]
 async fn injected_replies_fail_the_probe() {
     for (protocol, script) in [
