@@ -255,7 +255,9 @@ int main(int argc, char **argv) {
   }
   if (argc > 1 && strcmp(argv[1], "system") == 0) {
     STATUS("a file in the environment whose log cannot be opened", NAUTHILUS_BACKEND_SYSTEM, nauthilus_backend_servers_acquire(&servers, &why));
-    CHECK("the reason names variable and log", strstr(why.data, "NAUTHILUS_BACKEND_CONFIG: log: ") != NULL);
+    printf("# %s\n", why.data);
+    CHECK("the reason names the variable", strstr(why.data, "NAUTHILUS_BACKEND_CONFIG: ") != NULL);
+    CHECK("and the log", strstr(why.data, "log: cannot append to /no/such/log: ") != NULL);
     CHECK("it leaves the engine to others", nauthilus_backend_holds_engine() == 0);
     return tap_finish();
   }
