@@ -4,6 +4,8 @@
 //! (`probe`) of a target when its timer is due; what the outcome changes goes into the shared
 //! table (`verdicts`) and the state file (`state_file`) of the active configuration (`active`).
 //! `process` is the engine of this process; `request` is what scripts decide in one request.
+//! `routing` chooses a user's node, `cluster` binds users to nodes in Redis, and `log`, `metrics`
+//! and `page` are what operators read.
 
 pub mod active;
 pub mod cluster;

@@ -118,7 +118,8 @@ fn pieces(users: &[String]) -> impl Iterator<Item = &[String]> {
         let users = rest.take()?;
         let mut room = BODY_MAX / 2;
         let fits = |user: &&String| {
-            // Its name in the line of a request, every letter of it with a backslash.
+            // The length of the user's field in a request if every byte of the name needs a
+            // backslash.
             let length = user.len() * 2 + r#" user="""#.len();
             let has_room = length <= room;
             room = room.saturating_sub(length);

@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub(crate) enum AskFailure {
     /// No engine can be asked, or none has answered.
     Unanswered(String),
-    /// What the engine says.
+    /// The engine refused; the text is its reason.
     Refused(String),
 }
 

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-/// How the command ends; the numbers are a promise to scripts.
+/// How the command ends. Scripts rely on the numbers, so they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitStatus {
     Good,
     /// A check failed, a file has mistakes, an engine refused or did not answer.
     Bad,
-    /// The command line says something that cannot be meant.
+    /// The command line is wrong.
     Usage,
 }
 
@@ -28,7 +28,7 @@ impl ExitStatus {
     }
 }
 
-/// Why a word could not be carried out.
+/// Why a subcommand failed.
 #[derive(Debug)]
 pub(crate) struct CommandFailure {
     pub(crate) status: ExitStatus,

@@ -45,7 +45,7 @@ impl DirectStore {
             return Err(CommandFailure::bad("no store: no cluster is configured"));
         };
         let place = format!("Redis at {}", settings.redis);
-        // A login waits for milliseconds, an operator for seconds.
+        // The configured timeout is for logins, in milliseconds; an operator can wait for seconds.
         let mut settings = (*settings).clone();
         settings.timeout = wait;
         let active = active(
@@ -110,7 +110,8 @@ impl DirectStore {
     /// # Errors
     /// Why it is not in force there.
     pub(crate) fn set(&self, wanted: OperatorRequest) -> Result<(), CommandFailure> {
-        // What was set there before: the new setting has to be later, by whichever clock.
+        // Learns the earlier setting first: the new one has to be later, although another machine's
+        // clock may be ahead.
         self.learn().map_err(|error| self.failure(&error.0))?;
         let what = wanted.what.clone();
         self.active.operate(wanted).map_err(CommandFailure::bad)?;
@@ -128,7 +129,7 @@ impl DirectStore {
 
     /// What a login of a user would get now. Writes nothing. `None` for a name without a key.
     pub(crate) fn explain(&self, user: &[u8], filter: &Filter) -> Option<Explained> {
-        // Where it fails, so does what follows.
+        // If learning fails, so does the call below, which reports the reason.
         let _ = self.learn();
         let client = self.client.handle();
         let explained = explain(&self.active, user, filter, &client);

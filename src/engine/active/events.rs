@@ -129,7 +129,8 @@ fn verdict_event(key: &str, told: &Told, before: &Record, after: &Record) -> Opt
         return None;
     }
     let error = after.error.as_deref().unwrap_or_default();
-    // The count of an event of another life of the target, such as before a restart, is higher.
+    // The count in an older event may be higher: of a target that was removed and came back, or of
+    // a table before a restart.
     let untold = after.changes.saturating_sub(told.changes);
     let goes_on = told.changes > 0 && untold > 0;
     let from = if goes_on {

@@ -206,7 +206,7 @@ impl ActiveConfig {
         };
         match claim {
             Claim::Taken(from) if role == Role::Prober => self.note_prober(from, pid),
-            // A reader until now, whose file another process wrote.
+            // This process was a follower until now: another process wrote the file.
             Claim::Kept if right == Some(WriteRight::Ours) && !was_writer => {
                 self.note_prober(0, pid)
             }

@@ -25,7 +25,7 @@ impl ActiveConfig {
 
     /// What all users are chosen by at this moment, for a filter.
     pub fn plan(&self, filter: &Filter) -> TimedPlan {
-        // Before what they stand for is read: a change in between then ends the plan.
+        // Read before what the plan is made from: a change in between then makes the plan outdated.
         let seen = self.routing_seen();
         let until_ms = self.next_change_ms();
         TimedPlan {
@@ -150,7 +150,8 @@ impl ActiveConfig {
         }
     }
 
-    /// The same where users are bound: a draining node keeps the users it has.
+    /// The nodes as [`ActiveConfig::fleet`] has them, for users who are bound: a draining node
+    /// keeps them.
     fn stored_fleet(&self) -> Fleet<'_, Now<'_>> {
         self.fleet_seen(Now {
             keeps_draining: true,
@@ -274,7 +275,7 @@ pub struct StoredStanding<'a> {
     pub node: &'a Node,
     /// Whether it is in a pool of the filter.
     pub in_pools: bool,
-    /// Whether it is, and has a target that matches.
+    /// Whether it is in a pool of the filter and has a target that matches the filter.
     pub matches: bool,
     pub usable: bool,
     /// Whether it is usable only because no node of its pool has all of its vital targets alive.

@@ -46,7 +46,7 @@ impl ActiveConfig {
                 epoch: own.epoch + 1,
                 ..Self::new(own.table.clone(), assigned, &identities, config, pid, state)
             };
-            // Before the table changes: both configurations read the same one.
+            // Read before the table changes, since both configurations read the same table.
             let listed = own.snapshot().servers;
             next.reset_newcomers(own);
             next.restore(saved);

@@ -20,13 +20,14 @@ use crate::engine::log::{Level, Line, Log};
 use crate::engine::verdicts::{Event, EventKind, StoreState};
 use crate::sys::relay::relayed;
 
-/// Between the beginnings of two attempts to connect.
+/// The time between the starts of two attempts to connect.
 const EACH: Duration = Duration::from_secs(1);
 
-/// How long connecting may take, and the login, with all that is asked first.
+/// How long connecting may take, with TLS and the login to Redis; and after that the first
+/// registration of this machine.
 const CONNECT_TIME: Duration = Duration::from_millis(900);
 
-/// Between two registrations of this machine; one counts for 10 s.
+/// The time between two registrations of this machine; the store counts one for 10 s.
 const REGISTER_EVERY: Duration = Duration::from_secs(3);
 
 /// The interval at which this process checks whether an operator has set something.
@@ -61,8 +62,8 @@ pub struct Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.keeper.abort();
-        // A call that is still under way may fail: it must not say that the store is down, which another
-        // client of the same table knows better.
+        // A call in flight fails when this client ends. It must not record that the store is down:
+        // the client that replaces this one in the same table knows better.
         let ended = Link::Down("another configuration is in force".to_owned());
         self.shared.link.send_replace(ended);
     }

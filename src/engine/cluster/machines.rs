@@ -15,7 +15,7 @@ use crate::engine::verdicts::digest::sha256;
 use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Setting, UserCounts};
 use crate::sys::host_name::host_name;
 
-/// How long a question may take that is not asked for a login.
+/// How long a request may take that no login waits for.
 const SIDE_QUESTION: Duration = Duration::from_millis(300);
 
 /// This machine as the store knows it.

@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(clock.at_us(5), 0);
         clock.measured_at(1_000, 1_100, 5_001_050);
         assert_eq!(clock.at_us(2_000), 5_002_000);
-        // A slow answer says less.
+        // A slow answer is less exact, so the offset stays.
         clock.measured_at(3_000, 53_000, 5_004_000);
         assert_eq!(clock.at_us(2_000), 5_002_000);
         // Redis's clock was set back by four seconds.

@@ -122,8 +122,9 @@ impl Check {
     /// that is no route.
     pub fn route_result(&self) -> Option<Result<RoutedServer, String>> {
         let user = self.route.as_ref()?;
-        // In this order: the route is stored before the result. Another one would find no route where
-        // the engine thread stores both in between.
+        // The result is read first, the route after it: the engine thread stores the route before
+        // the result. In the other order it could store both between the two reads, and the route
+        // would be missed.
         let result = self.result()?;
         let routed = match (self.routed(), result) {
             (Some(routed), _) => routed,

@@ -253,7 +253,8 @@ pub(super) fn note_move(active: &ActiveConfig, binding: &Binding, why: MoveReaso
 pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
     let hash = |name: &str| {
         let known = active.nodes().find(|node| *node.name == *name);
-        // Another number than 0 for a node that this machine does not know: the user is bound.
+        // A node that this machine does not know has a number other than 0, because the user is
+        // bound.
         known.map_or(u64::from(!name.is_empty()), |node| node.name_hash())
     };
     active.table.remember_binding(

@@ -116,7 +116,8 @@ pub(super) fn without_store(
                 let is_within =
                     |time: std::time::Duration| is_moved && u128::from(age) < time.as_micros();
                 let Some(here) = here else {
-                    // Its name is not remembered.
+                    // This machine does not know the node, and the table has only the hash of its
+                    // name.
                     return Err(UNAVAILABLE.to_owned());
                 };
                 if is_within(settings.move_delay) {

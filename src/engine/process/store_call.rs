@@ -90,7 +90,8 @@ impl Check {
     pub fn store_result(&self) -> Option<StoreResult> {
         let payload = self.payload.as_ref()?;
         let payload = payload.downcast_ref::<OnceLock<StoreResult>>()?;
-        // In this order: the payload is stored before the ticket is finished.
+        // The result is read first, the payload after it: the engine thread stores the payload
+        // before it finishes the ticket.
         let finished = self.result()?;
         match (payload.get(), finished) {
             (Some(result), _) => Some(result.clone()),
@@ -143,12 +144,13 @@ impl StoreRequest {
 /// The reason of calls that need a store, where there is none.
 pub const NO_STORE: &str = "no store";
 
-/// What Lua's callers wait beyond the store's timeout, which the engine keeps: so long the engine thread
-/// may be delayed on a machine under load, and an operator is not told that a call failed which did not.
+/// How much longer than the store's timeout, which the engine keeps, callers in Lua wait. On a
+/// machine under load the engine thread may be delayed by that much; a caller that gave up earlier
+/// would be told that a call failed which succeeds.
 pub const SCHEDULING: Duration = Duration::from_secs(1);
 
 impl StoreCall {
-    /// The node that has to be known.
+    /// The node that this machine has to know for the call; `None` where it needs none.
     fn node(&self) -> Option<&str> {
         match self {
             Self::Touch { node, .. } | Self::Move { node, .. } => Some(node),
@@ -166,7 +168,7 @@ impl StoreCall {
     }
 }
 
-/// Answers where nothing else has: the engine has ended, or could not be started.
+/// Where nothing else has answered, this does: the engine has ended, or could not be started.
 impl Drop for StoreRequest {
     fn drop(&mut self) {
         let _ = self.result.set(Err(UNAVAILABLE.to_owned()));

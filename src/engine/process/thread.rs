@@ -59,7 +59,7 @@ const SAVE_AGAIN: Duration = Duration::from_millis(100);
 /// The interval at which a reader polls the state file.
 const FOLLOW: Duration = Duration::from_millis(50);
 
-/// Between two tries of a process in waiting for the prober's role.
+/// The pause between two tries of a waiting process to become the prober.
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
 
@@ -575,7 +575,7 @@ impl EngineLoop {
     }
 }
 
-/// Between two tries of a process in waiting for the prober's role.
+/// The pause between two tries of a waiting process to become the prober.
 fn standby_pause(active: &ActiveConfig) -> Duration {
     (active.config.policy.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
 }

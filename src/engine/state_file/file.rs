@@ -258,7 +258,8 @@ impl SharedStateFile {
         spawn_quiet("nb-state", WRITER_STACK, move || {
             let mut failing = false;
             while let Ok((term, content)) = contents.recv() {
-                // A failure is logged once; the next content is the next try.
+                // Of several failures in a row only the first one is logged; the next content is
+                // written all the same.
                 let written = file.write(term, &content);
                 if let (Err(e), false) = (&written, failing) {
                     log.write(

@@ -320,7 +320,7 @@ pub fn wanted_line(wanted: &WantedSetting) -> String {
 
 /// Reads such a line: the part after `set `.
 pub fn read_wanted(rest: &str) -> Option<WantedSetting> {
-    // The two lines have their fields in common, and `for` in the place of the times.
+    // A line of a request has the fields of a content's line, with `for` instead of the times.
     let operator = read_operator(rest)?;
     let mut for_ms = 0;
     for field in Fields::of(rest) {

@@ -1,6 +1,7 @@
 //! The state file: verdicts and operators' settings, kept across restarts and shared by processes
-//! that do not share a table because neither is forked from the other. Only the process that has the right
-//! to write (`file.rs`) writes verdicts; any process may leave a request in it (`request.rs`).
+//! that do not share a table because neither is forked from the other. Only the process that holds
+//! the writer's lock writes verdicts, or a deputy while that process is stopped (`file.rs`); any
+//! process may leave a request in the file (`request.rs`).
 //!
 //! | file | what it is |
 //! |---|---|

@@ -81,7 +81,7 @@ pub(super) const REPORTS: usize = 16;
 /// When a report last woke the prober, in `CLOCK_MONOTONIC` nanoseconds.
 pub(super) const REPORTED_AT: usize = 17;
 /// Which of the reports a probe was begun for, and which of them were answered.
-pub(super) const HEEDED: usize = 18;
+pub(super) const HANDLED_REPORTS: usize = 18;
 pub(super) const CERTIFICATE_LOGGED: usize = 19;
 pub(super) const ERROR_LENGTH: usize = 20;
 /// How often the verdict has changed.

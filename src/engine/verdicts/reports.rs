@@ -20,7 +20,7 @@ const WAKE_AGAIN: Duration = Duration::from_millis(100);
 /// The low half of a word: how many reports there were, modulo 2^32.
 const NUMBER: u64 = 0xffff_ffff;
 
-/// The halves of [`HEEDED`]: the number of the last report before the begin of a probe, and before
+/// The halves of [`HANDLED_REPORTS`]: the number of the last report before the begin of a probe, and before
 /// that of one whose outcome was published.
 fn halves(word: u64) -> (u32, u32) {
     (number(word), number(word >> 32))
@@ -41,7 +41,7 @@ impl VerdictTable {
     pub fn report(&self, slot: Slot, now_ns: u64) -> bool {
         let word = self.word(slot, REPORTS);
         let seen = word.load(SeqCst);
-        let (begun, _) = halves(self.word(slot, HEEDED).load(SeqCst));
+        let (begun, _) = halves(self.word(slot, HANDLED_REPORTS).load(SeqCst));
         let is_new = number(seen) == begun;
         if is_new {
             // Where this fails, another process has reported since this call began, and the probe
@@ -66,7 +66,7 @@ impl VerdictTable {
 
     /// Which of the reports are answered: their number, modulo 2^32.
     pub fn answered(&self, slot: Slot) -> u32 {
-        halves(self.word(slot, HEEDED).load(Acquire)).1
+        halves(self.word(slot, HANDLED_REPORTS).load(Acquire)).1
     }
 
     /// Records that a probe is about to begin, and returns the number of the last report before it.
@@ -86,11 +86,11 @@ impl VerdictTable {
         }
     }
 
-    /// Changes the halves of [`HEEDED`]; neither goes back, since the process that was the prober
+    /// Changes the halves of [`HANDLED_REPORTS`]; neither goes back, since the process that was the prober
     /// before may be late.
     fn raise(&self, slot: Slot, next: impl Fn((u32, u32)) -> (u32, u32)) {
         let later = |new, old| if is_later(new, old) { new } else { old };
-        let word = self.word(slot, HEEDED);
+        let word = self.word(slot, HANDLED_REPORTS);
         let mut seen = word.load(Acquire);
         loop {
             let old = halves(seen);
@@ -171,7 +171,9 @@ mod tests {
         let (table, slot) = table();
         let last = u64::from(u32::MAX);
         table.word(slot, REPORTS).store(last, Relaxed);
-        table.word(slot, HEEDED).store(last << 32 | last, Relaxed);
+        table
+            .word(slot, HANDLED_REPORTS)
+            .store(last << 32 | last, Relaxed);
         assert!(table.report(slot, MS));
         let begun = table.note_probe(slot);
         table.answer(slot, begun);

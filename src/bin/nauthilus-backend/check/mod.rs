@@ -25,7 +25,8 @@ use super::exit_status::{CommandFailure, ExitStatus};
 use super::password;
 
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitStatus, CommandFailure> {
-    // All are read before the first one is checked: a mistake in the last one ends nothing halfway.
+    // All URLs are read before the first server is checked: a mistake in the last one then ends the
+    // command before anything was done.
     let subjects = args
         .urls
         .iter()
@@ -53,7 +54,8 @@ async fn check(subject: &Subject, args: &CheckArgs) -> bool {
     let text = TextReport::begin(&subject.url, args);
     let recorder = Arc::new(Recorder::new(text.stages(is_quiet)));
     let prober = Prober::observed(recorder.clone());
-    // Reading the authorities takes longer than a handshake and is none of the server's time.
+    // Reads the authorities before the time is measured: that takes longer than a handshake and is
+    // not the server's time.
     prober.prepare(&subject.target);
     let mut runs = Vec::new();
     for number in 1..=args.repeat {
@@ -78,7 +80,7 @@ async fn check(subject: &Subject, args: &CheckArgs) -> bool {
 /// The target that a URL and the options describe, by the rules of a configuration.
 fn subject(text: &str, args: &CheckArgs) -> Result<Subject, CommandFailure> {
     let refused = |reason: String| {
-        // A URL with a password is not repeated.
+        // A text that is not a valid URL is not quoted: it may contain a password.
         let place = CheckUrl::parse(text).map_or_else(|_| "URL".to_owned(), |url| url.shown());
         CommandFailure::usage(format!("{place}: {reason}"))
     };

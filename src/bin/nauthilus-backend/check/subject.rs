@@ -15,10 +15,10 @@ pub(super) struct Subject {
     pub(super) target: Target,
 }
 
-/// One probe that has ended.
+/// One probe that is complete.
 pub(super) struct ProbeRun {
     pub(super) result: Result<(), ProbeError>,
-    /// Until the result was known.
+    /// The time until the result was known.
     pub(super) elapsed: Duration,
     pub(super) address: Option<IpAddr>,
     pub(super) recording: Recording,

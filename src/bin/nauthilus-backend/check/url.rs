@@ -11,7 +11,7 @@ pub(super) struct CheckUrl {
     pub(super) user: Option<String>,
     pub(super) host: String,
     pub(super) port: Option<u16>,
-    /// With its `/`, as it was written; empty where there is none.
+    /// As written, with its `/`; empty where there is none.
     pub(super) path: String,
 }
 

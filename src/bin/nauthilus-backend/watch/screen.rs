@@ -62,7 +62,7 @@ pub(super) fn run(source: &Source, interval: Duration) -> io::Result<()> {
                 view.rows = rows;
                 view.problem = None;
             }
-            // The last rows stay.
+            // The rows that were read last stay on the screen.
             Err(problem) => view.problem = Some(problem),
         }
         view.draw()?;
@@ -111,7 +111,7 @@ impl View {
     fn draw(&mut self) -> io::Result<()> {
         let (width, height) = size()?;
         let (width, height) = (usize::from(width), usize::from(height));
-        // The first two lines and the last one are not the table's.
+        // The first two lines and the last one are not part of the table.
         let room = height.saturating_sub(3);
         let rows = table::sorted(&self.rows, self.problems_first);
         let rows: Vec<&TargetRow> = rows

@@ -61,7 +61,7 @@ if ARGV[6] == '1' then
     local sample = USERS .. ':' .. node
     drain_end = tonumber(drain_end)
     if drain_end > 0 and drain_end <= now then
-      -- The bindings that are left have ended.
+      -- All bindings to the node have ended with the drain.
       redis.call('DEL', sample)
     else
       redis.call('ZREMRANGEBYSCORE', sample, '-inf', digits(now))

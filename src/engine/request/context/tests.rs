@@ -104,7 +104,8 @@ fn among_applied_the_later_wins() {
     assert_eq!(attributes(&context).len(), 4);
 }
 
-/// Where it has every name that was applied before, as where one is missing.
+/// Both where the later result sets every name that was set before, and where one of them is
+/// missing.
 #[test]
 fn what_is_applied_anew_is_as_if_applied_once() {
     let anew: &[(&str, &str)] = &[("a", "3"), ("b-c", "4"), ("b_c", "5")];
@@ -373,10 +374,10 @@ enum Step {
     Select(&'static str),
     Reset,
     ReadHeaders,
-    /// As another request's.
+    /// The context is cleared for another request.
     Clear,
-    /// To a host that sets each header at once, but for what comes after so many headers: a selection,
-    /// a result, or what is there to be reported.
+    /// For a host that sets each header at once and fails after so many headers: a selection, a
+    /// result, or a report of what has changed.
     SelectFor(&'static str, u32),
     ApplyFor(Vec<(&'static str, &'static str)>, Option<&'static str>, u32),
     Set(u32),
@@ -424,8 +425,8 @@ fn applied(pairs: &[(&str, &str)], secret: Option<&str>) -> BackendResult {
 
 type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
 
-/// Reports to a host that sets no more headers than it may. Where it is to set more it is told in another
-/// way, or knows for sure of none; else it is told of nothing twice.
+/// Reports to a host that sets at most `may_set` headers. If there are more, the host is told of
+/// all changes in another way, unless it was told of none; nothing is reported twice.
 fn tell(
     context: &mut RequestContext,
     host: &mut BTreeMap<String, Vec<u8>>,
@@ -527,7 +528,7 @@ fn a_cleared_context_is_a_new_one() {
     changes(&mut context);
     context.select("192.0.2.2", 2);
     context.clear();
-    // All that is in it, not only what it says of itself.
+    // Compares all fields, not only what the methods return.
     let debug = |context: &RequestContext| format!("{context:?}");
     assert_eq!(debug(&context), debug(&RequestContext::new()));
     assert_eq!(changes(&mut context), Vec::<String>::new());
