@@ -84,7 +84,7 @@ describe("the request context", function()
         log = "none",
         backend_servers = { { protocol = "imap", host = "localhost", port = port } },
       })
-      assert(nb.wait_ready(10))
+      assert(nb.wait_ready(60))
       -- It listens on 127.0.0.1 alone, whatever else the name resolves to.
       for _, name in ipairs({ "localhost", "localhost.", "LOCALHOST" }) do
         nb.select_backend_server(name, port)

@@ -22,7 +22,7 @@ describe("the log", function()
         connect_interval = "20ms", fast_interval = "20ms", log = %s,
         backend_servers = { { protocol = "imap", host = "127.0.0.1", port = %d } },
       })
-      assert(nb.wait_ready(10))
+      assert(nb.wait_ready(60))
       -- Another thread writes the line; by the time of a few more probes it has been written.
       while nb.status().targets[1].probes < 25 do end
       print("done")
@@ -81,7 +81,7 @@ describe("the log", function()
       assert(#nb.status().warnings == 0)
       -- The file is gone, and no other can be made in its place.
       assert(os.rename(folder .. "/log", folder .. "/old"))
-      assert(nb.wait_ready(5))
+      assert(nb.wait_ready(60))
       local warning
       repeat warning = nb.status().warnings[1] until warning
       assert(warning:find("^log: .*/log/x cannot be opened again %%(.*lines go on to the file that was open$"), warning)
@@ -111,7 +111,7 @@ describe("the log", function()
           { protocol = "pop3", host = "127.0.0.1", port = %d },
         },
       })
-      assert(nb.wait_ready(5))
+      assert(nb.wait_ready(60))
       local warning
       repeat warning = nb.status().warnings[1] until warning and warning:find("log: 2 lines", 1, true)
       assert(warning:find("No space left", 1, true), warning)

@@ -58,7 +58,7 @@ describe("an operator's setting", function()
     for _, what in ipairs({ key(a), key(b), "node:mail1", "node:mail2" }) do
       nb.set_target_state(what, "auto")
     end
-    assert(nb.wait_ready(20))
+    assert(nb.wait_ready(60))
   end)
 
   it("takes a target out of the list and puts it back, while probes go on", function()
@@ -170,7 +170,7 @@ describe("an operator's setting", function()
     local output, ok = interpreter.run(script:format([[
       nb.set_target_state("node:mail1", "maintenance", { reason = "a \"new\" disk", by = "ann" })
       nb.set_node_weight("mail1", 9)
-      assert(nb.wait_ready(20))
+      assert(nb.wait_ready(60))
       repeat
         local file = io.open(]] .. string.format("%q", state_file) .. [[, "rb")
         local text = file and file:read("*a") or ""
@@ -198,7 +198,7 @@ describe("an operator's setting", function()
     local state_file = world:folder() .. "/shared"
     nb.configure(config({ state_file = state_file }))
     nb.start()
-    assert(nb.wait_ready(20))
+    assert(nb.wait_ready(60))
     local output, ok = interpreter.run(([[
       local nb = require("nauthilus_backend")
       nb.configure({
@@ -209,7 +209,7 @@ describe("an operator's setting", function()
         },
       })
       nb.start()
-      assert(nb.wait_ready(20))
+      assert(nb.wait_ready(60))
       assert(not nb.status().probing)
       nb.set_target_state("node:mail1", "drain", { by = "the other one" })
       -- Until the prober, which is another process, has it in the file that both share.
@@ -284,7 +284,7 @@ describe("an operator's setting", function()
       },
     })
     nb.start()
-    assert(nb.wait_ready(20))
+    assert(nb.wait_ready(60))
     for _ = 1, 5 do
       peer:close()
       engine.eventually("dead", function() return verdict_of(peer) == "dead" end)
@@ -311,7 +311,7 @@ describe("an operator's setting", function()
       },
     })
     nb.start()
-    assert(nb.wait_ready(20))
+    assert(nb.wait_ready(60))
     engine.eventually("the certificate's", function() return #events_of("certificate", key(soon)) > 0 end)
     -- The certificate was made with seven days, to the second.
     assert.matches("^expires in [67] days$", events_of("certificate", key(soon))[1].reason)

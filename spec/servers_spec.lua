@@ -273,7 +273,7 @@ describe("get_backend_servers", function()
     local a, b, c = world:open(), world:open(), world:open()
     local targets = { engine.imap(a.port), engine.imap(b.port), engine.imap(c.port) }
     nb.configure(engine.config(targets))
-    assert.is_true(nb.wait_ready(10))
+    assert.is_true(nb.wait_ready(60))
     local before = nb.get_backend_servers()
     b:close()
     engine.await_verdict(nb, b.port, "dead")
@@ -297,7 +297,7 @@ describe("get_backend_servers", function()
 
   it("shows the address that a name was found at once it was probed", function()
     configure()
-    assert.is_true(nb.wait_ready(10))
+    assert.is_true(nb.wait_ready(60))
     engine.eventually("localhost has an address", function()
       for _, server in ipairs(nb.get_backend_servers()) do
         if server.host == "localhost" and server.ip == "127.0.0.1" then

@@ -59,7 +59,7 @@ describe("the host's process", function()
       { protocol = "imap", host = "localhost", port = world:open().port },
       engine.imap(world:hole().port, { connect_timeout = "30s" }),
     }))
-    nb.start_check("localhost", world:open().port, false, false):wait(10)
+    nb.start_check("localhost", world:open().port, false, false):wait(60)
 
     local ours = 0
     for id, status in pairs(threads()) do

@@ -80,7 +80,7 @@ fn eventually(what: &str, within: Duration, mut holds: impl FnMut() -> bool) -> 
 }
 
 /// How long anything may take that has no deadline of its own, on a busy machine as well.
-const IN_TIME: Duration = Duration::from_secs(20);
+const IN_TIME: Duration = Duration::from_secs(60);
 
 /// A busy machine may delay a single attempt beyond its limit: one of five has to keep it.
 fn in_one_of_five(mut attempt: impl FnMut() -> Result<(), String>) {
@@ -105,7 +105,7 @@ fn verdicts_follow_the_listeners() {
         .configure(config(vec![target(a), target(b)]), false)
         .unwrap();
     assert_eq!(ports(), [a, b], "presumed alive before the first verdict");
-    assert!(engine.wait_ready(Some(Duration::from_secs(5))));
+    assert!(engine.wait_ready(Some(IN_TIME)));
     assert_eq!(ports(), [a, b]);
     assert!(engine.is_prober());
     let generation = engine.snapshot(Start::Allowed).generation;
@@ -177,18 +177,16 @@ fn verdicts_follow_the_listeners() {
 
     let check = engine.check(target(a), true);
     assert_eq!(
-        check.wait(Some(Duration::from_secs(5))),
+        check.wait(Some(IN_TIME)),
         Some(Err("connect: connection refused".to_owned()))
     );
     assert_eq!(
-        engine
-            .check(target(b), true)
-            .wait(Some(Duration::from_secs(5))),
+        engine.check(target(b), true).wait(Some(IN_TIME)),
         Some(Ok(()))
     );
 
     engine.stop();
-    eventually("the threads end", Duration::from_secs(5), || {
+    eventually("the threads end", IN_TIME, || {
         std::fs::read_dir("/proc/self/task")
             .unwrap()
             .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())

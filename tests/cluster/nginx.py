@@ -69,7 +69,7 @@ def main():
     nginx = subprocess.Popen(["nginx", "-p", folder, "-c", path], stderr=subprocess.DEVNULL, preexec_fn=redis.die_with_parent)
 
     def get(uri):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{uri}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{uri}", timeout=60) as answer:
             return answer.read().decode().strip()
 
     passed = []

@@ -93,7 +93,7 @@ def greeting(address):
 
 
 def header(url, text):
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return text in str(answer.headers) or str(answer.headers)
 
 

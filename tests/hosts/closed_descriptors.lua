@@ -44,7 +44,7 @@ end
 
 local function a_host(overrides)
   nb.configure(configuration(overrides))
-  assert(nb.wait_ready(10))
+  assert(nb.wait_ready(60))
   for round = 1, 3 do
     -- These checks stay in flight: nobody answers them.
     local begun = {}
@@ -110,7 +110,7 @@ tap.in_child("no line goes to a file that is no standard error", 20, function()
   file:setvbuf("no")
   file:write("mine")
   nb.configure(tap.config({ 1 }, { log = "stderr" }))
-  assert(nb.wait_ready(5))
+  assert(nb.wait_ready(60))
   -- A line that is still written would be there after so many probes.
   local before = probes()
   assert(tap.eventually(function() return probes() > before + 5 end))

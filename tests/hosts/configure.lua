@@ -45,7 +45,7 @@ collectgarbage()
 tap.no_growth("1000 configurations", before, 2048)
 
 nb.configure(tap.config({ ports[1] }))
-tap.check("the last one is probed", nb.wait_ready(5) and nb.status().targets[1].verdict == "alive")
+tap.check("the last one is probed", nb.wait_ready(60) and nb.status().targets[1].verdict == "alive")
 
 nb.stop()
 tap.check("stop ends every thread", threads_are(1), host.count("/proc/self/task") .. " threads")

@@ -6,7 +6,7 @@ local nb = require("nauthilus_backend")
 
 local port = host.listen(128)
 nb.configure(tap.config({ port }))
-assert(nb.wait_ready(5))
+assert(nb.wait_ready(60))
 
 tap.in_child("a process without descriptors", 20, function()
   host.limit_files(0)

@@ -9,7 +9,7 @@ local THREADS = 16
 
 local port = host.listen(4096)
 nb.configure(tap.config({ port }))
-assert(nb.wait_ready(5))
+assert(nb.wait_ready(60))
 
 local prepare = [[
   nb = require("nauthilus_backend")
@@ -19,7 +19,7 @@ local chunk = [[
   local check = nb.start_check("127.0.0.1", port, false, false, { coalesce = false })
   local listed = #nb.get_backend_servers()
   assert(listed == 1, "listed " .. listed)
-  local done, reason = check:wait(5)
+  local done, reason = check:wait(30)
   assert(done, "a check that does not end: " .. tostring(reason))
   assert(check:result() == nil, check:result())
 ]]
@@ -48,7 +48,7 @@ for turn = 1, forks do
     end
     host.exit_now(ok and 0 or 1)
   end
-  local how, code = host.wait(pid, 30)
+  local how, code = host.wait(pid, 60)
   if how ~= "exit" or code ~= 0 then
     failed[#failed + 1] = how .. " " .. code
   end

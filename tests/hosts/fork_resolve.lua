@@ -22,7 +22,7 @@ end
 local failed, took = {}, {}
 local function reap(children, at_most)
   while #children > at_most do
-    local how, code = host.wait(table.remove(children, 1), 30)
+    local how, code = host.wait(table.remove(children, 1), 60)
     if how ~= "exit" or code ~= 0 then
       failed[#failed + 1] = how .. " " .. code
     end
@@ -37,7 +37,7 @@ for turn = 1, forks do
   local started = host.now()
   local pid = host.fork()
   if pid == 0 then
-    local reason = nb.check_backend_connection("localhost", port, false, false, { connect_timeout = "2s" })
+    local reason = nb.check_backend_connection("localhost", port, false, false, { connect_timeout = "5s" })
     host.exit_now(reason == nil and 0 or 1)
   end
   took[turn] = host.now() - started

@@ -8,7 +8,7 @@ local STATES = 32
 local port = host.listen(1024)
 local other = host.listen(1024)
 nb.configure(tap.config({ port }))
-assert(nb.wait_ready(5))
+assert(nb.wait_ready(60))
 
 host.keep(STATES)
 -- Each Lua state has what a state can have of its own: a list that it has read, a request with some decisions
@@ -51,7 +51,7 @@ local function in_child()
   assert(host.count("/proc/self/task") <= 8, "threads for each state")
   -- One state configures, and all states see it.
   nb.configure(tap.config({ other }))
-  assert(nb.wait_ready(5))
+  assert(nb.wait_ready(60))
   host.in_kept(goes_on, tostring(other))
   host.close_kept()
   return #nb.get_backend_servers() == 1
@@ -65,7 +65,7 @@ tap.in_child("and in a grandchild", 60, function()
   if pid == 0 then
     host.exit_now(pcall(in_child) and 0 or 1)
   end
-  local how, code = host.wait(pid, 40)
+  local how, code = host.wait(pid, 60)
   return how == "exit" and code == 0
 end)
 local ok, problem = pcall(host.in_kept, goes_on, tostring(port))

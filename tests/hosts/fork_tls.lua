@@ -31,7 +31,7 @@ local function configure(turn)
 end
 configure(0)
 nb.start()
-assert(nb.wait_ready(10))
+assert(nb.wait_ready(60))
 
 local function read_state()
   local file = assert(io.open(state))
@@ -112,5 +112,5 @@ tap.check("its state file was saved meanwhile", read_state() ~= saved_before)
 os.remove(state)
 tap.check("the parent goes on probing", tap.eventually(function()
   local before = nb.status().targets[1].probes
-  return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end, 10)
+  return tap.eventually(function() return nb.status().targets[1].probes > before + 2 end)
 end))

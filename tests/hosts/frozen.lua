@@ -76,7 +76,7 @@ local function kill(...)
     if not child.gone then
       host.kill(child.pid, SIGCONT)
       host.kill(child.pid, SIGKILL)
-      host.wait(child.pid, 5)
+      host.wait(child.pid, 60)
       child.gone = true
     end
   end
@@ -129,7 +129,7 @@ end
 sharing_processes(3, function(children, port, fd)
   tap.check("one of three probes", one_probes(children))
   local prober, others = split(children)
-  await(others[1], port, "alive", 5)
+  await(others[1], port, "alive")
   host.kill(prober.pid, SIGSTOP)
   local stopped = host.now()
   host.close(fd)
@@ -171,10 +171,16 @@ sharing_processes(3, function(children, _, fd)
     tap.check("one probes after pause " .. turn, one_probes(children))
   end
   pass(0.5)
+  local started, count = host.now(), 0
   host.accept(fd)
-  pass(1)
-  local count = host.accept(fd)
-  tap.check("a target is then probed once per interval", count >= 10 and count <= 26, count .. " probes")
+  local come = tap.eventually(function()
+    count = count + host.accept(fd)
+    return count >= 20
+  end)
+  local took = host.now() - started
+  -- Intervals vary by 5 %, and a late probe may be followed by one on time; two probers would make twice as many.
+  tap.check("a target is then probed once per interval", come and count <= took / 0.05 * 1.06 + 4,
+    count .. " probes in " .. took .. " s")
 end)
 
 -- Load alone does not make another process take over.
@@ -209,16 +215,16 @@ if _VERSION == "Lua 5.4" then
     watch(nb, path)
   end
   local children = { apart("file1") }
-  await(children[1], port, "alive", 10)
+  await(children[1], port, "alive")
   children[2], children[3] = apart("file2"), apart("file3")
   tap.check("of three that share a file one probes",
-    await(children[2], port, "alive", 10) and await(children[3], port, "alive", 10) and one_probes(children))
+    await(children[2], port, "alive") and await(children[3], port, "alive") and one_probes(children))
   local prober, others = split(children)
   host.kill(prober.pid, SIGSTOP)
   local stopped = host.now()
   host.close(fd)
   tap.check("a server that dies while the prober is stopped is found dead by those that share its file",
-    await(others[1], port, "dead", 40) and await(others[2], port, "dead", 10))
+    await(others[1], port, "dead", 40) and await(others[2], port, "dead"))
   local soon = os.getenv("SOAK") and 15 or 25
   tap.check("within 15 seconds", host.now() - stopped < soon, host.now() - stopped)
   tap.check("one of them probes for all", one_probes(others))

@@ -33,7 +33,7 @@ local function watch(limit, pause)
       target({ port = slow, deep_check = true, test_username = "probe", test_password = "x" }),
     },
   })
-  assert(nb.wait_ready(10))
+  assert(nb.wait_ready(60))
   wait(PAUSES * (pause + 0.2) + 1)
   local failed = {}
   for _, one in ipairs(nb.status().targets) do
@@ -67,7 +67,7 @@ for _, limit in ipairs({ 0.5, 1, 2 }) do
     host.kill(child, SIGCONT)
     wait(0.1 + turn % 5 / 50)
   end
-  how, code = host.wait(child, 40)
+  how, code = host.wait(child, 60)
   if how == "exit" and code == 0 then
     break
   end

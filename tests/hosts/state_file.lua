@@ -145,7 +145,7 @@ end
 
 function Child:kill()
   host.kill(self.pid, SIGKILL)
-  host.wait(self.pid, 5)
+  host.wait(self.pid, 60)
 end
 
 local function pass(seconds)

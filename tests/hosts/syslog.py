@@ -62,7 +62,7 @@ class Logger:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(DEV_LOG)
 
-    def read(self, timeout=10):
+    def read(self, timeout=60):
         if not select.select([self.socket], [], [], timeout)[0]:
             return None
         return self.socket.recv(65536)
@@ -110,7 +110,7 @@ class Host:
         self.process.stdin.close()
         said = self.process.stdout.read()
         self.told = self.process.stderr.read()
-        status = self.process.wait(20)
+        status = self.process.wait(60)
         return status, time.monotonic() - started, said
 
 
@@ -157,10 +157,11 @@ with open(bad, "w") as file:
 took = host.tell(f"configure({port}, {bad + '2'!r})")
 os.rename(bad, bad + "3")
 took = max(took, host.tell(f"configure({port}, {bad + '3'!r})"))
-check("a configuring call does not wait for a logger that takes nothing", took < 2, f"{took} s")
+check("a configuring call does not wait for a logger that takes nothing", took < 20, f"{took} s")
 port = free_port()
 took = host.tell(f"configure({port}) {DOWN} local before = nb.status().targets[1].probes repeat until nb.status().targets[1].probes > before + 5")
-check("nor does a probe", took < 5, f"{took} s")
+# Whoever waited would wait for ever: nothing is read before the end of these.
+check("nor does a probe", took < 20, f"{took} s")
 for _ in range(filled):
     logger.read()
 line = logger.read()
@@ -169,7 +170,7 @@ check("its lines come when it takes them", line and re.fullmatch(down(pid, port)
 logger.fill()
 host.tell(f"configure({free_port()}) {DOWN}")
 status, took, said = host.leave()
-check("nor does the exit wait", status == 0 and took < 2 and said == "", f"{status} {took} s {said}")
+check("nor does the exit wait", status == 0 and took < 20 and said == "", f"{status} {took} s {said}")
 check("a line that was lost is told once", re.fullmatch(r"nauthilus_backend: log lines to syslog are lost: [^\n]+\n", host.told), host.told)
 logger.close()
 
@@ -179,7 +180,7 @@ host.tell("local lost repeat lost = table.concat(nb.status().warnings, ' ') unti
 host.tell("assert(table.concat(nb.status().warnings, ' '):find('log: syslog: there is no /dev/log', 1, true))")
 host.tell(f"configure({free_port()}) {DOWN}")
 status, _, said = host.leave()
-check("without a logger everything goes on", took < 5 and status == 0 and said == "", f"{took} s, {status} {said}")
+check("without a logger everything goes on", took < 20 and status == 0 and said == "", f"{took} s, {status} {said}")
 check(
     "and standard error is told once",
     re.fullmatch(r"nauthilus_backend: log lines to syslog are lost: /dev/log: [^\n]+\n", host.told),

@@ -6,7 +6,7 @@ local nb = require("nauthilus_backend")
 
 local port = host.listen(1024)
 nb.configure(tap.config({ port }))
-assert(nb.wait_ready(5))
+assert(nb.wait_ready(60))
 
 local chunk = [[
   local nb = require("nauthilus_backend")
@@ -36,9 +36,9 @@ local one_configuration = [[
       connect_interval = turn * 10 .. "ms", log = "none",
       backend_servers = { { protocol = "imap", host = "127.0.0.1", port = tonumber(argument) } },
     })
-    assert(nb.wait_ready(5))
+    assert(nb.wait_ready(60))
     if turn % 5 == 0 then nb.stop() end
   end
 ]]
 host.threads(8, 2, one_configuration, tostring(port))
-tap.check("8 threads configure, start and stop at the same time", nb.wait_ready(5))
+tap.check("8 threads configure, start and stop at the same time", nb.wait_ready(60))

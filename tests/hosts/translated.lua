@@ -10,7 +10,7 @@ local set = io.popen and os.getenv("NAMES_FAIL")
 tap.check("the host says which file makes name servers fail", set == fail, tostring(set))
 
 nb.configure(tap.config({}, { backend_servers = { { protocol = "imap", host = "localhost", port = port } } }))
-tap.check("a server given by its name is alive", nb.wait_ready(5) and nb.status().targets[1].verdict == "alive",
+tap.check("a server given by its name is alive", nb.wait_ready(60) and nb.status().targets[1].verdict == "alive",
   nb.status().targets[1].last_error)
 
 assert(io.open(fail, "w")):close()

@@ -15,7 +15,7 @@ local function temporary(content)
 end
 
 local function works()
-  return nb.wait_ready(5) and #nb.get_backend_servers() == 1
+  return nb.wait_ready(60) and #nb.get_backend_servers() == 1
 end
 
 for _, limit in ipairs({ 0, 32768 }) do
@@ -52,7 +52,7 @@ tap.in_child("one that somebody reads is a log", 20, function()
   -- Opened for reading and writing, so that opening the FIFO does not wait for another process.
   local both = assert(io.open(fifo, "r+"))
   nb.configure(tap.config({ 1 }, { log = fifo }))
-  return nb.wait_ready(5) and both:read("*l"):find("event=", 1, true) ~= nil
+  return nb.wait_ready(60) and both:read("*l"):find("event=", 1, true) ~= nil
 end)
 
 for _, path in ipairs({ state, log, garbage, fifo }) do

@@ -61,7 +61,7 @@ local function documented(what, fields)
   end
 end
 documented("server", nb.get_backend_servers()[1])
-assert(nb.wait_ready(5))
+assert(nb.wait_ready(60))
 local status = nb.status()
 documented("status", status)
 documented("target", status.targets[1])

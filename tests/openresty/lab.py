@@ -357,7 +357,7 @@ class Nginx:
             what="new workers",
         )
 
-    def get(self, path="/", headers=None, timeout=20):
+    def get(self, path="/", headers=None, timeout=60):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request("GET", path, headers=headers or {})

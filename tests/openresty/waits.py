@@ -1,5 +1,6 @@
 """Waiting for a check: nothing else waits, little is used, and it ends promptly."""
 
+import contextlib
 import os
 import time
 
@@ -50,8 +51,9 @@ def make():
       local reason = nb.check_backend_connection("127.0.0.1", {silent.port}, false, true,
         {{ tls_timeout = "30s", coalesce = false }})
       ngx.say(reason) }} }}
+    location /may {{ content_by_lua_block {{ package.loaded["may_" .. ngx.var.arg_what] = true }} }}
     location /unwatched {{ lua_check_client_abort off; content_by_lua_block {{
-      nb.check_backend_connection("127.0.0.1", {silent.port}, false, true, {{ tls_timeout = "3s", coalesce = false }})
+      nb.check_backend_connection("127.0.0.1", {silent.port}, false, true, {{ tls_timeout = "6s", coalesce = false }})
       package.loaded.unwatched = (package.loaded.unwatched or 0) + 1 }} }}
     location /unwatched_ends {{ content_by_lua_block {{ ngx.print(package.loaded.unwatched or 0) }} }}
     location /thread {{ content_by_lua_block {{
@@ -66,7 +68,7 @@ def make():
     location /coroutine {{ {COROUTINE.format(port=good.port)} }}
     location /shared {{ content_by_lua_block {{
       -- Several coroutines wait for one check, each with its own patience.
-      local check = nb.start_check("127.0.0.1", {hole.port}, false, false, {{ connect_timeout = "400ms" }})
+      local check = nb.start_check("127.0.0.1", {hole.port}, false, false, {{ connect_timeout = "3s" }})
       local function patient() return tostring((check:wait())) end
       local function hasty() local ok, why = check:wait(0.05) return tostring(ok) .. " " .. tostring(why) end
       local a, b, c = ngx.thread.spawn(patient), ngx.thread.spawn(hasty), ngx.thread.spawn(patient)
@@ -88,13 +90,13 @@ def make():
       end
       local killed, others = {{}}, {{}}
       for i = 1, 10 do killed[i], others[i] = ngx.thread.spawn(wait), ngx.thread.spawn(wait) end
-      ngx.sleep(2)
+      while not package.loaded.may_kill do ngx.sleep(0.01) end
       for i = 1, 10 do ngx.thread.kill(killed[i]) end
       for _ = 1, 10 do
         ngx.say(nb.check_backend_connection("127.0.0.1", {good.port}, false, false) or "good")
       end
       ngx.flush(true)
-      ngx.sleep(3)
+      while not package.loaded.may_end do ngx.sleep(0.01) end
       collectgarbage("restart")
       ngx.exit(200) }} }}
     # How long after the engine knows, the coroutine runs: each probe of a listener whose answer
@@ -147,9 +149,11 @@ def main():
     with test("the check of a killed light thread ends as its request makes others, those of others go on"):
         client = ask(nginx.port, "/kill")
         until(lambda: silent.connections() == 20, what="20 checks")
-        until(lambda: silent.connections() == 10, 20, "the end of half of them")
+        nginx.body("/may?what=kill")
+        until(lambda: silent.connections() == 10, what="the end of half of them")
+        nginx.body("/may?what=end")
         equal(answer(client).split(), ["good"] * 10)
-        until(lambda: silent.connections() == 0, 20, "the end of all, with the request")
+        until(lambda: silent.connections() == 0, what="the end of all, with the request")
         nginx.assert_clean()
 
     with test("a coroutine wakes within 2 ms of the end of its check"):
@@ -204,14 +208,21 @@ def main():
         url = f"http://127.0.0.1:{nginx.port}/idle"
         # On a machine of few processors the tail is the scheduler's: the best of three of each.
         quiet, busy = [], []
-        for _ in range(3):
-            quiet.append(wrk(url, 2, 8)[1][99])
+        for _ in range(8):
+            alone = wrk(url, 2, 8)[1][99]
             clients = [ask(nginx.port, "/hole?timeout=5s") for _ in range(1000)]
-            until(lambda: hole.in_flight() >= 1000, what="checks in flight")
-            busy.append(wrk(url, 2, 8)[1][99])
-            assert hole.in_flight() >= 1000
+            # Where the machine stands still meanwhile, the first end before the last begin: another try.
+            with contextlib.suppress(AssertionError):
+                until(lambda: hole.in_flight() >= 1000, 4, "checks in flight")
+            beside = wrk(url, 2, 8)[1][99]
+            if hole.in_flight() >= 1000:
+                quiet.append(alone)
+                busy.append(beside)
             for client in clients:
                 assert "connect" in answer(client)
+            if len(busy) == 3:
+                break
+        assert busy, "never were 1,000 checks in flight while requests were measured"
         print(f"# p99 {min(quiet):.2f} ms idle, {min(busy):.2f} ms with 1,000 checks in flight")
         # A loop that blocks shows as a second; a few milliseconds are the scheduler's.
         assert min(busy) <= max(2 * min(quiet), 0 if STRICT else 10), (quiet, busy)
