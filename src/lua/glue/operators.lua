@@ -13,9 +13,15 @@ local operators = { api = {} }
 local api = operators.api
 
 -- Takes the pieces of a text as they are made. Between two of them a host with an event loop does other
--- work.
+-- work. Returns functions that take a piece, give the text, and let the host work where no piece came.
 local function collector(write)
   local pieces, count, began = {}, 0, clock()
+  local function pause_if_due()
+    if host.pause and clock() - began > SLICE then
+      host.pause()
+      began = clock()
+    end
+  end
   local function put(piece, ...)
     if write then
       write(piece, ...)
@@ -23,14 +29,11 @@ local function collector(write)
       count = count + 1
       pieces[count] = piece
     end
-    if host.pause and clock() - began > SLICE then
-      host.pause()
-      began = clock()
-    end
+    pause_if_due()
   end
   return put, function()
     return not write and concat(pieces) or nil
-  end
+  end, pause_if_due
 end
 
 local function check_write(write, index, name)
@@ -44,12 +47,14 @@ end
 function api.metrics(write)
   check_write(write, 1, "metrics")
   local content_type, config = native.metrics(host.may_probe())
-  local put, text = collector(write)
+  local put, text, pause_if_due = collector(write)
   local family, item, pieces = native.metrics_step(config, 0, 0)
   while family do
     for index = 1, #pieces do
       put(pieces[index], content_type)
     end
+    -- Thousands of targets without certificates are hundreds of steps without a piece.
+    pause_if_due()
     family, item, pieces = native.metrics_step(config, family, item)
   end
   if write then
