@@ -1,9 +1,9 @@
 //! An event that any poll loop can wait for: a descriptor that becomes readable.
 //!
-//! It is a timer (`timerfd`) that goes off at once, not an eventfd: that is set by writing eight bytes
-//! to a number, and between the check that the number is still ours and the write, the host may have
-//! closed it and opened a file of its own there. Setting a timer fails on every other kind of file,
-//! and leaves it as it is.
+//! It is a timer (`timerfd`) that goes off at once, not an eventfd. To set an eventfd one writes eight
+//! bytes to its descriptor. The host may close that descriptor and open a file of its own with the same
+//! number after we have checked it and before we write: the bytes would go into that file. Setting a
+//! timer fails on every other kind of file and leaves it unchanged.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -55,9 +55,9 @@ impl EventFd {
         self.descriptor.is_ours()
     }
 
-    /// Makes the descriptor readable until it is cleared, with the timer's interrupt: usually within a
-    /// microsecond. Does nothing in a forked child of the
-    /// process that made the event, or if the host has closed the descriptor.
+    /// Makes the descriptor readable until it is cleared. The timer's interrupt does that, usually within
+    /// a microsecond. Does nothing in a forked child of the process that made the event, or if the host
+    /// has closed the descriptor.
     pub fn set(&self) {
         let Some(fd) = self.usable() else {
             return;

@@ -19,7 +19,7 @@ use crate::sys::own_descriptor::Guarded;
 const DEV_LOG: &str = "/dev/log";
 
 /// How long a line waits for other processes that append to the file. An append takes microseconds,
-/// but a process may lose its CPU in the middle of it.
+/// but the system may suspend a process in the middle of one.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file to which lines are appended. It has no mutex: a child that is forked while a thread holds

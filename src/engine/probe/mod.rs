@@ -124,8 +124,9 @@ async fn end_gracefully(
     await_end(lingering, linger).await;
 }
 
-/// Leaves a connection to the lingering ones, or waits for the server to close it. It is read as it
-/// is, not through TLS: OpenSSL stops reading at a session ticket once `close_notify` was sent.
+/// Moves the connection to the lingering ones, or waits here until the server closes it. What still
+/// arrives is read from the socket, past TLS: after `close_notify` OpenSSL stops at the first session
+/// ticket, and closing a socket with unread bytes sends a reset.
 async fn await_end(lingering: Option<&LingeringConnections>, linger: &LingerHandle) {
     match lingering {
         Some(lingering) => lingering.take(linger),

@@ -575,7 +575,8 @@ impl EngineLoop {
     }
 }
 
-/// The pause between two tries of a waiting process to become the prober.
+/// A quarter of `fast_interval`, so that a prober that ends is replaced before its targets miss a
+/// probe; within [`STANDBY_MIN`] and [`STANDBY_MAX`].
 fn standby_pause(active: &ActiveConfig) -> Duration {
     (active.config.policy.fast_interval / 4).clamp(STANDBY_MIN, STANDBY_MAX)
 }

@@ -181,7 +181,8 @@ struct Wait {
 struct WaitNotifier {
     numbers: Sender<u64>,
     event: EventFd,
-    /// Whether the event is set or about to be: one system call notifies of many numbers.
+    /// Whether the event is set or about to be set. Only who changes this to true makes the system
+    /// call, so that one call announces all numbers that are in the queue by then.
     notified: AtomicBool,
 }
 
