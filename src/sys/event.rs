@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::fork_mark::incarnation;
-use super::own_descriptor::OwnDescriptor;
+use super::timer::Timer;
 
 /// An event. Dropping it closes the descriptor, unless the host has closed it and the number may
 /// mean another file.
@@ -17,31 +17,23 @@ use super::own_descriptor::OwnDescriptor;
 /// A forked child shares the timer with the process that made the event. So the child neither
 /// sets nor clears it: that would wake the parent, or take its wake-up away.
 #[derive(Debug)]
-pub struct EventFd {
-    descriptor: OwnDescriptor,
+pub struct WakeEvent {
+    timer: Timer,
     owner: u64,
 }
 
-impl EventFd {
+impl WakeEvent {
     /// # Errors
     /// The process has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: the call takes no pointers and only opens a new descriptor.
-        let fd = unsafe {
-            let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
-            libc::timerfd_create(libc::CLOCK_MONOTONIC, flags)
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
         Ok(Self {
-            descriptor: OwnDescriptor::adopt(fd)?,
+            timer: Timer::new()?,
             owner: incarnation(),
         })
     }
 
     pub fn descriptor(&self) -> i32 {
-        self.descriptor.raw()
+        self.timer.as_raw_fd()
     }
 
     /// Whether this process made the event, not one that it was forked from.
@@ -52,55 +44,36 @@ impl EventFd {
     /// Whether the number still means this event's descriptor. The host may have closed it and
     /// opened a file of its own with that number.
     pub fn is_ours(&self) -> bool {
-        self.descriptor.is_ours()
+        self.timer.is_ours()
     }
 
     /// Makes the descriptor readable until it is cleared. The timer's interrupt does that, usually within
     /// a microsecond. Does nothing in a forked child of the process that made the event, or if the host
     /// has closed the descriptor.
     pub fn set(&self) {
-        let Some(fd) = self.usable() else {
-            return;
-        };
-        // A time that has passed: the first nanosecond of the clock.
-        set_timer(fd, 1);
+        if self.is_usable() {
+            // One nanosecond after the clock's start is long over. An error means that the host has
+            // closed the descriptor meanwhile.
+            let _ = self.timer.set(1);
+        }
     }
 
-    /// Makes the descriptor unreadable again. Does nothing where [`EventFd::set`] does nothing.
+    /// Makes the descriptor unreadable again. Does nothing where [`WakeEvent::set`] does nothing.
     pub fn clear(&self) {
-        let Some(fd) = self.usable() else {
-            return;
-        };
-        // Setting a timer also forgets that it has gone off.
-        set_timer(fd, 0);
+        if self.is_usable() {
+            // As in `set`.
+            let _ = self.timer.stop();
+        }
     }
 
-    fn usable(&self) -> Option<RawFd> {
-        let fd = self.descriptor.check().ok()?;
-        self.is_of_this_process().then_some(fd)
+    fn is_usable(&self) -> bool {
+        self.is_ours() && self.is_of_this_process()
     }
 }
 
-/// Sets a timer to this time of its clock; 0 stops it. Does nothing to a file of another kind.
-fn set_timer(fd: RawFd, nanosecond: libc::c_long) {
-    // SAFETY: an `itimerspec` holds only integers; all-zero means that it does not repeat.
-    let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
-    once.it_value.tv_nsec = nanosecond;
-    // SAFETY: the call reads `once`, which is initialised; null means that the former value is not
-    // wanted. A descriptor that is no timer is an error.
-    unsafe {
-        libc::timerfd_settime(
-            fd,
-            libc::TFD_TIMER_ABSTIME,
-            &raw const once,
-            std::ptr::null_mut(),
-        )
-    };
-}
-
-impl AsRawFd for EventFd {
+impl AsRawFd for WakeEvent {
     fn as_raw_fd(&self) -> RawFd {
-        self.descriptor.raw()
+        self.timer.as_raw_fd()
     }
 }
 
@@ -127,7 +100,7 @@ mod tests {
 
     #[test]
     fn it_is_readable_from_set_to_clear() {
-        let event = EventFd::new().unwrap();
+        let event = WakeEvent::new().unwrap();
         assert!(!is_readable(event.descriptor()));
         event.set();
         event.set();
@@ -147,8 +120,8 @@ mod tests {
             .open(&path)
             .unwrap();
         std::fs::remove_file(&path).unwrap();
-        let event = EventFd::new().unwrap();
-        let other = EventFd::new().unwrap();
+        let event = WakeEvent::new().unwrap();
+        let other = WakeEvent::new().unwrap();
         replace(event.descriptor(), &file);
         event.set();
         event.clear();
@@ -157,8 +130,7 @@ mod tests {
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");
         // Nor where the host takes the number between the check and the call.
-        set_timer(event.descriptor(), 1);
-        set_timer(event.descriptor(), 0);
+        assert!(event.timer.set(1).is_err() && event.timer.stop().is_err());
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");

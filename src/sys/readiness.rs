@@ -7,7 +7,7 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::event::EventFd;
+use super::event::WakeEvent;
 use super::timer::Timer;
 
 /// Registers a socket with the current runtime.
@@ -34,8 +34,8 @@ pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
 ///
 /// # Errors
 /// See [`of`].
-pub fn of_event(event: Arc<EventFd>) -> io::Result<AsyncFd<Arc<EventFd>>> {
+pub fn of_event(event: Arc<WakeEvent>) -> io::Result<AsyncFd<Arc<WakeEvent>>> {
     // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
-    // owns an `Arc` of the `EventFd`, which owns the descriptor and closes it only when dropped.
+    // owns an `Arc` of the `WakeEvent`, which owns the descriptor and closes it only when dropped.
     unsafe { AsyncFd::register_with_interest(event, Interest::READABLE) }.map_err(io::Error::from)
 }

@@ -4,7 +4,7 @@
 //! check first that the number still means that descriptor: if the host has closed it and opened a
 //! file of its own with that number, the write would corrupt the file. So a task that other
 //! threads wake gets a waker from here. On the engine thread it calls the runtime's waker; on
-//! another thread it puts the task into a queue and sets an [`EventFd`], which checks that its
+//! another thread it puts the task into a queue and sets an [`WakeEvent`], which checks that its
 //! descriptor is still ours. The engine thread waits for the event and wakes the tasks itself.
 
 use std::cell::RefCell;
@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 
-use super::event::EventFd;
+use super::event::WakeEvent;
 use super::readiness;
 
 thread_local! {
@@ -27,7 +27,7 @@ thread_local! {
 
 /// Passes wake-ups from other threads to an engine thread.
 pub struct Relay {
-    event: Arc<EventFd>,
+    event: Arc<WakeEvent>,
     woken: Mutex<Vec<Arc<TaskWaker>>>,
     when_lost: Box<dyn Fn() + Send + Sync>,
 }
@@ -39,7 +39,7 @@ impl Relay {
     /// The process has no descriptor left.
     pub fn new(when_lost: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            event: Arc::new(EventFd::new()?),
+            event: Arc::new(WakeEvent::new()?),
             woken: Mutex::default(),
             when_lost: Box::new(when_lost),
         }))

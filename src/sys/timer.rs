@@ -29,11 +29,29 @@ impl Timer {
     /// # Errors
     /// The descriptor is no timer any more, because the host has closed it.
     pub fn set(&self, monotonic_ns: u64) -> io::Result<()> {
-        const SECOND: u64 = 1_000_000_000;
         // A time of 0 would turn the timer off.
-        let at = monotonic_ns.max(1);
+        self.set_raw(monotonic_ns.max(1))
+    }
+
+    /// Turns the timer off. A descriptor that was readable is so no longer.
+    ///
+    /// # Errors
+    /// As for [`Timer::set`].
+    pub fn stop(&self) -> io::Result<()> {
+        self.set_raw(0)
+    }
+
+    /// Whether the number still means the timer's descriptor.
+    pub fn is_ours(&self) -> bool {
+        self.0.is_ours()
+    }
+
+    /// Does nothing to a file of another kind.
+    fn set_raw(&self, at: u64) -> io::Result<()> {
+        const SECOND: u64 = 1_000_000_000;
         let most = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        // SAFETY: an `itimerspec` holds only integers; all-zero means that it does not repeat.
+        // SAFETY: every field of an `itimerspec` is an integer, so all zeros are a valid value. A zero
+        // `it_interval` means that the timer does not repeat.
         let mut once: libc::itimerspec = unsafe { std::mem::zeroed() };
         once.it_value.tv_sec = most(at / SECOND) as libc::time_t;
         once.it_value.tv_nsec = most(at % SECOND) as libc::c_long;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 
 use super::routed::{RouteResult, RoutedServer, RoutedUser, UNAVAILABLE};
-use crate::sys::event::EventFd;
+use crate::sys::event::WakeEvent;
 use crate::sys::fork_mark::incarnation;
 
 /// The result of a check. `Ok`: the probe succeeded. `Err`: one line that says why it failed or
@@ -24,7 +24,7 @@ pub struct Check {
     /// The event that a forked child waits on. The child has no engine that would set the ticket's
     /// own event, and must not take the ticket's lock, which a thread of the parent may have held
     /// at the fork.
-    in_child: ArcSwapOption<EventFd>,
+    in_child: ArcSwapOption<WakeEvent>,
     /// Whom the check routes; `None`: it probes.
     pub(super) route: Option<Box<RoutedUser>>,
     /// The result of another call of the store, which the file of those calls knows the type of.
@@ -56,7 +56,7 @@ struct State {
     /// The connection that makes the check, from when the engine takes the request until the
     /// result.
     connection: Option<Weak<dyn SharedConnection>>,
-    event: Option<EventFd>,
+    event: Option<WakeEvent>,
     /// The callbacks to call with the result, each with a number by which it is removed.
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
@@ -198,13 +198,13 @@ impl Check {
         }
         let mut state = self.ticket.lock();
         if state.event.is_none() {
-            let event = EventFd::new()?;
+            let event = WakeEvent::new()?;
             if state.result.is_some() {
                 event.set();
             }
             state.event = Some(event);
         }
-        Ok(state.event.as_ref().map_or(-1, EventFd::descriptor))
+        Ok(state.event.as_ref().map_or(-1, WakeEvent::descriptor))
     }
 
     fn descriptor_in_child(&self) -> std::io::Result<i32> {
@@ -213,7 +213,7 @@ impl Check {
             if let Some(event) = known.as_ref().filter(|event| event.is_of_this_process()) {
                 return Ok(event.descriptor());
             }
-            let event = Arc::new(EventFd::new()?);
+            let event = Arc::new(WakeEvent::new()?);
             event.set();
             // Fails where another thread was first; the loop then finds that thread's event.
             self.in_child.compare_and_swap(&known, Some(event));

@@ -23,7 +23,7 @@ use super::symbols::{Opaque, Request, Semaphore, Symbols, WakeSymbols};
 use crate::engine::process::check::{Check, CheckResult, Listening};
 use crate::lua::check::{answer, begin, begin_described, described_at};
 use crate::lua::raw::{Answer, Args, Item, Items, LuaValue, Refused, config_native, native};
-use crate::sys::event::EventFd;
+use crate::sys::event::WakeEvent;
 use crate::sys::fork_mark::pid;
 
 /// The natives of waits, for an nginx with the symbols they need. The glue passes addresses as numbers,
@@ -180,7 +180,7 @@ struct Wait {
 /// The part of the waits that the engine thread uses.
 struct WaitNotifier {
     numbers: Sender<u64>,
-    event: EventFd,
+    event: WakeEvent,
     /// Whether the event is set or about to be set. Only who changes this to true makes the system
     /// call, so that one call announces all numbers that are in the queue by then.
     notified: AtomicBool,
@@ -206,7 +206,7 @@ impl WaitNotifier {
 
 impl Waits {
     fn start(wake: &WakeSymbols) -> Option<Self> {
-        let event = EventFd::new().ok()?;
+        let event = WakeEvent::new().ok()?;
         // SAFETY: the glue only waits in phases in which nginx's event loop runs, on nginx's thread. The
         // event stays open: waits are never dropped once nginx polls their event.
         if !unsafe { wake.add_event(event.descriptor(), on_notified) } {
