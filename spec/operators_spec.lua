@@ -1,6 +1,7 @@
 -- metrics() and status_json(): what operators see.
 
 local engine = require("spec.support.engine")
+local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 
 describe("what operators see", function()
@@ -35,6 +36,54 @@ describe("what operators see", function()
     assert.are.equal(1, value(text, 'nauthilus_backend_targets{protocol="imap",state="dead"}'))
     assert.are.equal(0, value(text, 'nauthilus_backend_node_usable{node="127.0.0.1",pool=""}'))
     assert.are.equal(1, value(text, ('nauthilus_backend_build_info{version="%s"}'):format(nb._VERSION:match("%S+$"))))
+  end)
+
+  -- Targets that were not probed have no certificates: a family without a sample, in as many steps as
+  -- any other. The clock is the test's, so that each step takes too long.
+  it("lets an event loop go on between steps that give no text", function()
+    local output, well = interpreter.run([[
+      local pauses, time = 0, 0
+      os.clock = function() time = time + 1 return time end
+      package.loaded.ngx = {
+        get_phase = function() return "content" end, now = os.time, config = { subsystem = "http" },
+        sleep = function() pauses = pauses + 1 end,
+      }
+      local nb = require("nauthilus_backend")
+      local servers = {}
+      for port = 1, 1000 do
+        servers[port] = { protocol = "imap", host = "127.0.0.1", port = port }
+      end
+      nb.configure({ log = "none", connect_interval = "24h", backend_servers = servers })
+      nb.stop()
+      local before, most = 0, 0
+      nb.metrics(function()
+        most, before = math.max(most, pauses - before), pauses
+      end)
+      print("pauses between two pieces", most)
+    ]])
+    assert.is_true(well, output)
+    local most = tonumber(output:match("pauses between two pieces%s+(%d+)"))
+    -- 50 targets a step.
+    assert.is_true(most ~= nil and most >= 20, output)
+  end)
+
+  it("goes on counting selections where another configuration has another table", function()
+    local output, well = interpreter.run([[
+      local nb = require("nauthilus_backend")
+      for count = 1, 3 do
+        local servers = {}
+        for port = 1, count * 500 do
+          servers[port] = { protocol = "imap", host = "127.0.0.1", port = port }
+        end
+        nb.configure({ log = "none", connect_interval = "24h", backend_servers = servers })
+        nb.select_backend_server("127.0.0.1", 1)
+        nb.select_backend_server("127.0.0.1", 1)
+      end
+      nb.stop()
+      print(nb.metrics())
+    ]])
+    assert.is_true(well, output)
+    assert.are.equal(6, value(output, "nauthilus_backend_selections_total"))
   end)
 
   it("tells what operators have set, and of panic", function()
