@@ -198,19 +198,19 @@ pub(super) const CONNECT_TIMEOUT: Key = key(
     "connect_timeout",
     TIMEOUT,
     Default::Value("5s"),
-    "Resolving the name, connecting and sending the PROXY header, together.",
+    "Time limit for resolving the name, connecting and sending the PROXY header, together.",
 );
 pub(super) const TLS_TIMEOUT: Key = key(
     "tls_timeout",
     TIMEOUT,
     Default::Value("5s"),
-    "The TLS handshake.",
+    "Time limit for the TLS handshake.",
 );
 pub(super) const DEEP_TIMEOUT: Key = key(
     "deep_timeout",
     LONG_TIMEOUT,
     Default::Words("5s, smtp 15s"),
-    "The protocol dialogue of a deep check.",
+    "Time limit for the protocol dialogue of a deep check.",
 );
 pub(super) const CONNECT_INTERVAL: Key = key(
     "connect_interval",
@@ -222,13 +222,13 @@ pub(super) const DEEP_INTERVAL: Key = key(
     "deep_interval",
     INTERVAL,
     Default::Words("connect_interval"),
-    "The same for deep checks; equal intervals make one combined probe.",
+    "The same for deep checks. If both intervals are equal, one probe does both.",
 );
 pub(super) const FAST_INTERVAL: Key = key(
     "fast_interval",
     INTERVAL,
     Default::Words("min(1s, connect_interval)"),
-    "Interval between a first failure and the verdict, and while a target is dead.",
+    "The interval from a first failed probe until the verdict, and while a target is dead.",
 );
 pub(super) const FAILURE_THRESHOLD: Key = key(
     "failure_threshold",
@@ -246,19 +246,19 @@ pub(super) const PANIC_THRESHOLD: Key = key(
     "panic_threshold",
     Kind::Percent,
     Default::Value("0%"),
-    "Where fewer than this share of a protocol's targets are alive, all of them are listed: the fault is then more likely here.",
+    "If fewer than this share of a protocol's targets are alive, all of them are listed: probes that fail everywhere suggest a fault of this machine.",
 );
 pub(super) const HELO_NAME: Key = key(
     "helo_name",
     Kind::HeloName,
     Default::Words("the machine's name where it is fully qualified, else the connection's address"),
-    "What EHLO (smtp) and LHLO (lmtp) say.",
+    "The name that the probe gives in EHLO (smtp) and LHLO (lmtp).",
 );
 pub(super) const INITIAL_STATE: Key = key(
     "initial_state",
     Kind::Choice(&["alive", "dead"]),
     Default::Value("alive"),
-    "What a target counts as before its first verdict.",
+    "How a target counts before its first verdict.",
 );
 pub(super) const MAX_CONCURRENT_PROBES: Key = key(
     "max_concurrent_probes",
@@ -267,19 +267,19 @@ pub(super) const MAX_CONCURRENT_PROBES: Key = key(
         max: 65_536,
     },
     Default::Value("512"),
-    "Probes in flight at once; others wait, and their timeouts with them.",
+    "How many probes may be in flight at once. Further probes wait; their timeouts begin after the wait.",
 );
 pub(super) const EXPOSE_ATTRIBUTES: Key = key(
     "expose_attributes",
     Kind::AttributeNames,
     NONE,
-    "Attributes that become response headers although their name means a secret.",
+    "Attributes that become response headers although [their names mean a secret](api.md#secrets).",
 );
 pub(super) const STATE_FILE: Key = key(
     "state_file",
     Kind::Path,
     NONE,
-    "Verdicts are kept here over a restart, and shared by processes that did not fork from one.",
+    "File that keeps the verdicts over a restart and shares them between processes that did not fork from one parent.",
 );
 pub(super) const STATE_MAX_AGE: Key = key(
     "state_max_age",
@@ -297,7 +297,7 @@ pub(super) const TLS_FULL_HANDSHAKE_INTERVAL: Key = key(
         max: DAY,
     },
     Default::Value("1h"),
-    "TLS sessions are resumed between full handshakes this far apart; 0 never resumes.",
+    "The time between full TLS handshakes; between them sessions are resumed. 0: every handshake is a full one.",
 );
 pub(super) const CERT_WARN: Key = key(
     "cert_warn",
@@ -306,61 +306,61 @@ pub(super) const CERT_WARN: Key = key(
         max: Duration::from_secs(365 * 86_400),
     },
     Default::Value("14d"),
-    "A certificate that expires within this time is logged once a day; 0 warns of none.",
+    "A certificate that expires within this time is logged once a day. 0: never.",
 );
 pub(super) const LOG: Key = key(
     "log",
     Kind::LogSink,
     Default::Value("stderr"),
-    "Where state changes are logged. A path has a slash or a dot in it.",
+    "Where the log goes. A text with a slash or a dot is a path.",
 );
 pub(super) const NODE_USABLE: Key = key(
     "node_usable",
     Kind::Choice(&["all", "any", "match"]),
     Default::Value("all"),
-    "When users are routed to a node: while all of its vital targets are alive, any of its targets, or one that the filter matches.",
+    "When a node is usable: while all of its `vital` targets are alive, while any of its targets is, or while a target that matches the filter is.",
 );
 pub(super) const NODE_DOWN_AFTER: Key = key(
     "node_down_after",
     DELAY,
     Default::Value("10s"),
-    "How long a target has to be dead before routing leaves it.",
+    "How long a target must be dead before `route` treats it as dead.",
 );
 pub(super) const NODE_UP_AFTER: Key = key(
     "node_up_after",
     DELAY,
     Default::Value("30s"),
-    "How long a target that routing left has to be alive before routing returns to it.",
+    "How long such a target must be alive again before `route` treats it as alive.",
 );
 pub(super) const USER_KEY: Key = key(
     "user_key",
     Kind::Choice(&["lower", "exact", "local", "domain"]),
     Default::Value("lower"),
-    "What of a user's name decides on the node: all of it in lower case (ASCII), as it is, or in lower case the part before or after the last `@`.",
+    "The part of a user's name that selects the node: `lower` the whole name with ASCII letters in lower case, `exact` the name as it is, `local` and `domain` in lower case the part before or after the last `@`.",
 );
 pub(super) const MASTER_SEPARATOR: Key = key(
     "master_separator",
     Kind::Separator,
     NONE,
-    "From its first occurrence on, a user's name does not count: `*` makes `alice` of `alice*admin`.",
+    "The part of a user's name from the first occurrence of this text on is ignored: with `*`, `alice*admin` counts as `alice`.",
 );
 pub(super) const DETAIL_SEPARATOR: Key = key(
     "detail_separator",
     Kind::Separator,
     NONE,
-    "From its first occurrence to the last `@` or the end, a user's name does not count: `+` makes `alice@a.example` of `alice+box@a.example`.",
+    "The part of a user's name from the first occurrence of this text to the last `@` or the end is ignored: with `+`, `alice+box@a.example` counts as `alice@a.example`.",
 );
 pub(super) const DRAIN_TIME: Key = key(
     "drain_time",
     DELAY,
     Default::Value("15m"),
-    "How long after a node began to drain the last binding to it ends.",
+    "How long after the beginning of a drain users may stay bound to the node.",
 );
 pub(super) const CLUSTER: Key = key(
     "cluster",
     Kind::Cluster,
     NONE,
-    "Where bindings of users to nodes are kept, for all machines: see below.",
+    "The Redis that keeps bindings of users to nodes for all machines; its keys are in the next table.",
 );
 pub(super) const BACKEND_SERVERS: Key = Key {
     name: "backend_servers",
@@ -407,13 +407,13 @@ pub(super) const REDIS: Key = key(
     "redis",
     Kind::RedisUrl,
     REQUIRED,
-    "Where Redis is. The port is 6379 where none is given, that of a Sentinel 26379. No password may be in it.",
+    "The address of Redis. The default port is 6379, for Sentinels 26379. It must not contain a password.",
 );
 pub(super) const USERNAME: Key = key(
     "username",
     Kind::User,
     Default::Words("Redis's default user"),
-    "The user to log in as; only together with `password_file`.",
+    "The user of Redis to log in as; only together with `password_file`.",
 );
 pub(super) const PASSWORD_FILE: Key = key(
     "password_file",
@@ -431,25 +431,25 @@ pub(super) const CLUSTER_TLS_CA_FILE: Key = key(
     "tls_ca_file",
     Kind::Path,
     Default::Words("the system's CAs"),
-    "PEM file of the CAs to trust instead. With `redis+sentinel:` this key makes all connections use TLS.",
+    "PEM file of the CAs to trust. With `redis+sentinel:` this key makes all connections use TLS.",
 );
 pub(super) const CLUSTER_TLS_CERT_FILE: Key = key(
     "tls_cert_file",
     Kind::Path,
     NONE,
-    "PEM file of the certificate to show to Redis, with its chain; only together with `tls_key_file`.",
+    "PEM file of the client certificate for Redis, with its chain; only together with `tls_key_file`.",
 );
 pub(super) const CLUSTER_TLS_KEY_FILE: Key = key(
     "tls_key_file",
     Kind::Path,
     NONE,
-    "PEM file of its private key.",
+    "PEM file of the private key of that certificate.",
 );
 pub(super) const PREFIX: Key = key(
     "prefix",
     Kind::KeyPrefix,
     Default::Value("nauthilus_backend"),
-    "The beginning of all names of keys in Redis.",
+    "What the names of all keys in Redis begin with.",
 );
 pub(super) const CLUSTER_TIMEOUT: Key = key(
     "timeout",
@@ -458,7 +458,7 @@ pub(super) const CLUSTER_TIMEOUT: Key = key(
         max: Duration::from_secs(10),
     },
     Default::Value("100ms"),
-    "How long a login waits for Redis at most.",
+    "The longest time that a login waits for Redis.",
 );
 pub(super) const RETENTION: Key = key(
     "retention",
@@ -473,37 +473,37 @@ pub(super) const ON_ERROR: Key = key(
     "on_error",
     Kind::Choice(&["remembered", "hash", "refuse"]),
     Default::Value("remembered"),
-    "What `route` answers while Redis fails: the binding that this machine remembers, else by hash; by hash; or nil.",
+    "What `route` returns while Redis fails: `remembered` the binding that this machine remembers, or if it remembers none as `hash`; `hash` the node that hashing gives; `refuse` nil.",
 );
 pub(super) const NODE_FAILOVER: Key = key(
     "node_failover",
     Kind::Choice(&["move", "refuse"]),
     Default::Value("move"),
-    "Whether the users of an unusable node are moved to another one or refused.",
+    "Whether `route` moves the users of an unusable node to another node, or refuses them.",
 );
 pub(super) const MOVE_DELAY: Key = key(
     "move_delay",
     DELAY,
     Default::Value("0s"),
-    "How long a moved user is refused, so that old sessions can be ended meanwhile.",
+    "How long `route` refuses a user after a move, so that old sessions can be ended meanwhile.",
 );
 pub(super) const MIN_STAY: Key = key(
     "min_stay",
     DELAY,
     Default::Value("30s"),
-    "How long a moved user is not moved again.",
+    "How long after a move the user is not moved again.",
 );
 pub(super) const VERDICTS: Key = key(
     "verdicts",
     Kind::Choice(&["own", "quorum"]),
     Default::Value("own"),
-    "Whether a node is left when this machine finds it unusable, or only when more than half of the living machines do.",
+    "`own`: users are moved away from a node as soon as this machine finds it unusable; `quorum`: only when more than half of the living machines do.",
 );
 pub(super) const KEY_FILE: Key = key(
     "key_file",
     Kind::Path,
     NONE,
-    "File whose content is the key of the HMAC that names users in Redis; without it they are named by SHA-256.",
+    "File with a secret key. The names of users in Redis are then HMACs with this key; without it they are SHA-256 hashes.",
 );
 
 /// The keys of the table `cluster`.
@@ -532,14 +532,14 @@ pub(super) const PROTOCOL: Key = key(
     "protocol",
     Kind::Choice(&["imap", "pop3", "lmtp", "smtp", "sieve", "http"]),
     REQUIRED,
-    "What the server speaks: chooses the default port and the dialogue of a deep check.",
+    "The protocol of the server. It selects the default port and the dialogue of a deep check.",
 );
 pub(super) const HOST: Key = Key {
     name: "host",
     aliases: &["ip", "ip_address"],
     kind: Kind::Host,
     default: REQUIRED,
-    meaning: "Address or name; brackets and a trailing dot are taken off.",
+    meaning: "Address or host name. Brackets and a trailing dot are removed.",
 };
 pub(super) const PORT: Key = key(
     "port",
@@ -554,13 +554,13 @@ pub(super) const TLS: Key = key(
     "tls",
     Kind::Boolean,
     OFF,
-    "TLS with the first byte: true is `tls_mode: implicit`, false is `plain` or `starttls`.",
+    "Whether TLS starts with the first byte: true means `tls_mode: implicit`, false means `plain` or `starttls`.",
 );
 pub(super) const TLS_MODE: Key = key(
     "tls_mode",
     Kind::Choice(&["plain", "implicit", "starttls"]),
     Default::Words("as `tls` says; without `tls` `starttls` for sieve, else `plain`"),
-    "When TLS starts. With `starttls` it is required, but only a deep check comes to it: a connect probe then ends with TCP. http has none. Must not contradict `tls`.",
+    "When TLS starts. With `starttls` a deep check requires STARTTLS; a connect probe ends after the TCP connect and makes no TLS. `starttls` is not for http. Must not contradict `tls`.",
 );
 pub(super) const TLS_SKIP_VERIFY: Key = key(
     "tls_skip_verify",
@@ -572,31 +572,31 @@ pub(super) const TLS_SERVER_NAME: Key = key(
     "tls_server_name",
     Kind::Host,
     Default::Words("host"),
-    "The name to ask for (SNI) and to find in the certificate.",
+    "The name that the handshake asks for (SNI) and that the certificate must contain.",
 );
 pub(super) const TLS_CA_FILE: Key = key(
     "tls_ca_file",
     Kind::Path,
     Default::Words("the system's CAs"),
-    "PEM file of the CAs to trust instead.",
+    "PEM file of the CAs to trust.",
 );
 pub(super) const TLS_CERT_FILE: Key = key(
     "tls_cert_file",
     Kind::Path,
     NONE,
-    "PEM file of the certificate to show to a server that asks for one, and of its issuers; only together with `tls_key_file`.",
+    "PEM file of the client certificate and its issuers, for servers that ask for one; only together with `tls_key_file`.",
 );
 pub(super) const TLS_KEY_FILE: Key = key(
     "tls_key_file",
     Kind::Path,
     NONE,
-    "PEM file of that certificate's private key, without a passphrase; may be the same file.",
+    "PEM file of the private key of that certificate, without a passphrase; may be the same file.",
 );
 pub(super) const TLS_MIN_VERSION: Key = key(
     "tls_min_version",
     Kind::Choice(&["1.2", "1.3"]),
     Default::Value("1.2"),
-    "The oldest TLS version that counts as good.",
+    "The oldest TLS version that is accepted.",
 );
 pub(super) const HAPROXY_V2: Key = key(
     "haproxy_v2",
@@ -608,13 +608,13 @@ pub(super) const DEEP_CHECK: Key = key(
     "deep_check",
     Kind::Boolean,
     OFF,
-    "Speak the protocol, and log in where credentials are given. Without it a `starttls` server is only connected to.",
+    "Whether a probe speaks the protocol, and logs in if `test_username` is set.",
 );
 pub(super) const TEST_USERNAME: Key = key(
     "test_username",
     Kind::User,
     NONE,
-    "Whom a deep check logs in as; only together with `test_password`. No colon for http.",
+    "The user that a deep check logs in as; only together with `test_password`. For http it must not contain a colon.",
 );
 pub(super) const TEST_PASSWORD: Key = key(
     "test_password",
@@ -626,74 +626,74 @@ pub(super) const AUTH_MECHANISM: Key = key(
     "auth_mechanism",
     Kind::Choice(&["auto", "PLAIN", "LOGIN", "USERPASS", "BASIC"]),
     Default::Value("auto"),
-    "How a deep check logs in. USERPASS is for pop3 only; http has BASIC only, others have not.",
+    "How a deep check logs in. `USERPASS` is for pop3 only. `BASIC` is for http only, and http has no other.",
 );
 pub(super) const ALLOW_PLAINTEXT_AUTH: Key = key(
     "allow_plaintext_auth",
     Kind::Boolean,
     OFF,
-    "Send credentials over a connection without TLS; to loopback they always may be sent.",
+    "Whether credentials may be sent without TLS. To loopback addresses they always may.",
 );
 pub(super) const REQUEST_URI: Key = key(
     "request_uri",
     Kind::RequestUri,
     Default::Value("/"),
-    "What an http deep check asks for; it may have a query.",
+    "The path that an http deep check requests; it may have a query.",
 );
 pub(super) const HTTP_METHOD: Key = key(
     "http_method",
     Kind::Choice(&["GET", "HEAD"]),
     Default::Value("GET"),
-    "How an http deep check asks for it.",
+    "The method of that request.",
 );
 pub(super) const HTTP_HOST: Key = key(
     "http_host",
     Kind::HttpHost,
     Default::Words("`tls_server_name` under TLS, else host; the port where it is not the default"),
-    "The `Host` of an http deep check, sent as it is written here.",
+    "The `Host` header of that request, sent as it is written here.",
 );
 pub(super) const EXPECTED_STATUS: Key = key(
     "expected_status",
     Kind::StatusCodes,
     Default::Value("200-399"),
-    "The status codes of a good http response, as a text or a list. No redirect is followed: it counts as its own status.",
+    "The status codes of a good http response, as a text or a list. Redirects are not followed: the status of the redirect itself counts.",
 );
 pub(super) const TEST_MAILBOX: Key = key(
     "test_mailbox",
     Kind::Mailbox,
     NONE,
-    "Look into the store after the login: imap opens this mailbox read-only (`EXAMINE`); with any value pop3 asks `STAT` and sieve `LISTSCRIPTS`.",
+    "Makes a deep check read the mail store after the login: imap opens this mailbox read-only (`EXAMINE`); pop3 (`STAT`) and sieve (`LISTSCRIPTS`) do so with any value.",
 );
 
 pub(super) const SOURCE_ADDRESS: Key = key(
     "source_address",
     Kind::OwnAddress,
     Default::Words("the system's choice"),
-    "The address that probes come from. Of a host name only addresses of the same family are tried.",
+    "The source address of probes. If `host` is a name, only its addresses of the same family (IPv4 or IPv6) are tried.",
 );
 pub(super) const NODE: Key = key(
     "node",
     Kind::Name,
     Default::Words("host"),
-    "The machine that this target is a port of; a user's sessions all go to one node.",
+    "The machine that the target is a port of. All sessions of a user go to one node.",
 );
 pub(super) const POOL: Key = key(
     "pool",
     Kind::Name,
     Default::Words("the unnamed pool"),
-    "The set of nodes any of which can serve a user. The targets of a node must agree.",
+    "A set of nodes, each of which can serve every user of the pool. All targets of a node must name the same pool.",
 );
 pub(super) const WEIGHT: Key = key(
     "weight",
     Kind::Integer { min: 0, max: 1_000 },
     Default::Value("100"),
-    "The node's share of the users beside those of the pool's other nodes; 0 gives it none. The targets of a node must agree.",
+    "The node's share of the users, relative to the weights of the pool's other nodes. 0: no users. All targets of a node must have the same weight.",
 );
 pub(super) const VITAL: Key = key(
     "vital",
     Kind::Boolean,
     Default::Value("true"),
-    "Whether a node counts as unusable while this target of it is dead (`node_usable: all`).",
+    "With `node_usable: all`: whether the node is unusable while this target is dead.",
 );
 
 const fn inherited(service: Key) -> Key {
