@@ -1,12 +1,12 @@
--- What calls cost, beside plain Lua that does the same with tables of its own:
+-- Measures what calls cost, and what plain Lua needs to do the same with its own tables:
 --
 --   LUA_CPATH=build/luajit/?.so luajit benches/bench.lua [seconds per measurement, 0.2]
 --
--- CPU time, best of five, measured in turn so that a slow moment of the machine meets both. For
+-- CPU time, best of five, measured in turn so that a slow moment of the machine affects both. For
 -- each row and number of servers: nanoseconds per operation, and the ratio to the baseline.
 --
--- With BENCH_JSON set, one object a line for the rows with BENCH_SERVERS servers, and no table;
--- with BENCH_PROFILE set, the request sequence so many times and nothing else.
+-- With BENCH_JSON set it prints one object per line for the rows with BENCH_SERVERS servers, and no table.
+-- With BENCH_PROFILE set to a number it runs the request sequence that many times and nothing else.
 
 local nb = require("nauthilus_backend")
 

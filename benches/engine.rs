@@ -1,5 +1,5 @@
-//! What the engine's own parts cost, without Lua, host or network: `cargo bench --bench engine`.
-//! They have no peer to stand beside; they show which part moved when a row of the table did.
+//! The cost of parts of the engine, without Lua, host or network: `cargo bench --bench engine`.
+//! They have no baseline; they show which part has changed when a row of the table has changed.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
-//! What OpenSSL takes for the connections of the TLS rows, in the plainest way: one after the other on
-//! blocking sockets, with nothing around them: no runtime, no timers, no verdicts.
-//! `tls_floor PORT CA-FILE resumed|full TARGETS COUNT PER-SECOND`; 0 per second is as fast as
-//! they go. The targets are addresses of loopback with that port, each with a session of its
+//! The CPU time that OpenSSL needs for the connections of the TLS rows: it makes them one after the other on
+//! blocking sockets, without a runtime, timers or verdicts.
+//! `tls_floor PORT CA-FILE resumed|full TARGETS COUNT PER-SECOND`; With 0 per second it makes them
+//! as fast as possible. The targets are addresses of loopback with that port, each with a session of its
 //! own. Prints nanoseconds of CPU per connection, and how many of them were resumed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,5 +1,5 @@
--- The module at work in a plain Lua script: configure it, wait for verdicts, list what is
--- alive, route a login, lose a server, get it back. `make demo` starts the servers and runs
+-- The module in a plain Lua script: it configures the module, waits for verdicts, lists the servers that are
+-- alive, routes a login, stops a server and starts it again. `make demo` starts the servers and runs
 -- this; their ports, and the commands that stop and start one, come from the environment.
 
 local nauthilus_backend = require("nauthilus_backend")

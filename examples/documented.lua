@@ -13,21 +13,21 @@ for _, server in ipairs(nauthilus_backend.get_backend_servers()) do
   table.insert(valid_servers, server)
 end
 
--- Where this login goes: Auth-Server and Auth-Port.
+-- Select the server of this login: sets Auth-Server and Auth-Port.
 local server = valid_servers[1]
 nauthilus_backend.select_backend_server(server.ip, server.port)
 
--- Further response headers: X-Nauthilus-Hostip.
+-- Set a further response header: X-Nauthilus-Hostip.
 local b = nauthilus_backend_result:new()
 local attributes = {}
 attributes["hostip"] = server.ip
 b:attributes(attributes)
 nauthilus_backend.apply_backend_result(b)
 
--- Fields of the user's record that must not become headers.
+-- Attributes of the user's record that must not become headers.
 nauthilus_backend.remove_from_backend_result({ "Proxy-Host" })
 
--- One connection by hand: nil, or the reason why it failed.
+-- Make one probe now: nil, or the reason why it failed.
 local reason = nauthilus_backend.check_backend_connection(server.ip, server.port, server.haproxy_v2, server.tls)
 
 for name, value in nauthilus_backend.context():each_header() do

@@ -1,4 +1,4 @@
--- Where a login goes: the kind of script an `auth_http` service runs for each login.
+-- Chooses the server of a login, as the script of an `auth_http` service does for each login.
 --
 -- It takes the servers that are alive and speak the client's protocol, and selects one: the same user gets the
 -- same server while the list stays the same. The selection becomes response headers, which the host reads from
@@ -7,7 +7,7 @@
 dynamic_loader("nauthilus_backend")
 local nauthilus_backend = require("nauthilus_backend")
 
--- A number that depends on the user's name only.
+-- Returns a number that depends on the user's name only.
 local function hash(text)
   local sum = 5381
   for index = 1, #text do
@@ -16,7 +16,7 @@ local function hash(text)
   return sum
 end
 
--- login: { username = "user@example.org", protocol = "imap" }. Returns true when there is a
+-- `login` is a table such as { username = "user@example.org", protocol = "imap" }. Returns true if there is a
 -- server for it, else nil and the reason.
 local function route(login)
   -- Health checks log in through the same service. If they were rejected while no server is alive, no
@@ -45,7 +45,7 @@ local function route(login)
   result:attributes({ hostip = server.ip, account = login.username })
   nauthilus_backend.apply_backend_result(result)
 
-  -- The attribute of the user database that names a server must not become a header.
+  -- The user database has an attribute that names a server; it must not become a header.
   nauthilus_backend.remove_from_backend_result({ "Proxy-Host" })
   return true
 end

@@ -1,50 +1,54 @@
-/* nauthilus_backend: which mail and web backends are alive, and where a login goes, for C.
+/* The C interface of nauthilus_backend: which mail and web servers are alive, and which of them
+ * a login goes to.
  *
  * SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * The same functions are in two files: libnauthilus_backend.so, without Lua, and each
- * nauthilus_backend.so, the module of one Lua. A host that embeds Lua takes them from the module
- * it loads; the library then is not needed. See "Two copies" below.
+ * Two kinds of file contain these functions: libnauthilus_backend.so, without Lua, and each
+ * nauthilus_backend.so, the module for one Lua. A host that embeds Lua uses the functions of the
+ * module that it loads, and does not need the library. See "Two copies" below.
  *
  * RULES FOR ALL FUNCTIONS
  *
- * Status. What can fail returns a nauthilus_backend_status. On failure no out parameter is
- * written. Each function names the statuses it can give; not named again are
- * NAUTHILUS_BACKEND_INVALID_ARGUMENT, which all give for a null handle, a null out parameter, a
- * null string or array whose length is not 0, or a number that is no constant of its enum, and
- * NAUTHILUS_BACKEND_INTERNAL.
+ * Status. Every function that can fail returns a nauthilus_backend_status. On failure it writes no
+ * out parameter. The comment of each function names the statuses that it can return. Two statuses
+ * are not named again: NAUTHILUS_BACKEND_INVALID_ARGUMENT, which every function returns for a null
+ * handle, a null out parameter, a null string or array whose length is not 0, or a number that is
+ * not a constant of its enum; and NAUTHILUS_BACKEND_INTERNAL.
  *
- * Reason. The last parameter of what can fail is `reason`: null, or a string that on failure,
- * and only then, is filled with one line that says what was wrong and what was expected. What
- * was in it before is overwritten, not released. It never holds a secret of a configuration.
+ * Reason. The last parameter of every function that can fail is `reason`: null, or a string. On
+ * failure, and only then, the function fills it with one line that says what was wrong and what
+ * was expected. It overwrites the previous content and does not release it. A reason never
+ * contains a secret of a configuration.
  *
- * Strings going in are a pointer and a length in bytes, of any content. They are copied, so they
- * need to live no longer than the call. A null pointer is allowed where the length is 0.
+ * Strings passed in are a pointer and a length in bytes, with any content. They are copied, so the
+ * caller may free them after the call. The pointer may be null if the length is 0.
  *
- * Strings coming out are one of two kinds. A nauthilus_backend_string belongs to the caller, who
+ * Strings passed out are of two kinds. A nauthilus_backend_string belongs to the caller, who
  * releases it with nauthilus_backend_string_release(); nothing else invalidates it. A
- * nauthilus_backend_view is borrowed, with the lifetime its function states, and is never
- * released. Behind the bytes of both is a NUL that the length does not count.
+ * nauthilus_backend_view is borrowed: the comment of its function says how long it is valid, and
+ * it is never released. Both have a NUL after their bytes, which the length does not count.
  *
- * Handles are reference counted: _new, _acquire and _from_lua give one reference, _retain one
- * more, _release takes one back; _release of null does nothing. A handle outlives the lua_State
- * it came from and the other way round. Using a handle after its last release, or handing it to
- * another copy of the library, is undefined.
+ * Handles are reference counted: _new, _acquire and _from_lua give one reference, _retain gives one
+ * more, _release returns one; _release of null does nothing. A handle stays valid when the
+ * lua_State that it came from is closed, and the Lua object when the handle is released. Using a
+ * handle after its last release, or passing it to another copy of the library, is undefined
+ * behaviour.
  *
- * Threads. Every function may be called from any thread at any time, on the same handle too:
- * each call takes effect at once and as a whole. The exceptions are the functions with a
- * lua_State: those only by the thread that may use that state. None may be called in a signal
- * handler, and a nauthilus_backend_string is for one thread at a time.
+ * Threads. Every function may be called from any thread at any time, also several at once with the
+ * same handle: each call is atomic. There are three exceptions. A function with a lua_State may be
+ * called only by the thread that may use this state. No function may be called in a signal
+ * handler. A nauthilus_backend_string may be used by one thread at a time.
  *
- * Fork. Handles made before a fork work in the child, except those that another thread was
- * inside a call with at that moment. Configuration and verdicts are the child's too; the
- * thread that probes is started there by the first call that needs servers.
+ * Fork. Handles made before a fork work in the child, except a handle with which another thread was
+ * inside a call at the moment of the fork. The child has the configuration and shares the verdicts;
+ * the first call there that needs servers starts the engine thread.
  *
- * Process. The threads of the library block all signals; no signal handler, limit, locale or
- * environment variable is changed. The file stays in the process after dlclose().
+ * Process. The threads of the library block all signals. The library changes no signal handler,
+ * limit, locale or environment variable. The file stays loaded after dlclose().
  *
- * Memory. Where the system gives no memory the process ends, as with any library in Rust. Some
- * hundred bytes stay for each of the most threads that were ever in the library at once.
+ * Memory. If the system gives no memory, the process ends, as with any library in Rust. For each
+ * thread that uses the library some hundred bytes are allocated; they are kept for another thread
+ * when this one ends.
  */
 #ifndef NAUTHILUS_BACKEND_H
 #define NAUTHILUS_BACKEND_H
@@ -52,8 +56,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Counts incompatible changes of what this header declares. Compare it with what
- * nauthilus_backend_abi_version() returns. New functions, statuses and fields do not count. */
+/* Rises with each incompatible change of this header. Compare it with what
+ * nauthilus_backend_abi_version() returns. New functions, statuses and fields are no incompatible
+ * changes. */
 #define NAUTHILUS_BACKEND_ABI_VERSION 1
 
 /* Initialises a nauthilus_backend_view, or a part of one, with a string literal. */
@@ -66,8 +71,8 @@
 extern "C" {
 #endif
 
-/* >>> ffi.cdef: what is between this line and its counterpart is plain C, which LuaJIT's
- * ffi.cdef takes as it stands, once in a process. */
+/* >>> ffi.cdef: the part from here to the line "<<< ffi.cdef" is plain C, which LuaJIT's
+ * ffi.cdef accepts unchanged, once per Lua state. */
 
 struct lua_State;
 
@@ -76,19 +81,20 @@ typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_OK = 0,
   /* A null pointer, an unknown constant or a number out of its range. */
   NAUTHILUS_BACKEND_INVALID_ARGUMENT = 1,
-  /* What was asked for is not there: a field not set, an attribute, a selection. */
+  /* There is no such thing: a field that is not set, an attribute, a selection, a node. */
   NAUTHILUS_BACKEND_NOT_FOUND = 2,
-  /* An index not below the count. */
+  /* The index is not below the count. */
   NAUTHILUS_BACKEND_OUT_OF_RANGE = 3,
-  /* Neither an address nor a host name; an attribute that cannot become a response header. */
+  /* A text is neither an address nor a host name, or an attribute cannot become a response
+   * header. */
   NAUTHILUS_BACKEND_REFUSED = 4,
-  /* A configuration cannot be read or is invalid. The previous one stays in force. */
+  /* The configuration cannot be read or is invalid. The previous one stays in force. */
   NAUTHILUS_BACKEND_CONFIGURATION = 5,
-  /* Nothing was configured yet. */
+  /* Nothing has been configured yet. */
   NAUTHILUS_BACKEND_NOT_CONFIGURED = 6,
   /* The check of a server failed: the reason says why. */
   NAUTHILUS_BACKEND_CHECK_FAILED = 7,
-  /* The time given ran out. */
+  /* The given time is over. */
   NAUTHILUS_BACKEND_TIMEOUT = 8,
   /* The system refused a thread, a descriptor, shared memory or access to a file. */
   NAUTHILUS_BACKEND_SYSTEM = 9,
@@ -96,9 +102,9 @@ typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_OTHER_COPY = 10,
   /* This copy is the library without Lua. */
   NAUTHILUS_BACKEND_NO_LUA = 11,
-  /* The lua_State has not loaded this copy as its module. */
+  /* The lua_State has not loaded the module of this copy. */
   NAUTHILUS_BACKEND_NOT_LOADED = 12,
-  /* The Lua value is no result, or no request context, of this copy. */
+  /* The Lua value is not a result, or not a request context, of this copy. */
   NAUTHILUS_BACKEND_WRONG_LUA_VALUE = 13,
   /* Lua raised an error: the reason is its text. */
   NAUTHILUS_BACKEND_LUA_ERROR = 14,
@@ -106,12 +112,12 @@ typedef enum nauthilus_backend_status {
   NAUTHILUS_BACKEND_INTERNAL = 15,
   /* There is no server for the user: the reason is one of the texts of docs/routing.md. */
   NAUTHILUS_BACKEND_NO_ROUTE = 16,
-  /* Not done yet: the descriptor becomes readable when it is. */
+  /* The route is not done yet: its descriptor becomes readable when it is. */
   NAUTHILUS_BACKEND_PENDING = 17,
-  /* The call needs a store for bindings, and none is configured. */
+  /* The call needs a store of bindings (`cluster`), and none is configured. */
   NAUTHILUS_BACKEND_NO_STORE = 18,
-  /* The store for bindings has not answered within its `timeout`. What was asked for may still
-   * take effect within that time. */
+  /* The store of bindings has not answered within its `timeout`. The call may still take effect
+   * there, but not after that time. */
   NAUTHILUS_BACKEND_STORE_UNAVAILABLE = 19
 } nauthilus_backend_status;
 
@@ -120,7 +126,8 @@ typedef enum nauthilus_backend_field {
   /* Flags. */
   NAUTHILUS_BACKEND_FIELD_AUTHENTICATED = 1,
   NAUTHILUS_BACKEND_FIELD_USER_FOUND = 2,
-  /* Texts: names of attributes. Those named by the two TOTP fields never become headers. */
+  /* Texts: names of attributes. The attributes that the two TOTP fields name never become
+   * headers. */
   NAUTHILUS_BACKEND_FIELD_ACCOUNT_FIELD = 3,
   NAUTHILUS_BACKEND_FIELD_TOTP_SECRET_FIELD = 4,
   NAUTHILUS_BACKEND_FIELD_TOTP_RECOVERY_FIELD = 5,
@@ -142,7 +149,7 @@ typedef enum nauthilus_backend_type {
   NAUTHILUS_BACKEND_TYPE_BOOLEAN = 4
 } nauthilus_backend_type;
 
-/* Borrowed bytes. The function that gives a view says how long it is valid. */
+/* Borrowed bytes. The comment of the function that fills a view says how long it is valid. */
 typedef struct nauthilus_backend_view {
   const char *data;
   size_t size;
@@ -162,7 +169,7 @@ typedef struct nauthilus_backend_setting {
 
 /* One server of a list. Flags are 0 or 1. Later versions add fields at the end. */
 typedef struct nauthilus_backend_server {
-  /* The address the last good probe used, or the configured host. */
+  /* The address that the last good probe used; before that, the configured host. */
   nauthilus_backend_view ip;
   /* As configured, without a trailing dot. */
   nauthilus_backend_view host;
@@ -187,29 +194,30 @@ typedef struct nauthilus_backend_server {
   uint32_t weight;
 } nauthilus_backend_server;
 
-/* How a user's server was found. What is not known is empty, or 0. Later versions add fields at
- * the end. */
+/* How a user's server was found. A text that is not known is empty, a number is 0. Later versions
+ * add fields at the end. */
 typedef struct nauthilus_backend_route_detail {
   /* hash: by rendezvous hashing. With a store also new, bound, moved, pinned, remembered,
    * fallback. */
   nauthilus_backend_view how;
   nauthilus_backend_view node;
   nauthilus_backend_view pool;
-  /* Of a binding: the node before, why it was changed, and by whom. */
+  /* Only with a binding: the node before, why the user was moved, and by whom. */
   nauthilus_backend_view from;
   nauthilus_backend_view reason;
   nauthilus_backend_view by;
-  /* Of a binding: since and until when, in milliseconds since 1970. */
+  /* Only with a binding: when it began and when it ends, in milliseconds since 1970. */
   int64_t since;
   int64_t until;
-  /* Whether no node of the pool had all of its vital targets alive. */
+  /* 1 if no node of the pool had all of its vital targets alive, so that nodes were chosen whose
+   * matching target is alive; else 0. */
   int32_t degraded;
 } nauthilus_backend_route_detail;
 
-/* What a script or a host says about a user. */
+/* What a script or a host knows about a user: flags, fields, attributes and groups. */
 typedef struct nauthilus_backend_result nauthilus_backend_result;
 
-/* What is decided for one request. */
+/* What scripts decide during one request: the selected server, attributes added and removed. */
 typedef struct nauthilus_backend_context nauthilus_backend_context;
 
 /* The servers that were alive at one moment. A list never changes. */
@@ -225,21 +233,21 @@ uint32_t nauthilus_backend_abi_version(void);
 
 /* Whether this copy has the engine of the process: 1 or 0. Cannot fail.
  *
- * Two copies. The library and a module, or the modules of two Luas, in one process each have
- * data of their own. Results and contexts work in each, but belong to the copy they came from.
- * The engine, which probes, is in one of them: the first that is configured or started has it
- * for the life of the process, and configuring or starting another one fails with
- * NAUTHILUS_BACKEND_OTHER_COPY (in Lua: `configure` raises) and a reason that names the file whose
- * functions are to be used. A copy that was not configured has no servers; it still makes checks.
- * Where two try at the same moment, both may be refused. */
+ * Two copies. If a process loads the library and a module, or the modules of two Luas, each copy
+ * has its own data. Results and contexts work in each copy, but only in the copy that made them.
+ * Only one copy has the engine, which probes: the first one that is configured or started, until
+ * the process ends. Configuring or starting another copy fails with NAUTHILUS_BACKEND_OTHER_COPY
+ * (in Lua `configure` raises an error), and the reason names the file whose functions to use. A
+ * copy without the engine lists no servers; it can still make checks. If two copies are configured
+ * at the same moment, both may be refused. */
 int32_t nauthilus_backend_holds_engine(void);
 
-/* What a status means, in a few words: for statuses without a reason at hand. Static, never
- * null, also for a number that is no status. Cannot fail. */
+/* Returns the meaning of a status in a few words, for use where there is no reason. The text is
+ * static and never null, also for a number that is not a status. Cannot fail. */
 const char *nauthilus_backend_status_text(nauthilus_backend_status status);
 
-/* Releases the bytes of `string` and empties it. Null, and an empty one, are allowed. Never for a
- * copy of a string that was released. Cannot fail. */
+/* Releases the bytes of `string` and empties it. Null and an empty string are allowed. Must not be
+ * called for a second copy of the struct after the first was released. Cannot fail. */
 void nauthilus_backend_string_release(nauthilus_backend_string *string);
 
 /* ---- Results ----------------------------------------------------------------------------- */
@@ -255,7 +263,7 @@ nauthilus_backend_status nauthilus_backend_result_retain(
 /* Drops a reference. Cannot fail; null does nothing. */
 void nauthilus_backend_result_release(nauthilus_backend_result *result);
 
-/* Sets a flag: any `value` but 0 is true. INVALID_ARGUMENT: `field` is no flag. */
+/* Sets a flag: 0 is false, any other `value` is true. INVALID_ARGUMENT: `field` is no flag. */
 nauthilus_backend_status nauthilus_backend_result_set_flag(
     nauthilus_backend_result *result, nauthilus_backend_field field, int32_t value,
     nauthilus_backend_string *reason);
@@ -276,7 +284,7 @@ nauthilus_backend_status nauthilus_backend_result_text(
     const nauthilus_backend_result *result, nauthilus_backend_field field,
     nauthilus_backend_string *text, nauthilus_backend_string *reason);
 
-/* Sets a list to `count` texts; `texts` may be null where that is 0. INVALID_ARGUMENT: `field` is
+/* Sets a list to `count` texts; `texts` may be null if `count` is 0. INVALID_ARGUMENT: `field` is
  * no list. */
 nauthilus_backend_status nauthilus_backend_result_set_list(
     nauthilus_backend_result *result, nauthilus_backend_field field,
@@ -288,8 +296,8 @@ nauthilus_backend_status nauthilus_backend_result_list_count(
     nauthilus_backend_string *reason);
 
 /* Gets the text at `index`, from 0, of a list, a copy for the caller to release.
- * INVALID_ARGUMENT: `field` is no list. OUT_OF_RANGE: no such index, possibly because the
- * data changed. */
+ * INVALID_ARGUMENT: `field` is no list. OUT_OF_RANGE: there is no such index; the list may have
+ * changed since it was counted. */
 nauthilus_backend_status nauthilus_backend_result_list_at(
     const nauthilus_backend_result *result, nauthilus_backend_field field, size_t index,
     nauthilus_backend_string *text, nauthilus_backend_string *reason);
@@ -305,13 +313,13 @@ nauthilus_backend_status nauthilus_backend_result_set_attribute(
     nauthilus_backend_result *result, const char *name, size_t name_size, const char *text,
     size_t text_size, nauthilus_backend_string *reason);
 
-/* Sets an attribute to an array of `count` texts; `texts` may be null where that is 0. */
+/* Sets an attribute to an array of `count` texts; `texts` may be null if `count` is 0. */
 nauthilus_backend_status nauthilus_backend_result_set_attribute_list(
     nauthilus_backend_result *result, const char *name, size_t name_size,
     const nauthilus_backend_view *texts, size_t count, nauthilus_backend_string *reason);
 
-/* Sets an attribute to an integer. Lua 5.1, 5.2 and LuaJIT read it as a number: exact within
- * 2^53. */
+/* Sets an attribute to an integer. Lua 5.1, 5.2 and LuaJIT read it as a floating-point number,
+ * which is exact from -2^53 to 2^53. */
 nauthilus_backend_status nauthilus_backend_result_set_attribute_integer(
     nauthilus_backend_result *result, const char *name, size_t name_size, int64_t value,
     nauthilus_backend_string *reason);
@@ -321,12 +329,12 @@ nauthilus_backend_status nauthilus_backend_result_set_attribute_number(
     nauthilus_backend_result *result, const char *name, size_t name_size, double value,
     nauthilus_backend_string *reason);
 
-/* Sets an attribute to a boolean: any `value` but 0 is true. */
+/* Sets an attribute to a boolean: 0 is false, any other `value` is true. */
 nauthilus_backend_status nauthilus_backend_result_set_attribute_boolean(
     nauthilus_backend_result *result, const char *name, size_t name_size, int32_t value,
     nauthilus_backend_string *reason);
 
-/* Takes an attribute out. NOT_FOUND: there is none of that name. */
+/* Removes an attribute. NOT_FOUND: there is none of that name. */
 nauthilus_backend_status nauthilus_backend_result_unset_attribute(
     nauthilus_backend_result *result, const char *name, size_t name_size,
     nauthilus_backend_string *reason);
@@ -336,8 +344,8 @@ nauthilus_backend_status nauthilus_backend_result_attribute_count(
     const nauthilus_backend_result *result, size_t *count, nauthilus_backend_string *reason);
 
 /* Gets the name at `index`, from 0, in bytewise order of the names, a copy for the caller to
- * release. OUT_OF_RANGE: no such index, possibly because the
- * data changed. */
+ * release. OUT_OF_RANGE: there is no such index; the attributes may have changed since they were
+ * counted. */
 nauthilus_backend_status nauthilus_backend_result_attribute_name_at(
     const nauthilus_backend_result *result, size_t index, nauthilus_backend_string *name,
     nauthilus_backend_string *reason);
@@ -348,9 +356,10 @@ nauthilus_backend_status nauthilus_backend_result_attribute_value_count(
     const nauthilus_backend_result *result, const char *name, size_t name_size, size_t *count,
     nauthilus_backend_string *reason);
 
-/* Gets the value at `index`, from 0, of an attribute: in `*type` what it is, unless `type` is
- * null, and in `*text` how a header shows it (integers without ".0", true, false), a copy for
- * the caller to release. NOT_FOUND: there is none of that name. OUT_OF_RANGE: no such index. */
+/* Gets the value at `index`, from 0, of an attribute. `*type` gets its type, unless `type` is
+ * null. `*text` gets the value as it is written in a header (integers without ".0", true, false),
+ * a copy for the caller to release. NOT_FOUND: there is no attribute of that name. OUT_OF_RANGE:
+ * there is no such index. */
 nauthilus_backend_status nauthilus_backend_result_attribute_value_at(
     const nauthilus_backend_result *result, const char *name, size_t name_size, size_t index,
     nauthilus_backend_type *type, nauthilus_backend_string *text,
@@ -371,19 +380,20 @@ nauthilus_backend_status nauthilus_backend_context_retain(
 /* Drops a reference. Cannot fail; null does nothing. */
 void nauthilus_backend_context_release(nauthilus_backend_context *context);
 
-/* Sets the result that scripts build on. A copy is taken, no reference. REFUSED: an attribute
- * cannot become a response header; nothing is changed then. */
+/* Sets the base result, from which scripts remove attributes and to which they add others. The
+ * result is copied. REFUSED: an attribute cannot become a response header; nothing is changed
+ * then. */
 nauthilus_backend_status nauthilus_backend_context_set_base(
     nauthilus_backend_context *context, const nauthilus_backend_result *result,
     nauthilus_backend_string *reason);
 
-/* Merges the attributes and groups of a result. A copy is taken, no reference. REFUSED: an
+/* Merges the attributes and groups of a result into the context. The result is copied. REFUSED: an
  * attribute cannot become a response header; nothing is changed then. */
 nauthilus_backend_status nauthilus_backend_context_apply(
     nauthilus_backend_context *context, const nauthilus_backend_result *result,
     nauthilus_backend_string *reason);
 
-/* Removes `count` attributes of the base result by name; `names` may be null where that is 0. */
+/* Removes `count` attributes of the base result by name; `names` may be null if `count` is 0. */
 nauthilus_backend_status nauthilus_backend_context_remove(
     nauthilus_backend_context *context, const nauthilus_backend_view *names, size_t count,
     nauthilus_backend_string *reason);
@@ -392,16 +402,16 @@ nauthilus_backend_status nauthilus_backend_context_remove(
 nauthilus_backend_status nauthilus_backend_context_removed_count(
     const nauthilus_backend_context *context, size_t *count, nauthilus_backend_string *reason);
 
-/* Gets the name at `index`, from 0, in order of removal, a copy for the caller to release.
- * OUT_OF_RANGE: no such index, possibly because the
- * data changed. */
+/* Gets the removed name at `index`, from 0, in order of removal, a copy for the caller to release.
+ * OUT_OF_RANGE: there is no such index. */
 nauthilus_backend_status nauthilus_backend_context_removed_at(
     const nauthilus_backend_context *context, size_t index, nauthilus_backend_string *name,
     nauthilus_backend_string *reason);
 
 /* Selects the server for the request; a later call replaces an earlier one. `ip` is an IPv4 or
- * IPv6 literal (brackets are taken off) or a host name: that of a configured target becomes its
- * current address. INVALID_ARGUMENT: `port` is not 1..65535. REFUSED: `ip` is none of these. */
+ * IPv6 address (brackets are removed) or a host name. The host name of a configured target is
+ * replaced by the target's current address. INVALID_ARGUMENT: `port` is not 1..65535. REFUSED:
+ * `ip` is neither an address nor a host name. */
 nauthilus_backend_status nauthilus_backend_context_select(
     nauthilus_backend_context *context, const char *ip, size_t ip_size, uint32_t port,
     nauthilus_backend_string *reason);
@@ -415,34 +425,34 @@ nauthilus_backend_status nauthilus_backend_context_selected(
 nauthilus_backend_status nauthilus_backend_context_header_count(
     const nauthilus_backend_context *context, size_t *count, nauthilus_backend_string *reason);
 
-/* Gets the header at `index`, from 0: Auth-Server and Auth-Port where a server is selected, then
+/* Gets the header at `index`, from 0: Auth-Server and Auth-Port if a server is selected, then
  * the attributes' headers sorted by name. Both strings are copies for the caller to release.
- * OUT_OF_RANGE: no such index. What changes the context between two calls may move headers: read
- * them when the scripts are done. */
+ * OUT_OF_RANGE: there is no such index. A change of the context may change the index of a header:
+ * read the headers when the scripts are done. */
 nauthilus_backend_status nauthilus_backend_context_header_at(
     const nauthilus_backend_context *context, size_t index, nauthilus_backend_string *name,
     nauthilus_backend_string *value, nauthilus_backend_string *reason);
 
-/* Makes a result of the base with the final attributes and groups. `*result` gets one reference
- * and is the caller's own: it does not follow the context. */
+/* Makes a new result: the base result with the final attributes and groups. `*result` gets one
+ * reference. Later changes of the context do not change it. */
 nauthilus_backend_status nauthilus_backend_context_result(
     const nauthilus_backend_context *context, nauthilus_backend_result **result,
     nauthilus_backend_string *reason);
 
-/* Forgets everything, the base result too: for hosts that use contexts again. */
+/* Empties the context, the base result too, for hosts that use one context for several requests. */
 nauthilus_backend_status nauthilus_backend_context_reset(
     nauthilus_backend_context *context, nauthilus_backend_string *reason);
 
 /* ---- Servers -----------------------------------------------------------------------------
  *
- * One engine in a process, shared with its Lua states. Where nothing was configured, the
+ * A process has one engine, which its Lua states share. If nothing was configured, the
  * functions that need servers read the file that the environment variable
- * NAUTHILUS_BACKEND_CONFIG names, and give CONFIGURATION where that is wrong. They start the
- * thread that probes, unless nauthilus_backend_stop() ended it: call them, and
- * nauthilus_backend_start(), in the process that is to probe, not in one that only forks. */
+ * NAUTHILUS_BACKEND_CONFIG names, and return CONFIGURATION if that file is invalid. They start the
+ * engine thread, unless nauthilus_backend_stop() has ended it. A thread does not survive a fork:
+ * call them, and nauthilus_backend_start(), in the process that shall probe, not in its parent. */
 
-/* Reads a YAML file and puts it in force in one step; the verdicts of targets that did not
- * change are kept. CONFIGURATION, SYSTEM, OTHER_COPY: the previous one stays in force.
+/* Reads a YAML file and puts it in force in one step; unchanged targets keep their verdicts.
+ * CONFIGURATION, SYSTEM, OTHER_COPY: the previous configuration stays in force.
  *
  * The section backend_server_monitoring has the keys connect_timeout, tls_timeout, deep_timeout,
  * connect_interval, deep_interval, fast_interval, helo_name, failure_threshold,
@@ -461,16 +471,16 @@ nauthilus_backend_status nauthilus_backend_context_reset(
  * http_method, http_host, expected_status, helo_name, node, pool, weight, vital, connect_timeout,
  * tls_timeout, deep_timeout, connect_interval, deep_interval, fast_interval, failure_threshold,
  * recovery_threshold, source_address. docs/configuration.md has defaults, ranges and meanings.
- * The files that they name are read here and needed no more afterwards. */
+ * This call reads the files that the keys name; they are not read again later. */
 nauthilus_backend_status nauthilus_backend_configure_file(
     const char *path, size_t path_size, nauthilus_backend_string *reason);
 
-/* The same with the text of such a file. */
+/* The same as nauthilus_backend_configure_file(), with the text of such a file. */
 nauthilus_backend_status nauthilus_backend_configure_yaml(
     const char *text, size_t text_size, nauthilus_backend_string *reason);
 
-/* Starts probing in this process; does nothing if it runs already. CONFIGURATION, SYSTEM,
- * OTHER_COPY. */
+/* Starts probing in this process; does nothing if the engine thread runs already. CONFIGURATION,
+ * SYSTEM, OTHER_COPY. */
 nauthilus_backend_status nauthilus_backend_start(nauthilus_backend_string *reason);
 
 /* Ends probing in this process until the next start or configuration. Does not wait. */
@@ -481,14 +491,15 @@ nauthilus_backend_status nauthilus_backend_stop(nauthilus_backend_string *reason
 nauthilus_backend_status nauthilus_backend_wait_ready(
     int64_t milliseconds, nauthilus_backend_string *reason);
 
-/* Gets the number of the list of alive servers: it changes when the list does. Cheap, and
- * starts nothing. NOT_CONFIGURED. */
+/* Gets the number of the list of alive servers: it changes when the list changes. Does not start
+ * the engine. NOT_CONFIGURED. */
 nauthilus_backend_status nauthilus_backend_generation(
     uint64_t *generation, nauthilus_backend_string *reason);
 
-/* Tells that the host's own traffic met a failure at an address (or host name) and port: a
- * target there is probed now, at most once per 100 ms. NOT_FOUND: no target is there.
- * INVALID_ARGUMENT: `port` is not 1..65535. NOT_CONFIGURED, CONFIGURATION. */
+/* Reports that the host's own traffic to an address (or host name) and port failed: the target
+ * there is probed now, at most once per 100 ms; only the probe changes the verdict. NOT_FOUND: no
+ * target has this address and port. INVALID_ARGUMENT: `port` is not 1..65535. NOT_CONFIGURED,
+ * CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_report_failure(
     const char *ip, size_t ip_size, uint32_t port, nauthilus_backend_string *reason);
 
@@ -514,63 +525,68 @@ nauthilus_backend_status nauthilus_backend_servers_generation(
 nauthilus_backend_status nauthilus_backend_servers_count(
     const nauthilus_backend_servers *servers, size_t *count, nauthilus_backend_string *reason);
 
-/* Fills `*server` with the server at `index`, from 0. `server_size` is sizeof *server as the
- * caller was compiled: a newer library writes no more, an older one only what it has, the rest
- * becomes 0. The views are borrowed from the list, until its last release. OUT_OF_RANGE: no such
- * index. INVALID_ARGUMENT: the size is smaller than the first version's. */
+/* Fills `*server` with the server at `index`, from 0. `server_size` is sizeof *server in the
+ * caller: a library with more fields writes only the first `server_size` bytes, a library with
+ * fewer fields sets the rest to 0. The views are valid until the list's last release.
+ * OUT_OF_RANGE: there is no such index. INVALID_ARGUMENT: the size is smaller than that of the
+ * first version. */
 nauthilus_backend_status nauthilus_backend_servers_at(
     const nauthilus_backend_servers *servers, size_t index, nauthilus_backend_server *server,
     size_t server_size, nauthilus_backend_string *reason);
 
-/* Checks one server now: connects, sends the PROXY header, does TLS and the protocol's dialogue,
- * as the settings say. They are the keys of a target in the configuration, as text ("tls" and
- * "true", "connect_timeout" and "500ms"), except host and port; `settings` may be null where
- * `count` is 0. What they leave out is as for a configured target at that address, else the
- * default. Blocks for at most the three timeouts, and up to 10 seconds more while too many other
- * probes are in flight. OK: the check succeeded. CHECK_FAILED: it failed. TIMEOUT: no result within
- * that time. INVALID_ARGUMENT: host, port or a setting is wrong. */
+/* Checks one server now: connects, sends the PROXY header, makes the TLS handshake and the
+ * dialogue of the protocol, as `settings` say. Settings are keys of a target in the configuration
+ * and their values as text ("tls" and "true", "connect_timeout" and "500ms"), except host and port;
+ * `settings` may be null if `count` is 0. A key that is left out has the value of the configured
+ * target at that address, else its default. Blocks for at most the sum of the three timeouts, and
+ * up to 10 seconds more while too many other probes are in flight. OK: the check succeeded.
+ * CHECK_FAILED: it failed. TIMEOUT: there was no result within that time. INVALID_ARGUMENT: host,
+ * port or a setting is wrong. */
 nauthilus_backend_status nauthilus_backend_check(
     const char *host, size_t host_size, uint32_t port, const nauthilus_backend_setting *settings,
     size_t count, nauthilus_backend_string *reason);
 
 /* ---- Routes ------------------------------------------------------------------------------
  *
- * Which server a user belongs on. A filter is an array of keys and values as text: fields of a
- * server that must be equal ("protocol" and "imap", "tls" and "true"), and "pool", which may be
- * there several times: the first with a usable node counts. It may be null where `count` is 0. */
+ * A route is the server that a user belongs on. A filter is an array of keys and values as text:
+ * fields of a server that must be equal ("protocol" and "imap", "tls" and "true"), and "pool",
+ * which may occur several times: the first pool with a usable node counts. The filter may be null
+ * if `count` is 0. The store is the Redis of `cluster`. */
 
 /* Finds the server of a user. `*routed` gets one reference. Without a store it never waits; with
- * one it blocks for at most the store's `timeout`. NO_ROUTE: there is no server.
+ * a store it blocks for at most the store's `timeout`. NO_ROUTE: there is no server.
  * INVALID_ARGUMENT: a key of the filter is unknown, or its value has the wrong type.
  * NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_route(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_routed **routed, nauthilus_backend_string *reason);
 
-/* Begins the same and does not wait. `*routed` gets one reference. Whether there is a server only
- * nauthilus_backend_route_poll() tells. NO_ROUTE: the name has no key. INVALID_ARGUMENT,
- * NOT_CONFIGURED, CONFIGURATION. */
+/* Begins to find the server of a user and does not wait. `*routed` gets one reference;
+ * nauthilus_backend_route_poll() says whether there is a server. NO_ROUTE: the name has no key.
+ * INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_route_start(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_routed **routed, nauthilus_backend_string *reason);
 
-/* OK: the server is found. Never waits. PENDING: not done yet. NO_ROUTE: there is none. */
+/* Says whether a route is done. Never waits. OK: the server is found. PENDING: the route is not
+ * done yet. NO_ROUTE: there is no server. */
 nauthilus_backend_status nauthilus_backend_route_poll(
     const nauthilus_backend_routed *routed, nauthilus_backend_string *reason);
 
-/* Gets a descriptor that is readable once the route is no longer pending, for any poll loop. It
- * belongs to the route: do not read or close it. SYSTEM: there are no more descriptors, or the
+/* Gets a descriptor for an event loop: it becomes readable when the route is no longer pending. It
+ * belongs to the route: do not read or close it. SYSTEM: the process has no free descriptor, or the
  * host has closed this one. */
 nauthilus_backend_status nauthilus_backend_route_fd(
     const nauthilus_backend_routed *routed, int32_t *fd, nauthilus_backend_string *reason);
 
-/* Fills `*server`; see nauthilus_backend_servers_at() for `server_size`. The views are borrowed
- * from the route, until its last release. PENDING, NO_ROUTE. */
+/* Fills `*server` with the server that was found; see nauthilus_backend_servers_at() for
+ * `server_size`. The views are valid until the route's last release. PENDING, NO_ROUTE. */
 nauthilus_backend_status nauthilus_backend_route_server(
     const nauthilus_backend_routed *routed, nauthilus_backend_server *server, size_t server_size,
     nauthilus_backend_string *reason);
 
-/* Fills `*detail` in the same way. PENDING, NO_ROUTE. */
+/* Fills `*detail` with how the server was found; for `detail_size` and the views the same holds as
+ * in nauthilus_backend_route_server(). PENDING, NO_ROUTE. */
 nauthilus_backend_status nauthilus_backend_route_detail_of(
     const nauthilus_backend_routed *routed, nauthilus_backend_route_detail *detail,
     size_t detail_size, nauthilus_backend_string *reason);
@@ -583,60 +599,60 @@ nauthilus_backend_status nauthilus_backend_route_retain(
  * given up. Cannot fail; null does nothing. */
 void nauthilus_backend_route_release(nauthilus_backend_routed *routed);
 
-/* Gets what decides on a user's server, as JSON: what explain_route() returns in Lua. Changes
- * nothing. With a store it blocks for at most the store's `timeout`; if that does not answer, the
- * JSON's "reason" says so. NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED,
- * CONFIGURATION. */
+/* Explains which server a login of the user would get now, as JSON, with the fields of
+ * explain_route() in Lua. Changes nothing. With a store it blocks for at most the store's
+ * `timeout`; if the store does not answer, the JSON's "reason" says so. NO_ROUTE: the name has no
+ * key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_explain_route(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_string *json, nauthilus_backend_string *reason);
 
-/* Tells that these users have sessions on `node`: their bindings to it are renewed, others are left
- * alone. `*touched` gets how many of them are bound to it. Blocks for at most the store's
- * `timeout`, for each 500 users. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no
+/* Reports that these users have sessions on `node`: renews their bindings to this node and changes
+ * no others. `*touched` gets how many of the users are bound to the node. Blocks for at most the
+ * store's `timeout` per 500 users. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no
  * such node. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_touch_users(
     const nauthilus_backend_view *users, size_t count, const char *node, size_t node_size,
     size_t *touched, nauthilus_backend_string *reason);
 
-/* Binds a user to `node` from now on. Options, as text: "keep" ("true": without end, and never
- * moved by itself), "reason", "by" (at most 100 bytes each). Blocks for at most the store's
- * `timeout`. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no such node. NO_ROUTE:
- * the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+/* Binds a user to `node`. Options, as text: "keep" ("true": the binding has no end, and no failure
+ * of the node moves the user), "reason", "by" (at most 100 bytes each). Blocks for at most the
+ * store's `timeout`. NO_STORE, STORE_UNAVAILABLE. NOT_FOUND: the configuration has no such node.
+ * NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_move_user(
     const char *user, size_t user_size, const char *node, size_t node_size,
     const nauthilus_backend_setting *options, size_t count, nauthilus_backend_string *reason);
 
 /* ---- Lua ---------------------------------------------------------------------------------
  *
- * For states that have loaded this copy (require "nauthilus_backend", or luaL_requiref with
- * luaopen_nauthilus_backend). Called from C: by a host, or by a C function that Lua called, and
- * not through LuaJIT's FFI with the very state that makes the call. They leave the stack as it
- * was, but for the value one of them pushes, and raise no error. Each may also give NO_LUA,
- * NOT_LOADED, and LUA_ERROR where Lua has no memory or no stack left. */
+ * These functions are for Lua states that have loaded this copy (require "nauthilus_backend", or
+ * luaL_requiref with luaopen_nauthilus_backend). Call them from C: in a host, or in a C function
+ * that Lua has called. Do not call them through LuaJIT's FFI with the state that makes the FFI
+ * call. They raise no error and leave the stack unchanged, except that one of them pushes a value.
+ * Each may also return NO_LUA, NOT_LOADED, and LUA_ERROR if Lua has no memory or no stack left. */
 
-/* Gets the result that is at `index` of the stack: the one the script has, not a copy. `*result`
- * gets one reference. WRONG_LUA_VALUE: it is no result. */
+/* Gets the result at `index` of the stack: the script's own result, not a copy. `*result`
+ * gets one reference. WRONG_LUA_VALUE: the value is not a result. */
 nauthilus_backend_status nauthilus_backend_result_from_lua(
     struct lua_State *state, int index, nauthilus_backend_result **result,
     nauthilus_backend_string *reason);
 
-/* Pushes a result: the same one, not a copy. Lua takes a reference of its own. */
+/* Pushes a result: the same result, not a copy. The Lua state holds its own reference. */
 nauthilus_backend_status nauthilus_backend_result_push_lua(
     struct lua_State *state, const nauthilus_backend_result *result,
     nauthilus_backend_string *reason);
 
-/* Makes `context` the one that the functions of the module act on in this state, wherever a
- * script does not choose another with with_context(). Lua takes a reference of its own, until
- * another context is bound. Null: the state's own one again. LUA_ERROR also where the host has
- * contexts of its own, as nginx has, and now none. */
+/* Makes `context` the current request context of this state: the module's functions act on it,
+ * except while a script uses another one in with_context(). The state holds its own reference until
+ * another context is bound. Null: the state's default context is current again. LUA_ERROR also in
+ * hosts with a context for each request, such as nginx, if there is no request. */
 nauthilus_backend_status nauthilus_backend_context_bind_lua(
     struct lua_State *state, const nauthilus_backend_context *context,
     nauthilus_backend_string *reason);
 
-/* Gets the request context that is at `index` of the stack, as what context() and new_context()
- * return: the one the script has, not a copy. `*context` gets one reference. WRONG_LUA_VALUE: it
- * is no request context. */
+/* Gets the request context at `index` of the stack, as context() and new_context() return it: the
+ * script's own context, not a copy. `*context` gets one reference. WRONG_LUA_VALUE: the value is
+ * not a request context. */
 nauthilus_backend_status nauthilus_backend_context_from_lua(
     struct lua_State *state, int index, nauthilus_backend_context **context,
     nauthilus_backend_string *reason);

@@ -1,7 +1,7 @@
 ---@meta nauthilus_backend
 
--- Types for editors with a Lua language server. Nothing here runs: add this folder to
--- `Lua.workspace.library`.
+-- Types and descriptions for editors with a Lua language server (LuaLS). This file is never executed: add its
+-- folder to the editor's setting `Lua.workspace.library`.
 
 ---Makes a following `require(name)` of one of this module's names work; for any other name it
 ---does nothing. Scripts written for Nauthilus call it before `require`.
@@ -10,7 +10,7 @@ function dynamic_loader(name) end
 
 ---A server that is alive. Read-only.
 ---@class nauthilus_backend.Server
----@field ip string The address the last good probe used; the host while that is not known.
+---@field ip string The address that the last good probe used; before that, the host.
 ---@field host string As configured.
 ---@field port integer
 ---@field protocol nauthilus_backend.Protocol
@@ -19,11 +19,11 @@ function dynamic_loader(name) end
 ---@field tls_skip_verify boolean
 ---@field haproxy_v2 boolean Whether the listener expects a PROXY protocol v2 header.
 ---@field deep_check boolean
----@field request_uri string Of HTTP checks.
----@field node string
----@field pool string
----@field weight integer That of the operator where one is set.
----@field state "auto"|"drain"|"maintenance"
+---@field request_uri string The path that an http deep check requests.
+---@field node string The machine that the server is a port of.
+---@field pool string The set of nodes that the node belongs to.
+---@field weight integer An operator's setting, or the configured weight.
+---@field state "auto"|"drain"|"maintenance" As operators have set it.
 
 ---@alias nauthilus_backend.Protocol "imap"|"pop3"|"lmtp"|"smtp"|"sieve"|"http"
 ---@alias nauthilus_backend.TlsMode "plain"|"implicit"|"starttls"
@@ -54,13 +54,13 @@ function dynamic_loader(name) end
 ---@field test_password? string
 ---@field auth_mechanism? nauthilus_backend.Mechanism
 ---@field allow_plaintext_auth? boolean
----@field test_mailbox? string imap: opened read-only after the login; pop3, sieve: any value looks into the store.
+---@field test_mailbox? string imap: opened read-only; pop3, sieve: with any value the mail store is read.
 ---@field request_uri? string
 ---@field http_method? "GET"|"HEAD"
----@field http_host? string The `Host` of http, as it is sent.
+---@field http_host? string The `Host` header of an http deep check, sent as it is.
 ---@field expected_status? integer|string|(integer|string)[] Of http: 200, "200-299,401", {200, "300-399"}.
----@field helo_name? string
----@field node? string The machine that this is a port of; default: host.
+---@field helo_name? string The name that the probe gives in EHLO and LHLO.
+---@field node? string The machine that this target is a port of; default: host.
 ---@field pool? string
 ---@field weight? integer 0..1000, default 100.
 ---@field vital? boolean Default true.
@@ -72,7 +72,7 @@ function dynamic_loader(name) end
 ---@field fast_interval? nauthilus_backend.Duration
 ---@field failure_threshold? integer
 ---@field recovery_threshold? integer
----@field source_address? string An address of this machine.
+---@field source_address? string The address of this machine that probes come from.
 
 ---@class nauthilus_backend.Config
 ---@field backend_servers nauthilus_backend.Target[] Also `targets`.
@@ -83,7 +83,7 @@ function dynamic_loader(name) end
 ---@field deep_interval? nauthilus_backend.Duration
 ---@field fast_interval? nauthilus_backend.Duration
 ---@field panic_threshold? string|integer A percentage: "30%", or 30.
----@field helo_name? string What EHLO and LHLO say.
+---@field helo_name? string The name that probes give in EHLO and LHLO.
 ---@field failure_threshold? integer
 ---@field recovery_threshold? integer
 ---@field initial_state? "alive"|"dead"
@@ -137,8 +137,8 @@ function dynamic_loader(name) end
 ---@field last_latency? number Seconds.
 ---@field certificate_expiry? integer Seconds since 1970.
 ---@field certificate_expires_soon? boolean Within `cert_warn`.
----@field tls? nauthilus_backend.TlsDetails Of the last full handshake.
----@field state "auto"|"drain"|"maintenance" What operators say.
+---@field tls? nauthilus_backend.TlsDetails Details of the last full TLS handshake.
+---@field state "auto"|"drain"|"maintenance" As operators have set it.
 ---@field node string
 ---@field pool string
 
@@ -146,26 +146,26 @@ function dynamic_loader(name) end
 ---@field at integer When the handshake was made, in seconds since 1970.
 ---@field protocol string "TLSv1.3"
 ---@field cipher string
----@field group? string That of the key exchange.
----@field certificates integer How many the server sent.
----@field chain nauthilus_backend.CertificateDetails[] The server's own in front; as many as there is room for.
+---@field group? string The group of the key exchange.
+---@field certificates integer How many certificates the server sent.
+---@field chain nauthilus_backend.CertificateDetails[] The server's own first; at most 1,024 bytes are kept.
 
 ---@class nauthilus_backend.CertificateDetails
 ---@field subject string
 ---@field issuer string
----@field names string[] What it is valid for; as many as there is room for.
+---@field names string[] The host names and addresses that it is valid for; at most 1,024 bytes of the chain are kept.
 ---@field expiry? integer Seconds since 1970.
 
 ---@class nauthilus_backend.Status
----@field generation integer Changes when the list of alive servers does.
+---@field generation integer Changes when the list of alive servers changes.
 ---@field probing boolean Whether this process is the one that probes.
 ---@field running boolean Whether the engine thread runs in this process.
 ---@field pid integer
 ---@field configured boolean
----@field error? string Why it cannot start, or be configured from the environment.
----@field panic string[] The protocols of which so few servers are alive that all are listed.
----@field warnings string[] What an operator should know: doubtful settings, log lines that were lost.
----@field operators nauthilus_backend.OperatorSetting[] What operators have set and is in force.
+---@field error? string "not configured", or why the engine does not run or the environment's file was refused.
+---@field panic string[] The protocols of which all servers are listed because of `panic_threshold`.
+---@field warnings string[] Doubtful settings, lost log lines and the like.
+---@field operators nauthilus_backend.OperatorSetting[] The settings of operators that are in force.
 ---@field targets nauthilus_backend.TargetStatus[]
 
 ---@class nauthilus_backend.OperatorSetting
@@ -173,48 +173,48 @@ function dynamic_loader(name) end
 ---@field state? "drain"|"maintenance" What `set_target_state` set.
 ---@field weight? integer What `set_node_weight` set.
 ---@field since number Seconds since 1970.
----@field until? number When it ends by itself.
+---@field until? number When it ends; nil: when it is set again.
 ---@field reason? string
 ---@field by? string
 
----A check that was started and not waited for.
+---A check that `start_check` has begun.
 ---@class nauthilus_backend.Check
 local Check = {}
 
----Whether it has ended.
+---Whether the check is done.
 ---@return boolean
 function Check:done() end
 
----Nil for a good check (and before the end: see `done`), else the reason.
+---The reason of a failed check. Nil for a good check, and for one that is not done: see `done`.
 ---@return string? reason
 function Check:result() end
 
----What its TLS handshake showed; nil where there was none.
+---Details of the check's TLS handshake; nil if it made none.
 ---@return nauthilus_backend.TlsDetails?
 function Check:tls() end
 
----A descriptor that is readable once the check is done, for a poll loop. It belongs to the check.
+---A descriptor for an event loop: it becomes readable when the check is done. Do not read or close it.
 ---@return integer
 function Check:fd() end
 
----Waits until it is done.
+---Waits until the check is done.
 ---@param seconds? number
 ---@return true? done
 ---@return "timeout"? why
 function Check:wait(seconds) end
 
----Calls it off.
+---Cancels the check.
 function Check:cancel() end
 
----What scripts decide during one request.
+---What scripts decide during one request: the selected server, attributes added and removed.
 ---@class nauthilus_backend.Context
 local Context = {}
 
----What attributes and groups start from.
+---Sets the base result, from which scripts remove attributes and to which they add others.
 ---@param result nauthilus_backend_result
 function Context:set_base(result) end
 
----(base − removed) + applied.
+---The final attributes: (base − removed) + applied.
 ---@return table<string, nauthilus_backend.Value>
 function Context:attributes() end
 
@@ -228,7 +228,7 @@ function Context:selected() end
 ---@return string[]
 function Context:removed() end
 
----Response headers by name.
+---The response headers by name.
 ---@return table<string, string>
 function Context:headers() end
 
@@ -236,11 +236,11 @@ function Context:headers() end
 ---@return fun(): string?, string?
 function Context:each_header() end
 
----Forgets everything.
+---Empties the context.
 function Context:reset() end
 
----What a script says about a user. A method with an argument sets, without one gets; assigning
----a field of the same name does what the setter does.
+---What a script knows about a user. A method sets a value if it has an argument, and returns the value if it has
+---none. Assigning a field of the same name does what the setter does.
 ---@class nauthilus_backend_result
 nauthilus_backend_result = {}
 
@@ -295,11 +295,11 @@ function nauthilus_backend_result:webauthn_credentials(values) end
 ---@field _VERSION string
 local nauthilus_backend = {}
 
----The servers that are alive, in configured order. A new array; never waits.
+---Returns a new array of the servers that are alive, in configured order. Never waits.
 ---@return nauthilus_backend.Server[]
 function nauthilus_backend.get_backend_servers() end
 
----Records the server for this request: response headers `Auth-Server` and `Auth-Port`.
+---Selects the server for this request, and sets the response headers `Auth-Server` and `Auth-Port`.
 ---@param ip string An address, or a host name.
 ---@param port integer
 function nauthilus_backend.select_backend_server(ip, port) end
@@ -308,11 +308,12 @@ function nauthilus_backend.select_backend_server(ip, port) end
 ---@param result nauthilus_backend_result
 function nauthilus_backend.apply_backend_result(result) end
 
----Takes attributes out of the base result.
+---Removes attributes of the base result by name.
 ---@param names string[]
 function nauthilus_backend.remove_from_backend_result(names) end
 
----Makes one connection. Nil when it worked, else the reason. Without arguments: `{ check = f }`.
+---Makes one probe now and waits for it. Returns nil if it was good, else the reason. Without arguments it returns
+---`{ check = f }`.
 ---@param ip string
 ---@param port integer
 ---@param haproxy_v2 boolean
@@ -323,7 +324,7 @@ function nauthilus_backend.remove_from_backend_result(names) end
 ---@overload fun(): { check: fun(target: nauthilus_backend.Target): true?, string? }
 function nauthilus_backend.check_backend_connection(ip, port, haproxy_v2, tls, options) end
 
----The same, not waited for.
+---Begins the same probe as `check_backend_connection` and does not wait.
 ---@param ip string
 ---@param port integer
 ---@param haproxy_v2 boolean
@@ -332,20 +333,20 @@ function nauthilus_backend.check_backend_connection(ip, port, haproxy_v2, tls, o
 ---@return nauthilus_backend.Check
 function nauthilus_backend.start_check(ip, port, haproxy_v2, tls, options) end
 
----Replaces the running configuration. Raises for one that is wrong, and leaves the old one.
+---Replaces the configuration in one step. Raises an error if it is invalid; the old one then stays in force.
 ---@param config nauthilus_backend.Config|string A table, or the path of a YAML file.
 function nauthilus_backend.configure(config) end
 
----Starts probing in this process; a no-op where it does.
+---Starts probing in this process; does nothing if the engine runs already.
 function nauthilus_backend.start() end
 
 ---Ends probing in this process.
 function nauthilus_backend.stop() end
 
----Waits until every server has had a first verdict.
+---Waits until every server has a verdict.
 ---@param seconds? number
 ---@return true? ready
----@return "timeout"? why
+---@return ("timeout"|"not configured")? why
 function nauthilus_backend.wait_ready(seconds) end
 
 ---@return nauthilus_backend.Status
@@ -354,7 +355,7 @@ function nauthilus_backend.status() end
 ---@class nauthilus_backend.OperatorOptions
 ---@field reason? string
 ---@field by? string
----@field for? number|string How long: seconds, or "1h30m".
+---@field for? nauthilus_backend.Duration How long the setting lasts; nil: until it is set again.
 
 ---@class nauthilus_backend.Event
 ---@field seq integer
@@ -367,32 +368,33 @@ function nauthilus_backend.status() end
 ---@field reason? string
 ---@field by? string
 
----Takes a target or a node out, or puts it back, on the whole machine.
+---Sets the state of a target or a node for all processes of the machine, with `cluster` for all machines.
 ---@param what string A target's key, or `node:NAME`.
 ---@param state "auto"|"drain"|"maintenance"
 ---@param options? nauthilus_backend.OperatorOptions
 function nauthilus_backend.set_target_state(what, state, options) end
 
+---Sets the weight of a node for all processes of the machine, with `cluster` for all machines.
 ---@param node string
----@param weight? integer 0 to 1000; nil: that of the configuration.
+---@param weight? integer 0..1000; nil: the configured weight.
 ---@param options? nauthilus_backend.OperatorOptions
 function nauthilus_backend.set_node_weight(node, weight, options) end
 
----The last events, the oldest first.
----@param since? integer Only those after this `seq`.
+---Returns the last 1,024 events, the oldest first.
+---@param since? integer Only the events after this `seq`.
 ---@return nauthilus_backend.Event[]
----@return true? lost Some of those are gone.
+---@return true? lost Some of the events after `since` are no longer kept.
 function nauthilus_backend.events(since) end
 
----The host's own traffic met a failure there: the server is probed now.
+---Reports that the host's own traffic to this server failed: the server is probed at once.
 ---@param ip string
 ---@param port integer
 ---@param reason? string
----@return boolean known False for an address that is not configured.
+---@return boolean known False if the address is not configured.
 function nauthilus_backend.report_failure(ip, port, reason) end
 
 ---@class nauthilus_backend.Filter Server fields that must be equal.
----@field pool? string|string[] The first with a usable node counts.
+---@field pool? string|string[] Of several pools the first with a usable node counts.
 ---@field protocol? nauthilus_backend.Protocol
 ---@field ip? string
 ---@field host? string
@@ -407,7 +409,7 @@ function nauthilus_backend.report_failure(ip, port, reason) end
 ---@field weight? integer
 ---@field state? "auto"|"drain"|"maintenance"
 
----The server that a user belongs on.
+---Returns the server that a user belongs on.
 ---@param user string
 ---@param filter? nauthilus_backend.Filter
 ---@return nauthilus_backend.Server? server
@@ -429,7 +431,7 @@ function nauthilus_backend.route(user, filter) end
 local Route = {}
 ---@return boolean
 function Route:done() end
----What `route` returns; nothing while it is not known.
+---What `route` returns; nothing before the route is done.
 ---@return nauthilus_backend.Server? server
 ---@return string? how
 ---@return nauthilus_backend.RouteDetail? detail
@@ -443,14 +445,14 @@ function Route:fd() end
 function Route:wait(timeout) end
 function Route:cancel() end
 
----`route`, not waited for.
+---Begins the same as `route` and does not wait.
 ---@param user string
 ---@param filter? nauthilus_backend.Filter
 ---@return nauthilus_backend.Route? route
 ---@return string? why
 function nauthilus_backend.start_route(user, filter) end
 
----What decides on a user's server.
+---Explains which server a login of the user would get now. Changes nothing.
 ---@param user string
 ---@param filter? nauthilus_backend.Filter
 ---@return table? explained
@@ -458,17 +460,17 @@ function nauthilus_backend.start_route(user, filter) end
 function nauthilus_backend.explain_route(user, filter) end
 
 ---@class nauthilus_backend.Author
----@field reason? string Why; at most 100 bytes.
----@field by? string Who asked for it; at most 100 bytes.
+---@field reason? string At most 100 bytes.
+---@field by? string Who makes the change; at most 100 bytes.
 
 ---@class nauthilus_backend.MoveOptions: nauthilus_backend.Author
----@field keep? boolean Without end, and never moved by itself.
+---@field keep? boolean The binding has no end, and no failure of the node moves the user.
 
 ---@class nauthilus_backend.FlushOptions: nauthilus_backend.Author
 ---@field rate? integer Bindings a second, default 100.
 
 ---@class nauthilus_backend.Changed
----@field left boolean Whether the user has left a node.
+---@field left boolean Whether the call took the user away from a node.
 ---@field node? string
 ---@field from? string The node that the user was moved from.
 ---@field since? number Seconds since 1970.
@@ -476,10 +478,10 @@ function nauthilus_backend.explain_route(user, filter) end
 ---@field reason? string
 ---@field by? string
 
----Renews the bindings of users with live sessions on a node. Like the four below it needs `cluster`.
+---Renews the bindings of users who have sessions on a node. This call and the next four need `cluster`.
 ---@param users string[]
 ---@param node string
----@return integer? count How many of them are bound there.
+---@return integer? count How many of the users are bound to the node.
 ---@return string? why
 function nauthilus_backend.touch_users(users, node) end
 
@@ -498,50 +500,50 @@ function nauthilus_backend.move_user(user, node, options) end
 ---@return nauthilus_backend.Changed|string changed Or why not.
 function nauthilus_backend.forget_user(user, options) end
 
----Gives a user no server for some time; 0 ends that.
+---For this duration `route` returns no server for the user; 0 ends an earlier hold.
 ---@param user string
----@param duration number|string Seconds, or a text such as "10m".
+---@param duration nauthilus_backend.Duration
 ---@param options? nauthilus_backend.Author
 ---@return true? done
 ---@return nauthilus_backend.Changed|string changed Or why not.
 function nauthilus_backend.hold_user(user, duration, options) end
 
----Begins to release a node's bindings, or without one those that differ from rendezvous hashing.
+---Begins to release the bindings of a node; without `node`, all bindings that differ from rendezvous hashing.
 ---@param node? string
 ---@param options? nauthilus_backend.FlushOptions
 ---@return true? begun
 ---@return string? why
 function nauthilus_backend.flush_node(node, options) end
 
----The metrics in the text form of OpenMetrics 1.0.
+---Returns the metrics as text in OpenMetrics 1.0.
 ---@return string text
 ---@return string content_type
 function nauthilus_backend.metrics() end
 
----The same, in pieces of at most 64 kB.
+---Passes the metrics to `write` in pieces of at most 64 kB.
 ---@param write fun(piece: string, content_type: string)
 ---@return string content_type
 function nauthilus_backend.metrics(write) end
 
----What `status` gives, as JSON, and what else the status page shows.
+---Returns the content of `status` as JSON, and more for the status page.
 ---@return string
 function nauthilus_backend.status_json() end
 
----The same, in pieces.
+---Passes this JSON to `write` in pieces.
 ---@param write fun(piece: string)
 function nauthilus_backend.status_json(write) end
 
 ---@class nauthilus_backend.PageOptions
 ---@field nonce? string The nonce of the response's Content-Security-Policy, in Base64.
 ---@field title? string Default: "Backend servers".
----@field json_url? string Where the page reads `status_json`. Default: "status.json", beside the page.
+---@field json_url? string The address at which the page reads `status_json`. Default: "status.json" beside the page.
 
----The status as one HTML page that loads nothing but its own data.
+---Returns the status as one HTML page, which loads nothing but `json_url`.
 ---@param options? nauthilus_backend.PageOptions
 ---@return string
 function nauthilus_backend.status_page(options) end
 
----The same, in pieces.
+---Passes this page to `write` in pieces.
 ---@param options? nauthilus_backend.PageOptions
 ---@param write fun(piece: string)
 function nauthilus_backend.status_page(options, write) end
@@ -551,23 +553,23 @@ function nauthilus_backend.status_page(options, write) end
 ---@field pool string
 ---@field weight integer
 ---@field usable boolean
----@field why? string
+---@field why? string Why the node is not usable.
 ---@field state "auto"|"drain"|"maintenance"
----@field since? number Seconds since 1970: since when an operator's state is in force.
----@field users? integer How many users are bound there; an estimate. With `cluster` only, as the next two.
----@field moved_in? integer
----@field moved_out? integer
+---@field since? number When an operator set this state, in seconds since 1970.
+---@field users? integer Only with `cluster`: how many users are bound to the node; above about 4,000 an estimate.
+---@field moved_in? integer Only with `cluster`: how many users were moved to the node.
+---@field moved_out? integer Only with `cluster`: how many users were moved away from the node.
 
----All nodes.
+---Returns all nodes.
 ---@return nauthilus_backend.NodeInfo[]
 function nauthilus_backend.nodes() end
 
----Whether a health check logs in as this user.
+---Returns whether a health check logs in as this user.
 ---@param username string
 ---@return boolean
 function nauthilus_backend.is_health_check(username) end
 
----The current request context.
+---Returns the current request context.
 ---@return nauthilus_backend.Context
 function nauthilus_backend.context() end
 

@@ -1,6 +1,5 @@
 """What counting costs: the module beside a build of the same code that counts no probe, no stage
-and no selection. Both are measured in turn, by the means of the rows of probes and of the access
-phase."""
+and no selection. Both are measured in turn, as in the rows of probes and of the access phase."""
 
 import json
 import os

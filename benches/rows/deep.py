@@ -1,10 +1,10 @@
 """An IMAP login over TLS at a real Dovecot, beside the same dialogue in a straight blocking
 client (benches/straight.rs) that makes a full handshake each time. Only the client's CPU counts; both
-keep the same pace. The same client where it resumes sessions is the limit: what the dialogue costs by
-itself. They take turns in short slices, so that what else the machine does falls on all of them.
+keep the same pace. The limit is the same client with resumed sessions: it is the cost of the dialogue
+itself. All take turns in short slices, so that other work of the machine affects all of them alike.
 
-Dovecot's login processes serve many connections here ("high-performance mode"). By default
-each serves one, with keys of its own for session tickets, so that no client can resume."""
+Dovecot's login processes serve many connections here ("high-performance mode"). By default each
+process serves one connection and has its own keys for session tickets, so that no client can resume."""
 
 import contextlib
 import socket

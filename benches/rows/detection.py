@@ -1,5 +1,5 @@
-"""How long after a listener's close a server is out of the list: of another nginx worker than
-the one that probes, and of HAProxy. All watch the same listeners, and see the same closings."""
+"""How long after its listener was closed a server leaves the list, in an nginx worker that does
+not probe itself, and in HAProxy. Both probe the same listeners, which are closed at the same moments."""
 
 import http.client
 import random

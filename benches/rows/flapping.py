@@ -1,12 +1,13 @@
 """Requests of an nginx worker while 100 verdicts a second change, and while none does.
 
-Half of some servers besides those that are listed are always closed; in the disturbed slices
-which half it is changes all the time. So both kinds of slice probe as often and list as many, and
-in both as many listeners open and close: in the quiet ones those that nobody probes. What is
-measured is the thread of nginx's event loop: the engine's own thread does the probing.
+Some servers open and close their listeners. Half of them are always closed. In a disturbed slice
+these are servers that the module probes, and which half is closed changes all the time; in a quiet
+slice they are servers that nobody probes. So in both kinds of slice the same number of servers is
+probed and listed, and the same number of listeners opens and closes. The CPU time of the thread of
+nginx's event loop is measured; the probes run on the engine thread.
 
-One run of wrk lasts through all slices. The worker itself says what it has used and done, both
-at one moment, and each disturbed slice stands beside the mean of the two around it."""
+One run of wrk lasts through all slices. The worker reports its CPU time and its number of requests
+at the same moment, and each disturbed slice is compared with the mean of the two slices around it."""
 
 import socket
 import subprocess

@@ -1,5 +1,5 @@
-"""A process with little to do: 100 targets at 10 s, ours and HAProxy's in the same seconds, and
-many slices of them: that one has a probe or two more than the other is nothing but chance."""
+"""A process with little to do: 100 targets at 10 s, ours and HAProxy in the same seconds. There are
+many slices, since by chance one slice has a probe or two more than another."""
 
 import time
 

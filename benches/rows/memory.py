@@ -1,6 +1,6 @@
 """Resident memory for each further target, after a round of probes, beside HAProxy's for each
-further server: configured by a file, and by a Lua table, which is Lua's own and counted as well.
-All processes run at once: they do not share what they are asked for."""
+further server: configured by a file, and by a Lua table, whose memory in Lua is counted as well.
+All processes run at the same time; only memory that they do not share is counted."""
 
 import contextlib
 import time

@@ -1,13 +1,14 @@
 """Whether probes start when they are due: 10,000 plain targets at 10 s, one thread.
 
-The listener sees when each probe starts, since the PROXY header makes the connection its own,
-but not when it was due: that is an interval after the start before, give or take a jitter of at
-most 5 %, which is the module's secret. What it does see is a gap longer than the jitter ever
-makes one. Lateness is independent of the jitter's chance, so of the probes that are late by t,
-the share t / (width of the jitter) come after the longest gap that is due: each such one found
-stands for many. All that come 10 ms after it, times the width / (100 - 10) ms, is thus at least
-the number that were late by 100 ms. The jitter's edges are those of the gaps themselves, which
-are spread evenly between them, but no wider than promised."""
+The listener sees when each probe starts, but not when it was due. A probe is due one interval
+after the start of the one before, plus or minus a random jitter of at most 5 %, which only the
+module knows. The listener can see that a gap between two probes is longer than any jitter allows.
+A probe that is late by t is seen so only if its jitter was within t of the upper limit, which
+happens with the probability t / (width of the jitter). Lateness does not depend on the jitter. So
+the number of gaps that are at least 10 ms too long, times (width of the jitter) / (100 - 10) ms,
+is an upper bound of the number of probes that were late by 100 ms. The limits of the jitter are
+taken from the gaps themselves, which are spread evenly between them, but not wider than the
+promised 5 %."""
 
 import multiprocessing
 import socket

@@ -1,6 +1,6 @@
 """A login in nginx whose user is bound in a real Redis: route(), beside the same script called through lua-resty-redis
-with kept connections, in the same worker. The script in Lua has all arguments at hand but the deadline; the module
-finds them out for each login."""
+with kept connections, in the same worker. The script in Lua has all arguments except the deadline prepared; the module
+computes them for each login."""
 
 import hashlib
 import json

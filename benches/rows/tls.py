@@ -1,7 +1,7 @@
 """TLS probes, resumed as in steady state and with full handshakes, beside HAProxy's checks of the
-same server. Handshakes and resumptions are counted at the server, in a process of its own. Beside
-them, for the limit: the same connections in a bare loop (benches/tls_floor.rs), one right after the
-other, so that each finds the processor's caches warm."""
+same server. Handshakes and resumptions are counted at the server, in a process of its own. The
+limit is the same connections in a bare loop (benches/tls_floor.rs), one right after the other, so
+that the processor's caches are warm for each."""
 
 import subprocess
 import time

@@ -1,9 +1,10 @@
 """Requests of an nginx worker beside 1,000 checks of a black hole in flight on it.
 
-Beside it runs one without checks, and their turns are short: where the kernel puts wrk and a
-worker moves a p99 by half, and what else the machine does to many times as much: most runs of
-either have 0.2 ms, some 1 or 3. So many short runs tell more than few long ones. That the kernel
-sends 1,000 packets once more each second is no part of either's figure: it shows in no p99."""
+A second worker has no checks, and the two are measured in turn, in short runs: the processors on
+which the kernel runs wrk and the worker change a p99 by half, and other work of the machine changes
+it to many times as much (most runs of either worker have 0.2 ms, some 1 or 3 ms). So many short
+runs are more exact than few long ones. The 1,000 packets that the kernel repeats each second for
+the checks change no p99."""
 
 import socket
 

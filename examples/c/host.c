@@ -4,8 +4,8 @@
  *     cc -Iinclude examples/c/host.c build/lua5.4/nauthilus_backend.so $(pkg-config --cflags --libs lua5.4)
  *     ./a.out backends.yml route.lua
  *
- * It is linked to the module, which has the C functions too; a host without Lua is linked to
- * libnauthilus_backend.so instead and leaves run_script() out. C11 and C++17. */
+ * It is linked to the module, which contains the C functions as well. A host without Lua has no
+ * run_script() and is linked to libnauthilus_backend.so instead. C11 and C++17. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +25,7 @@ int luaopen_nauthilus_backend(lua_State *L);
 
 static nauthilus_backend_string reason = NAUTHILUS_BACKEND_STRING_EMPTY;
 
-/* Ends the program where a call failed. */
+/* Ends the program if a call has failed. */
 static void need(nauthilus_backend_status status, const char *what) {
   if (status == NAUTHILUS_BACKEND_OK)
     return;
@@ -66,11 +66,11 @@ static void show_servers(void) {
     if (status != NAUTHILUS_BACKEND_OK)
       nauthilus_backend_string_release(&reason);
   }
-  /* The views of `server` end here. */
+  /* From here on the views of `server` are invalid. */
   nauthilus_backend_servers_release(servers);
 }
 
-/* What the host knows of the user before any script runs. */
+/* Sets what the host knows of the user before a script runs. */
 static nauthilus_backend_context *new_request(void) {
   static const nauthilus_backend_view groups[] = {NAUTHILUS_BACKEND_LITERAL("staff")};
   nauthilus_backend_context *context = NULL;
@@ -86,7 +86,7 @@ static nauthilus_backend_context *new_request(void) {
   return context;
 }
 
-/* Runs a script whose decisions go into `context`. What it returns, a result, is read too. */
+/* Runs a script whose decisions go into `context`. Also reads the result that the script returns. */
 static void run_script(lua_State *L, nauthilus_backend_context *context, const char *path) {
   nauthilus_backend_result *result = NULL;
   nauthilus_backend_string uid = NAUTHILUS_BACKEND_STRING_EMPTY;
@@ -136,12 +136,12 @@ int main(int argc, char **argv) {
   lua_getfield(L, -1, "loaded");
   lua_pushcfunction(L, luaopen_nauthilus_backend);
   call(L);
-  lua_setfield(L, -2, "nauthilus_backend"); /* `require` gives this very module. */
+  lua_setfield(L, -2, "nauthilus_backend"); /* `require` returns this module. */
   lua_pop(L, 2);
 
   context = new_request();
   run_script(L, context, argv[2]);
-  lua_close(L); /* The context lives on. */
+  lua_close(L); /* The context stays valid. */
   show_headers(context);
   nauthilus_backend_context_release(context);
   need(nauthilus_backend_stop(&reason), "stop");

@@ -1,5 +1,5 @@
--- The same host as host.c, in LuaJIT: the C functions by FFI, and a Lua state of its own for the
--- script, as any host has one.
+-- The same host as host.c, in LuaJIT: it calls the C functions through the FFI, and runs the script in a separate
+-- Lua state.
 --
 --     luajit examples/c/host.lua build/luajit/nauthilus_backend.so config.yml script.lua
 
@@ -7,7 +7,7 @@ local ffi = require("ffi")
 
 local module, config, script = assert(arg[1]), assert(arg[2]), assert(arg[3])
 
--- The delimited part of the header, as it stands.
+-- The part of the header between the two marks, unchanged.
 local header = assert(io.open(os.getenv("NAUTHILUS_BACKEND_HEADER") or "include/nauthilus_backend.h")):read("*a")
 ffi.cdef(assert(header:match("/%* >>> ffi%.cdef.-/%* <<< ffi%.cdef %*/")))
 ffi.cdef([[
@@ -30,7 +30,7 @@ assert(lib.nauthilus_backend_abi_version() == 1, "another version of the header 
 
 local reason = ffi.new("nauthilus_backend_string")
 
--- The text of a string that is ours to release.
+-- Returns the text of a string, and releases the string.
 local function taken(string)
   local text = ffi.string(string.data, string.size)
   lib.nauthilus_backend_string_release(string)
@@ -60,7 +60,7 @@ lib.nauthilus_backend_servers_release(servers[0])
 
 local context = ffi.new("nauthilus_backend_context *[1]")
 need(lib.nauthilus_backend_context_new(context, reason))
--- The finalizer holds `lib`: the library must not be gone before the handle.
+-- The finalizer keeps a reference to `lib`, so that the library is not unloaded before the handle is released.
 local owned = ffi.gc(context[0], function(handle)
   lib.nauthilus_backend_context_release(handle)
 end)
@@ -94,7 +94,7 @@ local result = ffi.new("nauthilus_backend_result *[1]")
 need(lib.nauthilus_backend_result_from_lua(L, -1, result, reason))
 lua.lua_close(L)
 
--- Both outlive the state.
+-- Both handles stay valid after the state was closed.
 local name, value = ffi.new("nauthilus_backend_string"), ffi.new("nauthilus_backend_string")
 need(lib.nauthilus_backend_result_attribute_value_at(result[0], "hostip", 6, 0, nil, value, reason))
 print("the script says hostip " .. taken(value))

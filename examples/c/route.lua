@@ -1,4 +1,4 @@
--- Run by the hosts beside it: chooses the first server that is alive, and says so.
+-- host.c and host.lua run this script: it selects the first server that is alive.
 
 local nb = require("nauthilus_backend")
 

@@ -12,17 +12,17 @@ local TLS = { implicit = "ssl", starttls = "starttls" }
 function script_init()
   nauthilus_backend.configure("/etc/nauthilus_backend.yml")
   nauthilus_backend.start()
-  -- So that the first login does not meet a server that is dead. Two seconds at most: a server that does not
-  -- answer must not keep the others' users out.
+  -- Waits for the first verdicts, so that the first login does not get a dead server. At most two seconds: a server
+  -- that does not answer must not delay the users of the others.
   nauthilus_backend.wait_ready(2)
   return 0
 end
 
 function auth_passdb_lookup(request)
-  -- imap, pop3, lmtp or sieve; Dovecot 2.4 calls `protocol` what is `service` in 2.3.
+  -- imap, pop3, lmtp or sieve. Dovecot 2.3 calls the field `service`, 2.4 calls it `protocol`.
   local protocol = request.protocol or request.service
-  -- For any server of the list in the place of the user's own:
-  --   choose among nauthilus_backend.get_backend_servers() those whose `protocol` is this one.
+  -- If users may use any server: choose one with this `protocol` from
+  --   nauthilus_backend.get_backend_servers() instead.
   local server, reason = nauthilus_backend.route(request.user, { protocol = protocol })
   if not server then
     request:log_error("no " .. protocol .. " server for " .. request.user .. ": " .. reason)
@@ -32,7 +32,7 @@ function auth_passdb_lookup(request)
   local fields = {
     nopassword = "y",
     proxy = "y",
-    -- `host` is the name that the certificate is verified for, `hostip` where to connect.
+    -- `host` is the name that the certificate must contain, `hostip` the address to connect to.
     host = server.host,
     hostip = server.ip,
     port = tostring(server.port),

@@ -1,14 +1,14 @@
 -- Reports the sessions that are open on the mail servers, so that the bindings of their users do not end. Without
 -- reports a binding ends `retention` after the user's last login, although the session may still be open.
 --
--- On one machine, as a user who may read both files. In /etc/cron.d/touch-sessions:
+-- Run it on one machine, as a user who may read both files. In /etc/cron.d/touch-sessions:
 --
 --   */5 * * * *  nauthilus  lua5.4 /usr/local/bin/touch_sessions.lua /etc/nauthilus_backend.yml
 --                           /etc/doveadm-api-key mail1=192.0.2.11:8080 mail2=192.0.2.12:8080
 --
--- (in one line), and `retention: 15m` in the configuration: three reports may fail. Each mail server needs
--- doveadm-http.conf of this folder. Ends with status 1 where the sessions of a node could not be reported; those of
--- the others are reported nevertheless.
+-- (in one line). With `retention: 15m` in the configuration two reports in a row may fail before bindings end. Each
+-- mail server needs doveadm-http.conf of this folder. If the sessions of a node could not be reported, the script
+-- ends with status 1; it reports those of the other nodes all the same.
 --
 -- Packages of Debian: lua5.4 lua-socket lua-cjson
 
@@ -26,9 +26,9 @@ local function complain(text)
   io.stderr:write("touch_sessions: ", text, "\n")
 end
 
--- The users with a session on a node, each once; or nil and what went wrong.
+-- Returns the users with a session on a node, each once; or nil and the reason.
 local function users_of(address, key)
-  -- A row for each session: Dovecot 2.3 puts the rows that have one user's sessions together in the wrong places.
+  -- Asks for one row per session. In the form with one row per user, Dovecot 2.3 returns fields of the wrong user.
   local body, pieces = '[["who", { "separateConnections": true }, "who"]]', {}
   local done, status = http.request({
     url = "http://" .. address .. "/doveadm/v1",

@@ -1,22 +1,22 @@
 -- /etc/haproxy/choose_server.lua: which server each connection and each HTTP request goes to.
--- haproxy.cfg loads it with `lua-load`, or with `lua-load-per-thread`: then each thread of HAProxy has a
--- Lua state of its own and none waits for another; the module has one engine for all of them.
+-- haproxy.cfg loads it with `lua-load`, or with `lua-load-per-thread`, where each thread of HAProxy has its own
+-- Lua state and does not wait for others. In both cases the process has one engine.
 --
--- The module is found where this HAProxy's Lua looks: in /usr/local/lib/lua/5.3 for the HAProxy 2.6 of
--- Debian 12, in /usr/local/lib/lua/5.4 for the 3.0 of Debian 13. Anywhere else, name the place:
+-- HAProxy's Lua searches /usr/local/lib/lua/5.3 for the module on Debian 12 (HAProxy 2.6), and
+-- /usr/local/lib/lua/5.4 on Debian 13 (HAProxy 3.0). For another folder add a line such as:
 -- package.cpath = "/opt/lua/?.so;" .. package.cpath
 
 local nauthilus_backend = require("nauthilus_backend")
 
--- HAProxy runs this file as root, before it changes its root directory: every file that the configuration
--- names is opened here, and names are looked up with the files of this root.
+-- HAProxy runs this file as root, before it changes its root directory. So the module opens the files that the
+-- configuration names, and the files that it needs to look names up, in the original root.
 nauthilus_backend.configure("/etc/nauthilus_backend.yml")
 
--- In each process that does the work, when it begins: probing starts with HAProxy, not with the first login.
+-- Runs in each worker when it begins: probing starts with HAProxy and not with the first login.
 core.register_task(nauthilus_backend.start)
 
--- `tcp-request content lua.choose_server imap` or `http-request lua.choose_server http`: sets txn.server_ip and
--- txn.server_port, or leaves them unset where no server of that protocol is alive.
+-- Used as `tcp-request content lua.choose_server imap` or `http-request lua.choose_server http`: sets txn.server_ip
+-- and txn.server_port, or leaves them unset if no server of that protocol is alive.
 core.register_action("choose_server", { "tcp-req", "http-req" }, function(txn, protocol)
   local alive = {}
   for _, server in ipairs(nauthilus_backend.get_backend_servers()) do
@@ -31,7 +31,7 @@ core.register_action("choose_server", { "tcp-req", "http-req" }, function(txn, p
   end
 end, 1)
 
--- The verdict on each server, as a page.
+-- A page with the verdict of each server.
 core.register_service("server_status", "http", function(applet)
   local status = nauthilus_backend.status()
   local lines = { status.error }

@@ -9,11 +9,11 @@
 local copas = require("copas")
 local nauthilus_backend = require("nauthilus_backend")
 
--- Returns the reason why the server does not work, or nil. Other threads of copas run meanwhile. `server`: a
+-- Returns nil, or the reason why the server does not work. Other threads of copas run meanwhile. `server` is a
 -- table with a target's keys.
 return function(server)
   local check = nauthilus_backend.start_check(server)
-  -- What copas and LuaSocket's `select` ask of a socket: it can be read once the check has completed.
+  -- An object that copas and LuaSocket's `select` accept as a socket; it becomes readable when the check is done.
   copas.receive({
     getfd = function()
       return check:fd()
@@ -22,7 +22,7 @@ return function(server)
       return check:done()
     end,
     settimeout = function() end,
-    -- Called by copas 1 when the thread ends after this.
+    -- Copas 1 calls this when the thread ends.
     close = function() end,
     receive = function()
       if check:done() then

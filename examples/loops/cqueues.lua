@@ -9,7 +9,7 @@
 local cqueues = require("cqueues")
 local nauthilus_backend = require("nauthilus_backend")
 
--- Returns the reason why the server does not work, or nil. Other coroutines run meanwhile. `server`: a table
+-- Returns nil, or the reason why the server does not work. Other coroutines run meanwhile. `server` is a table
 -- with a target's keys.
 return function(server)
   local check = nauthilus_backend.start_check(server)
@@ -17,7 +17,7 @@ return function(server)
   while not check:done() do
     cqueues.poll({ pollfd = descriptor, events = "r" })
   end
-  -- cqueues has to forget a descriptor before it is closed, which it is with the check.
+  -- cqueues must forget the descriptor first: the garbage collector closes it together with the check.
   cqueues.cancel(descriptor)
   return check:result()
 end

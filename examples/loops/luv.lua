@@ -10,13 +10,13 @@ local vim = rawget(_G, "vim")
 local uv = vim and (vim.uv or vim.loop) or require("luv")
 local nauthilus_backend = require("nauthilus_backend")
 
--- Returns at once; calls done(reason) when the check has completed, with nil if the server works. `server`:
--- a table with a target's keys.
+-- Begins a check and returns at once. When the check is done, calls done(reason), with nil if the server works.
+-- `server` is a table with a target's keys.
 return function(server, done)
   local check = nauthilus_backend.start_check(server)
   local poll = uv.new_poll(check:fd())
   poll:start("r", function()
-    -- Before the descriptor is closed, which it is with the check.
+    -- The poll handle must be closed first: the garbage collector closes the descriptor together with the check.
     poll:close()
     done(check:result())
   end)

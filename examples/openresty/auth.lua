@@ -1,11 +1,11 @@
--- Answers nginx's mail proxy: where one login goes. Runs in the access phase.
+-- Answers nginx's mail proxy (auth_http): says which server a login goes to. Runs in the access phase.
 --
--- The script does not check the password: nginx passes it on, and the backend checks it.
+-- The script does not check the password: nginx sends it to the backend, which checks it.
 
 local backend = require("nauthilus_backend")
 
--- nginx percent-encodes control characters, spaces and "%" in these headers, and nothing else: quotes, "+" and
--- letters outside ASCII are as the client sent them.
+-- In these headers nginx percent-encodes control characters, spaces and "%", and nothing else: quotes, "+" and letters
+-- outside ASCII are as the client has sent them.
 local function unescape(text)
   return (text:gsub("%%(%x%x)", function(code)
     return string.char(tonumber(code, 16))
@@ -18,7 +18,7 @@ local codes = { imap = "[UNAVAILABLE] ", pop3 = "[SYS/TEMP] " }
 local user = unescape(ngx.var.http_auth_user or "")
 local protocol = ngx.var.http_auth_protocol or ""
 
--- No mailbox is called so; the answer to it could not be one line.
+-- No user has a name with control characters, and a response header could not contain such a name.
 if user:find("%c") then
   ngx.header["Auth-Status"] = "Invalid login or password"
   ngx.header["Auth-Error-Code"] = "535 5.7.8"
@@ -36,9 +36,9 @@ if not server then
 end
 
 ngx.header["Auth-Status"] = "OK"
--- Auth-Server and Auth-Port.
+-- Sets Auth-Server and Auth-Port.
 backend.select_backend_server(server.ip, server.port)
--- X-Nauthilus-Account: for programs that log this answer.
+-- Sets X-Nauthilus-Account, for programs that log this answer.
 local result = nauthilus_backend_result.new()
 result:attributes({ account = user })
 backend.apply_backend_result(result)

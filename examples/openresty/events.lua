@@ -1,4 +1,4 @@
--- Tells a webhook of each event, and nginx's log: verdicts, nodes, what operators set, and so on.
+-- Sends each event (verdicts, nodes, settings of operators and so on) to a webhook, and writes it to nginx's log.
 --
 --   http {
 --     lua_package_path "/etc/nginx/?.lua;;";
@@ -8,13 +8,14 @@
 --       require("events").tell("127.0.0.1", 8080, "/hook")
 --     }
 --
--- events() is asked, it does not call: a callback would come from a thread that is not nginx's.
+-- The script calls events() from a timer. The module has no callback for events: it would come from the engine
+-- thread, in which no Lua state of nginx may be used.
 
 local backend = require("nauthilus_backend")
 
 local events = {}
 
--- One event as a line: what the webhook gets as the body of a POST.
+-- One event as one line, which the webhook gets as the body of a POST.
 local function line_of(event)
   local change = (event.from or "") .. " -> " .. (event.to or "")
   local subject = event.target or (event.node and "node:" .. event.node) or ""
@@ -41,13 +42,13 @@ local function post(host, port, path, body)
   return nil, problem or status
 end
 
--- Tells what is new. An event that could not be told is tried again with the next call.
+-- Sends the new events. If one could not be sent, the next call tries it again.
 local function tell_new(host, port, path)
-  -- Shared, so that a worker that takes over goes on where the last one was.
+  -- In shared memory, so that another worker that takes over continues with the right event.
   local told = ngx.shared.backend_events
   local list, lost = backend.events(told:get("last") or 0)
   if lost then
-    -- More came than the ring keeps, or nginx was started anew.
+    -- There were more than 1,024 events since the last call, or nginx was restarted.
     ngx.log(ngx.WARN, "events were lost")
   end
   for _, event in ipairs(list) do
@@ -62,7 +63,8 @@ local function tell_new(host, port, path)
   end
 end
 
--- In init_worker_by_lua. One worker tells; when it dies, nginx starts another of the same number.
+-- Call this in init_worker_by_lua. Only one worker sends events; when it dies, nginx starts another worker with the
+-- same number.
 function events.tell(host, port, path)
   if ngx.worker.id() ~= 0 then
     return
@@ -75,7 +77,7 @@ function events.tell(host, port, path)
     if not ok then
       ngx.log(ngx.ERR, problem)
     end
-    -- Not `every`: a call that takes longer than the interval would meet the next one.
+    -- Not `ngx.timer.every`: if a call took longer than the interval, the next one would run at the same time.
     assert(ngx.timer.at(1, again))
   end
   assert(ngx.timer.at(0, again))

@@ -1,5 +1,6 @@
--- Ends the sessions of users who were moved, on the node that they left: while a user has a session on two nodes,
--- the mailbox's indexes break. With `move_delay` in the configuration no login is let in before that is done.
+-- When a user was moved to another node, ends the user's sessions on the old node: sessions on two nodes at the same
+-- time would damage the mailbox's indexes. During `move_delay` no login of the user is let in, so that this is done
+-- before the next session begins.
 --
 --   http {
 --     lua_package_path "/etc/nginx/?.lua;;";
@@ -16,13 +17,13 @@
 --       require("kick").start()
 --     }
 --
---   # /etc/nauthilus_backend.yml: at least twice the five seconds below
+--   # /etc/nauthilus_backend.yml; move_delay must be at least twice the five seconds that a node may take (see below)
 --   cluster: { redis: …, move_delay: 10s }
 --
--- Each mail server needs examples/dovecot/doveadm-http.conf. Debian's package lua-cjson is needed; OpenResty has it.
--- events() tells of the moves that logins and operators have made on this machine, so run this on each machine that
--- routes. Events name the node that was left, not the user: of the users with sessions there, those are kicked whose
--- binding says that they were moved away.
+-- Each mail server needs examples/dovecot/doveadm-http.conf. On Debian install the package lua-cjson; OpenResty has it.
+-- events() returns the moves that logins and operators have made on this machine, so run this on each machine that
+-- routes. An event names the node that a user has left, but not the user. The script therefore reads which users have
+-- sessions on that node, and ends the sessions of those whose binding says that they were moved away.
 
 local backend = require("nauthilus_backend")
 local json = require("cjson.safe")
@@ -32,11 +33,11 @@ local kick = {}
 -- Addresses by the name of the node, and the key of doveadm's HTTP API.
 local nodes, key
 
--- In seconds: how long one node may take to answer, and how often at most its sessions are looked through.
+-- In seconds: how long one node may take to answer, and the shortest time between two sweeps of a node's sessions.
 local TIMEOUT, EVERY = 3, 5
 
--- How often a node is looked through after a move: a login that had its answer before the move becomes a session
--- that doveadm lists a moment later.
+-- How many sweeps of a node follow a move. One is not enough: a login that was answered just before the move becomes a
+-- session that doveadm lists only a moment later.
 local SWEEPS = 2
 
 -- One command of doveadm's HTTP API. Returns its rows, or nil and what went wrong.
@@ -68,15 +69,16 @@ local function doveadm(address, name, parameters)
   return first[2]
 end
 
--- doveadm takes a mask: a name with its wildcards, or one that reads as an address, would kick others.
+-- `doveadm kick` takes a mask: a user's name that contains wildcards, or looks like an address, would end the sessions
+-- of other users as well.
 local function is_mask(user)
   return user:find("[*?:]") or user:find("^[%d./]+$")
 end
 
--- Kicks those who have sessions on the node and were moved away from it. Returns nil and what went wrong where that
--- is not known of all of them.
+-- Ends the sessions of users who have sessions on the node and were moved away from it. Returns nil and the reason if
+-- it could not find that out for all of them.
 local function sweep(node, address)
-  -- A row for each session: Dovecot 2.3 puts the rows that have one user's sessions together in the wrong places.
+  -- Asks for one row per session. In the form with one row per user, Dovecot 2.3 returns fields of the wrong user.
   local rows, problem = doveadm(address, "who", { separateConnections = true })
   if not rows then
     return nil, problem
@@ -119,13 +121,13 @@ local function note_moves(told)
 end
 
 local function run()
-  -- Shared, so that a worker that takes over goes on where the last one was.
+  -- In shared memory, so that another worker that takes over continues with the right event.
   local told = ngx.shared.backend_kicks
   note_moves(told)
   for node, address in pairs(nodes) do
     local sweeps = told:get("left " .. node)
     if sweeps and told:add("swept " .. node, true, EVERY) then
-      -- Counted before the sweep: who is moved meanwhile is found by later ones.
+      -- Counted before the sweep: users who are moved during it are found by later sweeps.
       if sweeps > 1 then
         told:set("left " .. node, sweeps - 1)
       else
@@ -133,14 +135,14 @@ local function run()
       end
       local done, problem = sweep(node, address)
       if not done then
-        -- A node that is down has no sessions: its mark ends by itself.
+        -- A node that does not run has no sessions. The mark that it must be swept expires.
         ngx.log(ngx.ERR, "cannot end sessions on ", node, ": ", problem)
       end
     end
   end
 end
 
--- In init_by_lua: nginx's master may read the key, its workers need not.
+-- Call this in init_by_lua, as root: then the workers' user needs no right to read the key.
 function kick.configure(options)
   nodes = options.nodes
   local file = assert(io.open(options.key_file))
@@ -148,7 +150,8 @@ function kick.configure(options)
   file:close()
 end
 
--- In init_worker_by_lua. One worker kicks; when it dies, nginx starts another of the same number.
+-- Call this in init_worker_by_lua. Only one worker ends sessions; when it dies, nginx starts another worker with the
+-- same number.
 function kick.start()
   if ngx.worker.id() ~= 0 then
     return

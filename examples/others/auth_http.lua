@@ -1,9 +1,9 @@
--- /etc/lighttpd/auth_http.lua: answers nginx's mail proxy in lighttpd. mod_magnet runs this file for each request, in
--- one Lua state that stays, as the user that lighttpd runs as.
+-- /etc/lighttpd/auth_http.lua: answers `auth_http` of nginx's mail proxy. lighttpd's mod_magnet runs this file for each
+-- request, in one Lua state that it keeps, as the user of lighttpd.
 
 local nauthilus_backend = require("nauthilus_backend")
 
--- With the first request: probing begins then. wait_ready stops lighttpd meanwhile, for half a second at most.
+-- The first request configures the module and starts the probes. wait_ready blocks lighttpd for at most half a second.
 if not package.loaded["mail servers"] then
   nauthilus_backend.configure("/etc/nauthilus_backend.yml")
   package.loaded["mail servers"] = true
@@ -16,7 +16,7 @@ if server then
   local context = nauthilus_backend.new_context()
   nauthilus_backend.with_context(context, nauthilus_backend.select_backend_server, server.ip, server.port)
   answer["Auth-Status"] = "OK"
-  -- Auth-Server and Auth-Port.
+  -- Sets Auth-Server and Auth-Port.
   for name, value in context:each_header() do
     answer[name] = value
   end

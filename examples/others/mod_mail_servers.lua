@@ -1,6 +1,6 @@
--- mod_mail_servers.lua, a module of Prosody: the mail servers that are alive, as JSON at
--- http://localhost:5280/mail_servers. Put it into a folder that `plugin_paths` names, and "mail_servers" into
--- `modules_enabled`. The module: `make LUA=5.4 install-module`
+-- mod_mail_servers.lua, a module of Prosody that lists the mail servers that are alive, as JSON, at
+-- http://localhost:5280/mail_servers. Copy this file to a folder in `plugin_paths`, and add "mail_servers" to
+-- `modules_enabled`. Install nauthilus_backend with `make LUA=5.4 install-module`.
 
 local json = require("util.json")
 local nauthilus_backend = require("nauthilus_backend")

@@ -8,9 +8,9 @@ local nauthilus_backend = require("nauthilus_backend")
 nauthilus_backend.configure("/etc/nauthilus_backend.yml")
 nauthilus_backend.start()
 
--- A name -> the protocol of its servers.
+-- Name in DNS -> protocol of the servers whose addresses it gets.
 local names = { ["imap.example.org."] = "imap", ["pop.example.org."] = "pop3" }
--- For how many seconds clients may keep an answer: as long as a dead server stays with them.
+-- How many seconds clients may cache an answer. After a server has died they may use its address for that long.
 local TTL = 5
 
 function preresolve(query)

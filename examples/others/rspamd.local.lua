@@ -1,9 +1,9 @@
--- /etc/rspamd/rspamd.local.lua: rspamd tells the mail transfer agent to try again later while no LMTP server is alive,
--- and shows in each message's symbols which are. The module: `make LUA=luajit install-module`
+-- /etc/rspamd/rspamd.local.lua: while no LMTP server is alive, rspamd tells the mail transfer agent to try again later.
+-- Each message gets a symbol that lists the servers that are alive. The module: `make LUA=luajit install-module`
 
 local nauthilus_backend = require("nauthilus_backend")
 
--- In rspamd's main process. Its workers are forked from it and share the verdicts; one of them probes.
+-- Runs in rspamd's main process. Its workers are forked from it and share the verdicts; one of them probes.
 nauthilus_backend.configure("/etc/nauthilus_backend.yml")
 rspamd_config:add_on_load(function()
   nauthilus_backend.start()

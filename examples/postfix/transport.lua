@@ -1,24 +1,24 @@
--- A socketmap server for Postfix: over which LMTP server a recipient's mail is delivered. It gives the node that
--- all of the user's sessions go to.
+-- A socketmap server for Postfix. For each recipient it returns the LMTP server on the node to which all of the user's
+-- sessions go.
 --
 -- main.cf:
 --   transport_maps = socketmap:inet:127.0.0.1:10045:transport
 --
--- Packages of Debian: lua5.4 lua-socket. It runs as a service of its own, and answers one request after the
--- other: without a store each takes microseconds.
+-- Packages of Debian: lua5.4 lua-socket. Run it as a separate service. It answers one request after the
+-- other; without `cluster` an answer takes microseconds.
 --
 --   lua5.4 transport.lua /etc/nauthilus_backend.yml [port]
 
 local socket = require("socket")
 local nauthilus_backend = require("nauthilus_backend")
 
--- Longer requests are refused: the protocol's own limit for a request (socketmap_table(5)).
+-- In bytes: the protocol's limit for a request (socketmap_table(5)). Longer requests are refused.
 local LONGEST = 100000
 
 nauthilus_backend.configure(arg[1] or "/etc/nauthilus_backend.yml")
 nauthilus_backend.start()
 
--- What a request is answered. "TEMP" makes Postfix keep the mail in its queue and ask again.
+-- Returns the answer to a request. "TEMP" makes Postfix keep the mail in its queue and ask again.
 local function answer(request)
   local map, key = request:match("^(%S+) (.*)$")
   if map ~= "transport" then
@@ -36,7 +36,8 @@ local function answer(request)
   return ("OK lmtp:inet:[%s]:%d"):format(ip, server.port)
 end
 
--- A request of netstrings: "5:hello,". Nil where the peer is gone or speaks something else.
+-- Reads one request, a netstring such as "5:hello,". Returns nil if the client has disconnected or sends something
+-- else.
 local function read_request(peer)
   local digits = ""
   while true do
@@ -64,7 +65,7 @@ while true do
     if ready == listener then
       local peer = listener:accept()
       if peer then
-        -- A peer that stops in the middle of a request must not keep the others waiting.
+        -- A client that stops in the middle of a request must not block the others.
         peer:settimeout(1)
         peers[#peers + 1] = peer
       end
