@@ -3,28 +3,28 @@
 #   make                    the module for the Lua found, into build/lua5.1 … build/lua5.5, build/luajit; the
 #                           library and the command
 #   make module             the module alone
-#   make help               this
+#   make help               prints this list
 #   make LUA=5.3            for that Lua (5.1 5.2 5.3 5.4 5.5 luajit, or the path of an interpreter)
 #   make all-luas           for all six
 #   make lib                the library for C hosts without Lua, into build/lib
 #   make command            the command nauthilus-backend, into build/bin, with man pages and completions
-#   make demo               shows it at work with a real Dovecot (BACKEND=embedded: without one)
+#   make demo               a demonstration with a real Dovecot (BACKEND=embedded: without one)
 #   make test               all tests; make test-NAME runs one suite of tests/suites
-#   make bench              measures the module beside its alternatives; QUICK=1, ROWS="tcp tls"
+#   make bench              measures the module and its alternatives; QUICK=1, ROWS="tcp tls"
 #   make bench-engine       measures parts of the engine alone
 #   make soak               the long tests of tests/soak
 #   make dist               a source archive that builds without a network, into build/dist
-#   make deps               install what building and testing need (Debian, Ubuntu)
-#   make install            all of it: PREFIX=, DESTDIR=, LIBDIR=, CLIBDIR=, INCDIR=, BINDIR=, MANDIR=, SHAREDIR=
+#   make deps               installs the packages that all these commands need (Debian, Ubuntu)
+#   make install            installs module, library and command: PREFIX=, DESTDIR=, LIBDIR=, CLIBDIR=, INCDIR=, BINDIR=, MANDIR=, SHAREDIR=
 #                           and DOCDIR= say where; also install-module, install-lib, install-command, uninstall
-#   make deb                a Debian package of all of it, into build/deb; DEB_LUAS= says for which Luas
+#   make deb                a Debian package of these, into build/deb; DEB_LUAS= says for which Luas
 #
 # What a packager may set:
 CARGO   ?= cargo
 INSTALL ?= install
 PREFIX  ?= /usr/local
 DESTDIR ?=
-# The Lua to build for; .ci/lua finds one where none is said.
+# The Lua to build for. If none is given, .ci/lua finds one.
 ifeq ($(origin LUA),undefined)
 FOUND   := $(shell .ci/lua)
 LUA     := $(firstword $(FOUND))
@@ -41,13 +41,14 @@ BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
 SHAREDIR ?= $(PREFIX)/share
 DOCDIR  ?= $(SHAREDIR)/doc/nauthilus-backend
-# What a Debian package has modules for. LuaJIT's has the place of 5.1's.
+# The Luas for which a Debian package has modules. LuaJIT's module replaces the one for 5.1, since both Luas search the
+# same folder.
 DEB_LUAS ?= lua5.2 lua5.3 lua5.4 lua5.5 luajit
 # Passed to every cargo build, e.g. CARGO_FLAGS="--features vendored-openssl" or --offline.
 CARGO_FLAGS ?=
 
-# LuaRocks adds CC=gcc to each of its calls. In the environment of cargo it would have OpenSSL's bindings,
-# and all that needs them, built again for a compiler that is the same.
+# LuaRocks calls make with CC=gcc. In the environment of cargo this would make cargo build OpenSSL's bindings, and all
+# that depends on them, again, although the compiler is the same.
 ifeq ($(origin CC) $(CC),command line gcc)
 unexport CC
 endif
@@ -57,18 +58,18 @@ endif
 .NOTPARALLEL:
 .SUFFIXES:
 
-# rustup installs cargo here, which is not in PATH of shells that are not login shells.
+# rustup installs cargo here. Only login shells have this folder in PATH.
 CARGO_DIR := $(or $(CARGO_HOME),$(HOME)/.cargo)
 export PATH := $(PATH):$(CARGO_DIR)/bin
 
-# Texts of panics name source files. Without the folders of this machine in them, two machines with
-# one compiler build the same bytes. RUSTFLAGS of the environment replaces this.
+# Panic messages contain names of source files. With this setting they contain no folder of this machine, so that two
+# machines with the same compiler build the same bytes. RUSTFLAGS in the environment replaces this setting.
 REPRODUCIBLE := --config 'build.rustflags=["--remap-path-prefix=$(CARGO_DIR)/registry/src=crates", "--remap-path-prefix=$(CURDIR)/vendor=vendor"]'
 
 LUAS := lua5.1 lua5.2 lua5.3 lua5.4 lua5.5 luajit
 BUILT := $(or $(CARGO_TARGET_DIR),target)/release/libnauthilus_backend.so
 
-# The command is tested in a debug build, which takes less time.
+# Tests set this to dev: a debug build takes less time.
 COMMAND_PROFILE ?= release
 BUILT_COMMAND := $(or $(CARGO_TARGET_DIR),target)/$(COMMAND_PROFILE:dev=debug)/nauthilus-backend
 COMMAND_FLAGS = $(CARGO_FLAGS)$(if $(filter-out release,$(COMMAND_PROFILE)), $(COMMAND_PROFILE))
@@ -78,8 +79,8 @@ ABI_VERSION := $(shell sed -n 's/^.define NAUTHILUS_BACKEND_ABI_VERSION //p' inc
 SONAME := libnauthilus_backend.so.$(ABI_VERSION)
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 
-# lua5.1 … lua5.5 or luajit. A version needs no interpreter; a path is asked what it is, since
-# 5.1 and LuaJIT give the same _VERSION.
+# LUA_ABI is lua5.1 … lua5.5 or luajit. For a version no interpreter is needed. An interpreter is run to find out what
+# it is; its _VERSION is not enough, since 5.1 and LuaJIT have the same.
 ifneq ($(filter $(LUA),5.1 5.2 5.3 5.4 5.5),)
 INTERPRETER := lua$(LUA)
 LUA_ABI := lua$(LUA)
@@ -90,7 +91,7 @@ else ifneq ($(LUA),)
 INTERPRETER := $(LUA)
 LUA_ABI := $(shell $(LUA) -e 'io.write(jit and "luajit" or "lua" .. _VERSION:match("%d%.%d"))' 2>/dev/null)
 endif
-# The version in the paths where that Lua looks for modules; LuaJIT looks where 5.1 does.
+# The version in the folders in which that Lua searches modules; LuaJIT searches those of 5.1.
 LUA_VERSION = $(patsubst lua%,%,$(LUA_ABI:luajit=lua5.1))
 
 .PHONY: build
@@ -139,7 +140,7 @@ lib: toolchain
 	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)
 	@echo '$(CARGO_FLAGS)' >build/lib/.flags
 
-# Its man pages and completions are made by the command itself, from the definition of its words.
+# The command itself writes its man pages and completions, from the definition of its subcommands.
 .PHONY: command
 command: toolchain
 	$(CARGO) build --profile $(COMMAND_PROFILE) --locked --features command --bin nauthilus-backend $(CARGO_FLAGS)
@@ -153,7 +154,7 @@ command: toolchain
 toolchain:
 	@CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" .ci/toolchain
 
-# What no package brings, before any is downloaded.
+# Checks Rust, which no package of .ci/deps contains, before any package is downloaded.
 .PHONY: rust
 rust:
 	@CARGO="$(CARGO)" .ci/toolchain rust
@@ -162,7 +163,7 @@ rust:
 deps:
 	.ci/deps build test demo bench
 
-# A second make, because this one looked for interpreters before they were installed.
+# Calls make again, because this make has looked for interpreters before they were installed.
 .PHONY: demo
 demo: rust
 	@.ci/deps build demo$(if $(filter embedded,$(BACKEND)),-embedded)
@@ -205,8 +206,8 @@ bench: rust
 bench-engine: toolchain
 	$(CARGO) bench --locked --bench engine
 
-# What is built and no older than its sources is installed as it is: after `make` as a user, `sudo make install`
-# needs neither Rust nor a network. It writes only below DESTDIR, and into build.
+# Files that are built and no older than their sources are installed without a build: after `make` as a user,
+# `sudo make install` needs neither Rust nor a network. It writes only below DESTDIR, and into build.
 PLACES = DESTDIR PREFIX LIBDIR CLIBDIR INCDIR BINDIR MANDIR SHAREDIR DOCDIR LUA_ABI SONAME VERSION INSTALL
 in_places = @env $(foreach name,$(PLACES),$(name)='$($(name))') .ci/install
 ensure = @.ci/current '$1' '$(or $3,$(CARGO_FLAGS))' || $(MAKE) --no-print-directory $2
@@ -234,7 +235,7 @@ install-command:
 uninstall:
 	$(in_places) remove module library command data
 
-# What LuaRocks builds and installs: the rockspec names these.
+# The rockspec names these targets.
 .PHONY: rock install-rock
 rock: module command
 install-rock: install-module

@@ -1,5 +1,5 @@
-"""Every link in README.md and docs/*.md to a file of the project, or to a heading in one, leads there, and the README
-leads to every page of docs."""
+"""Checks that every link in README.md and docs/*.md to a file of the project, or to a heading in it, has a target, and
+that the README links to every page of docs."""
 
 import pathlib
 import re
@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def anchor(heading):
-    """What GitHub makes of a heading."""
+    """The anchor that GitHub makes of a heading."""
     kept = re.sub(r"[^\w\- ]", "", heading.strip().lower())
     return kept.replace(" ", "-")
 

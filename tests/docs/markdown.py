@@ -1,7 +1,7 @@
-"""Reads the code blocks of a Markdown file, and puts names of this machine in the place of the documented ones.
+"""Reads the code blocks of a Markdown file, and replaces documented names by names of this machine.
 
-A block is what stands between two lines of three backquotes. Its language says which host it is for. A
-comment just above it can say what to expect of it:
+A block is the text between two lines of three backquotes. Its language says which host it is for. A
+comment just above it can say what the block must do:
 
     <!-- test: login 127.0.0.1:143 -->    a login through nginx's mail proxy at this address succeeds
     <!-- test: greeting 127.0.0.1:143 --> a server's greeting comes through HAProxy at this address
@@ -49,7 +49,7 @@ def blocks(page, text):
 
 
 class Local:
-    """What stands for the documented servers, addresses and paths here.
+    """The servers, addresses and paths of this machine that replace the documented ones.
 
     `servers`: documented port -> port of a server on this machine. `front`: gives a free port for a
     documented address that a host listens on; the same address gets the same port.

@@ -55,7 +55,7 @@ class Proxy:
                 text = text.replace(f"port = {documented}\n", f"port = {self.ports[name]}\n")
             else:
                 plain = name[:-1]
-                # The documented port is Dovecot's default, which is not ours to take.
+                # The documented port is Dovecot's default, which another Dovecot of this machine may use.
                 text += (f"service {service} {{\n  inet_listener {plain} {{\n    port = 0\n  }}\n"
                          f"  inet_listener {name} {{\n    port = {self.ports[name]}\n  }}\n}}\n")
         for folder in ("run", "state"):

@@ -1,4 +1,4 @@
-"""What the tests of the examples share: reports, and a mail server that tells who logged in."""
+"""Functions for the tests of the examples: reports, and a mail server that logs who has logged in."""
 
 import contextlib
 import http.client
@@ -74,7 +74,7 @@ class Mail:
 
 
 def arrivals(servers, count, act):
-    """The numbers of the servers for which `count` grew with act()."""
+    """The numbers of the servers whose `count` has grown through act()."""
     before = [count(server) for server in servers]
     act()
     arrived = []
@@ -88,7 +88,7 @@ def arrivals(servers, count, act):
 
 
 def authorities(servers, path):
-    """Writes the certificates of those that signed for the servers into one file."""
+    """Writes the CA certificates of the servers into one file."""
     texts = [pathlib.Path(f"{each.folder}/certificates/ca.crt").read_text(encoding="utf-8") for each in servers]
     pathlib.Path(path).write_text("".join(texts), encoding="utf-8")
     return str(path)

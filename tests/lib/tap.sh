@@ -1,4 +1,4 @@
-# What suites written in bash share. To be sourced; leaves the suite in the project's root.
+# Functions for suites written in bash. A suite sources this file, which also changes to the project's root.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
