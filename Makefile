@@ -103,13 +103,13 @@ module: which-lua module-$(LUA_ABI)
 .PHONY: which-lua
 which-lua:
 ifneq ($(WHY),)
-	@echo "make: for $(LUA_ABI), since $(LUA) is $(WHY); LUA=5.1, 5.2, 5.3, 5.4, 5.5 or luajit says another"
+	@echo "make: building for $(LUA_ABI): $(LUA) is $(WHY); for another Lua set LUA=5.1, 5.2, 5.3, 5.4, 5.5 or luajit"
 endif
 
 .PHONY: module-
 module-:
 ifeq ($(LUA),)
-	@echo "make: no Lua found. Say which to build for, none needs to be installed for that: make LUA=5.4" >&2
+	@echo "make: no Lua found. Name the Lua to build for, which need not be installed: make LUA=5.4" >&2
 	@echo "      (5.1, 5.2, 5.3, 5.4, 5.5, luajit, or the path of an interpreter)" >&2
 else
 	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, 5.5, luajit or the path of an interpreter" >&2

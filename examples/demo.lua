@@ -30,7 +30,7 @@ nauthilus_backend.configure({
     { protocol = "imap", host = "127.0.0.1", port = port("TWO_IMAP_PROXY"), haproxy_v2 = true },
   },
 })
-print("three servers are probed from a background thread")
+print("a background thread probes three servers")
 
 -- 2. Before its first probe every server counts as alive. `wait_ready` waits until each has a verdict.
 heading("Wait for the first verdicts")
