@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""OpenSSL's own server, `openssl s_server`, on loopback, which requires a certificate of each client.
+"""OpenSSL's own server, `openssl s_server`, on loopback.
 
 Requests (see control.py for their form):
 
-    start version=1.2   -> port=. One more server; of this version of TLS alone.
+    start version=1.2   -> port=. One more server; of this version of TLS alone. It requires a certificate of
+                           each client. With groups= it requires none and supports these groups alone;
+                           log= is then the file in which it tells of each handshake.
     certificates        -> folder=. See certificates.sh for what is in it.
 """
 
@@ -32,24 +34,30 @@ class Servers:
             subprocess.run([os.path.join(HERE, "certificates.sh"), self.made], check=True)
         return self.made
 
-    def start(self, version):
+    def start(self, version, groups=None):
         port = control.free_port()
-        process = subprocess.Popen(
-            ["openssl", "s_server", "-quiet", "-accept", f"127.0.0.1:{port}", "-tls" + version.replace(".", "_"),
-             "-cert", "good.pem", "-key", "good.pem", "-CAfile", "ca.crt", "-Verify", "1", "-verify_return_error"],
-            cwd=self.certificates(),
-            # Ends when its input does.
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        log = os.path.join(self.folder, f"log-{port}") if groups else os.devnull
+        if groups:
+            kind = ["-groups", groups]
+        else:
+            kind = ["-quiet", "-CAfile", "ca.crt", "-Verify", "1", "-verify_return_error"]
+        with open(log, "w", encoding="ascii") as output:
+            process = subprocess.Popen(
+                ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-tls" + version.replace(".", "_"),
+                 "-cert", "good.pem", "-key", "good.pem", *kind],
+                cwd=self.certificates(),
+                # Ends when its input does.
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
         self.processes.append(process)
         deadline = time.monotonic() + 60
         while not listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError("openssl s_server did not start")
             time.sleep(0.02)
-        return {"port": port}
+        return {"port": port, "log": log}
 
     def stop(self):
         for process in self.processes:

@@ -1,15 +1,19 @@
 //! The group of a connection's key exchange.
 
-use std::ffi::{c_int, c_long, c_void};
+use std::ffi::{CStr, c_int, c_long, c_void};
 use std::ptr;
 
 use foreign_types::ForeignTypeRef;
+use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::ssl::SslRef;
 
 /// `SSL_CTRL_GET_NEGOTIATED_GROUP` of OpenSSL 3.0 (`openssl/ssl.h`). Earlier versions know it not,
 /// and answer 0.
 const GET_NEGOTIATED_GROUP: c_int = 134;
+
+/// `SSL_CTRL_SET_GROUPS_LIST` (`openssl/ssl.h`), all versions of OpenSSL.
+const SET_GROUPS_LIST: c_int = 92;
 
 /// Set in the answer where the group has no NID; the rest is its number in TLS
 /// (`TLSEXT_nid_unknown`).
@@ -50,4 +54,49 @@ pub fn group(ssl: &SslRef) -> Option<String> {
     let number = answer & !NO_NID;
     let known = GROUPS.iter().find(|(group, _)| *group == number);
     Some(known.map_or_else(|| format!("{number:#06x}"), |(_, name)| (*name).to_owned()))
+}
+
+/// A group whose key share costs little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheapGroup {
+    X25519,
+    P256,
+}
+
+impl CheapGroup {
+    /// Its number in IANA's registry of TLS supported groups.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::X25519 => 0x001d,
+            Self::P256 => 0x0017,
+        }
+    }
+
+    const fn name(self) -> &'static CStr {
+        match self {
+            Self::X25519 => c"X25519",
+            Self::P256 => c"P-256",
+        }
+    }
+}
+
+/// Makes a connection that has not begun its handshake offer this group alone.
+///
+/// # Errors
+/// There is no memory, or OpenSSL does not know the group.
+pub fn offer_only(ssl: &mut SslRef, group: CheapGroup) -> Result<(), ErrorStack> {
+    // SAFETY: the connection is borrowed, so it lives. The command reads a C string from `data`, of
+    // which it keeps nothing, and writes to the connection alone.
+    let done = unsafe {
+        SSL_ctrl(
+            ssl.as_ptr().cast(),
+            SET_GROUPS_LIST,
+            0,
+            group.name().as_ptr().cast_mut().cast(),
+        )
+    };
+    match done {
+        1 => Ok(()),
+        _ => Err(ErrorStack::get()),
+    }
 }

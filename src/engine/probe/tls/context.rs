@@ -10,10 +10,12 @@ use openssl::ssl::{
 };
 use openssl::x509::{X509, X509Ref, X509StoreContext, X509StoreContextRef};
 
+use super::groups;
 use super::notes::notes_index;
 use super::reason;
 use crate::engine::config::CertificatePem;
 use crate::engine::probe::error::ProbeError;
+use crate::sys::tls_group::CheapGroup;
 use crate::sys::tls_verify::NoteRefused;
 use crate::sys::{tls_algorithms, tls_certificate_request, tls_session, tls_verify};
 
@@ -21,6 +23,15 @@ use crate::sys::{tls_algorithms, tls_certificate_request, tls_session, tls_verif
 pub(super) enum Trust {
     Anybody,
     These(Vec<X509>),
+}
+
+/// A context, and what follows from it for its connections.
+#[derive(Clone)]
+pub(super) struct TlsContext {
+    pub(super) ssl: SslContext,
+    /// The group that a handshake offers alone if it offers a session; None: it offers what every
+    /// handshake does.
+    pub(super) resuming_group: Option<CheapGroup>,
 }
 
 /// Makes the context for a set of trusted authorities, and the certificate that is shown to a
@@ -31,11 +42,11 @@ pub(super) enum Trust {
 pub(super) fn context(
     trust: Trust,
     shows: Option<&CertificatePem>,
-) -> Result<SslContext, ProbeError> {
+) -> Result<TlsContext, ProbeError> {
     make(trust, shows).map_err(|errors| reason::setup(&errors))
 }
 
-fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<SslContext, ErrorStack> {
+fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<TlsContext, ErrorStack> {
     let mut builder = SslContext::builder(SslMethod::tls_client())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_options(SslOptions::NO_COMPRESSION);
@@ -70,7 +81,11 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<SslContext, Erro
             slot.put(session);
         }
     });
-    Ok(builder.build())
+    let ssl = builder.build();
+    Ok(TlsContext {
+        resuming_group: groups::cheapest(&ssl)?,
+        ssl,
+    })
 }
 
 /// Puts TLS 1.3's mandatory suite (AES-128-GCM with SHA-256) first among those that this system

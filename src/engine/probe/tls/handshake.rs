@@ -8,10 +8,11 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use openssl::error::ErrorStack;
-use openssl::ssl::{self, Ssl, SslContext, SslRef, SslVerifyMode, SslVersion};
+use openssl::ssl::{self, Ssl, SslRef, SslVerifyMode, SslVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_openssl::SslStream;
 
+use super::context::TlsContext;
 use super::details;
 use super::names::{expect_name, server_name};
 use super::notes::{Notes, notes_index};
@@ -22,8 +23,8 @@ use super::wire::Wire;
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{Target, TlsMinVersion};
-use crate::sys::tls_certificate_request;
 use crate::sys::tls_session::Resumable;
+use crate::sys::{tls_certificate_request, tls_group};
 
 /// How long a probe waits at least for the refusal of a server that asked for a client certificate
 /// in TLS 1.3. A server that goes on usually sends a session ticket at once, which ends
@@ -33,7 +34,7 @@ const REFUSAL_WAIT: Duration = Duration::from_millis(50);
 /// Performs one handshake within the target's `tls_timeout` and offers `session`, if given.
 /// `note` is called when the handshake has succeeded or failed, not after a timeout.
 pub(super) async fn handshake<S>(
-    context: &SslContext,
+    context: &TlsContext,
     wire: Wire<S>,
     target: &Target,
     slot: Option<&Arc<SessionSlot>>,
@@ -105,18 +106,30 @@ where
 }
 
 fn connection(
-    context: &SslContext,
+    context: &TlsContext,
     target: &Target,
     slot: Option<&Arc<SessionSlot>>,
     session: Option<&Kept<Resumable>>,
 ) -> Result<Ssl, ErrorStack> {
     let mut ssl = match session.map(|kept| &kept.session) {
         Some(resumable) => resumable.connection()?,
-        None => Ssl::new(context)?,
+        None => Ssl::new(&context.ssl)?,
     };
-    if session.is_some_and(|kept| kept.session.version() == SslVersion::TLS1_2) {
-        // Offering TLS 1.3 as well would cost a key exchange that resuming TLS 1.2 does not need.
-        ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+    if let Some(kept) = session {
+        if kept.session.version() == SslVersion::TLS1_2 {
+            // Offering TLS 1.3 as well would cost a key exchange that resuming TLS 1.2 does not need.
+            ssl.set_max_proto_version(Some(SslVersion::TLS1_2))?;
+        }
+        let group = context.resuming_group.filter(|_| {
+            kept.session.version() == SslVersion::TLS1_3
+                && slot.is_none_or(|slot| slot.may_offer_one_group())
+        });
+        if let Some(group) = group {
+            tls_group::offer_only(&mut ssl, group)?;
+        }
+        if let Some(slot) = slot {
+            slot.offers_one_group(group.is_some());
+        }
     }
     let notes = Notes {
         slot: slot.cloned(),

@@ -5,6 +5,7 @@
 
 mod context;
 mod details;
+mod groups;
 mod handshake;
 mod names;
 mod notes;
@@ -22,11 +23,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use openssl::ssl::{SslContext, SslRef};
+use openssl::ssl::SslRef;
 use openssl::x509::X509;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use self::context::Trust;
+use self::context::{TlsContext, Trust};
 pub(super) use self::reason::{ASKED_FOR_CERTIFICATE, stream_text};
 pub use self::sessions::SessionSlot;
 use self::wire::Wire;
@@ -83,7 +84,7 @@ pub struct TlsClient {
 #[derive(Default)]
 struct Contexts {
     files: TlsFiles,
-    made: HashMap<Policy, SslContext>,
+    made: HashMap<Policy, TlsContext>,
 }
 
 impl TlsClient {
@@ -149,7 +150,7 @@ impl TlsClient {
         let _ = self.context(target);
     }
 
-    fn context(&self, target: &Target) -> Result<SslContext, ProbeError> {
+    fn context(&self, target: &Target) -> Result<TlsContext, ProbeError> {
         // A failure here concerns every target, so it is stage `internal`.
         tls_library::usable().map_err(|problem| ProbeError::new(Stage::Internal, problem))?;
         let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);

@@ -17,6 +17,10 @@ pub struct SessionSlot {
     slot: Mutex<TlsSlot<Resumable>>,
     /// Whether the server asked for a client certificate at the last full handshake and got none.
     wants_certificate: AtomicBool,
+    /// Whether the latest handshake offered the cheapest group alone (see [`super::groups`]).
+    offered_one_group: AtomicBool,
+    /// Whether the server failed such a handshake, and then completed one with every group.
+    needs_every_group: AtomicBool,
 }
 
 /// A completed handshake.
@@ -78,8 +82,24 @@ impl SessionSlot {
         self.lock().failed(is_timeout)
     }
 
-    /// Records that a handshake failed because of the session it offered.
+    /// Records that a handshake failed because of the session it offered, or because of the only
+    /// group that it offered with the session. Later handshakes offer every group then, and whether
+    /// the session was the cause turns out the next time.
     pub(in crate::engine::probe) fn spoilt_by(&self, offered: Offered) {
-        self.lock().spoilt_by(offered);
+        if self.offered_one_group.load(Relaxed) {
+            self.needs_every_group.store(true, Relaxed);
+        } else {
+            self.lock().spoilt_by(offered);
+        }
+    }
+
+    /// Whether a handshake that offers a session may offer a single group.
+    pub(super) fn may_offer_one_group(&self) -> bool {
+        !self.needs_every_group.load(Relaxed)
+    }
+
+    /// Records whether the handshake that begins now offers a single group.
+    pub(super) fn offers_one_group(&self, is_so: bool) {
+        self.offered_one_group.store(is_so, Relaxed);
     }
 }
