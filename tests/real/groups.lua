@@ -45,7 +45,8 @@ local function run(name, groups, expected)
   local server = servers:call("start", { version = "1.3", groups = groups })
   nb.configure({
     log = "none", connect_interval = "200ms", fast_interval = "200ms", backend_servers = { {
-      protocol = "imap", host = "127.0.0.1", port = tonumber(server.port), tls = true, tls_ca_file = folder .. "/ca.crt",
+      protocol = "imap", host = "127.0.0.1", port = tonumber(server.port),
+      tls = true, tls_ca_file = folder .. "/ca.crt",
     } },
   })
   nb.start()
