@@ -208,6 +208,8 @@ describe("a deep check", function()
       assert.are.equal("alive", engine.target(nb, server.port).verdict)
       server:await("played", 1)
       server:await("proxied", 2)
+      -- The server has seen the second probe before the engine counts its outcome.
+      engine.eventually("two outcomes", function() return engine.target(nb, server.port).probes >= 2 end)
       assert.are.equal(2, engine.target(nb, server.port).probes)
       local stats = server:stats()
       assert.are.same({ 2, 1 }, { stats.proxied, stats.played })
