@@ -521,7 +521,7 @@ impl Target {
         }
     }
 
-    /// Whether deep probes of this target have a timer and a gate of their own.
+    /// Whether deep probes of this target have a timer and a health state of their own.
     pub fn has_deep_timer(&self) -> bool {
         self.deep_check && self.policy.deep_interval != self.policy.connect_interval
     }

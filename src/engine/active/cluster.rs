@@ -1,5 +1,5 @@
-//! What the store of bindings says of this configuration, for `status()`, `nodes()` and the metrics;
-//! and the moves of users that this machine has made.
+//! The store's warnings and numbers of users, for `status()`, `nodes()` and the metrics; and the count of
+//! users that this machine has moved.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,21 +1,21 @@
-//! What a process remembers of the events that it has added.
+//! The events that a process has added last, so that it adds none twice.
 
 use std::sync::atomic::{AtomicU8, AtomicU64};
 
-/// What the last event about a node said. [`UNTOLD`]: this process has added none, so the ring of events has
-/// to be read.
+/// What the last event about a node said. [`UNTOLD`]: this process has added no event about it, so the
+/// table's events have to be read.
 pub(super) const UNTOLD: u8 = 0;
 pub(super) const USABLE: u8 = 1;
 pub(super) const UNUSABLE: u8 = 2;
 
 #[derive(Debug)]
 pub(super) struct EventNotes {
-    /// Whether a verdict may have changed without an event yet. Set at first, because the prober before this
-    /// one may have ended between the two.
+    /// Whether a verdict may have changed without an event so far. Set at first: the previous prober may have
+    /// ended after it changed a verdict and before it added the event.
     pub(super) is_waiting: AtomicU8,
     /// [`UNTOLD`], [`USABLE`] or [`UNUSABLE`] for each node.
     pub(super) nodes: Vec<AtomicU8>,
-    /// When late events were last looked for, in milliseconds of `CLOCK_MONOTONIC`.
+    /// When the prober last checked for late events, in milliseconds of `CLOCK_MONOTONIC`.
     pub(super) late_ms: AtomicU64,
 }
 

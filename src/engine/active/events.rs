@@ -1,5 +1,5 @@
-//! Events that the prober adds for what probes change: verdicts, of which those of a flapping target
-//! are coalesced, nodes, and certificates.
+//! The events that the prober adds: for verdicts (those of a flapping target are coalesced), for nodes, and
+//! for certificates.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use crate::engine::target::Target;
 use crate::engine::verdicts::{Event, EventKind, Record, Told, subject_hash};
 use crate::sys::clock;
 
-/// At most so many events about one target's verdict are added within [`WINDOW`]; further changes
-/// are told together by the next event. Else one flapping target would push everything else out of
-/// the ring.
+/// The most events about one target's verdict within [`WINDOW`]. The next event after that counts the
+/// changes that had none. Without this limit a flapping target would displace all other events from the
+/// table, which keeps a fixed number.
 const AT_MOST: usize = 4;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// How often late events are looked for: thousands of nodes take some milliseconds.
+/// The interval at which the prober checks for late events. A check of thousands of nodes takes some
+/// milliseconds.
 const LATE_EVERY: Duration = Duration::from_millis(500);
 
 impl ActiveConfig {
@@ -59,7 +60,7 @@ impl ActiveConfig {
         if self.event_notes.is_waiting.swap(0, Relaxed) == 0 {
             return;
         }
-        // Most targets have no event: theirs are not looked for.
+        // Most targets have no event in the table, and are skipped here.
         let subjects = self.table.event_subjects();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             let key = target.key();
@@ -88,7 +89,7 @@ impl ActiveConfig {
                 UNUSABLE
             };
             let was = match told.load(Relaxed) {
-                // What the prober before this one told.
+                // Reads the event that an earlier prober may have added.
                 UNTOLD => {
                     let told = self.table.told_of(subject_hash(&name), 0);
                     if told.node_is_unusable {
@@ -121,16 +122,16 @@ fn oldest_ms() -> u64 {
     clock::unix_ms().saturating_sub(clock::ms(WINDOW))
 }
 
-/// The event of a verdict that changed from `before` to `after`, or `None` where the target has had
-/// its share of events. Changes that had none are counted in it, and it begins where the last one
-/// ended.
+/// The event of a verdict that changed from `before` to `after`; `None` if the target has had [`AT_MOST`]
+/// events in the window. The event counts the changes that had no event, and its old verdict is the new
+/// one of the target's last event.
 fn verdict_event(key: &str, told: &Told, before: &Record, after: &Record) -> Option<Event> {
     if told.recent >= AT_MOST {
         return None;
     }
     let error = after.error.as_deref().unwrap_or_default();
-    // The count in an older event may be higher: of a target that was removed and came back, or of
-    // a table before a restart.
+    // An older event may have a higher count: the target was removed and came back, or the event comes from
+    // the table before a restart.
     let untold = after.changes.saturating_sub(told.changes);
     let goes_on = told.changes > 0 && untold > 0;
     let from = if goes_on {
@@ -153,22 +154,22 @@ fn verdict_event(key: &str, told: &Told, before: &Record, after: &Record) -> Opt
 mod tests {
     use super::*;
     use crate::engine::verdicts::VerdictTable;
-    use crate::engine::verdicts::health::{Gate, Verdict};
+    use crate::engine::verdicts::health::{HealthState, Verdict};
 
     const KEY: &str = "imap://192.0.2.1:143";
 
     fn record(verdict: Verdict, changes: u64) -> Record {
         Record {
-            connect: Gate {
+            connect: HealthState {
                 verdict,
-                ..Gate::default()
+                ..HealthState::default()
             },
             changes,
             ..Record::default()
         }
     }
 
-    /// Of a target that changes `count` times at once, the events; the table has them too.
+    /// Adds the events of a target that changes `count` times at once to the table, and returns them.
     fn flap(table: &VerdictTable, count: u64) -> Vec<Event> {
         let verdict = |change: u64| match change % 2 {
             0 => Verdict::Alive,
@@ -193,7 +194,7 @@ mod tests {
         let events = flap(&table, 100);
         assert_eq!(events.len(), AT_MOST);
         assert_eq!((&*events[3].from, &*events[3].to), ("dead", "alive"));
-        // Another target's events are its own.
+        // Another target has no events.
         let other = table.told_of(subject_hash("other"), 0);
         assert_eq!((other.recent, other.changes), (0, 0));
     }
@@ -202,7 +203,7 @@ mod tests {
     fn what_was_left_out_is_told_later() {
         let table = VerdictTable::new(1).unwrap();
         flap(&table, 9);
-        // After the window.
+        // The events are older than the window.
         let told = table.told_of(subject_hash(KEY), u64::MAX);
         assert_eq!((told.recent, told.changes, &*told.to), (0, 4, "alive"));
         let now = Record {

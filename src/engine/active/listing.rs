@@ -147,7 +147,7 @@ impl ActiveConfig {
             of: 0,
         });
         let pairs = self.config.targets.iter().zip(verdicts);
-        // Targets that operators have taken out count neither as alive nor as dead.
+        // A target in drain or maintenance counts neither as alive nor as dead.
         for (target, verdict) in pairs.filter(|(target, _)| settings.lists(target)) {
             if let Some(count) = counts.iter_mut().find(|c| c.protocol == target.protocol) {
                 count.of += 1;

@@ -1,5 +1,4 @@
-//! Finds targets by what a host knows of them: an address, a host name, the user name of their
-//! checks.
+//! Finds targets by an address, by a host name, or by the user name of their deep checks.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -59,7 +59,7 @@ pub struct ActiveConfig {
     /// The index of the first target of each identity, sorted by the identity's hash.
     by_identity: Vec<u32>,
     nodes: Nodes,
-    /// The indices of targets with a key that an earlier one has, in their order; mostly none.
+    /// The sorted indices of targets whose key an earlier target has, too. Usually empty.
     repeated: Vec<usize>,
     agreement: String,
     event_notes: EventNotes,
@@ -87,11 +87,11 @@ pub enum Role {
 pub struct ProbingProcess {
     /// Its process id; 0: it has none that this process can see, as in another container.
     pub pid: u64,
-    /// It is another program, whose verdicts come through the state file.
+    /// It shares no table with this process: its verdicts come through the state file.
     pub is_elsewhere: bool,
 }
 
-/// What a configuration starts with: its state file, the file's content, and the addresses of its
+/// The data that a configuration starts with: its state file, the file's content, and the addresses of its
 /// host names.
 #[derive(Default)]
 pub struct StartState {
@@ -182,8 +182,7 @@ impl ActiveConfig {
     /// process takes the lease over from a holder that counts as stopped.
     ///
     /// # Errors
-    /// `NotConnected` where the host has closed a descriptor of ours; else what the system
-    /// says.
+    /// `NotConnected` if the host has closed a descriptor of ours; else the system's error.
     pub fn take_role(&self, pid: u64, standby: Option<&mut Standby<'_>>) -> std::io::Result<Role> {
         let claim = self.table.claim_lease(pid, standby)?;
         if claim == Claim::Refused {

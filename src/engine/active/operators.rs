@@ -11,7 +11,7 @@ use crate::sys::clock;
 /// The prefix of a node's name, which tells it from a target's key.
 const NODE: &str = "node:";
 
-/// How often a setting is tried again where another process sets the same thing at that moment.
+/// How often storing a setting is tried if other processes keep setting the same thing at that moment.
 const TRIES: usize = 100;
 
 /// The settings that were in force when they were read.
@@ -156,15 +156,17 @@ impl ActiveConfig {
         for _ in 0..TRIES {
             let known = self.table.operators();
             let last = known.iter().filter(|one| one.what == operator.what);
-            // Later than the last setting of the same thing, even where the clock was set back
-            // since: else it would be refused as the older one.
+            // Later than the last setting of the same thing, even if the clock was set back since then:
+            // an older setting would be refused.
             let after = last.map(|one| one.since_ms.saturating_add(1));
             operator.since_ms = after.fold(now, u64::max);
             if self.set_operator(&operator)? == Set::Done {
                 return Ok(());
             }
         }
-        Err("others set the same thing all the time".to_owned())
+        Err(format!(
+            "not set: other processes changed the same setting {TRIES} times meanwhile"
+        ))
     }
 
     /// Stores a setting, unless the same thing was set later.

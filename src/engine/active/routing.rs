@@ -23,7 +23,7 @@ impl ActiveConfig {
         self.fleet().route(&key, filter)
     }
 
-    /// What all users are chosen by at this moment, for a filter.
+    /// The plan by which servers are chosen for all users at this moment, for a filter.
     pub fn plan(&self, filter: &Filter) -> TimedPlan {
         // Read before what the plan is made from: a change in between then makes the plan outdated.
         let seen = self.routing_seen();
@@ -150,8 +150,7 @@ impl ActiveConfig {
         }
     }
 
-    /// The nodes as [`ActiveConfig::fleet`] has them, for users who are bound: a draining node
-    /// keeps them.
+    /// Like [`ActiveConfig::fleet`], for users who are bound to a node: a draining node keeps its users.
     fn stored_fleet(&self) -> Fleet<'_, Now<'_>> {
         self.fleet_seen(Now {
             keeps_draining: true,
@@ -265,7 +264,7 @@ pub struct NodeStatus<'a> {
     /// What an operator has set for the node, and since when, in milliseconds since 1970; 0: nothing.
     pub state: OperatorState,
     pub since_ms: u64,
-    /// What the store has said last; `None` without a store, and while it has not answered.
+    /// The store's last answer; `None` without a store, and before its first answer.
     pub users: Option<UserCounts>,
 }
 

@@ -17,8 +17,8 @@ use crate::engine::verdicts::{
 };
 use crate::sys::clock;
 
-/// Free slots of a new table, besides as many as there are targets now, for the targets of later
-/// configurations.
+/// A new table has this many free slots for targets of later configurations, and further as many as there
+/// are targets now.
 const SPARE_SLOTS: usize = 256;
 
 impl ActiveConfig {
@@ -50,7 +50,7 @@ impl ActiveConfig {
             let listed = own.snapshot().servers;
             next.reset_newcomers(own);
             next.restore(saved);
-            next.fit_gates();
+            next.fit_health_states();
             next.follow_list(&listed);
             next.table.set_epoch(next.epoch);
             next.note_reload();
@@ -81,7 +81,8 @@ impl ActiveConfig {
         Self::in_new_table(Some(self), self.config.clone(), pid, state)
     }
 
-    /// The configuration in a table that has a slot for each target, with epoch 1 and since now.
+    /// The configuration in a table that has a slot for each target. Its epoch is 1, and it is in force
+    /// since now.
     fn new(
         table: Arc<VerdictTable>,
         assigned: Assigned,
@@ -136,7 +137,7 @@ impl ActiveConfig {
             next.inherit(before);
         }
         next.restore(saved);
-        next.fit_gates();
+        next.fit_health_states();
         if let Some(before) = before {
             next.follow_list(&before.snapshot().servers);
         }
@@ -144,9 +145,9 @@ impl ActiveConfig {
         Ok(next)
     }
 
-    /// In a table that is used on, a slot may hold the record of a target that was removed by an
-    /// earlier configuration and has come back, or that logs in with another password now. Such
-    /// slots are emptied.
+    /// Empties slots whose records must not be used again. When a table stays in use, a slot may hold the
+    /// record of a target that an earlier configuration had removed and that has come back, or of a target
+    /// that now logs in with another password.
     fn reset_newcomers(&self, before: &Self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
@@ -221,9 +222,9 @@ impl ActiveConfig {
             .flatten()
     }
 
-    /// Changed intervals may give a target a second gate for deep probes, or take it away. Neither
-    /// changes its verdict.
-    fn fit_gates(&self) {
+    /// Gives each target as many health states as it has probe timers: changed intervals may add or
+    /// remove the timer of its deep probes. The target's verdict stays as it was.
+    fn fit_health_states(&self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             self.change(*slot, |known| {
                 let mut record = known.clone();
@@ -240,9 +241,9 @@ impl ActiveConfig {
         }
     }
 
-    /// Stores a record that was made from the present one. The prober, perhaps another process,
-    /// still publishes outcomes: one that comes in between must not be overwritten. Returns whether
-    /// there was one to store.
+    /// Replaces a record by what `next` makes of it. The prober, perhaps another process, still publishes
+    /// outcomes: if one is stored after the record was read, `next` is called again with it. Returns
+    /// whether `next` returned a record.
     fn change(&self, slot: Slot, next: impl Fn(&Record) -> Option<Record>) -> bool {
         loop {
             let (seen, known) = self.table.read_seen(slot);
@@ -263,7 +264,7 @@ fn identities_of(config: &Config) -> Vec<IdentityHash> {
         .collect()
 }
 
-/// What a table has for a configuration.
+/// The slots and node places of a configuration in a table.
 struct Assigned {
     slots: Vec<Slot>,
     nodes: Nodes,
@@ -347,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_gate_comes_and_goes_with_its_interval_and_keeps_the_verdict() {
+    fn a_second_health_state_comes_and_goes_with_its_interval_and_keeps_the_verdict() {
         let one = active(&format!("backend_servers: [{TARGET}]"), None);
         let slot = one.slots[0];
         one.change(slot, |known| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::engine::probe::Outcome;
 use crate::engine::probe::error::{LATE_ANSWER, ProbeError, Stage};
 use crate::engine::verdicts::Record;
-use crate::engine::verdicts::health::Gate;
+use crate::engine::verdicts::health::HealthState;
 
 /// The longest interval that repeated refusals lead to. A longer `fast_interval` is used as it is.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -31,10 +31,10 @@ pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
 
 /// How often in a row the login was refused, as far as the table tells a process that begins to
 /// probe after another one, or after a reload: it must not begin with short intervals again.
-pub(super) fn known_refusals(record: &Record, gate: Gate) -> u32 {
+pub(super) fn known_refusals(record: &Record, health: HealthState) -> u32 {
     let is_refused = |text: &String| text.starts_with(REFUSED);
     if record.error.as_ref().is_some_and(is_refused) {
-        u32::from(gate.failures)
+        u32::from(health.failures)
     } else {
         0
     }
@@ -137,22 +137,22 @@ mod tests {
     #[test]
     fn what_the_table_says_of_refusals_counts_on() {
         let refused_login = refused();
-        let gate = Gate {
+        let health = HealthState {
             failures: 4,
-            ..Gate::default()
+            ..HealthState::default()
         };
         let record = |error: &ProbeError| Record {
             error: Some(error.to_string()),
             ..Record::default()
         };
-        assert_eq!(known_refusals(&record(&refused_login), gate), 4);
+        assert_eq!(known_refusals(&record(&refused_login), health), 4);
         let text = explained(Some(&refused_login.to_string()), &late());
         let late_ones = Record {
             error: Some(text),
             ..Record::default()
         };
-        assert_eq!(known_refusals(&late_ones, gate), 4);
-        assert_eq!(known_refusals(&record(&late()), gate), 0);
-        assert_eq!(known_refusals(&Record::default(), gate), 0);
+        assert_eq!(known_refusals(&late_ones, health), 4);
+        assert_eq!(known_refusals(&record(&late()), health), 0);
+        assert_eq!(known_refusals(&Record::default(), health), 0);
     }
 }

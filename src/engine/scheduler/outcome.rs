@@ -1,4 +1,4 @@
-//! Applies the outcome of a probe to the target's gates, the verdict table and the log.
+//! Applies the outcome of a probe to the target's health states, the verdict table and the log.
 //!
 //! Everything known about a target is in the verdict table, so that another process can continue
 //! if this one ends.
@@ -11,7 +11,7 @@ use crate::engine::active::{ActiveConfig, shown_ip};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::Outcome;
 use crate::engine::probe::error::Stage;
-use crate::engine::verdicts::health::{Gate, Thresholds, Verdict};
+use crate::engine::verdicts::health::{HealthState, Thresholds, Verdict};
 use crate::engine::verdicts::{ProbeResult, Record, Sample};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
@@ -24,7 +24,7 @@ pub(super) struct Effect {
     /// Whether the outcome was published. If not, the target has to be probed again.
     pub is_published: bool,
     /// Whether no further probe is needed at once: the outcome agrees with the verdict of the
-    /// timer's gate, or is inconclusive.
+    /// timer's health state, or is inconclusive.
     pub settled: bool,
     /// Whether the verdict has changed.
     pub turned: bool,
@@ -33,8 +33,8 @@ pub(super) struct Effect {
 }
 
 impl ProbeTimer {
-    /// The gate that counts this timer's outcomes.
-    pub(super) fn gate(&self, record: &Record) -> Gate {
+    /// The health state that counts this timer's outcomes.
+    pub(super) fn health(&self, record: &Record) -> HealthState {
         match self.kind {
             TimerKind::Connect => record.connect,
             TimerKind::Deep => record.deep.unwrap_or_default(),
@@ -92,9 +92,9 @@ impl ProbeTimer {
             }
         }
         let good = outcome.result.is_ok();
-        // Compared with the gate of this timer only, because the outcome says nothing about the
+        // Compared with the health state of this timer only, because the outcome says nothing about the
         // verdict of the target's other timer.
-        let settled = match self.gate(&after).verdict {
+        let settled = match self.health(&after).verdict {
             _ if !outcome.is_conclusive() => true,
             Verdict::Alive => good,
             Verdict::Dead => !good,
@@ -165,7 +165,7 @@ impl ProbeTimer {
     }
 
     fn step_gates(&self, record: &mut Record, good: bool, thresholds: Thresholds) {
-        let step = |gate: Gate| gate.step(good, thresholds);
+        let step = |health: HealthState| health.step(good, thresholds);
         match self.kind {
             TimerKind::Connect => record.connect = step(record.connect),
             TimerKind::Deep => {
@@ -193,10 +193,10 @@ impl ProbeTimer {
                 .with("target", self.target.key())
                 .quoted("reason", after.error.as_deref().unwrap_or("unknown")),
         };
-        let gate = self.gate(after);
+        let health = self.health(after);
         let count = match is {
-            Verdict::Dead => gate.failures,
-            _ => gate.successes,
+            Verdict::Dead => health.failures,
+            _ => health.successes,
         };
         Some(line.with("after", count).with("was", was.name()))
     }

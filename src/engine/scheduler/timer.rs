@@ -159,7 +159,7 @@ impl ProbeTimer {
     /// The time from the start of a probe to the next one while probes fail. Only a dead target's
     /// probes are delayed after refused logins. Before the verdict, a delay would postpone it.
     fn wait_after_failure(&self, record: &Record) -> Duration {
-        match self.gate(record).verdict {
+        match self.health(record).verdict {
             Verdict::Dead => backoff::interval(self.fast_interval(), self.refusals),
             _ => self.fast_interval(),
         }
@@ -187,7 +187,7 @@ impl ProbeTimer {
         let started = self.started_ns(&record);
         let interval = self.interval();
         let policy = &self.target.policy;
-        self.refusals = backoff::known_refusals(&record, self.gate(&record));
+        self.refusals = backoff::known_refusals(&record, self.health(&record));
         // Targets that were never probed, or not for longer than an interval with its jitter (after
         // a restart or a long pause), come first, spread over a fast interval per hundred timers.
         let usual = interval.max(self.wait_after_failure(&record));
@@ -237,7 +237,7 @@ impl ProbeTimer {
     fn due_after(&self, record: &Record, gathered: Option<Duration>) -> (u64, Option<Duration>) {
         let started = self.started_ns(record);
         let interval = self.interval();
-        if self.gate(record).wants_fast_probe() {
+        if self.health(record).wants_fast_probe() {
             let wait = self.wait_after_failure(record);
             return (after(started, wait), Some(self.fast_interval()));
         }
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::engine::active::StartState;
     use crate::engine::config::Config;
-    use crate::engine::verdicts::health::Gate;
+    use crate::engine::verdicts::health::HealthState;
 
     /// A process that takes over, or the one after a reload, logs in no sooner than the one before
     /// it would have.
@@ -281,10 +281,10 @@ mod tests {
                 probes: 9,
                 error: Some(error.to_owned()),
                 connect_started_ns: now - 20 * second,
-                connect: Gate {
+                connect: HealthState {
                     verdict: Verdict::Dead,
                     failures: 9,
-                    ..Gate::default()
+                    ..HealthState::default()
                 },
                 ..Record::default()
             };

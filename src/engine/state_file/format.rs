@@ -26,7 +26,7 @@ use super::version_1;
 use crate::engine::config::Config;
 use crate::engine::fields::{Fields, put, put_quoted};
 use crate::engine::tls_details::TLS_LINE_MAX;
-use crate::engine::verdicts::health::Gate;
+use crate::engine::verdicts::health::HealthState;
 use crate::engine::verdicts::{
     ERROR_MAX, IdentityHash, Operator, OperatorState, Record, Setting, Slot, VerdictTable, WHAT_MAX,
 };
@@ -103,7 +103,11 @@ fn target_line(
     put(&mut line, "settings", settings);
     put(&mut line, "verdict", record.verdict().name());
     put(&mut line, "connect", record.connect.pack());
-    put(&mut line, "deep", or_dash(record.deep.map(Gate::pack)));
+    put(
+        &mut line,
+        "deep",
+        or_dash(record.deep.map(HealthState::pack)),
+    );
     put(&mut line, "since", record.since_ms);
     put(&mut line, "probes", record.probes);
     put(&mut line, "failures", record.failures);
@@ -299,8 +303,8 @@ fn read_target(
     Some((hash, target))
 }
 
-fn read_gate(field: &str) -> Option<Gate> {
-    field.parse().ok().map(Gate::unpack)
+fn read_gate(field: &str) -> Option<HealthState> {
+    field.parse().ok().map(HealthState::unpack)
 }
 
 /// The line of a setting that an operator asks for.
@@ -390,12 +394,12 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            connect: Gate {
+            connect: HealthState {
                 verdict: Verdict::Dead,
                 failures: 3,
                 successes: 0,
             },
-            deep: Some(Gate::default()),
+            deep: Some(HealthState::default()),
             since_ms: 1_700_000_000_000,
             probes: 7,
             failures: 3,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use super::saved::{Saved, SavedTarget};
 use super::text::{hex_sum, optional, to_monotonic_ns};
-use crate::engine::verdicts::health::Gate;
+use crate::engine::verdicts::health::HealthState;
 use crate::engine::verdicts::{ERROR_MAX, IdentityHash, Record};
 
 pub(super) const TITLE: &str = "nauthilus_backend state 1";
@@ -107,8 +107,8 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
     Some(([half(0..16)?, half(16..32)?], record))
 }
 
-fn read_gate(field: &str) -> Option<Gate> {
-    field.parse().ok().map(Gate::unpack)
+fn read_gate(field: &str) -> Option<HealthState> {
+    field.parse().ok().map(HealthState::unpack)
 }
 
 /// The inverse of `{:?}` for error texts, which are printable and one line.
@@ -143,12 +143,12 @@ mod tests {
 
     fn record() -> Record {
         Record {
-            connect: Gate {
+            connect: HealthState {
                 verdict: Verdict::Dead,
                 failures: 3,
                 successes: 0,
             },
-            deep: Some(Gate::default()),
+            deep: Some(HealthState::default()),
             since_ms: 1_700_000_000_000,
             probes: 7,
             failures: 3,
@@ -167,7 +167,7 @@ mod tests {
     fn line(hash: IdentityHash, record: &Record) -> String {
         let deep = record
             .deep
-            .map_or_else(|| "-".to_owned(), |gate| gate.pack().to_string());
+            .map_or_else(|| "-".to_owned(), |health| health.pack().to_string());
         format!(
             "target {:016x}{:016x} {} {} {deep} {} {} {} {} {} {} {} {} {} error={:?}",
             hash[0],

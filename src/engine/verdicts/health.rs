@@ -1,5 +1,5 @@
-//! The health gate: how probe outcomes become a verdict. Pure functions, no clock and no shared
-//! memory.
+//! Decides when a target is dead: counts probe outcomes against the thresholds. Pure functions, no
+//! clock and no shared memory.
 
 /// What is known of a target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Thresholds {
 
 /// A verdict, and the outcomes that count towards the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gate {
+pub struct HealthState {
     pub verdict: Verdict,
     /// Consecutive failed probes, at most 65535.
     pub failures: u16,
@@ -44,8 +44,8 @@ pub struct Gate {
     pub successes: u16,
 }
 
-impl Gate {
-    /// The gate after one more outcome; `good`: the probe succeeded.
+impl HealthState {
+    /// The state after one more outcome; `good`: the probe succeeded.
     #[must_use]
     pub fn step(self, good: bool, thresholds: Thresholds) -> Self {
         let mut next = self;
@@ -75,7 +75,7 @@ impl Gate {
         self.verdict == Verdict::Dead || self.failures > 0
     }
 
-    /// The gate as one word of shared memory.
+    /// The state as one word of shared memory.
     pub fn pack(self) -> u64 {
         let verdict = match self.verdict {
             Verdict::Unknown => 0,
@@ -85,7 +85,7 @@ impl Gate {
         verdict | u64::from(self.failures) << 16 | u64::from(self.successes) << 32
     }
 
-    /// The inverse of [`Gate::pack`]. An unknown verdict number reads as [`Verdict::Unknown`].
+    /// The inverse of [`HealthState::pack`]. An unknown verdict number reads as [`Verdict::Unknown`].
     pub fn unpack(word: u64) -> Self {
         let verdict = match word & 0xffff {
             1 => Verdict::Alive,
@@ -109,7 +109,8 @@ impl Gate {
     }
 }
 
-/// The verdict of a target with two gates: dead where one is, alive where both are.
+/// The verdict of a target whose connect and deep probes have a health state each: dead if one of
+/// them is dead, alive if both are alive.
 pub fn both(connect: Verdict, deep: Verdict) -> Verdict {
     match (connect, deep) {
         (Verdict::Dead, _) | (_, Verdict::Dead) => Verdict::Dead,
@@ -131,12 +132,12 @@ mod tests {
     }
 
     fn run(outcomes: &str, thresholds: Thresholds) -> Vec<Verdict> {
-        let mut gate = Gate::default();
+        let mut health = HealthState::default();
         outcomes
             .chars()
             .map(|c| {
-                gate = Gate::unpack(gate.step(c == '+', thresholds).pack());
-                gate.verdict
+                health = HealthState::unpack(health.step(c == '+', thresholds).pack());
+                health.verdict
             })
             .collect()
     }
@@ -158,9 +159,9 @@ mod tests {
     #[test]
     fn a_fast_probe_follows_a_failure() {
         let t = thresholds(2, 1, true);
-        assert!(!Gate::default().wants_fast_probe());
-        assert!(!Gate::default().step(true, t).wants_fast_probe());
-        let failed = Gate::default().step(true, t).step(false, t);
+        assert!(!HealthState::default().wants_fast_probe());
+        assert!(!HealthState::default().step(true, t).wants_fast_probe());
+        let failed = HealthState::default().step(true, t).step(false, t);
         assert_eq!(failed.verdict, Verdict::Alive);
         assert!(failed.wants_fast_probe());
         assert!(failed.step(false, t).wants_fast_probe());
@@ -169,18 +170,18 @@ mod tests {
 
     #[test]
     fn counts_do_not_wrap() {
-        let mut gate = Gate {
+        let mut health = HealthState {
             failures: u16::MAX,
-            ..Gate::default()
+            ..HealthState::default()
         };
-        gate = gate.step(false, thresholds(100, 1, true));
-        assert_eq!(gate.failures, u16::MAX);
-        assert_eq!(Gate::unpack(gate.pack()), gate);
+        health = health.step(false, thresholds(100, 1, true));
+        assert_eq!(health.failures, u16::MAX);
+        assert_eq!(HealthState::unpack(health.pack()), health);
     }
 
     #[test]
     fn a_foreign_word_is_a_fresh_gate() {
-        assert_eq!(Gate::unpack(99).verdict, Verdict::Unknown);
+        assert_eq!(HealthState::unpack(99).verdict, Verdict::Unknown);
     }
 
     #[test]

@@ -64,9 +64,9 @@ pub(super) const HEADER: usize = 64;
 // A slot's words.
 pub(super) const HASH: usize = 0;
 pub(super) const SLOT_SEQUENCE: usize = 2;
-pub(super) const CONNECT_GATE: usize = 3;
-pub(super) const DEEP_GATE: usize = 4;
-pub(super) const HAS_DEEP_GATE: usize = 5;
+pub(super) const CONNECT_HEALTH: usize = 3;
+pub(super) const DEEP_HEALTH: usize = 4;
+pub(super) const HAS_DEEP_HEALTH: usize = 5;
 pub(super) const SINCE: usize = 6;
 pub(super) const PROBES: usize = 7;
 pub(super) const FAILURES: usize = 8;

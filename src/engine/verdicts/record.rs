@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::health::{Gate, Verdict, both};
+use super::health::{HealthState, Verdict, both};
 use super::layout::*;
 use super::memory::{Slot, VerdictTable};
 
@@ -14,9 +14,10 @@ pub const ERROR_MAX: usize = ERROR_WORDS * 8;
 /// What is known of a target: the content of its slot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    pub connect: Gate,
-    /// The gate of deep probes, where they have a timer of their own.
-    pub deep: Option<Gate>,
+    /// From connect-only probes, or from all probes if deep ones have no timer of their own.
+    pub connect: HealthState,
+    /// From deep probes that have a timer of their own.
+    pub deep: Option<HealthState>,
     /// Milliseconds since 1970 at which the verdict last changed; 0 before the first.
     pub since_ms: u64,
     pub probes: u64,
@@ -53,8 +54,8 @@ impl VerdictTable {
     pub(super) fn read_words(&self, slot: Slot) -> Record {
         let get = |index| self.word(slot, index).load(Relaxed);
         Record {
-            connect: Gate::unpack(get(CONNECT_GATE)),
-            deep: (get(HAS_DEEP_GATE) == 1).then(|| Gate::unpack(get(DEEP_GATE))),
+            connect: HealthState::unpack(get(CONNECT_HEALTH)),
+            deep: (get(HAS_DEEP_HEALTH) == 1).then(|| HealthState::unpack(get(DEEP_HEALTH))),
             since_ms: get(SINCE),
             probes: get(PROBES),
             failures: get(FAILURES),
@@ -71,9 +72,9 @@ impl VerdictTable {
 
     pub(super) fn write_words(&self, slot: Slot, record: &Record) {
         let put = |index, value| self.word(slot, index).store(value, Relaxed);
-        put(CONNECT_GATE, record.connect.pack());
-        put(DEEP_GATE, record.deep.unwrap_or_default().pack());
-        put(HAS_DEEP_GATE, u64::from(record.deep.is_some()));
+        put(CONNECT_HEALTH, record.connect.pack());
+        put(DEEP_HEALTH, record.deep.unwrap_or_default().pack());
+        put(HAS_DEEP_HEALTH, u64::from(record.deep.is_some()));
         put(SINCE, record.since_ms);
         put(PROBES, record.probes);
         put(FAILURES, record.failures);
@@ -93,11 +94,11 @@ impl VerdictTable {
     }
 
     pub(super) fn read_verdict(&self, slot: Slot) -> Verdict {
-        let gate = |index| Gate::unpack(self.word(slot, index).load(Relaxed)).verdict;
-        if self.word(slot, HAS_DEEP_GATE).load(Relaxed) == 1 {
-            both(gate(CONNECT_GATE), gate(DEEP_GATE))
+        let verdict_in = |index| HealthState::unpack(self.word(slot, index).load(Relaxed)).verdict;
+        if self.word(slot, HAS_DEEP_HEALTH).load(Relaxed) == 1 {
+            both(verdict_in(CONNECT_HEALTH), verdict_in(DEEP_HEALTH))
         } else {
-            gate(CONNECT_GATE)
+            verdict_in(CONNECT_HEALTH)
         }
     }
 

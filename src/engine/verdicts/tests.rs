@@ -3,18 +3,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
-use super::health::{Gate, Verdict};
+use super::health::{HealthState, Verdict};
 use super::layout::*;
 use super::*;
 
 fn record() -> Record {
     Record {
-        connect: Gate {
+        connect: HealthState {
             verdict: Verdict::Alive,
             failures: 1,
             successes: 2,
         },
-        deep: Some(Gate {
+        deep: Some(HealthState {
             verdict: Verdict::Dead,
             failures: 9,
             successes: 0,
