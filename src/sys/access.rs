@@ -1,11 +1,11 @@
-//! What this process may do with a path, asked without doing it.
+//! Checks whether this process may create a file, without creating one.
 
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Whether this process may create a file with this path, which is not there.
+/// Checks that this process may create a file at `path`, where no file exists yet.
 ///
 /// # Errors
 /// Its directory does not exist, or this process may not write there.
@@ -16,7 +16,8 @@ pub fn may_create(path: &Path) -> io::Result<()> {
     let name = CString::new(folder.as_os_str().as_bytes())
         .map_err(|_| io::Error::other("the path holds a NUL"))?;
     let wanted = libc::W_OK | libc::X_OK;
-    // With the rights that a later open has: those of the effective user.
+    // `AT_EACCESS`: checks the rights of the effective user, which `open` uses, too. Without it
+    // the call would check those of the real user.
     // SAFETY: `name` is a C string that lives during the call, which only reads it.
     let done = unsafe { libc::faccessat(libc::AT_FDCWD, name.as_ptr(), wanted, libc::AT_EACCESS) };
     if done == 0 {

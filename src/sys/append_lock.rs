@@ -16,11 +16,11 @@ const BYTE: libc::off_t = libc::off_t::MAX;
 /// How long to sleep between attempts: an append takes microseconds.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// The incarnation of the process in which a thread has the lock; 0 if none has. A record lock keeps
-/// out other processes, but no other thread of the same one. One word for all files: a process has
-/// one log, except while a configuration is replaced. No mutex: a child that is forked while
-/// a thread has the lock inherits the parent's number here, which is not its own and so counts for
-/// nothing.
+/// The [`incarnation`] of the process in which a thread has the lock; 0 if no thread has it. The
+/// record lock excludes other processes, but not other threads of the same process. One word for all
+/// files: a process has one log, except while a configuration is replaced. Not a mutex: a child that
+/// is forked while a thread has the lock could never take it. This word then holds the parent's
+/// incarnation, which the child ignores.
 static THREAD: AtomicU64 = AtomicU64::new(0);
 
 /// The lock, released when this is dropped.
@@ -69,7 +69,7 @@ fn attempt_until<T>(
     }
 }
 
-/// This thread's exclusive turn among those of its process.
+/// While it lives, no other thread of this process has the lock.
 struct ThreadTurn;
 
 impl ThreadTurn {
@@ -78,7 +78,8 @@ impl ThreadTurn {
         let held = THREAD.load(Ordering::Relaxed);
         let is_free = held != own;
         let taken = || THREAD.compare_exchange(held, own, Ordering::Acquire, Ordering::Relaxed);
-        // Not `then_some`, which would make a turn in any case and drop it, and so end another's.
+        // Not `then_some`: it would make a `ThreadTurn` even if another thread has the lock, and
+        // dropping that one would set `THREAD` to 0 and end the other thread's turn.
         (is_free && taken().is_ok()).then(|| Self)
     }
 }
@@ -103,7 +104,7 @@ mod tests {
         (path, guarded)
     }
 
-    /// The tests share the word for the threads of this process.
+    /// The tests share `THREAD`, so they must not run at the same time.
     static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
     #[test]
@@ -130,8 +131,8 @@ mod tests {
     fn another_process_keeps_it_until_it_dies_and_a_child_takes_over_none() {
         let _alone = ONE_AT_A_TIME.lock().unwrap();
         let (path, file) = scratch("processes");
-        // The parent has it at the fork: the child, which has not, waits for it and not for ever for a
-        // thread that it does not have.
+        // The parent has the lock at the fork. The child must wait for the parent's record lock, not
+        // for the parent's thread: that thread does not exist in the child and never ends its turn.
         let parents = AppendLock::take(&file, Duration::ZERO).unwrap();
         let (mut from_child, mut to_parent) = io::pipe().unwrap();
         // SAFETY: the child takes a lock, writes to a pipe and sleeps, none of which needs a lock that a
@@ -155,7 +156,7 @@ mod tests {
         assert_eq!(
             refused.map(|e| e.kind()),
             Some(io::ErrorKind::WouldBlock),
-            "the child has it"
+            "the child has the lock"
         );
         // SAFETY: the child belongs to this test, which waits for its end.
         unsafe { libc::kill(child, libc::SIGKILL) };
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_descriptor_is_an_error_and_leaves_nobody_out() {
+    fn a_closed_descriptor_is_an_error_and_leaves_the_lock_of_other_files_free() {
         let _alone = ONE_AT_A_TIME.lock().unwrap();
         let (path, file) = scratch("closed");
         let number = file.get().unwrap().as_raw_fd();

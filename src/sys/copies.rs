@@ -68,7 +68,7 @@ fn claim_after(other_holder: impl Fn() -> Option<String>) -> Result<(), String> 
                 // Fails where another thread has learned the same.
                 change(asking, NONE);
                 return Err(format!(
-                    "{holder} already runs the engine of this process, and there is one only: use the functions of that file"
+                    "{holder} already runs the engine of this process, which can have only one: use the functions of that file"
                 ));
             }
         }
@@ -204,7 +204,7 @@ mod tests {
         assert!(files.iter().all(|file| exported(file).is_none()));
     }
 
-    /// A thread that finds another one asking does not take its word for an answer.
+    /// A thread that finds the state `ASKING` asks the other copies itself.
     #[test]
     fn no_thread_gets_the_engine_on_a_claim_that_is_refused() {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);

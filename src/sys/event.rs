@@ -52,8 +52,8 @@ impl WakeEvent {
     /// has closed the descriptor.
     pub fn set(&self) {
         if self.is_usable() {
-            // One nanosecond after the clock's start is long over. An error means that the host has
-            // closed the descriptor meanwhile.
+            // The time 1 ns of `CLOCK_MONOTONIC` has passed on every machine, so the timer expires
+            // at once. An error means that the host has closed the descriptor meanwhile.
             let _ = self.timer.set(1);
         }
     }
@@ -61,7 +61,7 @@ impl WakeEvent {
     /// Makes the descriptor unreadable again. Does nothing where [`WakeEvent::set`] does nothing.
     pub fn clear(&self) {
         if self.is_usable() {
-            // As in `set`.
+            // An error means that the host has closed the descriptor meanwhile.
             let _ = self.timer.stop();
         }
     }
@@ -129,12 +129,13 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");
-        // Nor where the host takes the number between the check and the call.
+        // The host may also get the number after `set` and `clear` have checked it: then the calls
+        // that follow the check must fail and leave the file unchanged.
         assert!(event.timer.set(1).is_err() && event.timer.stop().is_err());
         file.rewind().unwrap();
         file.read_to_end(&mut content).unwrap();
         assert_eq!(content, b"");
-        // The host's own file may be an event, too.
+        // The host's file may be an eventfd: `set` must not make it readable.
         // SAFETY: the call takes no pointers and only opens a new descriptor.
         let hosts = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
         // SAFETY: both are open. `other` owns the second, and must notice that it was replaced.

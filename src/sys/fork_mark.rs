@@ -1,5 +1,5 @@
-//! Numbers that are 0 again after a fork. With one load and no system call they tell a process that
-//! its parent, not the process itself, made what it holds.
+//! Numbers that a fork sets to 0 in the child. By reading one a process notices that an object was
+//! made by its parent before the fork, without a system call such as `getpid`.
 //!
 //! They are in a page that the kernel fills with zeros in a child (`MADV_WIPEONFORK`, Linux 4.14).
 //! If the kernel refuses that, the process id is kept beside the number and compared instead.

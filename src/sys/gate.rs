@@ -1,5 +1,5 @@
-//! Gates: they prevent that the host exits or forks while a thread of ours is in the middle of
-//! using a library that the host uses as well.
+//! Gates: they delay an exit or a fork of the host while a thread of ours is inside a function of
+//! a library that the host uses as well.
 //!
 //! If the host uses OpenSSL itself (nginx, or Lua with LuaSec), OpenSSL frees its tables when the
 //! process exits, while the engine thread may be in the middle of a handshake: it would crash. And
@@ -48,7 +48,7 @@ const FORK_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a fork waits at most for look-ups of names: see the module's documentation.
 const LOOK_UP_PATIENCE: Duration = Duration::from_millis(5);
 
-/// The pause between two reads of a state that a thread waits for.
+/// The pause between two reads of the gate's count by a thread that waits for it to change.
 const POLL_EVERY: Duration = Duration::from_micros(50);
 
 /// How long our threads wait at most for a fork to end. Without a limit there could be a deadlock:
@@ -111,8 +111,9 @@ pub fn goes_to_sleep() {
     WHILE_AWAKE.with(|guard| drop(guard.take()));
 }
 
-/// Lets a fork or an exit continue that waits for the calling thread. For the engine thread between
-/// two steps of work, while it has too much to do to sleep.
+/// Takes the engine thread out of the gate and in again if a fork or an exit waits for it. The
+/// engine thread calls this between two steps of work: while it has many probes to start it does
+/// not sleep for a long time, and forks would wait until their limit.
 pub fn give_way() {
     if OPENSSL.is_closed() {
         WHILE_AWAKE.with(|guard| {
@@ -129,7 +130,7 @@ pub fn give_way() {
 pub fn at_once<T>(run: impl FnOnce() -> T) -> T {
     // A thread that is inside a gate must not be counted a second time.
     let _inside = if own_gate().is_null() {
-        OPENSSL.push_in()
+        OPENSSL.enter_unless_exiting()
     } else {
         None
     };
@@ -189,7 +190,7 @@ impl Gate {
     }
 
     /// Takes the calling thread in without waiting. None if the process exits.
-    fn push_in(&'static self) -> Option<Inside> {
+    fn enter_unless_exiting(&'static self) -> Option<Inside> {
         self.enter_unless(EXITING).ok()
     }
 
@@ -220,8 +221,8 @@ extern "C" fn before_exit() {
     OPENSSL.wait(EXIT_PATIENCE);
 }
 
-/// Does nothing on a thread that is inside a gate, because it would wait for itself. Such a thread
-/// forks only in a name service module or an OpenSSL module, to start another program.
+/// Does nothing on a thread that is inside a gate, because that thread would wait for itself. It can
+/// only get here from a name service module or an OpenSSL module that forks to start a program.
 extern "C" fn before_fork() {
     if own_gate().is_null() {
         OPENSSL.count.hold();
@@ -374,12 +375,12 @@ mod tests {
     fn whoever_must_not_wait_counts_all_the_same() {
         let gate = gate();
         gate.count.hold();
-        let pushed_in = gate.push_in();
-        assert!(pushed_in.is_some());
+        let entered = gate.enter_unless_exiting();
+        assert!(entered.is_some());
         assert_eq!(inside(gate), 1);
-        drop(pushed_in);
+        drop(entered);
         gate.count.close();
-        assert!(gate.push_in().is_none());
+        assert!(gate.enter_unless_exiting().is_none());
         assert_eq!(inside(gate), 0);
     }
 
@@ -443,7 +444,7 @@ mod tests {
         gate.count
             .0
             .store(this_process() | INSIDE, Ordering::Relaxed);
-        assert!(gate.push_in().is_none());
+        assert!(gate.enter_unless_exiting().is_none());
         assert_eq!(
             gate.count.0.load(Ordering::Relaxed),
             this_process() | INSIDE
@@ -453,8 +454,8 @@ mod tests {
     #[test]
     fn a_thread_that_forks_inside_does_not_wait_for_itself() {
         install();
-        // A fork that waits for itself always takes as long as the patience; on a busy machine one
-        // may do so for once.
+        // A fork that waits for itself takes `FORK_PATIENCE` every time. On a busy machine a single
+        // fork may take that long for other reasons, so one quick fork of eight is enough.
         let is_quick = |gate| (0..8).any(|_| fork_inside(gate) < FORK_PATIENCE);
         for gate in [&OPENSSL, &LOOK_UPS] {
             assert!(is_quick(gate));
@@ -463,7 +464,7 @@ mod tests {
 
     /// Forks inside the gate; returns how long that took.
     fn fork_inside(gate: &'static Gate) -> Duration {
-        let inside = gate.push_in();
+        let inside = gate.enter_unless_exiting();
         assert!(inside.is_some());
         let begun = Instant::now();
         // SAFETY: the child only loads atomics and exits, which is allowed after a fork of a

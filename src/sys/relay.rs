@@ -4,7 +4,7 @@
 //! check first that the number still means that descriptor: if the host has closed it and opened a
 //! file of its own with that number, the write would corrupt the file. So a task that other
 //! threads wake gets a waker from here. On the engine thread it calls the runtime's waker; on
-//! another thread it puts the task into a queue and sets an [`WakeEvent`], which checks that its
+//! another thread it puts the task into a queue and sets a [`WakeEvent`], which checks that its
 //! descriptor is still ours. The engine thread waits for the event and wakes the tasks itself.
 
 use std::cell::RefCell;
@@ -141,7 +141,7 @@ impl Wake for TaskWaker {
 /// Does not return if the host has closed the descriptors: each of their numbers may now mean a
 /// file of the host's, which this thread would write to, or close when its values are dropped. So
 /// the thread sleeps for ever and drops nothing. `when_lost` of [`Relay::new`] is called before.
-pub fn hold_on() {
+pub fn halt_if_lost() {
     let lost = OF_THREAD.with(|relay| {
         let relay = relay.borrow();
         relay.as_ref().filter(|relay| !relay.is_ours()).cloned()
@@ -154,10 +154,10 @@ pub fn hold_on() {
     }
 }
 
-/// Installs a panic hook that calls [`hold_on`]. The runtime panics when it waits on a number that
+/// Installs a panic hook that calls [`halt_if_lost`]. The runtime panics when it waits on a number that
 /// is no longer its descriptor, and unwinding would then close the host's file with that number;
 /// the hook runs before anything is dropped.
-pub fn hold_on_in_panics() {
+pub fn halt_if_lost_in_panics() {
     // The hook affects this library only: each library written in Rust contains its own copy of
     // the standard library. Not `Once`: a child forked while it is being initialised would block
     // for ever.
@@ -165,19 +165,19 @@ pub fn hold_on_in_panics() {
     if !INSTALLED.swap(true, Ordering::AcqRel) {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            hold_on();
+            halt_if_lost();
             before(panic);
         }));
     }
 }
 
-/// Calls [`hold_on`] when it is dropped. Declare it after the owner of a descriptor: values are
+/// Calls [`halt_if_lost`] when it is dropped. Declare it after the owner of a descriptor: values are
 /// dropped in reverse order, so the check is made before that descriptor is closed.
-pub struct HoldsOn;
+pub struct HaltIfLost;
 
-impl Drop for HoldsOn {
+impl Drop for HaltIfLost {
     fn drop(&mut self) {
-        hold_on();
+        halt_if_lost();
     }
 }
 

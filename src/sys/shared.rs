@@ -178,7 +178,7 @@ mod tests {
     fn a_closed_descriptor_is_noticed_and_no_other_file_is_touched() {
         let shared = SharedWords::new(1).unwrap();
         let fd = shared.lock.raw();
-        // A host that closes descriptors that it does not know.
+        // Acts as a host that closes descriptors that it does not know.
         // SAFETY: `shared` owns the descriptor, and must notice that it was closed.
         unsafe { libc::close(fd) };
         let error = shared.try_lock().unwrap_err();

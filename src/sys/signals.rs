@@ -85,20 +85,22 @@ mod tests {
 
     /// Whether `check` is true in a child process in which both signals have their default action.
     fn in_child(check: impl FnOnce() -> bool) -> bool {
-        // SAFETY: the child runs `check`, which makes a few system calls, and exits.
+        // SAFETY: the child runs `check`, which takes no lock that a thread of the parent may hold
+        // at the fork, and ends with `_exit`.
         let child = unsafe { libc::fork() };
         if child == 0 {
             for signal in RAISED {
-                // Rust's runtime ignores SIGPIPE, hosts may not.
-                // SAFETY: sets the default action of a signal in a process with one thread.
+                // Rust's runtime ignores SIGPIPE; a host may leave its default action.
+                // SAFETY: the call takes no pointers, and the child has no other thread whose
+                // signals it would affect.
                 unsafe { libc::signal(signal, libc::SIG_DFL) };
             }
             let fine = check();
-            // SAFETY: ends the child at once.
+            // SAFETY: `_exit` takes no pointers and runs no handlers.
             unsafe { libc::_exit(i32::from(!fine)) };
         }
         let mut status = 1;
-        // SAFETY: waits for the child just made; `status` is valid to be filled in.
+        // SAFETY: `status` has room for what the call writes.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
         status == 0
     }

@@ -7,7 +7,8 @@ use std::thread::{Builder, JoinHandle};
 
 use arc_swap::ArcSwapOption;
 
-/// The last thread that the system refused to start, until one of that name has started.
+/// The name of the last thread that the system refused to start, and the reason. Empty once a thread
+/// of that name has started.
 static REFUSED: ArcSwapOption<Refusal> = ArcSwapOption::const_empty();
 
 struct Refusal {

@@ -33,7 +33,7 @@ impl Timer {
         self.set_raw(monotonic_ns.max(1))
     }
 
-    /// Turns the timer off. A descriptor that was readable is so no longer.
+    /// Turns the timer off. The descriptor is no longer readable.
     ///
     /// # Errors
     /// As for [`Timer::set`].

@@ -15,7 +15,8 @@ unsafe extern "C" {
 pub fn ciphers(ssl: &SslRef) -> Vec<String> {
     (0..)
         .map_while(|n| {
-            // SAFETY: `ssl` lives; OpenSSL returns a constant C string, or null behind the end.
+            // SAFETY: `ssl` is borrowed, so it lives. OpenSSL returns a constant C string, or null if
+            // there are `n` ciphers or fewer.
             unsafe {
                 let name = SSL_get_cipher_list(ssl.as_ptr().cast(), n);
                 (!name.is_null()).then(|| CStr::from_ptr(name))

@@ -17,7 +17,8 @@ unsafe extern "C" {
     fn SSL_CTX_set_cert_cb(context: *mut c_void, callback: Option<Callback>, given: *mut c_void);
 }
 
-/// The place in an `SSL` object that holds the answer. Made once for the process.
+/// The index under which an `SSL` object holds the flag "the server has asked". Made once for the
+/// process.
 fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
     // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
     static INDEX: OnceBox<Index<Ssl, AtomicBool>> = OnceBox::new();
@@ -30,19 +31,19 @@ fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
     }
 }
 
-/// Makes connections of the context remember whether the server asked. Needs [`watch`] on each
+/// Makes connections of the context remember whether the server asked. Needs [`prepare_connection`] on each
 /// connection as well.
-pub fn remember(builder: &mut SslContextBuilder) {
+pub fn prepare_context(builder: &mut SslContextBuilder) {
     // SAFETY: the context lives, and the callback is a function without state of this module,
     // which is never unloaded (`-z nodelete`) and does not use what it is given.
     unsafe { SSL_CTX_set_cert_cb(builder.as_ptr().cast(), Some(requested), ptr::null_mut()) };
 }
 
-/// Makes a connection remember whether the server asked. Needs [`remember`] on its context as well.
+/// Makes a connection remember whether the server asked. Needs [`prepare_context`] on its context as well.
 ///
 /// # Errors
 /// There is no memory.
-pub fn watch(ssl: &mut Ssl) -> Result<(), ErrorStack> {
+pub fn prepare_connection(ssl: &mut Ssl) -> Result<(), ErrorStack> {
     ssl.set_ex_data(index()?, AtomicBool::new(false));
     Ok(())
 }

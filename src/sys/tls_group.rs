@@ -8,15 +8,15 @@ use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::ssl::SslRef;
 
-/// `SSL_CTRL_GET_NEGOTIATED_GROUP` of OpenSSL 3.0 (`openssl/ssl.h`). Earlier versions know it not,
-/// and answer 0.
+/// `SSL_CTRL_GET_NEGOTIATED_GROUP` of OpenSSL 3.0 (`openssl/ssl.h`). Earlier versions do not know
+/// the command and return 0.
 const GET_NEGOTIATED_GROUP: c_int = 134;
 
 /// `SSL_CTRL_SET_GROUPS_LIST` (`openssl/ssl.h`), all versions of OpenSSL.
 const SET_GROUPS_LIST: c_int = 92;
 
-/// Set in the answer where the group has no NID; the rest is its number in TLS
-/// (`TLSEXT_nid_unknown`).
+/// `TLSEXT_nid_unknown`: this bit is set in the answer if OpenSSL has no NID for the group. The
+/// other bits are then the group's number in TLS.
 const NO_NID: c_long = 0x100_0000;
 
 /// Groups without a NID (IANA's registry of TLS supported groups).
@@ -31,8 +31,8 @@ unsafe extern "C" {
     fn SSL_ctrl(ssl: *mut c_void, command: c_int, number: c_long, data: *mut c_void) -> c_long;
 }
 
-/// The name of the group, as OpenSSL or IANA has it; None where the handshake had none, or OpenSSL
-/// does not tell.
+/// OpenSSL's or IANA's name of the group; its number if it is in neither list. None if the handshake
+/// used no group (TLS 1.2 with RSA key exchange), or OpenSSL is older than 3.0.
 pub fn group(ssl: &SslRef) -> Option<String> {
     // SAFETY: the connection is borrowed, so it lives, and this command reads a number from it and
     // uses no data.

@@ -19,7 +19,7 @@ unsafe extern "C" {
     fn SSL_CTX_set_verify(context: *mut c_void, mode: c_int, callback: Option<Callback>);
 }
 
-/// What is done with a certificate that OpenSSL refuses.
+/// Receives each certificate that OpenSSL refuses.
 pub trait NoteRefused {
     fn note(context: &mut X509StoreContextRef);
 }

@@ -17,7 +17,7 @@ use tokio_openssl::SslStream;
 use crate::engine::config::{ClusterFiles, RedisAddress};
 use crate::engine::probe::resolve::Resolver;
 use crate::engine::target::Host;
-use crate::sys::relay::HoldsOn;
+use crate::sys::relay::HaltIfLost;
 use crate::sys::tls_certificates;
 
 /// Opens streams. The TLS context is made once: it takes milliseconds.
@@ -62,7 +62,7 @@ impl Dialler {
 
     async fn connected(&self, address: SocketAddr, host: &Host) -> Result<Duplex, String> {
         let stream = TcpStream::connect(address).await.map_err(text)?;
-        // A login is one small request that waits for its answer.
+        // A login sends one small request and waits for its answer: Nagle's algorithm would delay it.
         stream.set_nodelay(true).map_err(text)?;
         let Some(context) = &self.tls else {
             return Ok(Duplex::new(stream));
@@ -102,7 +102,7 @@ fn context(files: &ClusterFiles) -> Result<SslContext, ErrorStack> {
     builder.set_verify(SslVerifyMode::PEER);
     if let Some(pem) = &files.authorities {
         for authority in tls_certificates::from_pem(pem)? {
-            // The system's list may hold one twice, which OpenSSL refuses.
+            // An error is ignored: the system's list may contain a certificate twice, which OpenSSL refuses.
             let _ = builder.cert_store_mut().add_cert(authority);
         }
     }
@@ -134,16 +134,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 /// A stream of any kind.
 pub(super) struct Duplex {
-    // Dropped first: a host may have closed the descriptor and opened a file of its own with the
-    // same number, which the drop of the stream would close.
-    _holds: HoldsOn,
+    // Declared first, so dropped first: checks that the descriptor is still ours. A host may have closed
+    // it and opened a file of its own with the same number, which dropping the stream would close.
+    _check: HaltIfLost,
     stream: Box<dyn Both>,
 }
 
 impl Duplex {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
-            _holds: HoldsOn,
+            _check: HaltIfLost,
             stream: Box::new(stream),
         }
     }

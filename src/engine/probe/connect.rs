@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, end_abruptly, ended};
 use crate::sys::reconnect::disconnect;
-use crate::sys::relay::hold_on;
+use crate::sys::relay::halt_if_lost;
 use crate::sys::source_port::choose_on_connect;
 
 /// How long an address may take to answer before the next one is tried in parallel
@@ -91,7 +91,7 @@ pub(super) fn dial(
         choose_on_connect(&socket);
         if let Err(e) = socket.bind(&SocketAddr::new(source, 0).into()) {
             // The socket is closed on return: make sure that the host has not closed it before.
-            hold_on();
+            halt_if_lost();
             return Dialled::Failed(ProbeError::new(
                 Stage::Internal,
                 format!("cannot probe from {source}: {e}"),
@@ -117,7 +117,7 @@ fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
         Err(e) if is_underway(&e) => Dialled::Underway(socket),
         Err(e) => {
             // The socket is closed on return: make sure that the host has not closed it before.
-            hold_on();
+            halt_if_lost();
             Dialled::Failed(failed(&e, address))
         }
     }
@@ -267,7 +267,7 @@ async fn attempt(
         socket
     } else {
         let socket = ended(socket).await.map_err(|e| internal(&e))?;
-        hold_on();
+        halt_if_lost();
         if let Some(error) = socket.take_error().map_err(|e| internal(&e))? {
             return Err(failed(&error, address));
         }
@@ -326,7 +326,7 @@ fn internal(error: &io::Error) -> ProbeError {
 /// Ends a connect-only probe with a reset, so that no socket stays in TIME_WAIT and the server
 /// usually does not notice the connection.
 pub(super) fn abort(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
-    hold_on();
+    halt_if_lost();
     // After connecting to an IPv4-mapped address, an IPv6 socket stays in IPv4 mode and could not
     // connect to an IPv6 address.
     if address.to_canonical() != address {

@@ -73,7 +73,7 @@ pub(super) async fn within<F: Future>(limit: Duration, work: F) -> Option<F::Out
         // With many probes in flight this thread does not sleep between their steps: let a
         // waiting fork or exit of the host pass here.
         gate::give_way();
-        relay::hold_on();
+        relay::halt_if_lost();
         match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending => deadline.poll_passed(cx).map(|()| None),

@@ -18,7 +18,7 @@ use tokio::io::Interest;
 use super::deadline::within;
 use super::dialogue::END_MAX;
 use crate::sys::readiness;
-use crate::sys::relay::{HoldsOn, hold_on};
+use crate::sys::relay::{HaltIfLost, halt_if_lost};
 
 /// The age at which a lingering connection is first read: most servers have answered by then.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
@@ -122,7 +122,7 @@ impl LingeringConnection {
         let Ok(socket) = readiness::of(socket, Interest::READABLE) else {
             return;
         };
-        let _before_it_is_closed = HoldsOn;
+        let _before_it_is_closed = HaltIfLost;
         let to_the_end = async {
             while let Ok(mut ready) = socket.readable().await {
                 match read_rest(socket.get_ref()) {
@@ -139,7 +139,7 @@ impl LingeringConnection {
 impl Drop for LingeringConnection {
     fn drop(&mut self) {
         // The socket is closed after this: make sure that the host has not closed it before.
-        hold_on();
+        halt_if_lost();
         // Unread bytes would make the kernel send a reset instead of FIN.
         self.read_rest();
         if let Some(socket) = self
@@ -199,7 +199,7 @@ impl LingeringConnections {
         if queues.fresh.is_empty() && queues.late.is_empty() {
             return;
         }
-        hold_on();
+        halt_if_lost();
         let now = Instant::now();
         while let Some(mut connection) = older(&mut queues.fresh, FIRST_LOOK, now) {
             match connection.read_rest() {

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use super::error::own_lack;
 use super::lingering::LingerHandle;
 use crate::sys::readiness;
-use crate::sys::relay::{HoldsOn, hold_on};
+use crate::sys::relay::{HaltIfLost, halt_if_lost};
 
 /// A TCP connection. Unlike tokio's `TcpStream`, it writes without waiting for readiness, and
 /// registers for writability only after a write would have blocked. A dialogue of short lines never
@@ -97,7 +97,7 @@ impl Stream {
 /// If the runtime or the kernel cannot wait for the socket.
 pub(super) async fn ended(attempt: Socket) -> io::Result<Socket> {
     let socket = readiness::of(attempt, Interest::WRITABLE)?;
-    let _before_it_is_closed = HoldsOn;
+    let _before_it_is_closed = HaltIfLost;
     let _ = socket.writable().await?;
     Ok(socket.into_inner())
 }
@@ -113,7 +113,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        hold_on();
+        halt_if_lost();
         let socket = self.socket()?;
         let room = buf.initialize_unfilled();
         loop {
@@ -145,7 +145,7 @@ impl AsyncWrite for Stream {
             self.final_bytes.extend_from_slice(buf);
             return Poll::Ready(Ok(buf.len()));
         }
-        hold_on();
+        halt_if_lost();
         if !self.waits_to_write {
             match send(self.socket()?.get_ref(), buf) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait_to_write()?,
@@ -168,7 +168,7 @@ impl AsyncWrite for Stream {
         if self.is_abrupt || self.leaves_by().is_some() {
             return Poll::Ready(Ok(()));
         }
-        hold_on();
+        halt_if_lost();
         let socket = self.socket()?.get_ref();
         Poll::Ready(socket.shutdown(std::net::Shutdown::Write))
     }
@@ -177,7 +177,7 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // The socket is closed after this: make sure that the host has not closed it before.
-        hold_on();
+        halt_if_lost();
         if let Some(linger) = self.linger.take().filter(|linger| linger.is_open())
             && let Some(socket) = self.socket.take()
         {

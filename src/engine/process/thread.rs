@@ -39,15 +39,15 @@ use crate::sys::relay::{self, Relay, relayed};
 use crate::sys::stderr;
 use crate::sys::thread::{descriptor_limit, spawn_quiet};
 
-/// In bytes; several times what OpenSSL and the resolver need.
+/// The size of the stack in bytes: several times what OpenSSL and the resolver need.
 const STACK: usize = 1024 * 1024;
 
 /// The interval of the prober's role check. Whether the host is about to exit is checked after
 /// every event, not only then.
 const REASSURE: Duration = Duration::from_millis(250);
 
-/// A request in the state file is found by a role check, whose wake-up may be put off, and answered
-/// by the save after it. That has to fit twice into the time that is promised.
+/// A role check finds a request in the state file, possibly after a delay of its wake-up, and the save
+/// after it writes the answer. Both together must take less than half of the promised time.
 const _: () = assert!(
     2 * (REASSURE.as_nanos() + CHECK_WAITS_NS as u128 + SAVE_AGAIN.as_nanos())
         <= ANSWERED_WITHIN.as_nanos()
@@ -63,8 +63,8 @@ const FOLLOW: Duration = Duration::from_millis(50);
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
 
-/// How many role checks, and with them heartbeats, the prober makes at least within the time that a
-/// takeover may take.
+/// The prober makes at least this many role checks, each with a heartbeat, within the time after which
+/// another process takes over.
 const CHECKS_WITHIN: u32 = 8;
 
 /// Probes may use at most a quarter of the process's descriptor limit, and checks on demand another
@@ -141,21 +141,21 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
         std::thread::sleep(RESTART_WHEN_LOST);
         (reports.restart)();
     })?;
-    // This thread counts as inside the OpenSSL gate from unpark to park: the host's forks and its
-    // exit wait meanwhile, so that they do not meet it in the middle of an OpenSSL call.
+    // This thread counts as inside the OpenSSL gate from unpark to park. A fork or an exit of the host waits
+    // meanwhile, so that it never happens during an OpenSSL call.
     let runtime = Builder::new_current_thread()
         .enable_all()
         .on_thread_park(|| {
             gate::goes_to_sleep();
-            relay::hold_on();
+            relay::halt_if_lost();
         })
         .on_thread_unpark(|| {
-            relay::hold_on();
+            relay::halt_if_lost();
             gate::wakes_up();
         })
         .build()?;
     gate::install();
-    relay::hold_on_in_panics();
+    relay::halt_if_lost_in_panics();
     spawn_quiet("nb-engine", STACK, move || {
         relay.adopt_thread();
         gate::wakes_up();
@@ -165,7 +165,7 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
         // An error would be a panic, which `live` has contained.
         let _ = runtime.block_on(engine);
         // Dropping the runtime closes descriptors, which must still be ours.
-        relay::hold_on();
+        relay::halt_if_lost();
         drop(runtime);
         gate::goes_to_sleep();
     })?;
@@ -173,7 +173,7 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
 }
 
 /// Runs the engine loop until it ends, and again after a panic. A panic only loses the probes and
-/// checks under way.
+/// checks in flight.
 async fn live(signs: HostSigns, reports: Reports, mut commands: UnboundedReceiver<Command>) {
     let mut serving = None;
     loop {
@@ -221,12 +221,12 @@ struct EngineLoop {
     nobody: Followed,
     lock_failed: bool,
     stopped: bool,
-    /// What was served until [`Command::Stop`]. This process keeps the role there if it was
-    /// started again before the thread stopped.
+    /// The configuration that was served until [`Command::Stop`]. This process keeps its role there if the
+    /// engine was started again before the thread stopped.
     served: Option<Arc<ActiveConfig>>,
-    /// When it last checked its role.
+    /// When this process last checked its role.
     role_checked: Instant,
-    /// What was observed of the lease's holder while another process has it.
+    /// The observed heartbeats of the process that has the lease, while another process has it.
     patience: Patience,
 }
 
@@ -251,7 +251,7 @@ impl EngineLoop {
     }
 
     async fn run(mut self, commands: &mut UnboundedReceiver<Command>, serving: &mut Serving) {
-        // After a panic the configuration of the last run is served on.
+        // After a panic the configuration of the last run is still served.
         self.check_role(serving.as_ref());
         let mut role_check = RoleCheck::new();
         loop {
@@ -336,11 +336,11 @@ impl EngineLoop {
     }
 
     /// Handles the outcome of a probe. A failure may come from the host closing our descriptors:
-    /// then `hold_on` never returns, and the failure is not counted against the target.
+    /// then `halt_if_lost` never returns, and the failure is not counted against the target.
     fn complete(&mut self, completed: Result<(Id, Outcome), JoinError>) {
         let succeeded = matches!(&completed, Ok((_, outcome)) if outcome.result.is_ok());
         if !succeeded {
-            relay::hold_on();
+            relay::halt_if_lost();
         }
         if let Some(scheduler) = &mut self.scheduler {
             scheduler.complete(completed);
@@ -410,7 +410,7 @@ impl EngineLoop {
             && (self.role_checked.elapsed() >= every || serving.is_some_and(is_over))
     }
 
-    /// Whether this process may probe, as far as memory tells: no system call.
+    /// Whether this process may probe, according to the shared table. Makes no system call.
     fn may_probe(&self, active: &ActiveConfig) -> bool {
         let is_taken_over = self.scheduler.is_some() && !active.table.has_lease(pid());
         !(self.signs.exiting)() && active.table.epoch() == active.epoch && !is_taken_over
@@ -453,8 +453,8 @@ impl EngineLoop {
         }));
     }
 
-    /// The client for a request of this configuration. Another one may be in force by now; the
-    /// request is still answered by its own, without the store if that one is served no more.
+    /// The client for a request of this configuration. If another configuration is served by now, there is
+    /// none, and the request is answered without the store.
     fn client_for(
         &mut self,
         active: &Arc<ActiveConfig>,
@@ -545,8 +545,8 @@ impl EngineLoop {
         self.following = None;
     }
 
-    /// Publishes the verdicts that the prober of another table has saved, and probes the targets
-    /// that it does not.
+    /// Publishes the verdicts that the prober of another table has saved, and probes the targets that it
+    /// does not probe.
     fn follow(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
         let mut following = match self.following.take() {
             Some(following) if following.is_of(active) => following,

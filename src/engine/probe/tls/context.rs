@@ -66,7 +66,7 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<TlsContext, Erro
         pem.install(&mut builder)?;
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
-    tls_certificate_request::remember(&mut builder);
+    tls_certificate_request::prepare_context(&mut builder);
     let index = notes_index()?;
     tls_session::on_new(&mut builder, move |given| {
         let Some(notes) = given.connection().ex_data(index) else {

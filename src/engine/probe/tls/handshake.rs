@@ -136,7 +136,7 @@ fn connection(
         ..Notes::default()
     };
     ssl.set_ex_data(notes_index()?, notes);
-    tls_certificate_request::watch(&mut ssl)?;
+    tls_certificate_request::prepare_connection(&mut ssl)?;
     let name = server_name(target);
     expect_name(ssl.param_mut(), &name)?;
     if name.parse::<std::net::IpAddr>().is_err() {
