@@ -22,7 +22,7 @@ pub(super) const NATIVES: Items = &[
 ];
 
 /// `store_touch(may_start, users joined by NUL, node)`: a handle of the call that was begun, and for how
-/// many seconds to wait for it at most; or nil and why there is none.
+/// many seconds to wait for it at most; or nil and why the call was not begun.
 fn touch(args: &Args) -> Answer {
     begin(args, |active| {
         let users = args.bytes(2).map_err(refused)?;
@@ -34,7 +34,7 @@ fn touch(args: &Args) -> Answer {
     })
 }
 
-/// `store_move(may_start, user, reason, by, node, keep)`: the same.
+/// `store_move(may_start, user, reason, by, node, keep)`: returns what `store_touch` returns.
 fn move_user(args: &Args) -> Answer {
     begin(args, |active| {
         Ok(StoreCall::Move {
@@ -45,7 +45,7 @@ fn move_user(args: &Args) -> Answer {
     })
 }
 
-/// `store_forget(may_start, user, reason, by)`: the same.
+/// `store_forget(may_start, user, reason, by)`: returns what `store_touch` returns.
 fn forget(args: &Args) -> Answer {
     begin(args, |active| {
         Ok(StoreCall::Forget {
@@ -54,7 +54,7 @@ fn forget(args: &Args) -> Answer {
     })
 }
 
-/// `store_hold(may_start, user, reason, by, seconds)`: the same.
+/// `store_hold(may_start, user, reason, by, seconds)`: returns what `store_touch` returns.
 fn hold(args: &Args) -> Answer {
     begin(args, |active| {
         let seconds = args.number(5).map_err(refused)?;
@@ -65,7 +65,7 @@ fn hold(args: &Args) -> Answer {
     })
 }
 
-/// `store_flush(may_start, node or nil, reason, by, rate)`: the same.
+/// `store_flush(may_start, node or nil, reason, by, rate)`: returns what `store_touch` returns.
 fn flush(args: &Args) -> Answer {
     begin(args, |_| {
         let rate = args.number(5).map_err(refused)?;
@@ -112,7 +112,7 @@ fn begin(
 fn key(args: &Args, active: &crate::engine::active::ActiveConfig) -> Result<Vec<u8>, Problem> {
     let user = args.bytes(2).map_err(refused)?;
     let mut keys = keys_of(active, std::iter::once(user));
-    // Without a store that is the reason, whatever the name.
+    // Without a store every call fails with "no store", also for a name that has no key.
     if active.config.cluster.is_none() {
         return Ok(Vec::new());
     }

@@ -149,7 +149,7 @@ impl Visit {
                 let bytes = ffi::lua_tolstring(self.0, -1, &raw mut length);
                 String::from_utf8_lossy(slice::from_raw_parts(bytes.cast(), length)).into_owned()
             } else {
-                "an error that is no text".to_owned()
+                "an error that is not a string".to_owned()
             };
             ffi::lua_pop(self.0, 1);
             Err(Failure::new(Status::LuaError, text))

@@ -104,7 +104,7 @@ fn status(args: &Args) -> Answer {
     Answer::Values(vec![LuaValue::Table(fields)])
 }
 
-/// What is known of this process and its configuration. `may_start`: whether the call may start
+/// The status of this process and its configuration. `may_start`: whether the call may start
 /// the engine.
 pub(super) fn current_status(may_start: bool) -> Facts {
     let process = current();
@@ -162,7 +162,7 @@ pub(super) fn target_rows(
         })
 }
 
-/// What operators have set, as far as it is in force.
+/// The settings of operators that are in force.
 fn operators(active: Option<&ActiveConfig>) -> Vec<LuaValue> {
     let time = |ms: u64| (ms > 0).then(|| seconds(Duration::from_millis(ms)));
     let given = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -291,7 +291,7 @@ fn is_health_check(args: &Args) -> Answer {
         Err(refused) => return Answer::Raised(refused),
     };
     let process = current();
-    // The error of a bad file is left to the functions that can return one.
+    // An error of the file is ignored here: functions that return errors, such as `status`, report it.
     let _ = process.configure_from_environment();
     let active = process.active(super::start::start_if(false));
     Answer::Bool(active.is_some_and(|active| active.is_health_check(username)))

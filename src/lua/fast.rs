@@ -53,7 +53,7 @@ pub(super) const NATIVES: Items = &[(
     ]),
 )];
 
-/// What the functions return, besides numbers of their own.
+/// The results of the functions here. Some of them return further numbers, as their comments say.
 const DONE: c_int = 0;
 /// Nothing was changed, or the call can be repeated: the glue calls the native for the same purpose.
 const NOT_HERE: c_int = -1;

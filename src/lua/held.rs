@@ -1,4 +1,4 @@
-//! The content of a userdata. Usually only its Lua state uses it; then it needs no lock and no memory
+//! The content of a userdata. As long as only its Lua state uses it, it needs no lock and no memory
 //! besides the userdata's.
 
 use std::cell::{OnceCell, RefCell};

@@ -81,14 +81,14 @@ fn events(args: &Args) -> Answer {
         .flatten()
         .map_or(0, |since| since as u64);
     let process = current();
-    // The error of a bad file is left to the functions that can return one.
+    // An error of the file is ignored here: functions that return errors, such as `status`, report it.
     let _ = process.configure_from_environment();
     let Some(active) = process.active(Start::Forbidden) else {
         return Answer::Values(vec![LuaValue::List(Vec::new()), false.into()]);
     };
     let found = active.table.events_after(since);
     let events = found.events.into_iter().map(event).collect();
-    // A reader that starts from the beginning (0) has missed nothing that it had been told of.
+    // A reader that passes 0 has read no event before, so none counts as lost for it.
     let lost = found.lost && since > 0;
     Answer::Values(vec![LuaValue::List(events), lost.into()])
 }

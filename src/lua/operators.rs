@@ -29,7 +29,7 @@ fn metrics(args: &Args) -> Answer {
     // Without a configuration the text lacks the targets; other functions return the reason.
     let _ = process.configure_from_environment();
     let active = process.active(super::start::start_if(args.view(1) == ArgView::Bool(true)));
-    let handle = active.map_or(LuaValue::Nil, LuaValue::Service);
+    let handle = active.map_or(LuaValue::Nil, LuaValue::ActiveConfig);
     Answer::Values(vec![CONTENT_TYPE.into(), handle])
 }
 
@@ -40,7 +40,7 @@ fn metrics_step(args: &Args) -> Answer {
         family: whole(args, 2),
         item: whole(args, 3),
     };
-    let active = match args.service(1) {
+    let active = match args.active_config(1) {
         Ok(active) => active,
         Err(refused) => return Answer::Raised(refused),
     };
@@ -76,7 +76,7 @@ fn is_of_nodes(args: &Args) -> bool {
 /// configuration, or nil where there is none; what comes before the targets, before the nodes, and after
 /// them.
 fn frame(active: Option<Arc<ActiveConfig>>, parts: [String; 3]) -> Answer {
-    let handle = active.map_or(LuaValue::Nil, LuaValue::Service);
+    let handle = active.map_or(LuaValue::Nil, LuaValue::ActiveConfig);
     let mut values = vec![handle];
     values.extend(parts.map(LuaValue::from));
     Answer::Values(values)
@@ -87,7 +87,7 @@ fn rows(
     args: &Args,
     of: impl FnOnce(&Arc<ActiveConfig>, usize) -> Option<(String, usize)>,
 ) -> Answer {
-    let active = match args.service(1) {
+    let active = match args.active_config(1) {
         Ok(active) => active,
         Err(refused) => return Answer::Raised(refused),
     };
@@ -125,7 +125,7 @@ fn status_json_frame(args: &Args) -> Answer {
         ]);
     }
     let mut head = json(&LuaValue::Table(fields)).to_string();
-    // The brace at its end: more fields follow.
+    // Removes the closing brace: more fields follow.
     head.pop();
     head.push_str(",\"targets\":[");
     let (nodes, end) = if active.is_some() {
@@ -205,7 +205,7 @@ fn json(value: &LuaValue) -> serde_json::Value {
         | LuaValue::Address(_)
         | LuaValue::Check(_)
         | LuaValue::Routes(_)
-        | LuaValue::Service(_) => serde_json::Value::Null,
+        | LuaValue::ActiveConfig(_) => serde_json::Value::Null,
         LuaValue::Bool(value) => (*value).into(),
         LuaValue::Integer(number) => (*number).into(),
         LuaValue::Float(number) => (*number).into(),

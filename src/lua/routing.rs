@@ -30,7 +30,7 @@ pub(super) const NATIVES: Items = &[
 /// What `route` returns instead of the number of a target; from [`REASONS`] down the reasons for which
 /// there is no server.
 pub(super) const STALE: i32 = -1;
-/// Users are bound to nodes in a store.
+/// The configuration has a store of bindings: `route_begin` asks it.
 const STORED: i32 = -2;
 const FIRST_REASON: i32 = -3;
 
@@ -138,7 +138,8 @@ fn route_result(args: &Args) -> Answer {
     })
 }
 
-/// `route_give_up(handle)`: the same without the store, if it is not known by now.
+/// `route_give_up(handle)`: what `route_result` returns. A route that has not completed is cancelled and
+/// answered without the store.
 fn route_give_up(args: &Args) -> Answer {
     args.check(1).map_or_else(Answer::Raised, |check| {
         check.give_up_route().map_or(Answer::Nothing, routed)

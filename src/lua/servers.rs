@@ -107,7 +107,7 @@ fn words(_: &Args) -> Answer {
     Answer::Values(vec![
         address(mark),
         address(active.table.generation_word()),
-        LuaValue::Service(active),
+        LuaValue::ActiveConfig(active),
     ])
 }
 

@@ -31,7 +31,7 @@ local function finish(name, handle, longest)
   return wait_for(name, handle, longest, store_result)
 end
 
--- The functions below are called by those of the API: `up` is 1 where an error is raised in them.
+-- Functions of the API call the functions below, so errors that these raise have an `up` of 1: see `errors`.
 
 local function check_text(index, name, value)
   if type(value) ~= "string" then
@@ -39,7 +39,8 @@ local function check_text(index, name, value)
   end
 end
 
--- A text option. Events and the store keep it: hence the limit and no control characters.
+-- A text option. Events and the store keep it, so its length is limited; a control character could forge
+-- a line of the log.
 local function text_of(index, name, options, key)
   local value = options[key]
   if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
@@ -48,8 +49,8 @@ local function text_of(index, name, options, key)
   return value
 end
 
--- Checks the options, argument `index` of function `name`, of which it has `known` beside reason and by.
--- Returns reason, author and the value of `known`.
+-- Checks the table of options, which is argument `index` of the API's function `name`. Its keys are
+-- `reason`, `by`, and `known` (nil: no third key). Returns the three values.
 local function read_options(index, name, options, known)
   if options == nil then
     return
@@ -57,7 +58,7 @@ local function read_options(index, name, options, known)
   if type(options) ~= "table" then
     errors.wrong_type(index, name, "table or nil", options, 1)
   end
-  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  -- Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop never ends (see `fast.lua`).
   local key = next(options)
   while key ~= nil do
     if key ~= "reason" and key ~= "by" and (key ~= known or known == nil) then

@@ -34,7 +34,7 @@ local function from_arguments(name, options, ip, port, haproxy_v2, tls)
     errors.wrong_type(5, name, "table or nil", options, 2)
   end
   local target = {}
-  -- Not `for ... in next`: see `fast.lua`.
+  -- Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop never ends (see `fast.lua`).
   local key, value = next(options)
   while key ~= nil do
     target[key] = value

@@ -55,9 +55,10 @@ end
 
 local api = {}
 
--- Making a userdata takes a call of the C API, so several are made at once, twice as many each time. Rows: as
--- at the head of this file. The
--- memory of their contents is freed together, once none of them is reachable; the limit bounds it.
+-- Making a userdata takes a call of the C API, which ends the trace. So several are made in one call, each
+-- time twice as many, up to this limit. The limit bounds memory: the contents of userdata made together are
+-- freed together, once none of them is reachable. The rows that need this are those named at the head of
+-- this file.
 local MOST_SPARE = 64
 
 -- Safe against finalisers that call it meanwhile: an object is removed from the array before it is
@@ -109,8 +110,8 @@ local function add_pair(staged, name, value)
   return kind == "boolean" and add_flag(staged, name, #name, value) == 0
 end
 
--- The first three without a loop: LuaJIT does not compile a trace through an inner loop of few
--- iterations. Row: "whole request sequence, LuaJIT", which has two attributes.
+-- The first three attributes are added without a loop: LuaJIT does not compile a trace through an inner
+-- loop of few iterations. Row: "whole request sequence, LuaJIT", which has two attributes.
 local function add_all(staged, attributes)
   local name, value = next(attributes)
   if name == nil then

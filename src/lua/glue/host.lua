@@ -8,8 +8,8 @@
 --                            position of the script: only functions of the API call it directly.
 --                            `name`: given by the functions that change the context, which are
 --                            also refused once the headers were sent. `is_asked_for`: the context
---                            is given to a script. Without either it is only read, and an empty
---                            one does where the request has none.
+--                            is given to a script. If both are nil the caller only reads: a request
+--                            without a context then gets an empty one that is not kept.
 --   shared                   nil, or a table whose index 1 is the current context, or nil if
 --                            `current_context` must be called; only for hosts without `publish`
 --   select_at_once(ip, port), apply_at_once(result), remove_at_once(names)

@@ -10,7 +10,8 @@ local api = maintenance.api
 local STATES = { auto = true, drain = true, maintenance = true }
 local OPTIONS = { reason = true, by = true, ["for"] = true }
 
--- A text option. Log and state file write it into one line: hence the limit and no control characters.
+-- A text option. Log and state file write it into one line, so it must have no line break, and its
+-- length is limited.
 local function text_of(name, options, key)
   local value = options[key]
   if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
@@ -27,7 +28,7 @@ local function read_options(name, options)
   if type(options) ~= "table" then
     errors.wrong_type(3, name, "table or nil", options, 1)
   end
-  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  -- Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop never ends (see `fast.lua`).
   local key = next(options)
   while key ~= nil do
     if not OPTIONS[key] then

@@ -5,15 +5,16 @@ local errors, host = parts.errors, parts.host
 local concat, find, type, next = table.concat, string.find, type, next
 local clock = os.clock
 
--- For so many seconds of CPU time a call may keep the event loop from other work. Others then wait less
--- than 2 ms, as a step takes less than half a millisecond.
+-- After this many seconds of CPU time a call lets the event loop do other work. A step between two checks
+-- of the clock takes less than half a millisecond, so other requests wait less than 2 ms.
 local SLICE = 0.001
 
 local operators = { api = {} }
 local api = operators.api
 
--- Takes the pieces of a text as they are made. Between two of them a host with an event loop does other
--- work. Returns functions that take a piece, give the text, and let the host work where no piece came.
+-- Collects the pieces of a text, or passes each to `write`. Between two pieces a host with an event loop
+-- can do other work. Returns three functions: one that takes a piece; one that returns the text; one that
+-- lets the host do other work, for steps that gave no piece.
 local function collector(write)
   local pieces, count, began = {}, 0, clock()
   local function pause_if_due()
@@ -87,7 +88,8 @@ function api.status_json(write)
   return framed(write, native.status_json_frame, native.status_json_rows, host.may_probe())
 end
 
--- The options of status_page. Of a nonce only the characters that Content-Security-Policy allows.
+-- The options of status_page: the pattern that each must match, and the error otherwise. A nonce may only
+-- have the characters that Content-Security-Policy allows.
 local PAGE_OPTIONS = {
   nonce = { "^[A-Za-z0-9+/_-]+=?=?$", "nonce: text in Base64" },
   title = { "", "title: text" },
@@ -96,14 +98,14 @@ local PAGE_OPTIONS = {
 
 local NO_OPTIONS = {}
 
--- The same.
+-- Returns the text. With `write`, calls it with each piece of the text, and returns nothing.
 function api.status_page(options, write)
   if options ~= nil and type(options) ~= "table" then
     errors.wrong_type(1, "status_page", "table or nil", options)
   end
   check_write(write, 2, "status_page")
   options = options or NO_OPTIONS
-  -- Not a `for` over `next`: LuaJIT's trace of one does not end inside a finaliser.
+  -- Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop never ends (see `fast.lua`).
   local key, value = next(options)
   while key ~= nil do
     local option = PAGE_OPTIONS[key]

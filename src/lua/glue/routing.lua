@@ -1,8 +1,8 @@
 -- route, explain_route and nodes: which server a user is assigned to.
 --
--- What is the same for all users is prepared once for each filter: a handle, which `native.route` refuses
--- with STALE once something has changed. The handles are found again by the content of the filter, since
--- a script may make a new table for each call, or change one.
+-- The part of a route that is the same for all users is prepared once for each filter, as a handle.
+-- `native.route` refuses a handle with STALE once something has changed. The handles are found again by the
+-- content of the filter, since a script may make a new table for each call, or change one.
 
 local native, parts = ...
 local errors, host, new_server = parts.errors, parts.host, parts.servers.new
@@ -89,8 +89,8 @@ local function grown(branch, index)
   return further
 end
 
--- The same, made where it is missing. For filters that were not refused: their keys are names, their
--- values are no tables but that of `pool`.
+-- The branch of a filter, made if it is missing. Only for a filter that `prepare_routes` has accepted: its
+-- keys are strings, and only the value of `pool` may be a table.
 local function grow(filter)
   local branch = root
   local key, value = next(filter)
@@ -145,7 +145,7 @@ local function prepare(filter, up)
   return routes
 end
 
--- Adds the server object of a target to the routes; an object that shows the same is used again.
+-- Adds the server object of a target to the routes; an existing object with the same fields is used again.
 local function add_server(routes, target)
   local fields = route_server(routes.handle, target)
   local known = routes.objects[target]
@@ -158,8 +158,8 @@ local function add_server(routes, target)
   return known
 end
 
--- `route` for a handle that is missing or stale. Whatever changes from now on, the new handle was right
--- when the call began.
+-- `route` for a handle that is missing or stale. The new handle is used even if something changes after it
+-- was made: its answer was right at some time during the call.
 local function route_anew(user, filter)
   local routes, why = prepare(filter, 2)
   if not routes then

@@ -44,7 +44,8 @@ local function server(fields)
 end
 
 -- The list that was read last, and the epoch and generation at which it was made. A list that must not be
--- kept has epoch -1, which is never current. 0 would not do: a process that was just forked has it.
+-- kept has epoch -1, which no process ever has. Not 0: a process reads 0 right after it was forked, and
+-- would take the list for a current one.
 local NEVER = -1
 local epoch, generation = NEVER, 0
 local list, count = {}, 0

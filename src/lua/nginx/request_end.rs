@@ -59,7 +59,7 @@ impl EndSymbols {
     }
 }
 
-/// What a request keeps about its context after it has ended.
+/// A note that a request keeps after it has ended: the place of its context.
 #[cfg(feature = "luajit")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Note {

@@ -56,7 +56,7 @@ type Number = c_int;
 /// The context of a request that has not ended.
 pub(super) enum Current<'a> {
     Found(&'a Held<RequestContext>),
-    /// The request had none, and has begun this one.
+    /// The request had none; this one was made for it now.
     Begun(&'a Held<RequestContext>),
 }
 
@@ -87,7 +87,7 @@ pub(super) unsafe fn current<'a>(
     // SAFETY: this is nginx's thread and its current request. No place is cleared while the caller uses
     // the reference.
     unsafe {
-        let number = requests.begin_at_work(request)?;
+        let number = requests.begin_until_end(request)?;
         requests.context(number).map(Current::Begun)
     }
 }
@@ -165,7 +165,7 @@ impl Requests {
     /// # Safety
     ///
     /// Called on nginx's thread with the current request.
-    unsafe fn begin_at_work(&mut self, request: Request) -> Option<Number> {
+    unsafe fn begin_until_end(&mut self, request: Request) -> Option<Number> {
         // SAFETY: this is nginx's thread and a request that is being processed. `at_end` calls no
         // handler itself, so `self` is not borrowed a second time.
         unsafe { ends()?.at_end(request, on_end) }.then_some(())?;
@@ -233,7 +233,7 @@ unsafe extern "C" fn begin(request: *mut Opaque) -> Number {
         with_requests(|requests| match requests.find(request) {
             Some(number) => Some(number),
             // SAFETY: the glue passes the current request, on nginx's thread.
-            None => unsafe { requests.begin_at_work(request) },
+            None => unsafe { requests.begin_until_end(request) },
         })
     })
 }

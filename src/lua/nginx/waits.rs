@@ -8,9 +8,9 @@
 //!
 //! A wait ends with [`Waits::end`] or with its request, whose end nginx reports. If no script has the
 //! check, the check belongs to the wait and is then cancelled. A killed light thread is only
-//! recognisable by a semaphore that nobody waits for, so later waits of the same request look for
-//! those. The Lua side owns the semaphores and keeps each until its wait has ended or is listed in
-//! `released`, so that no freed semaphore is posted.
+//! recognisable by a semaphore that nobody waits for, so later waits of the same request search for
+//! such semaphores. The Lua side owns the semaphores and keeps each until its wait has ended or is listed
+//! in `released`, so that no freed semaphore is posted.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -181,8 +181,8 @@ struct Wait {
 struct WaitNotifier {
     numbers: Sender<u64>,
     event: WakeEvent,
-    /// Whether the event is set or about to be set. Only who changes this to true makes the system
-    /// call, so that one call announces all numbers that are in the queue by then.
+    /// Whether the event is set or about to be set. Only the thread that changes this to true makes the
+    /// system call, so that one call announces all numbers that are in the queue by then.
     notified: AtomicBool,
 }
 
@@ -242,15 +242,15 @@ impl Waits {
             listening: None,
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.call_off_deserted(wake, wait.request, number);
+        self.cancel_abandoned(wake, wait.request, number);
         match self.of_request.entry(wait.request) {
             Entry::Occupied(mut waits) => waits.get_mut().push(number),
-            Entry::Vacant(unwatched) => {
+            Entry::Vacant(first_wait) => {
                 // SAFETY: the glue passes the current request, on nginx's thread.
                 if !unsafe { wake.ends.at_end(wait.request, on_request_end) } {
                     return None;
                 }
-                unwatched.insert(vec![number]);
+                first_wait.insert(vec![number]);
             }
         }
         self.waiting.insert(number, wait);
@@ -286,21 +286,21 @@ impl Waits {
 
     /// Cancels checks of the request whose coroutine was killed. A request may have a thousand waits, so
     /// each call examines four of them; `turn` selects which.
-    fn call_off_deserted(&self, wake: &WakeSymbols, request: Request, turn: u64) {
-        const LOOKS: usize = 4;
+    fn cancel_abandoned(&self, wake: &WakeSymbols, request: Request, turn: u64) {
+        const EXAMINED: usize = 4;
         let Some(numbers) = self.of_request.get(&request) else {
             return;
         };
         let turn = usize::try_from(turn).unwrap_or_default();
         let first = turn
-            .wrapping_mul(LOOKS)
+            .wrapping_mul(EXAMINED)
             .checked_rem(numbers.len())
             .unwrap_or_default();
         for number in numbers
             .iter()
             .cycle()
             .skip(first)
-            .take(LOOKS.min(numbers.len()))
+            .take(EXAMINED.min(numbers.len()))
         {
             if let Some(wait) = self.waiting.get(number)
                 // SAFETY: this is nginx's thread, and the Lua side keeps the semaphore of a wait that

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, ROUTES_METATABLE, SERVICE_METATABLE,
+    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, RESULT_METATABLE, ROUTES_METATABLE,
     push_owner, push_userdata,
 };
 use crate::engine::active::ActiveConfig;
@@ -82,7 +82,7 @@ pub(in crate::lua) enum LuaValue {
     /// A userdata that owns prepared routes. `None` once pushed.
     Routes(Option<Box<Routes>>),
     /// A userdata that retains the active configuration, and so keeps its shared table mapped.
-    Service(Arc<ActiveConfig>),
+    ActiveConfig(Arc<ActiveConfig>),
 }
 
 impl From<bool> for LuaValue {
@@ -318,8 +318,8 @@ unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
                     routes.take().map(|routes| *routes)
                 });
             }
-            LuaValue::Service(service) => {
-                push_owner(state, SERVICE_METATABLE, || Some(service.clone()));
+            LuaValue::ActiveConfig(config) => {
+                push_owner(state, CONFIG_METATABLE, || Some(config.clone()));
             }
         }
     }

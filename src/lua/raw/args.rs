@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE, ROUTES_METATABLE,
-    SERVICE_METATABLE, UPVALUES, content, owned,
+    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE,
+    ROUTES_METATABLE, UPVALUES, content, owned,
 };
 use crate::engine::active::ActiveConfig;
 use crate::engine::process::Routes;
@@ -138,20 +138,20 @@ impl Args {
 
     /// The active configuration whose handle is argument `index`; `None` for nil, and where the
     /// handle was finalised.
-    pub(in crate::lua) fn service(
+    pub(in crate::lua) fn active_config(
         &self,
         index: c_int,
     ) -> Result<Option<&Arc<ActiveConfig>>, Refused> {
         if self.view(index) == ArgView::Nil {
             return Ok(None);
         }
-        // SAFETY: `SERVICE_METATABLE` is an upvalue of each native, and only
+        // SAFETY: `CONFIG_METATABLE` is an upvalue of each native, and only
         // `push_owner::<Arc<ActiveConfig>>` gives userdata that metatable.
-        let service = unsafe { owned::<Arc<ActiveConfig>>(self.state, index, SERVICE_METATABLE) }
+        let config = unsafe { owned::<Arc<ActiveConfig>>(self.state, index, CONFIG_METATABLE) }
             .ok_or("nauthilus_backend: internal error: no configuration")?;
         // SAFETY: the argument keeps the userdata alive, and only its finaliser takes the handle, which
         // cannot run while a native does.
-        Ok(unsafe { (*service).as_ref() })
+        Ok(unsafe { (*config).as_ref() })
     }
 
     /// The prepared routes that are argument `index`; `None` once that userdata is finalised.
@@ -246,7 +246,7 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// What was expected and what was found.
+    /// A text that says what was expected and what was found.
     pub(in crate::lua) fn strings(&self, index: c_int) -> Result<Vec<Bytes>, String> {
         let table = self.table(index, "array of strings")?;
         let text = |value: ArgView<'_>| match value {
@@ -263,7 +263,7 @@ impl Args {
     ///
     /// # Errors
     ///
-    /// What was expected and what was found.
+    /// A text that says what was expected and what was found.
     pub(in crate::lua) fn attributes(
         &self,
         index: c_int,

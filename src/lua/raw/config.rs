@@ -43,33 +43,34 @@ impl Args {
         work(unsafe { reader.convert(index, DEEPEST, Servers::Converted) })
     }
 
-    /// The same with the list of servers deferred: `work` also gets what has its items.
+    /// Like [`Self::config`], but the list of servers is not converted with the rest: `work` also gets an
+    /// object that converts its items one at a time, to bound peak memory.
     pub(in crate::lua) fn config_with_servers<T>(
         &self,
         index: c_int,
         work: impl FnOnce(Result<Value, Issue>, &dyn ServerItems) -> T,
     ) -> T {
         let reader = Reader { state: self.state };
-        // SAFETY: as in `config`.
+        // SAFETY: `run_with_room` made room for `DEEPEST` tables. The index of an argument is absolute.
         let value = unsafe { reader.convert(index, DEEPEST, Servers::DeferredBelow) };
         work(value, &Items { reader, index })
     }
 }
 
-/// What becomes of the list of servers in a table.
+/// Whether the list of servers in a table is converted, or deferred until its items are read.
 #[derive(Clone, Copy, PartialEq)]
 enum Servers {
     Converted,
-    /// Deferred, where a table below has one.
+    /// A table below this one may hold the list: it is deferred there.
     DeferredBelow,
-    /// Deferred, if it is a list: this is its place.
+    /// This value is the list, if it is an array: it is deferred.
     DeferredHere,
 }
 
-/// The items of lists in the table at an index, for the time of a native's call.
+/// Converts items of lists in the table at a stack index. Valid during one call of a native.
 struct Items {
     reader: Reader,
-    /// Absolute, of an argument.
+    /// The absolute index of an argument.
     index: c_int,
 }
 

@@ -48,9 +48,9 @@ pub(in crate::lua) unsafe fn get_field(state: *mut lua_State, table: c_int, name
     }
 }
 
-/// Makes room for `slots` values on the stack, or raises. Unlike `luaL_checkstack`, which calls every
-/// failure a stack overflow, this raises Lua's memory error: a stack so near to Lua's own limit of a
-/// million slots that these do not fit is not expected.
+/// Makes room for `slots` values on the stack, or raises Lua's memory error. `luaL_checkstack` would
+/// report a stack overflow also where memory is what is missing. A real overflow is not expected: Lua's
+/// limit is a million slots.
 ///
 /// # Safety
 ///

@@ -61,7 +61,7 @@ end
 -- The limits of the pause between two polls, in seconds. The pause is an eighth of the time waited so far.
 local FIRST_PAUSE, LAST_PAUSE = 0.001, 0.05
 
-local function await_looking(poll, timeout)
+local function await_polling(poll, timeout)
   local start = now()
   while not poll() do
     local elapsed = now() - start
@@ -78,7 +78,7 @@ end
 
 -- Replaced below where semaphores can be used.
 function wait.await(_, poll, _, timeout)
-  return await_looking(poll, timeout)
+  return await_polling(poll, timeout)
 end
 
 -- The rest needs nginx's symbols, the FFI and semaphores of lua-resty-core in the http subsystem.
@@ -104,7 +104,7 @@ end
 -- Semaphores with their addresses: the free ones, those of waits by the number of the wait, and all. The
 -- native may post the semaphore of a wait whose coroutine was already collected, so `all` keeps every
 -- semaphore from being collected.
-local free, held, all = {}, {}, {}
+local free, in_use, all = {}, {}, {}
 
 local function give_back(entry)
   local semaphore = entry.semaphore
@@ -118,9 +118,9 @@ local function take_back_released()
   local released = waits_released() or {}
   for index = 1, #released do
     local number = released[index]
-    local entry = held[number]
+    local entry = in_use[number]
     if entry then
-      held[number] = nil
+      in_use[number] = nil
       give_back(entry)
     end
   end
@@ -157,9 +157,9 @@ function wait.await(_, poll, _, timeout, handle)
     if entry then
       free[#free + 1] = entry
     end
-    return await_looking(poll, timeout)
+    return await_polling(poll, timeout)
   end
-  held[number] = entry
+  in_use[number] = entry
   local semaphore = entry.semaphore
   local start = timeout and now()
   local done
@@ -170,12 +170,13 @@ function wait.await(_, poll, _, timeout, handle)
     local over = not posted and (problem ~= "timeout" or (timeout and now() - start >= timeout))
   until done or over
   wait_end(number)
-  held[number] = nil
+  in_use[number] = nil
   give_back(entry)
   return done
 end
 
--- Starts a check whose handle no script gets. It belongs to its wait, which saves a Lua object for it.
+-- Starts a check whose handle no script gets. The native keeps it with its wait, so that no userdata has to
+-- be made for it.
 -- `begin` is one of the two natives that start such a check.
 local function start_own(begin, ...)
   local entry = take_semaphore()
@@ -184,7 +185,7 @@ local function start_own(begin, ...)
   end
   local number, problem = begin(entry.address, address_of(get_request()), ...)
   if number then
-    held[number] = entry
+    in_use[number] = entry
   else
     free[#free + 1] = entry
   end
@@ -205,7 +206,7 @@ end
 
 -- Waits until the check of the wait with this number is done; returns the reason if it failed, or nil.
 function wait.own.finish(number)
-  local entry = held[number]
+  local entry = in_use[number]
   local semaphore = entry.semaphore
   local done, reason
   repeat
@@ -216,7 +217,7 @@ function wait.own.finish(number)
       done, reason = true, "internal: " .. problem
     end
   until done
-  held[number] = nil
+  in_use[number] = nil
   give_back(entry)
   return reason
 end
