@@ -1,4 +1,4 @@
-//! What hosts and operators do to users' bindings in the store.
+//! The functions with which hosts and operators change users' bindings in the store.
 
 use std::ffi::c_char;
 use std::sync::Arc;
@@ -72,7 +72,7 @@ unsafe fn read_options(
     count: usize,
 ) -> Result<(Author, bool), Failure> {
     let (mut author, mut keep) = (Author::default(), false);
-    // SAFETY: by this function's contract.
+    // SAFETY: `options` is null or has `count` elements, by this function's contract.
     let options = unsafe { text::elements("options", options, count)? };
     for (index, option) in options.iter().enumerate() {
         let name = format!("options[{index}]");

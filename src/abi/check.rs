@@ -84,7 +84,7 @@ exported!(
         {
             let (key, value) = entry(index, setting)?;
             if entries.iter().any(|(other, _)| *other == key) {
-                return Err(Failure::invalid(format!("settings: {key} is there twice")));
+                return Err(Failure::invalid(format!("settings: {key} is given twice")));
             }
             entries.push((key, value));
         }

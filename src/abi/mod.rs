@@ -5,13 +5,13 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `status.rs` | the statuses, and `exported!`, which makes a function of the header of its work |
+//! | `status.rs` | the statuses, and `exported!`, which defines a function of the header |
 //! | `text.rs` | strings and arrays of strings, from C and to C |
 //! | `handle.rs` | reference-counted handles |
 //! | `result.rs`, `attribute.rs`, `context.rs` | results and request contexts |
 //! | `servers.rs`, `check.rs` | configuration, the list of alive servers, checks |
 //! | `routing.rs` | which server a user belongs on |
-//! | `bindings.rs` | what hosts and operators do to users' bindings in the store |
+//! | `bindings.rs` | changes of users' bindings in the store, by hosts and operators |
 //! | `no_lua.rs` | the functions of `lua::bridge` in a library built without Lua: each refuses |
 //!
 //! # Safety

@@ -1,7 +1,7 @@
 //! The functions between C and Lua, in a library built without Lua. Each of them refuses.
 //!
-//! Both kinds of file export the same symbols, so that a host which loads the wrong one gets a
-//! status and a reason instead of an error of the dynamic linker.
+//! The Lua modules and the C library export the same symbols, so that a host which loads the C library
+//! where it needs a Lua module gets a status and a reason instead of an error of the dynamic linker.
 
 use std::ffi::c_int;
 

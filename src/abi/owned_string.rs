@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_string_given_is_what_was_asked_for_and_a_nul() {
+    fn a_string_has_the_given_bytes_and_a_nul() {
         for text in [&b""[..], b"a", b"a\0b"] {
             let mut given = give(text);
             let data: *const u8 = given.data.cast();

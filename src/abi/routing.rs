@@ -15,10 +15,10 @@ use crate::engine::process::store_call::{Author, StoreCall, StoreDone};
 use crate::engine::process::{Start, current};
 use crate::engine::routing::{Candidate, Filter, NoRoute};
 
-/// `nauthilus_backend_routed`: a user's route. Dropping it gives up one that is not done.
+/// `nauthilus_backend_routed`: a user's route. Dropping it cancels a route that has not completed.
 struct RoutedHandle {
     check: Check,
-    /// What the route found, once C has asked for it after the route was done.
+    /// The route's result: empty until C first asks for it after the route has completed.
     answer: OnceLock<Result<Answer, String>>,
 }
 
@@ -83,7 +83,7 @@ impl Answer {
 }
 
 impl RoutedHandle {
-    /// What the route found.
+    /// The result of the route.
     ///
     /// # Errors
     ///
@@ -92,7 +92,7 @@ impl RoutedHandle {
         if self.answer.get().is_none()
             && let Some(found) = self.check.route_result()
         {
-            // Fails where another thread was first; both have found the same.
+            // Fails if another thread has set it first. Both have the same result.
             let _ = self.answer.set(found.map(Answer::new));
         }
         match self.answer.get() {
@@ -114,7 +114,7 @@ impl RoutedHandle {
 /// `settings` is null or has `count` elements, whose views are null or have their sizes.
 unsafe fn read_filter(settings: *const CheckSetting, count: usize) -> Result<Filter, Failure> {
     let mut filter = Filter::default();
-    // SAFETY: by this function's contract.
+    // SAFETY: `settings` is null or has `count` elements, by this function's contract.
     let settings = unsafe { text::elements("filter", settings, count)? };
     for (index, setting) in settings.iter().enumerate() {
         let name = format!("filter[{index}]");
@@ -155,7 +155,7 @@ exported!(
         if let Some(settings) = &active.config.cluster {
             begun.check.wait(Some(settings.timeout));
             if let Some(found) = begun.check.give_up_route() {
-                // Nobody else has this handle yet.
+                // Cannot fail: no other thread has this handle yet.
                 let _ = begun.answer.set(found.map(Answer::new));
             }
         }
@@ -244,7 +244,7 @@ exported!(
     }
 );
 
-/// What `explain_route` of Lua returns, as JSON.
+/// The table that `explain_route` of Lua returns, as JSON.
 fn explain(user: &[u8], filter: &Filter) -> Result<serde_json::Value, Failure> {
     let active = active(&*configured()?, Start::Allowed)?;
     let (key, candidates) = active
@@ -281,7 +281,8 @@ fn explain_hash(active: &ActiveConfig, user: &[u8], filter: &Filter) -> serde_js
     })
 }
 
-/// What a login would get from the store now. That the store fails is a reason in the answer.
+/// What a login would get from the store now. If the store fails, that is the `reason` in the answer
+/// and not an error of the call.
 fn explain_binding(
     active: &Arc<ActiveConfig>,
     key: &[u8],
@@ -293,7 +294,12 @@ fn explain_binding(
     };
     let (record, why) = match call_store(active, call, Author::default()) {
         Ok(StoreDone::Explained { record, reason }) => (record, reason),
-        Ok(_) => return Err(Failure::new(Status::Internal, "not what was asked for")),
+        Ok(_) => {
+            return Err(Failure::new(
+                Status::Internal,
+                "the store gave the answer of another call",
+            ));
+        }
         Err(failure) if failure.is(Status::StoreUnavailable) => {
             (Routed::default(), Some(failure.reason().to_owned()))
         }

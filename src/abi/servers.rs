@@ -108,7 +108,7 @@ impl ServerTexts {
     ///
     /// `server` is null or has `server_size` writable bytes.
     pub(super) unsafe fn write(&self, server: *mut Server, server_size: usize) -> Done {
-        // SAFETY: by this function's contract.
+        // SAFETY: `server` is null or has `server_size` writable bytes, by this function's contract.
         unsafe { write_sized("server", self.view(), server, server_size, FIRST_VERSION) }
     }
 }
@@ -216,7 +216,7 @@ exported!(
 exported!(
     fn nauthilus_backend_start() -> Done {
         let process = configured()?;
-        // Last, so that a file that is refused leaves the engine to another copy.
+        // After `configured`: if that refuses the file, another copy can still get the engine.
         copies::claim().map_err(other_copy)?;
         process.start().map_err(system)
     }
