@@ -1,6 +1,7 @@
-//! The certificates that handshakes trust: read when a configuration names them, so that a process
-//! that changes its root directory or gives up its rights afterwards needs no file any more, and
-//! kept as text, since what OpenSSL makes of it does not outlive a fork safely.
+//! The certificates that handshakes trust. They are read when a configuration names them: a process
+//! that later changes its root directory or gives up its rights could not open the files. They are kept
+//! as PEM text, not as OpenSSL objects: those have locks, and a fork copies each lock in the state that it
+//! has at that moment.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -17,11 +18,11 @@ use crate::sys::{tls_certificates, tls_library};
 /// The text of one file, or of all files of the system's authorities.
 type Pem = Arc<[u8]>;
 
-/// What files of authorities held when the configuration was made.
+/// The content of the files with authorities when the configuration was made.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Authorities {
     files: Arc<HashMap<PathBuf, Pem>>,
-    /// Where a target uses them.
+    /// The system's authorities; `None` if no target uses them.
     system: Option<Pem>,
 }
 
@@ -67,10 +68,10 @@ impl Authorities {
         })
     }
 
-    /// What `path` held, or holds now if no target has named it.
+    /// The content of `path` when the configuration was made. If no target had named it, it is read now.
     ///
     /// # Errors
-    /// Why it cannot be read.
+    /// The file cannot be read.
     pub fn of_file(&self, path: &Path) -> Result<Pem, Unread> {
         match self.files.get(path) {
             Some(pem) => Ok(pem.clone()),
@@ -85,7 +86,7 @@ impl Authorities {
     }
 }
 
-/// A file that holds one certificate at least, and none that cannot be read.
+/// Reads a file, which must contain at least one certificate and none that cannot be read.
 pub(super) fn read(path: &Path) -> Result<Pem, Unread> {
     let pem = pem_file::read(path)?;
     pem_file::certificates(&pem)?;

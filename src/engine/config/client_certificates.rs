@@ -1,5 +1,5 @@
-//! The certificates that probes show to servers, with their keys: read and checked when a
-//! configuration names them, for the same reasons as `authorities`.
+//! The certificates that probes show to servers, with their keys. They are read and checked when a
+//! configuration names them, and kept as PEM text: `authorities.rs` says why.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,11 +16,11 @@ use super::pem_file::{self, Unread};
 use crate::sys::tls_certificates::{self, KeyProblem};
 use crate::sys::tls_library;
 
-/// What the files of client certificates held when the configuration was made.
+/// The content of the files with client certificates when the configuration was made.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ClientCertificates(Arc<HashMap<ClientCertificate, Arc<CertificatePem>>>);
 
-/// A certificate and its key, as text: what OpenSSL makes of them does not outlive a fork safely.
+/// A certificate and its key, as PEM text: OpenSSL objects may not be used after a fork.
 #[derive(PartialEq, Eq)]
 pub struct CertificatePem {
     chain: Zeroizing<Vec<u8>>,
@@ -57,7 +57,7 @@ impl ClientCertificates {
         Ok(Self(Arc::new(found)))
     }
 
-    /// What the files held, or hold now if no target has named them.
+    /// The content of the files when the configuration was made. If no target had named them, they are read now.
     ///
     /// # Errors
     /// The key of the file that cannot be used, and why.
@@ -76,7 +76,7 @@ impl CertificatePem {
     /// Makes connections of a context show the certificate.
     ///
     /// # Errors
-    /// What OpenSSL refuses, such as a key that is too short for its security level.
+    /// OpenSSL refuses the certificate, for example because its key is too short for the security level.
     pub fn install(&self, builder: &mut SslContextBuilder) -> Result<(), ErrorStack> {
         let mut chain = tls_certificates::from_pem(&self.chain)?.into_iter();
         let Some(leaf) = chain.next() else {
@@ -102,12 +102,12 @@ fn install(
     builder.check_private_key()
 }
 
-/// What is wrong with each of both files, for an operator who wants to know all of it.
+/// The mistakes in both files, for a command that reports all mistakes.
 pub(super) fn mistakes(files: &ClientCertificate) -> Vec<(&'static str, Unread)> {
     let Err((key, unread)) = read(files) else {
         return Vec::new();
     };
-    // The key is not looked at where the certificate cannot be used.
+    // `read` stops at a certificate that cannot be used, so the key file is read here.
     let of_key = (key == CERT_FILE).then(|| read_key(files).err()).flatten();
     std::iter::once((key, unread)).chain(of_key).collect()
 }
@@ -115,7 +115,7 @@ pub(super) fn mistakes(files: &ClientCertificate) -> Vec<(&'static str, Unread)>
 const CERT_FILE: &str = "tls_cert_file";
 const KEY_FILE: &str = "tls_key_file";
 
-/// What a file holds, or its key of the configuration and why it cannot be used.
+/// The content of a file; or the configuration key that names the file, and why the file cannot be used.
 type OfFile<T> = Result<T, (&'static str, Unread)>;
 
 fn read_key(files: &ClientCertificate) -> OfFile<(Zeroizing<Vec<u8>>, PKey<Private>)> {
@@ -126,8 +126,8 @@ fn read_key(files: &ClientCertificate) -> OfFile<(Zeroizing<Vec<u8>>, PKey<Priva
     Ok((key, private))
 }
 
-/// Both files, checked as far as it can be done without a server. An error names the key of the
-/// file that is at fault.
+/// Reads both files and checks what can be checked without a server. An error has the configuration key
+/// of the file that cannot be used.
 fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unread)> {
     let ClientCertificate {
         cert_file,
@@ -159,7 +159,7 @@ fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unre
     Ok(CertificatePem { chain, key })
 }
 
-/// What is wrong with a key, without any of it.
+/// What is wrong with a private key. The text repeats no part of the key.
 fn key_problem(problem: &KeyProblem, pem: &[u8]) -> String {
     let got = match (problem, pem) {
         (KeyProblem::Encrypted, _) => {

@@ -61,7 +61,7 @@ impl std::fmt::Display for RedisAddress {
     }
 }
 
-/// What `route` answers while Redis fails.
+/// The answer of `route` while Redis fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
     Remembered,
@@ -92,11 +92,11 @@ pub struct ClusterSettings {
     pub min_stay: Duration,
     /// A node is left only when more than half of the living machines find it unusable.
     pub needs_quorum: bool,
-    /// What the files held when this was put in force; empty before.
+    /// The content of its files when the configuration was put in force; empty before.
     pub files: ClusterFiles,
 }
 
-/// What the files of `cluster` held.
+/// The content of the files that `cluster` names.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ClusterFiles {
     pub password: Option<Secret>,
@@ -216,7 +216,7 @@ fn is_prefix(text: &str) -> bool {
     (1..=MAX_PREFIX).contains(&text.len()) && text.bytes().all(is_plain)
 }
 
-/// What the key `redis` says.
+/// The value of the key `redis`, parsed.
 struct Place {
     redis: RedisPlace,
     database: u32,
@@ -233,7 +233,7 @@ fn redis_place(reader: &Reader<'_>) -> Result<Place, Issue> {
             Some(Err(reason)) => problem = reason,
             None => {}
         }
-        // A problem of its own is told below instead of the general one.
+        // A specific problem is kept and reported below instead of the general one.
         found.is_some() || problem.is_some()
     };
     let given = reader.text(&keys::REDIS, parse)?;
@@ -245,8 +245,8 @@ fn redis_place(reader: &Reader<'_>) -> Result<Place, Issue> {
 }
 
 /// # Errors
-/// What is wrong, without a part of the text, which may hold a password; `None`: it has another
-/// form altogether.
+/// What is wrong. The error repeats no part of the text, which may hold a password. `None` if the text is
+/// no Redis URL at all.
 fn parse_url(text: &str) -> Result<Place, Option<&'static str>> {
     if text.contains('@') {
         return Err(Some(
@@ -327,7 +327,7 @@ fn address(text: &str, default_port: u16) -> Result<RedisAddress, Option<&'stati
 }
 
 impl ClusterSettings {
-    /// The same with what its files hold.
+    /// A copy of the settings with the content of the files that they name.
     ///
     /// # Errors
     /// `cluster.password_file: …` for a file that cannot be used, and `cluster.redis: …` where TLS is
@@ -377,7 +377,7 @@ impl ClusterSettings {
 }
 
 impl ClusterSettings {
-    /// What [`ClusterSettings::with_files`] would refuse: all of it, where that stops at the first.
+    /// All mistakes that [`ClusterSettings::with_files`] would refuse; that function stops at the first.
     pub(super) fn file_mistakes(&self) -> Vec<Issue> {
         let none = Self {
             password_file: None,
@@ -386,7 +386,7 @@ impl ClusterSettings {
             tls_cert_file: None,
             tls_key_file: None,
             key_file: None,
-            // Only what reads certificates needs a TLS library.
+            // Without TLS: reading a password or a key needs no TLS library.
             tls: false,
             ..self.clone()
         };
@@ -469,7 +469,7 @@ fn secret(path: Option<&FilePath>) -> Result<Option<Secret>, String> {
     Ok(Some(Secret::new(text.to_owned())))
 }
 
-/// Editors end a file with a line feed, which is no part of a key.
+/// Removes the line feed that editors put at the end of a file: it is no part of the key.
 fn without_line_end(mut bytes: Zeroizing<Vec<u8>>) -> Zeroizing<Vec<u8>> {
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
         bytes.pop();

@@ -19,7 +19,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let failed = |error: std::io::Error| format!("cannot be read: {error}");
     let length = file.metadata().map_err(failed)?.len();
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_BYTES);
-    // Room for the whole file: a buffer that grew would leave copies behind, unwiped.
+    // Room for the whole file: a buffer that grows leaves copies in freed memory that are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(64)));
     file.take(MAX_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
@@ -38,9 +38,9 @@ fn open(path: &Path) -> Result<File, String> {
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => format!("cannot be opened: {error}"),
     };
-    // Checked before it is opened, since opening a device can have effects, and again after, since
-    // the name may have been given to another file in between. O_NONBLOCK: opening a FIFO without a
-    // writer would wait for ever.
+    // Checked before the file is opened, because opening a device can have effects, and again after,
+    // because the name may mean another file by then. O_NONBLOCK: opening a FIFO without a writer
+    // would wait for ever.
     regular(&std::fs::metadata(path).map_err(failed)?)?;
     let file = OpenOptions::new()
         .read(true)

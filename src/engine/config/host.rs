@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::super::target::{Host, HostName};
 use super::text::quoted;
 
-/// What an error says was expected.
+/// The words of an error for what was expected.
 pub(super) const EXPECTED: &str = "IPv4, IPv6 or host name";
 
 /// The longest name without its trailing dot, in bytes (RFC 1035 §2.3.4).

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration and where: a path of keys and a sentence.
+//! A mistake in a configuration: the path of keys to it, and a sentence.
 
 use std::fmt;
 
@@ -73,8 +73,8 @@ impl Issue {
         Path::default().issue(problem)
     }
 
-    /// The same issue with one more step in front of its path. Paths are put together only for errors, so
-    /// that reading many values without an error makes none.
+    /// The same issue with one more step in front of its path. Only errors build a path, step by step on
+    /// their way out: reading a value without an error allocates none.
     #[must_use]
     pub fn under(mut self, step: Step) -> Self {
         self.path.0.insert(0, step);

@@ -1,6 +1,6 @@
-//! Every key a user may write, with its default, its range and its meaning, in one place: the
-//! readers take bounds and defaults from here, unknown keys are found against it, and the
-//! documentation's table is this table.
+//! Every key that a user may write, with its default, its range and its meaning. The readers take bounds
+//! and defaults from here, unknown keys are compared with these names, and the tables of the
+//! documentation are generated from it.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::duration;
 use super::host;
 use super::names;
 
-/// What a key holds, with its bounds.
+/// The kind of value that a key takes, with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Boolean,
@@ -41,7 +41,7 @@ pub enum Kind {
     AttributeNames,
     /// The name of a node or a pool.
     Name,
-    /// What separates parts of a user's name.
+    /// A text that separates two parts of a user's name.
     Separator,
     Targets,
     /// A share of something, in percent.
@@ -102,7 +102,7 @@ impl Kind {
     }
 }
 
-/// What a key means when it is not given.
+/// The default of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
     /// This text, parsed as if a user had written it.
@@ -137,7 +137,7 @@ impl Key {
     }
 }
 
-/// What a key of [`Kind::StatusCodes`] holds, in words.
+/// The value that a key of [`Kind::StatusCodes`] takes, in words.
 pub(super) const STATUS_CODES: &str = "status codes and ranges within 200..599, as in 200-299,401";
 
 /// The longest `test_username` and `test_password`, in bytes.
@@ -145,7 +145,7 @@ pub(super) const MAX_CREDENTIAL: usize = 1_024;
 /// The longest `request_uri`, in bytes: what RFC 9110 §4.1 asks every server to take.
 pub(super) const MAX_REQUEST_URI: usize = 8_000;
 
-/// What a key of [`Kind::RedisUrl`] holds, in words.
+/// The value that a key of [`Kind::RedisUrl`] takes, in words.
 pub(super) const REDIS_URL: &str = "redis://host[:port][/database], rediss://host[:port][/database], unix:/path or redis+sentinel://host:port[,host:port…]/service";
 /// The longest `prefix`, in bytes.
 pub(super) const MAX_PREFIX: usize = 64;

@@ -37,23 +37,22 @@ pub struct Mistake {
     pub problem: String,
 }
 
-/// What there is to say about a configuration file.
+/// The mistakes and warnings of a configuration file.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// In the order of their lines.
     pub mistakes: Vec<Mistake>,
-    /// Where there is no mistake: what is valid but hardly what was meant.
+    /// What is valid but probably not meant. Empty if there are mistakes.
     pub warnings: Vec<Mistake>,
-    /// Where there is no mistake.
+    /// The configuration. `None` if there are mistakes.
     pub config: Option<Config>,
 }
 
-/// The most mistakes that are looked for in one file: each costs one reading of a table.
+/// The most mistakes that are searched for in one file: finding each takes one more reading of a table.
 const MAX_MISTAKES: usize = 1_000;
 
-/// Reads a configuration file and finds all of its mistakes, those in files that it names among
-/// them. Of a text that is not YAML it finds the first one. `env` answers the variables of
-/// `${NAME}`.
+/// Reads a configuration file and finds all of its mistakes, and those in the files that it names. If the
+/// text is not YAML, finds the first mistake only. `env` returns the value of a variable in `${NAME}`.
 pub fn findings(path: &FilePath, env: &dyn Fn(&str) -> Option<String>) -> Findings {
     let whole = |problem: String| Findings {
         mistakes: vec![Mistake {
@@ -131,8 +130,8 @@ pub(super) fn of_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Findi
     }
 }
 
-/// The mistakes of a section. `unread`: those that were found before, where the value lacks what
-/// could not be read.
+/// The mistakes of a section. `unread`: mistakes that were found before; `section` has no value in their
+/// places.
 fn of_section(section: &Value, path: &Path, unread: &[Issue]) -> Vec<Issue> {
     let (servers, others) = without_servers(section);
     let is_of_section = |issue: &Issue| match issue.path.0.as_slice() {
@@ -179,7 +178,7 @@ fn of_section(section: &Value, path: &Path, unread: &[Issue]) -> Vec<Issue> {
     found
 }
 
-/// Those of `issues` that are below `place`, with paths that begin there.
+/// The issues whose paths are below `place`, with paths that begin at `place`.
 fn relative(issues: &[Issue], place: &Path) -> Vec<Issue> {
     let below = |issue: &Issue| {
         let rest = issue.path.0.strip_prefix(place.0.as_slice())?;
@@ -188,8 +187,8 @@ fn relative(issues: &[Issue], place: &Path) -> Vec<Issue> {
     issues.iter().filter_map(below).collect()
 }
 
-/// The list of servers with its name, and the section with an empty one in its place. Where the
-/// value is no list the section keeps it, to be refused with the rest.
+/// Splits off the list of servers: returns it with the name of its key, and the section with an empty list
+/// instead. A value that is not a list stays in the section, whose reading refuses it.
 fn without_servers(section: &Value) -> (Option<(String, Vec<Value>)>, Value) {
     let mut others = section.clone();
     let Value::Map(entries) = &mut others else {
@@ -293,8 +292,8 @@ fn files_of(target: &Arc<Target>) -> Vec<(String, String)> {
     found
 }
 
-/// Files that the service names. They are opened as the service opens them, with the rights of
-/// whoever runs this, and neither created nor changed.
+/// Checks the log and the state file. They are opened as the engine opens them, but with the rights of
+/// the user who runs this check, and neither created nor changed.
 fn of_own_files(config: &Config, path: &Path) -> Vec<Issue> {
     let log = match &config.log {
         LogSink::File(file) => Some((&keys::LOG, file, check_log(file))),
@@ -314,7 +313,7 @@ fn of_own_files(config: &Config, path: &Path) -> Vec<Issue> {
         .collect()
 }
 
-/// Whether lines can be appended to a file; where there is none, whether it can be made.
+/// Whether lines can be appended to a file. If it does not exist, whether it can be created.
 fn check_log(file: &FilePath) -> io::Result<()> {
     if file.is_dir() {
         return Err(io::Error::other("a file expected, got a directory"));
@@ -331,8 +330,9 @@ fn check_log(file: &FilePath) -> io::Result<()> {
 
 // === Finding all mistakes of one table ===
 
-/// Reads a table until it is not refused any more, and returns each refusal but those that follow
-/// from an earlier one. `before`: what is known to be wrong already.
+/// Reads a table again and again, each time with the refused value repaired, until nothing is refused.
+/// Returns the refusals except those that an earlier mistake has caused. `before`: mistakes that are known
+/// already.
 fn collect<T>(
     mut value: Value,
     keys: &[Key],
@@ -343,7 +343,7 @@ fn collect<T>(
     for known in before {
         repair(&mut value, &known.path.0, keys, false);
     }
-    // Every entry is replaced, taken out and put in once at most.
+    // Bounds the loop: each entry is replaced, removed and added once at most.
     let entries = match &value {
         Value::Map(entries) => entries.len(),
         _ => 0,
@@ -387,8 +387,8 @@ fn repair(value: &mut Value, steps: &[Step], keys: &[Key], again: bool) -> bool 
     match (value, step) {
         (Value::Map(entries), Step::Key(name)) => {
             let key = keys.iter().find(|key| key.is_named(name));
-            // Of a key that is there several times the last one, which is what was refused; once it is
-            // removed the first one is read.
+            // If a key is given several times, the last one was refused. Once it is removed, the one
+            // before it is read.
             let Some(at) = entries.iter().rposition(|(known, _)| known == name) else {
                 let Some(stand_in) = key.and_then(stand_in) else {
                     return false;
@@ -422,7 +422,7 @@ fn repair(value: &mut Value, steps: &[Step], keys: &[Key], again: bool) -> bool 
             if !below.is_empty() && repair(item, below, &[], again) {
                 return true;
             }
-            // Not taken out, so that the items behind it keep their numbers.
+            // Replaced, not removed, so that the items behind it keep their numbers.
             *item = Value::Str("x".to_owned());
             true
         }

@@ -1,12 +1,12 @@
 //! The configuration: what a user may write, its defaults and ranges.
 //!
-//! A Lua table arrives as a [`Value`], a YAML text becomes one; from there on both are read
-//! alike, by one set of readers over one table of keys.
+//! A Lua table and a YAML text are both converted to a [`Value`]. The same readers, with the same table
+//! of keys, then read it.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `keys` | every key with default, range and meaning; the readers' and the documentation's |
-//! | `value`, `issue` | what is read, and what is said when it is wrong |
+//! | `value`, `issue` | a value before it is read; an error with the path of the value |
 //! | `server_items` | the items of the list of servers, one at a time |
 //! | `reader`, `unknown` | typed access to one table; what an unknown key was meant for |
 //! | `settings`, `target`, `routing`, `cluster` | the section and its targets, with the rules between keys |
@@ -77,7 +77,7 @@ pub use self::value::Value;
 use self::server_items::NothingDeferred;
 use super::target::{ProbePolicy, Target};
 
-/// What a target counts as before its first verdict.
+/// The state of a target before its first verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialState {
     Alive,
@@ -98,8 +98,8 @@ pub enum LogSink {
 pub struct Config {
     /// For targets without timeouts of their own, and for checks on demand.
     pub timeouts: Timeouts,
-    /// What a target's EHLO says that has none of its own; None: the machine's name, or the
-    /// connection's address.
+    /// The name in the EHLO of targets that have no `helo_name` of their own. None: the machine's
+    /// name, or the connection's address.
     pub helo_name: Option<Arc<str>>,
     /// Intervals and thresholds of targets without their own.
     pub policy: ProbePolicy,
@@ -120,13 +120,13 @@ pub struct Config {
     pub cert_warn: Duration,
     pub log: LogSink,
     pub routing: RoutingSettings,
-    /// Where bindings are kept; `None`: nowhere.
+    /// The store that keeps bindings of users to nodes; `None`: there is none.
     pub cluster: Option<Arc<ClusterSettings>>,
     /// In configured order; may be empty, and may hold the same target twice.
     pub targets: Vec<Arc<Target>>,
-    /// What the files of certificates held when this was put in force; none before.
+    /// The content of the certificate files when this configuration was put in force; empty before.
     pub tls_files: TlsFiles,
-    /// What is valid but hardly what was meant, a text each, with its place.
+    /// One text, with the key's path, for each thing that is valid but probably not meant.
     pub warnings: Vec<String>,
     pub origin: ConfigOrigin,
 }
@@ -161,7 +161,8 @@ impl Config {
         Self::from_value_with(root, &NothingDeferred)
     }
 
-    /// The same, where `servers` has the items of the list of servers if it is deferred.
+    /// Like [`Config::from_value`]. `servers` gives the items of the list of servers if `root` has that list
+    /// as [`Value::Deferred`].
     ///
     /// # Errors
     /// As [`Config::from_value`].
@@ -174,8 +175,8 @@ impl Config {
         })
     }
 
-    /// The same with what the files hold that it names: what is put in force needs none of
-    /// them any more.
+    /// The same configuration with the content of all files that it names, so that the process never has to
+    /// open them again.
     ///
     /// # Errors
     /// `backend_servers[2].tls_ca_file: …` for a file that cannot be used, and
@@ -190,7 +191,8 @@ impl Config {
         })
     }
 
-    /// The same with what the files of `cluster` hold, for a process that makes no probes.
+    /// The same configuration with the content of the files of `cluster` only, for a process that makes no
+    /// probes.
     ///
     /// # Errors
     /// As [`Config::with_files`].
@@ -219,8 +221,8 @@ impl Config {
         })
     }
 
-    /// From the text of a whole YAML file, of which the rest is ignored. `env` answers the
-    /// variables of `${NAME}`.
+    /// From the text of a whole YAML file; its other sections are ignored. `env` returns the value of a
+    /// variable in `${NAME}`.
     ///
     /// # Errors
     /// As [`Config::from_value`], with the line: `line 7: backend_server_monitoring.log: …`;
@@ -268,7 +270,7 @@ impl Config {
         Self::from_yaml(text::utf8(bytes).map_err(ConfigError)?, env)
     }
 
-    /// From a YAML file. A regular file of at most [`MAX_BYTES`]; a link to one will do.
+    /// From a YAML file: a regular file of at most [`MAX_BYTES`], or a symbolic link to one.
     ///
     /// # Errors
     /// As [`Config::from_yaml`], and what keeps the file from being read; each begins with

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::super::target::Host;
 use super::host::parse_host;
 
-/// What errors say was expected.
+/// The words of an error for what was expected.
 pub(super) const EXPECTED_HELO: &str =
     "host name, or an address literal as in [192.0.2.1] or [IPv6:2001:db8::1]";
 pub(super) const EXPECTED_HTTP_HOST: &str = "host, or host:port";

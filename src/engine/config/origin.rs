@@ -4,9 +4,9 @@ use std::path::{Path as FilePath, PathBuf};
 
 use super::issue::Path;
 
-/// The file and the lines of what cannot be checked before a configuration is put in force. It is
-/// no part of what is configured, so all origins are equal: the same settings from another file,
-/// or from other lines of it, are the same configuration.
+/// The file, and the lines of the keys whose values are only checked when the configuration is put in
+/// force. All origins compare as equal: the same settings from another file, or from other lines, are the
+/// same configuration, and putting it in force again must change nothing.
 #[derive(Clone, Debug, Default, Eq)]
 pub struct ConfigOrigin {
     file: Option<PathBuf>,
@@ -28,7 +28,7 @@ impl PartialEq for ConfigOrigin {
 }
 
 impl ConfigOrigin {
-    /// In a YAML text; `line_at` has the line of the value at a path.
+    /// The origin in a YAML text. `line_at` returns the line of the value at a path.
     pub(super) fn in_text(section: &Path, line_at: impl Fn(&Path) -> usize) -> Self {
         Self {
             file: None,
@@ -40,7 +40,7 @@ impl ConfigOrigin {
         }
     }
 
-    /// The same in a file.
+    /// The same origin with the file's path.
     pub(super) fn in_file(self, file: &FilePath) -> Self {
         Self {
             file: Some(file.to_owned()),
@@ -48,17 +48,19 @@ impl ConfigOrigin {
         }
     }
 
-    /// `reason` (`log: why`) with the file and the line of the key `log`; as it is for a table.
+    /// Puts the file and the line of the key `log` in front of `reason` (`log: why`). Returns `reason`
+    /// unchanged if the configuration came from a table.
     pub fn of_log(&self, reason: &str) -> String {
         self.place(reason, |lines| Some(lines.log))
     }
 
-    /// The same for `state_file: why`.
+    /// Like [`Self::of_log`], for `state_file: why`.
     pub fn of_state_file(&self, reason: &str) -> String {
         self.place(reason, |lines| Some(lines.state_file))
     }
 
-    /// The same for `backend_servers[2].tls_ca_file: why` and `cluster.key_file: why`, without a line.
+    /// Like [`Self::of_log`], for `backend_servers[2].tls_ca_file: why` and `cluster.key_file: why`; without
+    /// a line, since only those of `log` and `state_file` are kept.
     pub(super) fn of_target(&self, reason: &str) -> String {
         self.place(reason, |_| None)
     }

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::sys::tls_certificates;
 
-/// The longest file, in bytes. Those of a system's authorities have a quarter of a megabyte.
+/// The longest file, in bytes. A file with the system's authorities has about 250 KB.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Why a file cannot be used.
@@ -53,16 +53,16 @@ impl Unread {
     }
 }
 
-/// A regular file's bytes, which are wiped when dropped: they may hold a private key. Nothing is
-/// waited for: a FIFO may have no writer.
+/// A regular file's bytes, which are wiped when dropped: they may hold a private key. Other files are
+/// refused without waiting: a FIFO may have no writer.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
     let regular = |metadata: &fs::Metadata| match metadata.is_file() {
         true => Ok(()),
         false if metadata.is_dir() => Err("a file expected, got a directory"),
         false => Err("a regular file expected, got a device, pipe or socket"),
     };
-    // Before it is opened, since opening a device may have effects, and after, since the name may
-    // mean another file by then.
+    // Checked before the file is opened, because opening a device can have effects, and again after,
+    // because the name may mean another file by then.
     let failed = |error: io::Error| Unread::because(&error);
     regular(&fs::metadata(path).map_err(failed)?)?;
     let file = OpenOptions::new()
@@ -73,7 +73,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
     let metadata = file.metadata().map_err(failed)?;
     regular(&metadata)?;
     let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
-    // Room for the whole file: a buffer that grew would leave copies behind, unwiped.
+    // Room for the whole file: a buffer that grows leaves copies in freed memory that are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(64)));
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)

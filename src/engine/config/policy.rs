@@ -1,5 +1,5 @@
-//! How often targets are probed and what makes a verdict: the service's keys, and a target's
-//! own in their place.
+//! Intervals and thresholds of probes: those of the service section, and those that a target sets for
+//! itself.
 
 use std::time::Duration;
 
@@ -8,11 +8,12 @@ use super::keys::{self, Key};
 use super::reader::Reader;
 use crate::engine::target::ProbePolicy;
 
-/// What a target uses that has no keys of its own.
+/// The values for targets that set none themselves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PolicyDefaults {
     policy: ProbePolicy,
-    /// Whether these were given: else they follow from `connect_interval`.
+    /// Whether the service section sets `deep_interval`. If not, a target's default follows from its
+    /// `connect_interval`; likewise for `has_fast_interval`.
     has_deep_interval: bool,
     has_fast_interval: bool,
 }
@@ -43,7 +44,7 @@ impl PolicyDefaults {
     }
 }
 
-/// What a section or a target says, and `defaults` where it says nothing.
+/// The policy from the keys of a section or a target; `defaults` for keys that are not given.
 pub(super) fn read(reader: &Reader<'_>, defaults: &PolicyDefaults) -> Result<ProbePolicy, Issue> {
     let service = defaults.policy;
     let connect_interval = reader

@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         self.path.key(self.name_of(key)).issue(problem)
     }
 
-    /// A key whose value cannot be taken.
+    /// The issue of a key whose value is of the wrong type or out of range.
     pub(super) fn refused(&self, key: &Key, value: &Value) -> Issue {
         self.conflict(key, &refusal(key.kind, value))
     }
@@ -200,8 +200,8 @@ impl<'a> Reader<'a> {
         self.or_default(key, |reader, key| reader.read(key, as_percent), as_percent)
     }
 
-    /// What `read` makes of each item of a list; the paths of its errors begin at the item.
-    /// An empty table is an empty list.
+    /// Reads each item of a list with `read`, the paths of whose errors begin at the item. An empty table
+    /// counts as an empty list.
     pub(super) fn list<T>(
         &self,
         key: &Key,
@@ -258,7 +258,8 @@ fn as_text(value: &Value) -> Option<&str> {
     }
 }
 
-/// Only what came from the environment may spell a boolean as text, in YAML's core schema.
+/// A text counts as a boolean only if it came from the environment, whose values have no type. It must
+/// be spelt as in YAML's core schema.
 fn as_boolean(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(value) => Some(*value),
@@ -371,7 +372,7 @@ fn refusal(kind: Kind, value: &Value) -> String {
     format!("{} expected, got {got}{hint}", kind.expected())
 }
 
-/// What to write in place of a text where a boolean is expected. `yes` and its like are booleans
+/// A hint for a text in the place of a boolean. `yes` and its like are booleans
 /// in YAML 1.1, and text in YAML 1.2.
 fn boolean_hint(text: &str) -> &'static str {
     match text.to_ascii_lowercase().as_str() {
@@ -387,7 +388,7 @@ fn is_spaced_duration(text: &str) -> bool {
     duration::parse(text).is_none() && duration::parse(&joined).is_some()
 }
 
-/// What is wrong with a secret, without the secret.
+/// What is wrong with a secret. The text repeats no part of the secret.
 fn secret_described(kind: Kind, value: &Value) -> String {
     let Some(text) = as_text(value) else {
         return value.type_name().to_owned();

@@ -20,7 +20,7 @@ pub enum NodeUsable {
     Match,
 }
 
-/// What of a user's name decides on the node.
+/// The part of a user's name that decides on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserKey {
     /// All of it, ASCII letters in lower case.
@@ -51,7 +51,7 @@ pub struct RoutingSettings {
 }
 
 impl Default for RoutingSettings {
-    /// Those of a configuration that says nothing of them.
+    /// The settings of a configuration without any of these keys.
     fn default() -> Self {
         Self {
             node_usable: NodeUsable::All,
@@ -90,7 +90,7 @@ pub(super) fn settings(reader: &Reader<'_>) -> Result<RoutingSettings, Issue> {
     })
 }
 
-/// Where one target stands, from its own table.
+/// The node, pool and weight of a target, from its table.
 pub(super) fn placement(reader: &Reader<'_>) -> Result<Placement, Issue> {
     let name = |key: &Key| -> Result<Option<Box<str>>, Issue> {
         Ok(reader.text(key, is_name)?.map(Box::from))

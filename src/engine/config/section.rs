@@ -17,8 +17,8 @@ pub(super) trait Members: Copy {
     /// The member of that name, if this is a table that has it and it is not null.
     fn member(self, name: &str) -> Option<Self>;
 
-    /// The names of its members, those that are null among them; none if this is no table. Not
-    /// all of a large table: they are compared, which takes time.
+    /// The names of its members, also of those that are null; none if this is no table. At most
+    /// [`MAX_NAMES`]: each is compared with the names of the section, which takes time.
     fn names(self) -> Vec<String>;
 }
 
@@ -72,7 +72,7 @@ fn find<T: Members>(root: T) -> Result<Option<(Path, T)>, Issue> {
     Ok(found)
 }
 
-/// What is wrong where neither section is found: one of them is empty, or its name is misspelt.
+/// The mistake if neither section is found: one of them is empty, or its name is misspelt.
 fn empty_or_misspelt<T: Members>(root: T) -> Option<Issue> {
     let mut misspelt = None;
     for steps in NAMES {

@@ -1,9 +1,10 @@
 //! The list of servers, one item at a time.
 //!
-//! Ten thousand targets with twenty keys each are 45 MB as [`Value`]s, several times what is made
-//! of them. Freed all at once this memory would stay with the process, since the allocator returns
-//! little of it to the system while later allocations lie between. So a source converts an item,
-//! the reader makes a target of it, and the item is gone before the next one is converted.
+//! Ten thousand targets with twenty keys each take 45 MB as [`Value`]s, several times the size of the
+//! targets that are made from them. If all values existed at once, the process would keep most of that
+//! memory after they are freed: the allocator cannot return it to the system, because later allocations
+//! lie between. So items are converted one at a time, to bound peak memory: a source converts an item,
+//! the reader makes a target of it, and the item is freed before the next one is converted.
 
 use super::issue::{Issue, Step};
 use super::keys::BACKEND_SERVERS;
@@ -16,7 +17,7 @@ pub trait ServerItems {
     fn each(&self, path: &[Step], take: &mut dyn FnMut(Result<Value, Issue>) -> bool);
 }
 
-/// The source beside a value that holds everything.
+/// The source for a value without a deferred list. It has no items.
 pub(super) struct NothingDeferred;
 
 impl ServerItems for NothingDeferred {

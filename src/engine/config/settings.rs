@@ -29,8 +29,8 @@ pub(super) fn target_defaults(reader: &Reader<'_>) -> Result<TargetDefaults, Iss
     })
 }
 
-/// The configuration of one section, and what is doubtful in it. `servers` has the items of the
-/// list of servers if it is deferred.
+/// The configuration of one section, with its warnings. `servers` gives the items of the list of servers
+/// if that list is deferred.
 pub(super) fn read(
     section: &Value,
     path: Path,
@@ -116,7 +116,7 @@ fn targets(
         .ok_or_else(|| reader.missing(&keys::BACKEND_SERVERS))
 }
 
-/// What `read` makes of each of the `count` items of the list at `path`.
+/// Reads each of the `count` items of the deferred list at `path` with `read`.
 fn deferred<T>(
     servers: &dyn ServerItems,
     path: &Path,

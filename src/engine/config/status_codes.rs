@@ -9,7 +9,7 @@ use super::keys::{self, STATUS_CODES as EXPECTED};
 use super::reader::{Reader, item_refusal, item_text};
 use super::value::Value;
 
-/// More than this is no list that a person wrote.
+/// The most codes and ranges: no person writes more, and each probe's status is compared with all.
 const RANGES_MAX: usize = 100;
 
 pub(super) fn read(reader: &Reader<'_>) -> Result<ExpectedStatus, Issue> {
@@ -32,7 +32,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<ExpectedStatus, Issue> {
     Ok(ExpectedStatus::new(ranges))
 }
 
-/// What a number or a text names; None where it is neither, or is out of range.
+/// The codes that a number or a text names. None if the value is neither, or out of range.
 fn ranges(value: &Value) -> Option<Vec<RangeInclusive<u16>>> {
     match value {
         Value::Int(code) => Some(vec![range(u16::try_from(*code).ok()?, None)?]),

@@ -20,17 +20,17 @@ use super::timeouts::Timeouts;
 use super::value::Value;
 use super::warnings::{self, Doubted};
 
-/// What targets use that have no keys of their own.
+/// The values for targets that set none themselves.
 pub(super) struct TargetDefaults {
     pub(super) timeouts: Timeouts,
     pub(super) policy: PolicyDefaults,
     pub(super) helo_name: Option<Arc<str>>,
 }
 
-/// What a check on demand uses for keys that its table leaves out.
+/// The values of a check on demand for keys that its table leaves out.
 pub struct CheckDefaults<'a> {
     pub timeouts: Timeouts,
-    /// What EHLO says.
+    /// The name in EHLO.
     pub helo_name: Option<Arc<str>>,
     /// The configured target at an address, if there is one: its TLS settings and its protocol
     /// fill what the table leaves out.
@@ -197,7 +197,8 @@ fn source_address(reader: &Reader<'_>, host: &Host) -> Result<Option<IpAddr>, Is
         let problem = format!("{family} expected as for the host, got {source}");
         return Err(reader.conflict(&keys::SOURCE_ADDRESS, &problem));
     }
-    // No packet is sent: the socket is only bound. What else may fail says nothing of the address.
+    // Binding a UDP socket sends no packet. Only `AddrNotAvailable` says that the address is not one of
+    // this machine; any other error, such as a lack of descriptors, is ignored.
     let bound = UdpSocket::bind((source, 0));
     if bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable) {
         let problem = format!("address of this machine expected, got {source}");
@@ -266,8 +267,8 @@ fn tls_min_version(reader: &Reader<'_>) -> Result<Option<TlsMinVersion>, Issue> 
         .find(|version| Some(version.name()) == word))
 }
 
-/// What holds where neither `tls` nor `tls_mode` is given. RFC 5804 has every sieve server offer
-/// STARTTLS, and Nauthilus documents it as the default.
+/// The mode if neither `tls` nor `tls_mode` is given. For sieve it is STARTTLS: RFC 5804 requires every
+/// server to offer it, and Nauthilus documents it as the default.
 fn default_tls_mode(protocol: Option<Protocol>) -> TlsMode {
     match protocol {
         Some(Protocol::Sieve) => TlsMode::StartTls,
@@ -345,8 +346,8 @@ pub(super) fn helo_name(reader: &Reader<'_>) -> Result<Option<Arc<str>>, Issue> 
     Ok(name.map(Arc::from))
 }
 
-/// Only where it can be looked into: a check that quietly opens no mailbox would say less than
-/// was asked for.
+/// Refused where the probe cannot open a mailbox: a probe that silently skips that step would report a
+/// server as good without having checked what was asked for.
 fn test_mailbox(
     reader: &Reader<'_>,
     protocol: Protocol,

@@ -16,7 +16,7 @@ pub(super) fn shortened(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN_CHARS) {
         match c {
-            // The text stands in double quotes, or in none.
+            // Needs no escape: errors put the text in double quotes or in none.
             '\'' => shown.push(c),
             _ => shown.extend(c.escape_debug()),
         }

@@ -1,4 +1,4 @@
-//! What the files of certificates and keys held that a configuration names.
+//! The content of the files with certificates and keys that a configuration names.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::authorities::Authorities;
 use super::client_certificates::ClientCertificates;
 use crate::engine::target::Target;
 
-/// What handshakes need of files; read when the configuration is made.
+/// The content of all files that handshakes need, read when the configuration is put in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     pub authorities: Authorities,

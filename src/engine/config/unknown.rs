@@ -1,10 +1,10 @@
-//! The sentence for a key that nobody knows, with the keys that were most likely meant.
+//! The error for an unknown key, with the known keys that were most likely meant.
 
 use super::keys::{CLUSTER_KEYS, Key, SERVICE_KEYS, TARGET_KEYS};
 
-/// Names that other programs have for what a key says here, or that could mean several things
-/// here. Where none of the keys is in the table at hand nothing is suggested: the nearest name
-/// would mislead.
+/// Names that other programs use for a key of this module, or that could mean several of its keys. If
+/// none of these keys is valid in the table that has the name, nothing is suggested: the key that is spelt
+/// most like it would mislead.
 const OTHER_NAMES: &[(&[&str], &[&str])] = &[
     (
         &[
@@ -36,7 +36,8 @@ const OTHER_NAMES: &[(&[&str], &[&str])] = &[
     (&["enabled", "enable", "disabled", "disable"], &[]),
 ];
 
-/// The most keys that a sentence suggests. A part of more names says nothing of what was meant.
+/// The most keys that an error suggests. A name that resembles more keys than this says nothing about what
+/// was meant.
 const MAX_SUGGESTED: usize = 4;
 
 const CLUSTER: &str = "cluster";
@@ -48,7 +49,7 @@ const TABLES: [(&[Key], &str); 3] = [
     (CLUSTER_KEYS, CLUSTER),
 ];
 
-/// The sentence for a key that is none of `keys` and `extra`.
+/// The error for a key that is in neither `keys` nor `extra`.
 pub(super) fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
     let first = keys.first().map(|key| key.name);
     let is_here = |table: &[Key]| table.first().map(|key| key.name) == first;
@@ -60,7 +61,8 @@ pub(super) fn unknown(name: &str, keys: &[Key], extra: &[&str]) -> String {
     };
     let mut owners = TABLES.iter().filter(|(table, _)| has(table));
     let owner = owners.next().map_or("", |(_, owner)| owner);
-    // Keys of `cluster` have common names: there something else may have been meant.
+    // Keys of `cluster` have common names, such as `timeout`. In another table such a name probably means
+    // a key of that table, so similar keys of it are suggested first.
     if let Some(told) = belongs(owner).filter(|_| !owner.is_empty() && owner != CLUSTER) {
         return told;
     }
@@ -103,7 +105,7 @@ fn likely<'n>(name: &str, known: &[&'n str]) -> Vec<&'n str> {
 
 /// A name in the spelling that keys have.
 fn written(name: &str) -> String {
-    // No key is nearly that long.
+    // No key is nearly as long as `MAX_COMPARED`.
     if name.len() > MAX_COMPARED {
         return name.to_owned();
     }

@@ -16,16 +16,16 @@ pub enum Value {
     Int(i64),
     Float(f64),
     Str(String),
-    /// A YAML scalar that was filled from the environment. The variable's text has no type of
-    /// its own, so the key decides: `993` serves a port, a password and a duration alike.
+    /// A YAML scalar whose text comes from the environment. A variable has no type, so the key decides how
+    /// its text is read: `993` may be a port, a password or a duration.
     Env {
         text: String,
-        /// The scalar as written, `${NAME}` included; what an error shows instead of the text.
+        /// The scalar as written, with `${NAME}`. Errors show this instead of the text.
         template: String,
     },
     List(Vec<Self>),
-    /// The list of servers, which is not here yet: whoever made this value has so many items, and
-    /// gives them one at a time ([`ServerItems`](super::ServerItems)).
+    /// The list of servers, not converted yet. It has this many items, which the creator of this value
+    /// gives one at a time ([`ServerItems`](super::ServerItems)).
     Deferred(usize),
     /// In written order. An empty Lua table arrives as an empty map and counts as a list too.
     Map(Vec<(String, Self)>),
@@ -44,7 +44,7 @@ impl Value {
         }
     }
 
-    /// Type and, for a scalar, the value: what an error says it got instead of the right type.
+    /// Type and, for a scalar, the value: for the error "X expected, got …" if the type is wrong.
     pub(super) fn described(&self) -> String {
         match self {
             Self::Str(text) if text.is_empty() => self.shown(),
@@ -57,8 +57,8 @@ impl Value {
         }
     }
 
-    /// The value alone: what an error says it got where only the type is right. What came from
-    /// the environment is not repeated, since it may be a secret put in the wrong place.
+    /// The value alone: for the error "X expected, got …" if the type is right and the value is not. Text
+    /// from the environment is not repeated: it may be a secret in the wrong place.
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Bool(value) => value.to_string(),

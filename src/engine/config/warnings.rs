@@ -1,4 +1,4 @@
-//! What a configuration says that is valid but hardly what was meant.
+//! Warnings: what is valid in a configuration but probably not meant.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,7 +10,7 @@ use super::keys::{self, Key};
 use super::reader::Reader;
 use crate::engine::target::{Protocol, Target, TlsMode};
 
-/// A key of a target that is given in vain, or that says less than it seems to.
+/// A key of a target that has no effect, or less effect than its name suggests.
 pub(super) struct Doubt {
     key: &'static str,
     problem: &'static str,
@@ -29,8 +29,8 @@ const SLOW_FAST: &str =
 
 const SHORT_CONNECT: &str = "is below the service's fast_interval: a server that failed is probed less often than a good one";
 
-/// The keys that mean nothing without TLS, except `tls_skip_verify`, of which `false` is what holds
-/// anyway.
+/// The keys that have no effect without TLS. Not `tls_skip_verify`: its `false` is also what applies
+/// without TLS.
 const TLS_KEYS: [&Key; 5] = [
     &keys::TLS_SERVER_NAME,
     &keys::TLS_CA_FILE,
@@ -39,7 +39,7 @@ const TLS_KEYS: [&Key; 5] = [
     &keys::TLS_MIN_VERSION,
 ];
 
-/// What is doubtful in the table of one target.
+/// The doubts about the table of one target.
 pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
     let given = |key: &Key| matches!(reader.given(key), Ok(Some(_)));
     let mut doubts = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
         }
     };
     let is_plain = target.tls_mode == TlsMode::Plain;
-    // `false` is what holds anyway.
+    // Only `true`: `false` is the default, and so has no effect that anybody could miss.
     add(
         is_plain && target.tls_skip_verify,
         &keys::TLS_SKIP_VERIFY,
@@ -95,8 +95,8 @@ pub(super) fn of_target(reader: &Reader<'_>, target: &Target) -> Vec<Doubt> {
     doubts
 }
 
-/// The warnings of a whole section, a few however many targets it has: each names the first
-/// target that it is about, and counts the others.
+/// The warnings of a whole section. Targets with the same doubt share one warning, which names the first
+/// target and counts the others: ten thousand targets must not give ten thousand warnings.
 pub(super) fn of_section(reader: &Reader<'_>, targets: &[Doubted]) -> Vec<Issue> {
     let mut warnings = Vec::new();
     warnings.extend(of_intervals(reader));

@@ -101,7 +101,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
     // The certificate has the configured name, whatever address is checked.
     assert_eq!(read.tls_server_name.as_deref(), Some("a.example"));
     assert_eq!(read.tls_ca_file, Some(here.join("ca.pem")));
-    // Not TLS settings: a caller who leaves them out means their absence.
+    // These are no TLS settings: a caller who leaves them out wants none.
     assert!(!read.haproxy_v2 && read.test_username.is_none() && read.test_password.is_none());
 
     let read = check(
@@ -122,7 +122,7 @@ fn a_check_of_a_configured_address_takes_the_tls_settings_it_is_not_given() {
 
 #[test]
 fn the_environment_is_not_repeated_in_an_error() {
-    // A secret put in the wrong place, and one that no key takes.
+    // A secret in the wrong place, with a value that no key accepts.
     let secret = "hunter 2\n";
     let mut refused = Vec::new();
     for key in TARGET_KEYS {
@@ -157,7 +157,7 @@ fn the_environment_is_not_repeated_in_an_error() {
             refused.push(key.name);
         }
     }
-    // Only a path may be such a text.
+    // Only a path may have a space and a line feed in it.
     let paths = ["tls_ca_file", "tls_cert_file", "tls_key_file"];
     assert_eq!(refused.len(), TARGET_KEYS.len() - paths.len());
     assert!(paths.iter().all(|path| !refused.contains(path)));

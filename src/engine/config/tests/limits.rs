@@ -1,4 +1,4 @@
-//! Hostile texts: each ends soon, with an error and without much memory.
+//! Hostile texts: reading each ends soon, with an error and without much memory.
 
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ fn key_times(short: usize, long: usize, uses: &str) -> [Duration; 2] {
     let mut times = [Duration::MAX; 2];
     for _ in 0..3 {
         for (time, length) in times.iter_mut().zip([short, long]) {
-            // Not ASCII, which is looked at many times as fast.
+            // Not ASCII: the parser reads ASCII many times as fast, which would hide the difference.
             let (key, rest) = ("é".repeat(length / 2), "é".repeat((long - length) / 2));
             let text = format!("k: &k {key}\nrest: '{rest}'\nx:\n{uses}{OURS}");
             let started = Instant::now();
@@ -120,11 +120,11 @@ fn key_times(short: usize, long: usize, uses: &str) -> [Duration; 2] {
 }
 
 #[test]
-fn long_keys_are_not_looked_at_for_each_use() {
+fn long_keys_are_not_read_again_for_each_use() {
     let (barely_long, long) = (1_026, 400_000);
     for unit in ["- *k : 1\n", "  *k :\n"] {
         let [before, after] = key_times(barely_long, long, &unit.repeat(20_000));
-        // Measured: equal; 50 times as long where each use looks at the whole key.
+        // Measured: equal times; 50 times as long if each use reads the whole key.
         assert!(after < before * 4, "{unit:?}: {before:?}, then {after:?}");
     }
     let key = "k".repeat(long);
@@ -179,7 +179,7 @@ fn the_length_is_bounded() {
     );
 }
 
-/// What makes a scanner look back or ahead far, repeated.
+/// Repeats pieces of text that make a scanner read far back or far ahead.
 #[test]
 fn repetitions_of_one_thing_end_soon() {
     // Large enough for anything quadratic to take minutes.

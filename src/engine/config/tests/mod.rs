@@ -20,7 +20,7 @@ use super::{Config, ConfigError, Value};
 /// A value written in YAML.
 fn value(text: &str) -> Value {
     let tree = parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"));
-    // A test ends soon.
+    // The tree is leaked so that its root lives long enough. The test process ends soon.
     let root = Box::leak(Box::new(tree)).root();
     to_value(root, &Path::default(), &no_env).unwrap_or_else(|issue| panic!("{text}: {issue}"))
 }

@@ -1,4 +1,4 @@
-//! What targets may set for themselves in the place of the service.
+//! Intervals, thresholds and addresses that a target may set for itself.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,7 +27,7 @@ fn a_targets_own_intervals_and_thresholds_count() {
     assert_eq!(target("").policy, ProbePolicy::DEFAULT);
 }
 
-/// What is given to neither follows the target's own `connect_interval`.
+/// An interval that neither the target nor the service sets follows the target's `connect_interval`.
 #[test]
 fn what_a_target_leaves_out_is_the_services_or_follows() {
     let policies = |service: &str| {

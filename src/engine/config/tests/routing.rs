@@ -73,6 +73,6 @@ fn the_targets_of_a_node_agree() {
         refusal(&pair("pool: a, node: x", "pool: b, node: x")),
         "targets[2].pool: \"a\" expected as in targets[1], a target of the same node \"x\"; got \"b\""
     );
-    // Two nodes on one machine need not.
+    // Two nodes on one machine may have different weights.
     accepted(&pair("node: x, weight: 1", "node: y, weight: 2"));
 }

@@ -480,7 +480,8 @@ fn unknown_keys_are_named_with_the_nearest_known_one() {
 #[test]
 fn every_target_key_is_refused_when_it_is_a_table() {
     for key in TARGET_KEYS {
-        // With another host beside it, so that a wrong host is told as any other.
+        // The target has no other key: the error is about this key or, if that is read later, about the
+        // missing host.
         let text = format!("{{targets: [{{{}: {{a: 1}}}}]}}", key.name);
         let error = refusal(&text);
         let own = format!(
@@ -505,7 +506,7 @@ fn a_dialogue_has_the_time_that_its_protocol_needs() {
     let deep = |text: &str| accepted(text).targets[0].deep_timeout.as_secs();
     assert_eq!(deep("{targets: [{protocol: smtp, host: a.example}]}"), 15);
     assert_eq!(deep("{targets: [{protocol: lmtp, host: a.example}]}"), 5);
-    // What is configured holds for all.
+    // A configured `deep_timeout` applies to every protocol.
     assert_eq!(
         deep("{deep_timeout: 3s, targets: [{protocol: smtp, host: a.example}]}"),
         3

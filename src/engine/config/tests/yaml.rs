@@ -264,7 +264,7 @@ fn a_key_given_twice_is_found_among_many() {
         ))
         .map(|config| config.targets.len())
     };
-    // Early keys and late ones: those of long tables only are hashed as they come.
+    // Duplicates of keys from before and after the point at which a table begins to hash its keys.
     for at in [2, 29] {
         for last in ["k3", "k15", "k16", "k17", "k30", "k40", "1"] {
             assert_eq!(with(at, last), Err(format!("line 44: {last}: given twice")));

@@ -28,8 +28,8 @@ pub(in super::super) fn parse(text: &str) -> Result<Tree, YamlError> {
     }
 }
 
-/// The one document of a text, and its duplicate keys, in the order of their lines. Whoever uses
-/// the document where there are any has to read both of their values.
+/// The one document of a text, and its duplicate keys in the order of their lines. A document with
+/// duplicate keys holds all of their values, so its user has to read each of them.
 ///
 /// # Errors
 /// Text that is not well-formed, has several documents, or exceeds a bound.
@@ -45,7 +45,7 @@ pub(in super::super) fn parse_all(text: &str) -> Result<(Tree, Vec<YamlError>), 
             .map_err(|error| malformed(&error, text))
             .and_then(|(event, span)| builder.take(event, span.start.line()));
         if let Err(error) = taken {
-            // A duplicate key stands before it in the text.
+            // A duplicate key was found earlier in the text, so it is the mistake to report first.
             return Err(builder.duplicates.into_iter().next().unwrap_or(error));
         }
     }
@@ -103,9 +103,9 @@ const FEW: usize = 16;
 #[derive(Default)]
 struct Builder {
     tree: Tree,
-    /// The lists and tables whose end has not come yet, the outermost first.
+    /// The lists and tables whose end has not been parsed yet, the outermost first.
     open: Vec<Open>,
-    /// The nodes read so far of all that are open, those of the innermost last.
+    /// The nodes read so far in the open lists and tables, those of the innermost last.
     inside: Vec<Id>,
     anchors: HashMap<usize, Id>,
     hasher: RandomState,
@@ -115,7 +115,7 @@ struct Builder {
     merged: usize,
 }
 
-/// A list or table whose end has not come yet.
+/// A list or table whose end has not been parsed yet.
 struct Open {
     line: usize,
     anchor: usize,
@@ -218,7 +218,7 @@ impl Builder {
         Ok(())
     }
 
-    /// What a list or table holds now that its end has come.
+    /// The content of a list or table whose end was just parsed.
     fn close(&mut self, open: &Open) -> Result<NodeContent, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
         if let Kind::List = open.kind {
@@ -266,9 +266,9 @@ fn check_new<'t>(
     Ok(())
 }
 
-/// Resolves merge keys: an entry's own keys win over merged ones, earlier merges over later.
-/// Unlike an alias this copies the entries, so they are counted in `looked_at` against the bound at once.
-fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, YamlError> {
+/// Resolves merge keys: a table's own keys win over merged ones, earlier merges over later ones. Unlike
+/// an alias, a merge copies the entries. So each entry counts towards the bound in `examined` at once.
+fn merge(tree: &Tree, entries: &[Id], examined: &mut usize) -> Result<Vec<Id>, YamlError> {
     let (pairs, _) = entries.as_chunks::<2>();
     let (merges, own): (Vec<[Id; 2]>, Vec<_>) = pairs
         .iter()
@@ -287,8 +287,8 @@ fn merge(tree: &Tree, entries: &[Id], looked_at: &mut usize) -> Result<Vec<Id>, 
         let NodeView::Map(entries) = tree.node(node.id).view() else {
             return Err(YamlError::new(source.line(), "<<: table expected to merge"));
         };
-        *looked_at = looked_at.saturating_add(entries.len() / 2);
-        if *looked_at > MAX_NODES {
+        *examined = examined.saturating_add(entries.len() / 2);
+        if *examined > MAX_NODES {
             return Err(too_large(source.line()));
         }
         for (key, value) in entries.entries() {

@@ -12,11 +12,11 @@ use super::scalar::{Form, core_schema};
 /// The most text that our section may hold after replacement, in bytes.
 const MAX_TEXT: usize = 4 * 1024 * 1024;
 
-/// The most values that are named as unreadable.
+/// The most values that are reported as unreadable.
 const MAX_ISSUES: usize = 1_000;
 
-/// Our section. Its value has everything but the items of the list of servers, which are converted
-/// one at a time.
+/// Our section. [`Section::value`] converts all of it except the items of the list of servers, which
+/// [`ServerItems::each`] converts one at a time.
 pub(in super::super) struct Section<'t> {
     reading: Reading<'t>,
     node: YamlNode<'t>,
@@ -82,7 +82,8 @@ pub(in super::super) fn to_value(
     }
 }
 
-/// The same, with nothing in the place of each value that cannot be read, and all the reasons.
+/// Like [`to_value`], but does not stop at the first error: returns the value without what cannot be read,
+/// and all errors.
 pub(in super::super) fn to_value_all(
     node: YamlNode<'_>,
     path: &Path,
@@ -107,14 +108,14 @@ fn convert_all(
     (value, placed.collect())
 }
 
-/// What the conversion of all values of a section shares.
+/// The state that the conversions of all values of a section share.
 struct Reading<'t> {
     env: &'t dyn Fn(&str) -> Option<String>,
     /// How many more bytes of text may be read.
     room: Cell<usize>,
     /// Why values could not be read; paths begin at the value that is being converted.
     issues: RefCell<Vec<Issue>>,
-    /// After so many, values are not converted any more.
+    /// After this many issues no further value is converted.
     max_issues: usize,
 }
 
@@ -186,7 +187,7 @@ impl<'t> Reading<'t> {
         }
     }
 
-    /// The same for the section, with the list of servers deferred.
+    /// Like [`Self::convert`], for the section: the list of servers becomes [`Value::Deferred`].
     fn convert_section(&self, node: YamlNode<'_>) -> Result<Value, Issue> {
         match node.view() {
             NodeView::Map(entries) => self.convert_map(entries, |name, value| match value.view() {

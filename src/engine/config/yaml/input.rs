@@ -1,10 +1,10 @@
-//! The text as the parser reads it.
+//! The input of the parser: corrects how it reads a tab after a colon.
 
 use saphyr_parser::input::SkipTabs;
 use saphyr_parser::{Input, StrInput};
 
-/// A text of which a tab separates a key from its value as a space does (YAML 1.2.2 §6.2). The
-/// parser refuses a letter or a minus sign that follows `:` and a tab.
+/// A text in which a tab separates a key from its value as a space does (YAML 1.2.2 §6.2). Without this the
+/// parser refuses a letter or a minus sign after `:` and a tab.
 pub(super) struct TextInput<'t>(StrInput<'t>);
 
 impl<'t> TextInput<'t> {
@@ -13,8 +13,8 @@ impl<'t> TextInput<'t> {
     }
 }
 
-/// Methods that [`StrInput`] has as it should. All of them, not only those that the trait requires:
-/// its own versions are faster than the trait's.
+/// Forwards methods to [`StrInput`] unchanged. All methods, not only those that the trait requires:
+/// `StrInput` has faster versions than the trait's defaults.
 macro_rules! as_it_is {
     ($($name:ident($($kind:tt)+) $(-> $out:ty)?;)+) => {
         $(as_it_is!(@one $name($($kind)+) $(-> $out)?);)+

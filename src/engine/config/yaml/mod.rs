@@ -1,10 +1,10 @@
 //! YAML text to a tree: YAML 1.2 with the core schema, plus merge keys (`<<: *anchor`), as the
 //! loaders of other programs that read the same file have them.
 //!
-//! Bounded in every direction: depth, nodes (aliases counted as often as they are used) and
-//! text. Aliased nodes are shared rather than copied, so that memory stays proportional to the length of
-//! the input. The work is bounded too: each use of an alias reads a bounded number of bytes, however long the text
-//! is that it stands for.
+//! Depth, number of nodes (an alias counts each time it is used) and length of texts are bounded. Aliased
+//! nodes are shared, not copied, so that memory stays proportional to the length of the input. The work
+//! is bounded, too: each use of an alias reads a bounded number of bytes, however long the aliased text
+//! is.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -41,7 +41,7 @@ pub(super) struct Span {
     length: u32,
 }
 
-/// What the tree keeps of a node.
+/// A node as the tree stores it.
 #[derive(Clone, Copy, Debug)]
 struct Record {
     line: u32,
@@ -69,8 +69,8 @@ pub(super) fn too_large(line: usize) -> YamlError {
 }
 
 impl Span {
-    /// What an array of this length holds from `start` on. Nothing is longer than `u32` can count:
-    /// a text has at most [`MAX_BYTES`](super::super::MAX_BYTES), a tree at most [`MAX_NODES`].
+    /// The part of an array from `start` to `end`. Both fit into `u32`: a text has at most
+    /// [`MAX_BYTES`](super::super::MAX_BYTES) bytes, a tree at most [`MAX_NODES`] nodes.
     fn from(start: usize, end: usize) -> Self {
         let fit = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self {
@@ -105,7 +105,8 @@ impl Tree {
     /// A tree of a text of this length, in bytes.
     pub(super) fn with_text_of(length: usize) -> Self {
         Self {
-            // Room for all scalars: a buffer that grew would leave copies of passwords behind, unwiped.
+            // Room for all scalars: a buffer that grows leaves copies of passwords in freed memory that
+            // are not wiped.
             text: Zeroizing::new(String::with_capacity(length)),
             ..Self::default()
         }
@@ -126,7 +127,7 @@ impl Tree {
     }
 
     /// # Errors
-    /// What exceeds a bound.
+    /// The tree would exceed a bound.
     pub(super) fn add(&mut self, line: usize, content: NodeContent) -> Result<Id, YamlError> {
         let (mut size, mut depth) = (1_u32, 0_u8);
         if let NodeContent::List(span) | NodeContent::Map(span) = content {
@@ -243,8 +244,8 @@ impl<'t> YamlNode<'t> {
         }
     }
 
-    /// A key's text, if it is a scalar of at most [`MAX_KEY`] bytes. Longer ones are not even read: with
-    /// aliases a short file can have many long keys.
+    /// A key's text, if it is a scalar of at most [`MAX_KEY`] bytes. The text of a longer key is not read:
+    /// with aliases a short file can use a long key many times.
     pub(super) fn name(self) -> Option<&'t str> {
         self.key().map(|(name, _)| name)
     }

@@ -1,4 +1,4 @@
-//! Scalars: which of them are text, and what the others mean.
+//! The types of scalars: text, number, boolean or null.
 
 use saphyr_parser::{ScalarStyle, Tag};
 
@@ -44,7 +44,7 @@ pub(super) fn form(style: ScalarStyle, tag: Option<&Tag>) -> Form<String> {
         "float" if core => Form::Tagged("float"),
         "bool" if core => Form::Tagged("bool"),
         "null" if core => Form::Tagged("null"),
-        // The non-specific tag: not by the schema.
+        // `!`, the non-specific tag: the scalar is text, whatever the core schema would make of it.
         "!" if tag.handle.is_empty() => Form::Text,
         "" if tag.handle == "!" => Form::Text,
         _ => Form::Foreign(shortened(&tag.to_string())),
