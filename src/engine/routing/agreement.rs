@@ -9,7 +9,7 @@ use crate::engine::target::Target;
 
 /// 16 hexadecimal digits, which differ where two configurations route users differently: other
 /// nodes, pools, weights or ports, or another `user_key`. The order of the targets does not count.
-/// It is a name for a configuration, not a secret and no protection.
+/// It only identifies a configuration; it needs no secrecy and proves nothing.
 pub fn agreement(targets: &[Arc<Target>], settings: &RoutingSettings) -> String {
     let mut ports: Vec<String> = targets.iter().map(|target| port(target)).collect();
     ports.sort_unstable();
@@ -27,7 +27,7 @@ pub fn agreement(targets: &[Arc<Target>], settings: &RoutingSettings) -> String 
     format!("{:016x}", hash::of_name(text.as_bytes()))
 }
 
-/// What counts of a target: a line of text.
+/// One line with the settings of a target on which the choice of a node depends.
 fn port(target: &Target) -> String {
     let place = &target.placement;
     let mut line = target.key();

@@ -91,7 +91,7 @@ pub enum FieldValue {
 /// The key of filters that selects pools and is no field of a server to compare.
 pub const POOL: &str = "pool";
 
-/// What is wrong with a key of a filter that is neither a field nor [`POOL`].
+/// The error for a key of a filter that is neither a field nor [`POOL`].
 pub fn unknown_field(name: &str) -> String {
     let known = ServerField::ALL.into_iter().map(ServerField::name);
     let hint = nearest(name, known.chain([POOL]))

@@ -1,5 +1,5 @@
 //! The part of a choice that is the same for all users: the usable nodes with their ports, for one
-//! filter and one state of the targets. What is left for each user is to hash and to compare.
+//! filter and one state of the targets. For each user only hashes remain to be calculated and compared.
 
 use std::cmp::Ordering;
 
@@ -55,7 +55,7 @@ pub(super) struct PlannedNode {
     pub(super) ports: SmallVec<[(u64, usize); 1]>,
 }
 
-/// What a plan chooses for a user.
+/// The choice of a plan for a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The index of the target in the configuration.
@@ -68,8 +68,8 @@ pub struct Choice {
 /// is rounded. 2^18 of a hash is 64 steps of the fraction, more than 40 times what rounding can do.
 const CLOSE: u64 = 1 << 18;
 
-/// A score is at most `weight / (1 - f)`, since `-ln(f) >= 1 - f`. What is below the best score by
-/// more than this part is below it whatever rounding does.
+/// A score is at most `weight / (1 - f)`, since `-ln(f) >= 1 - f`. A bound that is below the best score
+/// times this number is below that score in spite of rounding, so its node cannot win.
 const MARGIN: f64 = 1.0 - 1e-9;
 
 impl Plan {

@@ -13,7 +13,7 @@ use crate::engine::config::NodeUsable;
 use crate::engine::target::Target;
 use crate::engine::verdicts::OperatorState;
 
-/// What routing reads of the targets' state. Targets are given by their index in the configuration.
+/// The state of targets and nodes that routing reads. A target is given by its index in the configuration.
 pub trait TargetView {
     /// Whether the target is in the list now.
     fn is_listed(&self, target: usize) -> bool;
@@ -34,7 +34,7 @@ pub trait TargetView {
     }
 }
 
-/// What a view shows of a target.
+/// The fields of a target's server object, read from a view.
 struct ShownBy<'v, V> {
     view: &'v V,
     node: &'v Node,

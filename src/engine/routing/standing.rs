@@ -1,4 +1,5 @@
-//! How each node stands for one user: what a store needs that remembers where users are.
+//! The order of all nodes for one user, with the state of each. A store of bindings needs all of them: the
+//! user may be bound to a node that hashing would not choose.
 
 use std::cmp::Ordering;
 

@@ -53,7 +53,7 @@ fn route_all(targets: &[Arc<Target>], dead: &[usize], users: usize) -> Vec<Strin
         node_usable: NodeUsable::All,
         view: Dead(dead.to_vec()),
     };
-    // One plan for all users, as a process has it.
+    // One plan for all users, as in a running process.
     let plan = fleet.plan(&Filter::default());
     let node_of = |user: usize| {
         let key = format!("user{user}@example.org");
@@ -154,7 +154,7 @@ fn a_node_that_comes_takes_only_what_becomes_its_own() {
     for (was, is) in before.iter().zip(&after) {
         assert!(is == was || is == "node10", "{was} became {is}");
     }
-    // Its share is what chance allows.
+    // The new node's share differs from its weight only as far as chance allows.
     assert!(chi_squared(&after, &[100; 11]) < limit(&[100; 11]));
 }
 
