@@ -1,7 +1,7 @@
-//! The connection of this process: kept open, opened again after a failure.
+//! The connection of this process to Redis: kept open, and opened again after a failure.
 //!
-//! While Redis fails it is asked once a second, by a task of its own: a call then fails at once, and
-//! nobody who logs in waits.
+//! While Redis fails, a task of its own tries to connect once a second. A call fails at once meanwhile,
+//! so that no login waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +23,12 @@ use crate::sys::relay::relayed;
 /// The time between the starts of two attempts to connect.
 const EACH: Duration = Duration::from_secs(1);
 
-/// How long connecting may take, with TLS and the login to Redis; and after that the first
-/// registration of this machine.
+/// The longest time for connecting, with TLS and the login to Redis; and again for the first registration
+/// of this machine after that. Less than [`EACH`].
 const CONNECT_TIME: Duration = Duration::from_millis(900);
 
-/// The time between two registrations of this machine; the store counts one for 10 s.
+/// The time between two registrations of this machine. A registration is valid for 10 s, so two may be
+/// lost in a row.
 const REGISTER_EVERY: Duration = Duration::from_secs(3);
 
 /// The interval at which this process checks whether an operator has set something.
@@ -53,7 +54,7 @@ struct Shared {
     machine: String,
 }
 
-/// Redis as the calls of this process see it. Must be made and used on the engine thread.
+/// The client through which this process calls Redis. Must be made and used on the engine thread.
 pub struct Client {
     shared: Arc<Shared>,
     keeper: JoinHandle<()>,
@@ -62,8 +63,8 @@ pub struct Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.keeper.abort();
-        // A call in flight fails when this client ends. It must not record that the store is down:
-        // the client that replaces this one in the same table knows better.
+        // A call in flight fails when this client ends. It must not record that the store is down: the
+        // client that replaces this one uses the same table, and its connection may be good.
         let ended = Link::Down("another configuration is in force".to_owned());
         self.shared.link.send_replace(ended);
     }
@@ -75,8 +76,8 @@ impl Client {
         Self::named(active, log, machine_name(active))
     }
 
-    /// The same for a process that probes nothing, such as a command. It does not register, so that
-    /// no machine counts what it takes for verdicts.
+    /// Like [`Client::of`], for a process that makes no probes, such as the command. It does not register:
+    /// other machines would count its verdicts, and it has none.
     pub fn of_visitor(active: &Arc<ActiveConfig>, log: &Arc<Log>) -> Option<Self> {
         Self::named(active, log, String::new())
     }
@@ -99,7 +100,7 @@ impl Client {
         Arc::ptr_eq(&self.shared.active, active)
     }
 
-    /// What a task of a call needs.
+    /// A handle for the task of a call.
     pub fn handle(&self) -> ClientHandle {
         ClientHandle(self.shared.clone())
     }
@@ -114,7 +115,7 @@ impl ClientHandle {
     /// until `until`.
     ///
     /// # Errors
-    /// That Redis fails or has not answered in time.
+    /// Redis fails, or has not answered in time.
     pub async fn call<C: ScriptCall>(
         &self,
         until: std::time::Instant,
@@ -142,7 +143,7 @@ impl ClientHandle {
         }
     }
 
-    /// The name of this machine in the store; empty for a process that is none.
+    /// The name of this machine in the store; empty for a process that does not register.
     pub fn machine(&self) -> &str {
         &self.0.machine
     }
@@ -269,7 +270,7 @@ async fn connect(
     let connection = timeout(CONNECT_TIME, opened).await.map_err(|_| late())??;
     if shared.is_machine() {
         machine.forget_server();
-        machine.look_around(&connection).await;
+        machine.read_eviction_policy(&connection).await;
         // The first call of a script may have to send its source, and is slower.
         register(shared, &connection, machine, CONNECT_TIME).await?;
     }
@@ -312,7 +313,7 @@ async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) 
         let is_due = registered.elapsed() >= REGISTER_EVERY;
         if is_due || machine.has_news(&shared.active) {
             registered = Instant::now();
-            machine.look_around(connection).await;
+            machine.read_eviction_policy(connection).await;
             let within = shared.settings.timeout;
             if let Err(error) = register(shared, connection, machine, within).await {
                 return error;

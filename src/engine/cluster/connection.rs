@@ -22,14 +22,14 @@ pub(super) struct Connection {
     calls: MultiplexedConnection,
     driver: JoinHandle<()>,
     pub(super) clock: RedisClock,
-    /// The digests of the scripts that were run. Of this connection, not of the process: a child
-    /// must not inherit a lock that another thread of its parent holds.
+    /// The digests of the scripts that were run. They belong to the connection, not to the process: a
+    /// child must not inherit a lock that another thread of its parent holds.
     digests: Mutex<Vec<(&'static str, Box<str>)>>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // Calls that are under way then fail at once.
+        // Makes calls in flight fail at once.
         self.driver.abort();
     }
 }
@@ -44,7 +44,7 @@ impl From<RedisError> for CallError {
     }
 }
 
-/// What a server says may have several lines.
+/// Puts a server's error on one line, as the log needs it.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -142,10 +142,10 @@ impl Connection {
         answer.extract_error()
     }
 
-    /// Runs a script, which the server is given where it does not have it yet.
+    /// Runs a script. Sends its source if the server does not have it yet.
     ///
     /// # Errors
-    /// What the server says, or that the connection is lost.
+    /// The server returned an error, or the connection is lost.
     pub(super) async fn run<C: ScriptCall>(
         &self,
         call: &C,
@@ -174,8 +174,8 @@ impl Connection {
 
 /// SHA-1 of a script, by which Redis knows it.
 fn script_digest(source: &str) -> Box<str> {
-    // Empty where OpenSSL refuses SHA-1: the server then knows no such script and is sent the source
-    // each time.
+    // Empty if OpenSSL refuses SHA-1. The server then finds no script with this digest, and gets the source
+    // with each call.
     let digest = openssl::hash::hash(MessageDigest::sha1(), source.as_bytes());
     let digest = digest.as_ref().map_or(&[][..], |digest| digest);
     digest

@@ -28,7 +28,7 @@ pub(super) struct Dialler {
 
 impl Dialler {
     /// # Errors
-    /// What OpenSSL says of the certificates.
+    /// OpenSSL refuses a certificate.
     pub(super) fn new(tls: bool, files: &ClusterFiles) -> Result<Self, String> {
         let context = || context(files).map_err(|error| format!("TLS cannot be set up: {error}"));
         Ok(Self {
@@ -84,7 +84,7 @@ impl Dialler {
 }
 
 /// # Errors
-/// What the system says.
+/// The system's error.
 pub(super) async fn unix(path: &Path) -> Result<Duplex, String> {
     let stream = UnixStream::connect(path).await;
     let stream = stream.map_err(|error| format!("{}: {error}", path.display()))?;

@@ -15,8 +15,8 @@ use crate::engine::verdicts::digest::sha256;
 use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Setting, UserCounts};
 use crate::sys::host_name::host_name;
 
-/// How long a request may take that no login waits for.
-const SIDE_QUESTION: Duration = Duration::from_millis(300);
+/// How long the request for the eviction policy may take. No login waits for it.
+const EVICTION_POLICY_TIME: Duration = Duration::from_millis(300);
 
 /// This machine as the store knows it.
 pub(super) struct Machine {
@@ -26,8 +26,8 @@ pub(super) struct Machine {
     sent: Option<u64>,
     /// The server's eviction policy, if it may forget bindings by itself.
     eviction: Option<String>,
-    /// Whether the server of the present connection has said its eviction policy, or that it does
-    /// not say it.
+    /// Whether the server of the present connection has answered the request for its eviction policy,
+    /// even if only with a refusal.
     knows_eviction: bool,
     /// The warnings that were logged last.
     logged: Vec<String>,
@@ -53,19 +53,19 @@ impl Machine {
         }
     }
 
-    /// Finds out whether the server may forget bindings by itself, unless that is known. Where it
-    /// does not answer in time the next call asks again.
-    pub(super) async fn look_around(&mut self, connection: &Connection) {
+    /// Reads the server's eviction policy, unless it is known: the server may delete bindings by itself. If
+    /// the server does not answer in time, the next call asks again.
+    pub(super) async fn read_eviction_policy(&mut self, connection: &Connection) {
         if self.knows_eviction {
             return;
         }
-        if let Ok(policy) = timeout(SIDE_QUESTION, eviction_policy(connection)).await {
+        if let Ok(policy) = timeout(EVICTION_POLICY_TIME, eviction_policy(connection)).await {
             self.knows_eviction = true;
             self.eviction = policy.filter(|policy| policy != "noeviction");
         }
     }
 
-    /// Forgets what is known of the server: the next connection may lead to another one.
+    /// Forgets the eviction policy: the next connection may lead to another server.
     pub(super) fn forget_server(&mut self) {
         self.knows_eviction = false;
     }
@@ -151,8 +151,8 @@ impl Machine {
     }
 }
 
-/// An event that says that another machine has other settings. Each process of this machine finds that
-/// out, and the first one tells it.
+/// Adds an event that says that another machine has other settings. Each process of this machine notices the
+/// difference, but only the first one adds the event: not again within a minute.
 fn note_difference(active: &ActiveConfig, machine: &str, what: String) {
     const ONE_EVENT_MS: u64 = 60_000;
     let event = Event::new(EventKind::Cluster, format!("machine:{machine}"));
@@ -201,7 +201,7 @@ async fn eviction_policy(connection: &Connection) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
-/// What all machines have to agree on, each part with its hash: `nodes:1a2b3c4d keys:… bindings:…`.
+/// The hashes of the settings that all machines have to agree on: `nodes:1a2b3c4d keys:… bindings:…`.
 fn config_hash(active: &ActiveConfig) -> String {
     let (config, routing) = (&active.config, &active.config.routing);
     let mut nodes: Vec<String> = active
@@ -244,7 +244,7 @@ fn config_hash(active: &ActiveConfig) -> String {
     hashed.join(" ")
 }
 
-/// What differs between two configuration hashes, in words.
+/// The settings in which two configuration hashes differ, in words.
 fn differing(mine: &str, theirs: &str) -> Vec<&'static str> {
     const WORDS: [(&str, &str); 3] = [
         ("nodes", "nodes, pools or weights"),

@@ -5,8 +5,8 @@
 //! | `script`, `scripts/*.lua` | what runs inside Redis: arguments and answers, without any I/O |
 //! | `duplex`, `connection` | a byte stream to a server; the login, Sentinels and calls of scripts |
 //! | `client` | the connection of this process, kept open |
-//! | `redis_clock` | what time it is in Redis, for deadlines |
-//! | `machines` | what this machine tells the others and learns from them |
+//! | `redis_clock` | the time of Redis's clock, for deadlines |
+//! | `machines` | the registration of this machine, and what other machines have registered |
 //! | `visitor` | what a process that probes nothing, such as the command, reads and sets |
 
 mod client;

@@ -1,12 +1,13 @@
-//! What time it is in Redis. Deadlines are in its clock, so that a script that runs too late finds
-//! that out by itself.
+//! The time of Redis's clock. Deadlines are sent in that clock, so that a script that runs too late can
+//! notice it.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::sys::clock;
 
-/// A measurement of Redis's clock that took longer than a later one is used for so long at most.
+/// For how long, in microseconds, the quickest measurement of Redis's clock is preferred to later, slower
+/// ones. After that the two clocks may have drifted apart.
 const BEST_FOR_US: u64 = 30_000_000;
 
 /// The difference between Redis's clock and this machine's `CLOCK_MONOTONIC`.
@@ -45,7 +46,7 @@ impl RedisClock {
         let is_kept = best.is_some_and(|best| {
             let differ = new.offset.wrapping_sub(best.offset);
             let differ = differ.min(differ.wrapping_neg());
-            // Where the two cannot both be right, the clock was set.
+            // If both offsets cannot be right, Redis's clock was set in between.
             let is_possible = differ <= (new.took + best.took) / 2 + 1_000;
             is_possible && best.took < new.took && answered.saturating_sub(best.at) < BEST_FOR_US
         });

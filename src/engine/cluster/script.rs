@@ -34,7 +34,7 @@ pub trait ScriptCall {
     fn arguments(&self) -> Vec<Vec<u8>>;
 
     /// # Errors
-    /// What is wrong with the answer: it is not one of this script.
+    /// The answer is not one that this script gives.
     fn parse(&self, answer: Value) -> Result<Self::Answer, BadAnswer>;
 }
 
@@ -66,7 +66,7 @@ impl UserDigest {
                 hmac.update(user_key);
                 hmac.finalize().into_bytes()
             }
-            // HMAC takes a secret of any length, so this is the case without one.
+            // HMAC takes a secret of any length, so this only happens without a secret.
             Some(Err(_)) | None => Sha256::digest(user_key),
         };
         Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -110,7 +110,7 @@ pub struct Binding {
 }
 
 impl Binding {
-    /// What a machine remembers of it.
+    /// The part of the record that a machine remembers.
     pub fn remembered(&self) -> Remembered {
         Remembered {
             node: self.node.clone(),

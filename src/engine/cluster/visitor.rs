@@ -1,6 +1,6 @@
-//! What a process that probes nothing, such as the command, does in the store: it reads and changes what
-//! operators have set for all machines. It does not register itself as a machine, because a registered
-//! machine's verdicts count for `quorum` and it has none.
+//! Access to the store for a process that makes no probes, such as the command: it reads and changes the
+//! operators' settings for all machines. It does not register itself as a machine, because the verdicts of
+//! a registered machine count for `quorum`, and it has none.
 
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::engine::active::ActiveConfig;
 /// Takes over what operators have set for all machines. Writes nothing into the store.
 ///
 /// # Errors
-/// That Redis fails or has not answered in time.
+/// Redis fails, or has not answered in time.
 pub async fn learn_settings(
     client: &ClientHandle,
     active: &ActiveConfig,
@@ -26,7 +26,7 @@ pub async fn learn_settings(
 /// set there later. Returns the names of what it took over: targets' keys, or `node:` and a name.
 ///
 /// # Errors
-/// That Redis fails or has not answered in time.
+/// Redis fails, or has not answered in time.
 pub async fn share_settings(
     client: &ClientHandle,
     active: &ActiveConfig,

@@ -49,7 +49,7 @@ impl AnswerItems {
     }
 }
 
-/// What a script about one user returns.
+/// The answer of a script about one user.
 pub(super) struct UserAnswer {
     /// A word that says what the script did.
     pub(super) outcome: String,

@@ -1,5 +1,5 @@
-//! The release of a node's bindings, in steps: each looks at a bounded number of keys, so that
-//! logins are not delayed.
+//! The release of a node's bindings, in steps. Each step reads a bounded number of keys, because Redis
+//! answers no login meanwhile.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use redis::Value;
 use super::answer::{AnswerItems, LATE};
 use super::{Arguments, BadAnswer, ScriptCall, UserDigest, keys, source, user_records};
 
-/// One step.
+/// One step of a release.
 #[derive(Clone, Debug)]
 pub struct FlushStep {
     /// "0" in the first step, then what the step before returned.
@@ -25,7 +25,7 @@ pub struct FlushStep {
     pub deadline: u64,
 }
 
-/// About how many keys one step looks at.
+/// About how many keys one step reads.
 const KEYS_PER_STEP: u64 = 500;
 
 /// The answer to a [`FlushStep`].

@@ -42,11 +42,11 @@ pub struct LoginRequest {
     pub needs_quorum: bool,
     /// The name under which this machine is registered.
     pub machine: String,
-    /// Only the answer is wanted that a login would get now: nothing is written.
+    /// The call only explains: it returns the answer that a login would get now, and writes nothing.
     pub explains: bool,
 }
 
-/// What a login did.
+/// How a login got its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginHow {
     New,

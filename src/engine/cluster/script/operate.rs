@@ -1,4 +1,4 @@
-//! What operators and hosts do to bindings: move, forget, hold, touch.
+//! The changes of bindings by operators and hosts: move, forget, hold, touch.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use redis::Value;
 use super::answer::{AnswerItems, Answered, LATE, user_answer};
 use super::{Arguments, BadAnswer, Binding, Remembered, ScriptCall, UserDigest, keys, source};
 
-/// What an operator's call did.
+/// The answer to an operator's call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operated {
     Done {
@@ -28,7 +28,7 @@ pub enum Operated {
 pub struct MoveUser {
     pub user: UserDigest,
     pub node: String,
-    /// Without end, and never moved by itself.
+    /// The binding has no end, and no login moves the user.
     pub keep: bool,
     pub reason: String,
     pub by: String,

@@ -1,4 +1,5 @@
-//! A machine says that it lives and what it knows, and learns what the others know.
+//! The registration of a machine in the store: it says that the machine lives and which nodes it has, and
+//! exchanges operators' settings with the other machines.
 
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use super::answer::{AnswerItems, LATE};
 use super::login::{drain_end_ms, push_node};
 use super::{Arguments, BadAnswer, ScriptCall, UserDigest, keys, source};
 
-/// Registers this machine. To be sent every few seconds, and before anything else on a new
-/// connection: until then no machine may be registered that knows a node.
+/// Registers this machine. Sent every few seconds, and before anything else on a new connection: a login
+/// leaves alone a binding to a node that no registered machine knows.
 #[derive(Clone, Debug)]
 pub struct Sync {
     /// The name to register this machine by. Empty for the command, which reads and changes settings but
@@ -19,11 +20,11 @@ pub struct Sync {
     pub config_hash: String,
     pub nodes: Vec<OwnNode>,
     pub drain_time: Duration,
-    /// Whether the nodes' numbers of users are wanted, which cost Redis three commands for each.
+    /// Whether to return the nodes' numbers of users, which takes three commands of Redis per node.
     pub wants_counts: bool,
     /// The highest generation that this machine knows.
     pub generation: u64,
-    /// What operators set, as far as this machine knows.
+    /// The settings of operators that this machine knows.
     pub settings: Vec<ClusterSetting>,
     pub deadline: u64,
 }
@@ -40,7 +41,7 @@ pub struct OwnNode {
 /// Something that an operator has set for all machines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterSetting {
-    /// What was set: the later one of two settings with the same name counts.
+    /// The name of what was set. Of two settings with the same name the later one is in force.
     pub name: String,
     /// When it was set, in milliseconds since 1970 of the clock of the machine where it was set.
     pub since_ms: u64,
@@ -167,7 +168,7 @@ impl ScriptCall for Sync {
     }
 }
 
-/// Reads what comes one after the other until no item is left.
+/// Reads values with `read` until no item is left.
 fn each<T>(
     mut items: AnswerItems,
     mut read: impl FnMut(&mut AnswerItems) -> Result<T, BadAnswer>,

@@ -45,9 +45,10 @@ local function is_in_force(record)
   return record.keep or record['until'] > now or record.held > now
 end
 
--- The record of the key, or the one that the machine remembers where that is newer: the store has lost
--- it, or has fallen back to an older copy. In ARGV from `first` on: its generation, node, since, until (0: it
--- is kept without end), from, held. The second result is true where the remembered record has to be written.
+-- Returns the record of the key; or the record that the machine remembers, if that is newer: then the store
+-- has lost its data, or has been restored from an older copy. ARGV has the remembered record from `first` on:
+-- generation, node, since, until (0: it is kept without end), from, held. The second result is true if the
+-- remembered record has to be written.
 local function read_or_remembered(key, first)
   local stored = read(key)
   local generation = tonumber(ARGV[first]) or 0
@@ -76,7 +77,7 @@ local function read_or_remembered(key, first)
   return remembered, true
 end
 
--- The binding ends with `until`, whether Redis has removed the key yet or not.
+-- Ignores a binding whose `until` has passed: Redis may remove the key later.
 local function drop_if_over(record)
   if not record.keep and record['until'] <= now then
     record.node, record.from = '', ''
@@ -118,7 +119,7 @@ local function count_in(node, key, ends)
     return
   end
   local sample = USERS .. ':' .. node
-  -- Not where Redis has no memory left: the estimate may be wrong, a login may not fail for it.
+  -- An error is ignored: Redis may have no memory left, and a wrong estimate is better than a failed login.
   local added = redis.pcall('ZADD', sample, digits(ends), member)
   if type(added) ~= 'number' then
     return
@@ -141,7 +142,8 @@ local function count_out(node, key)
   end
 end
 
--- Where hashing would put the user, only where that is another node: most records are shorter so.
+-- Writes the node that hashing gives the user, but only if it is not the node that the user is bound to: this
+-- keeps most records short.
 local function write_home(key, record)
   if record.home ~= '' and record.home ~= record.node then
     redis.call('HSET', key, 'home', record.home)
@@ -175,7 +177,7 @@ local function write(key, record)
   end
 end
 
--- What every script about one user returns.
+-- The answer of every script about one user.
 local function answer(outcome, record, has_moved)
   return {
     outcome, has_moved and '1' or '0', record.node, digits(record.since),
@@ -184,7 +186,8 @@ local function answer(outcome, record, has_moved)
   }
 end
 
--- ARGV[1] is the deadline. The machine has given another answer by then, so nothing may change any more.
+-- ARGV[1] is the deadline. After it the machine has answered the login without the store, so this script must
+-- not change the binding.
 if tonumber(ARGV[1]) < now then
   return { 'late', digits(now_us) }
 end

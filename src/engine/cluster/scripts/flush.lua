@@ -1,6 +1,6 @@
 -- One step of releasing the bindings of a node, or those that differ from rendezvous hashing.
 --
---   ARGV[2]  the cursor of SCAN, ARGV[3] the pattern of the users' keys, ARGV[4] how many keys to look at
+--   ARGV[2]  the cursor of SCAN, ARGV[3] the pattern of the users' keys, ARGV[4] how many keys to read
 --   ARGV[5]  the node, or empty: every user whose node is not the one that hashing gave at the last login
 --   ARGV[6]  how many bindings to release at most
 --   ARGV[7]  reason, ARGV[8] by whom, ARGV[9] retention

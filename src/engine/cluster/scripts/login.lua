@@ -1,7 +1,7 @@
 -- A login of one user, KEYS[4]: finds the user's node, and binds, renews or moves.
 --
 --   ARGV[2]   'login', or 'explain': the same answer, but nothing is written
---   ARGV[3]   the machine's name; empty: who explains is no machine, whose verdicts count for no quorum
+--   ARGV[3]   the machine's name; empty: the caller is the command, which has no verdicts for a quorum
 --   ARGV[4]   retention, ARGV[5] move_delay, ARGV[6] min_stay
 --   ARGV[7]   node_failover: 'move' or 'refuse'
 --   ARGV[8]   verdicts: 'own' or 'quorum'
@@ -20,7 +20,7 @@ local nodes = ARGV[12]
 
 local record, is_refilled = read_or_remembered(key, 13)
 
--- Ends the script without a change of the binding; a remembered record is written.
+-- Ends the script without changing the binding. Writes the remembered record if the store had lost it.
 local function as_it_is(outcome)
   if is_refilled and not is_dry then
     note_generation(math.max(record.generation, last_generation()))
@@ -68,7 +68,7 @@ local function living_machines()
   return texts
 end
 
--- Whether the store was empty a moment ago, so that machines may be missing that live.
+-- Whether the store was empty less than 10 s ago: machines that live may not have registered again yet.
 local function is_young()
   local born = tonumber(redis.call('HGET', STORE, 'born'))
   return not born or now < born + 10000
@@ -83,7 +83,8 @@ local function is_known_elsewhere(node)
   return is_young()
 end
 
--- Whether more than half of the living machines find the node unusable. This one does.
+-- Whether more than half of the living machines find the node unusable. The calling machine finds it unusable:
+-- this is only called for such nodes.
 local function is_given_up(node)
   local machines = living_machines()
   if machine ~= '' then
@@ -180,7 +181,7 @@ if is_refilled then
 end
 local renewed = redis.pcall('HSET', key, 'until', digits(record['until']))
 if type(renewed) == 'table' and renewed.err then
-  -- Without memory for the renewal the binding still counts. Any other error is the caller's.
+  -- If Redis has no memory for the renewal, the binding is still valid. Any other error is returned.
   if not string.find(renewed.err, 'OOM', 1, true) then
     return renewed
   end

@@ -1,6 +1,6 @@
 -- An operator binds one user, KEYS[4], to a node.
 --
---   ARGV[2]  the node, ARGV[3] '1': it is kept without end and never left by itself
+--   ARGV[2]  the node, ARGV[3] '1': the binding has no end, and no login moves the user
 --   ARGV[4]  reason, ARGV[5] by whom, ARGV[6] retention
 --   ARGV[7…] the record that the machine remembers
 

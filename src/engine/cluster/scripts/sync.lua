@@ -1,7 +1,7 @@
--- A machine says that it lives and what it knows, and learns what others know. Runs every few seconds,
--- and before anything else on a new connection.
+-- Registers a machine with its nodes, and exchanges operators' settings with the other machines. Runs every
+-- few seconds, and before anything else on a new connection.
 --
---   ARGV[2]  the machine's name; empty: who calls is no machine, and is not registered
+--   ARGV[2]  the machine's name; empty: the caller is the command, which is not registered
 --   ARGV[3]  the hash of the settings that all machines have to agree on
 --   ARGV[4]  for how long the registration counts
 --   ARGV[5]  its nodes: each is a line feed, the name, a tab, u usable or d not, and when the drain of the
@@ -10,7 +10,7 @@
 --   ARGV[7]  the highest generation that it knows
 --   ARGV[8…] what operators set: the name of the setting, when it was set, and its text
 --
--- Of two settings of one name the later one stays, here and on the machine.
+-- Of two settings with one name the later one is kept, in the store and on the machine.
 
 local machine, ttl, nodes = ARGV[2], tonumber(ARGV[4]), ARGV[5]
 if machine ~= '' then
