@@ -20,9 +20,9 @@ use crate::sys::clock;
 /// How a family is encoded.
 #[derive(Clone, Copy)]
 pub(super) enum Encode {
-    /// Also without a configuration.
+    /// A family that needs no configuration.
     Version(fn(&mut DescriptorEncoder<'_>) -> fmt::Result),
-    /// In one step: its number of series does not depend on that of targets.
+    /// Encoded in one step: the number of its series does not depend on the number of targets.
     Whole(fn(&mut DescriptorEncoder<'_>, &ActiveConfig) -> fmt::Result),
     /// The series of these targets.
     Targets(fn(&mut DescriptorEncoder<'_>, &ActiveConfig, Range) -> fmt::Result),
@@ -168,7 +168,7 @@ fn state_changes(
     Ok(())
 }
 
-/// Of each protocol that has targets, how many have each verdict.
+/// The number of targets with each verdict, for each protocol that has targets.
 fn counts_by_verdict(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     const VERDICTS: [Verdict; 3] = [Verdict::Alive, Verdict::Dead, Verdict::Unknown];
     let mut counts = [[0_i64; VERDICTS.len()]; Protocol::ALL.len()];
@@ -194,7 +194,7 @@ fn counts_by_verdict(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig)
     Ok(())
 }
 
-/// Of each protocol that has targets, whether so few are alive that all are listed.
+/// Whether so few targets of a protocol are alive that all are listed, for each protocol that has targets.
 fn panics(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     let help = "Whether so few targets of the protocol are alive that all are listed";
     let mut family = gauge(encoder, "panic", help)?;

@@ -30,7 +30,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// The longest piece, in bytes.
 pub const PIECE_MAX: usize = 64 * 1024;
 
-/// How many targets or nodes a step is about: some 0.3 ms.
+/// How many targets or nodes a step writes. It takes about 0.3 ms.
 const STEP: usize = 50;
 
 /// Where a step stands in the text; the default is the first one.
@@ -38,7 +38,7 @@ const STEP: usize = 50;
 pub struct Place {
     /// An index of [`FAMILIES`]; the end of the text follows the last one.
     pub family: usize,
-    /// The first target or node that the step is about.
+    /// The first target or node that the step writes.
     pub item: usize,
 }
 
@@ -109,8 +109,8 @@ pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The length of the lines about a family at the beginning of a text, which stand in front of its
-/// first series alone.
+/// The length of the lines about a family (`# TYPE`, `# HELP`) at the beginning of a text. They may be in the
+/// text once, before the family's first series, so later steps cut them off.
 fn length_of_head(text: &str) -> usize {
     let lines = text.split_inclusive('\n');
     lines
@@ -119,7 +119,7 @@ fn length_of_head(text: &str) -> usize {
         .sum()
 }
 
-/// The collector of a part of one family. The text is made when it is asked, not when it is
+/// The collector of a part of one family. It makes the text when the encoder calls it, not when it is
 /// registered.
 struct Part {
     encode: Encode,

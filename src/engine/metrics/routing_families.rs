@@ -29,8 +29,8 @@ pub(super) fn node_usable(
     Ok(())
 }
 
-/// A node has the strictest state of its targets: it gets no users for that reason, not for one that
-/// its probes have found.
+/// The strictest state that operators have set for the node or its targets. It says why a node without
+/// failed probes gets no users.
 pub(super) fn node_state(
     encoder: &mut DescriptorEncoder<'_>,
     active: &ActiveConfig,
@@ -60,7 +60,7 @@ pub(super) fn node_state(
     Ok(())
 }
 
-/// Without a store nobody knows where users are.
+/// Absent without a store: only the store knows where users are.
 pub(super) fn node_users(
     encoder: &mut DescriptorEncoder<'_>,
     active: &ActiveConfig,
@@ -99,7 +99,8 @@ pub(super) fn moves(
     for (node, place) in unknown.into_iter().chain(nodes) {
         for reason in MoveReason::ALL {
             let count = active.table.moves(place, reason);
-            // A zero is shown where the count can rise: a rate needs two values.
+            // A zero is written for counts that can rise: the rate of a counter needs a value from before
+            // it first rose.
             let is_usual = (place == NodePlace::UNKNOWN) == (reason == MoveReason::UnknownNode);
             if count > 0 || is_usual {
                 let labels = [("node", node), ("reason", reason.name())];
@@ -122,7 +123,7 @@ pub(super) fn selections(
 
 pub(super) fn routes(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     let mut family = counter(encoder, "routes", "Routes found for users, by how")?;
-    // Without a store there is one way only.
+    // Without a store every route is found by hashing, so only that way is written.
     let ways = if active.config.cluster.is_some() {
         HOWS.len()
     } else {

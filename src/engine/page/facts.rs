@@ -1,10 +1,10 @@
-//! What the page is made of.
+//! The data that the status page and the JSON show.
 
 use std::sync::Arc;
 
 use crate::engine::active::ActiveConfig;
 
-/// What is known of this process and of the configuration in force.
+/// The status of this process and of the active configuration.
 pub struct Facts {
     pub active: Option<Arc<ActiveConfig>>,
     /// Why nothing is configured, or why this process cannot probe.

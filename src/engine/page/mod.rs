@@ -1,8 +1,8 @@
 //! The status page: one HTML document that needs nothing else.
 //!
-//! It can be read without JavaScript. With it, `page.js` reads the JSON of the same status every
-//! second and changes what is different, so that scroll position, filter and focus stay. The two
-//! write the same: what one of them shows of a target, the other shows too.
+//! It can be read without JavaScript. With JavaScript, `page.js` reads the JSON of the same status every
+//! second and changes only what differs, so that scroll position, filter and focus stay. Both must write
+//! the same texts: a field that is added here has to be added to `page.js` as well.
 
 mod facts;
 mod graph;
@@ -30,7 +30,7 @@ pub const DEFAULT_TITLE: &str = "Backend servers";
 /// Where the page reads its data by default, relative to its own address.
 pub const DEFAULT_JSON_URL: &str = "status.json";
 
-/// What the caller of the page decides.
+/// The options of the page.
 pub struct PageOptions {
     /// The nonce of the response's Content-Security-Policy, for style and script.
     pub nonce: Option<String>,
@@ -39,17 +39,17 @@ pub struct PageOptions {
     pub json_url: String,
 }
 
-/// The page around the rows of its two long tables, whose numbers depend on the configuration: so that
-/// a host with an event loop does other work while many rows are made.
+/// The page without the rows of its two long tables. Those are made in steps, because there may be
+/// thousands: a host with an event loop does other work between the steps.
 pub struct Frame {
-    /// What comes before the rows of targets.
+    /// The text before the rows of targets.
     pub before_targets: String,
-    /// What comes between them and the rows of nodes.
+    /// The text between the rows of targets and the rows of nodes.
     pub before_nodes: String,
     pub after_nodes: String,
 }
 
-/// Stands in the page for rows. No text gets into the page with this character.
+/// Marks the place of the rows in the page. Texts in the page never contain this character.
 const ROWS: &str = "\0";
 
 /// The page as it is now, without these rows.
@@ -63,7 +63,7 @@ pub fn frame(options: &PageOptions, facts: &Facts) -> Frame {
                 meta name="viewport" content="width=device-width,initial-scale=1";
                 meta name="robots" content="noindex,nofollow";
                 meta name="referrer" content="no-referrer";
-                // Else browsers ask the server for /favicon.ico.
+                // Without this browsers request /favicon.ico from the server.
                 link rel="icon" href="data:,";
                 title { (Shown(&options.title)) }
                 style nonce=[nonce] { (PreEscaped(STYLE)) }
@@ -93,7 +93,7 @@ fn content(options: &PageOptions, facts: &Facts) -> Markup {
         p id="asof" { "As of " (utc(clock::unix_ms())) "." }
         noscript { p { "Reload the page to refresh it." } }
         (warnings(facts))
-        // The tables are there also without a configuration, for the script to fill.
+        // The tables exist also without a configuration: the script fills them later.
         (targets(PreEscaped(ROWS)))
         (nodes(active, PreEscaped(ROWS)))
         (events(active))

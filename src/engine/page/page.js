@@ -189,7 +189,7 @@
     of("nodes").parentNode.hidden = !status.routing;
     targets(status);
     of("nodes").className = status.cluster ? "s" : "";
-    // The minutes are there so that the rows are made again when an age changes.
+    // The age is part of the compared data, so that the rows are made again when it changes.
     lines(of("nodes"), status.routing ? status.nodes.map((n) => ({ ...n, age: n.since && age(status.time - n.since) })) : [], (n) => {
       const usable = element("b", n.usable ? "✔ yes" : `✖ no: ${n.why}`);
       const set = n.state === "auto" ? [] : [element("i", n.state), ` ${n.age}`];
@@ -217,7 +217,8 @@
       put(of("asof"), `⚠ Not refreshed${last ? ` since ${utc(last.time)}` : ""}: ${error.message}`);
       of("asof").className = "w";
     }
-    // A long list is asked for less often, so that the page never takes much of the server's time.
+    // A page that takes long to refresh is refreshed less often: at most a twentieth of the time is spent
+    // on it, so that a long list never takes much of the server's time.
     setTimeout(refresh, Math.max(1000, 20 * (performance.now() - began)));
   };
 

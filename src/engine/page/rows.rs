@@ -1,4 +1,5 @@
-//! The rows of targets and nodes, made in steps: a page of thousands of them takes long.
+//! The rows of targets and nodes. They are made in steps, so that thousands of rows do not keep the event
+//! loop of a host from other work.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use crate::engine::verdicts::OperatorState;
 use crate::engine::verdicts::health::Verdict;
 use crate::sys::clock;
 
-/// How many targets or nodes a step is about.
+/// How many rows a step makes.
 const STEP: usize = 50;
 
 /// The rows of targets at `item`: targets are listed protocol after protocol, each in a table body of its
@@ -40,7 +41,7 @@ pub fn target_rows(active: &ActiveConfig, item: usize) -> Option<(String, usize)
     let next = match mine.next() {
         Some(next) => item - first + next,
         None => {
-            // The body ends where it has begun: in this step or an earlier one.
+            // Ends the table body of the protocol, if one was begun in this step or an earlier one.
             if has_any {
                 text.push_str("</tbody>");
             }
@@ -50,7 +51,7 @@ pub fn target_rows(active: &ActiveConfig, item: usize) -> Option<(String, usize)
     Some((text, next))
 }
 
-/// What stands above the targets of a protocol.
+/// The heading above the targets of a protocol.
 fn head(active: &ActiveConfig, protocol: Protocol) -> Markup {
     let pairs = active.config.targets.iter().zip(&active.slots);
     let (mut count, mut alive) = (0_usize, 0_usize);
@@ -102,7 +103,7 @@ fn row(active: &ActiveConfig, status: &TargetStatus) -> Markup {
     }
 }
 
-/// A sign beside the colour, for those who do not see it.
+/// A sign for a verdict, beside its colour: not everybody can tell the colours apart.
 fn sign(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Alive => "✔",

@@ -12,7 +12,7 @@ use crate::engine::verdicts::health::Verdict;
 /// How many events are shown, the newest first.
 const SHOWN_EVENTS: u64 = 30;
 
-/// What is said of a protocol in panic.
+/// The text of the warning about a protocol in panic.
 const PANIC: &str = "so few targets are alive that all are listed (panic)";
 
 /// How many targets have each verdict.
@@ -33,8 +33,7 @@ pub(super) fn summary(active: &ActiveConfig) -> String {
     format!("{count} targets: {alive} alive, {dead} dead, {unknown} unknown.")
 }
 
-/// The error, protocols in panic, and warnings; the list is there also where it is empty, for the
-/// script.
+/// The error, protocols in panic, and warnings. An empty list is written, too: the script may fill it.
 pub(super) fn warnings(facts: &Facts) -> Markup {
     let panicking = facts.active.iter().flat_map(|active| active.panicking());
     html! {
@@ -128,7 +127,7 @@ pub fn last_events(active: &ActiveConfig) -> Vec<Event> {
     active.table.events_after(since).events
 }
 
-/// What an event changed, from what to what.
+/// The change that an event reports: the old value and the new one.
 fn change(from: &str, to: &str) -> String {
     match (from, to) {
         ("", "") => String::new(),
