@@ -20,10 +20,10 @@ pub(crate) fn move_user(args: &MoveArgs) -> Result<ExitStatus, CommandFailure> {
         node: args.node.clone(),
         keep: args.keep,
     };
-    let told = Reach::of(&args.engine)?.call(wanted(kind, &args.author))?;
+    let done = Caller::of(&args.engine)?.call(wanted(kind, &args.author))?;
     let word = if args.keep { "pinned" } else { "bound" };
-    let before = match told.text("from") {
-        Some(from) if told.is("left") => format!(", left {from}"),
+    let before = match done.text("from") {
+        Some(from) if done.is("left") => format!(", left {from}"),
         _ => String::new(),
     };
     say(&args.user, &format!("{word} to {}{before}", args.node));
@@ -34,8 +34,8 @@ pub(crate) fn forget(args: &UserArgs) -> Result<ExitStatus, CommandFailure> {
     let kind = CallKind::Forget {
         user: user(&args.user)?,
     };
-    let told = Reach::of(&args.engine)?.call(wanted(kind, &args.author))?;
-    match told.text("from").filter(|_| told.is("left")) {
+    let done = Caller::of(&args.engine)?.call(wanted(kind, &args.author))?;
+    match done.text("from").filter(|_| done.is("left")) {
         Some(from) => say(&args.user, &format!("no longer bound to {from}")),
         None => say(&args.user, "was not bound"),
     }
@@ -47,8 +47,8 @@ pub(crate) fn hold(args: &HoldArgs) -> Result<ExitStatus, CommandFailure> {
         user: user(&args.user)?,
         duration: args.time,
     };
-    let told = Reach::of(&args.engine)?.call(wanted(kind, &args.author))?;
-    let binding = match told.text("node") {
+    let done = Caller::of(&args.engine)?.call(wanted(kind, &args.author))?;
+    let binding = match done.text("node") {
         Some(node) => format!("bound to {node}"),
         None => "not bound".to_owned(),
     };
@@ -66,9 +66,12 @@ pub(crate) fn flush(args: &FlushArgs) -> Result<ExitStatus, CommandFailure> {
         node: args.node.clone(),
         rate: args.rate,
     };
-    let told = Reach::of(&args.engine)?.call(wanted(kind, &args.author))?;
-    let what = args.node.as_deref().unwrap_or("users away from home");
-    match told.released {
+    let done = Caller::of(&args.engine)?.call(wanted(kind, &args.author))?;
+    let what = args
+        .node
+        .as_deref()
+        .unwrap_or("users bound elsewhere than hashing puts them");
+    match done.released {
         Some(count) => say(what, &format!("{} released", count_bindings(count))),
         None => say(
             what,
@@ -86,7 +89,7 @@ fn count_bindings(count: u64) -> String {
 }
 
 pub(crate) fn touch(args: &TouchArgs) -> Result<ExitStatus, CommandFailure> {
-    let mut reach = Reach::of(&args.engine)?;
+    let mut caller = Caller::of(&args.engine)?;
     let input = io::stdin();
     if input.is_terminal() {
         terminal::complain("reading users from the terminal, one a line; Ctrl-D ends them");
@@ -98,20 +101,20 @@ pub(crate) fn touch(args: &TouchArgs) -> Result<ExitStatus, CommandFailure> {
             users: users.to_vec(),
             node: args.node.clone(),
         };
-        let told = reach.call(WantedCall {
+        let done = caller.call(WantedCall {
             kind,
             by: String::new(),
             reason: String::new(),
         })?;
-        bound += told.reply.get("bound").and_then(Json::as_u64).unwrap_or(0);
+        bound += done.reply.get("bound").and_then(Json::as_u64).unwrap_or(0);
     }
     let users = count_text(users.len(), "user");
     say(&args.node, &format!("{bound} of {users} bound to it"));
     Ok(ExitStatus::Good)
 }
 
-/// Parts of a list that fit into one request each; one part where there are no users, since the
-/// node's name is checked all the same.
+/// Splits a list into parts that fit into one request each. An empty list gives one empty part: its
+/// request lets the engine check the node's name.
 fn pieces(users: &[String]) -> impl Iterator<Item = &[String]> {
     let mut rest = Some(users);
     std::iter::from_fn(move || {
@@ -151,14 +154,14 @@ fn say(subject: &str, what: &str) {
     terminal::line(&harmless(&format!("{subject}: {what}")));
 }
 
-/// What a call did.
-struct Told {
+/// The reply to a call.
+struct CallReply {
     reply: Json,
     /// How many bindings the command itself has released.
     released: Option<u64>,
 }
 
-impl Told {
+impl CallReply {
     fn text(&self, name: &str) -> Option<&str> {
         self.reply.get(name)?.as_str()
     }
@@ -168,14 +171,14 @@ impl Told {
     }
 }
 
-/// Who makes the calls: the engine that keeps the state file, or the command itself.
-struct Reach<'a> {
+/// Makes calls: through the engine that keeps the state file, or from the command itself, in Redis.
+struct Caller<'a> {
     args: &'a EngineArgs,
     places: EnginePlaces,
     direct: Option<DirectStore>,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> Caller<'a> {
     fn of(args: &'a EngineArgs) -> Result<Self, CommandFailure> {
         let places = EnginePlaces::of(args)?;
         Ok(Self {
@@ -185,14 +188,14 @@ impl<'a> Reach<'a> {
         })
     }
 
-    fn call(&mut self, wanted: WantedCall) -> Result<Told, CommandFailure> {
+    fn call(&mut self, wanted: WantedCall) -> Result<CallReply, CommandFailure> {
         if self.direct.is_none()
             && let Some(path) = &self.places.state_file
         {
             match ask(path, &wanted.line(), self.args.wait) {
                 Ok(lines) => {
                     let line = lines.first().map_or("", String::as_str);
-                    return Ok(Told {
+                    return Ok(CallReply {
                         reply: serde_json::from_str(line).unwrap_or_default(),
                         released: None,
                     });
@@ -204,7 +207,7 @@ impl<'a> Reach<'a> {
             }
         }
         let (line, released) = self.direct()?.call(wanted)?;
-        Ok(Told {
+        Ok(CallReply {
             reply: serde_json::from_str(&line).unwrap_or_default(),
             released: Some(released),
         })

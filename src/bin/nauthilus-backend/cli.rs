@@ -1,4 +1,4 @@
-//! The words of the command and their options. Help, man pages and completions are made from it.
+//! The subcommands and their options. Help, man pages and completions are made from this file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -52,9 +52,9 @@ pub(crate) enum CommandWord {
 
 /// Check servers now, and show each stage with its time
 ///
-/// Makes the probe that the engine makes: resolves the name, connects, starts TLS, talks the
-/// protocol and logs in where a user is given. Shows the certificate, what the server offers, and
-/// what to do about a failure.
+/// Makes the probe that the engine makes: resolves the name, connects, starts TLS, holds the
+/// dialogue of the protocol and logs in where a user is given. Shows the certificate, what the
+/// server offers, and what to do about a failure.
 ///
 /// URL: SCHEME://[USER@]HOST[:PORT][/PATH]. Schemes: imap, pop3, smtp, lmtp, sieve, http; with `s`
 /// behind it TLS starts with the first byte (imaps, https); with `+starttls` it starts after the
@@ -75,7 +75,7 @@ pub(crate) struct CheckArgs {
     /// Check so many times, and show minimum, median and maximum
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = |text: &str| number::<u32>(text, 1, 100_000))]
     pub(crate) repeat: u32,
-    /// Connect, and make the TLS handshake of `imaps` and the like, but do not talk the protocol
+    /// Connect, and make the TLS handshake of `imaps` and the like, but send no command of the protocol
     #[arg(long)]
     pub(crate) connect_only: bool,
     /// The longest time for connecting, for TLS and for the dialogue, each
@@ -121,7 +121,7 @@ pub(crate) struct CheckArgs {
 
 /// Find all mistakes of configuration files
 ///
-/// Prints every mistake with file, line and key, and then what is valid but hardly meant. Reads
+/// Prints every mistake with file, line and key, and then what is valid but probably not meant. Reads
 /// the files of certificates that a configuration names, too. A host reports the same when it
 /// loads the configuration; `nginx -t` does not, since it runs no init_by_lua.
 #[derive(Args)]
@@ -159,7 +159,7 @@ pub(crate) struct EngineArgs {
 pub(crate) struct WatchArgs {
     #[arg(value_name = "FILE|URL")]
     pub(crate) source: String,
-    /// How often to look
+    /// How often to read the state
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(crate) interval: Duration,
     /// Print the table once; the status is 1 where a target is dead
@@ -249,7 +249,7 @@ impl AuthorArgs {
     }
 }
 
-/// Who runs the command; behind sudo, who ran sudo.
+/// Who runs the command; under sudo, the user who ran sudo.
 fn user_name() -> String {
     let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter();
     let mut given = names.filter_map(|name| std::env::var(name).ok());

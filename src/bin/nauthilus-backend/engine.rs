@@ -52,7 +52,8 @@ fn ask_in(
 ) -> Result<Vec<String>, AskFailure> {
     let end = Instant::now() + wait;
     let mut is_asked = false;
-    // Of the last content that was read. The file may be large: it is read again if it has changed.
+    // The version of the content that was read last. The file may be large, so it is read again only
+    // if its version has changed.
     let mut read = None;
     let mut saved = Saved::default();
     while Instant::now() < end {
@@ -88,8 +89,8 @@ fn answer_of(saved: &Saved, asked: u64) -> Option<RequestAnswer> {
     saved.answer.clone().filter(|answer| answer.number >= asked)
 }
 
-/// Opens a state file that is there. Opening one that is not would create it, as root, and keep the
-/// engine from using it.
+/// Opens a state file that exists. Opening a missing one would create it: if root runs the command,
+/// the file would belong to root, and the engine could not use it.
 fn open(path: &Path) -> Result<SharedStateFile, AskFailure> {
     if let Err(error) = std::fs::symlink_metadata(path) {
         return Err(unusable(path, &error.to_string()));

@@ -1,8 +1,8 @@
-//! How the command ends.
+//! The exit statuses of the command, and the failure of a subcommand.
 
 use std::process::ExitCode;
 
-/// How the command ends. Scripts rely on the numbers, so they never change.
+/// The exit status of the command. Scripts rely on the numbers, so they never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitStatus {
     Good,

@@ -1,11 +1,11 @@
 //! The command `nauthilus-backend`: checks servers and configurations, shows what a running engine
-//! knows, and sets what operators may set. `docs/operations.md` describes its words.
+//! knows, and sets what operators may set. `docs/operations.md` describes its subcommands.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `cli` | the words and options; help, man pages and completions are made from it |
-//! | `exit_status` | how the command ends |
-//! | `terminal` | what is printed: lines, colours, text of others |
+//! | `cli` | the subcommands and options; help, man pages and completions are made from it |
+//! | `exit_status` | the exit statuses |
+//! | `terminal` | printing: lines, colours, text from peers and files |
 //! | `check` | `check`: one probe of a server, stage by stage |
 //! | `places`, `engine` | where a running engine is found; a request to it |
 //! | `requests` | `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto` |

@@ -47,7 +47,7 @@ fn write_all(folder: &Path) -> io::Result<()> {
     let mut command = Cli::command();
     command.build();
     write_page(&pages, NAME, &command)?;
-    // `help` is clap's own word: the page of the command says what there is.
+    // clap adds the subcommand `help`. It gets no page: that of the command lists the subcommands.
     let has_page = |word: &&clap::Command| !word.is_hide_set() && word.get_name() != "help";
     for word in command.get_subcommands().filter(has_page) {
         write_page(&pages, &format!("{NAME}-{}", word.get_name()), word)?;
@@ -58,9 +58,9 @@ fn write_all(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the page of the command or of one of its words.
+/// Writes the page of the command or of one of its subcommands.
 fn write_page(folder: &Path, name: &str, command: &clap::Command) -> io::Result<()> {
-    // The definition wants names that live for ever; a page is made once in the life of a process.
+    // clap requires names that live as long as the process. A page is made once, so the leak is bounded.
     let long: &'static str = Box::leak(name.to_owned().into_boxed_str());
     let since = match std::env::var("SOURCE_DATE_EPOCH") {
         Ok(seconds) => seconds.parse().ok().map(Duration::from_secs),

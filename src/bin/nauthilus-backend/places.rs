@@ -66,7 +66,7 @@ impl EnginePlaces {
             .ok_or_else(|| CommandFailure::bad(self.without_state_file()))
     }
 
-    /// What cannot be done without a state file.
+    /// The error for a configuration without a state file.
     pub(crate) fn without_state_file(&self) -> String {
         let path = self.config.as_ref().map(|(path, _)| path.display());
         format!(

@@ -1,4 +1,4 @@
-//! The words that ask a running engine: `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto`.
+//! The subcommands that ask a running engine: `nodes`, `events`, `metrics`, `drain`, `maintenance`, `auto`.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) fn set(args: &SetArgs, state: OperatorState) -> Result<ExitStatus, Co
     Ok(ExitStatus::Good)
 }
 
-/// Sets it, by an engine or in the store. Returns a remark on how.
+/// Sets the state through a running engine, or in the store. Returns a remark that says which.
 fn set_somewhere(args: &SetArgs, state: OperatorState) -> Result<String, CommandFailure> {
     let places = EnginePlaces::of(&args.engine)?;
     let with_store = places
@@ -74,13 +74,13 @@ fn set_somewhere(args: &SetArgs, state: OperatorState) -> Result<String, Command
     Ok(format!(" (for all machines, in {})", store.place))
 }
 
-/// Says how targets and nodes are named where a name is not known.
+/// Adds to the refusal of an unknown name how targets and nodes are named.
 fn hinted(failure: CommandFailure) -> CommandFailure {
     if !failure.reason.starts_with("no such target or node") {
         return failure;
     }
     let reason = format!(
-        "{}; a target's key expected, as the word watch shows it, or node:NAME",
+        "{}; a target's key expected, as nauthilus-backend watch shows it, or node:NAME",
         failure.reason
     );
     CommandFailure { reason, ..failure }

@@ -148,7 +148,7 @@ fn filter(args: &RouteArgs) -> Result<Filter, CommandFailure> {
     Ok(filter)
 }
 
-/// What is known of the servers, and where from.
+/// The verdicts of the servers from a state file, if there is one, and a text that names their source.
 fn view(file: Option<&Path>, config: &Config) -> (Option<Saved>, String) {
     let presumed = |why: String| (None, format!("presumed alive ({why})"));
     let Some(path) = file else {
@@ -168,7 +168,7 @@ fn view(file: Option<&Path>, config: &Config) -> (Option<Saved>, String) {
             if saved.is_within(config.state_max_age) {
                 (Some(saved), format!("state file {name}, {age} s old"))
             } else {
-                // What operators set does not age.
+                // What operators have set stays in force however old the file is.
                 let view = format!("presumed alive (state file {name} is {age} s old)");
                 (Some(saved), view)
             }

@@ -127,7 +127,7 @@ impl DirectStore {
         Ok(())
     }
 
-    /// What a login of a user would get now. Writes nothing. `None` for a name without a key.
+    /// The answer that a login of a user would get now. Writes nothing. `None` for a name without a key.
     pub(crate) fn explain(&self, user: &[u8], filter: &Filter) -> Option<Explained> {
         // If learning fails, so does the call below, which reports the reason.
         let _ = self.learn();

@@ -1,13 +1,14 @@
-//! What the command prints: whole lines, on standard output, with text of others made harmless.
+//! Prints whole lines on standard output. Control characters in text of peers, files
+//! and users are replaced.
 
 use std::io::{self, IsTerminal, Write};
 use std::process::exit;
 use std::time::Duration;
 
-/// The status of a program that a closed pipe ended: 128 and SIGPIPE's number, as shells say it.
+/// The exit status that shells report for a program that SIGPIPE ended: 128 + 13.
 const BROKEN_PIPE: i32 = 141;
 
-/// Prints a line. Where nobody reads any more, as behind `head`, the command ends without a word.
+/// Prints a line. If the reader has closed the pipe, as `head` does, the command ends without a message.
 pub(crate) fn line(text: &str) {
     print(&format!("{text}\n"));
 }
@@ -27,7 +28,7 @@ pub(crate) fn print(text: &str) {
 
 /// Says on standard error why something did not work.
 pub(crate) fn complain(reason: &str) {
-    // Nothing is left to tell where standard error is closed.
+    // An error is ignored: if standard error is closed, there is nowhere to report it.
     let _ = writeln!(
         io::stderr().lock(),
         "nauthilus-backend: {}",
@@ -46,7 +47,7 @@ fn has_colours() -> bool {
     is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// What a word means to the reader. It is told by the word as well, never by the colour alone.
+/// What the colour of a text says. The text itself says it as well: colours may be off.
 #[derive(Clone, Copy)]
 pub(crate) enum Tone {
     Good,

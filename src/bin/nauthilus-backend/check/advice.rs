@@ -1,9 +1,9 @@
-//! What to do about a failed check, in a sentence.
+//! Advice after a failed check: one sentence that says what to do.
 
 use nauthilus_backend::engine::probe::error::{ProbeError, Stage};
 use nauthilus_backend::engine::target::{Protocol, Target, TlsMode};
 
-/// What an operator can do about a failure.
+/// One sentence that says what an operator can do about a failure.
 pub(super) fn advice(error: &ProbeError, target: &Target) -> String {
     let says = |text: &str| error.reason.contains(text);
     let host = target.host.to_string();

@@ -1,4 +1,4 @@
-//! The capabilities in what a server said.
+//! Finds the capabilities in the replies of a server.
 
 use nauthilus_backend::engine::probe::error::Stage;
 use nauthilus_backend::engine::target::Protocol;
@@ -26,7 +26,7 @@ pub(super) fn offers(protocol: Protocol, lines: &[(Stage, Vec<u8>)]) -> Vec<Stri
                     continue;
                 };
                 let is_last = !rest.starts_with('-');
-                // A reply after another one replaces its list.
+                // A later reply replaces the capabilities of an earlier one.
                 if is_new_list && !found.is_empty() {
                     found.clear();
                 }

@@ -1,4 +1,4 @@
-//! What one probe has reported so far: its stages with their times, the certificate, the offers.
+//! Records what a probe reports: its stages with their times, the certificate, the server's lines.
 
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use nauthilus_backend::engine::tls_details::TlsDetails;
 pub(super) struct StageTime {
     pub(super) stage: Stage,
     pub(super) took: Duration,
-    /// What it found out, in a few words of ours or of the peer.
+    /// A few words about its result, such as the address or the server's greeting.
     pub(super) detail: String,
 }
 
@@ -22,14 +22,14 @@ pub(super) struct StageTime {
 pub(super) struct Recording {
     pub(super) stages: Vec<StageTime>,
     pub(super) tls: Option<TlsDetails>,
-    /// What the server said in its greeting and of its capabilities, in order.
+    /// The lines of the server's greeting and capabilities, in order.
     pub(super) lines: Vec<(Stage, Vec<u8>)>,
     running: Option<(Stage, Instant)>,
     started: Option<Instant>,
     detail: String,
 }
 
-/// Is told of each stage as it begins and ends.
+/// Gets each stage when it begins and when it ends.
 pub(super) trait StageListener: Send + Sync {
     fn begins(&self, stage: Stage);
     fn ended(&self, stage: &StageTime);

@@ -1,4 +1,4 @@
-//! What `check` prints: lines as stages end, or one JSON object at the end.
+//! Prints the results of `check`: a line when a stage ends, or one JSON object at the end.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl TextReport {
         if self.has_progress && self.repeat > 1 {
             terminal::print(CLEAR_LINE);
         }
-        let Some(run) = telling(runs) else {
+        let Some(run) = run_to_report(runs) else {
             return;
         };
         if let Some(tls) = &run.recording.tls {
@@ -101,8 +101,8 @@ impl TextReport {
     }
 }
 
-/// The run that says most: the last that failed, else the last one.
-fn telling(runs: &[ProbeRun]) -> Option<&ProbeRun> {
+/// The run to report: the last that failed; if none did, the last one.
+fn run_to_report(runs: &[ProbeRun]) -> Option<&ProbeRun> {
     let failed = runs.iter().rev().find(|run| run.result.is_err());
     failed.or(runs.last())
 }
@@ -232,7 +232,7 @@ pub(super) struct JsonReport;
 
 impl JsonReport {
     pub(super) fn print(subject: &Subject, runs: &[ProbeRun]) {
-        if let Some(run) = telling(runs) {
+        if let Some(run) = run_to_report(runs) {
             terminal::line(&of_run(subject, run, runs).to_string());
         }
     }

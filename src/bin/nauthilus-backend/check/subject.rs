@@ -1,4 +1,4 @@
-//! What `check` checks, and what came of it.
+//! A server that `check` checks, and the result of one probe of it.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! What `check` is told to check: a URL.
+//! Parses the URL of a server that `check` checks.
 
 use nauthilus_backend::engine::config::{Value, nearest};
 use nauthilus_backend::engine::target::{Protocol, TlsMode};
 
-/// A server to check, as its URL says.
+/// The parts of the URL of a server to check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CheckUrl {
     pub(super) protocol: Protocol,
@@ -27,7 +27,7 @@ impl CheckUrl {
             Some(at) => rest.split_at(at),
             None => (rest, ""),
         };
-        // The last one: a user's name may be an address.
+        // At the last `@`: the user's name may contain one (`alice@example.org`).
         let (user, place) = match authority.rsplit_once('@') {
             Some((user, place)) => (Some(user), place),
             None => (None, authority),
@@ -54,7 +54,7 @@ impl CheckUrl {
     /// The keys of a target that the URL says something about.
     ///
     /// # Errors
-    /// A path that the protocol has no use for.
+    /// A path, where the protocol has none.
     pub(super) fn keys(&self) -> Result<Vec<(String, Value)>, String> {
         let text = |text: &str| Value::Str(text.to_owned());
         let mut keys = vec![
@@ -111,7 +111,7 @@ fn scheme_of(scheme: &str) -> Result<(Protocol, TlsMode), String> {
     };
     if let Some(protocol) = Protocol::from_name(name) {
         let default = match protocol {
-            // As in a configuration: RFC 5804 has every server offer it.
+            // The default of a configuration as well: RFC 5804 requires STARTTLS of every server.
             Protocol::Sieve => TlsMode::StartTls,
             _ => TlsMode::Plain,
         };

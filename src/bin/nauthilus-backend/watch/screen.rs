@@ -15,7 +15,7 @@ use super::source::{Source, TargetRow};
 use super::table;
 use crate::terminal::count_text;
 
-/// The terminal as a full screen. It is given back when this is dropped.
+/// The terminal in full-screen mode. Dropping this restores its former mode.
 struct FullScreen;
 
 impl FullScreen {
@@ -29,13 +29,13 @@ impl FullScreen {
 
 impl Drop for FullScreen {
     fn drop(&mut self) {
-        // Nothing is left to tell where the terminal has gone.
+        // Errors are ignored: they mean that the terminal is gone, so there is nowhere to report them.
         let _ = execute!(stdout(), Show, LeaveAlternateScreen);
         let _ = disable_raw_mode();
     }
 }
 
-/// What is on the screen.
+/// The content of the screen.
 struct View {
     rows: Vec<TargetRow>,
     problem: Option<String>,

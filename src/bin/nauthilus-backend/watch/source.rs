@@ -13,7 +13,7 @@ use serde_json::Value as Json;
 use crate::exit_status::CommandFailure;
 use crate::places;
 
-/// What is shown of a target.
+/// The fields of a target that the table shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct TargetRow {
     pub(super) key: String,
@@ -73,7 +73,7 @@ impl Source {
         Ok(Self::StateFile(state_file))
     }
 
-    /// What a reader is told that it sees.
+    /// How the table's title names the source.
     pub(super) fn name(&self) -> String {
         match self {
             Self::StateFile(path) => path.display().to_string(),
