@@ -1,5 +1,5 @@
-//! The name of an attribute, with what follows from it: the header it becomes, and whether it
-//! means a secret.
+//! The name of an attribute, with the header that it becomes and whether it means a secret. Both are
+//! worked out from the name once.
 
 use std::borrow::Borrow;
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use super::name_cache::NameCache;
 use super::secret_names;
 use super::text::Bytes;
 
-/// Any bytes. A clone shares the text; names are compared by their bytes alone.
+/// The name of an attribute: any bytes. A clone shares the text. Names are compared by their bytes alone.
 #[derive(Clone)]
 pub struct AttributeName(Arc<Known>);
 
@@ -36,7 +36,7 @@ impl AttributeName {
                 means_secret: secret_names::means_secret(bytes),
             }))
         };
-        // While a thread ends its cache is gone already, but a Lua finaliser may still run.
+        // `try_with`: a Lua finaliser may run while the thread ends, after its cache was destroyed.
         CACHE
             .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(bytes, make)))
             .ok()

@@ -1,10 +1,10 @@
 //! The request context: what scripts decide during one request.
 //!
-//! The final attributes are (base − removed) + applied, whatever the order of the calls: a name
-//! the base result has keeps its base value unless it was removed, and among applied values
-//! the later wins. Each final attribute becomes one response header; names are case-sensitive,
-//! but two that give the same header count as one header, and the later wins (base before
-//! applied, an earlier call before a later one, and within one result in order of names).
+//! The final attributes are (base − removed) + applied, whatever the order of the calls: an attribute of
+//! the base result keeps its value unless its name was removed, and of several applied values of a name
+//! the latest counts. Each final attribute becomes one response header. Names are case-sensitive, but if
+//! two names give the same header, it has the value of the later attribute. The order is: the base
+//! result, then the applied ones in order of their calls, and within one result the order of names.
 
 use std::cell::LazyCell;
 
@@ -32,10 +32,10 @@ pub struct RequestContext {
     applied: Applied,
     selection: Option<Selection>,
     more: Option<Box<More>>,
-    /// The headers of the final attributes, kept for those who read them one by one. Absent until somebody
-    /// reads them, and again once anything has changed that they follow from.
+    /// The headers of the final attributes, kept for callers that read them one by one. `None` until they are
+    /// first read, and again after any change of the attributes.
     now: Option<Box<AttributeHeaders>>,
-    /// What the host was last told.
+    /// The headers that were last reported to the host.
     reported: Reported,
 }
 
@@ -47,16 +47,17 @@ struct AttributeHeaders {
     policy: u64,
 }
 
-/// The response headers as the host was last told of them.
+/// The response headers that were last reported to the host.
 #[derive(Debug, Default)]
 struct Reported {
     selection: Option<Selection>,
     attributes: HeaderList,
-    /// How many of the removed names, in order of the calls, were reported as vanished.
+    /// How many of the removed names, in order of the calls, were reported as removed.
     removed: usize,
 }
 
-/// What most requests do not use. It is allocated on first use, so that an ordinary context stays small.
+/// The parts of a context that most requests do not use. Allocated on first use, so that most contexts stay
+/// small.
 #[derive(Debug, Default)]
 struct More {
     base: BackendResult,
@@ -174,8 +175,8 @@ impl RequestContext {
     /// The response headers: `Auth-Server` and `Auth-Port` if a server was selected, then
     /// one for each final attribute that is not withheld, sorted by name.
     pub fn headers(&mut self) -> Headers<'_> {
-        // The version is read before the policy: a policy set in between makes the list outdated,
-        // never wrongly current.
+        // The version is read before the policy. If a policy is set in between, the list gets an outdated
+        // version and is made again; in the other order it would keep an old policy with a new version.
         let version = exposed_version();
         if self.now.as_ref().is_none_or(|now| now.policy != version) {
             self.now = Some(Box::new(AttributeHeaders {
@@ -189,8 +190,8 @@ impl RequestContext {
         }
     }
 
-    /// Forgets everything, the base result too. The host still has what it was told: the next report
-    /// clears it.
+    /// Forgets everything, the base result too. The host still has the headers that were reported: the next
+    /// report clears them.
     pub fn reset(&mut self) {
         let reported = Reported {
             removed: 0,
@@ -207,11 +208,11 @@ impl RequestContext {
         *self = Self::default();
     }
 
-    /// What became of the response headers since this was last called, or since the last report: for hosts
-    /// that set and clear them at once.
+    /// The changes of the response headers since this was last called, or since the last report. For hosts
+    /// that set and clear headers at once.
     ///
-    /// A removed name counts as vanished even if this context never had its header: somebody else may
-    /// have set it.
+    /// The header of a removed name is cleared even if this context never had it: the host or another
+    /// module may have set it.
     pub fn take_changes(&mut self) -> ChangeList {
         let now = self.attribute_headers();
         let list = self.changes(&now).list();
@@ -219,8 +220,8 @@ impl RequestContext {
         list
     }
 
-    /// Tells the host what [`Self::take_changes`] would give. `set` sets a header, or clears it, and
-    /// returns whether it did. Returns whether it did so for all changes.
+    /// Reports the changes that [`Self::take_changes`] would return. `set` sets or clears a header of the host
+    /// and returns whether that succeeded. Returns whether all changes succeeded.
     ///
     /// After the first failure `set` is not called again and nothing counts as reported, though
     /// the host has some of the changes. The caller then has to tell the host in another way
@@ -236,7 +237,7 @@ impl RequestContext {
         all_set
     }
 
-    /// The host has none of the headers, as far as is known: the next report has them all.
+    /// Assumes that the host has none of the headers: the next report has all of them.
     pub fn report_anew(&mut self) {
         self.reported = Reported::default();
     }
@@ -249,7 +250,7 @@ impl RequestContext {
         self.reported.removed = self.removed().len();
     }
 
-    /// What differs between the headers that were reported and those of now, with these for attributes.
+    /// The differences between the reported headers and those of now. `now`: the headers of the attributes.
     fn changes<'a>(&'a self, now: &'a [Header]) -> Changes<'a> {
         Changes {
             before: Headers {
@@ -363,10 +364,10 @@ impl RequestContext {
     }
 }
 
-/// Sorted by name; of several with one name the last.
+/// Sorts headers by name, and keeps the last of several with one name.
 fn one_per_name(mut list: HeaderList) -> HeaderList {
     if !list.is_sorted_by(|a, b| a.name < b.name) {
-        // Stable.
+        // The sort is stable, so the last of several with one name stays the last.
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list.dedup_by(|later, kept| {
             let same = later.name == kept.name;
@@ -385,7 +386,7 @@ fn check(attributes: &Attributes) -> Result<(), RefusedAttribute> {
         .try_for_each(|(name, value)| headers::check(name, value))
 }
 
-/// Trimmed of ASCII white space, sorted, each once, none empty.
+/// The groups, trimmed of ASCII white space, sorted, each once, without empty ones.
 fn tidy<'a>(groups: impl Iterator<Item = &'a Bytes>) -> Vec<Bytes> {
     let mut tidied: Vec<Bytes> = groups
         .map(|group| group.trim_ascii())

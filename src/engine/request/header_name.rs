@@ -2,7 +2,7 @@
 //!
 //! nginx turns `_` into `-` in header names, so it is done here, for all hosts.
 
-/// What every header made from an attribute begins with.
+/// The beginning of every header that is made from an attribute.
 const ATTRIBUTE_PREFIX: &str = "X-Nauthilus-";
 /// The longest attribute name, in bytes.
 pub const LONGEST_NAME: usize = 256;

@@ -1,5 +1,5 @@
-//! Attributes as response headers: which may become one, and the header's value. Their names are
-//! in `header_name`.
+//! Which attributes may become response headers, and the values of these headers. `header_name` has their
+//! names.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! Remembers what was made of the texts that scripts use most, so that it need not be made again.
+//! A cache of values that are worked out from texts, such as the header of an attribute's name: scripts use
+//! the same few texts in each request.
 
 use std::collections::HashMap;
 

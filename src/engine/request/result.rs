@@ -77,7 +77,7 @@ impl Attributes {
         Self(Pairs::One((name, value)))
     }
 
-    /// Of two pairs with one name the later counts.
+    /// The attributes of a list. If a name is there twice, the later pair counts.
     pub fn from_pairs(pairs: impl IntoIterator<Item = Pair>) -> Self {
         Self::take_pairs(&mut pairs.into_iter().collect())
     }

@@ -6,9 +6,9 @@
 //! or without a plural `s`, is in [`WORDS`]. Words are what `camelCase`, `snake_case` and `dashed-names`
 //! show as words (`userPin`, `user_pw`).
 //!
-//! A name withheld wrongly costs a line of configuration; a secret sent wrongly cannot be taken
-//! back. So names about a secret (`passwordExpires`), and names that only look alike (`passport`), are
-//! withheld too.
+//! If a harmless name is withheld, one line of configuration (`expose_attributes`) corrects it; a secret that
+//! was sent cannot be taken back. So names that are about a secret (`passwordExpires`) or only contain the
+//! same letters (`passport`) are withheld, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,7 +52,7 @@ pub const STEMS: &[&str] = &[
     "verificationcode",
 ];
 
-/// Words that mean a secret by themselves, but are too short to be looked for inside other words.
+/// Words that mean a secret, but are too short to be searched for inside other words (`pin` in `shipping`).
 pub const WORDS: &[&str] = &["cred", "otp", "pin", "psk", "pw"];
 
 /// Whether the name of an attribute means a secret.
@@ -110,8 +110,8 @@ impl Exposed {
     }
 }
 
-/// What the running configuration exposes. A fork inherits it, and nothing here can be locked
-/// while one happens.
+/// The attributes that the active configuration exposes. Not behind a lock: a child that is forked while a
+/// thread holds a lock would block for ever.
 static EXPOSED: ArcSwapOption<Exposed> = ArcSwapOption::const_empty();
 
 /// See [`exposed_version`].
@@ -122,10 +122,10 @@ pub fn exposed() -> Option<Arc<Exposed>> {
     EXPOSED.load_full()
 }
 
-/// How often the policy was set. Who asks for this before [`exposed`] gets a policy of this version
-/// or a later one, and sees by the next number that it may be another.
+/// How often the policy was set. A caller that reads this number before [`exposed`] gets the policy of this
+/// version or of a later one. If the number has changed later, the policy may have changed.
 pub fn exposed_version() -> u64 {
-    // With the release below: who sees the number sees the policy.
+    // Pairs with the release in `set_exposed`: a thread that reads the new number also reads the new policy.
     EXPOSED_VERSION.load(Ordering::Acquire)
 }
 
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_only_look_alike_are_withheld_too() {
+    fn names_that_only_contain_the_same_letters_are_withheld_too() {
         for name in [
             "passport",
             "tokenizer",
@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    /// What earlier versions withheld is withheld.
+    /// Names that earlier versions withheld are still withheld.
     #[test]
     fn pairs_of_words_are_recognised() {
         for pair in [

@@ -62,7 +62,7 @@ thread_local! {
 /// Whether the text is a literal without brackets.
 pub fn is_plain_literal(text: &[u8]) -> bool {
     let make = || matches!(ServerAddress::parse(text), Ok(ServerAddress::Literal(l)) if l.len() == text.len());
-    // While a thread ends its cache is gone already, but a Lua finaliser may still run.
+    // `try_with`: a Lua finaliser may run while the thread ends, after its cache was destroyed.
     CACHE
         .try_with(|cache| Some(cache.try_borrow_mut().ok()?.get_or_make(text, make)))
         .ok()

@@ -14,7 +14,7 @@ impl<T> Shared<T> {
 
     /// Runs `work` under the lock. `work` must not call code of the host, which could need the same lock.
     pub fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> R {
-        // Poisoning is ignored: no change of this data can be left half done by a panic.
+        // Poisoning is ignored: a panic cannot leave a change of this data half done.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -25,7 +25,7 @@ impl Applied {
         if attributes.is_empty() {
             return;
         }
-        // This result sets every name that earlier ones set, so nothing of them is left.
+        // This result sets every name that earlier ones have set, so it replaces them all.
         if matches!(self, Self::Nothing)
             || self.iter().all(|(_, name, _)| attributes.contains(name))
         {

@@ -1,4 +1,4 @@
-//! The response headers of a context, and how they differ from those the host was told of.
+//! The response headers of a context, and how they differ from those that were reported to the host.
 
 use smallvec::SmallVec;
 
@@ -45,7 +45,7 @@ impl Headers<'_> {
         self.len() == 0
     }
 
-    /// The same, to outlive the context.
+    /// A copy of the headers, which may outlive the context.
     pub fn copy(&self) -> HeadersCopy {
         HeadersCopy {
             selection: self.selection.cloned(),
@@ -78,12 +78,12 @@ impl Selection {
     }
 }
 
-/// What became of the response headers since the host was last told of them.
+/// The changes of the response headers since they were last reported to the host.
 #[derive(Debug)]
 pub(super) struct Changes<'a> {
     pub(super) before: Headers<'a>,
     pub(super) after: Headers<'a>,
-    /// The names of attributes removed since.
+    /// The names of attributes that were removed since then.
     pub(super) removed: &'a [AttributeName],
 }
 
@@ -121,7 +121,7 @@ impl Changes<'_> {
         }
     }
 
-    /// The same as a list of its own.
+    /// The changes as a list that may outlive the context.
     pub(super) fn list(&self) -> ChangeList {
         let mut list = Vec::new();
         self.for_each(|name, value| list.push((name.into(), value.map(Text::from_slice))));

@@ -104,8 +104,7 @@ fn among_applied_the_later_wins() {
     assert_eq!(attributes(&context).len(), 4);
 }
 
-/// Both where the later result sets every name that was set before, and where one of them is
-/// missing.
+/// Covers a later result that sets every name that was set before, and one that lacks one of them.
 #[test]
 fn what_is_applied_anew_is_as_if_applied_once() {
     let anew: &[(&str, &str)] = &[("a", "3"), ("b-c", "4"), ("b_c", "5")];
@@ -131,7 +130,7 @@ fn names_are_case_sensitive_and_one_header_has_the_later() {
     context.apply(&result(&[("HostIP", "1")])).unwrap();
     assert_eq!(attributes(&context), ["HostIP=1", "hostip=base"]);
     assert_eq!(header_lines(&mut context), ["X-Nauthilus-Hostip: 1"]);
-    // "hostip" would sort behind "HOSTIP", but that call is the later one.
+    // In order of names "hostip" comes after "HOSTIP", but the call with "HOSTIP" is the later one.
     context.remove(["hostip"]);
     context.apply(&result(&[("hostip", "2")])).unwrap();
     context.apply(&result(&[("HOSTIP", "3")])).unwrap();
@@ -376,8 +375,8 @@ enum Step {
     ReadHeaders,
     /// The context is cleared for another request.
     Clear,
-    /// For a host that sets each header at once and fails after so many headers: a selection, a
-    /// result, or a report of what has changed.
+    /// A selection, a result or a report for a host that sets each header at once, and that fails after this
+    /// many headers.
     SelectFor(&'static str, u32),
     ApplyFor(Vec<(&'static str, &'static str)>, Option<&'static str>, u32),
     Set(u32),
@@ -425,8 +424,8 @@ fn applied(pairs: &[(&str, &str)], secret: Option<&str>) -> BackendResult {
 
 type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
 
-/// Reports to a host that sets at most `may_set` headers. If there are more, the host is told of
-/// all changes in another way, unless it was told of none; nothing is reported twice.
+/// Reports to a host that sets at most `may_set` headers. If there are more, all changes are reported with
+/// `take_changes`, unless the host has set none of them; nothing is reported twice.
 fn tell(
     context: &mut RequestContext,
     host: &mut BTreeMap<String, Vec<u8>>,
