@@ -1,4 +1,4 @@
-//! What scripts ask of the engine thread: checks, routes and calls of the store.
+//! Requests of scripts to the engine thread: checks, routes and calls of the store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Process {
     ) -> Result<Check, String> {
         let (check, request) = route::begin(active, user, filter)?;
         if let Some(request) = request {
-            // Where the system allows no engine thread, the request is dropped, which answers it.
+            // If the engine thread cannot be started, the request is dropped, and its `Drop` answers it.
             let _ = self.send(Command::Route(request));
         }
         Ok(check)
@@ -86,7 +86,7 @@ impl Process {
         author: Author,
     ) -> Result<(Check, Duration), String> {
         let (request, check, longest) = StoreRequest::new(active, call, author)?;
-        // Where the system allows no engine thread, the request is dropped, which answers it.
+        // If the engine thread cannot be started, the request is dropped, and its `Drop` answers it.
         let _ = self.send(Command::Store(Box::new(request)));
         Ok((check, longest))
     }

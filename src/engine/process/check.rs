@@ -1,8 +1,8 @@
 //! A check on demand: one probe of a target, made on the engine thread for a caller. A route waits
 //! for the store with the same ticket.
 //!
-//! The parent of a fork goes on with its checks. In the child they are over: each returns an error, since the
-//! thread that makes them exists in the parent alone.
+//! After a fork the parent goes on with its checks. In the child each of them returns an error: the thread that
+//! makes them does not exist there.
 
 use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,9 +25,9 @@ pub struct Check {
     /// own event, and must not take the ticket's lock, which a thread of the parent may have held
     /// at the fork.
     in_child: ArcSwapOption<WakeEvent>,
-    /// Whom the check routes; `None`: it probes.
+    /// The user to route, if the check is a route; `None` if it is a probe.
     pub(super) route: Option<Box<RoutedUser>>,
-    /// The result of another call of the store, which the file of those calls knows the type of.
+    /// The result of a call of the store. Its type is known to `store_call.rs` only.
     pub(super) payload: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -57,7 +57,7 @@ struct State {
     /// result.
     connection: Option<Weak<dyn SharedConnection>>,
     event: Option<WakeEvent>,
-    /// The callbacks to call with the result, each with a number by which it is removed.
+    /// The callbacks to call when the check is done, each with a number by which it can be removed.
     listeners: Vec<(u64, Listener)>,
     next_listener: u64,
 }
@@ -215,7 +215,7 @@ impl Check {
             }
             let event = Arc::new(WakeEvent::new()?);
             event.set();
-            // Fails where another thread was first; the loop then finds that thread's event.
+            // Fails if another thread has stored its event first; the loop then finds that one.
             self.in_child.compare_and_swap(&known, Some(event));
         }
     }
@@ -287,7 +287,7 @@ impl Ticket {
         self.end(result, None);
     }
 
-    /// The same for a route. False where it has a result, or was cancelled.
+    /// Sets the result of a route. False if it has a result already, or was cancelled.
     pub(super) fn finish_route(&self, routed: RouteResult) -> bool {
         let mut state = self.lock();
         let is_first = state.result.is_none();

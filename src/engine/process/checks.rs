@@ -1,4 +1,4 @@
-//! The checks on demand that the engine thread makes. Equal ones under way share a connection.
+//! The checks on demand that the engine thread makes. Equal checks in flight share a connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,12 +14,12 @@ use crate::sys::relay::relayed;
 /// A request to the engine thread.
 pub(super) struct CheckRequest {
     pub target: Arc<Target>,
-    /// Whether the result of an equal check that is under way may be used.
+    /// Whether the result of an equal check in flight may be used.
     pub coalesce: bool,
     pub ticket: Arc<Ticket>,
 }
 
-/// The checks under way in one engine.
+/// The checks in flight in one engine.
 pub(super) struct Checks {
     prober: Arc<Prober>,
     permits: Arc<Semaphore>,
@@ -32,16 +32,16 @@ type Shared = HashMap<(Host, u16), Vec<Arc<Joint>>>;
 /// One connection, and the tickets that wait for its result.
 struct Joint {
     target: Arc<Target>,
-    party: Mutex<Party>,
+    waiting: Mutex<WaitingTickets>,
     abandoned: Notify,
 }
 
 #[derive(Default)]
-struct Party {
-    waiting: Vec<Arc<Ticket>>,
+struct WaitingTickets {
+    tickets: Vec<Arc<Ticket>>,
     interested: usize,
-    /// Nobody may join any more: the last waiting ticket has left and the connection is being
-    /// aborted, or it is done.
+    /// No further ticket may join: the last waiting ticket has left and the connection is being aborted,
+    /// or it is done.
     closed: bool,
 }
 
@@ -54,7 +54,7 @@ impl Checks {
         }
     }
 
-    /// Whether no check is under way or waits for its turn.
+    /// Whether no check is in flight or waits for its turn.
     pub(super) fn is_idle(&self) -> bool {
         // Each task keeps a clone until it has delivered its result.
         Arc::strong_count(&self.shared) == 1
@@ -75,7 +75,7 @@ impl Checks {
         }
         let joint = Arc::new(Joint {
             target,
-            party: Mutex::default(),
+            waiting: Mutex::default(),
             abandoned: Notify::new(),
         });
         if !joint.join(&ticket) {
@@ -146,31 +146,31 @@ impl Joint {
     /// Adds `ticket` to those that get the result. False where the connection is closed to further
     /// tickets, or the ticket is cancelled already.
     fn join(self: &Arc<Self>, ticket: &Arc<Ticket>) -> bool {
-        let mut party = lock(&self.party);
+        let mut waiting = lock(&self.waiting);
         let joint = Arc::downgrade(self);
-        if party.closed || !ticket.wait_for(joint) {
+        if waiting.closed || !ticket.wait_for(joint) {
             return false;
         }
-        party.interested += 1;
-        party.waiting.push(ticket.clone());
+        waiting.interested += 1;
+        waiting.tickets.push(ticket.clone());
         true
     }
 
     /// Closes the connection to further tickets and returns those that wait.
     fn close(&self) -> Vec<Arc<Ticket>> {
-        let mut party = lock(&self.party);
-        party.closed = true;
-        std::mem::take(&mut party.waiting)
+        let mut waiting = lock(&self.waiting);
+        waiting.closed = true;
+        std::mem::take(&mut waiting.tickets)
     }
 }
 
 impl SharedConnection for Joint {
     /// The last ticket that leaves aborts the connection.
     fn leave(&self) {
-        let mut party = lock(&self.party);
-        party.interested -= 1;
-        if party.interested == 0 && !party.closed {
-            party.closed = true;
+        let mut waiting = lock(&self.waiting);
+        waiting.interested -= 1;
+        if waiting.interested == 0 && !waiting.closed {
+            waiting.closed = true;
             self.abandoned.notify_one();
         }
     }
@@ -199,13 +199,13 @@ mod tests {
         };
         Arc::new(Joint {
             target: Arc::new(target_from_value(&described, &defaults, &[]).unwrap()),
-            party: Mutex::default(),
+            waiting: Mutex::default(),
             abandoned: Notify::new(),
         })
     }
 
     #[test]
-    fn who_comes_as_the_last_one_leaves_is_not_cancelled_with_him() {
+    fn a_ticket_that_joins_while_the_last_one_leaves_is_not_cancelled() {
         let (first, first_ticket) = Check::new();
         let (second, second_ticket) = Check::new();
         let joint = joint();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_lasts_until_the_last_one_left() {
+    fn a_connection_lasts_until_the_last_ticket_has_left() {
         let (first, first_ticket) = Check::new();
         let (second, second_ticket) = Check::new();
         let joint = joint();
@@ -224,13 +224,13 @@ mod tests {
         first.cancel();
         first.cancel();
         drop(first);
-        assert!(!lock(&joint.party).closed);
+        assert!(!lock(&joint.waiting).closed);
         drop(second);
-        assert!(lock(&joint.party).closed);
+        assert!(lock(&joint.waiting).closed);
     }
 
     #[test]
-    fn what_is_done_is_not_given_up() {
+    fn a_connection_that_is_done_is_not_aborted() {
         let (check, ticket) = Check::new();
         let joint = joint();
         assert!(joint.join(&ticket));
@@ -240,14 +240,14 @@ mod tests {
         check.cancel();
         assert_eq!(check.result(), Some(Ok(())));
         assert_eq!(
-            lock(&joint.party).interested,
+            lock(&joint.waiting).interested,
             1,
-            "nobody leaves what is done"
+            "a ticket left a connection that is done"
         );
     }
 
     #[test]
-    fn a_check_that_was_called_off_joins_nothing() {
+    fn a_cancelled_check_joins_no_connection() {
         let (check, ticket) = Check::new();
         check.cancel();
         assert!(!joint().join(&ticket));

@@ -18,13 +18,13 @@ use crate::sys::{copies, stderr};
 /// The environment variable with the path of a YAML file, for hosts that do not call `configure`.
 pub(super) const CONFIG_VARIABLE: &str = "NAUTHILUS_BACKEND_CONFIG";
 
-/// For this long after a file was refused it is not read again, or each request would read it.
+/// For this long after a file was refused it is not read again: otherwise each request would read it.
 const REREAD_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a configuration did not come into force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotConfigured {
-    /// It is wrong, or a file that it names cannot be used.
+    /// The configuration has a mistake, or a file that it names cannot be used.
     Wrong(String),
     /// Another copy of this library holds the engine of the process.
     OtherCopy(String),
@@ -85,7 +85,8 @@ impl Process {
             }
             if let Some(log) = self.log.load_full() {
                 log.reopen();
-                // Served again so that the files that the configuration names are read again.
+                // Sent to the engine thread again, so that it reads the files that the configuration names
+                // again.
                 control.serve(same.clone(), log);
             }
             return Ok(());

@@ -11,7 +11,7 @@
 //! | `configure.rs` | makes a configuration the active one |
 //! | `running.rs` | starts and stops the engine thread, and sends it commands |
 //! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |
-//! | `calls.rs` | what scripts ask of the engine thread |
+//! | `calls.rs` | requests of scripts to the engine thread |
 //! | `check.rs` | a check on demand, the ticket that its caller waits for, and its end after a fork |
 //! | `checks.rs` | the checks that the engine thread makes, of which equal ones share a connection |
 //! | `route.rs`, `routed.rs`, `routes.rs` | routes of users, with and without a store |
@@ -70,7 +70,7 @@ static SIGNS: OnceBox<HostSigns> = OnceBox::new();
 
 /// Stores what a host adapter knows of its process; only the first call has an effect.
 pub fn set_host_signs(signs: HostSigns) {
-    // Fails where another Lua state of the same host has set the same signs before.
+    // Fails if another Lua state of the same host has set them before; they are the same.
     let _ = SIGNS.set(Box::new(signs));
 }
 
@@ -116,7 +116,8 @@ struct Control {
     commands: Option<UnboundedSender<Command>>,
     /// Why the last start of the thread failed.
     start_error: Option<String>,
-    /// Whether the log has that line already; each call that needs the thread tries again.
+    /// Whether that reason was logged. Each call that needs the thread tries to start it again, and would
+    /// log it again.
     is_refusal_logged: bool,
     /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,

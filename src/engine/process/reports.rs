@@ -15,8 +15,8 @@ use crate::engine::log::{Level, Line};
 const CLOSED_BY_HOST: &str = "the host closed the descriptors of the engine, which starts again";
 
 impl Process {
-    /// The thread has stopped. The role is kept where it was started again since: giving it up
-    /// would end the probing of the new start.
+    /// The engine thread has stopped probing after [`Command::Stop`]. Gives the role back, unless the engine
+    /// was started again since: giving it back then would end the new start's probing.
     pub(super) fn stopped(&self, active: &ActiveConfig) {
         let _control = self.control();
         if !self.is_running() {
@@ -24,8 +24,8 @@ impl Process {
         }
     }
 
-    /// The thread was lost. Its checks fail now: no other thread would ever finish them, and their
-    /// callers would wait for ever.
+    /// The engine thread sleeps for ever, because the host has closed its descriptors. Its checks fail now:
+    /// no other thread would ever finish them, and their callers would wait for ever.
     pub(super) fn lost(&self, engine: &WeakUnboundedSender<Command>) {
         let mut control = self.control();
         let is_current = match (&control.commands, engine.upgrade()) {
@@ -65,8 +65,7 @@ impl Process {
         may
     }
 
-    /// The host closed the descriptor of the table's lock: this process goes on in a table of its
-    /// own.
+    /// The host has closed the descriptor of the table's lock. This process goes on in a table of its own.
     pub(super) fn detach(&self, active: &Arc<ActiveConfig>) {
         let mut control = self.control();
         let is_current = self

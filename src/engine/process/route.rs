@@ -1,5 +1,5 @@
-//! Routes with a store: a login runs on the engine thread, and what it finds out is remembered for
-//! when the store fails.
+//! Routes with a store. The engine thread sends the login to the store, and this machine remembers the
+//! binding that the store returns, for the time when the store fails.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -73,8 +73,8 @@ pub(super) fn begin(
     Ok((check, Some(Box::new(request))))
 }
 
-/// Answers without the store where nothing else has answered: the engine has ended, or could not be
-/// started. The caller would wait for ever.
+/// Answers without the store if the request was not answered: the engine has ended, or could not be started.
+/// Otherwise the caller would wait for ever.
 impl Drop for RouteRequest {
     fn drop(&mut self) {
         if self.is_answered {
@@ -136,7 +136,7 @@ impl RouteRequest {
     }
 }
 
-/// What a login tells the store.
+/// The data of a login that the script in the store gets.
 pub(super) struct Login {
     digest: UserDigest,
     /// The user as the shared table knows it.
@@ -270,8 +270,8 @@ pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding)
     );
 }
 
-/// What this machine remembers of a user, to fill a store again that has lost it. `None` also where
-/// the user was bound to a node that this machine does not know: it could not name it.
+/// The record that this machine remembers of a user: a store that has lost its data gets it back. `None` also
+/// if the user was bound to a node that is not configured here: the table keeps only a hash of its name.
 pub(super) fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Remembered> {
     let known = active.table.known_binding(user)?;
     let name = |hash: u64| match hash {

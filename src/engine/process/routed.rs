@@ -1,4 +1,4 @@
-//! What a route through the store returns, and the answer without the store while it fails.
+//! The result of a route with a store, and the answer without the store while it fails.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::engine::verdicts::{CHOSEN_BY_HASH, HOWS, KnownBinding};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
-/// What a caller gets for a user, where there is a store.
+/// The result of a route for a user, if a store is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routed {
     /// `new`, `bound`, `moved`, `pinned`, `remembered` or `fallback`.
@@ -33,7 +33,7 @@ pub type RouteResult = Result<Routed, String>;
 /// A server, how it was chosen, and its pool.
 pub type RoutedServer = (BackendServer, Routed, String);
 
-/// Whom a check routes.
+/// The user that a check routes.
 pub(super) struct RoutedUser {
     pub active: Arc<ActiveConfig>,
     pub key: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Routes for one filter, prepared for many users: what is the same for all of them is read once, and
-//! again when something of it has changed.
+//! Routes for one filter, prepared for many users. The plan, which is the same for all of them, is made once
+//! and again after a change.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub fn count_selection() {
             .count_selection(counting.pid, CHOSEN_BY_SCRIPT);
         Some(())
     };
-    // While a thread ends its own values are gone already, but a Lua finaliser may still run.
+    // `try_with`: a Lua finaliser may run while the thread ends, after its values were destroyed.
     let counted = COUNTING.try_with(count).ok().flatten();
     if counted.is_none() {
         count_at_new_place();
@@ -54,7 +54,8 @@ pub fn count_selection() {
 #[cold]
 fn count_at_new_place() {
     let process = current();
-    // Read before the configuration: one that is set in between raises it.
+    // The epoch is read before the configuration: if another one is set in between, the epoch differs and
+    // the next call finds the new table.
     let epoch = process.epoch();
     let Some(table) = process.active.load().as_ref().map(|a| a.table.clone()) else {
         return;

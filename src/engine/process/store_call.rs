@@ -1,5 +1,5 @@
-//! What operators and hosts do to users' bindings, and how a route is explained: calls of the store
-//! that run on the engine thread.
+//! Calls of the store that run on the engine thread: changes of users' bindings by operators and hosts, and
+//! the explanation of a route.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ pub enum StoreCall {
     },
 }
 
-/// What a call did.
+/// The result of a successful call.
 #[derive(Clone, Debug)]
 pub enum StoreDone {
     /// So many of the users are bound to the node.
@@ -57,7 +57,7 @@ pub enum StoreDone {
     Changed { record: Routed, has_left: bool },
     /// The release goes on in the background.
     Begun,
-    /// What a login would get now. The reason is why there would be no server.
+    /// The answer that a login would get now. `reason`: why there would be no server.
     Explained {
         record: Routed,
         reason: Option<String>,
@@ -144,9 +144,9 @@ impl StoreRequest {
 /// The reason of calls that need a store, where there is none.
 pub const NO_STORE: &str = "no store";
 
-/// How much longer than the store's timeout, which the engine keeps, callers in Lua wait. On a
-/// machine under load the engine thread may be delayed by that much; a caller that gave up earlier
-/// would be told that a call failed which succeeds.
+/// How much longer than the store's timeout a caller in Lua waits. The engine ends the call after the
+/// timeout, but on a machine under load the engine thread may be late by this much. A caller that gives up
+/// earlier would report a call as failed that succeeds.
 pub const SCHEDULING: Duration = Duration::from_secs(1);
 
 impl StoreCall {
@@ -168,7 +168,8 @@ impl StoreCall {
     }
 }
 
-/// Where nothing else has answered, this does: the engine has ended, or could not be started.
+/// Answers a request that was not answered: the engine has ended, or could not be started. Otherwise the
+/// caller would wait for ever.
 impl Drop for StoreRequest {
     fn drop(&mut self) {
         let _ = self.result.set(Err(UNAVAILABLE.to_owned()));
@@ -177,8 +178,8 @@ impl Drop for StoreRequest {
 }
 
 impl StoreRequest {
-    /// Calls the store, finishes the ticket, and goes on with what the call has begun. Runs on the
-    /// engine thread.
+    /// Calls the store and finishes the ticket; then continues a release of bindings in the background. Runs
+    /// on the engine thread.
     pub(super) async fn run(self, client: Option<ClientHandle>) {
         let done = self.answer(client.as_ref()).await;
         let goes_on = matches!(done, Ok(StoreDone::Begun));
@@ -388,13 +389,13 @@ impl StoreRequest {
     /// Releases bindings until none is left. A step that fails is repeated when the store may
     /// answer again.
     async fn flush(&self, client: &ClientHandle, node: Option<&str>, rate: u64) -> u64 {
-        /// Between two steps, so that logins have their turn in Redis.
+        /// The shortest pause between two steps: Redis answers logins meanwhile.
         const LEAST: Duration = Duration::from_millis(5);
         const AGAIN: Duration = Duration::from_secs(1);
         let limit = rate.div_ceil(10);
         let mut cursor = "0".to_owned();
         let mut released: u64 = 0;
-        // Another configuration may have another store.
+        // Ends when another configuration is put in force: it may have another store.
         while self.active.table.epoch() == self.active.epoch {
             let step = self.flush_step(node, &cursor, limit);
             let pause = match client.call(self.until(), step).await {

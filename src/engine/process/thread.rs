@@ -113,7 +113,7 @@ pub(super) struct Reports {
     pub may_end: fn(&dyn Fn() -> bool) -> bool,
 }
 
-/// What the host adapter tells the engine about its process.
+/// The facts about its process that the host adapter gives to the engine.
 #[derive(Clone, Copy)]
 pub struct HostSigns {
     /// Whether the process is about to exit and must leave probing to others.

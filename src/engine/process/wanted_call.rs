@@ -1,6 +1,5 @@
-//! Calls of the store that an operator asks for by the command, and what it is told of them. The
-//! engine thread makes them for requests in the state file; the command makes them itself where no
-//! engine can be asked.
+//! Calls of the store that an operator requests with the command, and their replies. The engine thread makes
+//! them for requests in the state file; the command makes them itself if no engine can be asked.
 
 use std::sync::Arc;
 
@@ -70,22 +69,22 @@ pub async fn carry_out(
     Ok((told(&done), goes_on.then_some(request)))
 }
 
-/// What a login would get now.
+/// The answer that a login would get now.
 #[derive(Clone, Debug)]
 pub enum Explained {
-    /// As the store has it: the user's record, and why there would be no server.
+    /// The answer from the store: the user's record, and why there would be no server.
     Stored {
         record: Routed,
         reason: Option<String>,
     },
-    /// What there is without the store, which fails for this reason.
+    /// The answer without the store, which fails for this reason.
     Failing {
         problem: String,
         routed: Result<Routed, String>,
     },
 }
 
-/// What a login of the user would get now. Writes nothing. `None` without a store, and for a name
+/// The answer that a login of the user would get now. Writes nothing. `None` without a store, and for a name
 /// without a key.
 pub async fn explain(
     active: &Arc<ActiveConfig>,
