@@ -436,6 +436,79 @@ backend_server_monitoring:
     }
 }
 
+/// What stands between `-`, `?` or `:` and a list or table in the same line is its indentation
+/// (YAML 1.2.2 §6.1, §8.2.1).
+#[test]
+fn a_tab_is_refused_in_the_indentation_of_lists_and_tables() {
+    let ours = "backend_server_monitoring: {targets: []}\n";
+    let key = "the key";
+    let item = "\"-\"";
+    for (text, line, first) in [
+        ("a:\n  -\ta: 1\n", 3, key),
+        ("a:\n  - \ta: 1\n", 3, key),
+        ("a:\n  -\t a: 1\n", 3, key),
+        ("a:\n  -\t&x a: 1\n", 3, key),
+        ("a:\n  -\t!!str a: 1\n", 3, key),
+        ("a:\n  -\t\"a\": 1\n", 3, key),
+        ("a:\n  -\t? b\n", 3, key),
+        ("a:\n  -\t{a: 1}: 2\n", 3, key),
+        ("a:\n  - -\ta: 1\n", 3, key),
+        ("a:\n- b\n-\ta: 1\n", 4, key),
+        ("a:\r\n- b\r\n-\ta: 1\r\n", 4, key),
+        ("a: {\u{e9}: 1}\nb:\n  -\ta: 1\n", 4, key),
+        ("? a\n:\t- x\n", 3, item),
+        ("? a\n: \t- x\n", 3, item),
+        ("? a\n: \t\t - x\n", 3, item),
+        ("? a\n: \t-\n", 3, item),
+        ("? a\n:\ta: b\n", 3, key),
+        ("? a\n: \ta: b\n", 3, key),
+        ("? a\n: - \tb: c\n", 3, key),
+        ("a:\n \tb: c\n", 3, key),
+        ("a:\n \t- c\n", 3, item),
+    ] {
+        let expected = format!("line {line}: not YAML: spaces expected before {first}, got a tab");
+        assert_eq!(problem(&format!("{ours}{text}")), expected, "{text:?}");
+    }
+    // The parser's own words, which name no place.
+    for text in [
+        "a:\n  -\t- x\n",
+        "a:\n  - \t- x\n",
+        "a:\n  -\t-\n",
+        "?\t- x\n",
+        "? \t- x\n",
+        "?\ta: b\n",
+        "? \ta: b\n",
+    ] {
+        let problem = problem(&format!("{ours}{text}"));
+        assert!(problem.contains("not YAML: "), "{text:?}: {problem}");
+    }
+    // A value, one in brackets, properties and a comment are separated, not indented.
+    for text in [
+        "a:\n  -\tb\n",
+        "a:\n  -\t-1\n",
+        "a:\n  -\t[b, {c: d}]\n",
+        "a:\n  -\t{b: c}\n",
+        "a:\n  -\t{b:\tc,\n     \td: [e: f,\n     \tg: h]}\n",
+        "a:\n  -\t\n    b: c\n",
+        "a:\n  -\t# why\n    b: c\n",
+        "a:\n  -\t&x\n    b: c\n",
+        "a:\n  -\t!!map\n    b: c\n",
+        "a:\n  - &x\tb: c\n",
+        "a:\n  - b\t: c\n",
+        "a:\t\n- b\t\n",
+        "a:\t[\n \tb,\n \t{c: d}\n \t]\n",
+        "? a\n:\t[b]\n",
+        "? a\n: \t{b: c}\n",
+        "? a\n:\t\n  - x\n",
+        "? {b:\tc}\n:\tx\n",
+        "a: |\n  -\tb: c\n",
+        "a: 'b\n  -\tc: d'\n",
+    ] {
+        let read = read(&format!("{ours}{text}"));
+        assert!(read.is_ok(), "{text:?}: {read:?}");
+    }
+}
+
 #[test]
 fn what_yaml_itself_refuses_is_told_whole() {
     for (text, expected) in [

@@ -12,6 +12,7 @@ use super::input::TextInput;
 use super::node::{Id, MAX_DEPTH, MAX_NODES, NodeContent, NodeView, Tree, YamlNode};
 use super::node::{too_deep, too_large};
 use super::scalar::form;
+use super::tabs::Indents;
 
 /// The longest `%TAG` directive, in bytes. The parser copies it for each tag that uses it.
 const MAX_DIRECTIVE: usize = 512;
@@ -40,10 +41,14 @@ pub(in super::super) fn parse_all(text: &str) -> Result<(Tree, Vec<YamlError>), 
         ..Builder::default()
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut indents = Indents::new(text);
     for event in Parser::new(TextInput::new(text)) {
         let taken = event
             .map_err(|error| malformed(&error, text))
-            .and_then(|(event, span)| builder.take(event, span.start.line()));
+            .and_then(|(event, span)| {
+                indents.check(&event, span.end)?;
+                builder.take(event, span.start.line())
+            });
         if let Err(error) = taken {
             // A duplicate key was found earlier in the text, so it is the mistake to report first.
             return Err(builder.duplicates.into_iter().next().unwrap_or(error));

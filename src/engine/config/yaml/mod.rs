@@ -12,6 +12,7 @@
 //! | `input` | the text as the parser reads it: a tab after a colon |
 //! | `node` | the tree and its bounds |
 //! | `scalar` | what a scalar means |
+//! | `tabs` | refuses tabs in the indentation |
 //! | `convert` | our section as a [`Value`](super::value::Value), variables replaced |
 
 mod build;
@@ -19,6 +20,7 @@ mod convert;
 mod input;
 mod node;
 mod scalar;
+mod tabs;
 
 pub(super) use self::build::{parse, parse_all};
 #[cfg(test)]
