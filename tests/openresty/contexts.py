@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import http.client
+import pathlib
 import socket
 import subprocess
 import time
@@ -379,6 +380,24 @@ def check_logged(**parts):
     nginx.stop()
 
 
+def check_null():
+    """`ngx.null`, a light userdata, in the place of everything that the module takes."""
+    nginx = Nginx(workers=1, http=init_block([free_port()]), server="""
+    location /null {
+      content_by_lua_block {
+        local problems = require("light_userdata")(nb, require("nauthilus_backend_result"), ngx.null)
+        ngx.say(#problems, " problems ", table.concat(problems, " "))
+      }
+    }
+""")
+    nginx.lua("light_userdata", pathlib.Path("spec/support/light_userdata.lua").read_text())
+    nginx.start()
+    with test("ngx.null is refused wherever it is given"):
+        equal(nginx.body("/null").strip(), "0 problems")
+    nginx.assert_clean()
+    nginx.stop()
+
+
 def main():
     backend = Backend()
     tls_port = free_port()
@@ -532,6 +551,7 @@ def main():
         lazy.assert_clean()
         assert "[warn]" not in lazy.log() and "[error]" not in lazy.log(), lazy.log()[-2000:]
         lazy.stop()
+    check_null()
     finish()
 
 

@@ -49,8 +49,14 @@ local apply_result = entry("apply", "int (*)(void *, void *, void *, void *)")
 local remove_names = entry("remove", "int (*)(void *, void *, void *, int)")
 local route_user = entry("route", "int (*)(void *, const char *, size_t)")
 
+-- All light userdata share one metatable, which a script can set to that of results. `light` is one of them:
+-- then none is taken for a result here, since the FFI would pass it as the address of a block. LuaJIT compiles
+-- the metatable of a light userdata as a constant.
+local light = fast.apply
+
 local function is_result(value)
   return type(value) == "userdata" and getmetatable(value) == result_metatable
+    and getmetatable(light) ~= result_metatable
 end
 
 local api = {}
