@@ -1,5 +1,5 @@
-//! A lock for processes and threads that append to one file: who has it may cut off what it has just
-//! written without taking lines of others with it.
+//! A file that several processes and threads append to, and its lock: who has it may cut off what it
+//! has just written without taking lines of others with it.
 
 use std::fs::File;
 use std::io;
@@ -23,10 +23,53 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// incarnation, which the child ignores.
 static THREAD: AtomicU64 = AtomicU64::new(0);
 
+/// An open file that is appended to. The kernel releases a process's record lock when that process
+/// closes any of its descriptors of the file, so closing this one, perhaps that of a configuration
+/// that was replaced, waits until no other thread of the process has the lock.
+#[derive(Debug)]
+pub struct AppendFile {
+    /// None only while it is being dropped.
+    file: Option<Guarded<File>>,
+    patience: Duration,
+}
+
+impl AppendFile {
+    /// `patience`: the longest wait for another thread before the file is closed all the same.
+    ///
+    /// # Errors
+    /// The file is not open.
+    pub fn new(file: File, patience: Duration) -> io::Result<Self> {
+        Ok(Self {
+            file: Some(Guarded::new(file)?),
+            patience,
+        })
+    }
+
+    fn guarded(&self) -> io::Result<&Guarded<File>> {
+        self.file
+            .as_ref()
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// # Errors
+    /// `NotConnected` if the host has closed the descriptor.
+    pub fn get(&self) -> io::Result<&File> {
+        self.guarded()?.get()
+    }
+}
+
+impl Drop for AppendFile {
+    fn drop(&mut self) {
+        let end = Instant::now() + self.patience;
+        let _turn = attempt_until(end, || Ok(ThreadTurn::take()));
+        drop(self.file.take());
+    }
+}
+
 /// The lock, released when this is dropped.
 pub struct AppendLock<'f> {
     file: &'f Guarded<File>,
-    _thread: ThreadTurn,
+    _turn: ThreadTurn,
 }
 
 impl<'f> AppendLock<'f> {
@@ -36,14 +79,16 @@ impl<'f> AppendLock<'f> {
     /// # Errors
     /// `WouldBlock` where others had it all that time. `NotConnected` if the host has closed the
     /// descriptor. The system's error where the file system has no locks.
-    pub fn take(file: &'f Guarded<File>, patience: Duration) -> io::Result<Self> {
-        let end = Instant::now() + patience;
-        let thread = attempt_until(end, || Ok(ThreadTurn::take()))?;
-        let is_locked = || Ok(file.descriptor().try_lock_byte(BYTE)?.then_some(()));
-        attempt_until(end, is_locked)?;
-        Ok(Self {
-            file,
-            _thread: thread,
+    pub fn take(file: &'f AppendFile, patience: Duration) -> io::Result<Self> {
+        let file = file.guarded()?;
+        attempt_until(Instant::now() + patience, || {
+            // Given up again where another process has the lock: threads that close a file of theirs
+            // wait for an append alone.
+            let Some(turn) = ThreadTurn::take() else {
+                return Ok(None);
+            };
+            let is_locked = file.descriptor().try_lock_byte(BYTE)?;
+            Ok(is_locked.then(|| Self { file, _turn: turn }))
         })
     }
 }
@@ -97,11 +142,11 @@ mod tests {
 
     use super::*;
 
-    fn scratch(name: &str) -> (std::path::PathBuf, Guarded<File>) {
+    fn scratch(name: &str) -> (std::path::PathBuf, AppendFile) {
         let path = std::env::temp_dir().join(format!("nb-append-{name}-{}", std::process::id()));
         let file = File::options().append(true).create(true).open(&path);
-        let guarded = Guarded::new(file.unwrap()).unwrap();
-        (path, guarded)
+        let file = AppendFile::new(file.unwrap(), Duration::from_secs(60)).unwrap();
+        (path, file)
     }
 
     /// The tests share `THREAD`, so they must not run at the same time.
@@ -164,6 +209,82 @@ mod tests {
         // SAFETY: `status` has room for what the call writes.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert!(AppendLock::take(&file, Duration::from_secs(60)).is_ok());
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Whether another process, a child of this one, gets the lock of the file at once.
+    fn child_gets(file: &AppendFile) -> bool {
+        // SAFETY: the child takes a lock and ends, neither of which needs a lock that a thread of the
+        // parent may have.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let got = AppendLock::take(file, Duration::ZERO).is_ok();
+            // SAFETY: the call takes no pointers; the child runs no destructor of the parent's.
+            unsafe { libc::_exit(libc::c_int::from(got)) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` has room for what the call writes, and the child belongs to this test.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status));
+        libc::WEXITSTATUS(status) == 1
+    }
+
+    /// As where a configuration is replaced while the log of the one before appends a line.
+    #[test]
+    fn another_descriptor_of_the_file_is_closed_only_after_the_append() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap();
+        let (path, file) = scratch("replaced");
+        let (_, other) = scratch("replaced");
+        let lock = AppendLock::take(&file, Duration::ZERO).unwrap();
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        let closing = std::thread::spawn(move || {
+            drop(other);
+            closed.send(()).unwrap();
+        });
+        // Long enough for a close that does not wait.
+        let early = is_closed.recv_timeout(Duration::from_millis(200));
+        assert!(!child_gets(&file), "the lock was lost; closed: {early:?}");
+        assert!(early.is_err());
+        drop(lock);
+        is_closed.recv().unwrap();
+        closing.join().unwrap();
+        assert!(child_gets(&file));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// While another process has the lock no thread of this one appends, so a file is closed at once.
+    #[test]
+    fn who_waits_for_another_process_keeps_no_thread_from_closing() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap();
+        let (path, file) = scratch("waiting");
+        let (_, other) = scratch("waiting");
+        let (mut from_child, mut to_parent) = io::pipe().unwrap();
+        // SAFETY: the child takes a lock, writes to a pipe and sleeps, none of which needs a lock that a
+        // thread of the parent may have.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let lock = AppendLock::take(&file, Duration::ZERO);
+            let _ = to_parent.write_all(&[u8::from(lock.is_ok())]);
+            loop {
+                // SAFETY: the call takes no pointers.
+                unsafe { libc::pause() };
+            }
+        }
+        let mut told = [0];
+        from_child.read_exact(&mut told).unwrap();
+        assert_eq!(told, [1]);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| AppendLock::take(&file, Duration::from_secs(60)).is_ok());
+            // Ends before the wait does, which only the end of the child ends.
+            drop(other);
+            assert!(!waiting.is_finished());
+            // SAFETY: the child belongs to this test, which waits for its end.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            let mut status = 0;
+            // SAFETY: `status` has room for what the call writes.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert!(waiting.join().unwrap());
+        });
         std::fs::remove_file(path).unwrap();
     }
 

@@ -13,20 +13,20 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use crate::sys::append_lock::AppendLock;
+use crate::sys::append_lock::{AppendFile, AppendLock};
 use crate::sys::own_descriptor::Guarded;
 
 const DEV_LOG: &str = "/dev/log";
 
-/// How long a line waits for other processes that append to the file. An append takes microseconds,
-/// but the system may suspend a process in the middle of one.
+/// How long a line waits for other processes that append to the file, and closing the file for other
+/// threads. An append takes microseconds, but the system may suspend a process in the middle of one.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file to which lines are appended. It has no mutex: a child that is forked while a thread holds
 /// it would block for ever.
 pub(super) struct LogFile {
     path: PathBuf,
-    file: ArcSwap<Guarded<File>>,
+    file: ArcSwap<AppendFile>,
     /// The root directory in which the path was opened, by device and inode.
     root: Option<(u64, u64)>,
     /// Why the path could not be opened again after it had come to name another file.
@@ -39,7 +39,7 @@ impl LogFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),
-            file: ArcSwap::from_pointee(Guarded::new(append_to(path)?)?),
+            file: ArcSwap::from_pointee(append_to(path)?),
             root: root(),
             stale: ArcSwapOption::const_empty(),
         })
@@ -64,7 +64,7 @@ impl LogFile {
             return;
         }
         let opened = if self.root == root() {
-            append_to(&self.path).and_then(Guarded::new)
+            append_to(&self.path)
         } else {
             // After a change of the root directory the path means another place, where no file must
             // be created.
@@ -90,8 +90,8 @@ impl LogFile {
 
     /// Whether the open file is still the one that the path names.
     fn is_current(&self) -> bool {
-        let guarded = self.file.load();
-        let Ok(opened) = guarded.get().and_then(File::metadata) else {
+        let open = self.file.load();
+        let Ok(opened) = open.get().and_then(File::metadata) else {
             // The host has closed it.
             return false;
         };
@@ -112,12 +112,12 @@ impl LogFile {
     /// its lock.
     pub(super) fn write(&self, line: &str, waits: bool) -> io::Result<()> {
         self.refresh();
-        let guarded = self.file.load();
-        let file = guarded.get()?;
+        let open = self.file.load();
+        let file = open.get()?;
         if !file.metadata()?.is_file() {
             return append_to_stream(file, line.as_bytes());
         }
-        let _lock = match AppendLock::take(&guarded, LOCK_PATIENCE) {
+        let _lock = match AppendLock::take(&open, LOCK_PATIENCE) {
             Ok(lock) => Some(lock),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && !waits => {
                 return Err(io::Error::other("another process has the file locked"));
@@ -136,15 +136,16 @@ fn root() -> Option<(u64, u64)> {
     Some((root.dev(), root.ino()))
 }
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
+fn append_to(path: &Path) -> io::Result<AppendFile> {
+    let file = OpenOptions::new()
         .append(true)
         .create(true)
         .mode(0o640)
         // With O_NONBLOCK opening a FIFO that nobody reads fails at once instead of blocking, and
         // lines to a FIFO with a slow reader are lost instead of delaying the writer.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+        .open(path)?;
+    AppendFile::new(file, LOCK_PATIENCE)
 }
 
 /// Appends a line to a FIFO or a device.
