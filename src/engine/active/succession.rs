@@ -298,8 +298,8 @@ fn repeated(targets: &[Arc<Target>]) -> Vec<usize> {
 fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
     let mut firsts: Vec<u32> = (0..).take(identities.len()).collect();
     let hash = |at: &u32| usize::try_from(*at).ok().and_then(|at| identities.get(at));
-    // The sort is stable: of equal identities the first one stays in front and is kept.
-    firsts.sort_by_key(hash);
+    // By index as well: of equal identities the first one is in front and is kept.
+    firsts.sort_unstable_by_key(|at| (hash(at), *at));
     firsts.dedup_by_key(|at| hash(at));
     firsts.shrink_to_fit();
     firsts

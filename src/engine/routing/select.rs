@@ -174,7 +174,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
                     why: self.why_not(node, filter),
                 })
                 .collect();
-            all.sort_by(|a, b| rank((b.score, b.node.hash), (a.score, a.node.hash)));
+            all.sort_unstable_by(|a, b| rank((b.score, b.node.hash), (a.score, a.node.hash)));
             if !all.is_empty() {
                 return all;
             }

@@ -39,7 +39,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
                     (score, node)
                 })
                 .collect();
-            scored.sort_by(|(a, x), (b, y)| {
+            scored.sort_unstable_by(|(a, x), (b, y)| {
                 (b, y.hash)
                     .partial_cmp(&(a, x.hash))
                     .unwrap_or(Ordering::Equal)

@@ -146,7 +146,10 @@ pub(super) fn heads(page: &[u8]) -> Vec<Head> {
         .take(2)
         .filter_map(Head::read)
         .collect();
-    heads.sort_by_key(|head| std::cmp::Reverse(head.number));
+    // There are two at most.
+    if !heads.is_sorted_by_key(|head| std::cmp::Reverse(head.number)) {
+        heads.reverse();
+    }
     heads
 }
 

@@ -189,7 +189,7 @@ impl Reader {
             (0, _) => {
                 // `next` has no defined order. Sorted, so that of several mistakes the same one is
                 // reported on each run.
-                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                entries.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
                 Ok(Value::Map(entries))
             }
             (items, true) if items == length && servers == Servers::DeferredHere => {
