@@ -127,14 +127,14 @@ all-luas: $(LUAS:%=module-%)
 # crash processes that have the old file mapped.
 .PHONY: $(LUAS:%=module-%)
 $(LUAS:%=module-%): module-%: toolchain
-	$(CARGO) build --release --locked $(REPRODUCIBLE) --features $(subst .,,$*) $(CARGO_FLAGS)
+	CARGO='$(CARGO)' .ci/library $(REPRODUCIBLE) --features $(subst .,,$*) $(CARGO_FLAGS)
 	@$(INSTALL) -d build/$*
 	@$(INSTALL) -m 755 $(BUILT) build/$*/nauthilus_backend.so
 	@echo '$(CARGO_FLAGS)' >build/$*/.flags
 
 .PHONY: lib
 lib: toolchain
-	$(CARGO) build --release --locked $(REPRODUCIBLE) $(CARGO_FLAGS)
+	CARGO='$(CARGO)' .ci/library $(REPRODUCIBLE) $(CARGO_FLAGS)
 	@$(INSTALL) -d build/lib
 	@$(INSTALL) -m 755 $(BUILT) build/lib/libnauthilus_backend.so
 	@ln -sf libnauthilus_backend.so build/lib/$(SONAME)

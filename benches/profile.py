@@ -40,7 +40,7 @@ def module(feature):
         **os.environ, "CARGO_TARGET_DIR": str(target),
         "CARGO_PROFILE_RELEASE_STRIP": "none",
     }
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--features", feature]
+    command = [".ci/library", "--quiet", "--features", feature]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(done.stderr)

@@ -25,12 +25,12 @@ def without_counters():
     """The folder of a module that counts nothing. In a target of its own: the other one keeps what
     `make` builds."""
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "uncounted"
-    command = ["cargo", "build", "--release", "--locked", "--quiet", "--lib", "--features", "luajit,_uncounted"]
+    command = [".ci/library", "--quiet", "--features", "luajit,_uncounted"]
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "CARGO_TARGET_DIR": str(target)}, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise Unmeasured(f"cargo build: {done.stderr.strip()[-300:]}")
+        raise Unmeasured(f".ci/library: {done.stderr.strip()[-300:]}")
     folder = target / "module"
     folder.mkdir(exist_ok=True)
     module = folder / "nauthilus_backend.so"

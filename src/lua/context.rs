@@ -140,6 +140,7 @@ fn current_ip_of(name: &str) -> Option<IpAddr> {
 }
 
 /// A port that a script passed; `None` unless it is an integer from 1 to 65535.
+#[inline]
 pub(super) fn port(view: ArgView<'_>) -> Option<u16> {
     let number = match view {
         ArgView::Integer(number) => number.try_into().ok()?,

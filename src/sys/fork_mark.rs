@@ -44,6 +44,7 @@ impl ForkMark {
 
     /// The mark; 0 after a fork. A thread that reads a mark here also sees what was stored before
     /// [`ForkMark::raise`] set it.
+    #[inline]
     pub fn get(&self) -> u64 {
         match &self.0 {
             Word::Wiped { mark, .. } => mark.load(Ordering::Acquire),

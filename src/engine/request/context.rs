@@ -131,6 +131,7 @@ impl RequestContext {
 
     /// Selects the server; a later call replaces an earlier one. `ip` is what
     /// [`super::server_address::ServerAddress`] accepted, `port` is 1..=65535.
+    #[inline]
     pub fn select(&mut self, ip: impl AsRef<[u8]>, port: u16) {
         self.selection = Some(Selection {
             ip: HostText::from_slice(ip.as_ref()),

@@ -120,6 +120,7 @@ impl Attributes {
     }
 
     /// Name and value, sorted by name.
+    #[inline]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&AttributeName, &AttributeValue)> {
         self.pairs().iter().map(|(name, value)| (name, value))
     }

@@ -325,6 +325,7 @@ unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
     }
 }
 
+#[inline]
 unsafe fn push_bytes(state: *mut lua_State, bytes: &[u8]) {
     // SAFETY: Lua copies the bytes. The callers provide a slot and own nothing if this raises.
     unsafe {

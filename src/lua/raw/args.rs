@@ -67,6 +67,7 @@ impl ArgView<'_> {
     }
 
     /// The value as a value of an attribute.
+    #[inline]
     fn scalar(self) -> Option<Scalar> {
         match self {
             Self::Bool(value) => Some(Scalar::Bool(value)),
@@ -78,6 +79,7 @@ impl ArgView<'_> {
     }
 
     /// The value as an index of an array.
+    #[inline]
     pub(super) fn index(self) -> Option<usize> {
         match self {
             Self::Integer(number) => number.try_into().ok().filter(|index| *index > 0),
@@ -108,6 +110,7 @@ impl Args {
     }
 
     /// The result that is argument `index`.
+    #[inline]
     pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
         // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and only userdata that hold a
         // `Content<BackendResult>` have that metatable. The argument keeps the userdata alive. Its
@@ -289,6 +292,7 @@ impl Args {
         }
     }
 
+    #[inline]
     fn table(&self, index: c_int, wanted: &str) -> Result<c_int, String> {
         match self.view(index) {
             ArgView::Table => Ok(index),
@@ -478,7 +482,7 @@ unsafe fn array<T>(
         return Ok(found);
     }
     let mut placed: Vec<(usize, T)> = order.into_iter().zip(found).collect();
-    placed.sort_by_key(|(index, _)| *index);
+    placed.sort_unstable_by_key(|(index, _)| *index);
     if let Some((expected, _)) = (1..).zip(&placed).find(|(at, (index, _))| at != index) {
         return Err(format!("an array with nothing at index {expected}"));
     }

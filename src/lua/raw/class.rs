@@ -105,6 +105,7 @@ impl<T> Contents<T> {
     /// # Safety
     ///
     /// In the function that called [`Self::new`], with two free slots. May raise.
+    #[inline]
     unsafe fn push_userdata(&self, state: *mut lua_State, index: usize) -> *mut Content<T> {
         // SAFETY: address and environment are set before the metatable, with which natives accept the
         // userdata. The environment keeps the holder, and so the address, valid. None of the calls
@@ -143,6 +144,7 @@ impl<T> Contents<T> {
     }
 
     /// Pushes a userdata.
+    #[inline]
     unsafe fn push_userdata(&self, state: *mut lua_State, _: usize) -> *mut Content<T> {
         // SAFETY: the block is large enough and aligned. It is initialised before `lua_setmetatable`
         // gives it a finaliser that reads it, and nothing in between can raise or collect.
@@ -346,6 +348,7 @@ unsafe extern "C-unwind" fn finalise<T>(state: *mut lua_State) -> c_int {
 /// # Safety
 ///
 /// `index` is an argument of the running C function, `metatable` an upvalue of it.
+#[inline]
 unsafe fn is_of(state: *mut lua_State, index: c_int, metatable: c_int) -> bool {
     // SAFETY: none of these allocates or raises; the stack is left as it was.
     unsafe {
@@ -366,6 +369,7 @@ unsafe fn is_of(state: *mut lua_State, index: c_int, metatable: c_int) -> bool {
 ///
 /// `index` is a stack slot of the running C function, and `metatable` an upvalue of it: the
 /// metatable of the class whose content is `T`.
+#[inline]
 pub(super) unsafe fn content<T>(
     state: *mut lua_State,
     index: c_int,
