@@ -27,8 +27,8 @@ mod waits;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::engine::process::command::HostSigns;
 use crate::engine::process::set_host_signs;
-use crate::engine::process::thread::HostSigns;
 use crate::lua::raw::{Answer, Args, Item, Items, Natives, native};
 use symbols::{ProcessRole, Symbols};
 

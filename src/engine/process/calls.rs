@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::check::Check;
 use super::checks::CheckRequest;
+use super::command::Command;
 use super::store_call::{Author, StoreCall, StoreRequest};
-use super::thread::Command;
 use super::{Process, Start, route};
 use crate::engine::active::ActiveConfig;
 use crate::engine::config::{CheckDefaults, Value, target_from_value};

@@ -10,7 +10,8 @@
 //! | `mod.rs` | finds the engine of the calling process; holds its configuration, log and epoch |
 //! | `configure.rs` | makes a configuration the active one |
 //! | `running.rs` | starts and stops the engine thread, and sends it commands |
-//! | `thread.rs`, `reports.rs` | the engine thread, and what it reports |
+//! | `command.rs`, `reports.rs` | what the engine thread is told, and what it reports |
+//! | `thread.rs`, `engine_loop.rs` | how the engine thread starts and ends, and its loop; `engine_loop/role.rs`: the role of this process |
 //! | `calls.rs` | requests of scripts to the engine thread |
 //! | `check.rs` | a check on demand, the ticket that its caller waits for, and its end after a fork |
 //! | `checks.rs` | the checks that the engine thread makes, of which equal ones share a connection |
@@ -20,7 +21,9 @@
 mod calls;
 pub mod check;
 mod checks;
+pub mod command;
 mod configure;
+mod engine_loop;
 #[cfg(test)]
 mod model;
 mod reports;
@@ -29,7 +32,7 @@ pub mod routed;
 mod routes;
 mod running;
 pub mod store_call;
-pub mod thread;
+mod thread;
 pub mod wanted_call;
 
 use std::mem::ManuallyDrop;
@@ -48,9 +51,9 @@ use super::log::{Line, Log};
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{clock, thread as threads};
 use check::Ticket;
+use command::{Command, HostSigns, Reports};
 pub use configure::NotConfigured;
 pub use routes::{Routes, count_selection};
-use thread::{Command, HostSigns, Reports};
 
 /// The interval at which a blocking wait for first verdicts checks them.
 const READY_POLL: Duration = Duration::from_millis(2);

@@ -1,4 +1,4 @@
-//! The callbacks of the engine thread: [`super::thread::Reports`].
+//! The callbacks of the engine thread: [`super::command::Reports`].
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -7,7 +7,7 @@ use tokio::sync::mpsc::WeakUnboundedSender;
 
 use super::Process;
 use super::check::Ticket;
-use super::thread::Command;
+use super::command::Command;
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::{Level, Line};
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::thread::{Command, spawn};
+use super::command::Command;
+use super::thread::spawn;
 use super::{Control, Process, REPORTS, Start, signs};
 use crate::engine::log::{Level, Line};
 use crate::sys::{clock, copies, thread as threads};

@@ -145,7 +145,7 @@ impl ProbeTimer {
             }
         }
         if outcome.is_conclusive() {
-            self.step_gates(&mut after, good, active.thresholds(&self.target));
+            self.step_health(&mut after, good, active.thresholds(&self.target));
         }
         if after.verdict() != before.verdict() {
             after.since_ms = clock::unix_ms();
@@ -164,7 +164,7 @@ impl ProbeTimer {
         self.kind == TimerKind::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
 
-    fn step_gates(&self, record: &mut Record, good: bool, thresholds: Thresholds) {
+    fn step_health(&self, record: &mut Record, good: bool, thresholds: Thresholds) {
         let step = |health: HealthState| health.step(good, thresholds);
         match self.kind {
             TimerKind::Connect => record.connect = step(record.connect),

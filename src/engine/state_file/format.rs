@@ -277,8 +277,8 @@ fn read_target(
         let value = value.as_ref();
         match name {
             "settings" => target.settings = settings.get(value)?.clone(),
-            "connect" => record.connect = read_gate(value)?,
-            "deep" => record.deep = optional(value, read_gate)?,
+            "connect" => record.connect = read_health(value)?,
+            "deep" => record.deep = optional(value, read_health)?,
             "since" => record.since_ms = value.parse().ok()?,
             "probes" => record.probes = value.parse().ok()?,
             "failures" => record.failures = value.parse().ok()?,
@@ -303,7 +303,7 @@ fn read_target(
     Some((hash, target))
 }
 
-fn read_gate(field: &str) -> Option<HealthState> {
+fn read_health(field: &str) -> Option<HealthState> {
     field.parse().ok().map(HealthState::unpack)
 }
 

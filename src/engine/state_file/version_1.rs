@@ -90,8 +90,8 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
     };
     let half = |range| u64::from_str_radix(hash.get(range)?, 16).ok();
     let record = Record {
-        connect: read_gate(connect)?,
-        deep: optional(deep, read_gate)?,
+        connect: read_health(connect)?,
+        deep: optional(deep, read_health)?,
         since_ms: since.parse().ok()?,
         probes: probes.parse().ok()?,
         failures: failures.parse().ok()?,
@@ -107,7 +107,7 @@ fn read_target(line: &str) -> Option<(IdentityHash, Record)> {
     Some(([half(0..16)?, half(16..32)?], record))
 }
 
-fn read_gate(field: &str) -> Option<HealthState> {
+fn read_health(field: &str) -> Option<HealthState> {
     field.parse().ok().map(HealthState::unpack)
 }
 

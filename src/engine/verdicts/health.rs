@@ -180,12 +180,12 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_word_is_a_fresh_gate() {
+    fn a_foreign_word_is_a_fresh_state() {
         assert_eq!(HealthState::unpack(99).verdict, Verdict::Unknown);
     }
 
     #[test]
-    fn two_gates_make_one_verdict() {
+    fn two_health_states_make_one_verdict() {
         use Verdict::{Alive, Dead, Unknown};
         assert_eq!(both(Alive, Alive), Alive);
         assert_eq!(both(Alive, Dead), Dead);
