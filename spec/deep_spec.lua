@@ -365,7 +365,8 @@ describe("a deep check", function()
       assert.matches("expected_status: status codes and ranges within 200..599", problem("expected_status", 199))
       assert.matches("expected_status%[2%]: status codes", problem("expected_status", { 200, "2xx" }))
       assert.matches("helo_name: host name, or an address literal", problem("helo_name", "192.0.2.1"))
-      assert.matches("test_mailbox: imap, pop3 or sieve has one, http has none", problem("test_mailbox", "INBOX"))
+      assert.matches("test_mailbox: only imap, pop3 and sieve have a mailbox to open, http has none",
+        problem("test_mailbox", "INBOX"))
     end)
 
     it("names what is offered where the mechanism is not", function()

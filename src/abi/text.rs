@@ -118,7 +118,7 @@ pub(crate) unsafe fn elements<'a, T>(
         .is_some_and(|size| isize::try_from(size).is_ok());
     if !fits || !start.is_aligned() {
         return Err(Failure::invalid(format!(
-            "{name}: an array in memory expected, got one of {count}"
+            "{name}: an aligned array that fits into memory expected, got {count} elements"
         )));
     }
     // SAFETY: null, misaligned and oversized arrays are refused above, so `start` has `count`

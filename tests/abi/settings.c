@@ -349,7 +349,7 @@ static void names_and_mailboxes(void) {
     printf("# %s\n", imap->line);
   refused("", target("imap", imap_port, "test_mailbox: ''"), "backend_servers[1].test_mailbox: string of 1..1024 bytes without CR, LF and NUL");
   refused("", target("imap", imap_port, "test_mailbox: INBOX"), "backend_servers[1].test_mailbox: test_username expected beside it, got nothing");
-  refused("", target("smtp", smtp_port, "test_mailbox: INBOX"), "backend_servers[1].test_mailbox: imap, pop3 or sieve has one, smtp has none");
+  refused("", target("smtp", smtp_port, "test_mailbox: INBOX"), "backend_servers[1].test_mailbox: only imap, pop3 and sieve have a mailbox to open, smtp has none");
 }
 
 static void tls(const char *folder, unsigned port, unsigned older) {

@@ -356,7 +356,9 @@ fn test_mailbox(
     let mailbox = reader.text(&keys::TEST_MAILBOX, is_credential)?;
     let has_store = matches!(protocol, Protocol::Imap | Protocol::Pop3 | Protocol::Sieve);
     let problem = match mailbox {
-        Some(_) if !has_store => format!("imap, pop3 or sieve has one, {protocol} has none"),
+        Some(_) if !has_store => {
+            format!("only imap, pop3 and sieve have a mailbox to open, {protocol} has none")
+        }
         Some(_) if !logs_in => "test_username expected beside it, got nothing".to_owned(),
         _ => return Ok(mailbox.map(Box::from)),
     };

@@ -45,7 +45,7 @@ fn bomb() -> String {
 #[test]
 fn an_alias_bomb_ends_with_an_error() {
     let expected =
-        "line 6: more than 500000 values, those behind aliases counted each time".to_owned();
+        "line 6: more than 500000 values; what an alias stands for counts at each place".to_owned();
     assert_eq!(problem(&format!("{}{OURS}", bomb())), expected);
     // The same in our section.
     let ours = format!(

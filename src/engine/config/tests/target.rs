@@ -660,7 +660,9 @@ fn a_test_mailbox_needs_a_login_and_a_store() {
             refusal(&format!(
                 "{{targets: [{{protocol: {protocol}, host: a.example, test_mailbox: x, {login}}}]}}"
             )),
-            format!("targets[1].test_mailbox: imap, pop3 or sieve has one, {protocol} has none")
+            format!(
+                "targets[1].test_mailbox: only imap, pop3 and sieve have a mailbox to open, {protocol} has none"
+            )
         );
     }
 }

@@ -233,11 +233,15 @@ fn the_rest_of_the_file_has_to_be_yaml_too() {
             2,
             "backend_server_monitoring: given twice",
         ),
-        ("---\na: b\n", 2, "one document expected, got another"),
+        (
+            "---\na: b\n",
+            2,
+            "a second YAML document begins here; the file must have one",
+        ),
         (
             "a: &x [*x]\n",
             2,
-            "an alias cannot stand inside what it names",
+            "this alias names a value that contains the alias itself",
         ),
         ("a: {<<: 1}\n", 2, "<<: table expected to merge"),
         ("a: {<<: [{}, 1]}\n", 2, "<<: table expected to merge"),

@@ -141,13 +141,19 @@ impl Builder {
             Event::DocumentStart(_) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    return Err(YamlError::new(line, "one document expected, got another"));
+                    return Err(YamlError::new(
+                        line,
+                        "a second YAML document begins here; the file must have one",
+                    ));
                 }
             }
             Event::Alias(anchor) => {
                 // The parser refuses unknown anchors, so this one belongs to a node that is still open.
                 let node = self.anchors.get(&anchor).copied().ok_or_else(|| {
-                    YamlError::new(line, "an alias cannot stand inside what it names")
+                    YamlError::new(
+                        line,
+                        "this alias names a value that contains the alias itself",
+                    )
                 })?;
                 self.add(node, line)?;
             }

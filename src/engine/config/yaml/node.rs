@@ -64,7 +64,8 @@ pub(super) fn too_deep(line: usize) -> YamlError {
 }
 
 pub(super) fn too_large(line: usize) -> YamlError {
-    let problem = format!("more than {MAX_NODES} values, those behind aliases counted each time");
+    let problem =
+        format!("more than {MAX_NODES} values; what an alias stands for counts at each place");
     YamlError::new(line, problem)
 }
 
