@@ -176,13 +176,13 @@ demo-run: module
 .PHONY: test
 test: rust
 	@.ci/deps build test demo
-	@$(MAKE) --no-print-directory all-luas lib
+	@.ci/modules
 	@tests/run
 
 # One suite, or several: make test-specs, make test-openresty.
 test-%: rust
 	@.ci/deps build test demo
-	@$(MAKE) --no-print-directory all-luas lib
+	@.ci/modules
 	@tests/run $*
 
 # Writes the tables of configuration keys in docs/configuration.md; a test compares them.
