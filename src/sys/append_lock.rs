@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fork_mark::incarnation;
 use super::own_descriptor::Guarded;
@@ -60,8 +60,7 @@ impl AppendFile {
 
 impl Drop for AppendFile {
     fn drop(&mut self) {
-        let end = Instant::now() + self.patience;
-        let _turn = attempt_until(end, || Ok(ThreadTurn::take()));
+        let _turn = attempt_for(self.patience, || Ok(ThreadTurn::take()));
         drop(self.file.take());
     }
 }
@@ -81,7 +80,7 @@ impl<'f> AppendLock<'f> {
     /// descriptor. The system's error where the file system has no locks.
     pub fn take(file: &'f AppendFile, patience: Duration) -> io::Result<Self> {
         let file = file.guarded()?;
-        attempt_until(Instant::now() + patience, || {
+        attempt_for(patience, || {
             // Given up again where another process has the lock: threads that close a file of theirs
             // wait for an append alone.
             let Some(turn) = ThreadTurn::take() else {
@@ -99,19 +98,26 @@ impl Drop for AppendLock<'_> {
     }
 }
 
-fn attempt_until<T>(
-    end: Instant,
+/// Attempts it once per [`PAUSE`], as often as fits into `patience`. The attempts are counted rather
+/// than the time: if the whole machine was suspended, the time is over although who has the lock could
+/// not go on meanwhile.
+///
+/// # Errors
+/// `WouldBlock` after the last attempt; the error of an attempt.
+fn attempt_for<T>(
+    patience: Duration,
     mut attempt: impl FnMut() -> io::Result<Option<T>>,
 ) -> io::Result<T> {
-    loop {
+    let more = patience.as_nanos() / PAUSE.as_nanos();
+    for number in 0..=more {
         if let Some(value) = attempt()? {
             return Ok(value);
         }
-        if Instant::now() >= end {
-            return Err(io::ErrorKind::WouldBlock.into());
+        if number < more {
+            std::thread::sleep(PAUSE);
         }
-        std::thread::sleep(PAUSE);
     }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 /// While it lives, no other thread of this process has the lock.
@@ -147,6 +153,25 @@ mod tests {
         let file = File::options().append(true).create(true).open(&path);
         let file = AppendFile::new(file.unwrap(), Duration::from_secs(60)).unwrap();
         (path, file)
+    }
+
+    #[test]
+    fn a_machine_that_was_suspended_uses_up_one_attempt() {
+        let patience = 5 * PAUSE;
+        let mut attempts = 0;
+        let third = attempt_for(patience, || {
+            attempts += 1;
+            std::thread::sleep(2 * patience);
+            Ok((attempts == 3).then_some("third"))
+        });
+        assert_eq!(third.unwrap(), "third");
+        let mut attempts = 0;
+        let none = attempt_for(patience, || {
+            attempts += 1;
+            Ok(None::<()>)
+        });
+        assert_eq!(none.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(attempts, 6);
     }
 
     /// The tests share `THREAD`, so they must not run at the same time.

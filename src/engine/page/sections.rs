@@ -45,6 +45,13 @@ pub(super) fn warnings(facts: &Facts) -> Markup {
     }
 }
 
+/// The first row of a table.
+fn head(titles: &[&str]) -> Markup {
+    html! {
+        thead { tr { @for title in titles { th scope="col" { (title) } } } }
+    }
+}
+
 pub(super) fn targets(rows: PreEscaped<&str>) -> Markup {
     html! {
         h2 { "Targets" }
@@ -53,15 +60,7 @@ pub(super) fn targets(rows: PreEscaped<&str>) -> Markup {
             " " output id="count" for="filter" {}
         }
         table id="targets" {
-            thead { tr {
-                th scope="col" { "Target" }
-                th scope="col" { "Node" }
-                th scope="col" { "Verdict" }
-                th scope="col" { "Since" }
-                th scope="col" { "Reason" }
-                th scope="col" { "Latency" }
-                th scope="col" { "Certificate" }
-            } }
+            (head(&["Target", "Node", "Verdict", "Since", "Reason", "Latency", "Certificate"]))
             (rows)
         }
     }
@@ -75,16 +74,7 @@ pub(super) fn nodes(active: Option<&ActiveConfig>, rows: PreEscaped<&str>) -> Ma
         section hidden[!active.is_some_and(ActiveConfig::has_routing)] {
         h2 { "Nodes" }
         table id="nodes" class=[has_store.then_some("s")] {
-            thead { tr {
-                th scope="col" { "Node" }
-                th scope="col" { "Pool" }
-                th scope="col" { "Weight" }
-                th scope="col" { "Usable" }
-                th scope="col" { "Set by operators" }
-                th scope="col" { "Users" }
-                th scope="col" { "Moved here" }
-                th scope="col" { "Moved away" }
-            } }
+            (head(&["Node", "Pool", "Weight", "Usable", "Set by operators", "Users", "Moved here", "Moved away"]))
             tbody { (rows) }
         }
         }
@@ -96,14 +86,7 @@ pub(super) fn events(active: Option<&ActiveConfig>) -> Markup {
     html! {
         h2 { "Events" }
         table id="events" {
-            thead { tr {
-                th scope="col" { "Time" }
-                th scope="col" { "Event" }
-                th scope="col" { "About" }
-                th scope="col" { "Change" }
-                th scope="col" { "Reason" }
-                th scope="col" { "By" }
-            } }
+            (head(&["Time", "Event", "About", "Change", "Reason", "By"]))
             tbody {
                 @for event in all.iter().rev() {
                     tr {

@@ -385,14 +385,15 @@ fn read_answer(rest: &str) -> Option<RequestAnswer> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::engine::state_file::container::{Head, title};
     use crate::engine::verdicts::health::Verdict;
 
     const TLS: &str = "at=1 protocol=TLSv1.3 subject=\"CN=a \\\\ b\"";
 
-    fn record() -> Record {
+    /// A record in which each field has a value of its own.
+    pub(in crate::engine::state_file) fn record() -> Record {
         Record {
             connect: HealthState {
                 verdict: Verdict::Dead,

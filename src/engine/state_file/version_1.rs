@@ -137,29 +137,14 @@ fn read_error(rest: &str) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::state_file::format;
     use crate::engine::state_file::text::{or_dash, to_unix_ms};
-    use crate::engine::verdicts::health::Verdict;
-    use crate::sys::clock;
 
+    /// Version 1 did not count changes.
     fn record() -> Record {
         Record {
-            connect: HealthState {
-                verdict: Verdict::Dead,
-                failures: 3,
-                successes: 0,
-            },
-            deep: Some(HealthState::default()),
-            since_ms: 1_700_000_000_000,
-            probes: 7,
-            failures: 3,
             changes: 0,
-            connect_started_ns: clock::monotonic_ns() - 2_000_000_000,
-            deep_started_ns: 0,
-            latency: Some(Duration::from_micros(1234)),
-            address: Some("2001:db8::1".parse().unwrap()),
-            not_after: Some(1_800_000_000),
-            certificate_logged_ms: 1_700_000_000_001,
-            error: Some("greeting: \"* BYE\" error=\\ x".to_owned()),
+            ..format::tests::record()
         }
     }
 

@@ -84,8 +84,8 @@ function plain.bind(context)
   end
 end
 
-local function finish_main(before, ok, ...)
-  of_main = before
+-- The end of `with_context`, when the context from before is the current one again.
+local function finish(ok, ...)
   if settle then
     settle()
   end
@@ -95,16 +95,15 @@ local function finish_main(before, ok, ...)
   return ...
 end
 
-local function finish_coroutine(thread, before, ok, ...)
+local function finish_main(before, ...)
+  of_main = before
+  return finish(...)
+end
+
+local function finish_coroutine(thread, before, ...)
   of_coroutine[thread] = before
   bound = bound - 1
-  if settle then
-    settle()
-  end
-  if not ok then
-    error((...), 0)
-  end
-  return ...
+  return finish(...)
 end
 
 -- Runs fn(...) with `context` as the current one. An error of `fn` is raised again unchanged.
