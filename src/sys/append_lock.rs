@@ -254,7 +254,8 @@ mod tests {
         libc::WEXITSTATUS(status) == 1
     }
 
-    /// As where a configuration is replaced while the log of the one before appends a line.
+    /// This happens where a configuration with the same log file replaces another one: one log closes its
+    /// descriptor of the file while a thread appends through the other's.
     #[test]
     fn another_descriptor_of_the_file_is_closed_only_after_the_append() {
         let _alone = ONE_AT_A_TIME.lock().unwrap();

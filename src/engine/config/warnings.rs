@@ -29,8 +29,8 @@ const SLOW_FAST: &str =
 
 const SHORT_CONNECT: &str = "is below the service's fast_interval: a server that failed is probed less often than a good one";
 
-/// The keys that have no effect without TLS. Not `tls_skip_verify`: its `false` is also what applies
-/// without TLS.
+/// The keys of a target that are warned of where the target makes no TLS, since they have no effect there.
+/// `tls_skip_verify` is not among them: it is warned of only where it is true, since `false` is its default.
 const TLS_KEYS: [&Key; 5] = [
     &keys::TLS_SERVER_NAME,
     &keys::TLS_CA_FILE,

@@ -40,8 +40,8 @@ struct Joint {
 struct WaitingTickets {
     tickets: Vec<Arc<Ticket>>,
     interested: usize,
-    /// No further ticket may join: the last waiting ticket has left and the connection is being aborted,
-    /// or it is done.
+    /// Whether no further ticket may join. This is so once the check is done, and once every caller has given
+    /// up waiting, since the connection is then being aborted.
     closed: bool,
 }
 

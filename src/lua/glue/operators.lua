@@ -13,8 +13,8 @@ local operators = { api = {} }
 local api = operators.api
 
 -- Collects the pieces of a text, or passes each to `write`. Between two pieces a host with an event loop
--- can do other work. Returns three functions: one that takes a piece; one that returns the text; one that
--- lets the host do other work, for steps that gave no piece.
+-- can do other work. Returns three functions. The first takes a piece. The second returns the text. The third lets
+-- the host do other work if that is due; it is for a step that made no piece.
 local function collector(write)
   local pieces, count, began = {}, 0, clock()
   local function pause_if_due()

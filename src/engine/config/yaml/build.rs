@@ -229,7 +229,7 @@ impl Builder {
         Ok(())
     }
 
-    /// The content of a list or table whose end was just parsed.
+    /// Makes the content of a list or table at its end, from the nodes that were parsed since it was opened.
     fn close(&mut self, open: &Open) -> Result<NodeContent, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
         if let Kind::List = open.kind {
