@@ -188,7 +188,11 @@ tap.check("and saved, for the owner alone", tap.eventually(function()
   return (newest(read(path_of("restart")) or "") or ""):find(" verdict=dead [^\n]*:" .. dead .. '"')
 end) and shell("stat -c %a " .. path_of("restart")) == "600", read(path_of("restart")))
 tap.check("twice, in turn", tap.eventually(function()
-  return select(2, (read(path_of("restart")) or ""):gsub("verdict=dead", "")) == 2
+  local both = read(path_of("restart")) or ""
+  local function count(verdict)
+    return select(2, both:gsub("verdict=" .. verdict, ""))
+  end
+  return count("dead") == 2 and count("alive") == 2
 end))
 first:kill()
 

@@ -335,7 +335,7 @@ class Nginx:
             self._run()
         self.started = True
         until(lambda: self.master(), what="nginx's pid")
-        until(self.workers, what="nginx's workers")
+        until(lambda: len(self.workers()) >= self.options["workers"], what="nginx's workers")
         return self
 
     def master(self):
