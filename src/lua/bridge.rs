@@ -11,7 +11,7 @@ use std::slice;
 
 use mlua::ffi::{self, lua_State};
 
-use super::held::Held;
+use super::own_or_shared::OwnOrShared;
 use super::raw::{self, Answer, Args, Natives, entry, handed};
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
@@ -74,14 +74,14 @@ pub(super) unsafe fn register_bind(state: *mut lua_State) {
 fn take_result(args: &Args) -> Answer {
     // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
     // option, which outlives the call.
-    unsafe { fill(handed::take(), args.result(1).map(Held::share)) }
+    unsafe { fill(handed::take(), args.result(1).map(OwnOrShared::share)) }
 }
 
 /// `take_context(value)` → whether it is one; see `take_result`.
 fn take_context(args: &Args) -> Answer {
     // SAFETY: scripts cannot reach this function; `Visit::take` calls it with the address of such an
     // option, which outlives the call.
-    unsafe { fill(handed::take(), args.context(1).map(Held::share)) }
+    unsafe { fill(handed::take(), args.context(1).map(OwnOrShared::share)) }
 }
 
 /// Stores `found` in the option at `place`; returns whether there is something.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::held::Held;
+use super::own_or_shared::OwnOrShared;
 use super::raw::{Answer, ArgView, Args, Items, native};
 use crate::engine::process::{count_selection, current};
 use crate::engine::request::context::RequestContext;
@@ -42,7 +42,7 @@ fn share(args: &Args) -> Answer {
 /// `context_become(context, other)`: makes the first a second userdata of the other's data; its old data
 /// is dropped
 fn become_other(args: &Args) -> Answer {
-    let other = args.context(2).map(Held::share);
+    let other = args.context(2).map(OwnOrShared::share);
     if other.is_some_and(|shared| args.replace_context(1, shared.into())) {
         Answer::Nothing
     } else {
@@ -77,7 +77,7 @@ fn apply(args: &Args) -> Answer {
 
 fn with_result(
     args: &Args,
-    work: impl FnOnce(&Held<RequestContext>, &Held<BackendResult>) -> Result<(), String>,
+    work: impl FnOnce(&OwnOrShared<RequestContext>, &OwnOrShared<BackendResult>) -> Result<(), String>,
 ) -> Answer {
     let Some(context) = args.context(1) else {
         return Answer::BadSelf;
@@ -162,7 +162,10 @@ fn changes(args: &Args) -> Answer {
 }
 
 /// Calls `answer` with the context that is argument 1; returns nil, true if it is no context.
-fn from_context(args: &Args, answer: impl FnOnce(&Held<RequestContext>) -> Answer) -> Answer {
+fn from_context(
+    args: &Args,
+    answer: impl FnOnce(&OwnOrShared<RequestContext>) -> Answer,
+) -> Answer {
     args.context(1).map_or(Answer::BadSelf, answer)
 }
 

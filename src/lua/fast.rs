@@ -14,8 +14,8 @@ use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::slice;
 
-use super::held::Held;
 use super::nginx::setter::Setter;
+use super::own_or_shared::OwnOrShared;
 use super::raw::{Item, Items, content_of, fill_contexts, fill_results, owned_of};
 use super::result::field_at;
 use super::routing;
@@ -77,7 +77,7 @@ fn guarded(work: impl FnOnce() -> Option<c_int>) -> c_int {
 ///
 /// `userdata` is the block of a userdata of the class whose content is `T`. It stays alive during the
 /// current call from the FFI, and the reference is not used after that call.
-unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a Held<T>> {
+unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a OwnOrShared<T>> {
     // SAFETY: such a block holds the address of its content. Only a finaliser, a native or the begin or
     // end of an nginx request replaces the content, and none of them runs during a call from the FFI.
     unsafe { (*content_of::<T>(userdata)).as_ref() }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | how natives are made: functions from arguments to an answer |
-//! | `held.rs` | the content of the userdata of results and contexts |
+//! | `own_or_shared.rs` | the content of the userdata of results and contexts |
 //! | `fast.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
 //! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
@@ -31,10 +31,10 @@ mod engine;
 mod fast;
 mod given_lists;
 mod glue;
-mod held;
 mod maintenance;
 mod nginx;
 mod operators;
+mod own_or_shared;
 mod plainly;
 mod raw;
 mod result;

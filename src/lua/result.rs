@@ -1,6 +1,6 @@
 //! Natives of the result class.
 
-use super::held::Held;
+use super::own_or_shared::OwnOrShared;
 use super::raw::{Answer, ArgView, Args, Item, Items, native};
 use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
@@ -74,7 +74,7 @@ fn field(args: &Args) -> Option<Field> {
 
 impl Field {
     /// Sets a boolean field; false if this field is not a boolean.
-    pub(super) fn set_flag(self, result: &Held<BackendResult>, value: bool) -> bool {
+    pub(super) fn set_flag(self, result: &OwnOrShared<BackendResult>, value: bool) -> bool {
         result.with(|r| {
             let place = match self {
                 Self::Authenticated => &mut r.authenticated,
@@ -87,7 +87,7 @@ impl Field {
     }
 
     /// Sets a string field; false if this field is not a string.
-    pub(super) fn set_text(self, result: &Held<BackendResult>, value: &[u8]) -> bool {
+    pub(super) fn set_text(self, result: &OwnOrShared<BackendResult>, value: &[u8]) -> bool {
         result.with(|r| {
             let place = match self {
                 Self::Account => &mut r.account_field,
@@ -150,7 +150,7 @@ fn set(args: &Args) -> Answer {
     }
 }
 
-fn assign(args: &Args, result: &Held<BackendResult>, field: Field) -> Result<(), String> {
+fn assign(args: &Args, result: &OwnOrShared<BackendResult>, field: Field) -> Result<(), String> {
     match field {
         Field::Authenticated | Field::UserFound => match args.view(3) {
             ArgView::Bool(value) => {

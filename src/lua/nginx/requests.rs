@@ -19,7 +19,7 @@ use super::contained;
 use super::request_end::{EndSymbols, Note};
 use super::symbols::{Opaque, Request, Symbols};
 use crate::engine::request::context::RequestContext;
-use crate::lua::held::Held;
+use crate::lua::own_or_shared::OwnOrShared;
 use crate::lua::raw::{Content, Item, Items, push_lasting_context};
 
 /// The natives of `glue/hosts/nginx_contexts.lua`: the addresses of functions for the FFI, and
@@ -55,9 +55,9 @@ type Number = c_int;
 
 /// The context of a request that has not ended.
 pub(super) enum Current<'a> {
-    Found(&'a Held<RequestContext>),
+    Found(&'a OwnOrShared<RequestContext>),
     /// The request had none; this one was made for it now.
-    Begun(&'a Held<RequestContext>),
+    Begun(&'a OwnOrShared<RequestContext>),
 }
 
 /// The context of a request; begun if the request has none and `may_begin` returns true.
@@ -118,7 +118,7 @@ struct Lasting(NonNull<UnsafeCell<Content<RequestContext>>>);
 
 impl Lasting {
     fn new() -> Self {
-        let content = Box::new(UnsafeCell::new(Some(Held::default())));
+        let content = Box::new(UnsafeCell::new(Some(OwnOrShared::default())));
         Self(NonNull::from(Box::leak(content)))
     }
 
@@ -209,7 +209,7 @@ impl Requests {
     /// # Safety
     ///
     /// Nothing clears the place or replaces its content while the reference is used.
-    unsafe fn context<'a>(&mut self, number: Number) -> Option<&'a Held<RequestContext>> {
+    unsafe fn context<'a>(&mut self, number: Number) -> Option<&'a OwnOrShared<RequestContext>> {
         // SAFETY: the memory is never freed, and the caller excludes other accesses.
         unsafe { (*self.place(number)?.content.get()).as_ref() }
     }
@@ -330,15 +330,15 @@ mod tests {
     fn selected(requests: &mut Requests, number: Number) -> Option<u16> {
         let content = requests.place(number).unwrap().content.get();
         // SAFETY: the test has no other reference to the content.
-        let held = unsafe { (*content).as_ref().unwrap() };
-        held.with(|c| c.selected().map(|s| s.port))
+        let content = unsafe { (*content).as_ref().unwrap() };
+        content.with(|c| c.selected().map(|s| s.port))
     }
 
     fn select(requests: &mut Requests, number: Number, port: u16) {
         let content = requests.place(number).unwrap().content.get();
         // SAFETY: the test has no other reference to the content.
-        let held = unsafe { (*content).as_ref().unwrap() };
-        held.with(|c| c.select("192.0.2.1", port));
+        let content = unsafe { (*content).as_ref().unwrap() };
+        content.with(|c| c.select("192.0.2.1", port));
     }
 
     #[test]

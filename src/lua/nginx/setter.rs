@@ -10,7 +10,7 @@ use super::requests::{self, Current, Requests, requests_of_thread};
 use super::response::{FIRST_VERSION, LAST_VERSION, ResponseSymbols};
 use super::symbols::Symbols;
 use crate::engine::request::context::RequestContext;
-use crate::lua::held::Held;
+use crate::lua::own_or_shared::OwnOrShared;
 use crate::lua::raw::{Item, Items};
 
 /// The natives of `glue/hosts/nginx_headers.lua`: the address of this thread's [`Setter`], which is never
@@ -100,7 +100,7 @@ type SetOne<'a> = &'a mut dyn FnMut(&str, Option<&[u8]>) -> bool;
 /// Sets the headers of a context with several handles. The changes are copied out first: nginx may
 /// block while it writes to its log, and other threads would wait for the context's lock.
 #[cold]
-fn report_to_several(context: &Held<RequestContext>, set: SetOne<'_>) -> bool {
+fn report_to_several(context: &OwnOrShared<RequestContext>, set: SetOne<'_>) -> bool {
     let mut all_set = true;
     let changes = context.with(RequestContext::take_changes);
     changes.for_each(|name, value| all_set = all_set && set(name, value));

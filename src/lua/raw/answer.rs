@@ -17,7 +17,7 @@ use crate::engine::request::context::{
     ChangeList, HeadersCopy, RequestContext, Selection, SharedContext,
 };
 use crate::engine::request::result::{AttributeValue, Attributes, BackendResult, Bytes, Scalar};
-use crate::lua::held::Held;
+use crate::lua::own_or_shared::OwnOrShared;
 
 /// What a native returns. Pushed as one Lua value unless a variant says otherwise.
 pub(in crate::lua) enum Answer {
@@ -250,15 +250,15 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
                 return 2;
             }
             Answer::NewResult => {
-                push_userdata::<BackendResult>(state, RESULT_METATABLE, Held::default);
+                push_userdata::<BackendResult>(state, RESULT_METATABLE, OwnOrShared::default);
             }
             Answer::Result(result) => {
                 push_userdata(state, RESULT_METATABLE, || {
-                    Held::new(std::mem::take(result))
+                    OwnOrShared::new(std::mem::take(result))
                 });
             }
             Answer::Context => {
-                push_userdata::<RequestContext>(state, CONTEXT_METATABLE, Held::default);
+                push_userdata::<RequestContext>(state, CONTEXT_METATABLE, OwnOrShared::default);
             }
             Answer::SharedContext(shared) => {
                 push_userdata(state, CONTEXT_METATABLE, || shared.clone().into());

@@ -19,7 +19,7 @@ use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
 use crate::lua::given_lists::Lists;
-use crate::lua::held::Held;
+use crate::lua::own_or_shared::OwnOrShared;
 
 /// Further upvalues of natives that stand for a Lua function: that function, and the extra value that
 /// `push_stand_in` was called with.
@@ -111,7 +111,7 @@ impl Args {
 
     /// The result that is argument `index`.
     #[inline]
-    pub(in crate::lua) fn result(&self, index: c_int) -> Option<&Held<BackendResult>> {
+    pub(in crate::lua) fn result(&self, index: c_int) -> Option<&OwnOrShared<BackendResult>> {
         // SAFETY: `RESULT_METATABLE` is an upvalue of each native, and only userdata that hold a
         // `Content<BackendResult>` have that metatable. The argument keeps the userdata alive. Its
         // content is only replaced by its finaliser, which cannot run: a native calls no Lua.
@@ -119,7 +119,7 @@ impl Args {
     }
 
     /// The context that is argument `index`.
-    pub(in crate::lua) fn context(&self, index: c_int) -> Option<&Held<RequestContext>> {
+    pub(in crate::lua) fn context(&self, index: c_int) -> Option<&OwnOrShared<RequestContext>> {
         // SAFETY: `CONTEXT_METATABLE` is an upvalue of each native, and only userdata that hold a
         // `Content<RequestContext>` have that metatable. The argument keeps the userdata alive. Its
         // content is replaced by its finaliser, by `replace_context` (see there), and when an nginx
@@ -210,16 +210,20 @@ impl Args {
         }
     }
 
-    /// Replaces the content of the context userdata that is argument `index` by `held`; false where
+    /// Replaces the content of the context userdata that is argument `index` by `new`; false where
     /// the argument is no context. The caller must not use a reference it got from
     /// [`Self::context`] for the same userdata any more: its target is dropped here.
-    pub(in crate::lua) fn replace_context(&self, index: c_int, held: Held<RequestContext>) -> bool {
+    pub(in crate::lua) fn replace_context(
+        &self,
+        index: c_int,
+        new: OwnOrShared<RequestContext>,
+    ) -> bool {
         // SAFETY: only userdata that hold a `Content<RequestContext>` have the metatable. The caller
         // uses no reference to the old content any more.
         unsafe {
             match content::<RequestContext>(self.state, index, CONTEXT_METATABLE) {
                 Some(content) if (*content).is_some() => {
-                    *content = Some(held);
+                    *content = Some(new);
                     true
                 }
                 _ => false,
@@ -229,7 +233,7 @@ impl Args {
 
     /// The current context if it is the same for all coroutines: index 1 of the table that is upvalue
     /// [`EXTRA`]. Leaves that value on the stack, which keeps the context alive.
-    pub(in crate::lua) fn current_context(&self) -> Option<&Held<RequestContext>> {
+    pub(in crate::lua) fn current_context(&self) -> Option<&OwnOrShared<RequestContext>> {
         // SAFETY: `EXTRA` is a table in each native that calls this. A native calls it once, and a C
         // function has 20 slots above its arguments.
         unsafe {

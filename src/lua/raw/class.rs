@@ -10,7 +10,7 @@ use super::handed;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
-use crate::lua::held::Held;
+use crate::lua::own_or_shared::OwnOrShared;
 
 /// Upvalues of each native: the metatables that identify the classes, the list of servers that this
 /// Lua state got last, and the function that pushes an answer in a protected call.
@@ -34,7 +34,7 @@ const HOLDER_METATABLE: c_int = 1;
 /// has a finaliser. Each of the several stores the address of its content, and its environment table
 /// references the holder, which therefore lives as long as any of them is reachable. A content may
 /// also be in memory that is never freed; its userdata needs no holder.
-pub(in crate::lua) type Content<T> = Option<Held<T>>;
+pub(in crate::lua) type Content<T> = Option<OwnOrShared<T>>;
 
 /// The alignment in bytes that every Lua guarantees for the block of a userdata.
 const ALIGNMENT: usize = 8;
@@ -50,7 +50,7 @@ const _: () = assert!(align_of::<Content<RequestContext>>() <= ALIGNMENT);
 pub(super) unsafe fn push_userdata<T>(
     state: *mut lua_State,
     metatable: c_int,
-    make: impl FnOnce() -> Held<T>,
+    make: impl FnOnce() -> OwnOrShared<T>,
 ) {
     // SAFETY: the caller provides slots and metatable. `make` is called after the last call that can
     // raise, so its value is not lost.
@@ -260,7 +260,7 @@ unsafe extern "C-unwind" fn fill_here<T: Default>(state: *mut lua_State) -> c_in
             push_address(state, content);
             ffi::lua_pushvalue(state, ffi::lua_upvalueindex(1));
             ffi::lua_setmetatable(state, -2);
-            content.write(Some(Held::default()));
+            content.write(Some(OwnOrShared::default()));
             ffi::lua_rawseti(state, 1, (index as c_int + 1).into());
         }
     }

@@ -11,13 +11,13 @@ use crate::engine::request::shared::Shared;
 /// A Lua state is used by one thread at a time, and no closure that works on the data calls Lua or this
 /// library, so the `RefCell` is never found borrowed.
 #[derive(Default)]
-pub(super) struct Held<T> {
+pub(super) struct OwnOrShared<T> {
     own: RefCell<T>,
     /// Used instead of `own` once it is set.
     shared: OnceCell<Shared<T>>,
 }
 
-impl<T> Held<T> {
+impl<T> OwnOrShared<T> {
     pub(super) fn new(content: T) -> Self {
         Self {
             own: RefCell::new(content),
@@ -41,7 +41,7 @@ impl<T> Held<T> {
     }
 }
 
-impl<T> Held<T> {
+impl<T> OwnOrShared<T> {
     /// Empties the data with `clear` for use by another request. Data that was shared stays with the
     /// other handles.
     #[cfg(feature = "luajit")]
@@ -54,7 +54,7 @@ impl<T> Held<T> {
     }
 }
 
-impl<T: Default> Held<T> {
+impl<T: Default> OwnOrShared<T> {
     /// A shared handle of the data. The first call moves the data behind it.
     pub(super) fn share(&self) -> Shared<T> {
         self.shared
@@ -63,7 +63,7 @@ impl<T: Default> Held<T> {
     }
 }
 
-impl<T: Clone> Held<T> {
+impl<T: Clone> OwnOrShared<T> {
     /// Runs `work` on the present data. Shared data is copied first, so that no lock is held: `work` may
     /// take the lock of other data.
     pub(super) fn with_current<R>(&self, work: impl FnOnce(&T) -> R) -> R {
@@ -74,7 +74,7 @@ impl<T: Clone> Held<T> {
     }
 }
 
-impl<T: Default> From<Shared<T>> for Held<T> {
+impl<T: Default> From<Shared<T>> for OwnOrShared<T> {
     fn from(shared: Shared<T>) -> Self {
         Self {
             own: RefCell::default(),
@@ -89,16 +89,16 @@ mod tests {
 
     #[test]
     fn what_was_shared_is_the_same_for_all() {
-        let held = Held::new(1);
-        held.with(|n| *n += 1);
-        let shared = held.share();
+        let content = OwnOrShared::new(1);
+        content.with(|n| *n += 1);
+        let shared = content.share();
         shared.with(|n| *n += 1);
-        held.with(|n| *n += 1);
+        content.with(|n| *n += 1);
         assert_eq!(shared.snapshot(), 4);
-        assert_eq!(held.with_current(|n| *n), 4);
-        assert!(held.share().is_same(&shared));
-        let other = Held::from(shared);
+        assert_eq!(content.with_current(|n| *n), 4);
+        assert!(content.share().is_same(&shared));
+        let other = OwnOrShared::from(shared);
         other.with(|n| *n = 7);
-        assert_eq!(held.with_current(|n| *n), 7);
+        assert_eq!(content.with_current(|n| *n), 7);
     }
 }
