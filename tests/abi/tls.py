@@ -8,10 +8,15 @@ CRYPTO is the file that holds the library's OpenSSL.
 """
 
 import ctypes
+import pathlib
 import re
 import socket
 import sys
 import threading
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+import tap  # pylint: disable=wrong-import-position
+from tap import check  # pylint: disable=wrong-import-position
 
 TURNS = 20
 THREADS = 4
@@ -19,13 +24,6 @@ OK, CHECK_FAILED = 0, 7
 
 first, library_file, crypto_file, port, ca, untrusted = sys.argv[1:]
 port = int(port)
-failed = 0
-
-
-def check(name, passed):
-    global failed
-    failed += not passed
-    print(("ok - " if passed else "not ok - ") + name)
 
 
 class Text(ctypes.Structure):
@@ -133,4 +131,4 @@ check("the host does verify", not host.connects(untrusted))
 status, reason = library.check(untrusted)
 check("the library does verify", status == CHECK_FAILED and reason.startswith("tls: "))
 print("# " + reason)
-sys.exit(failed > 0)
+sys.exit(tap.status())

@@ -11,9 +11,10 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(ROOT / "spec/support"))
+sys.path[:0] = [str(ROOT / "spec/support"), str(ROOT / "tests/lib")]
 import control
 import redis
+from tap import check
 
 CONFIGURATION = """
 load_module /usr/lib/nginx/modules/ndk_http_module.so;
@@ -50,13 +51,6 @@ http {{
   }}
 }}
 """
-
-
-def check(name, passed, got):
-    print(f"{'ok' if passed else 'not ok'} - {name}")
-    if not passed:
-        print(f"# got {got!r}")
-    return passed
 
 
 def main():

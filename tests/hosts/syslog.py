@@ -15,14 +15,15 @@ import tempfile
 import time
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "spec/support"))
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "spec/support"), str(ROOT / "tests/lib")]
 
+import tap  # pylint: disable=wrong-import-position
 from control import free_port  # pylint: disable=wrong-import-position
 
 INTERPRETER, MODULE, PRELOAD = sys.argv[1:4]
 FOLDER = tempfile.mkdtemp(prefix="nauthilus-backend-")
 DEV_LOG = os.path.join(FOLDER, "log")
-failures = 0
 
 # Does what it is told, a line at a time.
 SCRIPT = """
@@ -50,11 +51,7 @@ end
 
 
 def check(name, good, detail=""):
-    global failures
-    print(f"{'ok' if good else 'not ok'} - syslog: {name}", flush=True)
-    if not good:
-        print("# " + str(detail).replace("\n", "\n# "), flush=True)
-        failures += 1
+    tap.check(f"syslog: {name}", good, detail)
 
 
 class Logger:
@@ -190,4 +187,4 @@ check(
 for name in os.listdir(FOLDER):
     os.unlink(os.path.join(FOLDER, name))
 os.rmdir(FOLDER)
-sys.exit(failures > 0)
+sys.exit(tap.status())

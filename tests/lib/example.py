@@ -1,4 +1,4 @@
-"""Functions for the tests of the examples: reports, and a mail server that logs who has logged in."""
+"""Functions for the tests of the examples, beside the reports (tap.py): a mail server that logs who has logged in."""
 
 import contextlib
 import http.client
@@ -13,21 +13,6 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "spec/support"), str(ROOT / "tests/docs")]
 import dovecot
-
-failures = 0
-
-
-def check(name, good, detail=""):
-    global failures
-    print(("ok - " if good else "not ok - ") + name, flush=True)
-    if not good:
-        failures += 1
-        print("# " + str(detail).replace("\n", "\n# "), flush=True)
-
-
-def status():
-    """The exit status of the suite."""
-    return 1 if failures else 0
 
 
 def until(condition, within=60):

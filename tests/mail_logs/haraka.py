@@ -12,23 +12,13 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.chdir(ROOT)
-sys.path.insert(0, "spec/support")
+sys.path[:0] = ["spec/support", "tests/lib"]
 from control import free_port  # pylint: disable=wrong-import-position
+from tap import check, status  # pylint: disable=wrong-import-position
 
 PROBES = 100
 # What it logs of faults, and what Node.js prints of an error that nothing has caught.
 FAULTS = re.compile(r"\[(WARN|ERROR|CRIT|ALERT|EMERG)\]|Error:|^\s+at .*:\d+:\d+\)?$|died|crash", re.I | re.M)
-
-failed = False
-
-
-def check(name, passed, details=""):
-    global failed
-    print(("ok - " if passed else "not ok - ") + name, flush=True)
-    if not passed:
-        failed = True
-        for line in str(details).splitlines():
-            print("# " + line, flush=True)
 
 
 def version():
@@ -186,7 +176,7 @@ def main():
         probed(server, "a PROXY header before TLS", server.implicit, is_good=False, haproxy_v2=True, tls=True)
     finally:
         server.stop()
-    sys.exit(1 if failed else 0)
+    sys.exit(status())
 
 
 main()

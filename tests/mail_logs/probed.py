@@ -17,19 +17,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.chdir(ROOT)
-sys.path.insert(0, "spec/support")
+sys.path[:0] = ["spec/support", "tests/lib"]
 from control import free_port  # pylint: disable=wrong-import-position
-
-failed = False
-
-
-def check(name, passed, details=""):
-    global failed
-    print(("ok - " if passed else "not ok - ") + name, flush=True)
-    if not passed:
-        failed = True
-        for line in str(details).splitlines():
-            print("# " + line, flush=True)
+from tap import check, status  # pylint: disable=wrong-import-position
 
 
 def run(*command, **options):
@@ -268,4 +258,4 @@ try:
     all_kinds(running)
 finally:
     running.stop()
-sys.exit(1 if failed else 0)
+sys.exit(status())

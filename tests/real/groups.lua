@@ -4,17 +4,10 @@
 
 local control = require("spec.support.control")
 local nb = require("nauthilus_backend")
+local tap = require("tests.lib.tap")
 
+local check = tap.check
 local POLICY, CHEAPEST = "secp521r1:x25519", "x25519"
-local failures = 0
-
-local function check(name, well, detail)
-  print((well and "ok - " or "not ok - ") .. name)
-  if not well then
-    failures = failures + 1
-    print("# " .. tostring(detail):gsub("\n", "\n# "))
-  end
-end
 
 -- What the server says of each handshake: the groups that the client offered, whether a session was
 -- resumed, and the errors. (One from before the first handshake is of the connection that asks whether the
@@ -78,4 +71,4 @@ end
 run("a server with both groups", "P-521:X25519", { POLICY, "resumed with " .. CHEAPEST })
 run("a server without the cheapest", "P-521", { POLICY, "failed", POLICY, "resumed with " .. POLICY })
 servers:stop()
-os.exit(failures == 0)
+os.exit(tap.failures == 0)

@@ -4,17 +4,9 @@
 local control = require("spec.support.control")
 local engine = require("spec.support.engine")
 local nb = require("nauthilus_backend")
+local tap = require("tests.lib.tap")
 
-local failures = 0
-
-local function check(name, well, detail)
-  print((well and "ok - " or "not ok - ") .. name)
-  if not well then
-    failures = failures + 1
-    print("# " .. tostring(detail):gsub("\n", "\n# "))
-  end
-  io.flush()
-end
+local check = tap.check
 
 local function start(program)
   local server = control.start(program)
@@ -307,4 +299,4 @@ of_openssl()
 if arg[1] == "postfix" then
   of_postfix()
 end
-os.exit(failures == 0 and 0 or 1)
+os.exit(tap.failures == 0 and 0 or 1)
