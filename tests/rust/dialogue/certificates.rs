@@ -11,6 +11,7 @@ use openssl::ssl::SslContextBuilder;
 
 use crate::bench::{Bench, ways};
 use crate::pki::{Identity, Key, Wish, root};
+use crate::server::Do::{Hold, Tls};
 
 fn identity(wish: Wish<'_>) -> Identity {
     Identity::new(&Wish {
@@ -210,4 +211,94 @@ async fn a_certificate_is_accepted_if_authority_name_time_and_purpose_are_right(
         // Nothing is repeated: no session was offered.
         assert_eq!(server.met.load(SeqCst), 1, "{name}");
     }
+}
+
+/// The verification of a chain is not repeated in each handshake, but what it depends on may change.
+#[tokio::test]
+async fn a_chain_that_was_accepted_is_refused_once_it_is_not_right_any_more() {
+    let plain = Wish::default;
+    let good = identity(plain());
+    let reason = async |server: &Bench| server.probe().await.result.err().map(|error| error.reason);
+    let is_refused = |reason: Option<String>, why| reason.is_some_and(|text| text.starts_with(why));
+
+    let mut first = bench(&good, &[], |_| ()).await;
+    for _ in 0..2 {
+        assert_eq!(reason(&first).await, None);
+    }
+    first.target.tls_server_name = Some("a.example.org".into());
+    assert!(is_refused(
+        reason(&first).await,
+        "certificate is not valid for a.example.org"
+    ));
+    first.target.tls_server_name = None;
+    assert_eq!(reason(&first).await, None);
+
+    let self_signed = Identity::new(&plain()).server(&[]);
+    let second = first.succeeded_by(vec![Tls(self_signed), Hold]).await;
+    assert!(is_refused(
+        reason(&second).await,
+        "certificate not trusted: self"
+    ));
+    let third = second.succeeded_by(vec![Tls(good.server(&[])), Hold]).await;
+    assert_eq!(reason(&third).await, None);
+}
+
+#[tokio::test]
+async fn a_chain_that_was_accepted_is_refused_without_its_middle() {
+    let ca = || {
+        identity(Wish {
+            name: "inner",
+            ca: true,
+            ..Wish::default()
+        })
+    };
+    let (inner, other) = (ca(), ca());
+    let leaf = identity(Wish {
+        issuer: Some(&inner),
+        ..Wish::default()
+    });
+    let server = bench(&leaf, &[&inner], |_| ()).await;
+    for (chain, is_accepted) in [
+        (&[&inner][..], true),
+        (&[], false),
+        (&[&other], false),
+        (&[&inner, &other], true),
+        (&[&inner], true),
+    ] {
+        assert_eq!(server.probe().await.result, Ok(()));
+        let next = server.succeeded_by(vec![Tls(leaf.server(chain)), Hold]);
+        let outcome = next.await.probe().await;
+        let reason = outcome.result.err().map(|error| error.reason);
+        assert_eq!(reason.is_none(), is_accepted, "{reason:?}");
+        assert!(reason.is_none_or(|text| text.starts_with("certificate not trusted: ")));
+    }
+}
+
+#[tokio::test]
+async fn a_chain_that_was_accepted_is_refused_once_an_issuer_has_expired() {
+    let seconds = 2;
+    // A machine that stands still for a moment makes the first probe come too late.
+    for _ in 0..10 {
+        let inner = identity(Wish {
+            name: "inner",
+            ca: true,
+            ends_in: Some(seconds),
+            ..Wish::default()
+        });
+        let leaf = identity(Wish {
+            issuer: Some(&inner),
+            ..Wish::default()
+        });
+        let server = bench(&leaf, &[&inner], |_| ()).await;
+        if server.probe().await.result.is_ok() {
+            tokio::time::sleep(Duration::from_secs(seconds.unsigned_abs())).await;
+            let refused = server.probe().await.result.unwrap_err();
+            assert_eq!(
+                refused.reason,
+                "the certificate of an issuer in the chain has expired"
+            );
+            return;
+        }
+    }
+    panic!("no probe came in time");
 }

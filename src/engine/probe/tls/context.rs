@@ -1,6 +1,5 @@
 //! OpenSSL contexts: the settings that all connections with the same verification policy share.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use openssl::error::ErrorStack;
@@ -8,16 +7,16 @@ use openssl::ssl::{
     Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions, SslSessionCacheMode, SslVerifyMode,
     SslVersion,
 };
-use openssl::x509::{X509, X509Ref, X509StoreContext, X509StoreContextRef};
+use openssl::x509::X509;
 
 use super::groups;
-use super::notes::notes_index;
+use super::notes;
 use super::reason;
+use super::verified;
 use crate::engine::config::CertificatePem;
 use crate::engine::probe::error::ProbeError;
 use crate::sys::tls_group::CheapGroup;
-use crate::sys::tls_verify::NoteRefused;
-use crate::sys::{tls_algorithms, tls_certificate_request, tls_session, tls_verify};
+use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
 
 /// Which certificates connections trust.
 pub(super) enum Trust {
@@ -56,7 +55,7 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<TlsContext, Erro
     match trust {
         Trust::Anybody => builder.set_verify(SslVerifyMode::NONE),
         Trust::These(authorities) => {
-            tls_verify::refuse::<Refused>(&mut builder);
+            verified::require(&mut builder)?;
             for authority in authorities {
                 builder.cert_store_mut().add_cert(authority)?;
             }
@@ -67,9 +66,8 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<TlsContext, Erro
     }
     builder.set_session_cache_mode(SslSessionCacheMode::CLIENT | SslSessionCacheMode::NO_INTERNAL);
     tls_certificate_request::prepare_context(&mut builder);
-    let index = notes_index()?;
-    tls_session::on_new(&mut builder, move |given| {
-        let Some(notes) = given.connection().ex_data(index) else {
+    tls_session::on_new(&mut builder, |given| {
+        let Some(notes) = notes::of_connection(given.connection()) else {
             return;
         };
         notes.has_session.store(true, Ordering::Relaxed);
@@ -104,37 +102,4 @@ fn prefer_cheap_suites(builder: &mut SslContextBuilder) -> Result<(), ErrorStack
         before_and_cheap.rotate_right(1);
     }
     builder.set_ciphersuites(&suites.join(":"))
-}
-
-/// Stores a refused leaf certificate so that the reason can name its host names and its expiry, and
-/// the chain that it was refused with.
-struct Refused;
-
-impl NoteRefused for Refused {
-    fn note(context: &mut X509StoreContextRef) {
-        let Ok(ssl_index) = X509StoreContext::ssl_idx() else {
-            return;
-        };
-        let ssl = context.ex_data(ssl_index);
-        let notes = notes_index()
-            .ok()
-            .and_then(|index| ssl.and_then(|ssl| ssl.ex_data(index)));
-        let Some(notes) = notes else {
-            return;
-        };
-        let leaf = context
-            .current_cert()
-            .filter(|_| context.error_depth() == 0);
-        if let Some(leaf) = leaf {
-            let mut refused = notes.refused.lock().unwrap_or_else(PoisonError::into_inner);
-            *refused = Some(leaf.to_owned());
-        }
-        let chain = context.chain().into_iter().flatten();
-        let chain = chain.map(X509Ref::to_owned).collect();
-        let mut refused = notes
-            .refused_chain
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *refused = chain;
-    }
 }

@@ -6,6 +6,7 @@ use openssl::x509::{X509NameRef, X509Ref, X509VerifyResult};
 
 use super::notes::refused_leaf;
 use super::reason;
+use super::times;
 use crate::engine::tls_details::{CertificateDetails, TlsDetails};
 use crate::sys::tls_group;
 
@@ -33,7 +34,7 @@ pub(super) fn of(ssl: &SslRef) -> TlsDetails {
         }
     };
     TlsDetails {
-        at: reason::unix_now(),
+        at: times::unix_now(),
         version: ssl.version_str().to_owned(),
         cipher: ssl
             .current_cipher()
@@ -52,8 +53,8 @@ fn certificate(certificate: &X509Ref) -> CertificateDetails {
         subject: name_text(certificate.subject_name()),
         issuer: name_text(certificate.issuer_name()),
         names,
-        not_before: reason::unix_time(certificate.not_before()),
-        not_after: reason::not_after(certificate),
+        not_before: times::unix_time(certificate.not_before()),
+        not_after: times::not_after(certificate),
     }
 }
 

@@ -15,10 +15,11 @@ use tokio_openssl::SslStream;
 use super::context::TlsContext;
 use super::details;
 use super::names::{expect_name, server_name};
-use super::notes::{Notes, notes_index};
+use super::notes::{self, Notes, notes_index};
 use super::reason;
 use super::sessions::{Made, SessionSlot};
 use super::slot::Kept;
+use super::times;
 use super::wire::Wire;
 use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
@@ -45,8 +46,9 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let ssl = connection(context, target, slot, session.as_ref())
-        .map_err(|errors| reason::setup(&errors))?;
-    let mut tls = SslStream::new(ssl, wire).map_err(|errors| reason::setup(&errors))?;
+        .map_err(|errors| reason::setup_of_connection(&errors))?;
+    let mut tls =
+        SslStream::new(ssl, wire).map_err(|errors| reason::setup_of_connection(&errors))?;
     let begun = Instant::now();
     match within(target.tls_timeout, Pin::new(&mut tls).connect()).await {
         None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
@@ -68,7 +70,7 @@ where
     let ssl = tls.ssl();
     let leaf = ssl.peer_certificate();
     let made = Made {
-        not_after: leaf.as_deref().and_then(reason::not_after),
+        not_after: leaf.as_deref().and_then(times::not_after),
         resumed: ssl.session_reused(),
         wants_certificate: reason::wants_certificate(ssl, target),
         details: (!ssl.session_reused()).then(|| Arc::new(details::of(ssl).to_line())),
@@ -94,9 +96,7 @@ where
 {
     poll_fn(|cx| {
         let peeked = Pin::new(&mut *tls).poll_peek(cx, &mut [0]);
-        let notes = notes_index()
-            .ok()
-            .and_then(|index| tls.ssl().ex_data(index));
+        let notes = notes::of_connection(tls.ssl());
         if notes.is_some_and(|notes| notes.has_session.load(Ordering::Relaxed)) {
             return Poll::Ready(Ok(()));
         }
@@ -131,12 +131,9 @@ fn connection(
             slot.offers_one_group(group.is_some());
         }
     }
-    let notes = Notes {
-        slot: slot.cloned(),
-        ..Notes::default()
-    };
-    ssl.set_ex_data(notes_index()?, notes);
     tls_certificate_request::prepare_connection(&mut ssl)?;
+    // Whatever else a connection sets that changes the result of a verification must become part of the key
+    // in `verified.rs`.
     let name = server_name(target);
     expect_name(ssl.param_mut(), &name)?;
     if name.parse::<std::net::IpAddr>().is_err() {
@@ -149,6 +146,12 @@ fn connection(
     if target.tls_skip_verify {
         ssl.set_verify(SslVerifyMode::NONE);
     }
+    let notes = Notes {
+        name,
+        slot: slot.cloned(),
+        ..Notes::default()
+    };
+    ssl.set_ex_data(notes_index()?, notes);
     Ok(ssl)
 }
 

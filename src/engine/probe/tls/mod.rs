@@ -12,6 +12,8 @@ mod notes;
 mod reason;
 mod sessions;
 mod slot;
+mod times;
+mod verified;
 mod want_of_memory;
 mod wire;
 
@@ -135,7 +137,7 @@ impl TlsClient {
             details: made.details.clone(),
         };
         // OpenSSL does not verify a resumed session's certificate again: it may have expired since.
-        if !target.tls_skip_verify && facts.not_after.is_some_and(|at| at <= reason::unix_now()) {
+        if !target.tls_skip_verify && facts.not_after.is_some_and(|at| at <= times::unix_now()) {
             return Err(reason::expired(facts.not_after));
         }
         if let Some(slot) = slot {

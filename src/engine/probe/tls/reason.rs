@@ -1,13 +1,13 @@
 //! The texts for failed handshakes, worded so that an operator can act on them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
-use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::{Error, ErrorStack};
 use openssl::ssl::{self, SslRef};
 use openssl::x509::{X509Ref, X509VerifyResult};
 
 use super::notes::refused_leaf;
+use super::times::not_after;
 use super::want_of_memory;
 use crate::engine::probe::error::{
     ProbeError, Stage, as_own_lack, io_text, is_want_of_means, quote,
@@ -42,9 +42,17 @@ const SSL_R_ALERT_CERTIFICATE_REQUIRED: i32 = 1116;
 /// reason code is 1000 plus the alert's number.
 const ALERTS_OF_GARBLED_INPUT: [i32; 4] = [1010, 1022, 1050, 1080];
 
-/// The error for a connection that could not be set up.
+/// The error for a context that could not be set up.
 pub(super) fn setup(errors: &ErrorStack) -> ProbeError {
     before_handshake(errors, "cannot set up")
+}
+
+/// The error for a connection that could not be set up: in a context that is good, only memory can be missing.
+pub(super) fn setup_of_connection(errors: &ErrorStack) -> ProbeError {
+    ProbeError::new(
+        Stage::Internal,
+        format!("cannot set up: {}", first_line(errors)),
+    )
 }
 
 /// The error for a failure before the first byte is sent: stage `internal` if the process has no
@@ -250,13 +258,10 @@ pub(in crate::engine::probe) fn stream_text(error: &std::io::Error) -> String {
 }
 
 fn certificate_text(verdict: X509VerifyResult, ssl: &SslRef, target: &Target) -> String {
-    // X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH (`openssl/x509_vfy.h`).
-    const HOSTNAME_MISMATCH: i32 = 62;
-    const IP_MISMATCH: i32 = 64;
     const CERT_HAS_EXPIRED: i32 = 10;
     let leaf = refused_leaf(ssl);
     match verdict.as_raw() {
-        HOSTNAME_MISMATCH | IP_MISMATCH => {
+        want_of_memory::HOSTNAME_MISMATCH | want_of_memory::IP_MISMATCH => {
             let wanted = match (&target.tls_server_name, &target.host) {
                 (Some(name), _) => name.clone(),
                 (None, Host::Name(name)) => name.to_string(),
@@ -310,26 +315,6 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
     }
     let v6 = <[u8; 16]>::try_from(bytes).ok()?;
     Some(std::net::Ipv6Addr::from(v6).to_string())
-}
-
-/// When a certificate expires, in seconds since 1970.
-pub(super) fn not_after(leaf: &X509Ref) -> Option<i64> {
-    unix_time(leaf.not_after())
-}
-
-/// A time in seconds since 1970.
-pub(super) fn unix_time(time: &Asn1TimeRef) -> Option<i64> {
-    let epoch = Asn1Time::from_unix(0).ok()?;
-    let span = epoch.diff(time).ok()?;
-    Some(i64::from(span.days) * 86_400 + i64::from(span.secs))
-}
-
-pub(super) fn unix_now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|d| i64::try_from(d.as_secs()).ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
