@@ -53,7 +53,7 @@ end
 local hosts = "127.0.0.1 in-file.test in-file\n127.0.0.2 moved.test\n"
 write(root .. "/etc/hosts", hosts)
 write(root .. "/etc/nsswitch.conf", "hosts: files dns\n")
-local servers = "nameserver 127.3.5.3\nsearch corp.test\noptions timeout:1 attempts:1\n"
+local servers = "nameserver " .. os.getenv("NAME_SERVER") .. "\nsearch corp.test\noptions timeout:1 attempts:1\n"
 
 tap.in_child("with a hosts file and a name server", 60, function()
   write(root .. "/etc/resolv.conf", servers)

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""A name server on 127.3.5.3 that knows a few names, for hosts whose files name it. It says that it
-is ready, and ends with its standard input."""
+"""A name server that knows a few names, for hosts whose files name it. It prints its address, one of loopback that
+no other name server has, and ends with its standard input."""
 
+import random
 import socket
 import struct
 import sys
 import threading
 
-ADDRESS = ("127.3.5.3", 53)
+# A resolver's file names an address alone, no port.
+PORT = 53
 KNOWN = ("mail.dns.test", "imap.prod.test.corp.test", "short.corp.test")
 
 
@@ -33,15 +35,28 @@ def serve(server):
         server.sendto(answer(query), peer)
 
 
+def bound():
+    """A socket and its address. PermissionError: this user may not listen on the port."""
+    while True:
+        address = f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            server.bind((address, PORT))
+            return server, address
+        except PermissionError:
+            raise
+        except OSError:
+            server.close()
+
+
 def main():
     try:
-        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        server.bind(ADDRESS)
-    except OSError:
+        server, address = bound()
+    except PermissionError:
         print("not allowed", flush=True)
         return
     threading.Thread(target=serve, args=(server,), daemon=True).start()
-    print("ready", flush=True)
+    print(address, flush=True)
     sys.stdin.read()
 
 
