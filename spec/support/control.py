@@ -29,9 +29,30 @@ def encode(status, fields):
     return " ".join([status, *quoted])
 
 
+# The sockets that reserve ports, by port. No more than this many, since each is a descriptor.
+RESERVED_MAX = 200
+reserved = {}
+
+
+def reserve(port):
+    """Whether the port has not been given out yet, by this process or another test that still runs. If so, it is
+    this process's until it ends, or has taken RESERVED_MAX more."""
+    # A name in the abstract namespace vanishes with its socket (unix(7)).
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0nauthilus_backend test port {port}")
+    except OSError:
+        name.close()
+        return False
+    reserved[port] = name
+    if len(reserved) > RESERVED_MAX:
+        reserved.pop(next(iter(reserved))).close()
+    return True
+
+
 def free_port(host="127.0.0.1", taken=()):
-    """A port on which nothing listens now, outside `taken`; one that no connection going out takes
-    before it is listened on."""
+    """A port on which nothing listens now, outside `taken`; one that neither another call gets nor a connection
+    going out takes before it is listened on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     first = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
@@ -39,7 +60,7 @@ def free_port(host="127.0.0.1", taken=()):
         with socket.socket(family) as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             port = probe.getsockname()[1]
-            if port not in taken:
+            if port not in taken and reserve(port):
                 return port
 
 

@@ -52,8 +52,8 @@ for kind, name in pairs({ known = known_name, unknown = new_name }) do
       if told == nil then
         good = good + 1
       -- For some allocations OpenSSL reports no more than "internal error" or the like; the module then tries to
-      -- allocate memory itself, which works here. "decode error" is not accepted: the key in a certificate could not be read, and
-      -- the chain was taken for known all the same.
+      -- allocate memory itself, which works here. "decode error" is not accepted: the key in a certificate could
+      -- not be read, and the chain was taken for known all the same.
       elseif told:find("^internal: ") or told:find("^tls: handshake failed: ") and not told:find("decode error") then
         lacking = lacking + 1
       else
@@ -61,8 +61,10 @@ for kind, name in pairs({ known = known_name, unknown = new_name }) do
       end
     end
   end
-  io.write("# ", usual, " allocations a check, chain ", kind, "; ", lacking, " checks lacked memory, ", good, " did without it\n")
-  tap.check("want of memory is never told as a fault of the certificate, chain " .. kind, #wrong == 0, table.concat(wrong, "\n"))
+  io.write("# chain ", kind, ": ", usual, " allocations a check; ", lacking, " checks lacked memory, ", good,
+    " did without it\n")
+  tap.check("want of memory is never told as a fault of the certificate, chain " .. kind, #wrong == 0,
+    table.concat(wrong, "\n"))
   tap.check("and was met, chain " .. kind, lacking > 20, lacking)
 end
 tap.check("a known chain takes less", usually.known < usually.unknown, usually.known .. " and " .. usually.unknown)
