@@ -58,6 +58,11 @@ function World:stop()
   self.control:stop()
 end
 
+--- Plays another script to later connections.
+function Peer:play(script)
+  self.world.control:call("play", { name = self.name, script = script })
+end
+
 function Peer:close()
   self.world.control:call("close", { name = self.name })
 end

@@ -8,6 +8,7 @@ Requests (see control.py for their form):
         -> port=. Accepts connections and plays the script to each.
     hole name=              -> port=. Listens, never accepts, and its backlog is full.
     closed                  -> port=. A port on which nothing listens.
+    play name= script=      Later connections get this script.
     close name=             Closes the listener and its connections.
     stats name=             -> accepted= proxied= handshakes= resumed= played= open= received=
                             handshakes counts all, resumed those of an earlier session, played
@@ -167,7 +168,7 @@ class Peer:
         self.world = world
         self.tls, self.proxy = tls, proxy
         self.tls_version, self.clients = tls_version, clients
-        self.steps = [step for step in script.split("\n") if step]
+        self.play(script)
         self.changed = threading.Condition()
         self.closed = threading.Event()
         self.counts = dict.fromkeys(["accepted", "proxied", "handshakes", "resumed", "played"], 0)
@@ -180,6 +181,9 @@ class Peer:
         self.listener.listen(512)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept_all, daemon=True).start()
+
+    def play(self, script):
+        self.steps = [step for step in script.split("\n") if step]
 
     def accept_all(self):
         while not self.closed.is_set():
@@ -296,6 +300,7 @@ class World:
             "open": self.open,
             "hole": self.hole,
             "closed": lambda: {"port": control.free_port()},
+            "play": lambda name, script: self.peers[name].play(script),
             "close": lambda name: self.peers.pop(name).close(),
             "stats": lambda name: self.peers[name].stats(),
             "await": lambda name, count, at_least, timeout: self.peers[name].wait_for(
