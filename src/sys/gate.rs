@@ -38,8 +38,8 @@ static OPENSSL: Gate = Gate::new();
 static LOOK_UPS: Gate = Gate::new();
 
 /// How long an exit waits at most. A thread is inside for one step of a handshake, or for some
-/// 20 ms of processor time while it loads the system's CAs. On a busy machine that can take much
-/// longer, and an exit that does not wait for it crashes.
+/// 20 ms of processor time while a host's thread reads the system's CAs. On a busy machine that can take
+/// much longer, and an exit that does not wait for it crashes.
 const EXIT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a fork waits at most for threads that use OpenSSL.
@@ -112,8 +112,8 @@ pub fn goes_to_sleep() {
 }
 
 /// Takes the engine thread out of the gate and in again if a fork or an exit waits for it. The
-/// engine thread calls this between two steps of work: while it has many probes to start it does
-/// not sleep for a long time, and forks would wait until their limit.
+/// engine thread calls this between two steps of work: while it has many probes to start, or many
+/// certificates to read, it does not sleep for a long time, and forks would wait until their limit.
 pub fn give_way() {
     if OPENSSL.is_closed() {
         WHILE_AWAKE.with(|guard| {

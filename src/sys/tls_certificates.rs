@@ -12,6 +12,8 @@ use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::X509;
 
+use super::gate;
+
 /// `PEM_R_NO_START_LINE` (`openssl/pemerr.h`): the text holds no further certificate.
 const NO_START_LINE: i32 = 108;
 
@@ -68,6 +70,8 @@ pub fn from_pem(text: &[u8]) -> Result<Vec<X509>, ErrorStack> {
     let reader = Reader::new(text)?;
     let mut found = Vec::new();
     loop {
+        // The system's authorities take some 20 ms, on a busy machine more than a fork waits for.
+        gate::give_way();
         // SAFETY: `reader.bio` lives; null for the place makes the call allocate a certificate,
         // and null for the password callback is allowed.
         let read = unsafe {

@@ -16,7 +16,7 @@ use super::verified;
 use crate::engine::config::CertificatePem;
 use crate::engine::probe::error::ProbeError;
 use crate::sys::tls_group::CheapGroup;
-use crate::sys::{tls_algorithms, tls_certificate_request, tls_session};
+use crate::sys::{gate, tls_algorithms, tls_certificate_request, tls_session};
 
 /// Which certificates connections trust.
 pub(super) enum Trust {
@@ -57,6 +57,7 @@ fn make(trust: Trust, shows: Option<&CertificatePem>) -> Result<TlsContext, Erro
         Trust::These(authorities) => {
             verified::require(&mut builder)?;
             for authority in authorities {
+                gate::give_way();
                 builder.cert_store_mut().add_cert(authority)?;
             }
         }
