@@ -26,6 +26,7 @@ pub mod tls_algorithms;
 pub mod tls_certificate_request;
 pub mod tls_certificates;
 pub mod tls_group;
+pub mod tls_index;
 pub mod tls_library;
 pub mod tls_session;
 pub mod tls_verify;

@@ -5,10 +5,11 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foreign_types::ForeignTypeRef;
-use once_cell::race::OnceBox;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslContextBuilder, SslRef};
+
+use super::tls_index::{self, OnceIndex};
 
 type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 
@@ -20,15 +21,8 @@ unsafe extern "C" {
 /// The index under which an `SSL` object holds the flag "the server has asked". Made once for the
 /// process.
 fn index() -> Result<Index<Ssl, AtomicBool>, ErrorStack> {
-    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
-    static INDEX: OnceBox<Index<Ssl, AtomicBool>> = OnceBox::new();
-    match INDEX.get() {
-        Some(index) => Ok(*index),
-        None => {
-            let made = Ssl::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| Box::new(made)))
-        }
-    }
+    static INDEX: OnceIndex<Ssl, AtomicBool> = OnceIndex::new();
+    tls_index::once(&INDEX, Ssl::new_ex_index)
 }
 
 /// Makes connections of the context remember whether the server asked. Needs [`prepare_connection`] on each

@@ -1,7 +1,7 @@
-//! Hooks into OpenSSL's verification of certificates: before it verifies a chain it asks whether the chain
-//! is known, and it reports each certificate that it refuses. The `openssl` crate has a callback for refused
-//! certificates too, but it panics if OpenSSL had no memory to store the connection's context, and a panic in a
-//! callback of C ends the host.
+//! Two callbacks of OpenSSL's verification of certificates. One is asked before a chain is verified whether
+//! the chain is known. The other is given each certificate that OpenSSL refuses; the `openssl` crate has such
+//! a callback too, but it panics if OpenSSL had no memory to store the connection's context, and a panic in
+//! a callback of C ends the host.
 
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +41,8 @@ pub trait Verifier {
     /// remembered.
     fn key(context: &X509StoreContextRef) -> Option<Self::Key>;
 
-    /// Whether OpenSSL would accept the chain now. If so, it does not verify the chain.
+    /// Whether OpenSSL has accepted the chain before and would accept it now as well. Then it counts as accepted, and
+    /// OpenSSL does not verify it.
     fn knows(key: &Self::Key, context: &X509StoreContextRef) -> bool;
 
     /// OpenSSL has accepted the chain.
@@ -63,7 +64,7 @@ pub fn install<V: Verifier>(builder: &mut SslContextBuilder) {
     }
 }
 
-/// The connection whose server's certificates are verified.
+/// The connection for whose handshake OpenSSL verifies a chain.
 pub fn connection(context: &X509StoreContextRef) -> Option<&SslRef> {
     context.ex_data(X509StoreContext::ssl_idx().ok()?)
 }

@@ -1,4 +1,4 @@
-"""What the tests of the command share: running it, servers to check, and lines of TAP."""
+"""What the tests of the command share: running it, and servers to check."""
 
 import json
 import os
@@ -11,27 +11,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SUPPORT = ROOT / "spec" / "support"
-sys.path.insert(0, str(SUPPORT))
+sys.path[:0] = [str(SUPPORT), str(ROOT / "tests" / "lib")]
 
 import control  # noqa: E402 # pylint: disable=wrong-import-position
+import tap  # noqa: E402 # pylint: disable=wrong-import-position
 
 TARGET = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
 COMMAND = os.environ.get("COMMAND", str(TARGET / "debug" / "nauthilus-backend"))
 SECRET = "s3cret-of-the-test"
-failures = 0
-
-
-def report(name, problem):
-    """One line of TAP; `problem` is None where all is well."""
-    global failures
-    if problem is None:
-        print(f"ok - {name}", flush=True)
-        return
-    failures += 1
-    print(f"not ok - {name}")
-    for line in str(problem).splitlines():
-        print(f"# {line}")
-    sys.stdout.flush()
 
 
 def wait_for(what, read, timeout=60):
@@ -50,14 +37,14 @@ def test(function):
     name = function.__doc__.strip().splitlines()[0].rstrip(".")
     try:
         function()
-        report(name, None)
+        tap.check(name, True)
     except Exception as error:  # whatever went wrong is shown
-        report(name, f"{type(error).__name__}: {error}")
+        tap.check(name, False, f"{type(error).__name__}: {error}")
     return function
 
 
 def finish():
-    sys.exit(1 if failures else 0)
+    sys.exit(tap.status())
 
 
 class Ended:

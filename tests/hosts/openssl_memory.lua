@@ -33,8 +33,8 @@ end
 local reason = check("localhost")
 assert(reason == nil, reason)
 
--- Refuses each allocation in turn, then that one and all after it. Of thousands only a part is tried, another
--- one in each run.
+-- Refuses each allocation in turn, then that one and all after it. With an unknown chain only a part of the
+-- thousands is tried, another one in each run, since each check needs a new spelling.
 local usually = {}
 for kind, name in pairs({ known = known_name, unknown = new_name }) do
   host.refuse_openssl(0, -1)
@@ -42,7 +42,7 @@ for kind, name in pairs({ known = known_name, unknown = new_name }) do
   local usual = host.refuse_openssl(0, -1)
   usually[kind] = usual
   tap.check("OpenSSL's allocations are seen, chain " .. kind, usual > 50, usual)
-  local step = math.max(1, math.floor(usual / 100))
+  local step = kind == "known" and 1 or math.max(1, math.floor(usual / 100))
   local wrong, lacking, good = {}, 0, 0
   for _, is_sticky in ipairs({ false, true }) do
     for number = 1 + os.time() % step, usual, step do

@@ -23,22 +23,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODULE = pathlib.Path(os.environ.get("NB_MODULE", ROOT / "build/luajit/nauthilus_backend.so"))
 MODULES = "/usr/lib/nginx/modules"
 
-sys.path.insert(0, str(ROOT / "spec/support"))
+sys.path[:0] = [str(ROOT / "spec/support"), str(ROOT / "tests/lib")]
+import tap  # pylint: disable=wrong-import-position
 from control import free_port  # pylint: disable=wrong-import-position
+from tap import check  # pylint: disable=wrong-import-position
 
 # --- Reports -----------------------------------------------------------------------------------
-
-_failed = 0
-
-
-def report(ok, name, details=""):
-    global _failed
-    print(("ok - " if ok else "not ok - ") + name, flush=True)
-    if not ok:
-        _failed += 1
-        for line in str(details).splitlines():
-            print("# " + line, flush=True)
-    return ok
 
 
 @contextlib.contextmanager
@@ -48,9 +38,9 @@ def test(name):
     try:
         yield
     except Exception:  # pylint: disable=broad-except
-        report(False, name, traceback.format_exc())
+        check(name, False, traceback.format_exc())
     else:
-        report(True, name)
+        check(name, True)
     print(f"# {name}: {time.monotonic() - started:.1f} s", flush=True)
 
 
@@ -61,12 +51,12 @@ def run_tests(*tests):
             try:
                 each()
             except Exception:  # pylint: disable=broad-except
-                report(False, each.__name__, traceback.format_exc())
+                check(each.__name__, False, traceback.format_exc())
     finish()
 
 
 def finish():
-    sys.exit(1 if _failed else 0)
+    sys.exit(tap.status())
 
 
 def equal(got, wanted, what=""):

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 
-from lab import ROOT, Backend, BlackHole, Nginx, children, equal, finish, init_block, report, test, until
+from lab import ROOT, Backend, BlackHole, Nginx, check, children, equal, finish, init_block, test, until
 
 VALGRIND = [
     "valgrind", "--trace-children=no", "--num-callers=40", "--leak-check=full",
@@ -24,7 +24,7 @@ def blocks(text):
 
 def main():
     if not shutil.which("valgrind"):
-        report(True, "memcheck # SKIP valgrind is not installed")
+        check("memcheck # SKIP valgrind is not installed", True)
         finish()
     backend, hole = Backend(), BlackHole()
     nginx = Nginx(

@@ -4,7 +4,7 @@ import socket
 import ssl
 import subprocess
 
-from lab import Backend, Nginx, Silent, equal, finish, free_port, lua_servers, report, test, until
+from lab import Backend, Nginx, Silent, check, equal, finish, free_port, lua_servers, test, until
 
 # What each phase may do. "wait": yields; "headers": sets response headers.
 # Where it may not, the error names the phase, or says that the headers were sent.
@@ -233,7 +233,7 @@ def main():
             equal(got.pop("phase"), phase)
         for name, value in got.items():
             right, words = wanted(name, phase)
-            report(right(value), f"{name} in {phase}", f"got {value}, wanted {words}")
+            check(f"{name} in {phase}", right(value), f"got {value}, wanted {words}")
     with test("nothing bad was logged in any phase"):
         nginx.assert_clean()
     finish()

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 
-from lab import ROOT, Backend, Nginx, alive, equal, report, run_tests, test, until
+from lab import ROOT, Backend, Nginx, alive, check, equal, run_tests, test, until
 
 RESTY_CORE = pathlib.Path("/usr/share/lua/5.1/resty/core.lua")
 FOLDER = ROOT / "build/nginx-static"
@@ -45,7 +45,7 @@ UPGRADES, RELOADS, CHECKS = 2, 5, 20
 
 def test_static_openssl():
     if not shutil.which("apt-get"):
-        report(True, "# SKIP an nginx with OpenSSL linked in: there is no apt-get to ask for its sources")
+        check("# SKIP an nginx with OpenSSL linked in: there is no apt-get to ask for its sources", True)
         return
     built = subprocess.run([ROOT / "tests/openresty/build_static", FOLDER], capture_output=True, text=True, check=False)
     with test("such an nginx is built from the distribution's sources"):

@@ -179,14 +179,15 @@ impl Log {
         count.saturating_sub(self.losses.taken.swap(count, Ordering::AcqRel))
     }
 
-    /// Counts lines that the log before this one has lost and that nobody has taken.
+    /// Counts the lines that the log before this one has lost as lost by this one, and those of them that were
+    /// taken as taken.
     pub fn inherit_losses(&self, before: &Self) {
-        let untaken = before.take_lost();
-        if untaken > 0 {
-            let reason = before.losses.reason.load_full();
-            let reason = reason.as_deref().map_or("", String::as_str);
-            self.losses.count.fetch_add(untaken, Ordering::AcqRel);
-            self.losses.reason.store(Some(Arc::new(reason.to_owned())));
+        let count = before.lost();
+        if count > 0 {
+            let taken = before.losses.taken.swap(count, Ordering::AcqRel);
+            self.losses.taken.fetch_add(taken, Ordering::AcqRel);
+            self.losses.count.fetch_add(count, Ordering::AcqRel);
+            self.losses.reason.store(before.losses.reason.load_full());
         }
     }
 
@@ -398,11 +399,12 @@ mod tests {
             warning.contains("2 lines") && warning.contains("No space left"),
             "{warning}"
         );
-        // Another log replaces this one before anybody has taken the loss of the third line: it is not
-        // forgotten.
+        // Another log replaces this one before anybody has taken the loss of the third line: neither this
+        // loss nor those that were taken are forgotten.
         log.write_here(&Line::new(Level::Info, "third"));
         let next = Log::open(&LogSink::None).unwrap();
         next.inherit_losses(&log);
         assert_eq!((log.take_lost(), next.take_lost()), (0, 1));
+        assert!(next.warnings().remove(0).contains("3 lines"));
     }
 }

@@ -486,8 +486,8 @@ fn a_tab_is_refused_in_the_indentation_of_lists_and_tables() {
         let problem = problem(&format!("{ours}{text}"));
         assert!(problem.contains("not YAML: "), "{text:?}: {problem}");
     }
-    // YAML allows a tab here: what follows is a scalar, a collection in brackets, a tag, an anchor or a comment. The
-    // tab only separates it from the indicator before it (YAML 1.2.2 §6.2), and indents no nested block.
+    // YAML allows a tab after `-`, `?` or `:` where a scalar, a collection in brackets, a tag, an anchor or a comment
+    // follows: there the tab is a separator (YAML 1.2.2 §6.2), not the indentation of a nested block.
     for text in [
         "a:\n  -\tb\n",
         "a:\n  -\t-1\n",

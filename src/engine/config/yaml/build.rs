@@ -229,7 +229,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Makes the content of a list or table at its end, from the nodes that were parsed since it was opened.
+    /// Called at the end of a list or table: makes its content of the nodes that were parsed since its beginning.
     fn close(&mut self, open: &Open) -> Result<NodeContent, YamlError> {
         let inside = self.inside.get(open.start..).unwrap_or_default();
         if let Kind::List = open.kind {

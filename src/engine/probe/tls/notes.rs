@@ -3,13 +3,13 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use once_cell::race::OnceBox;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{Ssl, SslRef};
 use openssl::x509::{X509, X509Ref, X509StoreContextRef};
 
 use super::sessions::SessionSlot;
+use crate::sys::tls_index::{self, OnceIndex};
 use crate::sys::tls_verify;
 
 /// Data attached to a connection for OpenSSL's callbacks.
@@ -70,13 +70,6 @@ pub(super) fn refused_chain(ssl: &SslRef) -> Vec<X509> {
 }
 
 pub(super) fn notes_index() -> Result<Index<Ssl, Notes>, ErrorStack> {
-    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
-    static INDEX: OnceBox<Index<Ssl, Notes>> = OnceBox::new();
-    match INDEX.get() {
-        Some(index) => Ok(*index),
-        None => {
-            let made = Ssl::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| Box::new(made)))
-        }
-    }
+    static INDEX: OnceIndex<Ssl, Notes> = OnceIndex::new();
+    tls_index::once(&INDEX, Ssl::new_ex_index)
 }

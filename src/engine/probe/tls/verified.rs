@@ -1,16 +1,17 @@
 //! Chains of certificates that a context has verified before.
 //!
-//! The verification of a chain takes more than a tenth of a full handshake's CPU time. Its result follows from the certificates, the expected name, the time, and the authorities and settings of the
-//! context, and most servers send the same chain each time. So a context remembers the chains that OpenSSL
-//! accepted. It does not ask OpenSSL about such a chain again until one of its certificates expires. That
-//! the server has the key of its certificate is proved in each full handshake (RFC 8446 §4.4.3), whether or
-//! not the chain is known.
+//! The verification of a chain takes more than a tenth of a full handshake's CPU time. Its result follows
+//! from the certificates, the expected name, the time, and the authorities and settings of the context, and
+//! most servers send the same chain each time. So a context remembers the chains that OpenSSL accepted. It
+//! does not ask OpenSSL about such a chain again until one of its certificates expires. That the server has
+//! the key of its certificate is proved in each full handshake (RFC 8446 §4.4.3), whether or not the chain
+//! is known.
 //!
-//! Nothing here looks at revocation lists, OCSP or certificate transparency; they would have to be asked each time.
+//! Revocation lists, OCSP and certificate transparency are not used. Their answers change with time, so a
+//! chain that needs them must not be remembered.
 
 use std::sync::{Mutex, PoisonError};
 
-use once_cell::race::OnceBox;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::hash::MessageDigest;
@@ -21,6 +22,7 @@ use rustc_hash::FxHashMap;
 
 use super::notes;
 use super::times;
+use crate::sys::tls_index::{self, OnceIndex};
 use crate::sys::tls_verify::{self, Verifier};
 
 /// The most chains that a context remembers; a further one makes it forget all of them. As many as a table of
@@ -30,7 +32,7 @@ const CHAINS_MAX: usize = 14_336;
 /// The digest of the expected name and the certificates that the server sent.
 type Key = [u8; 32];
 
-/// All certificates of a chain are valid from `from` until just before `until`, in seconds since 1970.
+/// When a whole chain is valid: from `from` until just before `until`, in seconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Validity {
     from: i64,
@@ -111,7 +113,7 @@ impl Verifier for Remembering {
         // OpenSSL looks at the common name if it has no memory for the alternative names. So it may have
         // accepted a wrong name, which is not to be remembered.
         let names = tls_verify::sent(context).and_then(|(own, _)| own.subject_alt_names());
-        // The chain that OpenSSL has put together, up to the trusted certificate.
+        // `chain` goes from the server's certificate up to the trusted one, which the server may not have sent.
         let validity = context.chain().and_then(Validity::of);
         if let (Some(_), Some(chains), Some(validity)) = (names, chains_of(context), validity) {
             chains.remember(key, validity);
@@ -129,19 +131,13 @@ fn chains_of(context: &X509StoreContextRef) -> Option<&VerifiedChains> {
 }
 
 fn index() -> Result<Index<SslContext, VerifiedChains>, ErrorStack> {
-    // Not `OnceLock`: a child forked while another thread initialises it would block for ever.
-    static INDEX: OnceBox<Index<SslContext, VerifiedChains>> = OnceBox::new();
-    match INDEX.get() {
-        Some(index) => Ok(*index),
-        None => {
-            let made = SslContext::new_ex_index()?;
-            Ok(*INDEX.get_or_init(|| Box::new(made)))
-        }
-    }
+    static INDEX: OnceIndex<SslContext, VerifiedChains> = OnceIndex::new();
+    tls_index::once(&INDEX, SslContext::new_ex_index)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
     use std::os::unix::net::UnixStream;
 
     use openssl::asn1::Asn1Time;
@@ -158,7 +154,12 @@ mod tests {
 
     /// A server with a certificate for this name that it has signed itself, valid in these days from now, and the
     /// certificate.
-    fn server(for_name: &str, days: std::ops::Range<u32>) -> (SslContext, X509) {
+    fn server(for_name: &str, days: Range<u32>) -> (SslContext, X509) {
+        made(for_name, days, true)
+    }
+
+    /// The same; without `has_names` the name is in the subject alone.
+    fn made(for_name: &str, days: Range<u32>, has_names: bool) -> (SslContext, X509) {
         let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
         let mut name = X509Name::builder().unwrap();
@@ -176,7 +177,9 @@ mod tests {
             .dns(for_name)
             .build(&certificate.x509v3_context(None, None))
             .unwrap();
-        certificate.append_extension(names).unwrap();
+        if has_names {
+            certificate.append_extension(names).unwrap();
+        }
         certificate.sign(&key, MessageDigest::sha256()).unwrap();
         let certificate = certificate.build();
         let mut context = SslContext::builder(SslMethod::tls_server()).unwrap();
@@ -237,6 +240,16 @@ mod tests {
                 assert_eq!(asks(&distrusting, &first, "a.example"), None);
                 assert_eq!(asks(&distrusting, &first, "a.example"), None);
             }
+        }
+    }
+
+    /// That there are no alternative names, or that there is no memory for them, cannot be told apart.
+    #[test]
+    fn a_chain_that_was_accepted_for_its_common_name_is_not_remembered() {
+        let (server, certificate) = made("c.example", 0..2, false);
+        let context = client(&[&certificate], SslVersion::TLS1_3);
+        for _ in 0..2 {
+            assert_eq!(asks(&context, &server, "c.example"), Some(true));
         }
     }
 

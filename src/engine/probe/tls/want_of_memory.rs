@@ -32,7 +32,11 @@ const BITS: [u32; 6] = [0, 80, 112, 128, 192, 256];
 pub(super) fn explains(ssl: &SslRef) -> bool {
     match ssl.verify_result().as_raw() {
         KEY_TOO_SMALL => has_strong_key(ssl).unwrap_or(false),
-        HOSTNAME_MISMATCH | IP_MISMATCH => has_name(ssl).unwrap_or(false),
+        HOSTNAME_MISMATCH | IP_MISMATCH => {
+            let leaf = refused_chain(ssl).into_iter().next();
+            let is_named = |leaf: X509| has_name(&leaf, &of_connection(ssl)?.name);
+            leaf.and_then(is_named).unwrap_or(false)
+        }
         code if OF_CHAIN.contains(&code) => is_trusted(ssl).unwrap_or(false),
         _ => false,
     }
@@ -44,11 +48,11 @@ fn has_strong_key(ssl: &SslRef) -> Option<bool> {
     Some(key.security_bits() >= *BITS.get(level)?)
 }
 
-/// Whether the leaf has the expected name, whoever has signed it and whenever it is valid.
-fn has_name(ssl: &SslRef) -> Option<bool> {
-    let leaf = read_anew(refused_chain(ssl).first()?)?;
+/// Whether the leaf has this name, whoever has signed it and whenever it is valid.
+fn has_name(leaf: &X509Ref, name: &str) -> Option<bool> {
+    let leaf = read_anew(leaf)?;
     let mut param = X509VerifyParam::new().ok()?;
-    expect_name(&mut param, &of_connection(ssl)?.name).ok()?;
+    expect_name(&mut param, name).ok()?;
     let flags = X509VerifyFlags::PARTIAL_CHAIN | X509VerifyFlags::NO_CHECK_TIME;
     param.set_flags(flags).ok()?;
     let mut store = X509StoreBuilder::new().ok()?;
@@ -78,4 +82,40 @@ fn is_trusted(ssl: &SslRef) -> Option<bool> {
 /// The same certificate from its bytes: OpenSSL remembers of the other that its key could not be read.
 fn read_anew(certificate: &X509Ref) -> Option<X509> {
     X509::from_der(&certificate.to_der().ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+    use openssl::x509::extension::SubjectAlternativeName;
+
+    use super::*;
+
+    #[test]
+    fn a_leaf_has_the_names_in_it_and_no_other() {
+        let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
+        let mut leaf = X509::builder().unwrap();
+        leaf.set_version(2).unwrap();
+        leaf.set_pubkey(&key).unwrap();
+        // It has expired, and nobody trusts it.
+        let past = Asn1Time::from_unix(0).unwrap();
+        leaf.set_not_before(&past).unwrap();
+        leaf.set_not_after(&past).unwrap();
+        let names = SubjectAlternativeName::new()
+            .dns("a.example")
+            .ip("192.0.2.1")
+            .build(&leaf.x509v3_context(None, None))
+            .unwrap();
+        leaf.append_extension(names).unwrap();
+        leaf.sign(&key, MessageDigest::sha256()).unwrap();
+        let leaf = leaf.build();
+        let found = ["a.example", "192.0.2.1", "b.example", "192.0.2.2"];
+        let found = found.map(|name| has_name(&leaf, name));
+        assert_eq!(found, [Some(true), Some(true), Some(false), Some(false)]);
+    }
 }
