@@ -101,6 +101,37 @@ describe("what operators see", function()
     nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) }, { node_down_after = 0 }))
   end)
 
+  -- No verdict changes: panic depends on operators as well.
+  it("has an event where an operator begins or ends panic", function()
+    nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) },
+      { node_down_after = 0, panic_threshold = "50%" }))
+    local key = ("imap://127.0.0.1:%d"):format(alive.port)
+    local last, is_told = 0, false
+    local function read()
+      for _, event in ipairs(nb.events(last)) do
+        last = event.seq
+        if event.type == "panic" and event.target == "imap" then
+          is_told = event.to == "panic"
+        end
+      end
+      return is_told
+    end
+    local function await(is_panic)
+      engine.eventually("an event that panic " .. (is_panic and "begins" or "ends"), function()
+        return read() == is_panic
+      end)
+    end
+    -- There may have been panic with an earlier configuration.
+    await(false)
+    nb.set_target_state(key, "drain")
+    assert.are.same({ "imap" }, nb.status().panic)
+    await(true)
+    nb.set_target_state(key, "auto")
+    assert.are.same({}, nb.status().panic)
+    await(false)
+    nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) }, { node_down_after = 0 }))
+  end)
+
   it("counts probes, which go on", function()
     local line = 'nauthilus_backend_probes_total{result="good",stage="total"}'
     local before = value((nb.metrics()), line)

@@ -200,6 +200,17 @@ mod tests {
     }
 
     #[test]
+    fn events_from_before_the_clock_was_set_back_do_not_count_as_recent() {
+        let table = VerdictTable::new(1).unwrap();
+        for mut event in flap(&table, 4) {
+            event.time_ms += 3_600_000;
+            table.add_event(&event);
+        }
+        let told = table.told_of(subject_hash(KEY), oldest_ms());
+        assert_eq!((told.recent, told.changes), (4, 4));
+    }
+
+    #[test]
     fn what_was_left_out_is_told_later() {
         let table = VerdictTable::new(1).unwrap();
         flap(&table, 9);

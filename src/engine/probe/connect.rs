@@ -106,21 +106,40 @@ fn dial_with(socket: Socket, peer: SocketAddr, manner: Manner) -> Dialled {
         // If the system refuses this, the server may notice the probe; the result is the same.
         let _ = socket.set_tcp_quickack(false);
     }
-    let (address, peer) = (peer.ip(), SockAddr::from(peer));
-    let mut answer = socket.connect(&peer);
+    let address = SockAddr::from(peer);
+    let mut answer = socket.connect(&address);
     if answer.as_ref().is_err_and(is_underway) {
         // A second call returns the result of the first one (connect(2)).
-        answer = socket.connect(&peer);
+        answer = socket.connect(&address);
     }
-    match answer {
+    match answer.and_then(|()| refuse_itself(&socket, peer)) {
         Ok(()) => Dialled::Connected(socket),
         Err(e) if is_underway(&e) => Dialled::Underway(socket),
         Err(e) => {
             // The socket is closed on return: make sure that the host has not closed it before.
             halt_if_lost();
-            Dialled::Failed(failed(&e, address))
+            Dialled::Failed(failed(&e, peer.ip()))
         }
     }
+}
+
+/// Where nothing listens on a port of this machine, the kernel may choose that very port for the socket that
+/// connects to it. The socket is then connected to itself (RFC 9293 §3.5, simultaneous open).
+///
+/// # Errors
+/// "Connection refused" for such a socket, as without this coincidence.
+fn refuse_itself(socket: &Socket, peer: SocketAddr) -> io::Result<()> {
+    let local = socket.local_addr().ok().and_then(|local| local.as_socket());
+    // The scope of an IPv6 address is not compared: the two may differ in it.
+    let is_itself =
+        local.is_some_and(|local| (local.ip(), local.port()) == (peer.ip(), peer.port()));
+    if !is_itself {
+        return Ok(());
+    }
+    halt_if_lost();
+    // Without a reset it would keep the port of the server, which could then not start.
+    end_abruptly(socket);
+    Err(io::Error::from_raw_os_error(libc::ECONNREFUSED))
 }
 
 fn is_underway(error: &io::Error) -> bool {
@@ -180,7 +199,7 @@ pub(super) async fn connect(
             },
             |(_, dialled)| dialled,
         );
-        attempt(address, dialled, manner)
+        attempt(SocketAddr::new(address, port), dialled, manner)
     };
     let next_after = interval(time, addresses.len());
     let again = timeout(patience_for_newer(time), again).map(|newer| newer.ok().flatten());
@@ -254,7 +273,7 @@ fn interval(time: Duration, addresses: usize) -> Duration {
 
 /// Waits until the attempt `dialled` has completed.
 async fn attempt(
-    address: IpAddr,
+    peer: SocketAddr,
     dialled: Dialled,
     manner: Manner,
 ) -> Result<(Stream, IpAddr), ProbeError> {
@@ -268,9 +287,11 @@ async fn attempt(
     } else {
         let socket = ended(socket).await.map_err(|e| internal(&e))?;
         halt_if_lost();
-        if let Some(error) = socket.take_error().map_err(|e| internal(&e))? {
-            return Err(failed(&error, address));
-        }
+        let ended = match socket.take_error().map_err(|e| internal(&e))? {
+            None => refuse_itself(&socket, peer),
+            Some(error) => Err(error),
+        };
+        ended.map_err(|error| failed(&error, peer.ip()))?;
         socket
     };
     if manner == Manner::Dialogue {
@@ -278,7 +299,7 @@ async fn attempt(
         let _ = socket.set_tcp_nodelay(true);
     }
     let stream = Stream::new(socket).map_err(|e| internal(&e))?;
-    Ok((stream, address))
+    Ok((stream, peer.ip()))
 }
 
 fn open(address: IpAddr) -> io::Result<Socket> {
@@ -377,6 +398,41 @@ mod tests {
             panic!("connected from an address of another machine");
         };
         assert_eq!(error.stage, Stage::Internal);
+    }
+
+    /// A socket and the port it is bound to, where nothing listens.
+    fn bound() -> (Socket, u16) {
+        let socket = open(HERE).unwrap();
+        socket.bind(&SocketAddr::new(HERE, 0).into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        (socket, port)
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_refused() {
+        let (socket, port) = bound();
+        let mut reusable = ReusableSockets {
+            v4: Some(socket),
+            v6: None,
+        };
+        let dialled = dial(HERE, port, None, Manner::ConnectOnly, &mut reusable);
+        let Dialled::Failed(error) = dialled else {
+            panic!("connected to nothing");
+        };
+        assert_eq!(error.to_string(), "connect: connection refused");
+        // The port is free for a server, without SO_REUSEADDR.
+        let server = open(HERE).unwrap();
+        server.bind(&SocketAddr::new(HERE, port).into()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_to_itself_that_was_underway_is_refused() {
+        let (socket, port) = bound();
+        let peer = SocketAddr::new(HERE, port);
+        let _ = socket.connect(&peer.into());
+        let ended = attempt(peer, Dialled::Underway(socket), Manner::Dialogue).await;
+        let error = ended.map(|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "connect: connection refused");
     }
 
     #[test]

@@ -43,13 +43,14 @@ use std::time::Duration;
 
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::active::{ActiveConfig, Panic};
+use super::active::ActiveConfig;
 use super::log::Log;
 use super::probe::{LingeringConnections, Outcome, Prober};
 use super::state_file::call::WantedCall;
 use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
+use panic_log::PanicLog;
 use queue::{ReadyQueue, Slots};
 pub(in crate::engine) use requests::Reply;
 use saver::Saver;
@@ -88,8 +89,7 @@ pub(super) struct Scheduler {
     limit: usize,
     lingering: Arc<LingeringConnections>,
     notifier: Notifier,
-    /// The protocols in panic that were last logged.
-    panicking: Vec<Panic>,
+    panic_log: PanicLog,
     /// The value of [`super::verdicts::VerdictTable::wakes`] when reports were last handled.
     wakes_seen: Option<u32>,
     /// Present if this process writes the state file.
@@ -124,7 +124,7 @@ impl Scheduler {
             limit: 0,
             lingering: Arc::default(),
             notifier: Notifier::start(active.table.clone()),
-            panicking: active.panicking(),
+            panic_log: PanicLog::of_table(&active.table),
             wakes_seen: None,
             saver: None,
         }
@@ -214,6 +214,13 @@ impl Scheduler {
     /// Whether the state file waits to be written.
     pub(super) fn is_saving_pending(&self) -> bool {
         self.saver.as_ref().is_some_and(Saver::is_pending)
+    }
+
+    /// Logs when panic begins and ends. The role check calls this, not each changed verdict: panic also depends on
+    /// operators and on the configuration, and in an outage thousands of verdicts change, while this reads all
+    /// targets.
+    pub(super) fn log_panic(&mut self) {
+        self.panic_log.update(&self.active, &self.log);
     }
 
     pub(super) fn save(&mut self) {

@@ -321,9 +321,6 @@ impl Scheduler {
         {
             saver.note_turn();
         }
-        if applied.as_ref().is_ok_and(|effect| effect.turned) {
-            self.note_panic();
-        }
         self.release_other(at);
         self.answer_reports(at);
         let waits_until = self.report_due(at);

@@ -33,7 +33,8 @@ const OVERDUE_MS: u64 = 1000;
 /// What the ring has of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// How many events since the time that was asked for.
+    /// How many events about its verdict from the time that was asked for until now. Events of the future
+    /// do not count: the clock was set back since they were added.
     pub recent: usize,
     /// Of the newest event about its verdict, how often it had changed; 0: there is none.
     pub changes: u64,
@@ -41,7 +42,12 @@ pub struct Told {
     pub to: String,
     /// Whether the newest event about it as a node says that it is unusable.
     pub node_is_unusable: bool,
+    /// Whether the newest event about it as a protocol says that it is in panic.
+    pub is_in_panic: bool,
 }
+
+/// What an event about panic has as `to` while the protocol is in panic, and as `from` when that is over.
+pub const PANIC: &str = "panic";
 
 /// The hash by which [`VerdictTable::told_of`] finds the events of a subject.
 pub fn subject_hash(subject: &str) -> u64 {
@@ -124,7 +130,8 @@ impl VerdictTable {
         let last = self.last_event();
         let kept = u64::try_from(EVENTS).unwrap_or(u64::MAX);
         let mut told = Told::default();
-        let mut has_node = false;
+        let now_ms = clock::unix_ms();
+        let (mut has_node, mut has_panic) = (false, false);
         for number in (last.saturating_sub(kept) + 1..=last).rev() {
             // Most events are about something else: their texts are not read.
             let get = |index| self.event_word(number, index).load(Relaxed);
@@ -136,7 +143,7 @@ impl VerdictTable {
             };
             match event.kind {
                 EventKind::Verdict => {
-                    told.recent += usize::from(event.time_ms >= since_ms);
+                    told.recent += usize::from((since_ms..=now_ms).contains(&event.time_ms));
                     if told.changes == 0 {
                         (told.changes, told.to) = (event.changes, event.to);
                     }
@@ -144,6 +151,10 @@ impl VerdictTable {
                 EventKind::Node if !has_node => {
                     has_node = true;
                     told.node_is_unusable = event.to == "unusable";
+                }
+                EventKind::Panic if !has_panic => {
+                    has_panic = true;
+                    told.is_in_panic = event.to == PANIC;
                 }
                 _ => {}
             }

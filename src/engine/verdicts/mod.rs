@@ -48,7 +48,7 @@ pub use counters::{
     BUCKETS_US, CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, Counter, HOWS, Histogram, ProbeResult, REFUSALS,
 };
 pub use event::{Event, EventKind};
-pub use events::{Events, Told, subject_hash};
+pub use events::{Events, PANIC, Told, subject_hash};
 pub use health::Verdict;
 pub use latencies::Sample;
 pub use lease::{Claim, Patience, Standby, takeover_time};

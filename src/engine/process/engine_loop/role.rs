@@ -138,7 +138,9 @@ impl EngineLoop {
                 self.following = None;
                 active.add_late_events();
                 let nobody = self.nobody.clone();
-                self.scheduler(active, log, &nobody).keep_file(true);
+                let scheduler = self.scheduler(active, log, &nobody);
+                scheduler.keep_file(true);
+                scheduler.log_panic();
             }
             Ok(Role::Reader) => self.follow(active, log),
             Ok(Role::Waiting) => self.give_up(),
@@ -173,7 +175,9 @@ impl EngineLoop {
         };
         let followed = following.poll(log);
         self.following = Some(following);
-        self.scheduler(active, log, &followed).keep_file(false);
+        let scheduler = self.scheduler(active, log, &followed);
+        scheduler.keep_file(false);
+        scheduler.log_panic();
         let probes = !active.slots.iter().all(|slot| followed.contains(slot));
         active.table.set_probing(pid(), probes);
     }
