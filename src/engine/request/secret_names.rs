@@ -4,7 +4,7 @@
 //! A name means a secret when its letters, in lower case and with everything else left out, contain one
 //! of [`STEMS`] (`userPassword`, `imap-pass`, `oauth2_token`), or when one of its words, with
 //! or without a plural `s`, is in [`WORDS`]. Words are what `camelCase`, `snake_case` and `dashed-names`
-//! show as words (`userPin`, `user_pw`).
+//! show as words (`userPin`, `user_pw`), and every run of capitals (`PINs`, `userOTPcode`).
 //!
 //! If a harmless name is withheld, one line of configuration (`expose_attributes`) corrects it; a secret that
 //! was sent cannot be taken back. So names that are about a secret (`passwordExpires`) or only contain the
@@ -62,7 +62,8 @@ pub fn means_secret(name: &[u8]) -> bool {
         .filter(|byte| byte.is_ascii_alphabetic())
         .map(|byte| char::from(byte.to_ascii_lowercase()))
         .collect();
-    STEMS.iter().any(|stem| letters.contains(stem)) || words(name).any(is_secret_word)
+    let mut words = words(name).chain(abbreviations(name));
+    STEMS.iter().any(|stem| letters.contains(stem)) || words.any(is_secret_word)
 }
 
 fn is_secret_word(word: &[u8]) -> bool {
@@ -93,6 +94,12 @@ fn begins_word(letters: &[u8], at: usize) -> bool {
     let is = |at: usize, what: fn(&u8) -> bool| letters.get(at).is_some_and(what);
     is(at, u8::is_ascii_uppercase)
         && (is(at - 1, u8::is_ascii_lowercase) || is(at + 1, u8::is_ascii_lowercase))
+}
+
+/// The runs of capitals of a name. camelCase gives their last letter to the small letters behind them, so
+/// [`words`] finds no `PIN` in `PINs` or `PINcode`.
+fn abbreviations(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    name.split(|byte| !byte.is_ascii_uppercase())
 }
 
 /// The attribute names that may become headers although they mean a secret.
@@ -217,6 +224,12 @@ mod tests {
             "session_key",
             "psk",
             "wifiPSK",
+            "PINs",
+            "UserPINs",
+            "mailPINs",
+            "user_OTPs2",
+            "OTPcode",
+            "userPINsExpire",
             "securityAnswer",
             "secret_area",
         ] {
@@ -260,6 +273,9 @@ mod tests {
             "upward",
             "httpd",
             "powder",
+            "URLs",
+            "IMAPspinner",
+            "SPINs",
             "display_name",
             "",
             "-",
@@ -295,6 +311,8 @@ mod tests {
                 word.to_uppercase(),
                 format!("{word}s"),
                 format!("{}S", word.to_uppercase()),
+                format!("{}s", word.to_uppercase()),
+                format!("user{}s", word.to_uppercase()),
                 format!("user_{word}"),
                 format!("user-{word}2"),
                 format!("user{}{}", word[..1].to_uppercase(), &word[1..]),
