@@ -134,6 +134,26 @@ describe("a mistake in a configuration", function()
       "nb.get_backend_servers() print(nb.status().targets[1].key)"))
   end)
 
+  it("is no call that comes first", function()
+    write("backend_server_monitoring:\n  log: none\n  backend_servers:\n"
+      .. "    - { protocol: imap, host: 127.0.0.1, port: 1, node: one, deep_check: true,\n"
+      .. "        test_username: probe, test_password: pw }\n")
+    for call, expected in pairs({
+      ['nb.report_failure("127.0.0.1", 1)'] = "true",
+      ['nb.is_health_check("probe")'] = "true",
+      ["#nb.get_backend_servers()"] = "1",
+      ['nb.route("alice").node'] = "one",
+      ['nb.explain_route("alice").node'] = "one",
+      ["#nb.nodes()"] = "1",
+      ['nb.touch_users({}, "one")'] = "nil\tno store",
+      ['nb.set_target_state("node:one", "drain")'] = "",
+      ["nb.status().configured"] = "true",
+      ['nb.metrics():match("target_up{target=%S+")'] = 'target_up{target="imap://127.0.0.1:1"}',
+    }) do
+      assert.are.equal(expected .. "\n", from_environment(path, ("print(%s)"):format(call)), call)
+    end
+  end)
+
   it("of the text has its line and the whole sentence", function()
     local head = "backend_server_monitoring:\n  log: none\n"
     assert.are.equal(path .. ": line 3: byte 8 of it is not UTF-8", refusal_of_file(head .. "  # caf\233\n"))

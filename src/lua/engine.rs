@@ -280,7 +280,10 @@ fn report_failure(args: &Args) -> Answer {
     ) else {
         return Answer::Bool(false);
     };
-    let active = current().active(super::start::start_if(args.view(3) == ArgView::Bool(true)));
+    let process = current();
+    // An error of the file is ignored here: functions that return errors, such as `status`, report it.
+    let _ = process.configure_from_environment();
+    let active = process.active(super::start::start_if(args.view(3) == ArgView::Bool(true)));
     Answer::Bool(active.is_some_and(|active| active.report_failure(host, port)))
 }
 
