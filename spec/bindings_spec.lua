@@ -120,6 +120,10 @@ describe("bindings in a store", function()
     assert.are.equal(count, nb.touch_users(on, "a"))
     assert.are.equal(20 - count, nb.touch_users(on, "b"))
     assert.are.equal(0, nb.touch_users({}, "a"))
+    -- A name is counted as a whole, whatever bytes are in it.
+    local node = nb.route(on[1]).node
+    assert.are.equal(0, nb.touch_users({ "x\0" .. on[1], on[1] .. "\0", "\0" }, node))
+    assert.are.equal(1, nb.touch_users({ on[1], n = 1 }, node))
     assert.are.same({ nil, "unknown node z" }, { nb.touch_users(on, "z") })
   end)
 

@@ -21,14 +21,13 @@ pub(super) const NATIVES: Items = &[
     ("explain_result", config_native!(explain_result)),
 ];
 
-/// `store_touch(may_start, users joined by NUL, node)`: a handle of the call that was begun, and for how
+/// `store_touch(may_start, users, node)`: a handle of the call that was begun, and for how
 /// many seconds to wait for it at most; or nil and why the call was not begun.
 fn touch(args: &Args) -> Answer {
     begin(args, |active| {
-        let users = args.bytes(2).map_err(refused)?;
-        let users = users.split(|&byte| byte == 0);
+        let users = args.strings(2).map_err(refused)?;
         Ok(StoreCall::Touch {
-            keys: keys_of(active, users),
+            keys: keys_of(active, users.iter().map(|user| &**user)),
             node: text(args, 3)?,
         })
     })

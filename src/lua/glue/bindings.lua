@@ -2,7 +2,7 @@
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
-local concat, next, type = table.concat, next, type
+local next, type = next, type
 local store_result, until_done = native.store_result, parts.waiting.until_done
 
 local bindings = { api = {} }
@@ -74,14 +74,18 @@ function api.touch_users(users, node)
   if type(users) ~= "table" then
     errors.wrong_type(1, "touch_users", "array of strings", users)
   end
+  -- A copy: the native takes no table with other keys than 1..n, such as one of `table.pack`.
+  local names = {}
   for index = 1, #users do
-    if type(users[index]) ~= "string" then
-      errors.bad_argument(1, "touch_users", "string expected at index " .. index .. ", got " .. type(users[index]))
+    local name = users[index]
+    if type(name) ~= "string" then
+      errors.bad_argument(1, "touch_users", "string expected at index " .. index .. ", got " .. type(name))
     end
+    names[index] = name
   end
   check_text(2, "touch_users", node)
   host.require_wait("touch_users")
-  local count, why = finish("touch_users", native.store_touch(host.may_probe(), concat(users, "\0"), node))
+  local count, why = finish("touch_users", native.store_touch(host.may_probe(), names, node))
   return count, why
 end
 
