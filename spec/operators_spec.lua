@@ -38,6 +38,35 @@ describe("what operators see", function()
     assert.are.equal(1, value(text, ('nauthilus_backend_build_info{version="%s"}'):format(nb._VERSION:match("%S+$"))))
   end)
 
+  -- Two servers may differ in what is checked of them and have one key. A series stands for both.
+  it("counts each of several servers with one key, and calls the key up while all are alive", function()
+    local server = world:open({ script = "send * BYE not today\\r\\n" })
+    local deep = engine.imap(server.port, { deep_check = true })
+    finally(function()
+      nb.configure(engine.config({ engine.imap(alive.port), engine.imap(closed) }, { node_down_after = 0 }))
+      assert.is_true(nb.wait_ready(30))
+    end)
+    for _, servers in ipairs({ { engine.imap(server.port), deep }, { deep, engine.imap(server.port), deep } }) do
+      nb.configure(engine.config(servers, { node_down_after = 0 }))
+      assert.is_true(nb.wait_ready(30))
+      local counts = { alive = 0, dead = 0 }
+      for _, target in ipairs(nb.status().targets) do
+        counts[target.verdict] = counts[target.verdict] + 1
+      end
+      assert.are.same({ alive = 1, dead = #servers - 1 }, counts)
+      local text = nb.metrics()
+      local key = ("{target=\"imap://127.0.0.1:%d\"}"):format(server.port)
+      assert.are.equal(0, value(text, "nauthilus_backend_target_up" .. key))
+      assert.are.equal(2, value(text, "nauthilus_backend_state_changes_total" .. key))
+      for verdict, count in pairs(counts) do
+        local line = ('nauthilus_backend_targets{protocol="imap",state="%s"}'):format(verdict)
+        assert.are.equal(count, value(text, line))
+      end
+      local _, series = text:gsub("nauthilus_backend_target_up{", "")
+      assert.are.equal(1, series)
+    end
+  end)
+
   -- Targets that were not probed have no certificates: a family without a sample, in as many steps as
   -- any other. The clock is the test's, so that each step takes too long.
   it("lets an event loop go on between steps that give no text", function()

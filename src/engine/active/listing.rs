@@ -158,6 +158,15 @@ impl ActiveConfig {
         counts.into_iter().filter(is_short).collect()
     }
 
+    /// The indices of the targets with the same key as the target with this index, if that is the first
+    /// of them: this one and the later ones. Usually it is alone.
+    pub fn of_one_key(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
+        let at = self.namesakes.partition_point(|(of, _)| *of < first);
+        let later = self.namesakes.get(at..).unwrap_or_default().iter();
+        let later = later.take_while(move |(of, _)| *of == first);
+        std::iter::once(first).chain(later.map(|(_, later)| *later))
+    }
+
     /// All targets with their records, in configured order.
     pub fn targets(&self) -> Vec<TargetStatus> {
         self.target_statuses(0..self.slots.len())

@@ -61,6 +61,8 @@ pub struct ActiveConfig {
     nodes: Nodes,
     /// The sorted indices of targets whose key an earlier target has, too. Usually empty.
     repeated: Vec<usize>,
+    /// The same targets, each behind the index of the first target with its key; sorted.
+    namesakes: Vec<(usize, usize)>,
     agreement: String,
     event_notes: EventNotes,
     names: ArcSwap<KnownNames>,

@@ -1,6 +1,7 @@
 //! How one active configuration replaces another: targets that both have keep their records.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -97,6 +98,9 @@ impl ActiveConfig {
             node_places,
         } = assigned;
         let event_notes = EventNotes::of(nodes.list.len());
+        let mut namesakes = namesakes(&config.targets);
+        let repeated = namesakes.iter().map(|&(_, later)| later).collect();
+        namesakes.sort_unstable();
         Self {
             table,
             epoch: 1,
@@ -104,7 +108,8 @@ impl ActiveConfig {
             owner,
             by_identity: firsts(identities),
             nodes,
-            repeated: repeated(&config.targets),
+            repeated,
+            namesakes,
             agreement: agreement(&config.targets, &config.routing),
             event_notes,
             names: ArcSwap::from_pointee(state.names),
@@ -284,14 +289,19 @@ impl Assigned {
     }
 }
 
-/// The indices of the targets with a key that an earlier one has.
-fn repeated(targets: &[Arc<Target>]) -> Vec<usize> {
-    let mut seen = HashSet::with_capacity(targets.len());
-    let is_repeated = |index: &usize| {
-        let target = targets.get(*index);
-        target.is_some_and(|target| !seen.insert(target.key()))
-    };
-    (0..targets.len()).filter(is_repeated).collect()
+/// The index of each target with a key that an earlier one has, behind that of the first with this key;
+/// in the order of the targets.
+fn namesakes(targets: &[Arc<Target>]) -> Vec<(usize, usize)> {
+    let mut firsts = HashMap::with_capacity(targets.len());
+    let keys = targets.iter().map(|target| target.key()).enumerate();
+    keys.filter_map(|(index, key)| match firsts.entry(key) {
+        Entry::Occupied(first) => Some((*first.get(), index)),
+        Entry::Vacant(place) => {
+            place.insert(index);
+            None
+        }
+    })
+    .collect()
 }
 
 /// The indices of the first target of each identity, sorted by hash.

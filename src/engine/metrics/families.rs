@@ -14,7 +14,7 @@ use crate::engine::active::ActiveConfig;
 use crate::engine::probe::error::Stage;
 use crate::engine::target::{Protocol, Target};
 use crate::engine::verdicts::health::Verdict;
-use crate::engine::verdicts::{Counter, OperatorState, ProbeResult, Record};
+use crate::engine::verdicts::{Counter, OperatorState, ProbeResult, Record, Slot};
 use crate::sys::clock;
 
 /// How a family is encoded.
@@ -75,18 +75,36 @@ fn build_info(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     family.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
 }
 
-/// The targets of the range with their keys and records. Those with a key that an earlier one has
-/// are left out: OpenMetrics allows each series once.
-fn targets<'a>(
-    active: &'a ActiveConfig,
-    range: Range,
-) -> impl Iterator<Item = (String, &'a Target, Record)> + 'a {
-    let targets = active.config.targets.get(range.clone()).unwrap_or_default();
-    let slots = active.slots.get(range.clone()).unwrap_or_default();
+/// The targets with one key, usually one. They have one series: OpenMetrics allows each series once.
+struct OneKey<'a> {
+    key: String,
+    targets: Vec<&'a Target>,
+    /// Equal targets share a record.
+    records: Vec<Record>,
+}
+
+/// The keys whose first target is in the range.
+fn keys(active: &ActiveConfig, range: Range) -> impl Iterator<Item = OneKey<'_>> {
     range
-        .zip(targets.iter().zip(slots))
-        .filter(|(index, _)| !active.repeats_a_key(*index))
-        .map(|(_, (target, slot))| (target.key(), &**target, active.table.read(*slot)))
+        .filter(|index| !active.repeats_a_key(*index))
+        .filter_map(|first| {
+            let targets = &active.config.targets;
+            let mut slots: Vec<Slot> = Vec::new();
+            let mut of_key = OneKey {
+                key: targets.get(first)?.key(),
+                targets: Vec::new(),
+                records: Vec::new(),
+            };
+            for index in active.of_one_key(first) {
+                of_key.targets.push(targets.get(index)?);
+                let slot = *active.slots.get(index)?;
+                if !slots.contains(&slot) {
+                    slots.push(slot);
+                    of_key.records.push(active.table.read(slot));
+                }
+            }
+            Some(of_key)
+        })
 }
 
 fn target_up(
@@ -95,9 +113,10 @@ fn target_up(
     range: Range,
 ) -> fmt::Result {
     let mut family = gauge(encoder, "target_up", "Whether the target is alive")?;
-    for (key, _, record) in targets(active, range) {
-        let up = i64::from(record.verdict() == Verdict::Alive);
-        put_gauge(&mut family, &[("target", &*key)], &up)?;
+    for of in keys(active, range) {
+        let is_alive = |record: &Record| record.verdict() == Verdict::Alive;
+        let up = i64::from(of.records.iter().all(is_alive));
+        put_gauge(&mut family, &[("target", &*of.key)], &up)?;
     }
     Ok(())
 }
@@ -110,10 +129,11 @@ fn target_state(
     let settings = active.operator_settings();
     let help = "What operators have set for the target";
     let mut family = gauge(encoder, "target_state", help)?;
-    for (key, target, _) in targets(active, range) {
-        let set = settings.state_of(target);
+    for of in keys(active, range) {
+        let set = of.targets.iter().map(|target| settings.state_of(target));
+        let set = set.max().unwrap_or_default();
         for state in OperatorState::ALL {
-            let labels = [("target", &*key), ("state", state.name())];
+            let labels = [("target", &*of.key), ("state", state.name())];
             put_gauge(&mut family, &labels, &i64::from(state == set))?;
         }
     }
@@ -128,13 +148,15 @@ fn last_probe(
     let help = "When the last probe of the target began";
     let mut family = gauge(encoder, "last_probe_timestamp_seconds", help)?;
     let boot_ns = clock::monotonic_epoch_ns();
-    for (key, _, record) in targets(active, range) {
-        let started = record.connect_started_ns.max(record.deep_started_ns);
+    for of in keys(active, range) {
+        let started = |record: &Record| record.connect_started_ns.max(record.deep_started_ns);
+        let started = of.records.iter().map(started).max().unwrap_or(0);
         if started > 0 {
             let unix_ns = i64::try_from(started)
                 .unwrap_or(i64::MAX)
                 .saturating_sub(boot_ns);
-            put_gauge(&mut family, &[("target", &*key)], &(unix_ns as f64 / 1e9))?;
+            let labels = [("target", &*of.key)];
+            put_gauge(&mut family, &labels, &(unix_ns as f64 / 1e9))?;
         }
     }
     Ok(())
@@ -147,9 +169,9 @@ fn certificate_expiry(
 ) -> fmt::Result {
     let help = "When the target's certificate ends";
     let mut family = gauge(encoder, "certificate_expiry_timestamp_seconds", help)?;
-    for (key, _, record) in targets(active, range) {
-        if let Some(not_after) = record.not_after {
-            put_gauge(&mut family, &[("target", &*key)], &not_after)?;
+    for of in keys(active, range) {
+        if let Some(first) = of.records.iter().filter_map(|one| one.not_after).min() {
+            put_gauge(&mut family, &[("target", &*of.key)], &first)?;
         }
     }
     Ok(())
@@ -162,18 +184,20 @@ fn state_changes(
 ) -> fmt::Result {
     let help = "How often the verdict has changed";
     let mut family = counter(encoder, "state_changes", help)?;
-    for (key, _, record) in targets(active, range) {
-        put_counter(&mut family, &[("target", &*key)], &record.changes)?;
+    for of in keys(active, range) {
+        let changes = of.records.iter().map(|record| record.changes);
+        let changes = changes.fold(0, u64::wrapping_add);
+        put_counter(&mut family, &[("target", &*of.key)], &changes)?;
     }
     Ok(())
 }
 
-/// The number of targets with each verdict, for each protocol that has targets.
+/// The number of targets with each verdict, for each protocol that has targets. Each target counts, as in
+/// `status()`, also where several have one key.
 fn counts_by_verdict(encoder: &mut DescriptorEncoder<'_>, active: &ActiveConfig) -> fmt::Result {
     const VERDICTS: [Verdict; 3] = [Verdict::Alive, Verdict::Dead, Verdict::Unknown];
     let mut counts = [[0_i64; VERDICTS.len()]; Protocol::ALL.len()];
-    let pairs = active.config.targets.iter().zip(&active.slots).enumerate();
-    for (_, (target, slot)) in pairs.filter(|(index, _)| !active.repeats_a_key(*index)) {
+    for (target, slot) in active.config.targets.iter().zip(&active.slots) {
         let (verdict, _) = active.table.read_brief(*slot);
         let protocols = Protocol::ALL.iter().zip(&mut counts);
         let of_protocol = protocols.filter(|(protocol, _)| **protocol == target.protocol);
