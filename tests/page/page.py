@@ -141,7 +141,7 @@ COMPARE = r"""
             const copy = node.cloneNode(true);
             copy.normalize();
             // The ages differ.
-            return copy.innerHTML.trim().replace(/(^|> )\d+ (s|min|h)( \d+ min)?$/, "$1age");
+            return (copy.title ? `[${copy.title}] ` : "") + copy.innerHTML.trim().replace(/(^|> )\d+ (s|min|h)( \d+ min)?$/, "$1age");
         };
         const rowsOf = (page) => [...page.querySelectorAll(rows)].map((row) => `${row.className}: ${[...row.cells].map(plain).join(" | ")}`);
         const meta = (page) => ["summary", "meta", "warnings"].map((id) =>
@@ -242,6 +242,14 @@ def same_as_without_script():
         rows, meta = page.assert_same()
         assert len(rows) > 12, rows
         assert "panic" in meta[2], meta
+        equal(sum("[TLSv1.3 " in row and "issued by" in row for row in rows), 2, "rows with details of a certificate")
+    with test("a certificate that is renewed has its new details, and a row that the script adds has them"):
+        page.run("""
+            const [first, second] = document.querySelectorAll("#targets td[title]");
+            first.title = "the certificate before";
+            second.parentNode.remove();""")
+        page.refreshed(3)
+        page.assert_same()
         page.assert_clean()
     browser.quit()
     with test("the page can be read without JavaScript"):

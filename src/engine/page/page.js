@@ -14,6 +14,14 @@
     return d ? `${d} d ${h % 24} h` : h ? `${h} h ${m % 60} min` : m ? `${m} min` : `${s} s`;
   };
   const utc = (seconds) => `${new Date(seconds * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
+  // What the last full TLS handshake showed: see handshake in rows.rs.
+  const certificateOf = ({ subject, issuer, expiry, names }) => {
+    const until = expiry === undefined ? "" : ` until ${utc(Math.min(Math.max(expiry, 0), 253402300799))}`;
+    return `${subject} issued by ${issuer}${until}${names.length ? ` for ${names.join(", ")}` : ""}`;
+  };
+  const handshake = (tls) => tls
+    ? [[tls.protocol, tls.cipher, tls.group].filter(Boolean).join(" "), ...tls.chain.map(certificateOf)].join("; ")
+    : "";
   const latency = (s) => {
     const ms = s * 1000;
     return ms < 1 ? `${ms.toFixed(2)} ms` : ms < 10 ? `${ms.toFixed(1)} ms` : ms < 1000 ? `${ms.toFixed(0)} ms` : `${s.toFixed(2)} s`;
@@ -92,6 +100,8 @@
     const left = t.certificate_expiry - now;
     put(certificate, isNaN(left) ? "" : left <= 0 ? "⚠ expired" : `${t.certificate_expires_soon ? "⚠ " : ""}${Math.floor(left / 86400)} d`);
     certificate.className = t.certificate_expires_soon ? "w" : "";
+    const details = shown(handshake(t.tls));
+    if (certificate.title !== details) certificate.title = details;
   };
 
   // Sorting: the column and the direction, of all tables of targets at once.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use maud::{Markup, html};
 
 use super::graph::{failed, graph};
-use super::text::{Shown, age, latency};
+use super::text::{Shown, age, latency, utc};
 use crate::engine::active::{ActiveConfig, NodeStatus, TargetStatus};
 use crate::engine::routing::Why;
 use crate::engine::target::Protocol;
+use crate::engine::tls_details::{CertificateDetails, TlsDetails};
 use crate::engine::verdicts::OperatorState;
 use crate::engine::verdicts::health::Verdict;
 use crate::sys::clock;
@@ -78,6 +79,10 @@ fn row(active: &ActiveConfig, status: &TargetStatus) -> Markup {
     let samples = &active.table.latencies(*slot);
     let verdict = record.verdict();
     let is_soon = active.certificate_ends_within(record).is_some();
+    let handshake = tls
+        .as_deref()
+        .and_then(TlsDetails::from_line)
+        .map(handshake);
     html! {
         tr class=(verdict.name()) {
             th scope="row" {
@@ -98,7 +103,9 @@ fn row(active: &ActiveConfig, status: &TargetStatus) -> Markup {
                 @if let Some(took) = record.latency { (latency(took)) }
                 @if failed(samples) > 0 { " " small { (failed(samples)) " of " (samples.len()) " failed" } }
             }
-            td class=[is_soon.then_some("w")] title=[tls.as_deref()] { (certificate(record.not_after, is_soon)) }
+            td class=[is_soon.then_some("w")] title=[handshake.as_deref().map(Shown)] {
+                (certificate(record.not_after, is_soon))
+            }
         }
     }
 }
@@ -116,6 +123,27 @@ fn age_since(unix_ms: u64) -> String {
     age(Duration::from_millis(
         clock::unix_ms().saturating_sub(unix_ms),
     ))
+}
+
+/// What the last full TLS handshake showed: protocol, cipher and group, and the certificates.
+fn handshake(tls: TlsDetails) -> String {
+    let protocol = [tls.version, tls.cipher, tls.group.unwrap_or_default()];
+    let protocol = protocol.into_iter().filter(|part| !part.is_empty());
+    let mut parts = vec![protocol.collect::<Vec<_>>().join(" ")];
+    parts.extend(tls.chain.iter().map(one_certificate));
+    parts.join("; ")
+}
+
+fn one_certificate(of: &CertificateDetails) -> String {
+    let mut text = format!("{} issued by {}", of.subject, of.issuer);
+    if let Some(expiry) = of.not_after {
+        let expiry = u64::try_from(expiry).unwrap_or(0);
+        text.push_str(&format!(" until {}", utc(expiry.saturating_mul(1000))));
+    }
+    if !of.names.is_empty() {
+        text.push_str(&format!(" for {}", of.names.join(", ")));
+    }
+    text
 }
 
 /// How many days a certificate is still valid.
@@ -163,5 +191,43 @@ fn node_row(status: &NodeStatus<'_>) -> Markup {
                 td {} td {} td {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::active::StartState;
+    use crate::engine::config::Config;
+
+    #[test]
+    fn what_a_certificate_says_is_shown_with_visible_characters() {
+        let text = "backend_server_monitoring: {log: none, backend_servers: [\
+            {protocol: imap, host: 127.0.0.1, port: 993, tls: true}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
+        let details = TlsDetails {
+            at: 1_700_000_000,
+            version: "TLSv1.3".to_owned(),
+            cipher: "AES".to_owned(),
+            group: Some("X25519".to_owned()),
+            certificates: 1,
+            chain: vec![CertificateDetails {
+                subject: "CN=\u{202e}moc.knab\"<b>".to_owned(),
+                issuer: "CN=R11".to_owned(),
+                names: vec!["a.example".to_owned(), "b.example".to_owned()],
+                not_after: Some(1_800_000_000),
+                ..CertificateDetails::default()
+            }],
+            ..TlsDetails::default()
+        };
+        active.table.note_tls(active.slots[0], &details.to_line());
+        let (rows, _) = target_rows(&active, 0).unwrap();
+        let title = "title=\"TLSv1.3 AES X25519; CN=\\u{202e}moc.knab&quot;&lt;b&gt; issued by CN=R11 \
+            until 2027-01-15 08:00:00 UTC for a.example, b.example\"";
+        assert!(rows.contains(title), "{rows}");
+        assert!(!rows.contains('\u{202e}'), "{rows}");
     }
 }
