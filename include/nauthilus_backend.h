@@ -447,9 +447,11 @@ nauthilus_backend_status nauthilus_backend_context_reset(
  *
  * A process has one engine, which its Lua states share. If nothing was configured, the
  * functions that need servers read the file that the environment variable
- * NAUTHILUS_BACKEND_CONFIG names, and return CONFIGURATION if that file is invalid. They start the
- * engine thread, unless nauthilus_backend_stop() has ended it. A thread does not survive a fork:
- * call them, and nauthilus_backend_start(), in the process that shall probe, not in its parent. */
+ * NAUTHILUS_BACKEND_CONFIG names, and return CONFIGURATION if that file is invalid. Each function
+ * that can return CONFIGURATION can also return SYSTEM, if the system refuses what the file needs
+ * (its log cannot be opened, for example), and OTHER_COPY. They start the engine thread, unless
+ * nauthilus_backend_stop() has ended it. A thread does not survive a fork: call them, and
+ * nauthilus_backend_start(), in the process that shall probe, not in its parent. */
 
 /* Reads a YAML file and puts it in force in one step; unchanged targets keep their verdicts.
  * CONFIGURATION, SYSTEM, OTHER_COPY: the previous configuration stays in force.
@@ -537,9 +539,11 @@ nauthilus_backend_status nauthilus_backend_servers_at(
 /* Checks one server now: connects, sends the PROXY header, makes the TLS handshake and the
  * dialogue of the protocol, as `settings` say. Settings are keys of a target in the configuration
  * and their values as text ("tls" and "true", "connect_timeout" and "500ms"), except host and port;
- * `settings` may be null if `count` is 0. A key that is left out has the value of the configured
- * target at that address, else its default. Blocks for at most the sum of the three timeouts, and
- * up to 10 seconds more while too many other probes are in flight. OK: the check succeeded.
+ * `settings` may be null if `count` is 0. If a target is configured at that address, its protocol
+ * and its TLS keys apply where `settings` lack them; the timeouts and helo_name of the
+ * configuration apply likewise. Any other key that is left out has its default: for example, no
+ * PROXY header is sent and no deep check is made. Blocks for at most the sum of the three timeouts,
+ * and up to 10 seconds more while too many other probes are in flight. OK: the check succeeded.
  * CHECK_FAILED: it failed. TIMEOUT: there was no result within that time. INVALID_ARGUMENT: host,
  * port or a setting is wrong. */
 nauthilus_backend_status nauthilus_backend_check(
