@@ -194,7 +194,8 @@ function Check:result() end
 function Check:tls() end
 
 ---A descriptor for an event loop: it becomes readable when the check is done. Do not read or close it.
----@return integer
+---@return integer? fd
+---@return string? why
 function Check:fd() end
 
 ---Waits until the check is done.
@@ -203,7 +204,7 @@ function Check:fd() end
 ---@return "timeout"? why
 function Check:wait(seconds) end
 
----Cancels the check.
+---Cancels the check. It is then done, and its result is "cancelled".
 function Check:cancel() end
 
 ---What scripts decide during one request: the selected server, attributes added and removed.
@@ -256,23 +257,23 @@ function nauthilus_backend_result:authenticated(value) end
 function nauthilus_backend_result:user_found(value) end
 
 ---@param name? string
----@return string
+---@return string? name Nil if it is not set.
 function nauthilus_backend_result:account_field(name) end
 
 ---@param name? string The attribute of that name never becomes a header.
----@return string
+---@return string? name Nil if it is not set.
 function nauthilus_backend_result:totp_secret_field(name) end
 
 ---@param name? string The attribute of that name never becomes a header.
----@return string
+---@return string? name Nil if it is not set.
 function nauthilus_backend_result:totp_recovery_field(name) end
 
 ---@param name? string
----@return string
+---@return string? name Nil if it is not set.
 function nauthilus_backend_result:unique_user_id_field(name) end
 
 ---@param name? string
----@return string
+---@return string? name Nil if it is not set.
 function nauthilus_backend_result:display_name_field(name) end
 
 ---@param values? table<string, nauthilus_backend.Value>
@@ -338,6 +339,8 @@ function nauthilus_backend.start_check(ip, port, haproxy_v2, tls, options) end
 function nauthilus_backend.configure(config) end
 
 ---Starts probing in this process; does nothing if the engine runs already.
+---@return true? started
+---@return string? why
 function nauthilus_backend.start() end
 
 ---Ends probing in this process.
@@ -346,7 +349,7 @@ function nauthilus_backend.stop() end
 ---Waits until every server has a verdict.
 ---@param seconds? number
 ---@return true? ready
----@return ("timeout"|"not configured")? why
+---@return string? why "timeout", "not configured", or why the file of the environment was refused.
 function nauthilus_backend.wait_ready(seconds) end
 
 ---@return nauthilus_backend.Status
@@ -443,6 +446,7 @@ function Route:fd() end
 ---@return true? done
 ---@return "timeout"? why
 function Route:wait(timeout) end
+---Cancels the route. It is then done, and its result is nil, "cancelled".
 function Route:cancel() end
 
 ---Begins the same as `route` and does not wait.
@@ -561,7 +565,8 @@ function nauthilus_backend.status_page(options, write) end
 ---@field moved_out? integer Only with `cluster`: how many users were moved away from the node.
 
 ---Returns all nodes.
----@return nauthilus_backend.NodeInfo[]
+---@return nauthilus_backend.NodeInfo[]? nodes
+---@return string? why
 function nauthilus_backend.nodes() end
 
 ---Returns whether a health check logs in as this user.
