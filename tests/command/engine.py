@@ -134,6 +134,30 @@ def watched_in_a_pipe():
         process.wait()
 
 
+@test
+def watched_nodes():
+    """watch shows what operators have set for nodes: by target with a configuration, else in lines of its own"""
+    run("maintenance", "node:mail1", *engine_options, "--reason", "new disk").expect(0)
+    done = run("watch", config, "--once").expect(1, rf"^{key} +maintenance", rf"^{dead_key} +dead")
+    assert "node:" not in done.out, done
+    run("watch", state, "--once").expect(1, rf"^{key} +alive", r"^node:mail1 +maintenance .*new disk$")
+    process = subprocess.Popen(
+        [lab.COMMAND, "watch", str(state), "--interval", "100ms"],
+        stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+    )
+    limit = threading.Timer(180, process.kill)
+    limit.start()
+    try:
+        first = [process.stdout.readline() for _ in range(3)]
+        assert "node:mail1" in first[1] and "maintenance" in first[1], first
+        run("auto", "node:mail1", *engine_options).expect(0)
+        assert re.search(r"Z  node:mail1 +auto", process.stdout.readline())
+    finally:
+        limit.cancel()
+        process.kill()
+        process.wait()
+
+
 class Status(http.server.BaseHTTPRequestHandler):
     def do_GET(self):  # pylint: disable=invalid-name
         body = json.dumps({"targets": [
@@ -234,6 +258,16 @@ engine.wait()
 def engine_gone():
     """An engine that does not run does not answer, within the time"""
     run("nodes", "--config", config, "--wait", "500ms").expect(1, "no engine answered within 0.5 s")
+
+
+@test
+def watched_too_late():
+    """Of a state file that is too old watch knows no verdict, and what operators have set all the same"""
+    short = folder / "short.yml"
+    short.write_text(config.read_text().replace("  log: none\n", "  log: none\n  state_max_age: 1s\n"))
+    done = wait_for(lambda done: "unknown" in done.out, lambda: run("watch", short, "--once"))
+    done.expect(1, rf"^{key} +unknown$", rf"^{dead_key} +unknown$",
+                r"state: written 20.*Z, which is not within 1s \(state_max_age\): no verdict is known$")
 
 
 peers.close()

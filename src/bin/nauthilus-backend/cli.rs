@@ -152,7 +152,11 @@ pub(crate) struct EngineArgs {
 /// Show a live table of all targets
 ///
 /// FILE is a state file, or a configuration that names one; URL is where a host serves
-/// status_json(). In a pipe it prints a line per target, and then a line per change.
+/// status_json(). In a pipe it prints a line per target, and then a line per change. Of a state file
+/// that is older than state_max_age (without a configuration: 5m) no verdict is known.
+///
+/// A configuration tells which targets belong to a node. Without it, what operators have set for a
+/// node has a line of its own.
 ///
 /// Keys: q quits, arrows and page keys scroll, p shows problems alone, s sorts by state or name.
 #[derive(Args)]
@@ -162,7 +166,7 @@ pub(crate) struct WatchArgs {
     /// How often to read the state
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(crate) interval: Duration,
-    /// Print the table once; the status is 1 where a target is dead
+    /// Print the table once; the status is 1 where a target is dead, or the state file is too old
     #[arg(long)]
     pub(crate) once: bool,
 }

@@ -68,20 +68,23 @@ impl EnginePlaces {
 
     /// The error for a configuration without a state file.
     pub(crate) fn without_state_file(&self) -> String {
-        let path = self.config.as_ref().map(|(path, _)| path.display());
-        format!(
-            "{} names no state_file, and without one a running engine cannot be reached",
-            path.map(|path| path.to_string()).unwrap_or_default()
-        )
+        let path = self.config.as_ref().map(|(path, _)| path.as_path());
+        without_state_file(path.unwrap_or(Path::new("")))
     }
 }
 
-/// The state file that a configuration names.
-pub(crate) fn of_config(path: &Path) -> Result<PathBuf, CommandFailure> {
+/// A configuration and the state file that it names.
+pub(crate) fn of_config(path: &Path) -> Result<(PathBuf, Config), CommandFailure> {
     let config = read_config(path)?;
-    let places = EnginePlaces {
-        state_file: config.state_file.clone(),
-        config: Some((path.to_owned(), config)),
-    };
-    places.state_file().map(Path::to_owned)
+    match &config.state_file {
+        Some(state_file) => Ok((state_file.clone(), config)),
+        None => Err(CommandFailure::bad(without_state_file(path))),
+    }
+}
+
+fn without_state_file(config: &Path) -> String {
+    format!(
+        "{} names no state_file, and without one a running engine cannot be reached",
+        config.display()
+    )
 }

@@ -13,7 +13,7 @@ use super::engine::{AskFailure, ask};
 use super::exit_status::{CommandFailure, ExitStatus};
 use super::places::EnginePlaces;
 use super::store::DirectStore;
-use super::terminal::{self, Tone, harmless, toned};
+use super::terminal::{self, Tone, harmless, moment_text, toned};
 
 fn reply(engine: &EngineArgs, body: &str) -> Result<Vec<String>, CommandFailure> {
     let places = EnginePlaces::of(engine)?;
@@ -121,7 +121,7 @@ fn event_text(event: &Json) -> String {
     let text = |name: &str| event.get(name).and_then(Json::as_str).unwrap_or_default();
     let seconds = event.get("time").and_then(Json::as_f64).unwrap_or(0.0);
     let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let time = humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since);
+    let time = moment_text(since);
     let subject = match (text("target"), text("node")) {
         ("", "") => String::new(),
         ("", node) => format!("  node:{node}"),

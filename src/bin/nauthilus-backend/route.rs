@@ -16,7 +16,7 @@ use serde_json::json;
 use super::cli::RouteArgs;
 use super::exit_status::{CommandFailure, ExitStatus};
 use super::store::{self, DirectStore};
-use super::terminal::{self, harmless};
+use super::terminal::{self, harmless, moment_text};
 use super::{places, users};
 
 pub(crate) fn run(args: &RouteArgs) -> Result<ExitStatus, CommandFailure> {
@@ -282,10 +282,7 @@ fn bound_text(record: &Routed) -> Option<String> {
     if record.since_us == 0 || record.node.is_empty() || record.how == "new" {
         return None;
     }
-    let time = |us: u64| {
-        let time = UNIX_EPOCH + Duration::from_micros(us);
-        humantime::format_rfc3339_seconds(time).to_string()
-    };
+    let time = |us: u64| moment_text(Duration::from_micros(us));
     let mut text = format!("to {} since {}", record.node, time(record.since_us));
     match record.until_us {
         0 => text.push_str(", without end"),

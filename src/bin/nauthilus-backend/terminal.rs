@@ -101,6 +101,12 @@ pub(crate) fn time_text(time: Duration) -> String {
     }
 }
 
+/// A time since 1970, as `2026-11-29T01:02:03Z`. One after the year 9999 is the last second of that year.
+pub(crate) fn moment_text(since: Duration) -> String {
+    let since = since.min(Duration::from_secs(253_402_300_799));
+    humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+}
+
 /// A number of seconds since 1970, as `2026-11-29`.
 pub(crate) fn date_text(seconds: i64) -> String {
     let since = u64::try_from(seconds).ok().map(Duration::from_secs);

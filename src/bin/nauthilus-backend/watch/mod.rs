@@ -1,13 +1,14 @@
 //! `watch`: a live table of all targets on a terminal, and lines in a pipe.
 
+mod printed;
 mod screen;
 mod source;
 mod table;
 
-use std::collections::HashMap;
 use std::thread::sleep;
 
-use self::source::{Source, TargetRow};
+use self::printed::Printed;
+use self::source::{Row, Source};
 use super::cli::WatchArgs;
 use super::exit_status::{CommandFailure, ExitStatus};
 use super::terminal;
@@ -15,13 +16,7 @@ use super::terminal;
 pub(crate) fn run(args: &WatchArgs) -> Result<ExitStatus, CommandFailure> {
     let source = Source::of(&args.source)?;
     if args.once {
-        let rows = source.read().map_err(CommandFailure::bad)?;
-        terminal::line(&table::header(table::PIPE_WIDTH));
-        for row in table::sorted(&rows, false) {
-            terminal::line(&table::line(row, table::PIPE_WIDTH, &table::toned_state));
-        }
-        let is_dead = |row: &TargetRow| row.verdict == "dead";
-        return Ok(ExitStatus::good_if(!rows.iter().any(is_dead)));
+        return once(&source);
     }
     if terminal::is_terminal() {
         screen::run(&source, args.interval)
@@ -31,34 +26,49 @@ pub(crate) fn run(args: &WatchArgs) -> Result<ExitStatus, CommandFailure> {
     lines(&source, args)
 }
 
-/// A line per target, and then a line per change. Ends when nobody reads any more.
+fn once(source: &Source) -> Result<ExitStatus, CommandFailure> {
+    let reading = source.read().map_err(CommandFailure::bad)?;
+    terminal::line(&table::header(table::PIPE_WIDTH));
+    for row in table::sorted(&reading.rows, false) {
+        terminal::line(&line(row));
+    }
+    if let Some(doubt) = &reading.doubt {
+        terminal::complain(doubt);
+    }
+    let is_dead = |row: &Row| row.verdict == "dead";
+    let is_good = reading.doubt.is_none() && !reading.rows.iter().any(is_dead);
+    Ok(ExitStatus::good_if(is_good))
+}
+
+/// A line per row, and then a line per change. Ends when nobody reads any more.
 fn lines(source: &Source, args: &WatchArgs) -> Result<ExitStatus, CommandFailure> {
-    let mut known: HashMap<String, (String, String)> = HashMap::new();
+    let mut printed = Printed::default();
     let mut last_problem = None;
     let mut is_first = true;
     loop {
-        match source.read() {
-            Ok(rows) => {
-                last_problem = None;
-                for row in table::sorted(&rows, false) {
-                    let now = (row.verdict.clone(), row.state.clone());
-                    if known.insert(row.key.clone(), now.clone()) != Some(now) {
-                        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
-                        let line = table::line(row, table::PIPE_WIDTH, &table::toned_state);
-                        terminal::line(&format!("{now}  {line}"));
-                    }
+        let problem = match source.read() {
+            Ok(reading) => {
+                for row in printed.changes(&reading.rows) {
+                    let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+                    terminal::line(&format!("{now}  {}", line(&row)));
                 }
+                reading.doubt
             }
             // A source that fails at first is probably a wrong one; one that fails later may come back.
             Err(problem) if is_first => return Err(CommandFailure::bad(problem)),
-            Err(problem) => {
-                if last_problem.as_ref() != Some(&problem) {
-                    terminal::complain(&problem);
-                }
-                last_problem = Some(problem);
-            }
+            Err(problem) => Some(problem),
+        };
+        if let Some(problem) = &problem
+            && last_problem.as_ref() != Some(problem)
+        {
+            terminal::complain(problem);
         }
+        last_problem = problem;
         is_first = false;
         sleep(args.interval);
     }
+}
+
+fn line(row: &Row) -> String {
+    table::line(row, table::PIPE_WIDTH, &table::toned_state)
 }

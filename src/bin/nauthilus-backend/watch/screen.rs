@@ -11,7 +11,7 @@ use crossterm::terminal::{
 };
 use crossterm::{execute, queue};
 
-use super::source::{Source, TargetRow};
+use super::source::{Row, Source};
 use super::table;
 use crate::terminal::count_text;
 
@@ -37,7 +37,7 @@ impl Drop for FullScreen {
 
 /// The content of the screen.
 struct View {
-    rows: Vec<TargetRow>,
+    rows: Vec<Row>,
     problem: Option<String>,
     name: String,
     top: usize,
@@ -58,9 +58,9 @@ pub(super) fn run(source: &Source, interval: Duration) -> io::Result<()> {
     let _screen = FullScreen::enter()?;
     loop {
         match source.read() {
-            Ok(rows) => {
-                view.rows = rows;
-                view.problem = None;
+            Ok(reading) => {
+                view.rows = reading.rows;
+                view.problem = reading.doubt;
             }
             // The rows that were read last stay on the screen.
             Err(problem) => view.problem = Some(problem),
@@ -114,7 +114,7 @@ impl View {
         // The first two lines and the last one are not part of the table.
         let room = height.saturating_sub(3);
         let rows = table::sorted(&self.rows, self.problems_first);
-        let rows: Vec<&TargetRow> = rows
+        let rows: Vec<&Row> = rows
             .into_iter()
             .filter(|row| !self.only_problems || table::is_problem(row))
             .collect();
@@ -141,7 +141,8 @@ impl View {
                 .count()
         };
         let (alive, dead) = (count("alive"), count("dead"));
-        let all = count_text(self.rows.len(), "target");
+        let targets = self.rows.iter().filter(|row| row.is_target()).count();
+        let all = count_text(targets, "target");
         format!("{all}, {alive} alive, {dead} dead  {}", self.name)
     }
 

@@ -4,14 +4,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use unicode_width::UnicodeWidthChar;
 
-use super::source::TargetRow;
+use super::source::Row;
 use crate::terminal::{Tone, harmless, toned};
 
 /// The width of lines that go into a pipe.
 pub(super) const PIPE_WIDTH: usize = 160;
 
 /// The state of a row in the colour of its meaning, where standard output has colours.
-pub(super) fn toned_state(row: &TargetRow, text: &str) -> String {
+pub(super) fn toned_state(row: &Row, text: &str) -> String {
     let tone = match (row.verdict.as_str(), row.state.as_str()) {
         ("dead", _) => Tone::Bad,
         ("alive", "auto" | "") => Tone::Good,
@@ -20,17 +20,17 @@ pub(super) fn toned_state(row: &TargetRow, text: &str) -> String {
     toned(tone, text)
 }
 
-/// The rows by name, or those with problems first.
-pub(super) fn sorted(rows: &[TargetRow], by_problem: bool) -> Vec<&TargetRow> {
-    let mut rows: Vec<&TargetRow> = rows.iter().collect();
+/// The rows by name, or those with problems first. Rows of one name stay in their order.
+pub(super) fn sorted(rows: &[Row], by_problem: bool) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = rows.iter().collect();
     rows.sort_by(|a, b| {
-        let order = |row: &TargetRow| by_problem && !is_problem(row);
+        let order = |row: &Row| by_problem && !is_problem(row);
         order(a).cmp(&order(b)).then_with(|| a.key.cmp(&b.key))
     });
     rows
 }
 
-pub(super) fn is_problem(row: &TargetRow) -> bool {
+pub(super) fn is_problem(row: &Row) -> bool {
     row.verdict != "alive" || !matches!(row.state.as_str(), "auto" | "")
 }
 
@@ -49,13 +49,9 @@ pub(super) fn header(width: usize) -> String {
 }
 
 /// A line of at most `width` columns. `paint` colours the state.
-pub(super) fn line(
-    row: &TargetRow,
-    width: usize,
-    paint: &dyn Fn(&TargetRow, &str) -> String,
-) -> String {
+pub(super) fn line(row: &Row, width: usize, paint: &dyn Fn(&Row, &str) -> String) -> String {
     let state = match row.state.as_str() {
-        "auto" | "" => row.verdict.clone(),
+        "auto" | "" if row.is_target() => row.verdict.clone(),
         state => state.to_owned(),
     };
     let latency = row
@@ -135,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_line_is_no_wider_than_the_terminal() {
-        let row = TargetRow {
+        let row = Row {
             key: "imap://日本語日本語日本語日本語日本語日本語日本語.example.org:143".to_owned(),
             verdict: "dead".to_owned(),
             error: "connect: \x1b[31mrefused ".repeat(20),
             since: 1.0,
             latency: Some(0.0123),
-            ..TargetRow::default()
+            ..Row::default()
         };
         for width in [40, 80, 160] {
             let line = line(&row, width, &|_, text| text.to_owned());
