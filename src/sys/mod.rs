@@ -30,3 +30,4 @@ pub mod tls_index;
 pub mod tls_library;
 pub mod tls_session;
 pub mod tls_verify;
+pub mod user;

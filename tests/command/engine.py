@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import pwd
 import re
 import subprocess
 import sys
@@ -80,6 +81,23 @@ def set_states():
     assert engine_says() == "auto 1"
     run("drain", "imap://nowhere:1", *engine_options).expect(1, "no such target or node")
     run("move", "alice", "mail1", *engine_options).expect(1, "no store: the engine's configuration has no cluster")
+    run("hold", "alice", "1000000d", *engine_options).expect(2, "a time below 11574 d expected")
+    run("drain", key, *engine_options, "--for", "1000000d").expect(2, "a time below 115740 d expected")
+
+
+@test
+def who_did_it():
+    """Without --by it is the user who runs the command, also where the environment does not say who that is"""
+    unnamed = {"SUDO_USER": "", "LOGNAME": "", "USER": ""}
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    run("drain", "node:mail2", *engine_options, env=unnamed).expect(0)
+    run("auto", "node:mail2", *engine_options, env={**unnamed, "LOGNAME": "bea"}).expect(0)
+    by = [event.get("by") for event in run("events", *engine_options, "--json").expect(0).json()
+          if event.get("node") == "mail2" and event["type"] == "operator"]
+    assert by == [name, "bea"], by
 
 
 @test

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use nauthilus_backend::engine::config::parse_duration;
+use nauthilus_backend::sys::user;
 
 /// Checks mail and web backends, and shows and sets what nauthilus_backend knows of them
 ///
@@ -230,7 +231,7 @@ pub(crate) struct SetArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// How long it lasts; without it until it is set again
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = setting_time)]
     pub(crate) lasting: Option<Duration>,
     #[command(flatten)]
     pub(crate) author: AuthorArgs,
@@ -253,13 +254,17 @@ impl AuthorArgs {
     }
 }
 
-/// Who runs the command; under sudo, the user who ran sudo.
+/// Who runs the command; under sudo, the user who ran sudo. Where the environment does not tell, as under
+/// cron or systemd, the name or the number of the user id.
 fn user_name() -> String {
     let names = ["SUDO_USER", "LOGNAME", "USER"].into_iter();
     let mut given = names.filter_map(|name| std::env::var(name).ok());
     given
         .find(|name| note(name).is_ok_and(|name| !name.is_empty()))
-        .unwrap_or_default()
+        .unwrap_or_else(|| {
+            let name = user::name().filter(|name| note(name).is_ok());
+            name.unwrap_or_else(|| format!("uid {}", user::id()))
+        })
 }
 
 /// Bind a user to a node, in the store of a cluster
@@ -300,7 +305,7 @@ pub(crate) struct HoldArgs {
     /// The user, as users log in
     pub(crate) user: String,
     /// For how long, such as 5m; 0 ends it
-    #[arg(value_parser = duration_or_zero)]
+    #[arg(value_parser = hold_time)]
     pub(crate) time: Duration,
     #[command(flatten)]
     pub(crate) author: AuthorArgs,
@@ -383,10 +388,26 @@ fn number<N: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<N, Strin
     })
 }
 
-fn duration_or_zero(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d, or 0".to_owned())
+/// The time of a hold; zero ends one.
+fn hold_time(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text)
+        .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d, or 0".to_owned())?;
+    below(HOLD_BELOW, time)
 }
+
+/// How long the state of a target or a node lasts.
+fn setting_time(text: &str) -> Result<Duration, String> {
+    below(SETTING_BELOW, duration(text)?)
+}
+
+fn below(limit: Duration, time: Duration) -> Result<Duration, String> {
+    let reason = || format!("a time below {} d expected", limit.as_secs() / 86_400);
+    (time < limit).then_some(time).ok_or_else(reason)
+}
+
+/// The limits of these times are those of the Lua functions `hold_user` and `set_target_state`.
+const HOLD_BELOW: Duration = Duration::from_secs(1_000_000_000);
+const SETTING_BELOW: Duration = Duration::from_secs(10_000_000_000);
 
 /// A text that events and the store keep.
 fn note(text: &str) -> Result<String, String> {
@@ -419,6 +440,15 @@ mod tests {
             panic!("nodes expected");
         };
         assert_eq!(args.engine.wait, ANSWERED_WITHIN);
+    }
+
+    #[test]
+    fn times_have_the_limits_of_the_functions_of_lua() {
+        assert_eq!(hold_time("0"), Ok(Duration::ZERO));
+        assert!(hold_time("999999999s").is_ok());
+        assert!(hold_time("1000000000s").is_err() && hold_time("1000000d").is_err());
+        assert!(setting_time("9999999999s").is_ok());
+        assert!(setting_time("10000000000s").is_err() && setting_time("0").is_err());
     }
 
     #[test]
