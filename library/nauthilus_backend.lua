@@ -204,7 +204,7 @@ function Check:fd() end
 ---@return "timeout"? why
 function Check:wait(seconds) end
 
----Cancels the check. It is then done, and its result is "cancelled".
+---Ends a check that is not done yet: its result is then "cancelled".
 function Check:cancel() end
 
 ---What scripts decide during one request: the selected server, attributes added and removed.
@@ -446,7 +446,7 @@ function Route:fd() end
 ---@return true? done
 ---@return "timeout"? why
 function Route:wait(timeout) end
----Cancels the route. It is then done, and its result is nil, "cancelled".
+---Ends a route that is not done yet: its result is then nil, "cancelled".
 function Route:cancel() end
 
 ---Begins the same as `route` and does not wait.

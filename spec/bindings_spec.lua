@@ -264,6 +264,17 @@ describe("bindings in a store", function()
     assert.are.same({ nil, "no key" }, { nb.move_user("", "a") })
   end)
 
+  it("ends a route that is cancelled", function()
+    configure("ab", { redis = "redis://127.0.0.1:" .. world:hole().port, timeout = "5s" })
+    local route = nb.start_route("alice")
+    assert.is_false(route:done())
+    assert.are.equal(0, select("#", route:result()))
+    route:cancel()
+    assert.is_true(route:done())
+    assert.are.same({ nil, "cancelled" }, { route:result() })
+    assert.is_true(route:wait(0))
+  end)
+
   it("says that the store is unavailable", function()
     configure("ab", { redis = "redis://127.0.0.1:" .. world:closed_port(), timeout = "100ms" })
     for _, name in ipairs({ "touch_users", "move_user", "forget_user", "hold_user", "flush_node" }) do
