@@ -248,7 +248,7 @@ def same_as_without_script():
             const [first, second] = document.querySelectorAll("#targets td[title]");
             first.title = "the certificate before";
             second.parentNode.remove();""")
-        page.refreshed(3)
+        page.refreshed()
         page.assert_same()
         page.assert_clean()
     browser.quit()
