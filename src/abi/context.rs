@@ -118,7 +118,7 @@ exported!(
         match ServerAddress::parse(given) {
             Ok(ServerAddress::Literal(ip)) => context.0.with(|c| c.select(ip, port)),
             Ok(ServerAddress::Name(name)) => {
-                let address = current().current_ip_of(name).map(|ip| ip.to_string());
+                let address = current().current_ip_of(name, port).map(|ip| ip.to_string());
                 let chosen = address.as_deref().unwrap_or(name);
                 context.0.with(|c| c.select(chosen, port));
             }

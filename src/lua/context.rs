@@ -121,7 +121,7 @@ fn select(args: &Args) -> Answer {
     }
     match ServerAddress::parse(ip) {
         Ok(ServerAddress::Literal(ip)) => context.with(|c| c.select(ip, port)),
-        Ok(ServerAddress::Name(name)) => match current_ip_of(name) {
+        Ok(ServerAddress::Name(name)) => match current_ip_of(name, port) {
             Some(ip) => context.with(|c| c.select(ip.to_string(), port)),
             None => context.with(|c| c.select(name, port)),
         },
@@ -131,12 +131,12 @@ fn select(args: &Args) -> Answer {
     Answer::Nothing
 }
 
-/// The current address of the target that is configured with this host name.
-fn current_ip_of(name: &str) -> Option<IpAddr> {
+/// The current address of the target that is configured with this host name and port.
+fn current_ip_of(name: &str, port: u16) -> Option<IpAddr> {
     let process = current();
     // The functions that list servers report a refused configuration file.
     process.configure_from_environment().ok()?;
-    process.current_ip_of(name)
+    process.current_ip_of(name, port)
 }
 
 /// A port that a script passed; `None` unless it is an integer from 1 to 65535.

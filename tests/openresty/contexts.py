@@ -146,6 +146,38 @@ SERVER = """
       }
     }
 
+    # nginx does not return from these functions, and uses their coroutine for a later handler.
+    location /left {
+      access_by_lua_block {
+        if ngx.var.arg_by ~= "nothing" then
+          nb.with_context(nb.new_context(), function()
+            nb.select_backend_server("192.0.2.66", 666)
+            local ways = {
+              exit = function() ngx.exit(403) end,
+              ok = function() ngx.exit(ngx.OK) end,
+              redirect = function() ngx.redirect("/fresh") end,
+              exec = function() ngx.exec("/left?by=nothing") end,
+              kill = function()
+                ngx.thread.kill(ngx.thread.spawn(function()
+                  nb.with_context(nb.new_context(), function()
+                    nb.select_backend_server("192.0.2.67", 667)
+                    ngx.sleep(60)
+                  end)
+                end))
+                ngx.exit(ngx.OK)
+              end,
+            }
+            ways[ngx.var.arg_by]()
+          end)
+        end
+      }
+      content_by_lua_block {
+        local before = nb.get_selected_backend_server()
+        nb.select_backend_server("192.0.2.1", 143)
+        ngx.say(tostring(before))
+      }
+    }
+
     # A script may replace the table `ngx.ctx`.
     location /swapped {
       content_by_lua_block {
@@ -515,6 +547,16 @@ def main():
 
     with test("with_context holds across yields, for its own coroutine"):
         equal(nginx.body("/with_context").strip(), "9 1 9 1")
+
+    with test("with_context ends with its coroutine, however that ends"):
+        for way in ("exit", "ok", "redirect", "exec", "kill"):
+            for _ in range(3):
+                status, headers, body = nginx.get(f"/left?by={way}")
+                if status == 200:
+                    equal((body.strip(), headers["Auth-Server"]), ("nil", "192.0.2.1"))
+                for _ in range(3):
+                    status, headers, body = nginx.get("/left?by=nothing")
+                    equal((body.strip(), headers["Auth-Server"]), ("nil", "192.0.2.1"))
 
     with test("the header filter can select"):
         equal(nginx.get("/filter")[1]["Auth-Port"], "3")

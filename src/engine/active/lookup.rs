@@ -52,18 +52,20 @@ impl ActiveConfig {
         }
     }
 
-    /// The current address of a configured host name; none where it is not configured, or
-    /// not resolved yet.
-    pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
+    /// The current address of a configured host name: that of a target with this port, or else of another one.
+    /// A name may have several addresses, and a port may answer on one of them alone. None where the name is
+    /// not configured, or not resolved yet.
+    pub fn current_ip_of(&self, name: &str, port: u16) -> Option<IpAddr> {
         let name = name.trim_end_matches('.');
-        self.config
-            .targets
-            .iter()
-            .zip(&self.slots)
-            .filter(|(target, _)| {
-                matches!(&target.host, Host::Name(mine) if mine.eq_ignore_ascii_case(name))
-            })
-            .find_map(|(target, slot)| self.address_of(target, *slot))
+        let is_named = |target: &Target| matches!(&target.host, Host::Name(mine) if mine.eq_ignore_ascii_case(name));
+        let named = || {
+            let all = self.config.targets.iter().zip(&self.slots);
+            all.filter(|(target, _)| is_named(target))
+        };
+        let mut those_first = named()
+            .filter(|(target, _)| target.port == port)
+            .chain(named());
+        those_first.find_map(|(target, slot)| self.address_of(target, *slot))
     }
 
     /// The address that the last good probe used, or else the one that the name had when it was
@@ -96,5 +98,32 @@ impl<'a> Wanted<'a> {
             name: host.trim_end_matches('.'),
             ip: host.parse().ok(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::active::StartState;
+    use crate::engine::config::Config;
+    use crate::engine::verdicts::Record;
+
+    #[test]
+    fn a_port_has_the_address_on_which_it_answers() {
+        let text = "backend_server_monitoring: {log: none, backend_servers: [
+            {protocol: imap, host: mail.example.org, port: 143}, {protocol: pop3, host: mail.example.org, port: 110}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
+        let ip = |last| IpAddr::from([192, 0, 2, last]);
+        for (slot, last) in active.slots.iter().zip([1, 2]) {
+            let record = Record {
+                address: Some(ip(last)),
+                ..Record::default()
+            };
+            active.table.write(*slot, &record, false);
+        }
+        let found = [143, 110, 993].map(|port| active.current_ip_of("Mail.example.org.", port));
+        assert_eq!(found, [Some(ip(1)), Some(ip(2)), Some(ip(1))]);
+        assert_eq!(active.current_ip_of("other.example.org", 143), None);
     }
 }

@@ -347,8 +347,8 @@ impl Process {
     }
 
     /// The current address of a configured host name.
-    pub fn current_ip_of(&self, name: &str) -> Option<IpAddr> {
-        self.active.load().as_ref()?.current_ip_of(name)
+    pub fn current_ip_of(&self, name: &str, port: u16) -> Option<IpAddr> {
+        self.active.load().as_ref()?.current_ip_of(name, port)
     }
 }
 

@@ -2,8 +2,8 @@
 -- state has one default context; `with_context` replaces it while a function runs.
 
 local native, parts = ...
-local error, pcall, setmetatable = error, pcall, setmetatable
-local running = coroutine.running
+local error, next, pcall, setmetatable = error, next, pcall, setmetatable
+local running, status = coroutine.running, coroutine.status
 
 local plain = {}
 
@@ -15,9 +15,11 @@ local default = own
 -- that it runs meanwhile and that have none.
 local of_coroutine = setmetatable({}, { __mode = "k" })
 local of_main
--- The number of functions that run under a coroutine's binding. A coroutine that is abandoned within
--- `with_context` is never subtracted; that only costs speed.
+-- The number of coroutines that have a binding. One that is collected within `with_context` is never
+-- subtracted; that only costs speed.
 local bound = 0
+-- For each coroutine the number of its last binding, to tell the latest.
+local turn_of, turn = setmetatable({}, { __mode = "k" }), 0
 -- Index 1 is the current context if it is the same for all coroutines, else nil; natives then need no call
 -- of `current_context`. Only for interpreters: in compiled code that call costs nothing.
 local shared = not parts.fast and { default } or nil
@@ -36,23 +38,55 @@ local function coroutine_running()
   return thread
 end
 
--- The context that `with_context` has bound, or nil.
-function plain.bound_context()
+local function bind_main(context)
+  of_main = context
+  if settle then
+    settle()
+  end
+end
+
+-- Gives a coroutine another binding; nil: none.
+local function bind_coroutine(thread, context)
+  local before = of_coroutine[thread]
+  turn = turn + 1
+  of_coroutine[thread], turn_of[thread] = context, turn
+  bound = bound + (context and 1 or 0) - (before and 1 or 0)
+  if settle then
+    settle()
+  end
+end
+
+-- The context that `with_context` has bound for the running coroutine, or nil. `is_inside(thread)`, if given, tells
+-- whether the coroutine still runs the function: nginx leaves functions without returning from them.
+function plain.bound_context(is_inside)
   if bound > 0 then
     local thread = coroutine_running()
     local context = thread and of_coroutine[thread]
     if context then
-      return context
+      if not is_inside or is_inside(thread) then
+        return context
+      end
+      bind_coroutine(thread, nil)
     end
   end
   return of_main
 end
-local bound_context = plain.bound_context
 
--- Most states have no binding, and then this saves the call of `bound_context`.
+-- The latest binding of a coroutine that waits until the running one yields or ends; nil if there is none.
+local function inherited_context()
+  local latest, found = 0, nil
+  for thread, context in next, of_coroutine do
+    if turn_of[thread] > latest and status(thread) == "normal" then
+      latest, found = turn_of[thread], context
+    end
+  end
+  return found
+end
+
+-- Most states have no binding, and then this is all that is done.
 function plain.current_context()
   if bound > 0 then
-    return bound_context() or default
+    return plain.bound_context() or inherited_context() or default
   end
   return of_main or default
 end
@@ -86,9 +120,6 @@ end
 
 -- The end of `with_context`, when the context from before is the current one again.
 local function finish(ok, ...)
-  if settle then
-    settle()
-  end
   if not ok then
     error((...), 0)
   end
@@ -96,13 +127,12 @@ local function finish(ok, ...)
 end
 
 local function finish_main(before, ...)
-  of_main = before
+  bind_main(before)
   return finish(...)
 end
 
 local function finish_coroutine(thread, before, ...)
-  of_coroutine[thread] = before
-  bound = bound - 1
+  bind_coroutine(thread, before)
   return finish(...)
 end
 
@@ -111,18 +141,11 @@ function plain.with_context(context, fn, ...)
   local thread = coroutine_running()
   if thread == nil then
     local before = of_main
-    of_main = context
-    if settle then
-      settle()
-    end
+    bind_main(context)
     return finish_main(before, pcall(fn, ...))
   end
   local before = of_coroutine[thread]
-  of_coroutine[thread] = context
-  bound = bound + 1
-  if settle then
-    settle()
-  end
+  bind_coroutine(thread, context)
   return finish_coroutine(thread, before, pcall(fn, ...))
 end
 
