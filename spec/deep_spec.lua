@@ -185,6 +185,29 @@ describe("a deep check", function()
         nb.check_backend_connection(deep(silent, { deep_timeout = "300ms" })))
     end)
 
+    it("takes no verdict on another password from the state file", function()
+      local state_file = world:folder() .. "/password"
+      local server = world:open({ script = UNWILLING })
+      local function configure_with(password, interval)
+        configure({ deep(server, { test_password = password, deep_timeout = "20s" }) },
+          { state_file = state_file, connect_interval = interval, connect_timeout = "20s" })
+      end
+      configure_with("wrong", "50ms")
+      engine.await_verdict(nb, server.port, "dead")
+      engine.eventually("the verdict is saved", function()
+        return read_all(state_file):find("verdict=dead", 1, true)
+      end)
+      server:play(WILLING)
+      configure_with(PASSWORD, "50ms")
+      local target = engine.target(nb, server.port)
+      assert.are_not.equal("dead", target.verdict, target.last_error)
+      -- Another change follows, perhaps before the first probe with the new password.
+      configure_with(PASSWORD, "60ms")
+      target = engine.target(nb, server.port)
+      assert.are_not.equal("dead", target.verdict, target.last_error)
+      engine.await_verdict(nb, server.port, "alive")
+    end)
+
     it("sends the PROXY header first", function()
       local server = world:open({ proxy = "v2", script = WILLING })
       local under_tls = world:open({ proxy = "v2", tls = "good", script = WILLING })

@@ -5,7 +5,7 @@
 //! targets by address, `operators` and `routing` apply what operators set and where users belong,
 //! and `names` keeps the addresses of host names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +70,9 @@ pub struct ActiveConfig {
     /// The places of `nodes` in the table.
     node_places: Vec<NodePlace>,
     cluster_warnings: ArcSwap<Vec<String>>,
+    /// When passwords were changed, in `CLOCK_MONOTONIC` nanoseconds, by the slots of their targets. The
+    /// state file may still have a record of probes with the password before.
+    password_changes: HashMap<Slot, u64>,
 }
 
 /// The role of a process among those that serve the same configuration.
@@ -106,7 +109,7 @@ pub struct StartState {
 impl ActiveConfig {
     /// Publishes the verdicts of a state file that another process writes, except where a probe of
     /// this table is more recent. Returns the targets that the file's writer probes with the same
-    /// intervals and thresholds.
+    /// intervals and thresholds, and has probed since their passwords were changed here.
     pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
         let mut served = HashSet::new();
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
@@ -119,7 +122,8 @@ impl ActiveConfig {
             else {
                 continue;
             };
-            if **settings != *settings_of(&self.config, target) {
+            let is_alike = **settings == *settings_of(&self.config, target);
+            if !is_alike || self.is_of_earlier_password(*slot, record) {
                 continue;
             }
             served.insert(*slot);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::event_notes::EventNotes;
-use super::{ActiveConfig, BackendServer, KnownNames, StartState};
+use super::{ActiveConfig, BackendServer, KnownNames, SAME_TIME, StartState};
 use crate::engine::config::Config;
 use crate::engine::routing::{Node, Nodes, agreement};
 use crate::engine::state_file::saved::Saved;
@@ -43,10 +43,11 @@ impl ActiveConfig {
         let identities = identities_of(&config);
         if let Some(assigned) = Assigned::of(&own.table, &identities, &config) {
             let saved = state.saved.take();
-            let next = Self {
+            let mut next = Self {
                 epoch: own.epoch + 1,
                 ..Self::new(own.table.clone(), assigned, &identities, config, pid, state)
             };
+            next.password_changes = next.password_changes_since(own);
             // Read before the table changes, since both configurations read the same table.
             let listed = own.snapshot().servers;
             next.reset_newcomers(own);
@@ -116,6 +117,7 @@ impl ActiveConfig {
             state_file: state.state_file,
             node_places,
             cluster_warnings: ArcSwap::default(),
+            password_changes: HashMap::new(),
             slots,
             config,
         }
@@ -134,11 +136,12 @@ impl ActiveConfig {
         let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
         let since_ms = same.map_or_else(clock::unix_ms, |before| before.since_ms);
         let saved = state.saved.take();
-        let next = Self {
+        let mut next = Self {
             since_ms,
             ..Self::new(Arc::new(table), assigned, &identities, config, pid, state)
         };
         if let Some(before) = before {
+            next.password_changes = next.password_changes_since(before);
             next.inherit(before);
         }
         next.restore(saved);
@@ -154,20 +157,45 @@ impl ActiveConfig {
     /// record of a target that an earlier configuration had removed and that has come back, or of a target
     /// that now logs in with another password.
     fn reset_newcomers(&self, before: &Self) {
-        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            if before.slot_of(&self.table.hash(*slot), target) != Some(*slot) {
-                self.table.reset(*slot);
+        for (target, slot) in self.distinct() {
+            if before.slot_of(&self.table.hash(slot), target) != Some(slot) {
+                self.table.reset(slot);
             }
         }
     }
 
     fn inherit(&self, before: &Self) {
-        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            if let Some(known) = before.slot_of(&self.table.hash(*slot), target) {
-                self.table.inherit_slot(*slot, &before.table, known);
+        for (target, slot) in self.distinct() {
+            if let Some(known) = before.slot_of(&self.table.hash(slot), target) {
+                self.table.inherit_slot(slot, &before.table, known);
             }
         }
         self.table.inherit(&before.table);
+    }
+
+    /// When the passwords of targets were changed: now for those that `before` has with another one,
+    /// and for the others as `before` says.
+    fn password_changes_since(&self, before: &Self) -> HashMap<Slot, u64> {
+        let now = clock::monotonic_ns();
+        let changes = self.distinct().filter_map(|(target, slot)| {
+            let (earlier, known) = before.known(&self.table.hash(slot))?;
+            let is_same = earlier.test_password == target.test_password;
+            let changed_before = before.password_changes.get(&known).copied();
+            Some((slot, if is_same { changed_before? } else { now }))
+        });
+        changes.collect()
+    }
+
+    /// Whether a record of the state file is of probes that were made before this process was
+    /// configured with another password for the target. An identity does not contain the password, nor
+    /// does the file, so nothing else tells them apart.
+    pub fn is_of_earlier_password(&self, slot: Slot, record: &Record) -> bool {
+        let started = match record.deep {
+            Some(_) => record.deep_started_ns,
+            None => record.connect_started_ns,
+        };
+        let changed = self.password_changes.get(&slot);
+        changed.is_some_and(|at| started <= at.saturating_add(clock::ns(SAME_TIME)))
     }
 
     /// Targets without a record take the one from the state file, unless the file is older than
@@ -184,6 +212,9 @@ impl ActiveConfig {
             let Some(target) = saved.targets.get(&self.table.hash(*slot)) else {
                 continue;
             };
+            if self.is_of_earlier_password(*slot, &target.record) {
+                continue;
+            }
             let is_taken = self.change(*slot, |known| {
                 (*known == Record::default()).then(|| target.record.clone())
             });
@@ -210,21 +241,30 @@ impl ActiveConfig {
         }
     }
 
-    /// The slot of the target with this identity, if its password is the same too: the identity
-    /// does not contain it.
-    fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
-        let hash = |at: u32| {
-            let slot = *self.slots.get(usize::try_from(at).ok()?)?;
-            Some(self.table.hash(slot))
-        };
+    /// The first target of each identity and its slot, which further ones with this identity share.
+    fn distinct(&self) -> impl Iterator<Item = (&Target, Slot)> {
+        self.by_identity.iter().filter_map(|at| self.target_at(*at))
+    }
+
+    fn target_at(&self, at: u32) -> Option<(&Target, Slot)> {
+        let at = usize::try_from(at).ok()?;
+        Some((self.config.targets.get(at)?, *self.slots.get(at)?))
+    }
+
+    /// The first target with this identity, and its slot.
+    fn known(&self, identity: &IdentityHash) -> Option<(&Target, Slot)> {
+        let hash = |at: u32| self.target_at(at).map(|(_, slot)| self.table.hash(slot));
         let found = self
             .by_identity
             .binary_search_by(|at| hash(*at).as_ref().cmp(&Some(identity)));
-        let at = usize::try_from(*self.by_identity.get(found.ok()?)?).ok()?;
-        let mine = self.config.targets.get(at)?;
-        (mine.test_password == target.test_password)
-            .then(|| self.slots.get(at).copied())
-            .flatten()
+        self.target_at(*self.by_identity.get(found.ok()?)?)
+    }
+
+    /// The slot of the target with this identity, if its password is the same too: the identity
+    /// does not contain it.
+    fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
+        let (mine, slot) = self.known(identity)?;
+        (mine.test_password == target.test_password).then_some(slot)
     }
 
     /// Gives each target as many health states as it has probe timers: changed intervals may add or
@@ -320,12 +360,17 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::engine::state_file::saved::SavedTarget;
+    use crate::engine::state_file::text::settings as settings_of;
     use crate::engine::verdicts::health::Verdict;
 
-    fn active(text: &str, before: Option<&ActiveConfig>) -> ActiveConfig {
+    fn config(text: &str) -> Arc<Config> {
         let text = format!("backend_server_monitoring: {{log: none, {text}}}");
-        let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
-        ActiveConfig::succeed(before, config, 1, true, StartState::default()).unwrap()
+        Arc::new(Config::from_yaml(&text, &|_| None).unwrap())
+    }
+
+    fn active(text: &str, before: Option<&ActiveConfig>) -> ActiveConfig {
+        ActiveConfig::succeed(before, config(text), 1, true, StartState::default()).unwrap()
     }
 
     const TARGET: &str = "{protocol: imap, host: 127.0.0.1, port: 1, deep_check: true}";
@@ -377,5 +422,71 @@ mod tests {
         assert_eq!(record.deep, None);
         assert_eq!(record.verdict(), Verdict::Dead);
         assert_eq!(record.connect.failures, 5);
+    }
+
+    const WITH_PASSWORD: &str =
+        "protocol: imap, host: 127.0.0.1, port: 1, deep_check: true, test_username: u";
+
+    fn with_password(password: &str, interval: &str) -> Arc<Config> {
+        config(&format!(
+            "connect_interval: {interval}, backend_servers: [{{{WITH_PASSWORD}, test_password: {password}}}]"
+        ))
+    }
+
+    /// What a state file says after a probe that started at this time, in `CLOCK_MONOTONIC`
+    /// nanoseconds, and was refused.
+    fn saved_refusal(active: &ActiveConfig, started_ns: u64) -> Saved {
+        let mut target = SavedTarget {
+            settings: settings_of(&active.config, &active.config.targets[0]).into(),
+            ..SavedTarget::default()
+        };
+        target.record.probes = 4;
+        target.record.connect.verdict = Verdict::Dead;
+        target.record.connect_started_ns = started_ns;
+        target.record.error = Some("auth: refused: no".to_owned());
+        Saved {
+            saved_ms: clock::unix_ms(),
+            targets: HashMap::from([(active.table.hash(active.slots[0]), target)]),
+            ..Saved::default()
+        }
+    }
+
+    #[test]
+    fn another_password_takes_no_verdict_of_the_one_before_from_the_state_file() {
+        let first = with_password("a", "10s");
+        let first = ActiveConfig::succeed(None, first, 1, true, StartState::default()).unwrap();
+        let probed_ns = clock::monotonic_ns();
+        let succeed = |before: Option<&ActiveConfig>, password: &str, interval: &str, pid: u64| {
+            let state = StartState {
+                saved: Some(saved_refusal(&first, probed_ns)),
+                ..StartState::default()
+            };
+            let config = with_password(password, interval);
+            ActiveConfig::succeed(before, config, pid, pid == 1, state).unwrap()
+        };
+        let record = |active: &ActiveConfig| active.table.read(active.slots[0]);
+        let changed = succeed(Some(&first), "b", "10s", 1);
+        assert_eq!(record(&changed), Record::default());
+        // Before the first probe with the new password, the configuration is changed again.
+        let again = succeed(Some(&changed), "b", "20s", 1);
+        assert_eq!(record(&again), Record::default());
+        // In another process, which makes a table of its own.
+        let elsewhere = succeed(Some(&first), "b", "10s", 2);
+        assert_eq!(record(&elsewhere), Record::default());
+        // The password that the process has had all along, and a process that has had none.
+        let is_restored = |active: ActiveConfig| record(&active).verdict() == Verdict::Dead;
+        assert!(is_restored(succeed(Some(&first), "a", "20s", 2)));
+        assert!(is_restored(succeed(None, "b", "10s", 1)));
+
+        assert!(
+            changed
+                .follow(&saved_refusal(&changed, probed_ns))
+                .is_empty()
+        );
+        assert_eq!(record(&changed), Record::default());
+        let later_ns = clock::monotonic_ns() + 1_000_000_000;
+        let served = changed.follow(&saved_refusal(&changed, later_ns));
+        assert_eq!(served.len(), 1);
+        assert_eq!(record(&changed).verdict(), Verdict::Dead);
     }
 }

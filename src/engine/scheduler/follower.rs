@@ -41,6 +41,8 @@ pub(in crate::engine) struct Following {
     patience: Duration,
     /// Whether the writer probes a target of ours with other intervals or thresholds.
     settings_differ: bool,
+    /// Whether the writer has not probed a target of ours since its password was changed here.
+    password_is_newer: bool,
     followed: Followed,
     /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] when the file last
     /// contained everything that operators have set here.
@@ -60,6 +62,7 @@ impl Following {
             heard: Instant::now(),
             patience: FIRST_WORD,
             settings_differ: false,
+            password_is_newer: false,
             operators: None,
             answered: 0,
             followed: Arc::new(active.slots.iter().copied().collect()),
@@ -118,9 +121,17 @@ impl Following {
             file.set_silent(false);
         }
         let followed = self.active.follow(&saved);
-        let known = |slot: &Slot| saved.targets.contains_key(&self.active.table.hash(*slot));
-        let differs = |slot: &&Slot| known(slot) && !followed.contains(slot);
-        self.settings_differ = self.active.slots.iter().any(|slot| differs(&slot));
+        self.settings_differ = false;
+        self.password_is_newer = false;
+        for slot in &self.active.slots {
+            if let Some(known) = saved.targets.get(&self.active.table.hash(*slot))
+                && !followed.contains(slot)
+            {
+                let is_earlier = self.active.is_of_earlier_password(*slot, &known.record);
+                self.password_is_newer |= is_earlier;
+                self.settings_differ |= !is_earlier;
+            }
+        }
         self.set(followed);
     }
 
@@ -174,6 +185,8 @@ impl Following {
             "the process that keeps the file has written nothing of use to it"
         } else if self.settings_differ {
             "the process that keeps the file has other intervals or thresholds"
+        } else if self.password_is_newer {
+            "the process that keeps the file has not probed since the password was changed here"
         } else {
             "the process that keeps the file has other targets"
         };
