@@ -142,7 +142,8 @@ impl ActiveConfig {
 
     /// Stores the record `after`, which was computed from `before` as read at sequence number
     /// `seen`. Readers get a new generation where it changes the list. Returns false and stores
-    /// nothing where the slot was written since, or another process has taken the lease.
+    /// nothing where the slot was written since, another process has taken the lease, or another
+    /// configuration is in force, which may have changed the target.
     pub fn publish(
         &self,
         target: &Target,
@@ -151,6 +152,9 @@ impl ActiveConfig {
         after: &Record,
         sample: Option<Sample>,
     ) -> bool {
+        if self.table.epoch() != self.epoch {
+            return false;
+        }
         let shows = |record: &Record| self.shown(target, record.verdict(), record.address);
         let turns = before.verdict() != after.verdict();
         let same = !turns && before.address == after.address;

@@ -55,6 +55,10 @@ impl ActiveConfig {
             next.fit_health_states();
             next.follow_list(&listed);
             next.table.set_epoch(next.epoch);
+            if next.reset_changed_passwords(own) {
+                next.fit_health_states();
+                next.follow_list(&listed);
+            }
             next.note_reload();
             return Ok(next);
         }
@@ -153,15 +157,29 @@ impl ActiveConfig {
         Ok(next)
     }
 
-    /// Empties slots whose records must not be used again. When a table stays in use, a slot may hold the
-    /// record of a target that an earlier configuration had removed and that has come back, or of a target
-    /// that now logs in with another password.
+    /// Empties the slots of targets that `before` lacks. When a table stays in use, such a slot may hold
+    /// the record of a target that an earlier configuration had removed and that has come back.
     fn reset_newcomers(&self, before: &Self) {
-        for (target, slot) in self.distinct() {
-            if before.slot_of(&self.table.hash(slot), target) != Some(slot) {
+        for (_, slot) in self.distinct() {
+            if before.known(&self.table.hash(slot)).is_none() {
                 self.table.reset(slot);
             }
         }
+    }
+
+    /// Empties the slots of targets that log in with another password than in `before`. Returns whether
+    /// there are any. To be called when this configuration is in force: the prober of `before` goes on
+    /// until then, and its next outcome would be the first one in the emptied slot.
+    fn reset_changed_passwords(&self, before: &Self) -> bool {
+        let mut is_any = false;
+        for (target, slot) in self.distinct() {
+            let known = before.known(&self.table.hash(slot));
+            if known.is_some_and(|(earlier, _)| earlier.test_password != target.test_password) {
+                self.table.reset(slot);
+                is_any = true;
+            }
+        }
+        is_any
     }
 
     fn inherit(&self, before: &Self) {
@@ -358,6 +376,8 @@ fn firsts(identities: &[IdentityHash]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
     use crate::engine::state_file::saved::SavedTarget;
@@ -478,15 +498,55 @@ mod tests {
         assert!(is_restored(succeed(Some(&first), "a", "20s", 2)));
         assert!(is_restored(succeed(None, "b", "10s", 1)));
 
-        assert!(
-            changed
-                .follow(&saved_refusal(&changed, probed_ns))
-                .is_empty()
-        );
-        assert_eq!(record(&changed), Record::default());
+        let served = again.follow(&saved_refusal(&again, probed_ns));
+        assert!(served.is_empty());
+        assert_eq!(record(&again), Record::default());
         let later_ns = clock::monotonic_ns() + 1_000_000_000;
-        let served = changed.follow(&saved_refusal(&changed, later_ns));
+        let served = again.follow(&saved_refusal(&again, later_ns));
         assert_eq!(served.len(), 1);
-        assert_eq!(record(&changed).verdict(), Verdict::Dead);
+        assert_eq!(record(&again).verdict(), Verdict::Dead);
+    }
+
+    /// The prober of the configuration before runs until another one is in force, here on another
+    /// thread.
+    #[test]
+    fn another_password_takes_no_outcome_of_the_one_before() {
+        // Many targets, so that there is time for outcomes while the configuration changes.
+        let others: String = (2..100)
+            .map(|port| format!(", {{protocol: imap, host: 127.0.0.1, port: {port}}}"))
+            .collect();
+        let [old, new] = ["a", "b"].map(|password| {
+            let target = format!("{{{WITH_PASSWORD}, test_password: {password}}}");
+            config(&format!("backend_servers: [{target}{others}]"))
+        });
+        for _ in 0..5 {
+            let state = StartState::default();
+            let first = ActiveConfig::succeed(None, old.clone(), 1, true, state).unwrap();
+            let (slot, target) = (first.slots[0], &first.config.targets[0]);
+            let publish = || {
+                let (seen, before) = first.table.read_seen(slot);
+                let mut after = before.clone();
+                after.probes += 1;
+                first.publish(target, slot, (seen, &before), &after, None)
+            };
+            assert!(publish());
+            let is_over = AtomicBool::new(false);
+            let second = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !is_over.load(Relaxed) {
+                        publish();
+                    }
+                });
+                while first.table.read(slot).probes < 2 {
+                    std::thread::yield_now();
+                }
+                let state = StartState::default();
+                let second = ActiveConfig::succeed(Some(&first), new.clone(), 1, true, state);
+                is_over.store(true, Relaxed);
+                second.unwrap()
+            });
+            assert!(!publish());
+            assert_eq!(second.table.read(second.slots[0]).probes, 0);
+        }
     }
 }
