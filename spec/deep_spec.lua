@@ -185,6 +185,19 @@ describe("a deep check", function()
         nb.check_backend_connection(deep(silent, { deep_timeout = "300ms" })))
     end)
 
+    it("logs in soon after a refusal for now, also after a reload", function()
+      local busy = world:open({ script = script {
+        GREETING, "expect ^a1 AUTHENTICATE PLAIN", "send a1 NO [UNAVAILABLE] try again later\\r\\n",
+      } })
+      configure({ deep(busy) })
+      engine.await_probes(nb, busy.port, 12)
+      assert.are.equal("dead", engine.target(nb, busy.port).verdict)
+      configure({ deep(busy, { weight = 50 }) })
+      busy:play(WILLING)
+      -- If these refusals counted like those of a password, the next login would be 60 s after the last.
+      engine.await_verdict(nb, busy.port, "alive", 30)
+    end)
+
     it("takes no verdict on another password from the state file", function()
       local state_file = world:folder() .. "/password"
       local server = world:open({ script = UNWILLING })

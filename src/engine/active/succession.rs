@@ -292,9 +292,14 @@ impl ActiveConfig {
             self.change(*slot, |known| {
                 let mut record = known.clone();
                 match (target.has_deep_timer(), record.deep) {
-                    (true, None) => record.deep = Some(record.connect),
-                    (false, Some(_)) => {
+                    (true, None) => {
+                        record.deep = Some(record.connect);
+                        // Connect probes do not log in any more.
+                        record.connect.refusals = 0;
+                    }
+                    (false, Some(deep)) => {
                         record.connect.verdict = record.verdict();
+                        record.connect.refusals = deep.refusals;
                         record.deep = None;
                     }
                     _ => return None,
@@ -382,7 +387,7 @@ mod tests {
     use super::*;
     use crate::engine::state_file::saved::SavedTarget;
     use crate::engine::state_file::text::settings as settings_of;
-    use crate::engine::verdicts::health::Verdict;
+    use crate::engine::verdicts::health::{HealthState, Verdict};
 
     fn config(text: &str) -> Arc<Config> {
         let text = format!("backend_server_monitoring: {{log: none, {text}}}");
@@ -430,18 +435,25 @@ mod tests {
             let mut record = known.clone();
             record.connect.verdict = Verdict::Dead;
             record.connect.failures = 5;
+            record.connect.refusals = 4;
             Some(record)
         });
         let own_interval = format!("deep_interval: 1h, backend_servers: [{TARGET}]");
         let two = active(&own_interval, Some(&one));
         let record = two.table.read(two.slots[0]);
-        assert_eq!(record.deep, Some(record.connect));
+        // Only the deep probes log in.
+        assert_eq!(record.connect.refusals, 0);
+        let of_both = HealthState {
+            refusals: 4,
+            ..record.connect
+        };
+        assert_eq!(record.deep, Some(of_both));
         assert_eq!(record.verdict(), Verdict::Dead);
         let three = active(&format!("backend_servers: [{TARGET}]"), Some(&two));
         let record = three.table.read(three.slots[0]);
         assert_eq!(record.deep, None);
         assert_eq!(record.verdict(), Verdict::Dead);
-        assert_eq!(record.connect.failures, 5);
+        assert_eq!((record.connect.failures, record.connect.refusals), (5, 4));
     }
 
     const WITH_PASSWORD: &str =

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use crate::engine::probe::Outcome;
 use crate::engine::probe::error::{LATE_ANSWER, ProbeError, Stage};
-use crate::engine::verdicts::Record;
-use crate::engine::verdicts::health::HealthState;
 
 /// The longest interval that repeated refusals lead to. A longer `fast_interval` is used as it is.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -18,8 +16,9 @@ const REFUSED: &str = "auth: refused: ";
 /// The text between a refusal and the failure of a later login.
 const SINCE: &str = "; since then ";
 
-/// How often in a row the login was refused, after one more outcome.
-pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
+/// How often in a row the login was refused for its user or password, after one more outcome. A server
+/// that refuses logins for now (`[UNAVAILABLE]`, `[SYS/TEMP]`, 454) does not count them.
+pub(super) fn refusals_after(before: u16, outcome: &Outcome) -> u16 {
     match &outcome.result {
         _ if !outcome.is_conclusive() => before,
         Err(error) if error.login_refused => before.saturating_add(1),
@@ -29,20 +28,9 @@ pub(super) fn refusals_after(before: u32, outcome: &Outcome) -> u32 {
     }
 }
 
-/// How often in a row the login was refused, as far as the table tells a process that begins to
-/// probe after another one, or after a reload: it must not begin with short intervals again.
-pub(super) fn known_refusals(record: &Record, health: HealthState) -> u32 {
-    let is_refused = |text: &String| text.starts_with(REFUSED);
-    if record.error.as_ref().is_some_and(is_refused) {
-        u32::from(health.failures)
-    } else {
-        0
-    }
-}
-
 /// The interval after `refusals` refusals in a row: `fast`, doubled for each of them.
-pub(super) fn interval(fast: Duration, refusals: u32) -> Duration {
-    let factor = 2u32.saturating_pow(refusals);
+pub(super) fn interval(fast: Duration, refusals: u16) -> Duration {
+    let factor = 2u32.saturating_pow(refusals.into());
     fast.saturating_mul(factor).min(LONGEST.max(fast))
 }
 
@@ -110,6 +98,8 @@ mod tests {
         // A timeout without a refusal before it is no refusal.
         assert_eq!(refusals_after(0, &outcome(Err(late()))), 0);
         assert_eq!(refusals_after(3, &outcome(Ok(()))), 0);
+        let busy = ProbeError::new(Stage::Auth, "refused: a1 NO [UNAVAILABLE] later");
+        assert_eq!(refusals_after(3, &outcome(Err(busy))), 0);
         let down = ProbeError::new(Stage::Connect, "connection refused");
         assert_eq!(refusals_after(3, &outcome(Err(down))), 0);
         let lack = ProbeError::new(Stage::Internal, "too many open files");
@@ -132,27 +122,5 @@ mod tests {
             explained(None, &late()),
             "auth: timed out after 5s (servers delay the answer to a wrong password)"
         );
-    }
-
-    #[test]
-    fn what_the_table_says_of_refusals_counts_on() {
-        let refused_login = refused();
-        let health = HealthState {
-            failures: 4,
-            ..HealthState::default()
-        };
-        let record = |error: &ProbeError| Record {
-            error: Some(error.to_string()),
-            ..Record::default()
-        };
-        assert_eq!(known_refusals(&record(&refused_login), health), 4);
-        let text = explained(Some(&refused_login.to_string()), &late());
-        let late_ones = Record {
-            error: Some(text),
-            ..Record::default()
-        };
-        assert_eq!(known_refusals(&late_ones, health), 4);
-        assert_eq!(known_refusals(&record(&late()), health), 0);
-        assert_eq!(known_refusals(&Record::default(), health), 0);
     }
 }

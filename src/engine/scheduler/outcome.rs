@@ -124,7 +124,6 @@ impl ProbeTimer {
         if let Some(facts) = &outcome.tls {
             after.not_after = facts.not_after.or(after.not_after);
         }
-        let good = outcome.result.is_ok();
         match &outcome.result {
             Ok(()) => {
                 if self.speaks_for_all(before) {
@@ -145,7 +144,7 @@ impl ProbeTimer {
             }
         }
         if outcome.is_conclusive() {
-            self.step_health(&mut after, good, active.thresholds(&self.target));
+            self.step_health(&mut after, outcome, active.thresholds(&self.target));
         }
         if after.verdict() != before.verdict() {
             after.since_ms = clock::unix_ms();
@@ -164,8 +163,12 @@ impl ProbeTimer {
         self.kind == TimerKind::Deep || record.deep.is_none_or(|deep| deep.failures == 0)
     }
 
-    fn step_health(&self, record: &mut Record, good: bool, thresholds: Thresholds) {
-        let step = |health: HealthState| health.step(good, thresholds);
+    fn step_health(&self, record: &mut Record, outcome: &Outcome, thresholds: Thresholds) {
+        let good = outcome.result.is_ok();
+        let step = |health: HealthState| HealthState {
+            refusals: backoff::refusals_after(self.refusals, outcome),
+            ..health.step(good, thresholds)
+        };
         match self.kind {
             TimerKind::Connect => record.connect = step(record.connect),
             TimerKind::Deep => {
@@ -263,6 +266,20 @@ mod tests {
             assert!(timer.apply(&active, &outcome, &log).is_published);
         }
         active.table.read(slot)
+    }
+
+    #[test]
+    fn the_record_says_whether_the_password_was_refused() {
+        let refusals = |error: ProbeError| after(&[Err(error)]).connect.refusals;
+        let refused = |stage: Stage| ProbeError {
+            login_refused: true,
+            ..ProbeError::new(stage, "refused")
+        };
+        assert_eq!(refusals(refused(Stage::Auth)), 1);
+        // HTTP's 401 has another stage.
+        assert_eq!(refusals(refused(Stage::Http)), 1);
+        let for_now = ProbeError::new(Stage::Auth, "refused: -ERR [SYS/TEMP] later");
+        assert_eq!(refusals(for_now), 0);
     }
 
     #[test]

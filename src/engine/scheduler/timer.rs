@@ -46,8 +46,8 @@ pub(super) struct ProbeTimer {
     pub gathered: Option<Duration>,
     /// The index of the target's other timer. A target has only one probe in flight at a time.
     pub other: Option<usize>,
-    /// How often in a row the login was refused.
-    pub refusals: u32,
+    /// How often in a row the login was refused. The record has it too, for the next prober.
+    pub refusals: u16,
     /// What this timer has done about reports of trouble.
     pub reports: ReportsOfTimer,
     /// The target's TLS session; None if its probes do not use TLS.
@@ -187,7 +187,7 @@ impl ProbeTimer {
         let started = self.started_ns(&record);
         let interval = self.interval();
         let policy = &self.target.policy;
-        self.refusals = backoff::known_refusals(&record, self.health(&record));
+        self.refusals = self.health(&record).refusals;
         // Targets that were never probed, or not for longer than an interval with its jitter (after
         // a restart or a long pause), come first, spread over a fast interval per hundred timers.
         let usual = interval.max(self.wait_after_failure(&record));
@@ -276,14 +276,15 @@ mod tests {
         let (slot, target) = (active.slots[0], &active.config.targets[0]);
         let second = 1_000_000_000;
         let now = clock::monotonic_ns() + 300 * second;
-        let due_after = |error: &str| {
+        let due_after = |refusals: u16| {
             let record = Record {
                 probes: 9,
-                error: Some(error.to_owned()),
+                error: Some("auth: refused: a1 NO".to_owned()),
                 connect_started_ns: now - 20 * second,
                 connect: HealthState {
                     verdict: Verdict::Dead,
                     failures: 9,
+                    refusals,
                     ..HealthState::default()
                 },
                 ..Record::default()
@@ -296,9 +297,9 @@ mod tests {
                 _ => panic!("never due"),
             }
         };
-        assert!(due_after("auth: refused: a1 NO") > 30);
-        assert!(due_after("auth: refused: a1 NO; since then timed out after 5s") > 30);
-        assert!(due_after("connect: connection refused") < 2);
+        assert!(due_after(9) > 30);
+        // The server refused for now, whatever the password.
+        assert!(due_after(0) < 2);
     }
 
     /// After a restart, targets whose last probe is older than the interval are probed first.

@@ -399,6 +399,7 @@ pub(super) mod tests {
                 verdict: Verdict::Dead,
                 failures: 3,
                 successes: 0,
+                refusals: 2,
             },
             deep: Some(HealthState::default()),
             since_ms: 1_700_000_000_000,

@@ -42,6 +42,9 @@ pub struct HealthState {
     pub failures: u16,
     /// Consecutive good probes, at most 65535.
     pub successes: u16,
+    /// Consecutive logins that were refused for their user or password, at most 65535. They change no
+    /// verdict: the next prober continues to make such logins less often.
+    pub refusals: u16,
 }
 
 impl HealthState {
@@ -82,7 +85,10 @@ impl HealthState {
             Verdict::Alive => 1,
             Verdict::Dead => 2,
         };
-        verdict | u64::from(self.failures) << 16 | u64::from(self.successes) << 32
+        verdict
+            | u64::from(self.failures) << 16
+            | u64::from(self.successes) << 32
+            | u64::from(self.refusals) << 48
     }
 
     /// The inverse of [`HealthState::pack`]. An unknown verdict number reads as [`Verdict::Unknown`].
@@ -104,6 +110,7 @@ impl HealthState {
         Self {
             failures: part(16),
             successes: part(32),
+            refusals: part(48),
             ..self
         }
     }
@@ -172,10 +179,11 @@ mod tests {
     fn counts_do_not_wrap() {
         let mut health = HealthState {
             failures: u16::MAX,
+            refusals: u16::MAX,
             ..HealthState::default()
         };
         health = health.step(false, thresholds(100, 1, true));
-        assert_eq!(health.failures, u16::MAX);
+        assert_eq!((health.failures, health.refusals), (u16::MAX, u16::MAX));
         assert_eq!(HealthState::unpack(health.pack()), health);
     }
 

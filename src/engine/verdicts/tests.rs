@@ -13,11 +13,13 @@ fn record() -> Record {
             verdict: Verdict::Alive,
             failures: 1,
             successes: 2,
+            refusals: 0,
         },
         deep: Some(HealthState {
             verdict: Verdict::Dead,
             failures: 9,
             successes: 0,
+            refusals: 7,
         }),
         since_ms: 1_700_000_000_000,
         probes: 10,
