@@ -79,6 +79,11 @@ impl Authorities {
         }
     }
 
+    /// Whether a target names this file.
+    pub fn has_file(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
+
     /// The system's authorities: those that were read with the configuration if a target uses them,
     /// else those that the system has now.
     pub fn of_system(&self) -> Pem {

@@ -57,6 +57,11 @@ impl ClientCertificates {
         Ok(Self(Arc::new(found)))
     }
 
+    /// Whether a target names these files.
+    pub fn has_files(&self, files: &ClientCertificate) -> bool {
+        self.0.contains_key(files)
+    }
+
     /// The content of the files when the configuration was made. If no target had named them, they are read now.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ pub use self::stage_clock::{StageClock, StageTimes};
 use self::tls::{TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};
 use super::config::TlsFiles;
-use super::target::{Host, Target, TlsMode};
+use super::target::{Host, HostName, Target, TlsMode};
 
 /// The TLS client and the resolver that all probes of an engine share.
 #[derive(Default)]
@@ -316,12 +316,10 @@ impl Prober {
         }
     }
 
-    /// Gives the resolver addresses of a target's host name, to be used if the name cannot be
-    /// looked up.
-    pub fn suggest(&self, target: &Target, addresses: &[IpAddr]) {
-        if let Host::Name(name) = &target.host {
-            self.resolver.suggest(name, addresses);
-        }
+    /// Sets the host names of the configuration's targets, each with addresses to be used if the name
+    /// cannot be looked up.
+    pub fn configure_names<'n>(&self, names: impl Iterator<Item = (&'n HostName, Vec<IpAddr>)>) {
+        self.resolver.configure(names);
     }
 
     /// Sets the authorities that later handshakes trust, and the certificates that they show.

@@ -90,22 +90,23 @@ impl Scheduler {
         self.link(&positions);
         self.wakes_seen = None;
         drop(before);
-        self.suggest_addresses();
+        self.configure_names();
         self.rebuild_queues();
     }
 
-    /// Gives the resolver the address of each host name's last good probe, or those found when the
-    /// configuration was read, for use if a look-up fails.
-    fn suggest_addresses(&self) {
+    /// Gives the resolver the host names with the address of each one's last good probe, or those found
+    /// when the configuration was read, for use if a look-up fails.
+    fn configure_names(&self) {
         let names = self.active.names();
-        for timer in &self.timers {
-            if matches!(timer.target.host, Host::Name(_)) {
-                let (_, address) = self.active.table.read_brief(timer.slot);
-                let address = address.as_ref().map(std::slice::from_ref);
-                let known = address.unwrap_or_else(|| names.addresses_of(&timer.target));
-                self.prober.suggest(&timer.target, known);
-            }
-        }
+        let of_targets = self.timers.iter().filter_map(|timer| {
+            let Host::Name(name) = &timer.target.host else {
+                return None;
+            };
+            let (_, address) = self.active.table.read_brief(timer.slot);
+            let known = || names.addresses_of(&timer.target).to_vec();
+            Some((name, address.map_or_else(known, |address| vec![address])))
+        });
+        self.prober.configure_names(of_targets);
     }
 
     /// Stores with each timer the index of the target's other timer.

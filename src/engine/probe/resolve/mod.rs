@@ -34,20 +34,33 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// The most look-ups at the same time; others wait.
 const LOOKUPS_MAX: usize = 32;
 
+/// The most names that no target of the configuration has: scripts may check any number of names. About
+/// 200 kB.
+const OTHERS_MAX: usize = 1024;
+
 /// The stack of a look-up's thread, in bytes. Name service modules (NSS) need much of it.
 const LOOKUP_STACK: usize = 512 * 1024;
 
 /// Looks up and caches addresses of names, in `getaddrinfo`'s order (RFC 6724).
 pub struct Resolver {
-    names: Arc<Mutex<HashMap<HostName, Entry>>>,
+    names: Arc<Mutex<Names>>,
     lookups: Arc<Semaphore>,
     ask: fn(&HostName) -> LookupAnswer,
 }
 
 #[derive(Default)]
+struct Names {
+    entries: HashMap<HostName, Entry>,
+    /// How many of them targets of the configuration have.
+    configured: usize,
+}
+
+#[derive(Default)]
 struct Entry {
+    /// Whether a target of the configuration has the name: then it is not dropped.
+    is_configured: bool,
     /// The last addresses, and when a look-up returned them; None: they come from
-    /// [`Resolver::suggest`].
+    /// [`Resolver::configure`].
     known: Option<(Arc<[IpAddr]>, Option<Instant>)>,
     /// The look-up in progress, if any.
     pending: Option<Pending>,
@@ -68,6 +81,46 @@ impl Entry {
     }
 }
 
+impl Names {
+    /// The entry of a name, which is made if there is none. None if [`OTHERS_MAX`] names that no target
+    /// has are being looked up.
+    fn entry(&mut self, name: &HostName) -> Option<&mut Entry> {
+        if self.others() >= OTHERS_MAX && !self.entries.contains_key(name) {
+            // Some more, so that the next names find room.
+            self.drop_others(OTHERS_MAX / 4 * 3);
+            if self.others() >= OTHERS_MAX {
+                return None;
+            }
+        }
+        Some(self.entries.entry(name.clone()).or_default())
+    }
+
+    /// How many names no target has.
+    fn others(&self) -> usize {
+        self.entries.len().saturating_sub(self.configured)
+    }
+
+    /// Drops names that no target has, those first that were looked up longest ago, until `most` are
+    /// left. Names that are being looked up stay.
+    fn drop_others(&mut self, most: usize) {
+        let excess = self.others().saturating_sub(most);
+        if excess == 0 {
+            return;
+        }
+        let idle = |entry: &Entry| !entry.is_configured && entry.pending.is_none();
+        let mut oldest: Vec<(Option<Instant>, HostName)> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| idle(entry))
+            .map(|(name, entry)| (entry.known.as_ref().and_then(|(_, at)| *at), name.clone()))
+            .collect();
+        oldest.sort_unstable_by_key(|(at, _)| *at);
+        for (_, name) in oldest.iter().take(excess) {
+            self.entries.remove(name);
+        }
+    }
+}
+
 impl Default for Resolver {
     fn default() -> Self {
         Self::asking(ask_system)
@@ -83,19 +136,28 @@ impl Resolver {
         }
     }
 
-    /// Adds addresses of a name that were found elsewhere: when the configuration was read, or by
-    /// an earlier process. They are used only if a look-up fails or is slow.
-    pub fn suggest(&self, name: &HostName, addresses: &[IpAddr]) {
-        let mut names = self.lock();
-        let entry = names.entry(name.clone()).or_default();
-        if entry.known.is_none() && !addresses.is_empty() {
-            entry.known = Some((addresses.into(), None));
+    /// Sets the names that the targets of the configuration have, each with addresses that were found
+    /// elsewhere: when the configuration was read, or by an earlier process. Such addresses are used
+    /// only if a look-up fails or is slow.
+    pub fn configure<'n>(&self, names: impl Iterator<Item = (&'n HostName, Vec<IpAddr>)>) {
+        let mut all = self.lock();
+        for entry in all.entries.values_mut() {
+            entry.is_configured = false;
         }
+        for (name, addresses) in names {
+            let entry = all.entries.entry(name.clone()).or_default();
+            entry.is_configured = true;
+            if entry.known.is_none() && !addresses.is_empty() {
+                entry.known = Some((addresses.into(), None));
+            }
+        }
+        all.configured = all.entries.values().filter(|e| e.is_configured).count();
+        all.drop_others(OTHERS_MAX);
     }
 
     /// The addresses of `name`, if the last look-up is recent enough to need no new one.
     pub fn known(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
-        self.lock().get(name)?.fresh()
+        self.lock().entries.get(name)?.fresh()
     }
 
     /// The addresses of `name`, at least one. They may be up to 30 seconds old, or older if a new
@@ -103,8 +165,8 @@ impl Resolver {
     ///
     /// # Errors
     /// Stage `resolve` if the name has no address, or if no name server could answer and no address
-    /// is known; stage `internal` if this process could not ask and no address is known. The caller
-    /// bounds the time.
+    /// is known; stage `internal` if this process could not ask and no address is known, or if too many
+    /// names are being looked up. The caller bounds the time.
     pub async fn resolve(&self, name: &HostName) -> Result<Arc<[IpAddr]>, ProbeError> {
         self.resolve_within(name, PATIENCE, &mut None).await
     }
@@ -123,7 +185,7 @@ impl Resolver {
     ) -> Result<Arc<[IpAddr]>, ProbeError> {
         let (known, pending) = {
             let mut names = self.lock();
-            let entry = names.entry(name.clone()).or_default();
+            let entry = names.entry(name).ok_or_else(|| too_many(OTHERS_MAX))?;
             if let Some(addresses) = entry.fresh() {
                 return Ok(addresses);
             }
@@ -131,8 +193,7 @@ impl Resolver {
             (known, self.pending(name, entry))
         };
         if pending.was_queued {
-            let reason = format!("more than {LOOKUPS_MAX} names are being looked up");
-            *lacked = Some(ProbeError::new(Stage::Internal, reason));
+            *lacked = Some(too_many(LOOKUPS_MAX));
         }
         let answer = answered(pending.answer);
         let found = match known {
@@ -152,7 +213,7 @@ impl Resolver {
     pub async fn resolve_again(&self, name: &HostName) -> Option<Arc<[IpAddr]>> {
         let pending = {
             let mut names = self.lock();
-            let entry = names.entry(name.clone()).or_default();
+            let entry = names.entry(name)?;
             let is_new = |at: &Instant| at.elapsed() < AGAIN_AFTER;
             let answered = entry.known.as_ref().and_then(|(_, at)| at.as_ref());
             if answered.is_some_and(is_new) {
@@ -163,7 +224,7 @@ impl Resolver {
         answered(pending.answer).await.ok()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<HostName, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,13 +256,13 @@ impl Resolver {
                 None => Err(given_up()),
             };
             let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(entry) = names.get_mut(&name) {
+            if let Some(entry) = names.entries.get_mut(&name) {
                 entry.pending = None;
                 if let Ok(addresses) = &answer {
                     entry.known = Some((addresses.clone(), Some(Instant::now())));
                 }
-                if entry.known.is_none() {
-                    names.remove(&name);
+                if entry.known.is_none() && !entry.is_configured {
+                    names.entries.remove(&name);
                 }
             }
             drop(names);
@@ -243,6 +304,11 @@ async fn look_up(
     told.await.unwrap_or_else(|_| Err(given_up()))
 }
 
+fn too_many(most: usize) -> ProbeError {
+    let reason = format!("more than {most} names are being looked up");
+    ProbeError::new(Stage::Internal, reason)
+}
+
 /// The failure for a look-up whose thread or task ended without an answer.
 fn given_up() -> LookupFailure {
     LookupFailure::OwnLack("the look-up was given up".to_owned())
@@ -251,6 +317,8 @@ fn given_up() -> LookupFailure {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
 
     use super::*;
 
@@ -338,9 +406,8 @@ mod tests {
             stage(resolver.resolve(&name("lack")).await),
             Err("internal")
         );
-        for text in ["gone", "for-now", "lack"] {
-            resolver.suggest(&name(text), &[HERE]);
-        }
+        let names = ["gone", "for-now", "lack"].map(name);
+        resolver.configure(names.iter().map(|name| (name, vec![HERE])));
         assert_eq!(stage(resolver.resolve(&name("gone")).await), Err("resolve"));
         for text in ["for-now", "lack"] {
             assert_eq!(*resolver.resolve(&name(text)).await.unwrap(), [HERE]);
@@ -386,7 +453,7 @@ mod tests {
         });
         for (patience, waits) in [(50, 50), (5000, 500)] {
             let name = name(&format!("x{patience}"));
-            resolver.suggest(&name, &[HERE]);
+            resolver.configure([(&name, vec![HERE])].into_iter());
             let begun = tokio::time::Instant::now();
             let patience = Duration::from_millis(patience);
             let found = resolver.resolve_within(&name, patience, &mut None).await;
@@ -410,7 +477,7 @@ mod tests {
         );
         assert_eq!(resolver.resolve_again(&name).await, None);
         let long_ago = Instant::now().checked_sub(AGAIN_AFTER * 2).unwrap();
-        if let Some((_, at)) = &mut resolver.lock().get_mut(&name).unwrap().known {
+        if let Some((_, at)) = &mut resolver.lock().entries.get_mut(&name).unwrap().known {
             *at = Some(long_ago);
         }
         let again = resolver.resolve_again(&name).await;
@@ -419,5 +486,63 @@ mod tests {
             *resolver.resolve(&name).await.unwrap(),
             [IpAddr::from([10, 0, 0, 1])]
         );
+    }
+
+    #[tokio::test]
+    async fn names_that_no_target_has_are_dropped_when_they_are_many() {
+        let resolver = Resolver::asking(|name| match name.as_str() {
+            "unknown" => Err(LookupFailure::NoAddress("no".to_owned())),
+            _ => Ok(Arc::from([HERE])),
+        });
+        let of_targets = ["target", "unknown"].map(name);
+        let configure = || resolver.configure(of_targets.iter().map(|name| (name, Vec::new())));
+        configure();
+        for name in &of_targets {
+            let _ = resolver.resolve(name).await;
+        }
+        for number in 0..OTHERS_MAX + 10 {
+            resolver.resolve(&name(&number.to_string())).await.unwrap();
+            assert!(resolver.lock().entries.len() <= OTHERS_MAX + of_targets.len());
+        }
+        let has = |name: &HostName| resolver.lock().entries.contains_key(name);
+        assert!(has(&of_targets[0]) && !has(&name("0")));
+        let last = name(&(OTHERS_MAX + 9).to_string());
+        assert!(has(&last));
+        // Names that a configuration has no more count with the others.
+        let many: Vec<HostName> = (0..OTHERS_MAX + 10)
+            .map(|number| name(&format!("old{number}")))
+            .collect();
+        resolver.configure(many.iter().map(|name| (name, vec![HERE])));
+        assert!(resolver.lock().entries.len() >= many.len());
+        configure();
+        assert!(resolver.lock().entries.len() <= OTHERS_MAX + of_targets.len());
+        assert!(has(&last));
+    }
+
+    #[tokio::test]
+    async fn more_names_than_can_be_looked_up_are_refused() {
+        static MAY_ANSWER: AtomicBool = AtomicBool::new(false);
+        let resolver = Resolver::asking(|_| {
+            while !MAY_ANSWER.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(Arc::from([HERE]))
+        });
+        let target = name("target");
+        resolver.configure([(&target, Vec::new())].into_iter());
+        for number in 0..OTHERS_MAX {
+            let name = name(&number.to_string());
+            assert!(resolver.resolve(&name).now_or_never().is_none());
+        }
+        let one_more = name("one-more");
+        let refused = resolver.resolve(&one_more).now_or_never();
+        let error = refused.unwrap().unwrap_err();
+        assert_eq!(error.stage, Stage::Internal, "{error}");
+        assert!(resolver.resolve_again(&one_more).await.is_none());
+        // A target's name is looked up in its turn.
+        assert!(resolver.resolve(&target).now_or_never().is_none());
+        MAY_ANSWER.store(true, Ordering::Relaxed);
+        assert!(resolver.resolve(&target).await.is_ok());
+        assert!(resolver.resolve(&one_more).await.is_ok());
     }
 }

@@ -44,6 +44,10 @@ use crate::sys::{tls_certificates, tls_library};
 /// (RFC 8446 §4.6.1). It waits only if no ticket has arrived yet.
 const TICKET_WAIT: Duration = Duration::from_millis(50);
 
+/// The most contexts for files that no target of the configuration names: scripts may check with any number
+/// of files.
+const OTHERS_MAX: usize = 64;
+
 /// What a completed handshake tells about the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFacts {
@@ -87,6 +91,30 @@ pub struct TlsClient {
 struct Contexts {
     files: TlsFiles,
     made: HashMap<Policy, TlsContext>,
+}
+
+impl Contexts {
+    /// Adds a context. One too many for files that no target names makes room by dropping all of these:
+    /// scripts that use so many gain little from contexts that are kept.
+    fn add(&mut self, policy: Policy, context: TlsContext) {
+        let TlsFiles {
+            authorities,
+            client_certificates,
+        } = &self.files;
+        let is_of_targets = |policy: &Policy| {
+            let shown = policy.shows.as_deref();
+            let trusted = match &policy.verification {
+                Verification::ByFile(path) => authorities.has_file(path),
+                Verification::Unverified | Verification::BySystem => true,
+            };
+            trusted && shown.is_none_or(|files| client_certificates.has_files(files))
+        };
+        let others = self.made.keys().filter(|made| !is_of_targets(made)).count();
+        if others >= OTHERS_MAX && !is_of_targets(&policy) {
+            self.made.retain(|made, _| is_of_targets(made));
+        }
+        self.made.insert(policy, context);
+    }
 }
 
 impl TlsClient {
@@ -180,7 +208,7 @@ impl TlsClient {
         let shows = policy.shows.as_ref();
         let shows = shows.map(|files| shown(client_certificates, files));
         let context = context::context(trust, shows.transpose()?.as_deref())?;
-        contexts.made.insert(policy, context.clone());
+        contexts.add(policy, context.clone());
         Ok(context)
     }
 
@@ -242,4 +270,57 @@ pub async fn await_ticket(tls: &mut dyn Transport, slot: &SessionSlot) {
     });
     // Without a ticket the next handshake is a full one.
     let _ = tokio::time::timeout(TICKET_WAIT, read).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+    use openssl::nid::Nid;
+    use openssl::pkey::PKey;
+
+    use super::*;
+    use crate::engine::target::{Host, Protocol, TlsMode};
+
+    /// A certificate as PEM.
+    fn certificate() -> Vec<u8> {
+        let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        let at = |days| Asn1Time::days_from_now(days).unwrap();
+        certificate.set_not_before(&at(0)).unwrap();
+        certificate.set_not_after(&at(1)).unwrap();
+        certificate.sign(&key, MessageDigest::sha256()).unwrap();
+        certificate.build().to_pem().unwrap()
+    }
+
+    #[test]
+    fn contexts_for_files_of_no_target_are_dropped_when_they_are_many() {
+        let file = std::env::temp_dir().join(format!("nb-contexts-{}", std::process::id()));
+        std::fs::write(&file, certificate()).unwrap();
+        let mut target = Target::new(Protocol::Imap, Host::Ip([127, 0, 0, 1].into()), 993);
+        target.tls_mode = TlsMode::Implicit;
+        target.tls_ca_file = Some(file.clone());
+        let client = TlsClient::default();
+        client.use_files(TlsFiles::of(&[Arc::new(target.clone())]).unwrap());
+        std::fs::remove_file(&file).unwrap();
+        assert!(client.context(&target).is_ok());
+        let context = context::context(Trust::Anybody, None).ok().unwrap();
+        let mut contexts = client.contexts.lock().unwrap();
+        for number in 0..3 * OTHERS_MAX {
+            let policy = Policy {
+                verification: Verification::ByFile(number.to_string().into()),
+                shows: None,
+            };
+            contexts.add(policy, context.clone());
+            assert!(contexts.made.len() <= OTHERS_MAX + 1);
+        }
+        let of_target = Policy {
+            verification: Verification::ByFile(file),
+            shows: None,
+        };
+        assert!(contexts.made.contains_key(&of_target));
+    }
 }
