@@ -197,6 +197,23 @@ describe("route", function()
     end)
   end)
 
+  it("uses servers that are late at a start as soon as they answer", function()
+    local late = { world:open(), world:open() }
+    late[1]:close()
+    late[2]:close()
+    configure({ target(late[1], "one"), target(late[2], "two") }, { node_down_after = "1h", node_up_after = "1h" })
+    engine.eventually("there is no server", function()
+      return select(2, nb.route("alice")) == "unusable"
+    end)
+    assert.are.equal("dead", nb.nodes()[1].why)
+    for index, peer in ipairs(late) do
+      peer:reopen()
+      engine.eventually("it is used", function() return nb.nodes()[index].usable end)
+    end
+    local found = shares()
+    assert.is_true(found.one > 60 and found.two > 60, "about a half each")
+  end)
+
   it("keeps users on a node that is dead for less than node_down_after", function()
     configure({ target(a, "one"), target(b, "two") }, { node_down_after = "1h" })
     local before = shares()

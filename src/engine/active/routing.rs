@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
 use crate::engine::routing::{
-    self, Candidate, Choice, Filter, Fleet, NoRoute, Node, Plan, Route, TargetView, Why,
+    self, Candidate, Choice, Filter, Fleet, NoRoute, Node, Plan, Route, TargetView, Users, Why,
 };
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, UserCounts, Verdict};
@@ -138,24 +138,12 @@ impl ActiveConfig {
     }
 
     fn fleet(&self) -> Fleet<'_, Now<'_>> {
-        self.fleet_seen(Now::of(self))
-    }
-
-    fn fleet_seen<'a>(&'a self, view: Now<'a>) -> Fleet<'a, Now<'a>> {
         Fleet {
             nodes: &self.nodes,
             targets: &self.config.targets,
             node_usable: self.config.routing.node_usable,
-            view,
+            view: Now::of(self),
         }
-    }
-
-    /// Like [`ActiveConfig::fleet`], for users who are bound to a node: a draining node keeps its users.
-    fn stored_fleet(&self) -> Fleet<'_, Now<'_>> {
-        self.fleet_seen(Now {
-            keeps_draining: true,
-            ..Now::of(self)
-        })
     }
 
     /// The nodes of the configuration.
@@ -171,7 +159,7 @@ impl ActiveConfig {
     /// All nodes for a user whose binding is in the store, in the order of
     /// [`Fleet::standings`].
     pub fn standings(&self, key: &[u8], filter: &Filter) -> Vec<StoredStanding<'_>> {
-        let fleet = self.stored_fleet();
+        let fleet = self.fleet();
         let standings = fleet.standings(key, filter);
         standings
             .into_iter()
@@ -182,6 +170,7 @@ impl ActiveConfig {
                     in_pools: standing.in_pools,
                     matches: standing.matches,
                     usable: standing.usable,
+                    usable_for_new: standing.usable_for_new,
                     degraded: standing.degraded,
                     takes_new: standing.weight > 0 && drain_since_ms == 0,
                     drain_since_ms,
@@ -202,16 +191,27 @@ impl ActiveConfig {
         self.standings(&[], &filter)
     }
 
-    /// Since when the node is draining: it, or a vital target of it; 0: it is not.
+    /// Since when the node is draining: it, or a vital target of it; where it has none, all of its targets
+    /// that are not in maintenance. 0: it is not.
     fn drain_since_ms(&self, node: &Node, settings: &OperatorSettings) -> u64 {
-        let targets = node.ports.iter();
-        targets
-            .filter_map(|port| self.config.targets.get(port.target))
-            .filter(|target| target.placement.vital)
-            .map(|target| settings.drain_since_ms(target))
-            .filter(|&since| since > 0)
-            .min()
-            .unwrap_or(0)
+        let targets = || {
+            let ports = node.ports.iter();
+            ports.filter_map(|port| self.config.targets.get(port.target))
+        };
+        let since = |target: &Arc<Target>| settings.drain_since_ms(target);
+        let is_vital = |target: &&Arc<Target>| target.placement.vital;
+        if targets().any(|target| is_vital(&target)) {
+            let vital = targets().filter(is_vital).map(since);
+            return vital.filter(|&since| since > 0).min().unwrap_or(0);
+        }
+        let serves =
+            |target: &&Arc<Target>| settings.state_of(target) != OperatorState::Maintenance;
+        let each = || targets().filter(serves).map(since);
+        match each().min() {
+            None | Some(0) => 0,
+            // The last one of them makes it a draining node.
+            Some(_) => each().max().unwrap_or(0),
+        }
     }
 
     /// The server of a user on the node with this name, and the node; `None` where the node has no
@@ -222,7 +222,7 @@ impl ActiveConfig {
         node: &str,
         filter: &Filter,
     ) -> Option<(BackendServer, &Node)> {
-        let (target, node) = self.stored_fleet().port_on(key, node, filter)?;
+        let (target, node) = self.fleet().port_on(key, node, filter)?;
         Some((self.server(target)?, node))
     }
 
@@ -276,8 +276,12 @@ pub struct StoredStanding<'a> {
     pub in_pools: bool,
     /// Whether it is in a pool of the filter and has a target that matches the filter.
     pub matches: bool,
+    /// Whether users who are bound to it stay there.
     pub usable: bool,
-    /// Whether it is usable only because no node of its pool has all of its vital targets alive.
+    /// Whether its targets may be given to users without a binding.
+    pub usable_for_new: bool,
+    /// Whether it is usable only because no node of its pool that takes new users has all of its vital
+    /// targets alive.
     pub degraded: bool,
     /// Whether it has a weight and is not draining.
     pub takes_new: bool,
@@ -294,8 +298,6 @@ struct Now<'a> {
     /// moved.
     panicking: Vec<Panic>,
     settings: OperatorSettings,
-    /// Whether a draining target counts like another one: it keeps the users that it has.
-    keeps_draining: bool,
 }
 
 impl<'a> Now<'a> {
@@ -305,7 +307,6 @@ impl<'a> Now<'a> {
             ms: OnceCell::new(),
             panicking: active.panicking(),
             settings: active.operator_settings(),
-            keeps_draining: false,
         }
     }
 
@@ -321,12 +322,12 @@ impl<'a> Now<'a> {
         self.active.slots.get(target).copied()
     }
 
-    /// Whether operators' settings allow the target to have users.
-    fn is_permitted(&self, target: usize) -> bool {
+    /// Whether operators' settings allow the target to have these users.
+    fn is_permitted(&self, target: usize, users: Users) -> bool {
         let target = self.active.config.targets.get(target);
         target.is_some_and(|target| match self.settings.state_of(target) {
             OperatorState::Auto => true,
-            OperatorState::Drain => self.keeps_draining,
+            OperatorState::Drain => users == Users::Bound,
             OperatorState::Maintenance => false,
         })
     }
@@ -337,13 +338,13 @@ impl<'a> Now<'a> {
 }
 
 impl TargetView for Now<'_> {
-    fn is_listed(&self, target: usize) -> bool {
+    fn is_listed(&self, target: usize, users: Users) -> bool {
         let read = |slot| self.active.table.read_brief(slot).0;
         let is_shown = || self.is_in_panic(target) || self.lists(self.slot(target).map(read));
-        self.is_permitted(target) && is_shown()
+        self.is_permitted(target, users) && is_shown()
     }
 
-    fn is_routable(&self, target: usize) -> bool {
+    fn is_routable(&self, target: usize, users: Users) -> bool {
         let is_alive = || {
             self.lists(self.slot(target).map(|slot| {
                 let routable = self.active.table.routable(slot);
@@ -352,10 +353,14 @@ impl TargetView for Now<'_> {
                 } else {
                     *self.ms.get_or_init(clock::monotonic_ms)
                 };
-                routable.verdict(now_ms, self.active.delays())
+                let delays = self.active.delays();
+                match users {
+                    Users::Unbound => routable.verdict(now_ms, delays),
+                    Users::Bound => routable.verdict_for_bound(now_ms, delays),
+                }
             }))
         };
-        self.is_permitted(target) && (is_alive() || self.is_in_panic(target))
+        self.is_permitted(target, users) && (is_alive() || self.is_in_panic(target))
     }
 
     fn weight(&self, node: &Node) -> u16 {

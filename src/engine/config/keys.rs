@@ -324,7 +324,7 @@ pub(super) const NODE_DOWN_AFTER: Key = key(
     "node_down_after",
     DELAY,
     Default::Value("10s"),
-    "How long a target must be dead before `route` treats it as dead.",
+    "How long a target must be dead before `route` treats it as dead. If its first verdict is dead, that counts for new users at once.",
 );
 pub(super) const NODE_UP_AFTER: Key = key(
     "node_up_after",

@@ -161,6 +161,7 @@ impl Login {
             in_pools: standing.in_pools,
             matches: standing.matches,
             usable: standing.usable,
+            usable_for_new: standing.usable_for_new,
             takes_new: standing.takes_new,
             drain_since: standing.drain_since_ms.saturating_mul(1000),
         });

@@ -19,5 +19,5 @@ pub use filter::{FieldKind, FieldValue, Filter, POOL, ServerField, unknown_field
 pub use key::{KEY_MAX, user_key};
 pub use nodes::{Node, Nodes, Port};
 pub use plan::{Choice, NoRoute, Plan};
-pub use select::{Candidate, Fleet, Route, TargetView, Why};
+pub use select::{Candidate, Fleet, Route, TargetView, Users, Why};
 pub use standing::Standing;

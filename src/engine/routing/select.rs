@@ -13,19 +13,30 @@ use crate::engine::config::NodeUsable;
 use crate::engine::target::Target;
 use crate::engine::verdicts::OperatorState;
 
+/// The users for whom a target or a node is considered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Users {
+    /// Users without a binding. A draining target takes none of them.
+    Unbound,
+    /// Users who are bound to the target's node. A draining target keeps them, and one whose first
+    /// verdict is dead keeps them for `node_down_after`.
+    Bound,
+}
+
 /// The state of targets and nodes that routing reads. A target is given by its index in the configuration.
 pub trait TargetView {
-    /// Whether the target is in the list now.
-    fn is_listed(&self, target: usize) -> bool;
+    /// Whether the target is alive now and may have these users. For users without a binding: whether it
+    /// is in the list.
+    fn is_listed(&self, target: usize, users: Users) -> bool;
 
     /// The node's weight: its share of the pool's users. Operators may have set another one than
     /// configured.
     fn weight(&self, node: &Node) -> u16 {
         node.weight
     }
-    /// Whether routing counts the target as alive: a new verdict counts after `node_down_after` or
-    /// `node_up_after`.
-    fn is_routable(&self, target: usize) -> bool;
+    /// Whether routing counts the target as alive, and it may have these users: a new verdict counts after
+    /// `node_down_after` or `node_up_after`.
+    fn is_routable(&self, target: usize, users: Users) -> bool;
     /// The `ip` of the target's server object.
     fn ip(&self, target: usize) -> String;
     /// The state that operators have set.
@@ -136,13 +147,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             for (node_usable, degraded) in self.stages() {
                 let usable = members
                     .iter()
-                    .filter(|(_, node)| self.is_usable(node, node_usable, filter));
+                    .filter(|(_, node)| self.is_usable(node, node_usable, filter, Users::Unbound));
                 let planned: Vec<_> = usable
                     .map(|&(index, node)| PlannedNode {
                         node: index,
                         hash: node.hash,
                         weight: self.view.weight(node),
-                        ports: self.best_ports(node, filter),
+                        ports: self.best_ports(node, filter, Users::Unbound),
                     })
                     .collect();
                 if !planned.is_empty() {
@@ -192,7 +203,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         if self.view.weight(node) == 0 {
             return Some(Why::NoWeight);
         }
-        if self.is_usable(node, self.node_usable, filter) {
+        if self.is_usable(node, self.node_usable, filter, Users::Unbound) {
             return None;
         }
         Some(match self.strictest_state(node, filter) {
@@ -264,11 +275,17 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         })
     }
 
-    pub(super) fn is_usable(&self, node: &'a Node, by: NodeUsable, filter: &Filter) -> bool {
-        let routable = |port: &Port| self.view.is_routable(port.target);
+    pub(super) fn is_usable(
+        &self,
+        node: &'a Node,
+        by: NodeUsable,
+        filter: &Filter,
+        users: Users,
+    ) -> bool {
+        let routable = |port: &Port| self.view.is_routable(port.target, users);
         let has_match = || {
             self.ports(node, filter)
-                .any(|(target, ..)| self.view.is_routable(target))
+                .any(|(target, ..)| self.view.is_routable(target, users))
         };
         match by {
             NodeUsable::All => {
@@ -288,12 +305,22 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         }
     }
 
-    /// The ports of a node that users may be given: of the matching targets the listed ones, else
-    /// those that routing still counts as alive, else all. They need not be listed: a node that has
-    /// been dead for less than `node_down_after` keeps its users.
-    fn best_ports(&self, node: &'a Node, filter: &Filter) -> SmallVec<[(u64, usize); 1]> {
+    /// The ports of a node that users may be given: of the matching targets the listed ones, else (for
+    /// bound users) those that are alive and draining, else those that routing still counts as alive,
+    /// else all. They need not be listed: a node that has been dead for less than `node_down_after` keeps
+    /// its users.
+    fn best_ports(
+        &self,
+        node: &'a Node,
+        filter: &Filter,
+        users: Users,
+    ) -> SmallVec<[(u64, usize); 1]> {
         let ranked = |(index, _, port): (usize, &Target, &Port)| {
-            let is_alive = [self.view.is_listed(index), self.view.is_routable(index)];
+            let is_alive = [
+                self.view.is_listed(index, Users::Unbound),
+                self.view.is_listed(index, users),
+                self.view.is_routable(index, users),
+            ];
             (is_alive, port.hash, index)
         };
         let ports: SmallVec<[_; 4]> = self.ports(node, filter).map(ranked).collect();
@@ -305,9 +332,10 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             .collect()
     }
 
-    /// The user's port on a node: of those that users may be given the one with the highest hash.
+    /// The port of a user who is bound to a node: of those that such users may be given the one with the
+    /// highest hash.
     pub(super) fn port(&self, user: u64, node: &'a Node, filter: &Filter) -> Option<usize> {
-        let ports = self.best_ports(node, filter).into_iter();
+        let ports = self.best_ports(node, filter, Users::Bound).into_iter();
         let ranked = ports.map(|(port, index)| (hash::of_pair(user, port), index));
         ranked.max().map(|(_, index)| index)
     }

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use super::filter::Filter;
 use super::hash;
 use super::nodes::Node;
-use super::select::{Fleet, TargetView, pools};
+use super::select::{Fleet, TargetView, Users, pools};
 use crate::engine::config::NodeUsable;
 
 /// A node for a user and a filter.
@@ -17,8 +17,13 @@ pub struct Standing<'a> {
     pub in_pools: bool,
     /// Whether it is, and has a target that matches.
     pub matches: bool,
+    /// Whether users who are bound to it stay there.
     pub usable: bool,
-    /// Whether it is usable only because no node of its pool has all of its vital targets alive.
+    /// Whether its targets may be given to users without a binding. A node may be usable for the ones and
+    /// not for the others: see [`Users`].
+    pub usable_for_new: bool,
+    /// Whether it is usable only because no node of its pool that takes new users has all of its vital
+    /// targets alive.
     pub degraded: bool,
     /// 0..=1000.
     pub weight: u16,
@@ -44,29 +49,34 @@ impl<'a, V: TargetView> Fleet<'a, V> {
                     .partial_cmp(&(a, x.hash))
                     .unwrap_or(Ordering::Equal)
             });
-            let standing = |(_, node): (f64, &'a Node), by, degraded| {
-                let usable = self.is_usable(node, by, filter);
+            // The users of a node that is left need another one: a node without weight, or one that is
+            // draining, is none.
+            let takes_new = |node| {
+                self.view.weight(node) > 0
+                    && self.is_usable(node, self.node_usable, filter, Users::Unbound)
+            };
+            let has_way_out = self.node_usable == NodeUsable::All
+                && !scored.iter().any(|&(_, node)| takes_new(node));
+            let standing = |(_, node): (f64, &'a Node)| {
+                let by = |by, users| self.is_usable(node, by, filter, users);
+                let stages = |users| {
+                    let regular = by(self.node_usable, users);
+                    let way_out = !regular && has_way_out && by(NodeUsable::Match, users);
+                    (regular || way_out, way_out)
+                };
+                let (usable, degraded) = stages(Users::Bound);
+                let (usable_for_new, degraded_for_new) = stages(Users::Unbound);
                 Standing {
                     node,
                     in_pools: true,
                     matches: true,
                     usable,
-                    degraded: degraded && usable,
+                    usable_for_new,
+                    degraded: degraded || degraded_for_new,
                     weight: self.view.weight(node),
                 }
             };
-            let mut of_pool: Vec<Standing<'a>> = scored
-                .iter()
-                .map(|one| standing(*one, self.node_usable, false))
-                .collect();
-            let has_any = of_pool.iter().any(|one| one.usable && one.weight > 0);
-            if !has_any && self.node_usable == NodeUsable::All {
-                let again = scored
-                    .iter()
-                    .map(|one| standing(*one, NodeUsable::Match, true));
-                of_pool = again.collect();
-            }
-            all.append(&mut of_pool);
+            all.extend(scored.into_iter().map(standing));
         }
         for node in nodes {
             if all.iter().any(|one| std::ptr::eq(one.node, node)) {
@@ -76,7 +86,8 @@ impl<'a, V: TargetView> Fleet<'a, V> {
                 node,
                 in_pools: pools(filter).any(|pool| *node.pool == *pool),
                 matches: false,
-                usable: self.is_usable(node, self.node_usable, filter),
+                usable: self.is_usable(node, self.node_usable, filter, Users::Bound),
+                usable_for_new: false,
                 degraded: false,
                 weight: self.view.weight(node),
             });
@@ -84,7 +95,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         all
     }
 
-    /// The user's port on the node with this name, if it has one that matches.
+    /// The port of a user who is bound to the node with this name, if it has one that matches.
     pub fn port_on(&self, key: &[u8], node: &str, filter: &Filter) -> Option<(usize, &'a Node)> {
         let nodes: &'a [Node] = &self.nodes.list;
         let node = nodes.iter().find(|known| *known.name == *node)?;

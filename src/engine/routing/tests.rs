@@ -12,11 +12,11 @@ use crate::engine::target::{Host, HostName, Placement, Protocol, Target};
 struct Dead(Vec<usize>);
 
 impl TargetView for Dead {
-    fn is_listed(&self, target: usize) -> bool {
+    fn is_listed(&self, target: usize, _: Users) -> bool {
         !self.0.contains(&target)
     }
 
-    fn is_routable(&self, target: usize) -> bool {
+    fn is_routable(&self, target: usize, _: Users) -> bool {
         !self.0.contains(&target)
     }
 
@@ -185,6 +185,149 @@ fn the_order_of_a_configuration_does_not_matter() {
     let before = route_all(&targets, &[], 10_000);
     targets.reverse();
     assert_eq!(route_all(&targets, &[], 10_000), before);
+}
+
+/// A view in which all targets are alive, except for some of them.
+#[derive(Default)]
+struct Mixed {
+    dead: &'static [usize],
+    draining: &'static [usize],
+    /// Dead by their first verdict, for less than `node_down_after`.
+    never_alive: &'static [usize],
+}
+
+impl TargetView for Mixed {
+    fn is_listed(&self, target: usize, users: Users) -> bool {
+        !self.never_alive.contains(&target) && self.is_routable(target, users)
+    }
+
+    fn is_routable(&self, target: usize, users: Users) -> bool {
+        let is_bound = users == Users::Bound;
+        let has_users = |kept: &[usize]| !kept.contains(&target) || is_bound;
+        !self.dead.contains(&target) && has_users(self.draining) && has_users(self.never_alive)
+    }
+
+    fn ip(&self, _: usize) -> String {
+        "192.0.2.1".into()
+    }
+}
+
+/// For each node of `two_nodes` and IMAP: usable for bound users, for others, and whether degraded.
+fn standings_of(view: Mixed) -> Vec<(String, [bool; 3])> {
+    let targets = two_nodes();
+    let nodes = Nodes::of(&targets);
+    let fleet = Fleet {
+        nodes: &nodes,
+        targets: &targets,
+        node_usable: NodeUsable::All,
+        view,
+    };
+    let standings = fleet.standings(b"alice", &wanted("imap"));
+    let mut all: Vec<_> = standings
+        .into_iter()
+        .map(|one| {
+            let flags = [one.usable, one.usable_for_new, one.degraded];
+            (one.node.name.to_string(), flags)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn what_matches_counts_where_the_only_whole_node_takes_no_users() {
+    let expected = |a, b| vec![("a".to_owned(), a), ("b".to_owned(), b)];
+    // Node a is draining, POP3 on node b is dead: b serves the users of both, a keeps its own.
+    let view = Mixed {
+        draining: &[0, 1],
+        dead: &[3],
+        ..Mixed::default()
+    };
+    assert_eq!(
+        standings_of(view),
+        expected([true, false, false], [true, true, true])
+    );
+    // While node a is alive and not draining, the users of node b go there.
+    let view = Mixed {
+        dead: &[3],
+        ..Mixed::default()
+    };
+    assert_eq!(
+        standings_of(view),
+        expected([true, true, false], [false, false, false])
+    );
+}
+
+#[test]
+fn a_node_that_has_never_been_alive_keeps_bound_users_and_takes_no_others() {
+    let expected = |a, b| vec![("a".to_owned(), a), ("b".to_owned(), b)];
+    let view = Mixed {
+        never_alive: &[0, 1],
+        ..Mixed::default()
+    };
+    assert_eq!(
+        standings_of(view),
+        expected([true, false, false], [true, true, false])
+    );
+    // If that is so for one port of each node, what matches counts for users without a binding.
+    let view = Mixed {
+        never_alive: &[1, 3],
+        ..Mixed::default()
+    };
+    assert_eq!(
+        standings_of(view),
+        expected([true, true, true], [true, true, true])
+    );
+    let view = Mixed {
+        never_alive: &[0, 2],
+        ..Mixed::default()
+    };
+    assert_eq!(
+        standings_of(view),
+        expected([true, false, false], [true, false, false])
+    );
+}
+
+#[test]
+fn a_draining_port_is_given_to_nobody_while_its_node_has_another() {
+    let targets = [
+        target("a", Protocol::Imap, 143, 100),
+        target("a", Protocol::Imap, 1143, 100),
+    ];
+    let nodes = Nodes::of(&targets);
+    let ports = |view: Mixed| {
+        let fleet = Fleet {
+            nodes: &nodes,
+            targets: &targets,
+            node_usable: NodeUsable::Match,
+            view,
+        };
+        let mut ports: Vec<usize> = (0..50)
+            .filter_map(|user| {
+                let key = format!("user{user}");
+                Some(fleet.port_on(key.as_bytes(), "a", &wanted("imap"))?.0)
+            })
+            .collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    };
+    let draining = |others: Mixed| Mixed {
+        draining: &[0],
+        ..others
+    };
+    assert_eq!(ports(draining(Mixed::default())), [1]);
+    // A draining port is better than one that is dead.
+    let dead = Mixed {
+        dead: &[1],
+        ..Mixed::default()
+    };
+    assert_eq!(ports(draining(dead)), [0]);
+    let never_alive = Mixed {
+        never_alive: &[1],
+        ..Mixed::default()
+    };
+    assert_eq!(ports(draining(never_alive)), [0]);
 }
 
 fn two_nodes() -> Vec<Arc<Target>> {

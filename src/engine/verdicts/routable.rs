@@ -4,6 +4,10 @@
 //! It is one word of the shared table, so that all processes agree: the verdict that routing goes
 //! by, the verdict of the last probe, and since when they differ. Readers compare that time with
 //! the clock themselves, so that no process has to act when a delay is over.
+//!
+//! A first verdict that is dead is provisional until it has lasted for `node_down_after`. Servers that start
+//! together with this machine fail their first probe and answer the next one: users return to them at once,
+//! and users who are bound there stay meanwhile.
 
 use std::time::Duration;
 
@@ -32,7 +36,8 @@ impl Delays {
 /// The routing word of one target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Routable {
-    /// The verdict that routing went by when the word was written.
+    /// The verdict that routing went by when the word was written; unknown before the first one, and
+    /// while the first one is provisional.
     followed: Verdict,
     /// The last verdict of the probes.
     probed: Verdict,
@@ -50,11 +55,11 @@ impl Routable {
         }
     }
 
-    /// The word after a probe gave this verdict. A first verdict is followed at once: no user was
-    /// routed by another one.
+    /// The word after a probe gave this verdict. A first verdict that is alive, or that follows a
+    /// provisional one, is followed at once: no user was routed by another one.
     #[must_use]
     pub fn after(self, verdict: Verdict, now_ms: u64, delays: Delays) -> Self {
-        let followed = self.verdict(now_ms, delays);
+        let followed = self.verdict_for_bound(now_ms, delays);
         if verdict == self.probed {
             // A delay that is over is recorded as over, so that a later configuration with longer
             // delays does not reopen it.
@@ -64,7 +69,8 @@ impl Routable {
                 self
             };
         }
-        if followed == Verdict::Unknown {
+        let may_be_provisional = verdict == Verdict::Dead && !delays.down.is_zero();
+        if followed == Verdict::Unknown && !may_be_provisional {
             return Self::settled(verdict);
         }
         Self {
@@ -74,8 +80,18 @@ impl Routable {
         }
     }
 
-    /// The verdict that routing goes by at this time, in milliseconds of `CLOCK_MONOTONIC`.
+    /// The verdict that routing goes by at this time, in milliseconds of `CLOCK_MONOTONIC`, for users
+    /// without a binding. A provisional verdict counts: nobody is sent to a server that has never
+    /// answered.
     pub fn verdict(self, now_ms: u64, delays: Delays) -> Verdict {
+        if self.is_provisional() {
+            return self.probed;
+        }
+        self.verdict_for_bound(now_ms, delays)
+    }
+
+    /// The same for users who are bound to the target's node. A provisional verdict does not count yet.
+    pub fn verdict_for_bound(self, now_ms: u64, delays: Delays) -> Verdict {
         if self.followed == self.probed {
             return self.followed;
         }
@@ -92,13 +108,20 @@ impl Routable {
     /// where it does not depend on the time.
     pub fn changes_at_ms(self, delays: Delays) -> Option<u64> {
         let delay = delays.until(self.probed);
-        (!self.is_settled()).then(|| self.changed_ms.saturating_add(clock::ms(delay)))
+        let is_fixed = self.is_settled() || self.is_provisional();
+        (!is_fixed).then(|| self.changed_ms.saturating_add(clock::ms(delay)))
     }
 
-    /// Whether [`Routable::verdict`] is independent of the time, as it mostly is: the caller then
-    /// need not read the clock.
+    /// Whether both verdicts are the same and independent of the time, as they mostly are: the caller
+    /// then need not read the clock.
     pub fn is_settled(self) -> bool {
         self.followed == self.probed
+    }
+
+    /// Whether the verdict is the first one, and dead. It stays so when the delay is over, until a probe
+    /// gives the same verdict again.
+    fn is_provisional(self) -> bool {
+        self.followed == Verdict::Unknown && self.probed == Verdict::Dead
     }
 
     pub(super) fn pack(self) -> u64 {
@@ -158,6 +181,51 @@ mod tests {
         assert_eq!(at(Routable::default(), 5), Unknown);
         assert_eq!(at(after(&[(5, Dead)]), 5), Dead);
         assert_eq!(at(after(&[(5, Alive)]), 5), Alive);
+    }
+
+    fn bound_at(word: Routable, second: u64) -> Verdict {
+        word.verdict_for_bound(second * 1000, DELAYS)
+    }
+
+    #[test]
+    fn a_first_verdict_that_is_dead_moves_bound_users_when_it_has_held() {
+        // Probes in between repeat the verdict: they do not make it provisional for longer.
+        for word in [after(&[(5, Dead)]), after(&[(5, Dead), (9, Dead)])] {
+            assert_eq!(
+                [5, 14, 15].map(|second| bound_at(word, second)),
+                [Unknown, Unknown, Dead]
+            );
+            assert_eq!([5, 14, 15].map(|second| at(word, second)), [Dead; 3]);
+            assert_eq!(word.changes_at_ms(DELAYS), None);
+        }
+        assert_eq!(after(&[(5, Dead), (15, Dead)]), Routable::settled(Dead));
+    }
+
+    #[test]
+    fn a_target_that_answers_soon_after_its_first_failure_is_followed_at_once() {
+        assert_eq!(after(&[(5, Dead), (14, Alive)]), Routable::settled(Alive));
+        // After the delay it is a target that died.
+        let word = after(&[(5, Dead), (15, Alive)]);
+        assert_eq!([at(word, 44), at(word, 45)], [Dead, Alive]);
+        assert_eq!([bound_at(word, 44), bound_at(word, 45)], [Dead, Alive]);
+    }
+
+    #[test]
+    fn without_a_delay_no_verdict_is_provisional() {
+        let delays = Delays {
+            down: Duration::ZERO,
+            ..DELAYS
+        };
+        let word = Routable::default().after(Dead, 5_000, delays);
+        assert_eq!(word, Routable::settled(Dead));
+    }
+
+    #[test]
+    fn users_with_and_without_a_binding_go_by_the_same_later_verdicts() {
+        let word = after(&[(0, Alive), (100, Dead)]);
+        for second in [100, 109, 110] {
+            assert_eq!(bound_at(word, second), at(word, second));
+        }
     }
 
     #[test]
@@ -222,6 +290,7 @@ mod tests {
             Routable::default(),
             Routable::settled(Dead),
             after(&[(0, Alive), (1_000_000, Dead)]),
+            after(&[(1_000_000, Dead)]),
         ] {
             assert_eq!(Routable::unpack(word.pack()), word);
         }

@@ -6,7 +6,7 @@ use nauthilus_backend::engine::cluster::script::{
     FlushAnswer, FlushStep, LoginRequest, NodeCount, SeenNode, Synced, Touched,
 };
 
-use super::requests::{RETENTION, seen, user};
+use super::requests::{RETENTION, dead, seen, user};
 use super::server::{PREFIX, SECOND, Server};
 
 impl Server {
@@ -67,12 +67,8 @@ fn users_are_counted_where_they_are_bound() {
         server.bind(&format!("user{number}"), &[seen("a"), seen("b")]);
     }
     assert_eq!(server.counts(), [(100, 0, 0), (0, 0, 0)]);
-    let dead = SeenNode {
-        usable: false,
-        ..seen("a")
-    };
     for number in 0..40 {
-        server.bind(&format!("user{number}"), &[dead.clone(), seen("b")]);
+        server.bind(&format!("user{number}"), &[dead("a"), seen("b")]);
     }
     assert_eq!(server.counts(), [(60, 0, 40), (40, 40, 0)]);
     server.pass(RETENTION.as_secs() / 2);

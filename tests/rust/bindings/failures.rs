@@ -4,7 +4,7 @@ use nauthilus_backend::engine::cluster::script::{
     LoginAnswer, LoginHow, Operated, Remembered, UserDigest, user_record,
 };
 
-use super::requests::{RETENTION, alice, binding, seen, user};
+use super::requests::{RETENTION, alice, binding, dead, seen, user};
 use super::server::{PREFIX, SECOND, Server};
 
 #[test]
@@ -128,9 +128,7 @@ fn min_stay_counts_on_after_the_data_was_lost() {
     let remembered = server.remembered();
     server.empty();
     server.pass(30);
-    let mut dead = seen("a");
-    dead.usable = false;
-    let mut login = server.login(&[dead, seen("b")]);
+    let mut login = server.login(&[dead("a"), seen("b")]);
     login.remembered = Some(remembered);
     let answer = server.run(&login);
     assert!(
@@ -156,9 +154,7 @@ fn login_later(
 fn a_login_waits_for_no_move_delay_where_there_is_none() {
     let mut server = Server::start();
     server.run(&server.login(&[seen("a")]));
-    let mut dead = seen("a");
-    dead.usable = false;
-    let mut login = server.login(&[dead, seen("b")]);
+    let mut login = server.login(&[dead("a"), seen("b")]);
     login.move_delay = std::time::Duration::ZERO;
     match server.run(&login) {
         LoginAnswer::Bound(LoginHow::Moved, binding) => {

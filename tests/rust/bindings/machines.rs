@@ -4,7 +4,7 @@ use nauthilus_backend::engine::cluster::script::{
     ClusterSetting, LoginAnswer, OtherMachine, Sync, Synced,
 };
 
-use super::requests::{alice, binding, seen};
+use super::requests::{alice, binding, dead, seen};
 use super::server::Server;
 
 fn machines(server: &mut Server, sync: &Sync) -> Vec<OtherMachine> {
@@ -35,9 +35,7 @@ fn machines_learn_of_each_other_while_they_live() {
 }
 
 fn quorum_login(server: &mut Server) -> LoginAnswer {
-    let mut dead = seen("a");
-    dead.usable = false;
-    let mut login = server.login(&[dead, seen("b")]);
+    let mut login = server.login(&[dead("a"), seen("b")]);
     login.needs_quorum = true;
     server.run(&login)
 }
@@ -93,9 +91,7 @@ fn a_store_that_was_empty_gives_no_node_up_before_all_machines_can_have_register
     }
     server.empty();
     server.run(&server.sync("proxy1", &[("a", true)]));
-    let mut dead = seen("a");
-    dead.usable = false;
-    let mut login = server.login(&[dead, seen("b")]);
+    let mut login = server.login(&[dead("a"), seen("b")]);
     login.needs_quorum = true;
     login.remembered = Some(remembered);
     assert_eq!(binding(server.run(&login)).node, "a");

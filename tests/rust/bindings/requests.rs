@@ -22,6 +22,15 @@ pub(crate) fn alice() -> UserDigest {
     user("alice")
 }
 
+/// A node that is dead.
+pub(crate) fn dead(name: &str) -> SeenNode {
+    SeenNode {
+        usable: false,
+        usable_for_new: false,
+        ..seen(name)
+    }
+}
+
 /// A node that can serve every user.
 pub(crate) fn seen(name: &str) -> SeenNode {
     SeenNode {
@@ -29,6 +38,7 @@ pub(crate) fn seen(name: &str) -> SeenNode {
         in_pools: true,
         matches: true,
         usable: true,
+        usable_for_new: true,
         takes_new: true,
         drain_since: 0,
     }

@@ -8,7 +8,7 @@ use nauthilus_backend::engine::cluster::script::{
     SeenNode, Touched,
 };
 
-use super::requests::{DRAIN_TIME, RETENTION, alice, seen};
+use super::requests::{DRAIN_TIME, RETENTION, alice, dead, seen};
 use super::server::{PREFIX, SECOND, Server};
 
 const DOCS: &str = include_str!("../../../docs/routing.md");
@@ -87,10 +87,6 @@ fn prepare(server: &mut Server, state: &str) -> Option<Remembered> {
 /// The login of an event of the first table, in which `b` is where hashing gives users a new node.
 fn login_of(server: &mut Server, event: &str) -> LoginRequest {
     let (a, b, c) = (seen("a"), seen("b"), seen("c"));
-    let unusable = |node: SeenNode| SeenNode {
-        usable: false,
-        ..node
-    };
     let draining = |node: SeenNode, for_seconds| SeenNode {
         takes_new: false,
         drain_since: server.now - for_seconds * SECOND,
@@ -100,10 +96,10 @@ fn login_of(server: &mut Server, event: &str) -> LoginRequest {
     let nodes = match event {
         "`a` usable, hashing gives `a`" => vec![a, b, c],
         "`a` usable, hashing gives `b`" => vec![b, a, c],
-        "`a` unusable" | "the same with `node_failover: refuse`" => vec![unusable(a), b, c],
+        "`a` unusable" | "the same with `node_failover: refuse`" => vec![dead("a"), b, c],
         "`a` unusable, quorum: to half of the machines"
         | "`a` unusable, quorum: to most machines" => {
-            vec![unusable(a), b, c]
+            vec![dead("a"), b, c]
         }
         "`a` draining" => vec![draining(a, 10), b, c],
         "`a` draining, `drain_time` over" => vec![draining(a, drain_time), b, c],
@@ -120,11 +116,12 @@ fn login_of(server: &mut Server, event: &str) -> LoginRequest {
             let without = SeenNode {
                 matches: false,
                 usable: false,
+                usable_for_new: false,
                 ..a
             };
             vec![b, c, without]
         }
-        "no node usable" => vec![unusable(a), unusable(b), unusable(c)],
+        "no node usable" => ["a", "b", "c"].map(dead).to_vec(),
         "no node takes users" => [a, b, c].map(|node| draining(node, 10)).to_vec(),
         "`retention` over" | "after its deadline" => vec![b, a, c],
         other => panic!("docs/routing.md has an unknown event: {other}"),

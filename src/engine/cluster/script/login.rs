@@ -15,8 +15,11 @@ pub struct SeenNode {
     pub in_pools: bool,
     /// Whether the node has a target that matches the filter, in a pool of the filter.
     pub matches: bool,
+    /// Whether users who are bound to it stay there.
     pub usable: bool,
-    /// Whether it may be given new users: it has a weight and is not draining.
+    /// Whether its targets may be given to users without a binding.
+    pub usable_for_new: bool,
+    /// Whether it may be given new users while it is usable: it has a weight and is not draining.
     pub takes_new: bool,
     /// When its drain began; 0: it is not draining.
     pub drain_since: u64,
@@ -88,7 +91,7 @@ impl LoginRequest {
         } else {
             "no node"
         };
-        let choice = candidates.find(|node| node.usable);
+        let choice = candidates.find(|node| node.usable_for_new);
         (choice.map_or("", |node| &node.name), reason)
     }
 
