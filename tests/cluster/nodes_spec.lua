@@ -159,4 +159,23 @@ describe("with bindings in Redis", function()
       assert.are_not.equal(ports.more, server.port)
     end
   end)
+
+  it("users whose bindings live sessions have renewed stay while Redis fails", function()
+    local servers = { imap(ports.a, "a"), imap(ports.b, "b") }
+    configure(servers, nil, { timeout = "300ms", retention = "2s" })
+    local hashed = nb.explain_route(user("alice")).candidates[1].node
+    local other = hashed == "a" and "b" or "a"
+    -- The login alone: it is the binding of 2 s that this machine remembers.
+    local bound_at
+    engine.eventually("the sessions are reported for longer than the login's binding lasts", function()
+      if nb.touch_users({ user("alice") }, other) ~= 1 then
+        nb.move_user(user("alice"), other)
+        bound_at = engine.now()
+      end
+      return bound_at and engine.now() - bound_at > 2.2
+    end)
+    redis:freeze("one")
+    finally(function() redis:thaw("one") end)
+    assert.are.same({ other, "remembered", false }, { node_of("alice") })
+  end)
 end)

@@ -1,8 +1,9 @@
 //! The result of a route with a store, and the answer without the store while it fails.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::engine::active::{ActiveConfig, BackendServer};
+use crate::engine::active::{ActiveConfig, BackendServer, StoredStanding};
 use crate::engine::cluster::script::UserDigest;
 use crate::engine::config::{ClusterSettings, OnError};
 use crate::engine::routing::{Filter, NoRoute};
@@ -98,59 +99,20 @@ pub(super) fn without_store(
     }
     let standings = active.standings(key, filter);
     if settings.on_error == OnError::Remembered {
-        let digest = digest_of(key, settings);
-        let now_us = clock::unix_ms().saturating_mul(1000);
-        let known = active.table.known_binding(user_hash(&digest));
-        let is_bound =
-            |known: &KnownBinding| known.node != 0 && (known.until == 0 || known.until > now_us);
-        if let Some(known) = known {
-            if known.held > now_us {
-                return Err("held".to_owned());
-            }
-            if is_bound(&known) {
-                let here = standings
-                    .iter()
-                    .find(|standing| standing.node.name_hash() == known.node);
-                let is_moved = known.from != 0;
-                let age = now_us.saturating_sub(known.since);
-                let is_within =
-                    |time: std::time::Duration| is_moved && u128::from(age) < time.as_micros();
-                let Some(here) = here else {
-                    // This machine does not know the node, and the table has only the hash of its
-                    // name.
-                    return Err(UNAVAILABLE.to_owned());
-                };
-                if is_within(settings.move_delay) {
-                    return Err("moving".to_owned());
-                }
-                if here.in_pools && !here.matches {
-                    return Err("no such protocol on the bound node".to_owned());
-                }
-                if here.matches && here.usable {
-                    let node = here.node.name.to_string();
-                    let from = active.node_by_hash(known.from);
-                    return Ok(Routed {
-                        how: "remembered",
-                        node,
-                        from: from.map_or_else(String::new, |from| from.name.to_string()),
-                        since_us: known.since,
-                        until_us: known.until,
-                        reason: String::new(),
-                        by: String::new(),
-                        degraded: here.degraded,
-                    });
-                }
-                if known.until == 0 {
-                    let node = &here.node.name;
-                    return Err(format!("pinned to {node}, which is unusable"));
-                }
-                if is_within(settings.min_stay) {
-                    return Err("unstable".to_owned());
-                }
-                if !settings.moves_on_failure {
-                    return Err(NoRoute::Unusable.text().to_owned());
-                }
-            }
+        let user = user_hash(&digest_of(key, settings));
+        let remembered = active.table.known_binding(user);
+        let bound = remembered.map(|known| {
+            let login = RememberedLogin {
+                active,
+                settings,
+                known,
+                now_us: clock::unix_ms().saturating_mul(1000),
+                remembered_for: active.table.remembered_for(user),
+            };
+            login.route(&standings)
+        });
+        if let Some(routed) = bound.transpose()?.flatten() {
+            return Ok(routed);
         }
     }
     let mut candidates = standings
@@ -163,7 +125,7 @@ pub(super) fn without_store(
         NoRoute::NoNode
     };
     let chosen = candidates
-        .find(|standing| standing.usable)
+        .find(|standing| standing.usable_for_new)
         .ok_or_else(|| problem.text().to_owned())?;
     Ok(Routed {
         how: "fallback",
@@ -171,4 +133,266 @@ pub(super) fn without_store(
         degraded: chosen.degraded,
         ..Routed::default()
     })
+}
+
+/// A login of a user whose record this machine remembers.
+struct RememberedLogin<'a> {
+    active: &'a ActiveConfig,
+    settings: &'a ClusterSettings,
+    known: KnownBinding,
+    now_us: u64,
+    /// For how long the record has been remembered as it is.
+    remembered_for: Duration,
+}
+
+impl RememberedLogin<'_> {
+    /// The answer that the login script of the store gives with this record, in the same order; but an
+    /// unusable node is left without a quorum. `None` where the user has no node, or has to leave it.
+    ///
+    /// # Errors
+    /// Why there is no server.
+    fn route(&self, standings: &[StoredStanding<'_>]) -> Result<Option<Routed>, String> {
+        let (settings, known) = (self.settings, &self.known);
+        if known.held > self.now_us {
+            return Err("held".to_owned());
+        }
+        // A binding that has ended is obeyed as well. It may have been renewed on another machine or by
+        // reports of live sessions, which only the store knows, and hashing knows less.
+        if known.node == 0 {
+            return Ok(None);
+        }
+        if self.has_moved_within(settings.move_delay) {
+            return Err("moving".to_owned());
+        }
+        let is_here = |standing: &&StoredStanding<'_>| standing.node.name_hash() == known.node;
+        let Some(here) = standings.iter().find(is_here) else {
+            // This machine does not know the node, and the table has only the hash of its name.
+            return Err(UNAVAILABLE.to_owned());
+        };
+        if here.in_pools && !here.matches {
+            return Err("no such protocol on the bound node".to_owned());
+        }
+        let is_pinned = known.until == 0;
+        let is_settling = self.has_moved_within(settings.min_stay);
+        if !here.usable {
+            return match (is_pinned, is_settling, settings.moves_on_failure) {
+                (true, ..) => Err(format!("pinned to {}, which is unusable", here.node.name)),
+                (_, true, _) => Err("unstable".to_owned()),
+                (_, _, false) => Err(NoRoute::Unusable.text().to_owned()),
+                _ => Ok(None),
+            };
+        }
+        if !is_pinned && !here.in_pools {
+            return if is_settling {
+                Err("unstable".to_owned())
+            } else {
+                Ok(None)
+            };
+        }
+        if !is_pinned && !is_settling && self.is_drained(here) {
+            return Ok(None);
+        }
+        let from = self.active.node_by_hash(known.from);
+        Ok(Some(Routed {
+            how: "remembered",
+            node: here.node.name.to_string(),
+            from: from.map_or_else(String::new, |from| from.name.to_string()),
+            since_us: known.since,
+            until_us: known.until,
+            reason: String::new(),
+            by: String::new(),
+            degraded: here.degraded,
+        }))
+    }
+
+    /// Whether the user was moved to the node less than this time ago. The record has the time of the
+    /// store's clock, which may be ahead of this machine's, or may have been set back since: then it is the
+    /// time for which the record has been remembered that ends the wait.
+    fn has_moved_within(&self, time: Duration) -> bool {
+        let age = self.now_us.saturating_sub(self.known.since);
+        let age = Duration::from_micros(age).max(self.remembered_for);
+        self.known.from != 0 && age < time
+    }
+
+    /// Whether the node has been draining for `drain_time`.
+    fn is_drained(&self, here: &StoredStanding<'_>) -> bool {
+        let drained = (self.now_us / 1000).saturating_sub(here.drain_since_ms);
+        let drain_time = self.active.config.routing.drain_time;
+        here.drain_since_ms > 0 && Duration::from_millis(drained) >= drain_time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::active::StartState;
+    use crate::engine::config::Config;
+    use crate::engine::verdicts::{Operator, OperatorState, Setting};
+
+    const KEY: &[u8] = b"alice";
+
+    /// Node `a` in the pool `there`, `b` and `c` in the pool `here`, and a store; with these settings.
+    fn active(cluster: &str) -> ActiveConfig {
+        let target = |node, pool| {
+            format!("{{protocol: imap, host: {node}.example, node: {node}, pool: {pool}}}")
+        };
+        let targets = [("a", "there"), ("b", "here"), ("c", "here")]
+            .map(|(node, pool)| target(node, pool))
+            .join(", ");
+        let text = format!(
+            "backend_server_monitoring: {{log: none, drain_time: 1m, backend_servers: [{targets}],
+              cluster: {{redis: 'redis://127.0.0.1', {cluster}}}}}"
+        );
+        let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
+        ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap()
+    }
+
+    fn hash(active: &ActiveConfig, node: &str) -> u64 {
+        let found = active.nodes().find(|known| *known.name == *node);
+        found.map_or(0, |node| node.name_hash())
+    }
+
+    fn now_us() -> u64 {
+        clock::unix_ms() * 1000
+    }
+
+    /// A binding to the node that was made long ago, and ends in an hour.
+    fn binding(active: &ActiveConfig, node: &str) -> KnownBinding {
+        KnownBinding {
+            node: hash(active, node),
+            since: 1,
+            until: now_us() + 3_600_000_000,
+            generation: 1,
+            ..KnownBinding::default()
+        }
+    }
+
+    fn drain(active: &ActiveConfig, node: &str, seconds_ago: u64) {
+        active.table.set_operator(&Operator {
+            what: format!("node:{node}"),
+            setting: Setting::State(OperatorState::Drain),
+            since_ms: clock::unix_ms() - seconds_ago * 1000,
+            until_ms: 0,
+            reason: String::new(),
+            by: String::new(),
+        });
+    }
+
+    /// `how` and the node, or the reason, for a user with this record who asks for these pools.
+    fn answer(active: &ActiveConfig, known: &KnownBinding, pools: &[&str]) -> String {
+        let settings = active.config.cluster.clone().unwrap();
+        active
+            .table
+            .remember_binding(user_hash(&digest_of(KEY, &settings)), known);
+        let filter = Filter {
+            pools: Some(pools.iter().map(|pool| (*pool).into()).collect()),
+            ..Filter::default()
+        };
+        match without_store(active, &settings, KEY, &filter) {
+            Ok(routed) => format!("{} {}", routed.how, routed.node),
+            Err(reason) => reason,
+        }
+    }
+
+    #[test]
+    fn a_pinned_user_stays_where_the_script_asks_for_another_pool() {
+        let active = active("min_stay: 0");
+        let pinned = KnownBinding {
+            until: 0,
+            ..binding(&active, "a")
+        };
+        assert_eq!(answer(&active, &pinned, &["here"]), "remembered a");
+        assert_eq!(answer(&active, &pinned, &["here", "there"]), "remembered a");
+    }
+
+    #[test]
+    fn a_user_leaves_a_pool_that_is_not_asked_for_whatever_node_failover_says() {
+        for failover in ["move", "refuse"] {
+            let active = active(&format!("node_failover: {failover}"));
+            drain(&active, "b", 1);
+            let known = binding(&active, "a");
+            assert_eq!(answer(&active, &known, &["here"]), "fallback c");
+            // Not again within min_stay.
+            let moved = KnownBinding {
+                from: hash(&active, "c"),
+                since: now_us(),
+                generation: 2,
+                ..known
+            };
+            assert_eq!(answer(&active, &moved, &["here"]), "unstable");
+        }
+    }
+
+    #[test]
+    fn users_leave_a_draining_node_when_drain_time_is_over() {
+        let active = active("node_failover: refuse");
+        let known = binding(&active, "b");
+        drain(&active, "b", 50);
+        assert_eq!(answer(&active, &known, &["here"]), "remembered b");
+        let drained = self::active("node_failover: refuse");
+        drain(&drained, "b", 61);
+        assert_eq!(answer(&drained, &known, &["here"]), "fallback c");
+        // A user who was moved there a moment ago stays, and so does a pinned one.
+        let moved = KnownBinding {
+            from: hash(&drained, "c"),
+            since: now_us(),
+            generation: 2,
+            ..known
+        };
+        assert_eq!(answer(&drained, &moved, &["here"]), "remembered b");
+        let pinned = KnownBinding {
+            until: 0,
+            generation: 3,
+            ..known
+        };
+        assert_eq!(answer(&drained, &pinned, &["here"]), "remembered b");
+    }
+
+    #[test]
+    fn a_binding_that_may_have_been_renewed_elsewhere_is_obeyed() {
+        let active = active("min_stay: 0");
+        for node in ["b", "c"] {
+            let ended = KnownBinding {
+                until: now_us() - 1,
+                ..binding(&active, node)
+            };
+            let expected = format!("remembered {node}");
+            assert_eq!(answer(&active, &ended, &["here"]), expected);
+        }
+        let released = KnownBinding {
+            node: 0,
+            generation: 2,
+            ..binding(&active, "a")
+        };
+        assert!(answer(&active, &released, &["here"]).starts_with("fallback "));
+    }
+
+    #[test]
+    fn a_move_that_lies_in_the_future_delays_a_login_for_move_delay_at_most() {
+        let active = active("move_delay: 20s, min_stay: 60s");
+        let settings = active.config.cluster.clone().unwrap();
+        let now_us = now_us();
+        let at = |since, remembered_for| {
+            let known = KnownBinding {
+                from: hash(&active, "c"),
+                since,
+                ..binding(&active, "b")
+            };
+            let login = RememberedLogin {
+                active: &active,
+                settings: &settings,
+                known,
+                now_us,
+                remembered_for: Duration::from_secs(remembered_for),
+            };
+            [settings.move_delay, settings.min_stay].map(|time| login.has_moved_within(time))
+        };
+        let hour = 3_600_000_000;
+        assert_eq!(at(now_us + hour, 0), [true, true]);
+        assert_eq!(at(now_us + hour, 20), [false, true]);
+        assert_eq!(at(now_us + hour, 60), [false, false]);
+        assert_eq!(at(now_us - 19_000_000, 0), [true, true]);
+        assert_eq!(at(now_us - 20_000_000, 0), [false, true]);
+        assert_eq!(at(now_us - 60_000_000, 0), [false, false]);
+    }
 }

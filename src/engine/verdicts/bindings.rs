@@ -9,6 +9,7 @@
 //! the one that took the place over. It counts as free.
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::time::Duration;
 
 use super::layout::*;
 use super::memory::VerdictTable;
@@ -101,6 +102,16 @@ impl VerdictTable {
     pub fn known_binding(&self, user: [u64; 2]) -> Option<KnownBinding> {
         self.set_of(user)
             .find_map(|at| self.read_binding(at, user).map(|(_, known)| known))
+    }
+
+    /// For how long the user's binding has been remembered as it is; zero where there is none.
+    pub fn remembered_for(&self, user: [u64; 2]) -> Duration {
+        let written = self.set_of(user).find_map(|at| {
+            let written = self.binding_word(at, BINDING_USED).load(Relaxed);
+            self.read_binding(at, user).map(|_| written)
+        });
+        let since = |written| clock::monotonic_ms().saturating_sub(written);
+        Duration::from_millis(written.map_or(0, since))
     }
 
     /// Remembers a binding, unless a newer one of the user is remembered.
