@@ -140,6 +140,50 @@ fn min_stay_counts_on_after_the_data_was_lost() {
     assert_eq!(binding(answer).node, "b");
 }
 
+#[test]
+#[ignore = "starts redis-server"]
+fn a_clock_that_is_set_back_prolongs_a_move_by_its_delays_at_most() {
+    for is_remembered in [false, true] {
+        let mut server = Server::start();
+        server.run(&server.login(&[seen("c")]));
+        server.run(&server.move_to("a", false));
+        let remembered = server.remembered();
+        if is_remembered {
+            server.empty();
+        }
+        // Days after the move.
+        server.set_clock(server.now - 3_600 * SECOND);
+        let login = |server: &Server, node| {
+            let mut login = server.login(&[node, seen("b")]);
+            login.remembered = is_remembered.then(|| remembered.clone());
+            login
+        };
+        let reason = |answer: LoginAnswer| match answer {
+            LoginAnswer::None { reason, .. } => reason,
+            LoginAnswer::Bound(_, binding) => binding.node,
+            LoginAnswer::Late { .. } => "late".to_owned(),
+        };
+        for (seconds, node, expected) in [
+            (0, seen("a"), "moving"),
+            (19, seen("a"), "moving"),
+            (1, seen("a"), "a"),
+            (39, dead("a"), "unstable"),
+            (1, dead("a"), "moving"),
+            // The clock is where it was at the time of the move.
+            (3_540, seen("b"), "b"),
+            (10, seen("b"), "b"),
+        ] {
+            server.pass(seconds);
+            let answer = server.run(&login(&server, node));
+            assert_eq!(
+                reason(answer),
+                expected,
+                "after {seconds} s, {is_remembered}"
+            );
+        }
+    }
+}
+
 fn login_later(
     server: &Server,
     login: &nauthilus_backend::engine::cluster::script::LoginRequest,

@@ -5,7 +5,7 @@ use nauthilus_backend::engine::cluster::script::{
 };
 
 use super::requests::{alice, binding, dead, seen};
-use super::server::Server;
+use super::server::{SECOND, Server};
 
 fn machines(server: &mut Server, sync: &Sync) -> Vec<OtherMachine> {
     match server.run(sync) {
@@ -54,16 +54,101 @@ fn more_than_half_of_the_living_machines_give_a_node_up() {
     ] {
         let mut server = Server::start();
         server.run(&server.login(&[seen("a")]));
-        server.pass(100);
-        server.run(&server.sync("proxy1", &[("a", true)]));
-        for (number, usable) in others.iter().enumerate() {
-            let machine = format!("other{number}");
-            server.run(&server.sync(&machine, &[("a", *usable)]));
-        }
         // A machine whose registration has ended does not count for the quorum.
+        server.run(&server.sync("ended", &[("a", true)]));
+        server.pass(100);
+        let names: Vec<_> = (0..others.len())
+            .map(|number| format!("other{number}"))
+            .collect();
+        let views: Vec<_> = others.iter().map(|usable| [("a", *usable)]).collect();
+        let mut machines = vec![("proxy1", &[("a", true)][..])];
+        for (name, view) in names.iter().zip(&views) {
+            machines.push((name, view));
+        }
+        server.pass_with(10, &machines);
         let answer = binding(quorum_login(&mut server));
         assert_eq!(answer.node == "b", gives_up, "{others:?}: {answer:?}");
     }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn after_an_outage_of_the_store_no_machine_decides_alone() {
+    let own = ("proxy1", &[("a", false)][..]);
+    let other = ("proxy2", &[("a", true)][..]);
+    for away in [7, 20] {
+        let mut server = Server::start();
+        server.run(&server.login(&[seen("a")]));
+        server.pass_with(60, &[own, other]);
+        // Redis was out of reach. It has kept its data, and this machine is the first one to reach it again.
+        server.pass(away);
+        server.pass_with(9, &[own]);
+        assert_eq!(binding(quorum_login(&mut server)).node, "a", "{away}");
+        let mut unknown = server.login(&[seen("b")]);
+        unknown.explains = true;
+        let answer = server.run(&unknown);
+        assert!(
+            matches!(&answer, LoginAnswer::None { reason, .. } if reason == "unknown node a"),
+            "{answer:?}"
+        );
+        // The other one has not come back within the time in which all that live do.
+        server.pass_with(1, &[own]);
+        assert_eq!(binding(quorum_login(&mut server)).node, "b", "{away}");
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_machine_without_a_registration_decides_nothing() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    server.pass(100);
+    assert_eq!(binding(quorum_login(&mut server)).node, "a");
+    server.pass_with(10, &[("proxy1", &[("a", false)])]);
+    // Its clock was set forward: all registrations have ended.
+    server.pass(3_000);
+    assert_eq!(binding(quorum_login(&mut server)).node, "a");
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn registrations_end_in_time_after_the_clock_was_set_back() {
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    server.pass_with(60, &[("ended", &[("a", true)]), ("other", &[("a", true)])]);
+    server.set_clock(server.now - 30 * SECOND);
+    let own = ("proxy1", &[("a", false)][..]);
+    server.pass_with(9, &[own]);
+    assert_eq!(binding(quorum_login(&mut server)).node, "a");
+    server.pass_with(1, &[own]);
+    assert_eq!(binding(quorum_login(&mut server)).node, "b");
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn without_memory_machines_register_and_exchange_settings() {
+    let mut server = Server::start();
+    server.run(&server.sync("proxy1", &[("a", true)]));
+    server.pass(9);
+    server
+        .command(&["CONFIG", "SET", "maxmemory", "1"])
+        .unwrap();
+    let mut sync = server.sync("proxy2", &[("a", true)]);
+    sync.settings = vec![ClusterSetting {
+        name: "state node:a".to_owned(),
+        since_ms: 20,
+        text: "drain".to_owned(),
+    }];
+    assert_eq!(machines(&mut server, &sync).len(), 2);
+    let sync = server.sync("proxy1", &[("a", true)]);
+    let Synced::Done {
+        machines, settings, ..
+    } = server.run(&sync)
+    else {
+        panic!("the deadline was over")
+    };
+    assert_eq!(machines.len(), 2, "{machines:?}");
+    assert_eq!(settings.len(), 1);
 }
 
 #[test]
@@ -75,7 +160,7 @@ fn a_store_that_was_empty_gives_no_node_up_before_all_machines_can_have_register
     server.empty();
     server.run(&server.sync("proxy1", &[("b", true)]));
     for (seconds, expected) in [(0, "unknown node a"), (9, "unknown node a"), (1, "")] {
-        server.pass(seconds);
+        server.pass_with(seconds, &[("proxy1", &[("b", true)])]);
         let mut login = server.login(&[seen("b")]);
         login.remembered = Some(remembered.clone());
         let answer = server.run(&login);

@@ -127,6 +127,24 @@ impl Server {
         }
     }
 
+    /// Lets so many seconds pass, in which these machines register every few seconds with these nodes.
+    pub(crate) fn pass_with(&mut self, seconds: u64, machines: &[(&str, &[(&str, bool)])]) {
+        let register = |server: &mut Self| {
+            for (machine, nodes) in machines {
+                let sync = server.sync(machine, nodes);
+                server.run(&sync);
+            }
+        };
+        register(self);
+        let mut left = seconds;
+        while left > 0 {
+            let step = left.min(3);
+            self.pass(step);
+            left -= step;
+            register(self);
+        }
+    }
+
     /// Alice's record as a machine remembers it.
     pub(crate) fn remembered(&mut self) -> Remembered {
         let number = |server: &mut Self, name| server.number(&alice(), name);

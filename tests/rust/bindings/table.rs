@@ -35,8 +35,6 @@ const STATES: [&str; 9] = [
 /// remembers.
 fn prepare(server: &mut Server, state: &str) -> Option<Remembered> {
     server.empty();
-    // Long ago, so that the store is not young and nothing has been changed a moment ago.
-    server.run(&server.sync("proxy1", &[("a", true), ("b", true), ("c", true)]));
     let bind = |server: &mut Server, node: &str| {
         server.run(&server.login(&[seen(node)]));
         server.pass(1_000);
@@ -47,7 +45,7 @@ fn prepare(server: &mut Server, state: &str) -> Option<Remembered> {
         "moving" | "moved" => {
             bind(server, "c");
             server.run(&server.move_to("a", false));
-            server.pass(if state == "moving" { 10 } else { 30 });
+            server.pass(if state == "moving" { 0 } else { 20 });
         }
         "pinned" => {
             server.run(&server.move_to("a", true));
@@ -131,15 +129,16 @@ fn login_of(server: &mut Server, event: &str) -> LoginRequest {
     }
     let knows_a = event != "`a` configured nowhere";
     let view = |usable| [("b", true), ("a", usable)];
-    for (machine, usable) in match event {
-        "`a` unusable, quorum: to half of the machines" => vec![("proxy2", true)],
-        "`a` unusable, quorum: to most machines" => vec![("proxy2", true), ("proxy3", false)],
-        _ => vec![("proxy2", true)],
-    } {
-        let nodes = view(usable);
-        let nodes = if knows_a { &nodes[..] } else { &nodes[..1] };
-        server.run(&server.sync(machine, nodes));
+    let views = [view(true), view(false)];
+    let [alive, dead] = views
+        .each_ref()
+        .map(|view| if knows_a { &view[..] } else { &view[..1] });
+    let mut machines = vec![("proxy1", &[("b", true)][..]), ("proxy2", alive)];
+    if event == "`a` unusable, quorum: to most machines" {
+        machines.push(("proxy3", dead));
     }
+    // So long that no other machine can be missing.
+    server.pass_with(10, &machines);
     let mut login = server.login(&nodes);
     login.moves_on_failure = event != "the same with `node_failover: refuse`";
     login.needs_quorum = event.contains("quorum");
@@ -314,6 +313,7 @@ fn logins_do_what_the_table_says() {
 fn operators_calls_do_what_the_table_says() {
     compare("| a call meets", |server, state, event| {
         let remembered = prepare(server, state);
+        server.pass(10);
         let before = read(server);
         let answer = operate(server, event, remembered.as_ref());
         let after = read(server);

@@ -48,7 +48,8 @@ pub struct ClusterSetting {
     pub text: String,
 }
 
-/// How long a registration counts.
+/// How long a registration counts. The same on all machines: the script concludes from it when the last of
+/// them has registered.
 const REGISTRATION: Duration = Duration::from_secs(10);
 
 /// The answer to a [`Sync`].
@@ -59,7 +60,7 @@ pub enum Synced {
         now: u64,
         /// The highest generation of the store.
         generation: u64,
-        /// When the store was empty last.
+        /// When the store was last empty, or out of reach of all machines.
         born: u64,
         machines: Vec<OtherMachine>,
         /// Settings that are later than those of this machine.

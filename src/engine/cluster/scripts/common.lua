@@ -1,7 +1,7 @@
 -- Functions that all scripts share. Redis runs a script as one step: no other command runs in between.
 --
 -- All keys of a script have one hash tag, so that they are on one server of a Redis Cluster:
---   KEYS[1]   hash: generation, born (when the store was empty last), and per node level, in, out
+--   KEYS[1]   hash: generation, born (when the store was last empty or out of reach), and per node level, in, out
 --   KEYS[2]   sorted set: the machines, by the time at which their registration ends; a hash for
 --             each of them has this name, a colon and the machine's name
 --   KEYS[3]   the beginning of the keys of the nodes' users: a colon and the node's name follow
@@ -75,6 +75,17 @@ local function read_or_remembered(key, first)
     return stored, false
   end
   return remembered, true
+end
+
+-- Runs a command that writes. Returns false if Redis has no memory for it; any other error ends the script.
+local function write_if_room(...)
+  local reply = redis.pcall(...)
+  if type(reply) ~= 'table' or not reply.err then
+    return true
+  elseif string.find(reply.err, 'OOM', 1, true) then
+    return false
+  end
+  error(reply.err)
 end
 
 -- Ignores a binding whose `until` has passed: Redis may remove the key later.

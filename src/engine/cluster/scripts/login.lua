@@ -68,25 +68,30 @@ local function living_machines()
   return texts
 end
 
--- Whether the store was empty less than 10 s ago: machines that live may not have registered again yet.
-local function is_young()
+-- Whether machines that live may not have registered again yet: the store was empty or out of reach less than 10 s
+-- ago, or even the calling machine is missing.
+local function may_be_incomplete(machines)
   local born = tonumber(redis.call('HGET', STORE, 'born'))
-  return not born or now < born + 10000
+  return not born or now < born + 10000 or machine ~= '' and not machines[machine]
 end
 
 local function is_known_elsewhere(node)
-  for _, text in pairs(living_machines()) do
+  local machines = living_machines()
+  for _, text in pairs(machines) do
     if string.find(text, '\n' .. node .. '\t', 1, true) then
       return true
     end
   end
-  return is_young()
+  return may_be_incomplete(machines)
 end
 
 -- Whether more than half of the living machines find the node unusable. The calling machine finds it unusable:
 -- this is only called for such nodes.
 local function is_given_up(node)
   local machines = living_machines()
+  if may_be_incomplete(machines) then
+    return false
+  end
   if machine ~= '' then
     machines[machine] = '\n' .. node .. '\td'
   end
@@ -97,7 +102,7 @@ local function is_given_up(node)
       against = against + 1
     end
   end
-  return against * 2 > all and not is_young()
+  return against * 2 > all
 end
 
 drop_if_over(record)
@@ -116,6 +121,14 @@ if record.node == '' then
 end
 
 local has_moved = record.from ~= ''
+if has_moved and record.since > now then
+  -- Redis's clock was set back, or another server with another clock has taken over. Nobody knows how long ago the
+  -- user was moved: as if just now, so that move_delay and min_stay end without waiting for the clock.
+  record.since = now
+  if not is_dry and not is_refilled then
+    write_if_room('HSET', key, 'since', digits(now))
+  end
+end
 if has_moved and now < record.since + move_delay then
   return as_it_is('moving')
 end
@@ -179,12 +192,8 @@ record['until'], record.home = now + retention, home
 if is_refilled then
   return as_it_is('bound')
 end
-local renewed = redis.pcall('HSET', key, 'until', digits(record['until']))
-if type(renewed) == 'table' and renewed.err then
-  -- If Redis has no memory for the renewal, the binding is still valid. Any other error is returned.
-  if not string.find(renewed.err, 'OOM', 1, true) then
-    return renewed
-  end
+if not write_if_room('HSET', key, 'until', digits(record['until'])) then
+  -- The binding is still valid.
   record['until'] = stored_until
   return answer('bound', record)
 end

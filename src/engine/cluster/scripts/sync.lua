@@ -14,8 +14,17 @@
 
 local machine, ttl, nodes = ARGV[2], tonumber(ARGV[4]), ARGV[5]
 if machine ~= '' then
-  note_generation(math.max(last_generation(), tonumber(ARGV[7]) or 0))
+  -- This command comes first because Redis runs it even without memory, and after it the rest of the script as well:
+  -- machines stay registered, and operators' settings are exchanged.
   redis.call('ZREMRANGEBYSCORE', MACHINES, '-inf', digits(now))
+  -- Every machine registers each 3 s. If none has done so for 5 s, Redis was out of reach, or its clock was set: the
+  -- registrations of machines that live may have ended, or those of machines that do not may go on for too long.
+  local last = tonumber(redis.call('ZRANGE', MACHINES, -1, -1, 'WITHSCORES')[2])
+  if not last or math.abs(last - ttl - now) > 5000 then
+    redis.call('ZREMRANGEBYSCORE', MACHINES, '(' .. digits(now + ttl), '+inf')
+    redis.call('HSET', STORE, 'born', digits(now))
+  end
+  note_generation(math.max(last_generation(), tonumber(ARGV[7]) or 0))
   redis.call('ZADD', MACHINES, digits(now + ttl), machine)
   redis.call('PEXPIRE', MACHINES, digits(ttl))
   local registration = MACHINES .. ':' .. machine
