@@ -129,8 +129,11 @@ impl ClientHandle {
         let answer = timeout_at(until, connection.run(&call, &shared.settings.prefix)).await;
         shared.active.table.observe_store(begun.elapsed());
         let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())));
-        if let Err(CallError(reason)) = &answer {
-            shared.fail(&connection, reason);
+        // Without memory Redis still answers the logins of users who are bound.
+        if let Err(error) = &answer
+            && !error.is_want_of_memory()
+        {
+            shared.fail(&connection, &error.0);
         }
         answer
     }
@@ -289,8 +292,13 @@ async fn register(
     let until = Instant::now() + within;
     let sync = machine.registration(&shared.active, connection.clock.at(until.into_std()));
     let answer = timeout_at(until, connection.run(&sync, &shared.settings.prefix)).await;
-    let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())))?;
-    machine.learn(&shared.active, &shared.log, answer)
+    let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())));
+    match answer {
+        // Some servers refuse the registration then, which Redis does not: logins need the connection.
+        Err(error) if error.is_want_of_memory() => Ok(()),
+        Err(error) => Err(error),
+        Ok(answer) => machine.learn(&shared.active, &shared.log, answer),
+    }
 }
 
 /// Registers again and again until the connection fails; returns why.

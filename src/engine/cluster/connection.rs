@@ -38,6 +38,14 @@ impl Drop for Connection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallError(pub String);
 
+impl CallError {
+    /// Whether Redis answers, but has no memory for what the call would write. Redis 6 reports the failure of
+    /// a script as an error of its own kind, so the text tells.
+    pub(super) fn is_want_of_memory(&self) -> bool {
+        self.0.contains("OOM") && self.0.contains("command not allowed when used memory")
+    }
+}
+
 impl From<RedisError> for CallError {
     fn from(error: RedisError) -> Self {
         Self(one_line(&error.to_string()))
