@@ -146,6 +146,21 @@ describe("the connection to the store", function()
     end
   end)
 
+  it("asks the Sentinels in turn, however many are silent, and names those", function()
+    redis:start("mastered")
+    local hosts = {}
+    for index = 1, 3 do
+      local name = "silent" .. index
+      hosts[index] = "127.0.0.1:" .. redis:relay(name, { to = "mastered" }).port
+      redis:pace(name, { mode = "stall" })
+    end
+    local url = ("redis+sentinel://%s/mail"):format(table.concat(hosts, ","))
+    assert_refused("Sentinel " .. hosts[1] .. ": no answer", url)
+    hosts[4] = "127.0.0.1:" .. redis:sentinel("fourth", { master = "mastered" }).port
+    configure(("redis+sentinel://%s/mail"):format(table.concat(hosts, ",")))
+    assert_binds()
+  end)
+
   it("needs no more rights than the documentation gives, whatever is called", function()
     local page = assert(io.open("docs/routing.md"))
     local line = assert(page:read("*a"):match("`ACL (SETUSER [^`]*)`"))

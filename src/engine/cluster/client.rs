@@ -10,7 +10,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::connection::{CallError, Connection};
+use super::connection::{CONNECT_TIME, CallError, Connection};
 use super::duplex::Dialler;
 use super::machines::{Machine, machine_name};
 use super::script::ScriptCall;
@@ -20,12 +20,8 @@ use crate::engine::log::{Level, Line, Log};
 use crate::engine::verdicts::{Event, EventKind, StoreState};
 use crate::sys::relay::relayed;
 
-/// The time between the starts of two attempts to connect.
+/// The time between the starts of two attempts to connect. More than [`CONNECT_TIME`].
 const EACH: Duration = Duration::from_secs(1);
-
-/// The longest time for connecting, with TLS and the login to Redis; and again for the first registration
-/// of this machine after that. Less than [`EACH`].
-const CONNECT_TIME: Duration = Duration::from_millis(900);
 
 /// The time between two registrations of this machine. A registration is valid for 10 s, so two may be
 /// lost in a row.
@@ -274,7 +270,8 @@ async fn connect(
     if shared.is_machine() {
         machine.forget_server();
         machine.read_eviction_policy(&connection).await;
-        // The first call of a script may have to send its source, and is slower.
+        // The first call of a script may have to send its source, and is slower: it gets as much time as the
+        // connection.
         register(shared, &connection, machine, CONNECT_TIME).await?;
     }
     timeout(shared.settings.timeout, connection.measure_clock())

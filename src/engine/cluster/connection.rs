@@ -1,7 +1,7 @@
 //! One connection to Redis: where it is, the login, and calls of scripts on it.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssl::hash::MessageDigest;
 use redis::aio::MultiplexedConnection;
@@ -14,8 +14,15 @@ use super::script::ScriptCall;
 use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
 use crate::sys::relay::relayed;
 
+/// The longest time for connecting, with TLS and the login to Redis.
+pub(super) const CONNECT_TIME: Duration = Duration::from_millis(900);
+
 /// How long one Sentinel may take before the next one is asked.
 const SENTINEL_TIME: Duration = Duration::from_millis(300);
+
+/// How long one attempt to connect may ask Sentinels: two of them if they do not answer. The rest of
+/// [`CONNECT_TIME`] is for the server. The next attempt goes on with the next Sentinel.
+const SENTINELS_TIME: Duration = Duration::from_millis(700);
 
 /// A connection that is logged in. Calls on it are pipelined.
 pub(super) struct Connection {
@@ -58,7 +65,7 @@ fn one_line(text: &str) -> String {
 }
 
 impl Connection {
-    /// Connects and logs in. The caller bounds the time.
+    /// Connects and logs in. The caller bounds the time by [`CONNECT_TIME`].
     ///
     /// # Errors
     /// One line that says what failed, without a secret.
@@ -67,11 +74,15 @@ impl Connection {
         dialler: &Dialler,
     ) -> Result<Self, CallError> {
         let wire = match &settings.redis {
-            RedisPlace::Tcp(address) => dialler.tcp(address).await.map_err(CallError)?,
+            RedisPlace::Tcp(address) => {
+                let wire = dialler.tcp(address, CONNECT_TIME).await;
+                wire.map_err(CallError)?
+            }
             RedisPlace::Unix(path) => unix(path).await.map_err(CallError)?,
             RedisPlace::Sentinel { sentinels, service } => {
                 let master = find_master(settings, dialler, sentinels, service).await?;
-                dialler.tcp(&master).await.map_err(CallError)?
+                let wire = dialler.tcp(&master, CONNECT_TIME - SENTINELS_TIME).await;
+                wire.map_err(CallError)?
             }
         };
         let mut login = RedisConnectionInfo::default()
@@ -193,24 +204,32 @@ fn script_digest(source: &str) -> Box<str> {
         .into()
 }
 
-/// Asks the Sentinels, in order, which server is the master.
+/// Asks the Sentinels in turn which server is the master: a Sentinel that does not answer, or that has not
+/// noticed a failover, does not keep an attempt for ever from those after it.
 async fn find_master(
     settings: &ClusterSettings,
     dialler: &Dialler,
     sentinels: &[RedisAddress],
     service: &str,
 ) -> Result<RedisAddress, CallError> {
-    let mut problem = "no Sentinel".to_owned();
-    for sentinel in sentinels {
+    let begun = Instant::now();
+    let mut problems = Vec::new();
+    while problems.len() < sentinels.len() && begun.elapsed() + SENTINEL_TIME <= SENTINELS_TIME {
+        let Some(sentinel) = dialler.next_of(sentinels) else {
+            break;
+        };
         let asked = ask_sentinel(settings, dialler, sentinel, service);
-        match tokio::time::timeout(SENTINEL_TIME, asked).await {
+        let problem = match tokio::time::timeout(SENTINEL_TIME, asked).await {
             Ok(Ok(master)) => return Ok(master),
-            Ok(Err(CallError(error))) => problem = error,
-            Err(_) => problem = "no answer".to_owned(),
-        }
-        problem = format!("Sentinel {}:{}: {problem}", sentinel.host, sentinel.port);
+            Ok(Err(CallError(error))) => error,
+            Err(_) => "no answer".to_owned(),
+        };
+        problems.push(format!(
+            "Sentinel {}:{}: {problem}",
+            sentinel.host, sentinel.port
+        ));
     }
-    Err(CallError(problem))
+    Err(CallError(problems.join("; ")))
 }
 
 async fn ask_sentinel(
@@ -219,7 +238,10 @@ async fn ask_sentinel(
     sentinel: &RedisAddress,
     service: &str,
 ) -> Result<RedisAddress, CallError> {
-    let wire = dialler.tcp(sentinel).await.map_err(CallError)?;
+    let wire = dialler
+        .tcp(sentinel, SENTINEL_TIME)
+        .await
+        .map_err(CallError)?;
     let mut login = RedisConnectionInfo::default().set_skip_set_lib_name();
     if let Some(password) = &settings.files.sentinel_password {
         login = login.set_password(password.expose());

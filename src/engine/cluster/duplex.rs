@@ -5,16 +5,22 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion};
 use openssl::x509::verify::X509CheckFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::sleep;
 use tokio_openssl::SslStream;
 
 use crate::engine::config::{ClusterFiles, RedisAddress};
+use crate::engine::probe::attempt_interval;
 use crate::engine::probe::resolve::Resolver;
 use crate::engine::target::Host;
 use crate::sys::relay::HaltIfLost;
@@ -24,6 +30,8 @@ use crate::sys::tls_certificates;
 pub(super) struct Dialler {
     resolver: Resolver,
     tls: Option<SslContext>,
+    /// How many times a Sentinel was asked.
+    asked: AtomicUsize,
 }
 
 impl Dialler {
@@ -34,14 +42,23 @@ impl Dialler {
         Ok(Self {
             resolver: Resolver::default(),
             tls: tls.then(context).transpose()?,
+            asked: AtomicUsize::new(0),
         })
     }
 
-    /// Connects to the first address that answers. The caller bounds the time.
+    /// The Sentinel whose turn it is: the next one each time, so that none is asked again before the others were.
+    pub(super) fn next_of<'a>(&self, sentinels: &'a [RedisAddress]) -> Option<&'a RedisAddress> {
+        let turn = self.asked.fetch_add(1, Ordering::Relaxed);
+        sentinels.get(turn.checked_rem(sentinels.len())?)
+    }
+
+    /// Connects to the first address that answers. They are tried in order. The next attempt begins when the
+    /// one before fails; and beside it if that takes long, so that all have begun when half of `within`, the
+    /// time that the caller grants, is over (as probes do, RFC 8305 §5).
     ///
     /// # Errors
     /// One line with the address and what failed last.
-    pub(super) async fn tcp(&self, to: &RedisAddress) -> Result<Duplex, String> {
+    pub(super) async fn tcp(&self, to: &RedisAddress, within: Duration) -> Result<Duplex, String> {
         let addresses: Arc<[IpAddr]> = match &to.host {
             Host::Ip(ip) => Arc::new([*ip]),
             Host::Name(name) => {
@@ -49,15 +66,40 @@ impl Dialler {
                 found.map_err(|error| format!("{}: {error}", to.host))?
             }
         };
+        self.first_of(&addresses, to, within).await
+    }
+
+    async fn first_of(
+        &self,
+        addresses: &[IpAddr],
+        to: &RedisAddress,
+        within: Duration,
+    ) -> Result<Duplex, String> {
+        let next_after = attempt_interval(within, addresses.len());
+        let mut waiting = addresses.iter();
+        let mut attempts = FuturesUnordered::new();
+        // Dropped before the attempts, whose sockets are closed then: see `Duplex`.
+        let _check = HaltIfLost;
         let mut problem = String::from("no address");
-        for ip in addresses.iter() {
-            let address = SocketAddr::new(*ip, to.port);
-            match self.connected(address, &to.host).await {
-                Ok(wire) => return Ok(wire),
-                Err(error) => problem = format!("{address}: {error}"),
+        loop {
+            if let Some(ip) = waiting.next() {
+                let address = SocketAddr::new(*ip, to.port);
+                attempts.push(async move {
+                    let connected = self.connected(address, &to.host).await;
+                    connected.map_err(|error| format!("{address}: {error}"))
+                });
+            } else if attempts.is_empty() {
+                return Err(problem);
+            }
+            let has_more = !waiting.as_slice().is_empty();
+            tokio::select! {
+                Some(ended) = attempts.next() => match ended {
+                    Ok(wire) => return Ok(wire),
+                    Err(error) => problem = error,
+                },
+                () = sleep(next_after), if has_more => {}
             }
         }
-        Err(problem)
     }
 
     async fn connected(&self, address: SocketAddr, host: &Host) -> Result<Duplex, String> {
@@ -174,5 +216,64 @@ impl AsyncWrite for Duplex {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use socket2::{Domain, Socket, Type};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// A listener that answers no more connections, because its queue is full.
+    fn silent(address: SocketAddr) -> (Socket, Vec<std::net::TcpStream>) {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&address.into()).unwrap();
+        listener.listen(0).unwrap();
+        let connect =
+            || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+        (listener, std::iter::from_fn(connect).take(20).collect())
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_delays_the_next_one_by_a_part_of_the_time() {
+        let answering = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = answering.local_addr().unwrap();
+        let other = IpAddr::from([127, 0, 0, 2]);
+        let _silent = silent(SocketAddr::new(other, address.port()));
+        let dialler = Dialler::new(false, &ClusterFiles::default()).unwrap();
+        let to = RedisAddress {
+            host: Host::Ip(other),
+            port: address.port(),
+        };
+        let first_of = |addresses: [IpAddr; 2]| {
+            let (to, dialler) = (&to, &dialler);
+            async move { timeout(MINUTE, dialler.first_of(&addresses, to, MINUTE)).await }
+        };
+        assert!(first_of([other, address.ip()]).await.unwrap().is_ok());
+        drop(answering);
+        let closed = first_of([IpAddr::from([127, 0, 0, 3]), address.ip()]).await;
+        let error = closed.unwrap().err().unwrap();
+        assert!(error.starts_with(&format!("{address}: ")), "{error}");
+    }
+
+    #[test]
+    fn sentinels_take_turns() {
+        let dialler = Dialler::new(false, &ClusterFiles::default()).unwrap();
+        let sentinels = [1, 2, 3].map(|port| RedisAddress {
+            host: Host::Ip(Ipv4Addr::LOCALHOST.into()),
+            port,
+        });
+        let ports: Vec<_> = (0..4)
+            .filter_map(|_| dialler.next_of(&sentinels))
+            .map(|sentinel| sentinel.port)
+            .collect();
+        assert_eq!(ports, [1, 2, 3, 1]);
+        assert!(dialler.next_of(&[]).is_none());
     }
 }

@@ -201,7 +201,7 @@ pub(super) async fn connect(
         );
         attempt(SocketAddr::new(address, port), dialled, manner)
     };
-    let next_after = interval(time, addresses.len());
+    let next_after = attempt_interval(time, addresses.len());
     let again = timeout(patience_for_newer(time), again).map(|newer| newer.ok().flatten());
     let mut again = pin!(again.fuse());
     let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
@@ -265,7 +265,7 @@ fn patience_for_newer(time: Duration) -> Duration {
 
 /// The delay between the starts of two attempts. RFC 8305 §5 recommends 250 ms and demands at least
 /// 10 ms.
-fn interval(time: Duration, addresses: usize) -> Duration {
+pub(in crate::engine) fn attempt_interval(time: Duration, addresses: usize) -> Duration {
     const LEAST: Duration = Duration::from_millis(10);
     let addresses = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
     (time / 2 / addresses).clamp(LEAST, NEXT_AFTER)
@@ -438,10 +438,10 @@ mod tests {
     #[test]
     fn many_addresses_are_begun_in_half_of_the_time() {
         let second = Duration::from_secs(1);
-        assert_eq!(interval(second * 5, 1), NEXT_AFTER);
-        assert_eq!(interval(second * 5, 10), NEXT_AFTER);
-        assert_eq!(interval(second * 5, 50), Duration::from_millis(50));
-        assert_eq!(interval(second, 1000), Duration::from_millis(10));
+        assert_eq!(attempt_interval(second * 5, 1), NEXT_AFTER);
+        assert_eq!(attempt_interval(second * 5, 10), NEXT_AFTER);
+        assert_eq!(attempt_interval(second * 5, 50), Duration::from_millis(50));
+        assert_eq!(attempt_interval(second, 1000), Duration::from_millis(10));
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 
 pub use self::connect::ReusableSockets;
+pub(in crate::engine) use self::connect::attempt_interval;
 use self::connect::{Destination, Dialled, Manner};
 use self::deadline::within;
 use self::dialogue::Conversation;
