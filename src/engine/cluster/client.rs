@@ -323,6 +323,11 @@ async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) 
             if let Err(error) = register(shared, connection, machine, within).await {
                 return error;
             }
+            // Another process may have lost its connection and ended. As long as it lives, it tells itself
+            // that it has a connection again.
+            if shared.active.table.is_store_down_outdated() {
+                shared.note_up();
+            }
             if is_due && let Err(error) = measure(shared, connection).await {
                 return error;
             }

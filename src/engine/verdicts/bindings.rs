@@ -56,6 +56,10 @@ impl StoreState {
     }
 }
 
+/// How long it counts that a process has found the store out of reach. The process says so again at least
+/// every 3 s, with each attempt to connect.
+const STORE_DOWN_LASTS_MS: u64 = 5_000;
+
 /// The first word of a user's hash, which is 0 in a free place.
 fn mark(user: [u64; 2]) -> u64 {
     user[0] | 1
@@ -90,7 +94,23 @@ impl VerdictTable {
     /// Stores whether the store is reachable; returns what was stored before. Of several processes
     /// that find out the same, one is returned another state.
     pub fn set_store_state(&self, state: StoreState) -> StoreState {
+        if state == StoreState::Down {
+            let now_ms = clock::monotonic_ms();
+            self.header(STORE_DOWN).store(now_ms, Relaxed);
+        }
         StoreState::of(self.header(STORE_STATE).swap(state.code(), AcqRel))
+    }
+
+    /// Whether the store was out of reach of a process that no longer says so: it has ended.
+    pub fn is_store_down_outdated(&self) -> bool {
+        self.is_store_down_outdated_at(clock::monotonic_ms())
+    }
+
+    fn is_store_down_outdated_at(&self, now_ms: u64) -> bool {
+        // Read first: a process that finds the store out of reach writes the time first.
+        let is_down = self.store_state() == StoreState::Down;
+        let since = self.header(STORE_DOWN).load(Relaxed);
+        is_down && now_ms.saturating_sub(since) >= STORE_DOWN_LASTS_MS
     }
 
     /// The highest generation of a binding that this machine has read.
@@ -200,7 +220,7 @@ impl VerdictTable {
     }
 
     pub(super) fn inherit_bindings(&self, before: &Self) {
-        for word in [TABLE_ID, STORE_STATE, BINDINGS_GENERATION] {
+        for word in [TABLE_ID, STORE_STATE, STORE_DOWN, BINDINGS_GENERATION] {
             let value = before.header(word).load(Relaxed);
             self.header(word).store(value, Relaxed);
         }
@@ -294,5 +314,22 @@ mod tests {
         assert_eq!(table.set_store_state(StoreState::Down), StoreState::Unknown);
         assert_eq!(table.set_store_state(StoreState::Down), StoreState::Down);
         assert_eq!(table.store_state(), StoreState::Down);
+    }
+
+    #[test]
+    fn what_a_process_found_out_before_it_ended_is_outdated_after_some_seconds() {
+        let table = VerdictTable::new(1).unwrap();
+        let long_after = clock::monotonic_ms() + 1_000_000_000;
+        assert!(!table.is_store_down_outdated_at(long_after));
+        table.set_store_state(StoreState::Down);
+        let last = table.header(STORE_DOWN).load(Relaxed) + STORE_DOWN_LASTS_MS;
+        let other = VerdictTable::new(1).unwrap();
+        other.inherit_bindings(&table);
+        for table in [&table, &other] {
+            assert!(!table.is_store_down_outdated_at(last - 1));
+            assert!(table.is_store_down_outdated_at(last));
+        }
+        table.set_store_state(StoreState::Up);
+        assert!(!table.is_store_down_outdated_at(long_after));
     }
 }

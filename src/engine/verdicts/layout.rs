@@ -26,7 +26,7 @@ pub(super) const MAGIC: u64 = 0x6e62_7461_626c_6500;
 /// Raised with every change of this file. Processes of two versions of this library never share one
 /// table: only `fork` hands a table on, and an executed program makes its own. The number is for
 /// tools that read the memory of a running process.
-pub(super) const VERSION: u64 = 5;
+pub(super) const VERSION: u64 = 6;
 
 // The header's words. The first two cache lines hold what readers load on each request. What the
 // prober writes several times a second has cache lines of its own, so that its writes do not evict
@@ -59,6 +59,8 @@ pub(super) const TABLE_ID: usize = 56;
 pub(super) const STORE_STATE: usize = 57;
 /// The highest generation of a binding that any process of this table has read.
 pub(super) const BINDINGS_GENERATION: usize = 58;
+/// When a process last found the store out of reach, in milliseconds of `CLOCK_MONOTONIC`.
+pub(super) const STORE_DOWN: usize = 59;
 pub(super) const HEADER: usize = 64;
 
 // A slot's words.
