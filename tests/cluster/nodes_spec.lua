@@ -57,10 +57,10 @@ describe("with bindings in Redis", function()
     return server and server.node, how, detail and detail.degraded
   end
 
-  -- The nodes, or what `shows` gives of a server, of 30 users without a binding.
+  -- The nodes, or what `shows` gives of a server, of 60 users without a binding.
   local function of_new_users(name, shows)
     local seen, all = {}, {}
-    for index = 1, 30 do
+    for index = 1, 60 do
       local server, how = nb.route(user(name .. index), { protocol = "imap" })
       assert.are.equal("new", how)
       local shown = shows and shows(server) or server.node
@@ -97,8 +97,14 @@ describe("with bindings in Redis", function()
     await_why("a", "dead")
     assert.are.same({ "a", "bound", false }, { node_of("alice") })
     assert.are.same({ "b" }, of_new_users("early"))
-    -- The machine's vote for `verdicts: quorum` is the same.
-    local registration = redis:cli("one", "KEYS", "{nodes" .. number .. "}:machines:*")
+    -- The machine's vote for `verdicts: quorum` is the same. What an operator sets is sent with a registration.
+    local prefix = "{nodes" .. number .. "}:"
+    nb.set_node_weight("b", 99)
+    finally(function() nb.set_node_weight("b", nil) end)
+    engine.eventually("a registration", function()
+      return redis:cli("one", "HGET", prefix .. "store:settings", "weight:node:b"):find("99", 1, true)
+    end)
+    local registration = redis:cli("one", "KEYS", prefix .. "machines:*")
     assert.are.equal("\na\tu0\nb\tu0", "\n" .. redis:cli("one", "HGET", registration, "nodes"))
     late:reopen()
     await_why("a", nil)
@@ -153,7 +159,7 @@ describe("with bindings in Redis", function()
     local left = { ports.a, ports.b }
     table.sort(left)
     assert.are.same(left, of_new_users("during", port))
-    for index = 1, 30 do
+    for index = 1, 60 do
       local server, how = nb.route(user("before" .. index), { protocol = "imap" })
       assert.are.equal("bound", how)
       assert.are_not.equal(ports.more, server.port)
