@@ -55,8 +55,8 @@ impl Routable {
         }
     }
 
-    /// The word after a probe gave this verdict. A first verdict that is alive, or that follows a
-    /// provisional one, is followed at once: no user was routed by another one.
+    /// The word after a probe gave this verdict. A first verdict that is alive is followed at once, also
+    /// after a provisional one: no user was routed by another verdict.
     #[must_use]
     pub fn after(self, verdict: Verdict, now_ms: u64, delays: Delays) -> Self {
         let followed = self.verdict_for_bound(now_ms, delays);
