@@ -26,6 +26,7 @@ files["src/engine/cluster/scripts"] = {
     "redis", "KEYS", "ARGV",
     "USERS", "MACHINES", "STORE", "answer", "count_in", "count_out", "digits", "drop_if_over", "last_generation",
     "next_generation", "note_generation", "now", "now_us", "read", "read_or_remembered", "write", "write_home",
+    "write_if_room",
   },
 }
 files["src/engine/cluster/scripts/common.lua"] = { ignore = { "211", "431" } }
