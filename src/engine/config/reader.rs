@@ -170,14 +170,16 @@ impl<'a> Reader<'a> {
 
     /// A path, made absolute: the process may change its directory later.
     pub(super) fn file_path(&self, key: &Key) -> Result<Option<PathBuf>, Issue> {
-        let Some(text) = self.text(key, is_file_path)? else {
-            return Ok(None);
-        };
-        let absolute = std::path::absolute(text).map_err(|error| {
+        let text = self.text(key, is_file_path)?;
+        text.map(|text| self.absolute(key, text)).transpose()
+    }
+
+    /// The absolute path of a text that is the path of a file.
+    pub(super) fn absolute(&self, key: &Key, text: &str) -> Result<PathBuf, Issue> {
+        std::path::absolute(text).map_err(|error| {
             let problem = format!("the current directory cannot be found: {error}");
             self.conflict(key, &problem)
-        })?;
-        Ok(Some(absolute))
+        })
     }
 
     pub(super) fn host(&self, key: &Key) -> Result<Option<Host>, Issue> {

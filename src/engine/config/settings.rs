@@ -1,6 +1,5 @@
 //! The settings of the service section: its own keys, then its targets.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::super::target::Target;
@@ -96,7 +95,10 @@ fn log(reader: &Reader<'_>) -> Result<LogSink, Issue> {
     let text = reader
         .text(&keys::LOG, |text| sink(text).is_some() || path(text))?
         .unwrap_or(keys::LOG.default_text());
-    Ok(sink(text).unwrap_or_else(|| LogSink::File(PathBuf::from(text))))
+    match sink(text) {
+        Some(sink) => Ok(sink),
+        None => reader.absolute(&keys::LOG, text).map(LogSink::File),
+    }
 }
 
 fn targets(
