@@ -1,8 +1,10 @@
 -- What is said of a configuration that is refused, and of one that is hardly what was meant, from a
 -- Lua table and from a YAML file.
 
+local engine = require("spec.support.engine")
 local files = require("spec.support.files")
 local interpreter = require("spec.support.interpreter")
+local peers = require("spec.support.peers")
 
 describe("a mistake in a configuration", function()
   local nb = require("nauthilus_backend")
@@ -71,6 +73,10 @@ describe("a mistake in a configuration", function()
     for _, host in ipairs({ "[::1]:993", "127.0.0.1:993", "imap.example.org:993" }) do
       of_server("host", host, '"' .. host .. '"', with_port:format(host))
     end
+    of_server("host", "imap://u:hunter2@x", "imap://u:hunter2@x",
+      "host: IPv4, IPv6 or host name expected, got a string with @ in it (a host alone, not a URL)")
+    of_server("tls", "u:hunter2@x", "u:hunter2@x", "tls: boolean expected, got a string with @ in it"
+      .. " (write true or false without quotes)")
     for _, name in ipairs({ "proxy_protocol", "proxy", "send_proxy_v2" }) do
       of_server(name, true, "true", name .. ": unknown key; did you mean haproxy_v2?")
     end
@@ -179,6 +185,33 @@ describe("a mistake in a configuration", function()
       -- No message is truncated.
       assert.is_nil(problem:find("%.%.%.$"), problem)
     end
+  end)
+
+  it("repeats a path on one line, whatever is in its name", function()
+    local odd = "/nowhere/a\nb\27c"
+    local shown = "/nowhere/a\\nb\\u{1b}c"
+    assert.are.equal(shown .. "\\u{0}d: cannot be opened: file name contained an unexpected NUL byte",
+      refusal(odd .. "\0d"))
+    local function with(settings)
+      local server = { protocol = "imap", host = "127.0.0.1", port = 1, tls = true }
+      return { log = "none", backend_servers = { engine.changed(server, settings) } }
+    end
+    for start, config in pairs({
+      [""] = odd,
+      ["log: cannot append to "] = { log = odd, backend_servers = {} },
+      ["state_file: cannot use "] = { log = "none", state_file = odd, backend_servers = {} },
+      ["backend_servers[1].tls_ca_file: "] = with({ tls_ca_file = odd }),
+      ["backend_servers[1].tls_cert_file: "] = with({ tls_cert_file = odd, tls_key_file = odd }),
+      ["cluster.password_file: "] = { log = "none", backend_servers = {},
+        cluster = { redis = "redis://127.0.0.1:1", password_file = odd } },
+    }) do
+      assert.are.equal(start .. shown .. ": no such file",
+        (refusal(config):lower():gsub(" or directory %(os error 2%)", "")))
+    end
+    local world = peers.new()
+    finally(function() world:stop() end)
+    assert.are.equal("tls: tls_ca_file " .. shown .. ": no such file",
+      nb.check_backend_connection("127.0.0.1", world:open().port, false, true, { tls_ca_file = odd }))
   end)
 
   it("that only the system finds has file and line too", function()

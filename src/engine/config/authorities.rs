@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::super::target::{Target, TlsMode};
 use super::pem_file::{self, Unread};
+use super::text::shown_path;
 use crate::sys::{tls_certificates, tls_library};
 
 /// The text of one file, or of all files of the system's authorities.
@@ -51,7 +52,7 @@ impl Authorities {
                 Some(path) => {
                     tls_library::usable().map_err(|problem| placed("tls_ca_file", problem))?;
                     let pem = read(path).map_err(|unread| {
-                        let problem = format!("{}: {}", path.display(), unread.problem);
+                        let problem = format!("{}: {}", shown_path(path), unread.problem);
                         placed("tls_ca_file", problem)
                     })?;
                     files.insert(path.clone(), pem);

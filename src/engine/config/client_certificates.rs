@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::super::target::{ClientCertificate, Target};
 use super::pem_file::{self, Unread};
+use super::text::shown_path;
 use crate::sys::tls_certificates::{self, KeyProblem};
 use crate::sys::tls_library;
 
@@ -148,7 +149,7 @@ fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unre
         if public.is_ok_and(|public| !public.public_eq(&private)) {
             let problem = format!(
                 "the key of the certificate in tls_cert_file ({}) expected, got another one",
-                cert_file.display()
+                shown_path(cert_file)
             );
             return Err(of_key(problem.into()));
         }

@@ -12,6 +12,7 @@ use super::issue::{Issue, Step};
 use super::keys::{self, CLUSTER_KEYS, Key, MAX_CREDENTIAL, MAX_PREFIX, MAX_REDIS_URL};
 use super::pem_file;
 use super::reader::Reader;
+use super::text::shown_path;
 use super::value::Value;
 use crate::engine::target::{ClientCertificate, Host, Secret};
 use crate::sys::tls_library;
@@ -253,7 +254,7 @@ fn parse_url(text: &str) -> Result<Place, Option<&'static str>> {
             "no user and no password expected in it: use username and password_file",
         ));
     }
-    if text.contains(['?', '#']) || text.bytes().any(|byte| byte.is_ascii_control()) {
+    if text.contains(['?', '#']) || text.contains(char::is_control) {
         return Err(None);
     }
     if let Some(path) = text.strip_prefix("unix:") {
@@ -444,7 +445,7 @@ fn place(key: &'static Key) -> impl Fn(String) -> Issue {
 }
 
 fn named(path: &FilePath, problem: &str) -> String {
-    format!("{}: {problem}", path.display())
+    format!("{}: {problem}", shown_path(path))
 }
 
 fn bytes(path: &FilePath) -> Result<Zeroizing<Vec<u8>>, String> {

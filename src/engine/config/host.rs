@@ -180,6 +180,8 @@ mod tests {
             ("[2001:db8::1]:143", " (the port has its own key)"),
             ("[::1]:imap", " (bracket not closed)"),
             ("imap://host", " (a host alone, not a URL)"),
+            ("imap://u:hunter2@x", " (a host alone, not a URL)"),
+            ("u:hunter2@x", ""),
             ("host/path", " (a host alone, not a URL)"),
             ("fe80::1%eth0", " (zone ids are not supported)"),
             ("[fe80::1%2]", " (zone ids are not supported)"),

@@ -18,6 +18,7 @@ use super::reader::Reader;
 use super::server_items::NothingDeferred;
 use super::settings;
 use super::target::TargetDefaults;
+use super::text::one_line;
 use super::value::Value;
 use super::{
     Authorities, Config, LogSink, TlsFiles, client_certificates, file, routing, section, target,
@@ -304,7 +305,8 @@ fn of_own_files(config: &Config, path: &Path) -> Vec<Issue> {
     let problem = |(key, file, checked): (&Key, &PathBuf, io::Result<()>)| {
         let error = checked.err()?;
         let problem = format!("cannot use {}: {error}", file.display());
-        Some(path.key(key.name).issue(problem))
+        // The error may name the directory.
+        Some(path.key(key.name).issue(one_line(&problem)))
     };
     let own = log.into_iter().chain(state_file).filter_map(problem);
     let of_cluster = config.cluster.iter();

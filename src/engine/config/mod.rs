@@ -69,6 +69,7 @@ pub use self::pem_file::Unread;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::server_items::{ServerItems, is_server_list};
 pub use self::target::{CheckDefaults, target_from_value};
+pub use self::text::shown_path;
 pub use self::timeouts::Timeouts;
 pub use self::tls_files::TlsFiles;
 pub use self::unknown::nearest;
@@ -279,7 +280,7 @@ impl Config {
         path: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let named = |problem: String| format!("{}: {problem}", path.display());
+        let named = |problem: String| format!("{}: {problem}", shown_path(path));
         let refused = |problem: String| ConfigError(named(problem));
         let bytes = file::read(path).map_err(refused)?;
         let config = Self::from_yaml_bytes(&bytes, env).map_err(|error| refused(error.0))?;

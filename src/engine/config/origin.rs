@@ -3,6 +3,7 @@
 use std::path::{Path as FilePath, PathBuf};
 
 use super::issue::Path;
+use super::text::shown_path;
 
 /// The file, and the lines of the keys whose values are only checked when the configuration is put in
 /// force. All origins compare as equal: the same settings from another file, or from other lines, are the
@@ -68,7 +69,7 @@ impl ConfigOrigin {
     fn place(&self, reason: &str, line: impl Fn(&Lines) -> Option<usize>) -> String {
         let mut out = String::new();
         if let Some(file) = &self.file {
-            out.push_str(&format!("{}: ", file.display()));
+            out.push_str(&format!("{}: ", shown_path(file)));
         }
         if let Some(lines) = &self.lines {
             if let Some(line) = line(lines) {

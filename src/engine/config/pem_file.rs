@@ -9,6 +9,7 @@ use openssl::error::ErrorStack;
 use openssl::x509::X509;
 use zeroize::Zeroizing;
 
+use super::text::shown_path;
 use crate::sys::tls_certificates;
 
 /// The longest file, in bytes. A file with the system's authorities has about 250 KB.
@@ -47,7 +48,7 @@ impl Unread {
 
     pub(super) fn in_file(self, path: &Path) -> Self {
         Self {
-            problem: format!("{}: {}", path.display(), self.problem),
+            problem: format!("{}: {}", shown_path(path), self.problem),
             ..self
         }
     }

@@ -1,12 +1,22 @@
 //! A user's text as an error repeats it.
 
+use std::path::Path;
+
 /// The longest piece of a user's text that an error repeats, in characters.
 const SHOWN_CHARS: usize = 64;
+
+/// Whether an error must not repeat a text: it may be a URL with a password.
+pub(super) fn is_withheld(text: &str) -> bool {
+    text.contains('@')
+}
 
 /// A user's text for an error: in quotes, on one line, shortened.
 pub(super) fn quoted(text: &str) -> String {
     if text.is_empty() {
         return "an empty string".to_owned();
+    }
+    if is_withheld(text) {
+        return "a string with @ in it".to_owned();
     }
     format!("\"{}\"", shortened(text))
 }
@@ -41,6 +51,11 @@ pub(super) fn one_line(sentence: &str) -> String {
     shown
 }
 
+/// A path for an error or the log, on one line: its name may have any character but NUL and the slash.
+pub fn shown_path(path: &Path) -> String {
+    one_line(&path.display().to_string())
+}
+
 /// A text from its bytes.
 ///
 /// # Errors
@@ -63,6 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_path_is_on_one_line() {
+        let path = Path::new("/tmp/\u{1b}[31m\r\n\0ü ß");
+        assert_eq!(shown_path(path), r"/tmp/\u{1b}[31m\r\n\u{0}ü ß");
+    }
+
+    #[test]
     fn an_echoed_text_is_short_and_on_one_line() {
         assert_eq!(quoted("a\r\nb\0\"c"), r#""a\r\nb\0\"c""#);
         assert_eq!(quoted(&"é".repeat(64)), format!("\"{}\"", "é".repeat(64)));
@@ -71,6 +92,7 @@ mod tests {
             format!("\"{}...\"", "é".repeat(64))
         );
         assert_eq!(quoted(""), "an empty string");
+        assert_eq!(quoted("imap://u:hunter2@x"), "a string with @ in it");
         assert_eq!(quoted("o'brien"), "\"o'brien\"");
     }
 }

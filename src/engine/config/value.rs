@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
-use super::text::quoted;
+use super::text::{is_withheld, quoted};
 
 /// A value of a configuration. Its texts may be secrets: they are wiped when dropped and
 /// `Debug` shows their length only.
@@ -47,7 +47,7 @@ impl Value {
     /// Type and, for a scalar, the value: for the error "X expected, got …" if the type is wrong.
     pub(super) fn described(&self) -> String {
         match self {
-            Self::Str(text) if text.is_empty() => self.shown(),
+            Self::Str(text) if text.is_empty() || is_withheld(text) => self.shown(),
             Self::Bool(_) | Self::Int(_) | Self::Float(_) | Self::Str(_) => {
                 format!("{} {}", self.type_name(), self.shown())
             }

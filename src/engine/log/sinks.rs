@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use crate::engine::config::shown_path;
 use crate::sys::append_lock::{AppendFile, AppendLock};
 use crate::sys::own_descriptor::Guarded;
 
@@ -46,7 +47,7 @@ impl LogFile {
     }
 
     pub(super) fn name(&self) -> String {
-        self.path.display().to_string()
+        shown_path(&self.path)
     }
 
     /// Why the path could not be opened again, for the operator.
@@ -80,7 +81,7 @@ impl LogFile {
             Err(error) if self.stale.load().is_none() => {
                 let text = format!(
                     "log: {} cannot be opened again ({error}): lines go on to the file that was open",
-                    self.path.display()
+                    shown_path(&self.path)
                 );
                 self.stale.store(Some(Arc::new(text)));
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Process, signs};
 use crate::engine::active::{ActiveConfig, KnownNames, StartState};
-use crate::engine::config::{Config, LogSink};
+use crate::engine::config::{Config, LogSink, shown_path};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::probe::resolve::origin;
 use crate::engine::request::secret_names;
@@ -185,7 +185,7 @@ fn open_state_file(
 
 fn open_log(sink: &LogSink) -> Result<Log, String> {
     Log::open(sink).map_err(|e| match sink {
-        LogSink::File(path) => format!("log: cannot append to {}: {e}", path.display()),
+        LogSink::File(path) => format!("log: cannot append to {}: {e}", shown_path(path)),
         _ => format!("log: {e}"),
     })
 }

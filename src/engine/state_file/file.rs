@@ -14,6 +14,7 @@ use super::format::read_file;
 use super::request::{CommandRequest, CommandRequests};
 use super::saved::Saved;
 use super::work::Work;
+use crate::engine::config::shown_path;
 use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
 use crate::sys::state_file::{Part, StateFile, Version};
@@ -68,7 +69,7 @@ impl SharedStateFile {
     /// `state_file: cannot use /path: why`.
     pub fn open(path: &Path) -> Result<Self, String> {
         let file = StateFile::open(path)
-            .map_err(|e| format!("state_file: cannot use {}: {e}", path.display()))?;
+            .map_err(|e| format!("state_file: cannot use {}: {e}", shown_path(path)))?;
         Ok(Self {
             path: path.to_owned(),
             file: ArcSwap::from_pointee(file),

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::super::{Config, MAX_BYTES};
+use super::super::{Config, MAX_BYTES, shown_path};
 use super::no_env;
 
 /// A directory of this test alone, removed when dropped.
@@ -34,7 +34,7 @@ fn problem(path: &Path) -> String {
         Err(error) => error.to_string(),
         Ok(config) => panic!("{config:?}"),
     };
-    let start = format!("{}: ", path.display());
+    let start = format!("{}: ", shown_path(path));
     error
         .strip_prefix(&start)
         .unwrap_or_else(|| panic!("{error}"))

@@ -36,7 +36,9 @@ use self::wire::Wire;
 use super::error::{ProbeError, Stage};
 use super::progress::{ProbeObserver, Progress};
 use super::transport::Transport;
-use crate::engine::config::{Authorities, CertificatePem, ClientCertificates, TlsFiles, Unread};
+use crate::engine::config::{
+    Authorities, CertificatePem, ClientCertificates, TlsFiles, Unread, shown_path,
+};
 use crate::engine::target::{ClientCertificate, Target};
 use crate::sys::{tls_certificates, tls_library};
 
@@ -230,7 +232,7 @@ fn system(authorities: &Authorities) -> Result<Vec<X509>, ProbeError> {
 }
 
 fn of_file(authorities: &Authorities, path: &Path) -> Result<Vec<X509>, ProbeError> {
-    let what = format!("tls_ca_file {}", path.display());
+    let what = format!("tls_ca_file {}", shown_path(path));
     let pem = authorities
         .of_file(path)
         .map_err(|unread| unusable(&format!("{what}: "), &unread))?;
