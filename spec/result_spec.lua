@@ -192,6 +192,18 @@ describe("nauthilus_backend_result", function()
     assert.is_nil(printed:find("hidden", 1, true))
   end)
 
+  it("names an attribute that it leaves out by its start", function()
+    local printed, well = interpreter.run([[
+      local nb = require("nauthilus_backend")
+      local b = nauthilus_backend_result.new()
+      b:attributes({ [("x"):rep(2000000)] = { { "hidden" } } })
+      print("ok")
+    ]])
+    assert.is_true(well, printed:sub(1, 1000))
+    assert.matches(('attribute="%s..." reason='):format(("x"):rep(64)), printed, 1, true)
+    assert.is_true(#printed < 400)
+  end)
+
   it("takes the names that scripts for Nauthilus assign", function()
     b.unique_user_id, b.display_name = "uid", "cn"
     assert.equal("uid", b:unique_user_id_field())

@@ -37,7 +37,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use mlua::ffi::{self, lua_State};
 
 pub(super) use answer::{Answer, LuaValue};
-pub(super) use args::{ArgView, Args, Refused};
+pub(super) use args::{ArgView, Args, Refused, cut};
 #[cfg(feature = "luajit")]
 pub(super) use class::{
     Content, content_of, fill_contexts, fill_results, owned_of, push_lasting_context,

@@ -1,7 +1,7 @@
 //! Natives of the result class.
 
 use super::own_or_shared::OwnOrShared;
-use super::raw::{Answer, ArgView, Args, Item, Items, native};
+use super::raw::{Answer, ArgView, Args, Item, Items, cut, native};
 use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
@@ -106,8 +106,10 @@ impl Field {
 /// Logs that an attribute was left out. That is not an error: a login must not fail because of it.
 pub(super) fn log_left_out(name: &[u8]) {
     current().log_seldom(|| {
+        let (start, rest) = cut(name);
+        let shown = format!("{}{rest}", String::from_utf8_lossy(start));
         Line::new(Level::Warning, "attribute_left_out")
-            .quoted("attribute", &String::from_utf8_lossy(name))
+            .quoted("attribute", &shown)
             .quoted("reason", "its value is a table in a table")
     });
 }

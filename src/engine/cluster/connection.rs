@@ -59,9 +59,16 @@ impl From<RedisError> for CallError {
     }
 }
 
-/// Puts a server's error on one line, as the log needs it.
+/// Puts a server's error on one line, as the log needs it, and cuts it: scripts and `status()` get it, too.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    const LONGEST: usize = 500;
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()),
+        None => line,
+    }
 }
 
 impl Connection {
@@ -255,4 +262,19 @@ async fn ask_sentinel(
     let (host, port) = master.ok_or_else(|| CallError(format!("knows no service {service:?}")))?;
     let host = parse_host(&host).map_err(CallError)?;
     Ok(RedisAddress { host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_a_server_is_one_short_line() {
+        assert_eq!(
+            one_line(" WRONGPASS\r\n\u{1b}[31mno\u{9b} "),
+            "WRONGPASS [31mno"
+        );
+        assert_eq!(one_line(&"é".repeat(500)), "é".repeat(500));
+        assert_eq!(one_line(&"é".repeat(9000)), "é".repeat(500) + "...");
+    }
 }

@@ -26,6 +26,9 @@ use crate::sys::thread::spawn_quiet;
 const QUEUE: usize = 1024;
 const STACK: usize = 128 * 1024;
 
+/// The longest value in quotes, in characters. Reasons have a few hundred, with a path more.
+const LONGEST: usize = 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Info,
@@ -79,15 +82,18 @@ impl Line {
     }
 
     /// Adds a value in quotes; control characters, quotes and backslashes are escaped, so that the
-    /// line stays one line.
+    /// line stays one line. A value may be from a peer: only its first [`LONGEST`] characters are taken.
     pub fn quoted(mut self, key: &str, value: &str) -> Self {
         let _ = write!(self.text, " {key}=\"");
-        for c in value.chars() {
+        for c in value.chars().take(LONGEST) {
             match c {
                 '"' | '\\' => self.text.extend(['\\', c]),
                 c if c.is_control() => self.text.extend(c.escape_default()),
                 c => self.text.push(c),
             }
+        }
+        if value.chars().nth(LONGEST).is_some() {
+            self.text.push_str("...");
         }
         self.text.push('"');
         self
@@ -332,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_long_value_is_cut() {
+        let line = |count| Line::new(Level::Warning, "x").quoted("reason", &"é".repeat(count));
+        let shown = |text: &str| format!("event=x reason=\"{text}\"");
+        assert_eq!(line(LONGEST).text, shown(&"é".repeat(LONGEST)));
+        let cut = shown(&("é".repeat(LONGEST) + "..."));
+        assert_eq!(line(LONGEST + 1).text, cut);
+        assert_eq!(line(1_000_000).text, cut);
+    }
+
+    #[test]
     fn a_file_gets_whole_lines_and_survives_rotation() {
         let dir = std::env::temp_dir().join(format!("nb-log-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -362,7 +378,7 @@ mod tests {
     #[test]
     fn a_rotated_file_that_cannot_be_opened_again_goes_on_where_it_was() {
         let dir = std::env::temp_dir().join(format!("nb-log-stale-{}", std::process::id()));
-        let folder = dir.join("log");
+        let folder = dir.join("log\n");
         std::fs::create_dir_all(&folder).unwrap();
         let log = Log::open(&LogSink::File(folder.join("x"))).unwrap();
         assert_eq!(log.warnings(), Vec::<String>::new());
@@ -373,7 +389,7 @@ mod tests {
         assert!(text.ends_with("info event=second\n"));
         let warning = log.warnings().remove(0);
         assert!(
-            warning.starts_with("log: /") && warning.contains("cannot be opened again"),
+            warning.starts_with("log: /") && warning.contains(r"/log\n/x cannot be opened again"),
             "{warning}"
         );
         assert!(!folder.exists());

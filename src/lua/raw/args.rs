@@ -435,13 +435,19 @@ unsafe fn holds_table(state: *mut lua_State, table: c_int) -> bool {
     found
 }
 
-/// A name as an error text shows it: escaped, and cut to 64 bytes.
-fn shown(name: &[u8]) -> String {
+/// As much of a name as errors and the log repeat, and "..." where that is not all.
+pub(in crate::lua) fn cut(name: &[u8]) -> (&[u8], &'static str) {
     const LONGEST: usize = 64;
     match name.get(..LONGEST) {
-        Some(start) if name.len() > LONGEST => format!("\"{}...\"", start.escape_ascii()),
-        _ => format!("\"{}\"", name.escape_ascii()),
+        Some(start) if name.len() > LONGEST => (start, "..."),
+        _ => (name, ""),
     }
+}
+
+/// A name as an error text shows it: escaped and cut.
+fn shown(name: &[u8]) -> String {
+    let (start, rest) = cut(name);
+    format!("\"{}{rest}\"", start.escape_ascii())
 }
 
 /// The array at `table`, in order. Refuses a table whose keys are not exactly 1..n and a value for
