@@ -62,6 +62,18 @@ describe("route", function()
     assert.are.same({ two = 200 }, shares())
   end)
 
+  it("calls a node without weight usable in the metrics, as its servers are, and unused in nodes()", function()
+    configure({ target(a, "one", { weight = 0 }), target(b, "two") })
+    nb.set_node_weight("two", 0)
+    finally(function() nb.set_node_weight("two", nil) end)
+    local text = nb.metrics()
+    for index, node in ipairs({ "one", "two" }) do
+      local usable = ('nauthilus_backend_node_usable{node="%s",pool=""} 1\n'):format(node)
+      assert.is_truthy(text:find(usable, 1, true), text)
+      assert.are.same({ false, "weight 0" }, { nb.nodes()[index].usable, nb.nodes()[index].why })
+    end
+  end)
+
   it("takes a filter of server fields and pools, and refuses what it does not know", function()
     configure({ target(a, "one", { pool = "near" }), target(b, "two", { protocol = "pop3", pool = "far" }) })
     assert.are.equal(a.port, nb.route("alice", { protocol = "imap", pool = "near" }).port)

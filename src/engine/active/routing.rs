@@ -108,6 +108,7 @@ impl ActiveConfig {
                 node,
                 weight: fleet.view.weight(node),
                 why: fleet.why_unusable(node),
+                is_usable_by_rule: fleet.is_usable_by_rule(node),
                 state,
                 since_ms,
                 users: has_store.then(|| self.table.users(place)).flatten(),
@@ -261,6 +262,8 @@ pub struct NodeStatus<'a> {
     /// Why no user is routed there, with a filter that matches every target; `None` where users
     /// are.
     pub why: Option<Why>,
+    /// Whether it is usable by `node_usable`, whatever its weight.
+    pub is_usable_by_rule: bool,
     /// What an operator has set for the node, and since when, in milliseconds since 1970; 0: nothing.
     pub state: OperatorState,
     pub since_ms: u64,

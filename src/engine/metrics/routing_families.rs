@@ -20,11 +20,11 @@ pub(super) fn node_usable(
     let mut family = gauge(
         encoder,
         "node_usable",
-        "Whether users are routed to the node",
+        "Whether the node is usable by node_usable",
     )?;
     for status in active.node_statuses_of(range) {
         let labels = [("node", &*status.node.name), ("pool", &*status.node.pool)];
-        put_gauge(&mut family, &labels, &i64::from(status.why.is_none()))?;
+        put_gauge(&mut family, &labels, &i64::from(status.is_usable_by_rule))?;
     }
     Ok(())
 }

@@ -199,6 +199,13 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         self.why_not(node, &Filter::default())
     }
 
+    /// Whether a node is usable by `node_usable`, whatever its weight, with a filter that matches every
+    /// target.
+    pub fn is_usable_by_rule(&self, node: &'a Node) -> bool {
+        let filter = Filter::default();
+        self.is_usable(node, self.node_usable, &filter, Users::Unbound)
+    }
+
     fn why_not(&self, node: &'a Node, filter: &Filter) -> Option<Why> {
         if self.view.weight(node) == 0 {
             return Some(Why::NoWeight);
