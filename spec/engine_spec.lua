@@ -273,6 +273,25 @@ describe("the engine", function()
     assert.are.equal(("alivealive\t%d\t%d\n"):format(before, before), output)
   end)
 
+  -- Servers that differ in nothing but the password share their verdict.
+  it("keeps the verdict of a server that is configured with two passwords over a new configuration", function()
+    local port = world:closed_port()
+    local function configure(interval)
+      local servers = {}
+      for index, password in ipairs({ "one", "two" }) do
+        servers[index] = engine.imap(port, { deep_check = true, test_username = "u", test_password = password })
+      end
+      nb.configure(engine.config(servers, { connect_interval = interval, fast_interval = interval }))
+    end
+    configure("50ms")
+    engine.await_verdict(nb, port, "dead")
+    engine.await_probes(nb, port, 20)
+    local probes = engine.target(nb, port).probes
+    configure("1h")
+    assert.is_true(engine.target(nb, port).probes >= probes, "the record is still there")
+    assert.are.equal("dead", engine.target(nb, port).verdict)
+  end)
+
   it("checks a server that was removed and comes back at once, not after its interval", function()
     -- A probe takes hundreds of milliseconds here, so that one is nearly always in flight when the target is
     -- removed.
