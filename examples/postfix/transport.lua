@@ -3,11 +3,18 @@
 --
 -- main.cf:
 --   transport_maps = socketmap:inet:127.0.0.1:10045:transport
+--   recipient_delimiter = +
+-- /etc/nauthilus_backend.yml of all hosts, if there is a recipient_delimiter; without it mail to alice+box@example.org
+-- may go to another node than the sessions of alice@example.org:
+--   detail_separator: "+"
 --
 -- Packages of Debian: lua5.4 lua-socket. Run it as a separate service. It answers one request after the
 -- other; without `cluster` an answer takes microseconds.
 --
---   lua5.4 transport.lua /etc/nauthilus_backend.yml [port]
+--   lua5.4 transport.lua /etc/nauthilus_backend.yml 10045 example.org example.net
+--
+-- The arguments after the port are the domains whose mailboxes the LMTP servers have. Postfix asks for every address,
+-- also for those that it sends to other sites; for these the answer is that the map has no entry.
 
 local socket = require("socket")
 local nauthilus_backend = require("nauthilus_backend")
@@ -15,7 +22,17 @@ local nauthilus_backend = require("nauthilus_backend")
 -- In bytes: the protocol's limit for a request (socketmap_table(5)). Longer requests are refused.
 local LONGEST = 100000
 
-nauthilus_backend.configure(arg[1] or "/etc/nauthilus_backend.yml")
+local port = tonumber(arg[2])
+if not port or #arg < 3 then
+  io.stderr:write("usage: transport.lua CONFIGURATION PORT DOMAIN ...\n")
+  os.exit(2)
+end
+local own = {}
+for index = 3, #arg do
+  own[arg[index]:lower()] = true
+end
+
+nauthilus_backend.configure(arg[1])
 nauthilus_backend.start()
 
 -- Returns the answer to a request. "TEMP" makes Postfix keep the mail in its queue and ask again.
@@ -24,12 +41,17 @@ local function answer(request)
   if map ~= "transport" then
     return "PERM unknown map"
   end
-  -- Postfix also asks for the domain alone, and for what precedes an extension of the address.
-  if not key:find("@", 1, true) then
+  -- Postfix also asks for the domain alone, for "*", and for recipients and senders of other sites.
+  local domain = key:match("@([^@]*)$")
+  if not domain or not own[domain:lower()] then
     return "NOTFOUND "
   end
   local server, reason = nauthilus_backend.route(key, { protocol = "lmtp" })
-  if not server then
+  if reason == "no key" then
+    -- The address is too long, or `user_key` and the separators leave nothing of it. No user can have it, so there is
+    -- nothing to wait for.
+    return "OK error:5.1.1 no such user"
+  elseif not server then
     return "TEMP no LMTP server: " .. reason
   end
   local ip = server.ip:find(":", 1, true) and "ipv6:" .. server.ip or server.ip
@@ -57,7 +79,7 @@ local function read_request(peer)
   return request and request:sub(-1) == "," and request:sub(1, -2) or nil
 end
 
-local listener = assert(socket.bind("127.0.0.1", tonumber(arg[2] or 10045)))
+local listener = assert(socket.bind("127.0.0.1", port))
 -- The clients that are connected; Postfix keeps several connections open.
 local peers = { listener }
 while true do
