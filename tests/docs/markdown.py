@@ -3,10 +3,11 @@
 A block is the text between two lines of three backquotes. Its language says which host it is for. A
 comment just above it can say what the block must do:
 
-    <!-- test: login 127.0.0.1:143 -->    a login through nginx's mail proxy at this address succeeds
+    <!-- test: login 127.0.0.1:143 -->    a login through nginx's mail proxy at this address succeeds, and is
+                                          refused as temporary while no server is alive
     <!-- test: greeting 127.0.0.1:143 --> a server's greeting comes through HAProxy at this address
     <!-- test: header URL TEXT -->        the answer of nginx to a GET has this text among its header lines
-    <!-- test: dovecot 2.3 -->            the block is for this version of Dovecot
+    <!-- test: dovecot 2.3 -->            a login through this version of Dovecot succeeds
     <!-- test: luajit -->                 Lua that needs LuaJIT
     <!-- test: run -->                    shell commands to be run, in a folder that has the page's files
 
