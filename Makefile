@@ -106,10 +106,11 @@ ifneq ($(WHY),)
 	@echo "make: building for $(LUA_ABI): $(LUA) is $(WHY); for another Lua set LUA=5.1, 5.2, 5.3, 5.4, 5.5 or luajit"
 endif
 
+# What is made for a Lua if there is none.
 .PHONY: module-
 module-:
 ifeq ($(LUA),)
-	@echo "make: no Lua found. Name the Lua to build for, which need not be installed: make LUA=5.4" >&2
+	@echo "make: no Lua found. Name it, even if it is not installed: make LUA=5.4 …" >&2
 	@echo "      (5.1, 5.2, 5.3, 5.4, 5.5, luajit, or the path of an interpreter)" >&2
 else
 	@echo "make: '$(LUA)' is no Lua: set LUA to 5.1, 5.2, 5.3, 5.4, 5.5, luajit or the path of an interpreter" >&2
@@ -231,8 +232,9 @@ install-command:
 	$(call ensure,build/bin/nauthilus-backend,command,$(COMMAND_FLAGS))
 	$(in_places) put command
 
+# The module's folder has the name of a Lua.
 .PHONY: uninstall
-uninstall:
+uninstall: $(if $(LUA_ABI),,module-)
 	$(in_places) remove module library command data
 
 # The rockspec names these targets.
