@@ -1,10 +1,12 @@
 -- Reports the sessions that are open on the mail servers, so that the bindings of their users do not end. Without
 -- reports a binding ends `retention` after the user's last login, although the session may still be open.
 --
--- Run it on one machine, as a user who may read both files. In /etc/cron.d/touch-sessions:
+-- Run it on one machine, as the user to whom the folder of the `state_file` belongs: with the files of this folder that
+-- is `dovecot`, the user of the auth processes. (Without a `state_file` any user will do.) Only that user may read the
+-- key. In /etc/cron.d/touch-sessions:
 --
---   */5 * * * *  nauthilus  lua5.4 /usr/local/bin/touch_sessions.lua /etc/nauthilus_backend.yml
---                           /etc/doveadm-api-key mail1=192.0.2.11:8080 mail2=192.0.2.12:8080
+--   */5 * * * *  dovecot  lua5.4 /usr/local/bin/touch_sessions.lua /etc/nauthilus_backend.yml
+--                         /etc/doveadm-api-key mail1=192.0.2.11:8080 mail2=192.0.2.12:8080
 --
 -- (in one line). With `retention: 15m` in the configuration two reports in a row may fail before bindings end. Each
 -- mail server needs doveadm-http.conf of this folder. If the sessions of a node could not be reported, the script
