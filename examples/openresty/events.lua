@@ -42,7 +42,8 @@ local function post(host, port, path, body)
   return nil, problem or status
 end
 
--- Sends the new events. If one could not be sent, the next call tries it again.
+-- Sends the new events. If one could not be sent, the next call tries it again. One that is being sent during a reload
+-- may be sent twice.
 local function tell_new(host, port, path)
   -- In shared memory, so that another worker that takes over continues with the right event.
   local told = ngx.shared.backend_events
@@ -76,6 +77,10 @@ function events.tell(host, port, path)
     local ok, problem = pcall(tell_new, host, port, path)
     if not ok then
       ngx.log(ngx.ERR, problem)
+    end
+    -- A reload that began meanwhile allows no new timer. The new worker with this number goes on.
+    if ngx.worker.exiting() then
+      return
     end
     -- Not `ngx.timer.every`: if a call took longer than the interval, the next one would run at the same time.
     assert(ngx.timer.at(1, again))

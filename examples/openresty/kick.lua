@@ -75,6 +75,9 @@ local function is_mask(user)
   return user:find("[*?:]") or user:find("^[%d./]+$")
 end
 
+-- The users of whom the log says that their sessions must be ended by hand.
+local told_of = {}
+
 -- Ends the sessions of users who have sessions on the node and were moved away from it. Returns nil and the reason if
 -- it could not find that out for all of them.
 local function sweep(node, address)
@@ -86,11 +89,16 @@ local function sweep(node, address)
   local known = {}
   for _, row in ipairs(rows) do
     local user = row.username
-    if type(user) == "string" and not known[user] and not is_mask(user) then
+    if type(user) == "string" and not known[user] then
       known[user] = true
       local explained, unknown = backend.explain_route(user)
       if not explained then
         problem = unknown
+      elseif explained.from == node and explained.node ~= node and is_mask(user) then
+        if not told_of[user] then
+          told_of[user] = true
+          ngx.log(ngx.ERR, "end the sessions of ", user, " on ", node, " by hand: for doveadm this name is a mask")
+        end
       elseif explained.from == node and explained.node ~= node then
         local done, refused = doveadm(address, "kick", { mask = { user } })
         if done then
@@ -163,6 +171,10 @@ function kick.start()
     local ok, problem = pcall(run)
     if not ok then
       ngx.log(ngx.ERR, problem)
+    end
+    -- A reload that began meanwhile allows no new timer. The new worker with this number goes on.
+    if ngx.worker.exiting() then
+      return
     end
     assert(ngx.timer.at(1, again))
   end

@@ -15,9 +15,15 @@ class Hook(http.server.BaseHTTPRequestHandler):
 
     told = []
     broken = False
+    arrivals = 0
+    # While this is not set, the webhook does not answer.
+    held = None
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        Hook.arrivals += 1
+        if Hook.held:
+            Hook.held.wait()
         if not Hook.broken:
             Hook.told.append(body.split("\t"))
         self.send_response(500 if Hook.broken else 204)
@@ -42,6 +48,7 @@ def told():
   }}
 """, server="""
     location /set { content_by_lua_block { require("nauthilus_backend").set_target_state("node:mail1", "drain", { by = "ann" }) } }
+    location /unset { content_by_lua_block { require("nauthilus_backend").set_target_state("node:mail1", "auto") } }
 """, workers=2, level="notice")
     example = (ROOT / "examples/openresty/events.lua").read_text()
     assert "settimeouts(2000, 2000, 2000)" in example, "the timeouts of events.lua"
@@ -78,6 +85,17 @@ def told():
         equal([one[1] for one in of("verdict")],
               ["unknown -> alive", "alive -> dead", "dead -> alive", "alive -> dead"], "verdicts in order")
         assert "told: verdict" in nginx.log()
+    with test("a worker that ends while the webhook thinks does so in silence"):
+        Hook.held = threading.Event()
+        arrivals = Hook.arrivals
+        nginx.get("/unset")
+        until(lambda: Hook.arrivals > arrivals, 60, "an event that is being sent")
+        workers = nginx.workers()
+        os.kill(nginx.master(), signal.SIGHUP)
+        until(lambda: nginx.log().count("gracefully shutting down") == len(workers), 60, "the reload")
+        Hook.held.set()
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers), 60, "the end of the old workers")
+        assert "process exiting" not in nginx.log(), nginx.log()[-2000:]
     nginx.assert_clean(allowed="exited on signal 9")
     nginx.stop()
     hook.shutdown()
