@@ -19,7 +19,8 @@ rspamd_config:register_symbol({
         alive[#alive + 1] = server.ip
       end
     end
-    if #alive == 0 then
+    -- Mail of users who have logged in may be for other sites. What of it is for yours, waits in the queue.
+    if #alive == 0 and not task:get_user() then
       task:set_pre_result("soft reject", "No mail server is available")
     end
     return true, 1.0, alive
