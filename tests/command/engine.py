@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -48,6 +49,12 @@ def nobody():
     run("route", "alice", "--config", config).expect(0, r"^view +presumed alive \(state file")
 
 
+state.touch(0o600)
+request = ["drain", key, "--config", config, "--wait", "60s", "--reason", "interrupted", "--by", "ann"]
+with subprocess.Popen([lab.COMMAND, *map(str, request)]) as interrupted:
+    wait_for(lambda there: there, lambda: b"interrupted" in state.read_bytes())
+    interrupted.send_signal(signal.SIGINT)
+
 environment = {**os.environ, "LUA_CPATH": f"{lab.ROOT}/build/lua5.4/?.so", "LUA_INIT": ""}
 engine = subprocess.Popen(
     ["lua5.4", str(lab.ROOT / "tests/command/engine.lua"), str(config), str(ready)],
@@ -62,11 +69,19 @@ def engine_says():
 
 
 def state_file_has(pattern):
-    return lambda: re.search(pattern, state.read_bytes().decode(errors="replace")) if state.exists() else None
+    return lambda: re.search(pattern, state.read_bytes().decode(errors="replace"), re.M) if state.exists() else None
 
 
 wait_for(lambda there: there, ready.exists)
 wait_for(lambda found: found, state_file_has("verdict=dead"))
+
+
+@test
+def interrupted_before():
+    """A request is not carried out once its command has ended, and does not stay in the file"""
+    wait_for(lambda found: found, state_file_has("^answer 1 ok$"))
+    assert engine_says() == "auto 1"
+    assert b"interrupted" not in state.read_bytes()
 
 
 @test

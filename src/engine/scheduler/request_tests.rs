@@ -1,6 +1,7 @@
 //! Requests in the state file. The steps of the engine thread are called one by one, so that nothing
 //! depends on how fast they are.
 
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -203,5 +204,45 @@ fn whoever_stops_asking_leaves_no_user_in_the_file() {
         assert!(!has_user());
         let left = keeper.store.request(0).unwrap();
         assert_eq!((left.number, left.body.as_str()), (number, ""));
+    });
+}
+
+/// A request whose asker was killed: its bytes are in the file, and nobody holds the lock.
+fn abandon(keeper: &Keeper, body: &str) {
+    assert!(keeper.store.ask(body, 0));
+    let path = keeper.folder.join("state");
+    let mut asked = std::fs::read(&path).unwrap();
+    asked.resize(asked.len().max(16384), 0);
+    keeper.store.stop_asking();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&asked[4096..16384], 4096).unwrap();
+}
+
+#[test]
+fn the_request_of_a_process_that_has_ended_is_removed_and_not_carried_out() {
+    run(async {
+        let mut keeper = Keeper::begin("abandoned", 1);
+        let body = "set what=\"node:n0\" state=drain for=0 by=\"alice\" reason=\"\"\n";
+        abandon(&keeper, body);
+        let content = || std::fs::read(keeper.folder.join("state")).unwrap();
+        let has_user = || content().windows(5).any(|bytes| bytes == b"alice");
+        assert!(has_user());
+        keeper.scheduler.keep_file(true);
+        assert!(!has_user() && keeper.active.table.operators().is_empty());
+        // The place is free again.
+        keeper.ask(body);
+        assert_eq!(keeper.answer().text, "ok");
+        assert_eq!(keeper.active.table.operators().len(), 1);
+    });
+}
+
+#[test]
+fn a_setting_with_its_own_time_is_taken_over_also_from_a_process_that_has_ended() {
+    run(async {
+        let mut keeper = Keeper::begin("timeless", 1);
+        let line = "operator what=\"node:n0\" state=drain since=7 until=0 by=\"\" reason=\"\"\n";
+        abandon(&keeper, line);
+        keeper.scheduler.keep_file(true);
+        assert_eq!(keeper.active.table.operators().len(), 1);
     });
 }

@@ -21,7 +21,7 @@ pub(super) const PAGE: usize = 4096;
 pub(super) const REQUESTS_AT: u64 = 4096;
 pub(super) const REQUEST_MAX: usize = 12 * 1024;
 /// The lowest offset of a content.
-const CONTENTS_AT: u64 = 16 * 1024;
+pub(super) const CONTENTS_AT: u64 = 16 * 1024;
 
 /// The head of a content: where it is, and its checksum.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -107,7 +107,7 @@ impl SharedStateFile {
         file
     }
 
-    /// The content of the file; `None` where the file is empty.
+    /// The content of the file; `None` where none was ever written to it.
     ///
     /// # Errors
     /// Why the content cannot be used, for a log line.
@@ -166,6 +166,9 @@ impl SharedStateFile {
                 if !self.is_writer() {
                     self.written.store(newest(&file), Ordering::Release);
                     self.writer_pid.store(pid(), Ordering::Release);
+                    // It has itself what it asked the writer before it for, and would otherwise
+                    // keep all others from asking.
+                    self.requests.leave(&file);
                 }
                 self.set_silent(false);
                 return WriteRight::Ours;
@@ -315,7 +318,8 @@ impl SharedStateFile {
 
     // === Requests ===
 
-    /// The request that waits for an answer, if its number is higher than `answered`.
+    /// The request that waits for an answer, if its number is higher than `answered`. The request
+    /// of a process that has ended is removed, unless it means the same at any time.
     pub fn request(&self, answered: u64) -> Option<CommandRequest> {
         self.requests.read(&self.file.load(), answered)
     }
@@ -510,19 +514,30 @@ mod tests {
     #[test]
     fn a_request_waits_until_it_is_answered() {
         let (dir, store) = store("request");
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         assert!(store.request(0).is_none());
         assert!(store.ask("operator what=\"node:a\" state=drain\n", 0));
+        assert_eq!(store.load(), Ok(None));
         let request = store.request(0).unwrap();
         assert_eq!(request.body, "operator what=\"node:a\" state=drain\n");
         assert!(store.request(request.number).is_none());
         // Contents do not overwrite the request, nor the request the contents.
-        assert_eq!(store.try_take_right(None), WriteRight::Ours);
         store.write(now(&store), "saved 1\n").unwrap();
         assert_eq!(store.request(0).unwrap(), request);
         assert!(store.ask("another\n", request.number));
         assert_eq!(store.load().unwrap().unwrap().saved_ms, 1);
         assert!(store.request(request.number).unwrap().number > request.number);
         store.stop_asking();
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn whoever_becomes_the_writer_asks_for_nothing_any_more() {
+        let (dir, store) = store("promoted");
+        assert!(store.ask("operator what=\"node:a\" state=drain\n", 0));
+        assert_eq!(store.try_take_right(None), WriteRight::Ours);
+        assert_eq!(store.request(0).unwrap().body, "");
+        assert!(!store.requests.is_asking(1));
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::container::{FILE_MAX, PAGE, fits, has_title, heads};
+use super::container::{CONTENTS_AT, FILE_MAX, PAGE, fits, has_title, heads};
 use super::saved::{RequestAnswer, Saved, SavedTarget, WantedSetting};
 use super::text::{optional, or_dash, settings, to_monotonic_ns, to_unix_ms};
 use super::version_1;
@@ -178,7 +178,7 @@ pub fn decode(bytes: &[u8]) -> Result<Saved, String> {
     read_file(read).and_then(|saved| saved.ok_or_else(|| "not a state file".to_owned()))
 }
 
-/// Reads a file piece by piece; `None` where the file is empty. `read(offset, length)` returns at
+/// Reads a file piece by piece; `None` where no content was ever written to it. `read(offset, length)` returns at
 /// most `length` bytes, fewer at the end of the file.
 ///
 /// # Errors
@@ -189,7 +189,9 @@ pub(super) fn read_file(
     let mut bytes =
         |offset, length| read(offset, length).map_err(|e| format!("cannot be read: {e}"));
     let page = bytes(0, PAGE)?;
-    if page.is_empty() {
+    let is_blank = page.iter().all(|&byte| byte == 0);
+    // A new file, in which there may already be a request.
+    if is_blank && bytes(CONTENTS_AT, 1)?.is_empty() {
         return Ok(None);
     }
     if page.starts_with(version_1::TITLE.as_bytes()) {

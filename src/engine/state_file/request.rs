@@ -3,7 +3,8 @@
 //!
 //! There is room for one request. A process takes the lock of that room, writes its request, and
 //! keeps the lock until a content answers its number. The kernel releases the lock of a process
-//! that dies.
+//! that dies, whose request is then not carried out any more: nobody waits for it, and the next
+//! engine may find it much later.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +50,24 @@ impl CommandRequest {
             body: body.to_owned(),
         })
     }
+
+    /// The bytes of a request that asks for nothing, with the number of the one that it replaces:
+    /// no other request may have that number.
+    fn empty(number: u64) -> Vec<u8> {
+        let empty = Self {
+            number,
+            body: String::new(),
+        };
+        let mut bytes = empty.encode().into_bytes();
+        bytes.resize(REQUEST_MAX, 0);
+        bytes
+    }
+
+    /// Whether it means the same whenever it is carried out: settings that were made in another
+    /// process have their own times.
+    fn is_timeless(&self) -> bool {
+        self.body.lines().all(|line| line.starts_with("operator "))
+    }
 }
 
 /// The request of this process that is not answered yet: its number and the process that wrote it.
@@ -80,7 +99,20 @@ impl CommandRequests {
         if number <= answered {
             return None;
         }
-        CommandRequest::decode(&file.read_at(REQUESTS_AT, REQUEST_MAX).ok()?)
+        // Before the request is read: an asker that ends in between has left nothing, or its whole
+        // request. The kernel does not report a lock of this process itself.
+        let has_asker = self.is_asking(number) || file.holder(Part::Requests).is_some();
+        let request = CommandRequest::decode(&file.read_at(REQUESTS_AT, REQUEST_MAX).ok()?)?;
+        if has_asker || request.is_timeless() {
+            return Some(request);
+        }
+        remove_abandoned(file, request.number);
+        None
+    }
+
+    /// Whether this process waits for the answer to the request with this number.
+    pub(super) fn is_asking(&self, number: u64) -> bool {
+        self.asker.load(Ordering::Acquire) == pid() && self.asked() == number
     }
 
     pub(super) fn ask(&self, file: &StateFile, body: &str, answered: u64) -> bool {
@@ -128,17 +160,23 @@ impl CommandRequests {
 
     pub(super) fn leave(&self, file: &StateFile) {
         if self.asker.swap(0, Ordering::AcqRel) == pid() {
-            // The request may name a user. What is left of it asks for nothing and keeps the number,
-            // which no other request may have.
-            let empty = CommandRequest {
-                number: self.asked(),
-                body: String::new(),
-            };
-            let mut bytes = empty.encode().into_bytes();
-            bytes.resize(REQUEST_MAX, 0);
-            // Where it fails, the request is carried out as if nobody had left.
-            let _ = file.write_at(REQUESTS_AT, &bytes);
+            // The request may name a user. Where it cannot be removed, the file's writer tries to.
+            let _ = file.write_at(REQUESTS_AT, &CommandRequest::empty(self.asked()));
         }
         file.unlock(Part::Requests);
     }
+}
+
+/// Removes the request of a process that has ended without doing it: the request may name a user.
+fn remove_abandoned(file: &StateFile, number: u64) {
+    if !file.try_lock(Part::Requests).unwrap_or(false) {
+        return;
+    }
+    let left = file.read_at(REQUESTS_AT, REQUEST_MAX).ok();
+    let left = left.as_deref().and_then(CommandRequest::decode);
+    if left.is_some_and(|request| request.number == number) {
+        // Where this fails, the next poll tries again.
+        let _ = file.write_at(REQUESTS_AT, &CommandRequest::empty(number));
+    }
+    file.unlock(Part::Requests);
 }
