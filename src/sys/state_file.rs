@@ -14,6 +14,13 @@ use super::own_descriptor::OwnDescriptor;
 /// An open state file.
 pub struct StateFile(OwnDescriptor);
 
+/// What the title of every version of the format begins with.
+pub const TITLE: &str = "nauthilus_backend state ";
+
+/// How much of a file is looked at before it is used. A new file has zeros in place of the title
+/// until its first content is written.
+const FIRST_PAGE: usize = 4096;
+
 /// The locks of a state file. Each is a record lock on one byte, which the kernel releases when the
 /// holder dies. Earlier versions of this module lock the whole file, and so hold all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +72,12 @@ impl StateFile {
     /// # Errors
     /// The system's error. The path is a symbolic link, or no regular file. The file belongs to
     /// another user than root or the one that runs this process (a process of root may use any
-    /// user's). Its group or others may write it. It has a second hard link.
+    /// user's). Its group or others may write it. It has a second hard link. It holds something
+    /// else than a state.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = Self::open_unvetted(path, libc::O_CREAT)?;
         file.vet()?;
+        file.vet_content()?;
         file.keep_from_others()?;
         Ok(file)
     }
@@ -82,7 +91,7 @@ impl StateFile {
             return Err(io::Error::other("a file expected, got a directory"));
         }
         match Self::open_unvetted(path, 0) {
-            Ok(file) => file.vet(),
+            Ok(file) => file.vet().and_then(|()| file.vet_content()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => access::may_create(path),
             Err(error) => Err(error),
         }
@@ -127,6 +136,19 @@ impl StateFile {
             return Err(io::Error::other("it has a second name (a hard link)"));
         }
         Ok(())
+    }
+
+    /// Refuses a file of somebody else's, which would be overwritten.
+    fn vet_content(&self) -> io::Result<()> {
+        let page = self.read_at(0, FIRST_PAGE)?;
+        let is_new = page.iter().all(|&byte| byte == 0);
+        if is_new || page.starts_with(TITLE.as_bytes()) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "no state file, and it would be overwritten: a new file expected, or one that begins with \"{}\"",
+            TITLE.trim_end()
+        )))
     }
 
     fn keep_from_others(&self) -> io::Result<()> {
@@ -328,6 +350,46 @@ mod tests {
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o666)).unwrap();
         assert!(StateFile::open(&open).is_err());
         assert!(StateFile::open(&dir.join("missing/state")).is_err());
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_file_of_somebody_elses_is_refused_and_left_as_it_is() {
+        let dir = folder("foreign");
+        let path = dir.join("state");
+        let opens = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            let mode = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(&path, mode).unwrap();
+            let is_good = StateFile::check(&path).is_ok();
+            assert_eq!(StateFile::open(&path).is_ok(), is_good);
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, if is_good { 0o600 } else { 0o644 });
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+            is_good
+        };
+        for content in [
+            &b"a"[..],
+            b"#!/bin/sh\n",
+            b"nauthilus_backend\n",
+            b"\0\xff\x01",
+        ] {
+            assert!(!opens(content), "{content:?}");
+        }
+        let mut behind = vec![0; FIRST_PAGE];
+        behind[FIRST_PAGE - 1] = 1;
+        assert!(!opens(&behind));
+        // New, or a request was the first thing to be written to it; of both versions; damaged.
+        let mut asked = vec![0; FIRST_PAGE];
+        asked.extend_from_slice(b"request 1 0 e3b0\n");
+        for content in [
+            &b""[..],
+            &asked,
+            b"nauthilus_backend state 1\nsaved 1\n",
+            b"nauthilus_backend state 2   \n\xff",
+        ] {
+            assert!(opens(content), "{content:?}");
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -220,8 +220,7 @@ local contents = {
   -- Before the older of its two contents.
   truncated = good:sub(1, 5000),
   damaged = good:gsub("dead", "fine"),
-  foreign = "#!/bin/sh\necho\n",
-  binary = ("\0\255\1"):rep(5000),
+  zeroed = ("\0"):rep(50000),
 }
 for kind, content in pairs(contents) do
   write(path_of("bad"), content)
@@ -353,6 +352,8 @@ end)
 write(path_of("victim"), "precious")
 shell("ln -s victim " .. path_of("link") .. "; mkdir " .. path_of("folder") .. "; mkfifo " .. path_of("pipe"))
 write(path_of("open"), "")
+write(path_of("foreign"), "#!/bin/sh\necho\n")
+write(path_of("binary"), ("\0\255\1"):rep(5000))
 shell("chmod 666 " .. path_of("open") .. "; ln " .. path_of("victim") .. " " .. path_of("second"))
 local refused = {
   link = "a link, which is not followed",
@@ -360,6 +361,8 @@ local refused = {
   pipe = "no regular file",
   open = "others may write it",
   second = "second name",
+  foreign = "no state file, and it would be overwritten",
+  binary = "no state file, and it would be overwritten",
   ["missing/state"] = "No such file",
 }
 for name, reason in pairs(refused) do
@@ -386,6 +389,20 @@ if host.user() == 0 then
   end)
 end
 tap.check("and nothing is written through it", read(path_of("victim")) == "precious")
+tap.check("nor over what others have written",
+  read(path_of("foreign")) == "#!/bin/sh\necho\n" and read(path_of("binary")) == ("\0\255\1"):rep(5000))
+shell("ln -s both " .. path_of("both.link"))
+for _, log in ipairs({ "both", "both.link", "folder/../both" }) do
+  tap.in_child("the file of the log is refused: " .. log, 60, function()
+    local nb = require("nauthilus_backend")
+    local ok, problem = pcall(nb.configure, config("both", { dead }, { log = path_of(log) }))
+    local expected = "state_file: " .. path_of("both") .. " is the file of log as well"
+    if ok or not problem:find(expected, 1, true) then
+      error(problem)
+    end
+    return nb.status().error == "not configured"
+  end)
+end
 
 -- === What may happen to it while it is used ===
 

@@ -309,6 +309,9 @@ fn of_own_files(config: &Config, path: &Path) -> Vec<Issue> {
         Some(path.key(key.name).issue(one_line(&problem)))
     };
     let own = log.into_iter().chain(state_file).filter_map(problem);
+    let shared = config.one_file_for_two();
+    let shared = shared.map(|problem| path.key(keys::STATE_FILE.name).issue(problem));
+    let own = own.chain(shared);
     let of_cluster = config.cluster.iter();
     let of_cluster = of_cluster.flat_map(|cluster| cluster.file_mistakes());
     own.chain(of_cluster.map(|issue| issue.within(path)))

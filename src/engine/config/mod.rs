@@ -51,6 +51,7 @@ mod yaml;
 mod tests;
 
 use std::fmt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,6 +184,7 @@ impl Config {
     /// `backend_servers[2].tls_ca_file: …` for a file that cannot be used, and
     /// `backend_servers[2].tls: …` where TLS is not possible in this process.
     pub fn with_files(self) -> Result<Self, ConfigError> {
+        self.refuse_one_file_for_two()?;
         let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
         let with_cluster = self.with_cluster_files()?;
@@ -190,6 +192,24 @@ impl Config {
             tls_files,
             ..with_cluster
         })
+    }
+
+    /// # Errors
+    /// Log lines would go into the state file.
+    pub fn refuse_one_file_for_two(&self) -> Result<(), ConfigError> {
+        self.one_file_for_two().map_or(Ok(()), |reason| {
+            let reason = format!("{}: {reason}", keys::STATE_FILE.name);
+            Err(ConfigError(self.origin.of_state_file(&reason)))
+        })
+    }
+
+    /// Whether log lines would go into the state file: what is wrong with its key.
+    fn one_file_for_two(&self) -> Option<String> {
+        let (LogSink::File(log), Some(state_file)) = (&self.log, &self.state_file) else {
+            return None;
+        };
+        is_one_file(log, state_file)
+            .then(|| format!("{} is the file of log as well", state_file.display()))
     }
 
     /// The same configuration with the content of the files of `cluster` only, for a process that makes no
@@ -290,4 +310,25 @@ impl Config {
             ..config
         })
     }
+}
+
+/// Whether two paths name the same file, which may not exist yet.
+fn is_one_file(a: &Path, b: &Path) -> bool {
+    if resolved(a) == resolved(b) {
+        return true;
+    }
+    let id = |path: &Path| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    id(a).is_some_and(|one| id(b) == Some(one))
+}
+
+/// The path without links and `..`, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let canonical = |path: &Path| path.canonicalize().ok();
+    let by_folder = || Some(canonical(path.parent()?)?.join(path.file_name()?));
+    canonical(path)
+        .or_else(by_folder)
+        .unwrap_or_else(|| path.to_owned())
 }

@@ -168,6 +168,10 @@ fn open_state_file(
         Some(file) => file,
         None => Arc::new(SharedStateFile::open(path).map_err(|e| config.origin.of_state_file(&e))?),
     };
+    // Again, now that both are open: a path that led nowhere before may have been a link to the other.
+    config
+        .refuse_one_file_for_two()
+        .map_err(|e| e.to_string())?;
     let saved = file.load_settled().unwrap_or_else(|reason| {
         log.write_here(
             &Line::new(Level::Warning, "state_file_rejected")

@@ -207,6 +207,13 @@ mod tests {
     }
 
     #[test]
+    fn every_version_has_the_title_by_which_a_state_file_is_recognised() {
+        for title in [TITLE, super::super::version_1::TITLE] {
+            assert!(title.starts_with(crate::sys::state_file::TITLE));
+        }
+    }
+
+    #[test]
     fn the_newest_head_comes_first() {
         let (old, new) = (Head::after(None, 6, "a"), Head::after(None, 7, "b"));
         let page = [title(), old.sector(), new.sector()].concat();

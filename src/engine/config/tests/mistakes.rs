@@ -200,5 +200,52 @@ fn files_that_are_named_are_opened_and_neither_made_nor_changed() {
     let found = mistakes(&text("new-state", "new.log"));
     assert!(!found.iter().any(|one| one.contains("new")), "{found:#?}");
     assert!(!dir.join("new-state").exists() && !dir.join("new.log").exists());
+    let found = mistakes(&text("no-pem", "none"));
+    assert!(
+        found[0].starts_with("2 state_file: cannot use "),
+        "{found:#?}"
+    );
+    assert!(
+        found[0].contains("no state file, and it would be overwritten"),
+        "{found:#?}"
+    );
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn one_file_for_log_and_state_is_refused_in_any_spelling() {
+    let dir = std::env::temp_dir().join(format!("nb-one-file-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(dir.join("folder")).unwrap();
+    std::os::unix::fs::symlink(dir.join("there"), dir.join("link")).unwrap();
+    std::fs::write(dir.join("there"), "").unwrap();
+    let expected = format!("2 state_file: {}/", dir.display());
+    for (log, state, is_one) in [
+        ("new", "new", true),
+        ("folder/../new", "new", true),
+        ("there", "there", true),
+        ("link", "there", true),
+        ("new", "there", false),
+        ("folder/new", "new", false),
+    ] {
+        let (log, state) = (dir.join(log), dir.join(state));
+        let text = format!(
+            "backend_server_monitoring:\n  state_file: {}\n  log: {}\n  backend_servers: []\n",
+            state.display(),
+            log.display()
+        );
+        let found = mistakes(&text);
+        assert_eq!(
+            found.len(),
+            usize::from(is_one),
+            "{log:?} {state:?}: {found:?}"
+        );
+        let config = super::super::Config::from_yaml(&text, &super::no_env).unwrap();
+        assert_eq!(config.with_files().is_err(), is_one);
+        if let Some(found) = found.first() {
+            assert!(found.starts_with(&expected), "{found}");
+            assert!(found.ends_with(" is the file of log as well"), "{found}");
+        }
+    }
     std::fs::remove_dir_all(dir).unwrap();
 }
