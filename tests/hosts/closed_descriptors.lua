@@ -42,6 +42,9 @@ local function untouched(files)
   return true
 end
 
+-- A store that never answers.
+local store = { redis = "redis://127.0.0.1:" .. silent, timeout = "10s" }
+
 local function a_host(overrides)
   nb.configure(configuration(overrides))
   assert(nb.wait_ready(60))
@@ -52,6 +55,7 @@ local function a_host(overrides)
       begun[index] = nb.start_check("127.0.0.1", silent, false, true, { tls_timeout = "1m", coalesce = false })
       begun[index]:fd()
     end
+    local route = overrides.cluster and nb.start_route("alice")
     -- The checks have reached the server, so the engine thread sleeps.
     tap.eventually(function() return false end, 0.2)
     local before = probes()
@@ -73,6 +77,11 @@ local function a_host(overrides)
       return true
     end), "a check never ends")
     assert(begun[2]:result():find("internal: the host closed the descriptors", 1, true), begun[2]:result())
+    if route then
+      assert(route:wait(60))
+      local server, how = route:result()
+      assert(server and server.port == alive and how == "fallback", tostring(how))
+    end
     local reason = nb.check_backend_connection("127.0.0.1", alive, false, true, { tls_skip_verify = true })
     assert(reason == nil, reason)
     nb.configure(configuration(overrides))
@@ -93,6 +102,9 @@ tap.in_child("a host that closes the engine's descriptors three times", 60, func
 end)
 tap.in_child("also with a state file", 60, function()
   return a_host({ state_file = state })
+end)
+tap.in_child("also with a store, without which its routes are answered then", 60, function()
+  return a_host({ cluster = store })
 end)
 local log = os.tmpname()
 tap.in_child("also with a log", 60, function()

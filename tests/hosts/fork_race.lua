@@ -70,3 +70,12 @@ end)
 tap.check("the parent's check goes on", not check:done() and not host.readable(fd) and not host.readable(late:fd()))
 check:cancel()
 tap.check("and its descriptor is the parent's", host.readable(fd))
+
+-- A route is answered without the store there.
+nb.configure(tap.config({ port }, { cluster = { redis = "redis://127.0.0.1:" .. silent, timeout = "10s" } }))
+assert(nb.wait_ready(60))
+local route = nb.start_route("alice")
+tap.in_child("in a child a route of its parent has a server", 10, function()
+  local server, how = route:result()
+  return route:done() and server and server.port == port and how == "fallback"
+end)

@@ -2,13 +2,14 @@
 //! for the store with the same ticket.
 //!
 //! After a fork the parent goes on with its checks. In the child each of them returns an error: the thread that
-//! makes them does not exist there.
+//! makes them does not exist there. A route returns the answer without the store instead.
 
 use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use once_cell::race::OnceBox;
 
 use super::routed::{RouteResult, RoutedServer, RoutedUser, UNAVAILABLE};
 use crate::sys::event::WakeEvent;
@@ -17,6 +18,9 @@ use crate::sys::fork_mark::incarnation;
 /// The result of a check. `Ok`: the probe succeeded. `Err`: one line that says why it failed or
 /// could not be made.
 pub type CheckResult = Result<(), String>;
+
+/// The error of a check that was cancelled.
+const CANCELLED: &str = "cancelled";
 
 /// The caller's handle of a check. Dropping it cancels the check.
 pub struct Check {
@@ -27,6 +31,10 @@ pub struct Check {
     in_child: ArcSwapOption<WakeEvent>,
     /// The user to route, if the check is a route; `None` if it is a probe.
     pub(super) route: Option<Box<RoutedUser>>,
+    /// The answer to a route that no engine will answer any more. Kept, so that a caller that asks
+    /// again gets the same one and it is counted once. Not a `OnceLock`: a child that is forked
+    /// while a thread sets it would block for ever.
+    without_engine: OnceBox<Result<RoutedServer, String>>,
     /// The result of a call of the store. Its type is known to `store_call.rs` only.
     pub(super) payload: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -97,6 +105,7 @@ impl Check {
             ticket: ticket.clone(),
             in_child: ArcSwapOption::const_empty(),
             route: None,
+            without_engine: OnceBox::new(),
             payload: None,
         };
         (check, ticket)
@@ -128,10 +137,19 @@ impl Check {
         let result = self.result()?;
         let routed = match (self.routed(), result) {
             (Some(routed), _) => routed,
-            (None, Err(reason)) => Err(reason),
-            (None, Ok(())) => Err(UNAVAILABLE.to_owned()),
+            (None, Err(reason)) if reason == CANCELLED => Err(reason),
+            (None, _) => return Some(self.route_without_engine(user)),
         };
         Some(routed.and_then(|routed| user.on_node(routed)))
+    }
+
+    /// The answer without the store: the engine that was asked has ended, or this is a forked child.
+    fn route_without_engine(&self, user: &RoutedUser) -> Result<RoutedServer, String> {
+        let without = || {
+            let found = user.without_store();
+            Box::new(found.unwrap_or_else(|| Err(UNAVAILABLE.to_owned())))
+        };
+        self.without_engine.get_or_init(without).clone()
     }
 
     /// Cancels the route. Its result is the answer without the store, for a caller that waits no
@@ -273,7 +291,7 @@ impl Ticket {
         if self.is_stranded() {
             return;
         }
-        let connection = self.end(Err("cancelled".to_owned()), None);
+        let connection = self.end(Err(CANCELLED.to_owned()), None);
         if let Some(connection) = connection.and_then(|connection| connection.upgrade()) {
             connection.leave();
         }
@@ -339,6 +357,57 @@ impl Ticket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::active::{ActiveConfig, StartState};
+    use crate::engine::config::Config;
+    use crate::engine::routing::Filter;
+    use crate::engine::verdicts::{CHOSEN_BY_HASH, HOWS};
+
+    /// A route that waits for a store.
+    fn waiting_route() -> (Check, Arc<Ticket>) {
+        let text = "backend_server_monitoring: {log: none, cluster: {redis: 'redis://127.0.0.1:1'}, \
+             backend_servers: [{protocol: imap, host: 127.0.0.1, port: 143, node: a}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
+        let (mut check, ticket) = Check::new();
+        check.route = Some(Box::new(RoutedUser {
+            active: Arc::new(active),
+            key: b"alice".to_vec(),
+            filter: Filter::default(),
+        }));
+        (check, ticket)
+    }
+
+    #[test]
+    fn a_route_whose_engine_has_ended_is_answered_without_the_store_and_counted_once() {
+        let (check, ticket) = waiting_route();
+        assert!(check.route_result().is_none());
+        ticket.finish(Err("internal: why".to_owned()));
+        for _ in 0..3 {
+            let (server, routed, _) = check.route_result().unwrap().unwrap();
+            assert_eq!((server.target.port, routed.how), (143, "fallback"));
+        }
+        let table = &check.route.as_ref().unwrap().active.table;
+        let fallback = HOWS.iter().position(|how| *how == "fallback").unwrap();
+        assert_eq!(table.selections(CHOSEN_BY_HASH + fallback), 1);
+    }
+
+    #[test]
+    fn a_route_that_was_cancelled_says_so() {
+        let (check, _ticket) = waiting_route();
+        check.cancel();
+        assert_eq!(check.route_result().unwrap().unwrap_err(), CANCELLED);
+    }
+
+    #[test]
+    fn a_call_of_the_store_whose_engine_has_ended_has_a_documented_reason() {
+        use crate::engine::process::store_call::StoreResult;
+
+        let (mut check, ticket) = Check::new();
+        check.payload = Some(Arc::new(std::sync::OnceLock::<StoreResult>::new()));
+        assert!(check.store_result().is_none());
+        ticket.finish(Err("internal: why".to_owned()));
+        assert_eq!(check.store_result().unwrap().unwrap_err(), UNAVAILABLE);
+    }
 
     #[test]
     fn a_listener_that_is_not_wanted_any_more_is_forgotten() {

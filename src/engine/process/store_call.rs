@@ -92,12 +92,10 @@ impl Check {
         let payload = payload.downcast_ref::<OnceLock<StoreResult>>()?;
         // The result is read first, the payload after it: the engine thread stores the payload
         // before it finishes the ticket.
-        let finished = self.result()?;
-        match (payload.get(), finished) {
-            (Some(result), _) => Some(result.clone()),
-            (None, Err(reason)) => Some(Err(reason)),
-            (None, Ok(())) => Some(Err(UNAVAILABLE.to_owned())),
-        }
+        self.result()?.ok();
+        // Without a payload the engine that was asked has ended, or this is a forked child.
+        let result = payload.get().cloned();
+        Some(result.unwrap_or_else(|| Err(UNAVAILABLE.to_owned())))
     }
 }
 
