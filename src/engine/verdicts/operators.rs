@@ -161,12 +161,17 @@ impl VerdictTable {
     }
 
     /// Stores a setting unless a later one of the same thing is stored; texts that are too long are
-    /// cut. Readers get a new generation, and the prober is woken.
+    /// cut, and `?` replaces control characters. Readers get a new generation, and the prober is
+    /// woken.
     pub fn set_operator(&self, wanted: &Operator) -> Set {
+        // The texts as a line of the state file has them: with others the setting in the file would
+        // never be the same as this one, and a follower would ask for it for ever.
+        let of_line =
+            |text: &str, most: usize| cut(&text.replace(char::is_control, "?"), most).to_owned();
         let wanted = Operator {
-            what: cut(&wanted.what, WHAT_MAX).to_owned(),
-            reason: cut(&wanted.reason, REASON_MAX).to_owned(),
-            by: cut(&wanted.by, BY_MAX).to_owned(),
+            what: of_line(&wanted.what, WHAT_MAX),
+            reason: of_line(&wanted.reason, REASON_MAX),
+            by: of_line(&wanted.by, BY_MAX),
             ..wanted.clone()
         };
         let sequence = self.header(OPERATORS_SEQUENCE);
@@ -316,6 +321,22 @@ mod tests {
         assert_eq!(kept[0], kept[1]);
         assert_ne!(drain.is_settled_by(&auto), auto.is_settled_by(&drain));
         assert!(drain.is_settled_by(&drain) && !drain.is_later_than(&drain));
+    }
+
+    #[test]
+    fn a_setting_is_the_same_after_it_was_written_to_the_state_file_and_read() {
+        let table = VerdictTable::new(1).unwrap();
+        table.set_operator(&Operator {
+            reason: "it\u{92}s \"time\"\n".to_owned(),
+            by: "\u{80}ann\\".to_owned(),
+            ..operator("node:a", Setting::State(OperatorState::Drain), 10)
+        });
+        let [stored] = <[Operator; 1]>::try_from(table.operators()).unwrap();
+        let line = crate::engine::state_file::format::operator_line(&stored);
+        let rest = line.trim_end().strip_prefix("operator ").unwrap();
+        let read = crate::engine::state_file::format::read_operator(rest).unwrap();
+        assert_eq!(read, stored);
+        assert_eq!(stored.reason, "it?s \"time\"?");
     }
 
     #[test]
