@@ -199,6 +199,8 @@ describe("an operator's setting", function()
     nb.configure(config({ state_file = state_file }))
     nb.start()
     assert(nb.wait_ready(60))
+    local events = nb.events()
+    local since = events[#events].seq
     local output, ok = interpreter.run(([[
       local nb = require("nauthilus_backend")
       nb.configure({
@@ -211,7 +213,8 @@ describe("an operator's setting", function()
       nb.start()
       assert(nb.wait_ready(60))
       assert(not nb.status().probing)
-      nb.set_target_state("node:mail1", "drain", { by = "the other one" })
+      -- A control character that Lua does not take for one.
+      nb.set_target_state("node:mail1", "drain", { reason = "it\194\146s time", by = "the other one" })
       -- Until the prober, which is another process, has it in the file that both share.
       repeat
         local file = io.open(%q, "rb")
@@ -222,6 +225,13 @@ describe("an operator's setting", function()
     ]]):format(state_file, a.port, b.port, state_file))
     assert.is_true(ok, output)
     assert.are.same({ b.port }, listed())
+    local seen = {}
+    for _, event in ipairs((nb.events(since))) do
+      if event.type == "operator" then
+        seen[#seen + 1] = { event.node, event.from, event.to, event.reason, event.by }
+      end
+    end
+    assert.are.same({ { "mail1", "auto", "drain", "it?s time", "the other one" } }, seen)
   end)
 
   it("is an event, with who and why", function()

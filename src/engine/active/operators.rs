@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::ActiveConfig;
+use crate::engine::state_file::saved::Saved;
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Set, Setting};
 use crate::sys::clock;
@@ -191,6 +192,16 @@ impl ActiveConfig {
             }
             Set::Older => Ok(Set::Older),
             Set::Full => Err("there is no room for more settings".to_owned()),
+        }
+    }
+
+    /// Takes over what operators have set in other processes of a state file. What was already
+    /// there when the configuration came into force is no event: see
+    /// [`ActiveConfig::restore_operators`].
+    pub fn learn_operators(&self, saved: &Saved) {
+        for operator in &saved.operators {
+            // Without room for more, the next content is tried again.
+            let _ = self.set_operator(operator);
         }
     }
 

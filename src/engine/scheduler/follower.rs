@@ -143,7 +143,7 @@ impl Following {
             self.answered = answered;
             file.stop_asking();
         }
-        self.active.restore_operators(saved);
+        self.active.learn_operators(saved);
         let version = self.active.table.operators_version();
         let mut wanted = String::new();
         for operator in self.active.table.operators() {

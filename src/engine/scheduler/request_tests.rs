@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use super::follower::Following;
 use super::*;
-use crate::engine::active::StartState;
+use crate::engine::active::{OperatorRequest, StartState};
 use crate::engine::config::{Config, LogSink};
 use crate::engine::metrics::write_pieces;
 use crate::engine::state_file::file::{SharedStateFile, WriteRight};
 use crate::engine::state_file::saved::RequestAnswer;
+use crate::engine::verdicts::{EventKind, OperatorState, Setting};
 use crate::sys::fork_mark::pid;
 
 /// An engine that keeps a state file, and whoever asks it.
@@ -63,6 +65,16 @@ impl Keeper {
     fn ask(&mut self, body: &str) {
         assert!(self.store.ask(body, 0));
         self.scheduler.keep_file(true);
+    }
+
+    /// Waits until the thread has written a content, before which a follower asks for nothing.
+    fn await_content(&mut self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.store.load_settled().unwrap().is_none() {
+            assert!(Instant::now() < end);
+            self.scheduler.save();
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// The answer that the thread has written which writes the file. A save may have to wait for one
@@ -244,5 +256,82 @@ fn a_setting_with_its_own_time_is_taken_over_also_from_a_process_that_has_ended(
         abandon(&keeper, line);
         keeper.scheduler.keep_file(true);
         assert_eq!(keeper.active.table.operators().len(), 1);
+    });
+}
+
+/// A process with a table of its own that follows the keeper's file.
+fn follower_of(keeper: &Keeper) -> (Arc<ActiveConfig>, Following, Arc<Log>) {
+    let state = StartState {
+        state_file: Some(keeper.store.clone()),
+        ..StartState::default()
+    };
+    let config = keeper.active.config.clone();
+    let active = Arc::new(ActiveConfig::succeed(None, config, pid(), true, state).unwrap());
+    let following = Following::begin(&active);
+    (
+        active,
+        following,
+        Arc::new(Log::open(&LogSink::None).unwrap()),
+    )
+}
+
+fn drain(reason: &str) -> OperatorRequest {
+    OperatorRequest {
+        what: "node:n0".to_owned(),
+        setting: Setting::State(OperatorState::Drain),
+        reason: reason.to_owned(),
+        by: "ann".to_owned(),
+        lasting: None,
+    }
+}
+
+/// The changes of operators' settings among the events: to what, why and by whom.
+fn operators_events(active: &ActiveConfig) -> Vec<(String, String, String)> {
+    let events = active.table.events_after(0).events.into_iter();
+    let of_operators = events.filter(|event| event.kind == EventKind::Operator);
+    of_operators
+        .map(|event| (event.to, event.reason, event.by))
+        .collect()
+}
+
+fn one_drain(reason: &str) -> [(String, String, String); 1] {
+    [("drain".to_owned(), reason.to_owned(), "ann".to_owned())]
+}
+
+#[test]
+fn a_setting_that_the_writer_has_saved_is_an_event_of_its_followers() {
+    run(async {
+        let mut keeper = Keeper::begin("news", 1);
+        let (active, mut following, log) = follower_of(&keeper);
+        keeper.active.operate(drain("disk")).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        while operators_events(&active).is_empty() {
+            assert!(Instant::now() < end);
+            keeper.scheduler.save();
+            std::thread::sleep(Duration::from_millis(5));
+            following.poll(&log);
+        }
+        following.poll(&log);
+        assert_eq!(operators_events(&active), one_drain("disk"));
+    });
+}
+
+#[test]
+fn a_setting_of_a_follower_is_an_event_of_the_writer_and_asked_for_once() {
+    run(async {
+        let mut keeper = Keeper::begin("asked-once", 1);
+        let (active, mut following, log) = follower_of(&keeper);
+        keeper.await_content();
+        // Lua's `%c` and the C library's locale know nothing of the control characters above 0x7f.
+        active.operate(drain("it\u{92}s time")).unwrap();
+        following.poll(&log);
+        keeper.scheduler.keep_file(true);
+        let number = keeper.answer().number;
+        assert_eq!(operators_events(&keeper.active), one_drain("it?s time"));
+        for _ in 0..3 {
+            following.poll(&log);
+        }
+        let left = keeper.store.request(0).unwrap();
+        assert_eq!((left.number, left.body.as_str()), (number, ""));
     });
 }

@@ -17,7 +17,7 @@ use crate::engine::metrics::{Place, step};
 use crate::engine::state_file::call::WantedCall;
 use crate::engine::state_file::format::{put_reply, read_operator, read_wanted};
 use crate::engine::state_file::saved::WantedSetting;
-use crate::engine::verdicts::{Event, Set};
+use crate::engine::verdicts::Event;
 use crate::sys::gate;
 use crate::sys::relay::relayed;
 
@@ -199,10 +199,7 @@ fn at_once_line(active: &Arc<ActiveConfig>, line: &str) -> Result<Vec<String>, S
     match kind {
         "operator" => {
             let operator = read_operator(rest).ok_or("an operator line that does not read")?;
-            match active.table.set_operator(&operator) {
-                Set::Done | Set::Older => Ok(Vec::new()),
-                Set::Full => Err("there is no room for more settings".to_owned()),
-            }
+            active.set_operator(&operator).map(|_| Vec::new())
         }
         "set" => {
             let wanted = read_wanted(rest).ok_or("a set line that does not read")?;

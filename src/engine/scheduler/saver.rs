@@ -61,7 +61,7 @@ impl Saver {
         log: &Arc<Log>,
     ) -> Self {
         let saved = file.load().ok().flatten().unwrap_or_default();
-        active.restore_operators(&saved);
+        active.learn_operators(&saved);
         Self {
             writer: file.writer(log.clone()),
             moves: file.moves(),
