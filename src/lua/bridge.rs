@@ -182,6 +182,41 @@ impl Visit {
     }
 }
 
+/// Makes room on the stack in a protected call. `lua_checkstack` of Lua 5.1 and of older versions of
+/// LuaJIT raises an error if it has no memory to grow the stack, which would end a host that calls
+/// from outside of Lua. A call of a C function reserves `LUA_MINSTACK` slots above its arguments, and
+/// the stack keeps that size.
+///
+/// # Safety
+///
+/// `state` is a valid state that this thread may use.
+#[cfg(any(feature = "lua51", feature = "luajit"))]
+unsafe fn has_memory_for_stack(state: *mut lua_State) -> bool {
+    const _: () = assert!(SLOTS < ffi::LUA_MINSTACK);
+    unsafe extern "C-unwind" fn nothing(_: *mut lua_State) -> c_int {
+        0
+    }
+    // SAFETY: the caller guarantees a valid state. The call raises no error, and uses slots that Lua
+    // keeps in reserve; an error leaves its message on the stack.
+    unsafe {
+        if ffi::lua_cpcall(state, nothing, std::ptr::null_mut()) == ffi::LUA_OK {
+            return true;
+        }
+        ffi::lua_pop(state, 1);
+        false
+    }
+}
+
+/// `lua_checkstack` of the other Luas raises no error.
+///
+/// # Safety
+///
+/// None. It is unsafe as the one above is.
+#[cfg(not(any(feature = "lua51", feature = "luajit")))]
+unsafe fn has_memory_for_stack(_: *mut lua_State) -> bool {
+    true
+}
+
 /// Runs the work of an exported function on a Lua state.
 ///
 /// # Safety
@@ -192,9 +227,11 @@ unsafe fn visit(
     reason: *mut OwnedString,
     work: impl FnOnce(&Visit) -> Done,
 ) -> Status {
-    // Before any Rust value is alive: Lua 5.1 raises here if it has no memory to grow the stack.
+    // Before any Rust value is alive.
     // SAFETY: the state is checked for null, and otherwise valid.
-    let room = !state.is_null() && unsafe { ffi::lua_checkstack(state, SLOTS) } != 0;
+    let room = unsafe {
+        !state.is_null() && has_memory_for_stack(state) && ffi::lua_checkstack(state, SLOTS) != 0
+    };
     // SAFETY: the caller guarantees `reason`.
     unsafe {
         guard(reason, || {
@@ -204,7 +241,7 @@ unsafe fn visit(
             if !room {
                 return Err(Failure::new(
                     Status::LuaError,
-                    "the stack of the Lua state is full",
+                    "the stack of the Lua state is full, or there is no memory for it",
                 ));
             }
             work(&Visit(state))
