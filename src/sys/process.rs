@@ -1,4 +1,13 @@
-//! Whether another process exists.
+//! Whether another process exists; the root directory of this one.
+
+use std::os::unix::fs::MetadataExt;
+
+/// The root directory of this process, by device and inode. After a change of it a path means
+/// another place, where a file that was opened before must be neither looked for nor created.
+pub fn root_directory() -> Option<(u64, u64)> {
+    let root = std::fs::metadata("/").ok()?;
+    Some((root.dev(), root.ino()))
+}
 
 /// Whether a process with this id exists, of whichever user. One that has ended exists until its
 /// parent has waited for it.

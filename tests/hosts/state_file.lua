@@ -388,6 +388,33 @@ if host.user() == 0 then
     end)
   end)
 end
+if host.user() == 0 then
+  -- As a daemon does that has read its configuration. The folder exists there as well.
+  local root = path_of("root")
+  shell("mkdir -p " .. root .. folder)
+  local pid = host.fork()
+  if pid == 0 then
+    local nb = require("nauthilus_backend")
+    nb.configure(config("rooted", { alive }))
+    nb.wait_ready(30)
+    host.change_root(root)
+    nb.set_target_state("imap://127.0.0.1:" .. alive, "drain")
+    pass(120)
+    host.exit_now(0)
+  end
+  -- It saves every half second, and checks its role more often.
+  local saves, last = 0, nil
+  tap.check("a process with another root directory writes the file that it opened", tap.eventually(function()
+    local now = newest(read(path_of("rooted")) or "")
+    if now and now ~= last and now:find(" state=drain ", 1, true) then
+      saves, last = saves + 1, now
+    end
+    return saves >= 4
+  end, 60))
+  host.kill(pid, SIGKILL)
+  host.wait(pid, 60)
+  tap.check("and none in its new root", shell("ls " .. root .. folder) == "")
+end
 tap.check("and nothing is written through it", read(path_of("victim")) == "precious")
 tap.check("nor over what others have written",
   read(path_of("foreign")) == "#!/bin/sh\necho\n" and read(path_of("binary")) == ("\0\255\1"):rep(5000))

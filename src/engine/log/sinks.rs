@@ -16,6 +16,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crate::engine::config::shown_path;
 use crate::sys::append_lock::{AppendFile, AppendLock};
 use crate::sys::own_descriptor::Guarded;
+use crate::sys::process::root_directory;
 
 const DEV_LOG: &str = "/dev/log";
 
@@ -41,7 +42,7 @@ impl LogFile {
         Ok(Self {
             path: path.to_owned(),
             file: ArcSwap::from_pointee(append_to(path)?),
-            root: root(),
+            root: root_directory(),
             stale: ArcSwapOption::const_empty(),
         })
     }
@@ -64,11 +65,9 @@ impl LogFile {
             }
             return;
         }
-        let opened = if self.root == root() {
+        let opened = if self.root == root_directory() {
             append_to(&self.path)
         } else {
-            // After a change of the root directory the path means another place, where no file must
-            // be created.
             Err(io::Error::other(
                 "the process has another root directory now",
             ))
@@ -96,7 +95,7 @@ impl LogFile {
             // The host has closed it.
             return false;
         };
-        if self.root != root() {
+        if self.root != root_directory() {
             // The path cannot be compared under another root directory. A file without a link was
             // deleted.
             return opened.nlink() > 0;
@@ -129,12 +128,6 @@ impl LogFile {
         };
         append_line(file, line.as_bytes())
     }
-}
-
-/// The root directory of this process, by device and inode.
-fn root() -> Option<(u64, u64)> {
-    let root = std::fs::metadata("/").ok()?;
-    Some((root.dev(), root.ino()))
 }
 
 fn append_to(path: &Path) -> io::Result<AppendFile> {

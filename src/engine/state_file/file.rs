@@ -17,6 +17,7 @@ use super::work::Work;
 use crate::engine::config::shown_path;
 use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
+use crate::sys::process::root_directory;
 use crate::sys::state_file::{Part, StateFile, Version};
 use crate::sys::thread::spawn_quiet;
 
@@ -32,9 +33,11 @@ const WORK_TRIES: u32 = 1000;
 const WORK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A state file by its path. Where the path comes to name another file, that one is used from then
-/// on.
+/// on, unless the process has another root directory then.
 pub struct SharedStateFile {
     path: PathBuf,
+    /// The root directory in which the path was opened.
+    root: Option<(u64, u64)>,
     /// Not a mutex: a child that is forked while a thread holds it would block for ever.
     file: ArcSwap<StateFile>,
     /// How often the path was found to name another file.
@@ -72,6 +75,7 @@ impl SharedStateFile {
             .map_err(|e| format!("state_file: cannot use {}: {e}", shown_path(path)))?;
         Ok(Self {
             path: path.to_owned(),
+            root: root_directory(),
             file: ArcSwap::from_pointee(file),
             moves: AtomicU64::new(0),
             silent: AtomicBool::new(false),
@@ -94,10 +98,12 @@ impl SharedStateFile {
     }
 
     /// The file that the path names now. It is opened again where the path names another file or
-    /// the host has closed the descriptor. Where that fails, the file that was open is used on.
+    /// the host has closed the descriptor. Where that fails, or the process has another root
+    /// directory now, the file that was open is used on.
     fn file(&self) -> Arc<StateFile> {
         let file = self.file.load_full();
         if !file.is_at(&self.path)
+            && self.root == root_directory()
             && let Ok(fresh) = StateFile::open(&self.path)
         {
             self.file.store(Arc::new(fresh));
