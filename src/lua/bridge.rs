@@ -43,7 +43,8 @@ impl Entry {
 ///
 /// # Safety
 ///
-/// In the C function that called [`Natives::push`], with 6 free slots. May raise.
+/// In the C function that called [`Natives::push`], with the slots that [`Natives::push_native`] asks
+/// for. May raise.
 pub(super) unsafe fn register(state: *mut lua_State, natives: Natives) {
     for (entry, function) in [
         (Entry::TakeResult, entry!(take_result)),

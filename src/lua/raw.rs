@@ -197,8 +197,10 @@ pub(super) unsafe fn run_or_else(
 ///
 /// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn push_stand_in(state: *mut lua_State, entry: ffi::lua_CFunction) -> c_int {
-    // SAFETY: `state` is running a native's closure, which has the upvalues copied here. Ten slots are
-    // used of the 20 that a C function has. No frame owns a Rust value when an allocation raises.
+    // The two arguments, all upvalues, and the arguments once more.
+    const _: () = assert!(2 + class::UPVALUES + 2 <= ffi::LUA_MINSTACK);
+    // SAFETY: `state` is running a native's closure, which has the upvalues copied here. A C function
+    // has the slots that are used. No frame owns a Rust value when an allocation raises.
     unsafe {
         ffi::lua_settop(state, 2);
         for number in 1..=class::UPVALUES {

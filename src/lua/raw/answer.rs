@@ -164,12 +164,19 @@ impl Answer {
     }
 }
 
+/// The stack slots that an answer needs at most. Each table on the way down takes one for itself and one
+/// for a key, each list one, and the innermost value one. The deepest is the list of names of a
+/// certificate in `status()`: table, `targets`, target, `tls`, `chain`, certificate, `names`.
+const SLOTS: c_int = 4 * 2 + 3 + 1;
+// A native leaves at most one value above its arguments, and `push_protected` none.
+const _: () = assert!(SLOTS < ffi::LUA_MINSTACK);
+
 /// Pushes an answer; returns the number of values.
 ///
 /// # Safety
 ///
-/// `state` is running a C function that has the upvalues of natives (all but `PUSHER`), with 10 free
-/// slots. Arguments 2 and those of [`Answer::Copy`] are tables where the answer uses them. May raise:
+/// `state` is running a C function that has the upvalues of natives (all but `PUSHER`), with `SLOTS`
+/// free slots. Arguments 2 and those of [`Answer::Copy`] are tables where the answer uses them. May raise:
 /// the frames between it and Lua have no destructor to run.
 pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
     // SAFETY: the caller provides upvalues, slots and tables. This frame only borrows from the answer,
@@ -285,8 +292,8 @@ pub(super) unsafe fn push(state: *mut lua_State, answer: &mut Answer) -> c_int {
 
 /// Pushes one value. A check or routes are moved out of `value` into their userdata.
 unsafe fn push_one(state: *mut lua_State, value: &mut LuaValue) {
-    // SAFETY: called by `push`, whose caller provides upvalues and slots. Tables are three deep at most,
-    // with two slots each. This frame only borrows from the answer.
+    // SAFETY: called by `push`, whose caller provides upvalues and `SLOTS`. This frame only borrows from
+    // the answer.
     unsafe {
         match value {
             LuaValue::Nil | LuaValue::Check(None) | LuaValue::Routes(None) => {

@@ -61,8 +61,10 @@ impl Natives {
     /// `state` is running a C function with 20 free slots. May raise: the frames between this and Lua
     /// have no destructor to run.
     pub(in crate::lua) unsafe fn push(state: *mut lua_State) -> Self {
-        // SAFETY: twelve slots are used at most. The metatable of `Lists` is replaced on the stack by its
-        // only userdata, so no other userdata can get it.
+        // The table, the upvalues but for the last, and a copy of those.
+        const _: () = assert!(2 * (UPVALUES - 1) < 20);
+        // SAFETY: so many slots are used at most. The metatable of `Lists` is replaced on the stack by
+        // its only userdata, so no other userdata can get it.
         unsafe {
             ffi::lua_createtable(state, 0, 64);
             let table = ffi::lua_gettop(state);
@@ -100,7 +102,7 @@ impl Natives {
     ///
     /// # Safety
     ///
-    /// In the C function that called [`Self::push`], with 6 free slots. May raise.
+    /// In the C function that called [`Self::push`], with `UPVALUES` free slots. May raise.
     pub(in crate::lua) unsafe fn push_native(self, entry: ffi::lua_CFunction) {
         // SAFETY: `push` left the upvalues above the table, and the caller provides the slots.
         unsafe {
@@ -123,6 +125,8 @@ impl Natives {
 
     unsafe fn add_to(self, table: c_int, items: Items) {
         let state = self.state;
+        // A native in a nested table.
+        const _: () = assert!(UPVALUES < 12);
         // SAFETY: `table` is the index of a table. A nested table uses one slot more; they are nested
         // once at most, within the 12 slots that `add` asks for.
         unsafe {
