@@ -34,7 +34,7 @@ local function child(number)
   local nb = require("nauthilus_backend")
   -- A file of its own: a child that has done its turns may start its engine, which makes the file anew.
   local garbage = counts .. "/state" .. number
-  write(garbage, "this is no state file\n")
+  write(garbage, "nauthilus_backend state 2, damaged\n")
   for turn = 1, 200 do
     -- Another configuration each time, so that the state file is read and refused each time as well.
     nb.configure(tap.config({ 20000 + turn }, { log = log, state_file = garbage }))

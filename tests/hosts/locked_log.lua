@@ -14,13 +14,13 @@ end
 local folder = arg[4]
 local log = folder .. "/locked-log"
 
--- Another state file each time, which is refused; the engine, once it runs, writes it anew.
+-- Another damaged state file each time, which is reported; the engine, once it runs, writes it anew.
 local number = 0
 local function configure(extra)
   number = number + 1
   local garbage = folder .. "/locked-garbage-" .. number
   local file = assert(io.open(garbage, "w"))
-  file:write("this is no state file\n")
+  file:write("nauthilus_backend state 2, damaged\n")
   file:close()
   local config = tap.config({ 20000 + number }, { log = log, state_file = garbage })
   for key, value in pairs(extra or {}) do

@@ -129,7 +129,7 @@ check("a line as the logger expects it", seen[0] and re.fullmatch(down(pid, port
 
 bad = os.path.join(FOLDER, "state")
 with open(os.open(bad, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-    file.write("no state")
+    file.write("nauthilus_backend state 2, damaged")
 port = free_port()
 host.tell(f"configure({port}, {bad!r}) {DOWN}")
 seen += [logger.read(), logger.read()]
@@ -150,7 +150,7 @@ check("a logger that was restarted is found again", line and re.fullmatch(down(p
 
 filled = logger.fill()
 with open(bad, "w") as file:
-    file.write("no state again")
+    file.write("nauthilus_backend state 2, damaged again")
 took = host.tell(f"configure({port}, {bad + '2'!r})")
 os.rename(bad, bad + "3")
 took = max(took, host.tell(f"configure({port}, {bad + '3'!r})"))

@@ -33,8 +33,8 @@ tap.in_child("nor where a state file and a log are larger than allowed", 20, fun
   return works()
 end)
 
--- A content that is no state is logged on the thread that configures.
-local garbage = temporary("this is no state file\n")
+-- A damaged content is logged on the thread that configures.
+local garbage = temporary("nauthilus_backend state 2, damaged\n")
 tap.in_child("nor one whose standard error nobody reads", 20, function()
   host.break_stderr()
   nb.configure(tap.config({ port }, { state_file = garbage, log = "stderr" }))
