@@ -209,7 +209,7 @@ impl Config {
             return None;
         };
         is_one_file(log, state_file)
-            .then(|| format!("{} is the file of log as well", state_file.display()))
+            .then(|| format!("{} is the file of log as well", shown_path(state_file)))
     }
 
     /// The same configuration with the content of the files of `cluster` only, for a process that makes no

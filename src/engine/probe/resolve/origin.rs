@@ -4,16 +4,16 @@
 //! `/etc/resolv.conf` and name service modules (NSS) cannot be read any more, and the resolver
 //! would report that no name exists or that no name server answers.
 
-use std::fs::{File, metadata};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::str::SplitAsciiWhitespace;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
 use crate::sys::names::{Servers, load_module};
+use crate::sys::process::root_directory;
 
 static ORIGIN: ArcSwapOption<Origin> = ArcSwapOption::const_empty();
 
@@ -65,7 +65,7 @@ impl Origin {
     /// None if a file exists but cannot be read.
     fn read() -> Option<Self> {
         Some(Self {
-            root: root(),
+            root: root_directory(),
             hosts: read(HOSTS)?,
             servers: servers(&read(RESOLV_CONF)?),
         })
@@ -73,18 +73,13 @@ impl Origin {
 
     /// Whether the root directory has changed since the files were read.
     pub(super) fn is_out_of_reach(&self) -> bool {
-        self.root.is_some() && root() != self.root
+        self.root.is_some() && root_directory() != self.root
     }
 
     /// The addresses of `name` in the hosts file that was read.
     pub(super) fn in_hosts_file(&self, name: &str) -> Vec<IpAddr> {
         find(&self.hosts, name)
     }
-}
-
-fn root() -> Option<(u64, u64)> {
-    let root = metadata("/").ok()?;
-    Some((root.dev(), root.ino()))
 }
 
 /// The content of a file; empty if it does not exist, None if it cannot be read.
