@@ -339,8 +339,8 @@ mod tests {
 
     #[test]
     fn a_long_value_is_cut() {
-        let line = |count| Line::new(Level::Warning, "x").quoted("reason", &"é".repeat(count));
-        let shown = |text: &str| format!("event=x reason=\"{text}\"");
+        let line = |count| Line::new(Level::Warning, "first").quoted("reason", &"é".repeat(count));
+        let shown = |text: &str| format!("event=first reason=\"{text}\"");
         assert_eq!(line(LONGEST).text, shown(&"é".repeat(LONGEST)));
         let cut = shown(&("é".repeat(LONGEST) + "..."));
         assert_eq!(line(LONGEST + 1).text, cut);
