@@ -20,7 +20,7 @@ fn verdicts(c: &mut Criterion) {
     let identities: Vec<_> = (0..1000)
         .map(|n| hash_identity(&format!("imap://192.0.2.1:{n}")))
         .collect();
-    let slots = table.assign(&identities).unwrap();
+    let slots = table.assign(&identities, |_| None).unwrap();
     let slot = slots[500];
     let record = Record {
         probes: 7,

@@ -172,7 +172,8 @@ fn system(reason: String) -> Failure {
 fn configure(read: Result<Config, ConfigError>) -> Done {
     let read = read.and_then(Config::with_files);
     let config = read.map_err(|e| wrong(e.to_string()))?;
-    current().configure(config, false).map_err(refused)
+    current().configure(config, false).map_err(refused)?;
+    Ok(())
 }
 
 /// The value of `${NAME}` in a configuration.

@@ -45,7 +45,13 @@ fn configure(args: &Args) -> Answer {
     };
     let config = config.and_then(|config| config.with_files().map_err(|e| e.to_string()));
     let configure = |config| current().configure(config, head).map_err(String::from);
-    Answer::problem(config.and_then(configure))
+    let done = config.and_then(configure);
+    if let (Ok(active), Some(own)) = (&done, args.of_state())
+        && head
+    {
+        own.note_configured(active);
+    }
+    Answer::problem(done.map(|_| ()))
 }
 
 /// `start()`: nil, or why it cannot start.

@@ -1,6 +1,5 @@
 //! The list of servers that a Lua state got last: server objects that it already has are not made again.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,10 +7,6 @@ use std::sync::{Arc, Weak};
 use crate::engine::active::BackendServer;
 use crate::engine::target::Target;
 use crate::engine::verdicts::OperatorState;
-
-/// The list of servers that a Lua state got last.
-#[derive(Default)]
-pub(super) struct Lists(pub(super) RefCell<GivenList>);
 
 /// A list of servers that a Lua state has got.
 #[derive(Default)]

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use mlua::ffi::{self, lua_State};
 
-use super::given_lists::{GivenList, Lists};
+use super::given_lists::GivenList;
 use super::raw::{Answer, ArgView, Args, Item, Items, LuaValue, native};
 use crate::engine::active::BackendServer;
 use crate::engine::process::{Start, current};
@@ -50,8 +50,8 @@ fn servers(args: &Args) -> Answer {
     let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
     let next = GivenList::new(&snapshot.servers);
     let next_number = next.number;
-    let before = match args.lists() {
-        Some(Lists(last)) => last.replace(next),
+    let before = match args.of_state() {
+        Some(own) => own.list.replace(next),
         None => GivenList::default(),
     };
     let indices = if before.number == number {

@@ -125,6 +125,73 @@ do
   tap.check("within an interval", after <= 0.4, after .. " s")
 end
 
+-- A parent that reads its configuration again while its children serve the one before, and does not probe.
+local function configures_again(has_probed)
+  local first, second = host.listen(1024), host.listen(1024)
+  local files = {}
+  for index = 1, 2 do
+    files[index] = os.tmpname()
+    os.remove(files[index])
+  end
+  local function tell(index)
+    assert(io.open(files[index], "w")):close()
+  end
+  local function told(index)
+    return tap.eventually(function()
+      local file = io.open(files[index])
+      return file and file:close()
+    end)
+  end
+
+  nb.configure(tap.config({ first }))
+  if has_probed then
+    nb.start()
+    nb.stop()
+    -- Its engine thread ends a moment later, and would still take a configuration.
+    assert(tap.eventually(function() return host.count("/proc/self/task") == 1 end))
+  end
+  local old = host.fork()
+  if old == 0 then
+    nb.start()
+    local well = nb.wait_ready(60) and tap.eventually(function() return nb.status().probing end)
+    tell(1)
+    well = told(2) and well and probes_more(first, 5) and nb.status().probing and #nb.status().targets == 1
+    if well then
+      tell(1)
+    end
+    if tap.eventually(function() return not nb.status().probing end) then
+      tell(1)
+    end
+    tap.eventually(function() return false end, 30)
+    host.exit_now(0)
+  end
+  local function proceed()
+    local well = told(1)
+    os.remove(files[1])
+    return well
+  end
+  assert(proceed())
+  nb.configure(tap.config({ first, second }, { connect_interval = "60ms", initial_state = "dead" }))
+  tell(2)
+  assert(proceed(), "probes after the parent has configured")
+  local new = host.fork()
+  if new == 0 then
+    nb.start()
+    local at_once = verdict(first) == "alive"
+    local probes = nb.wait_ready(60) and tap.eventually(function() return nb.status().probing end)
+    host.exit_now(at_once and probes and #nb.get_backend_servers() == 2 and probes_more(second, 3) and 0 or 1)
+  end
+  local how, code = host.wait(new, 60)
+  local went_on = proceed()
+  host.kill(old, SIGKILL)
+  host.wait(old, 60)
+  os.remove(files[2])
+  return how == "exit" and code == 0 and went_on
+end
+local serve_on = "children serve on while their parent only configures again, until a new child probes"
+tap.in_child(serve_on, 60, function() return configures_again(false) end)
+tap.in_child(serve_on .. " (the parent has probed before)", 60, function() return configures_again(true) end)
+
 host.close(listener)
 tap.check("and finds a dead server", tap.eventually(function()
   return verdict(port) == "dead"

@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 
-from lab import (Backend, Nginx, alive, ask, children, descriptors, equal, mappings, own_threads,
-                 run_for, run_tests, test, until)
+from lab import (Backend, Nginx, alive, ask, children, descriptors, equal, free_port, mappings,
+                 own_threads, run_for, run_tests, test, until)
 from probing import STATUS, config, status, the_prober
 
 
@@ -240,6 +241,100 @@ def test_operators():
     nginx.stop()
 
 
+def probes_go_on(*backends):
+    seen = [backend.count() for backend in backends]
+    until(lambda: all(backend.count() >= least + 3 for backend, least in zip(backends, seen)), what="probes")
+
+
+def shown_by_workers(nginx):
+    """For each worker the ports of its targets."""
+    shown = {}
+
+    def all_answered():
+        worker, *words = nginx.body("/states").split()
+        shown[int(worker)] = [int(word.split("=")[0]) for word in words if "127.0.0.1" not in word]
+        return set(shown) >= set(nginx.workers())
+
+    until(all_answered, what="an answer of each worker")
+    return [shown[worker] for worker in nginx.workers()]
+
+
+def refused(why, http, lua, line):
+    """A reload that nginx refuses after `configure`, with these parts of the configuration: its log then has
+    this line."""
+    kept, dies, removed, new = Backend(), Backend(), Backend(), Backend()
+    old = [kept.port, dies.port, removed.port]
+    nginx = Nginx(
+        workers=2,
+        http=config(old, 'connect_interval = "200ms", fast_interval = "200ms",'),
+        server=STATUS + OPERATORS,
+    ).start()
+    # What is known at once after a reload comes from the old workers: the next probes come seconds later. Deep
+    # probes get a timer and a health state of their own.
+    changed = config(
+        [new.port, dies.port, kept.port], 'connect_interval = "3s", fast_interval = "3s", deep_interval = "4s",'
+    )
+    with test(f"{why}: nginx refuses the reload, and its old workers go on as before"):
+        until(lambda: the_prober(nginx), what="one prober")
+        probes_go_on(kept, dies, removed)
+        workers = set(nginx.workers())
+        more = lua.replace("PORT", str(new.port))
+        nginx.configure(http=changed.replace("\n  }", f"\n    {more}\n  }}", 1) + http)
+        os.kill(nginx.master(), signal.SIGHUP)
+        until(lambda: line in nginx.log(), what="the refusal")
+        probes_go_on(kept, dies, removed)
+        equal(set(nginx.workers()), workers, "workers")
+        dies.down()
+        until(lambda: nginx.body("/list") == f"{kept.port} {removed.port}", what="the verdict of a dead server")
+        equal(shown_by_workers(nginx), [old] * 2)
+    with test(f"{why}: a worker that nginx starts in place of one that died serves what the others do"):
+        prober = until(lambda: the_prober(nginx), what="one prober")
+        os.kill(prober, signal.SIGKILL)
+        until(lambda: not alive(prober) and len(nginx.workers()) == 2, what="another worker")
+        equal(shown_by_workers(nginx), [old] * 2)
+        until(lambda: the_prober(nginx), what="one prober")
+        probes_go_on(kept, removed)
+        equal(new.count(), 0, "probes of a server of the refused configuration")
+    with test(f"{why}: the next reload takes over what the old workers found out meanwhile"):
+        before = status(nginx)[kept.port]
+        nginx.configure(http=changed)
+        serve_anew(nginx)
+        equal(nginx.body("/list"), f"{new.port} {kept.port}")
+        now = status(nginx)
+        equal((now[dies.port][0], now[kept.port][0]), ("dead", "alive"))
+        assert now[kept.port][1] >= before[1], (before, now)
+        until(lambda: status(nginx)[new.port][0] == "alive", what="a first verdict of the new one")
+        equal(shown_by_workers(nginx), [[new.port, dies.port, kept.port]] * 2)
+    nginx.stop()
+
+
+def test_refused():
+    # nginx runs `init_by_lua` first, and finds out later that it cannot use the new configuration. For a port
+    # it gives up after five tries.
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        server = f"  server {{ listen 127.0.0.1:{taken.getsockname()[1]}; }}\n"
+        refused("a port is in use", server, "", "still could not bind")
+    # Two configurations are given up here.
+    servers = '{ { protocol = "imap", host = "127.0.0.1", port = PORT } }'
+    lua = f'nb.configure({{ log = "none", backend_servers = {servers} }}) error("a later line raises")'
+    refused("init_by_lua raises after configure", "", lua, "a later line raises")
+
+    backend = Backend()
+    # No worker uses the module before its first request.
+    http = config([backend.port], 'connect_interval = "200ms",', start="")
+    nginx = Nginx(workers=2, http=http, server=STATUS + OPERATORS).start()
+    with test("a reload is refused before any worker has used the module: they probe with the one before"):
+        bad = config([backend.port, backend.port], 'connect_interval = "300ms",', start="")
+        bad = bad.replace("\n  }", '\n    error("a later line raises")\n  }', 1)
+        nginx.configure(http=bad)
+        os.kill(nginx.master(), signal.SIGHUP)
+        until(lambda: "a later line raises" in nginx.log(), what="the refusal")
+        equal(shown_by_workers(nginx), [[backend.port]] * 2)
+        until(lambda: the_prober(nginx), what="one prober")
+        probes_go_on(backend)
+    nginx.stop()
+
+
 def test_upgrade():
     backend = Backend()
     nginx = Nginx(workers=2, http=config([backend.port], 'connect_interval = "200ms",'), server=STATUS)
@@ -261,4 +356,4 @@ def test_upgrade():
     nginx.stop()
 
 
-run_tests(test_reloads, test_old_workers, test_operators, test_upgrade)
+run_tests(test_reloads, test_old_workers, test_operators, test_refused, test_upgrade)

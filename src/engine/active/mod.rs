@@ -7,9 +7,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::config::{Config, InitialState};
 use super::routing::Nodes;
@@ -52,7 +53,7 @@ pub struct ActiveConfig {
     pub slots: Vec<Slot>,
     /// The table's epoch while this configuration is in force; a prober stops when they differ.
     pub epoch: u64,
-    /// When this configuration was put in force, in milliseconds since 1970.
+    /// When this configuration was given to `configure`, in milliseconds since 1970.
     pub since_ms: u64,
     /// The process that owns the table: it alone assigns slots.
     owner: u64,
@@ -73,6 +74,20 @@ pub struct ActiveConfig {
     /// When passwords were changed, in `CLOCK_MONOTONIC` nanoseconds, by the slots of their targets. The
     /// state file may still have a record of probes with the password before.
     password_changes: HashMap<Slot, u64>,
+    /// How often the configuration was given to this process, less how often it was given up. Only counted in
+    /// the process from which the others are forked.
+    pub given: AtomicUsize,
+    /// `None` once this process knows that the configuration has come into force.
+    pending: ArcSwapOption<Pending>,
+}
+
+/// What is to be done when a configuration comes into force.
+struct Pending {
+    /// The configuration that is in force until then.
+    before: Arc<ActiveConfig>,
+    /// The tables that are not used any more then.
+    retires: Vec<Arc<VerdictTable>>,
+    saved: Option<Saved>,
 }
 
 /// The role of a process among those that serve the same configuration.

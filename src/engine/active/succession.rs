@@ -1,20 +1,26 @@
 //! How one active configuration replaces another: targets that both have keep their records.
+//!
+//! This happens in two steps. A process that configures prepares the configuration; the first process that
+//! runs its engine with it puts it in force. nginx's master configures and then may refuse the reload, so
+//! that no process ever serves the configuration: until it is in force, everything that is done for it
+//! leaves alone what processes with the configuration before it read and write.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::event_notes::EventNotes;
-use super::{ActiveConfig, BackendServer, KnownNames, SAME_TIME, StartState};
+use super::{ActiveConfig, BackendServer, KnownNames, Pending, SAME_TIME, StartState};
 use crate::engine::config::Config;
 use crate::engine::routing::{Node, Nodes, agreement};
 use crate::engine::state_file::saved::Saved;
-use crate::engine::target::Target;
+use crate::engine::target::{Secret, Target};
 use crate::engine::verdicts::{
-    Event, EventKind, IdentityHash, NodePlace, RETIRED, Record, Routable, Slot, VerdictTable,
-    hash_identity,
+    Event, EventKind, IdentityHash, NodePlace, RETIRED, Record, Routable, Slot, Standby,
+    VerdictTable, hash_identity,
 };
 use crate::sys::clock;
 
@@ -23,49 +29,144 @@ use crate::sys::clock;
 const SPARE_SLOTS: usize = 256;
 
 impl ActiveConfig {
-    /// Puts `config` in force after `before`. Targets that both have keep their records. `head`:
-    /// the other processes are forked from this one, so it may go on with the table even where a
-    /// process before it made the table, as a daemon's parent does.
+    /// Prepares `config` as the configuration after `before`. Targets that both have keep their records.
+    /// It is in force at once if no other process can know its table; else
+    /// [`ActiveConfig::come_into_force`] makes it so. `head`: the other processes are forked from this one,
+    /// so it may go on with the table even where a process before it made the table, as a daemon's parent
+    /// does.
     ///
     /// # Errors
     /// Where the system gives no shared memory.
     pub fn succeed(
-        before: Option<&Self>,
+        before: Option<&Arc<Self>>,
         config: Arc<Config>,
         pid: u64,
         head: bool,
         mut state: StartState,
     ) -> std::io::Result<Self> {
-        let own = before.filter(|before| head || before.owner == pid);
-        let Some(own) = own else {
-            return Self::in_new_table(before, config, pid, state);
+        let Some(last) = before else {
+            return Self::in_own_table(None, config, pid, state);
         };
-        let identities = identities_of(&config);
-        if let Some(assigned) = Assigned::of(&own.table, &identities, &config) {
-            let saved = state.saved.take();
-            let mut next = Self {
-                epoch: own.epoch + 1,
-                ..Self::new(own.table.clone(), assigned, &identities, config, pid, state)
-            };
-            next.password_changes = next.password_changes_since(own);
-            // Read before the table changes, since both configurations read the same table.
-            let listed = own.snapshot().servers;
-            next.reset_newcomers(own);
-            next.restore(saved);
-            next.fit_health_states();
-            next.follow_list(&listed);
-            next.table.set_epoch(next.epoch);
-            if next.reset_changed_passwords(own) {
-                next.fit_health_states();
-                next.follow_list(&listed);
-            }
-            next.note_reload();
-            return Ok(next);
+        let before = last.pending_for().map_or_else(
+            || {
+                // Not needed any more, and would retain all earlier configurations.
+                last.pending.store(None);
+                last.clone()
+            },
+            |pending| pending.before.clone(),
+        );
+        if !head && last.owner != pid {
+            return Self::in_own_table(Some(&before), config, pid, state);
         }
-        let next = Self::in_new_table(Some(own), config, pid, state)?;
-        own.table.set_epoch(RETIRED);
-        next.note_reload();
+        let identities = identities_of(&config);
+        let saved = state.saved.take();
+        let assigned = Assigned::after(last, &before, &identities, &config);
+        let mut next = match assigned {
+            Some(assigned) => Self::new(
+                last.table.clone(),
+                assigned,
+                &identities,
+                config,
+                pid,
+                state,
+            ),
+            None => Self::in_new_table(&identities, config, pid, state)?,
+        };
+        next.password_changes = next.password_changes_since(&before);
+        if !Arc::ptr_eq(&next.table, &before.table) {
+            next.inherit(&before);
+        }
+        let pending = last.pending_for();
+        let mut retires = pending.map_or_else(Vec::new, |pending| pending.retires.clone());
+        retires.extend([before.table.clone(), last.table.clone()]);
+        retires.retain(|table| !Arc::ptr_eq(table, &next.table));
+        let pending = Pending {
+            before,
+            retires,
+            saved: saved.map(|saved| next.still_wanted(saved)),
+        };
+        next.pending.store(Some(Arc::new(pending)));
         Ok(next)
+    }
+
+    /// Whether a process runs its engine, or has run it, with this configuration or a later one.
+    pub fn is_in_force(&self) -> bool {
+        self.pending_for().is_none()
+    }
+
+    /// Whether another process than this one probes with the configuration that this one is to replace.
+    pub fn replaces_served(&self, pid: u64) -> bool {
+        let pending = self.pending_for();
+        pending.is_some_and(|pending| pending.before.table.is_led_by_other(pid))
+    }
+
+    /// What is to be done before this configuration is in force; `None` where it is in force, or was
+    /// replaced.
+    fn pending_for(&self) -> Option<Arc<Pending>> {
+        let pending = self.pending.load_full();
+        pending.filter(|_| self.table.epoch() < self.epoch)
+    }
+
+    /// Puts the configuration in force, if it is not yet: the prober of the one before stops. Called by a
+    /// process that runs its engine with this configuration, or is about to. Several processes may do so at the
+    /// same time.
+    pub fn come_into_force(&self, pid: u64, standby: Option<&mut Standby<'_>>) {
+        if self.pending.load().is_none() {
+            return;
+        }
+        if let Some(pending) = self.pending_for()
+            && !self.replace(&pending, pid, standby)
+        {
+            return;
+        }
+        self.pending.store(None);
+    }
+
+    /// False where another process does it now.
+    fn replace(&self, pending: &Pending, pid: u64, standby: Option<&mut Standby<'_>>) -> bool {
+        for table in &pending.retires {
+            table.raise_epoch(RETIRED);
+        }
+        let listed = pending.before.snapshot().servers;
+        let is_first_use = self.table.epoch() == 0;
+        if is_first_use {
+            // The lease lets one process alone copy, and another one go on if that one ends. An error comes
+            // from a host that closed our descriptors: `Process::detach` then makes a table for this process.
+            let claim = self.table.claim_lease(pid, standby);
+            if claim.is_ok_and(|claim| !claim.is_ours()) {
+                return false;
+            }
+            if self.table.epoch() == 0 {
+                // The table before was in use since it was copied.
+                self.inherit(&pending.before);
+                self.table.bump_generation();
+            }
+        }
+        if let Some(saved) = &pending.saved {
+            self.restore(saved);
+        }
+        if self.table.raise_epoch(self.epoch) {
+            // From now on the prober of the configuration before publishes nothing.
+            self.fit_health_states();
+            self.follow_list(&listed);
+            self.note_reload();
+        }
+        if is_first_use {
+            // The role is taken later, as by any process.
+            self.table.give_up_lease(pid);
+        }
+        true
+    }
+
+    /// What the state file has for targets without a record. Usually this is nothing.
+    fn still_wanted(&self, mut saved: Saved) -> Saved {
+        let is_new = |slot: &&Slot| self.table.read(**slot) == Record::default();
+        let new = self.slots.iter().filter(is_new);
+        let wanted: HashSet<IdentityHash> = new.map(|slot| self.table.hash(*slot)).collect();
+        saved
+            .targets
+            .retain(|identity, _| wanted.contains(identity));
+        saved
     }
 
     fn note_reload(&self) {
@@ -84,11 +185,10 @@ impl ActiveConfig {
             saved: None,
             names: KnownNames::clone(&self.names.load()),
         };
-        Self::in_new_table(Some(self), self.config.clone(), pid, state)
+        Self::in_own_table(Some(self), self.config.clone(), pid, state)
     }
 
-    /// The configuration in a table that has a slot for each target. Its epoch is 1, and it is in force
-    /// since now.
+    /// The configuration in a table that has a slot for each target. It counts as configured now.
     fn new(
         table: Arc<VerdictTable>,
         assigned: Assigned,
@@ -107,8 +207,8 @@ impl ActiveConfig {
         let repeated = namesakes.iter().map(|&(_, later)| later).collect();
         namesakes.sort_unstable();
         Self {
+            epoch: table.next_epoch(),
             table,
-            epoch: 1,
             since_ms: clock::unix_ms(),
             owner,
             by_identity: firsts(identities),
@@ -122,69 +222,58 @@ impl ActiveConfig {
             node_places,
             cluster_warnings: ArcSwap::default(),
             password_changes: HashMap::new(),
+            given: AtomicUsize::new(0),
+            pending: ArcSwapOption::empty(),
             slots,
             config,
         }
     }
 
     fn in_new_table(
+        identities: &[IdentityHash],
+        config: Arc<Config>,
+        pid: u64,
+        state: StartState,
+    ) -> std::io::Result<Self> {
+        let too_small = || std::io::Error::other("the verdict table is too small");
+        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
+        let assigned = Assigned::of(&table, identities, &config, |_| None).ok_or_else(too_small)?;
+        let table = Arc::new(table);
+        Ok(Self::new(table, assigned, identities, config, pid, state))
+    }
+
+    /// The configuration in a new table, in force.
+    fn in_own_table(
         before: Option<&Self>,
         config: Arc<Config>,
         pid: u64,
         mut state: StartState,
     ) -> std::io::Result<Self> {
-        let too_small = || std::io::Error::other("the verdict table is too small");
         let identities = identities_of(&config);
-        let table = VerdictTable::new(identities.len() * 2 + SPARE_SLOTS)?;
-        let assigned = Assigned::of(&table, &identities, &config).ok_or_else(too_small)?;
-        let same = before.filter(|before| Arc::ptr_eq(&before.config, &config));
-        let since_ms = same.map_or_else(clock::unix_ms, |before| before.since_ms);
         let saved = state.saved.take();
-        let mut next = Self {
-            since_ms,
-            ..Self::new(Arc::new(table), assigned, &identities, config, pid, state)
-        };
+        let mut next = Self::in_new_table(&identities, config, pid, state)?;
         if let Some(before) = before {
+            if Arc::ptr_eq(&before.config, &next.config) {
+                next.since_ms = before.since_ms;
+            }
             next.password_changes = next.password_changes_since(before);
             next.inherit(before);
         }
-        next.restore(saved);
+        if let Some(saved) = &saved {
+            next.restore(saved);
+        }
         next.fit_health_states();
         if let Some(before) = before {
             next.follow_list(&before.snapshot().servers);
         }
-        next.table.set_epoch(next.epoch);
+        next.table.raise_epoch(next.epoch);
         Ok(next)
-    }
-
-    /// Empties the slots of targets that `before` lacks. When a table stays in use, such a slot may hold
-    /// the record of a target that an earlier configuration had removed and that has come back.
-    fn reset_newcomers(&self, before: &Self) {
-        for (_, slot) in self.distinct() {
-            if before.known(&self.table.hash(slot)).is_none() {
-                self.table.reset(slot);
-            }
-        }
-    }
-
-    /// Empties the slots of targets that log in with another password than in `before`. Returns whether
-    /// there are any. To be called when this configuration is in force: the prober of `before` goes on
-    /// until then, and its next outcome would be the first one in the emptied slot.
-    fn reset_changed_passwords(&self, before: &Self) -> bool {
-        let mut is_any = false;
-        for (target, slot) in self.distinct() {
-            let known = before.known(&self.table.hash(slot));
-            if known.is_some_and(|(earlier, _)| earlier.test_password != target.test_password) {
-                self.table.reset(slot);
-                is_any = true;
-            }
-        }
-        is_any
     }
 
     fn inherit(&self, before: &Self) {
         for (target, slot) in self.distinct() {
-            if let Some(known) = before.slot_of(&self.table.hash(slot), target) {
+            let identity = self.table.hash(slot);
+            if let Some(known) = before.slot_of(&identity, &target.test_password) {
                 self.table.inherit_slot(slot, &before.table, known);
             }
         }
@@ -218,11 +307,8 @@ impl ActiveConfig {
 
     /// Targets without a record take the one from the state file, unless the file is older than
     /// `state_max_age`. Operators' settings are taken from it whatever their age.
-    fn restore(&self, saved: Option<Saved>) {
-        let Some(saved) = saved else {
-            return;
-        };
-        self.restore_operators(&saved);
+    fn restore(&self, saved: &Saved) {
+        self.restore_operators(saved);
         if !saved.is_within(self.config.state_max_age) {
             return;
         }
@@ -280,31 +366,17 @@ impl ActiveConfig {
 
     /// The slot of the target with this identity, if its password is the same too: the identity
     /// does not contain it.
-    fn slot_of(&self, identity: &IdentityHash, target: &Target) -> Option<Slot> {
+    fn slot_of(&self, identity: &IdentityHash, password: &Option<Secret>) -> Option<Slot> {
         let (mine, slot) = self.known(identity)?;
-        (mine.test_password == target.test_password).then_some(slot)
+        (mine.test_password == *password).then_some(slot)
     }
 
-    /// Gives each target as many health states as it has probe timers: changed intervals may add or
-    /// remove the timer of its deep probes. The target's verdict stays as it was.
+    /// See [`Record::fit`].
     fn fit_health_states(&self) {
         for (target, slot) in self.config.targets.iter().zip(&self.slots) {
             self.change(*slot, |known| {
                 let mut record = known.clone();
-                match (target.has_deep_timer(), record.deep) {
-                    (true, None) => {
-                        record.deep = Some(record.connect);
-                        // Connect probes do not log in any more.
-                        record.connect.refusals = 0;
-                    }
-                    (false, Some(deep)) => {
-                        record.connect.verdict = record.verdict();
-                        record.connect.refusals = deep.refusals;
-                        record.deep = None;
-                    }
-                    _ => return None,
-                }
-                Some(record)
+                record.fit(target.has_deep_timer()).then_some(record)
             });
         }
     }
@@ -325,6 +397,16 @@ impl ActiveConfig {
     }
 }
 
+/// The password of the first target of each identity, which does not contain it.
+fn passwords_of<'a>(
+    identities: &'a [IdentityHash],
+    config: &'a Config,
+) -> HashMap<&'a IdentityHash, &'a Option<Secret>> {
+    let passwords = config.targets.iter().map(|target| &target.test_password);
+    // Of equal identities the first one is inserted last.
+    identities.iter().zip(passwords).rev().collect()
+}
+
 fn identities_of(config: &Config) -> Vec<IdentityHash> {
     let targets = config.targets.iter();
     targets
@@ -340,12 +422,36 @@ struct Assigned {
 }
 
 impl Assigned {
+    /// In the table of `last`. Targets with the password that they had keep their slots: those of `before`, the
+    /// configuration in force, and those of `last`, which may have been prepared after it. `None` where the table
+    /// is full.
+    fn after(
+        last: &ActiveConfig,
+        before: &ActiveConfig,
+        identities: &[IdentityHash],
+        config: &Config,
+    ) -> Option<Self> {
+        let passwords = passwords_of(identities, config);
+        let kept = |identity: &IdentityHash| {
+            let password = *passwords.get(identity)?;
+            let known = [before, last].into_iter();
+            let mut of_table = known.filter(|known| Arc::ptr_eq(&known.table, &last.table));
+            of_table.find_map(|known| known.slot_of(identity, password))
+        };
+        Self::of(&last.table, identities, config, kept)
+    }
+
     /// `None` where the table is full.
-    fn of(table: &VerdictTable, identities: &[IdentityHash], config: &Config) -> Option<Self> {
+    fn of(
+        table: &VerdictTable,
+        identities: &[IdentityHash],
+        config: &Config,
+        kept: impl Fn(&IdentityHash) -> Option<Slot>,
+    ) -> Option<Self> {
         let nodes = Nodes::of(&config.targets);
         let names: Vec<u64> = nodes.list.iter().map(Node::name_hash).collect();
         Some(Self {
-            slots: table.assign(identities)?,
+            slots: table.assign(identities, kept)?,
             node_places: table.assign_nodes(&names)?,
             nodes,
         })
@@ -385,17 +491,26 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
+    use crate::engine::active::OperatorRequest;
     use crate::engine::state_file::saved::SavedTarget;
     use crate::engine::state_file::text::settings as settings_of;
     use crate::engine::verdicts::health::{HealthState, Verdict};
+    use crate::engine::verdicts::{Counter, OperatorState, Setting};
 
     fn config(text: &str) -> Arc<Config> {
         let text = format!("backend_server_monitoring: {{log: none, {text}}}");
         Arc::new(Config::from_yaml(&text, &|_| None).unwrap())
     }
 
-    fn active(text: &str, before: Option<&ActiveConfig>) -> ActiveConfig {
-        ActiveConfig::succeed(before, config(text), 1, true, StartState::default()).unwrap()
+    fn prepared(text: &str, before: Option<&Arc<ActiveConfig>>) -> Arc<ActiveConfig> {
+        let state = StartState::default();
+        Arc::new(ActiveConfig::succeed(before, config(text), 1, true, state).unwrap())
+    }
+
+    fn active(text: &str, before: Option<&Arc<ActiveConfig>>) -> Arc<ActiveConfig> {
+        let active = prepared(text, before);
+        active.come_into_force(1, None);
+        active
     }
 
     const TARGET: &str = "{protocol: imap, host: 127.0.0.1, port: 1, deep_check: true}";
@@ -456,6 +571,163 @@ mod tests {
         assert_eq!((record.connect.failures, record.connect.refusals), (5, 4));
     }
 
+    fn target(port: u16, keys: &str) -> String {
+        format!("{{protocol: imap, host: 127.0.0.1, port: {port}, deep_check: true{keys}}}")
+    }
+
+    fn targets(targets: &[String]) -> String {
+        format!("backend_servers: [{}]", targets.join(", "))
+    }
+
+    /// Publishes a record with these numbers, as a prober does.
+    fn publish(active: &ActiveConfig, at: usize, verdict: Verdict, probes: u64) {
+        let slot = active.slots[at];
+        active.change(slot, |known| {
+            let mut record = known.clone();
+            record.connect.verdict = verdict;
+            record.probes = probes;
+            Some(record)
+        });
+    }
+
+    fn known(active: &ActiveConfig, at: usize) -> (Verdict, u64) {
+        let record = active.table.read(active.slots[at]);
+        (record.verdict(), record.probes)
+    }
+
+    /// What nginx does where it refuses a reload after `init_by_lua`.
+    #[test]
+    fn a_configuration_that_never_comes_into_force_changes_nothing_for_others() {
+        let password = ", test_username: u, test_password: ";
+        let first = [
+            target(1, &format!("{password}a")),
+            target(2, ""),
+            target(3, ""),
+        ];
+        let one = active(&targets(&first), None);
+        publish(&one, 0, Verdict::Dead, 3);
+        publish(&one, 1, Verdict::Dead, 4);
+        let mut saved = SavedTarget::default();
+        saved.record.probes = 7;
+        let saved = Saved {
+            saved_ms: clock::unix_ms(),
+            targets: HashMap::from([(one.table.hash(one.slots[2]), saved)]),
+            ..Saved::default()
+        };
+        let words = |active: &ActiveConfig| {
+            let records = active.slots.iter().map(|slot| active.table.read(*slot));
+            let (epoch, events) = (active.table.epoch(), active.table.events_after(0).events);
+            let generation = active.generation();
+            (records.collect::<Vec<_>>(), epoch, events.len(), generation)
+        };
+        let before = words(&one);
+        let second = [
+            target(9, ""),
+            target(1, &format!("{password}b")),
+            first[1].clone(),
+        ];
+        let second = format!("deep_interval: 1h, {}", targets(&second));
+        let state = StartState {
+            saved: Some(saved),
+            ..StartState::default()
+        };
+        let two = ActiveConfig::succeed(Some(&one), config(&second), 1, true, state).unwrap();
+        let two = Arc::new(two);
+        assert!(Arc::ptr_eq(&one.table, &two.table));
+        assert_eq!(words(&one), before);
+        assert!(one.is_in_force() && !two.is_in_force());
+
+        // Verdicts change before the next reload, which is not refused.
+        publish(&one, 1, Verdict::Alive, 8);
+        publish(&one, 2, Verdict::Dead, 9);
+        let three = prepared(&targets(&first), Some(&two));
+        let expected = [(Verdict::Dead, 3), (Verdict::Alive, 8), (Verdict::Dead, 9)];
+        for _ in 0..2 {
+            three.come_into_force(1, None);
+            assert_eq!([0, 1, 2].map(|at| known(&three, at)), expected);
+        }
+        assert_eq!(three.table.epoch(), three.epoch);
+        // A process that was late with the one before does not put it in force.
+        two.come_into_force(1, None);
+        assert_eq!(three.table.epoch(), three.epoch);
+        let reloads = three.table.events_after(0).events;
+        let is_reload = |event: &&Event| event.kind == EventKind::Reload;
+        assert_eq!(reloads.iter().filter(is_reload).count(), 1);
+        assert_eq!(known(&two, 1), (Verdict::Unknown, 0), "another password");
+    }
+
+    #[test]
+    fn a_full_table_stays_in_use_until_its_replacement_is_in_force() {
+        let few = targets(&[target(1, ""), target(2, "")]);
+        let ports = 1..=u16::try_from(2 * SPARE_SLOTS).unwrap();
+        let many = targets(&ports.map(|port| target(port, "")).collect::<Vec<_>>());
+        let one = active(&few, None);
+        publish(&one, 0, Verdict::Alive, 3);
+        one.table.count(Counter::Takeovers, 2);
+        let two = prepared(&many, Some(&one));
+        assert!(!Arc::ptr_eq(&one.table, &two.table));
+        assert_eq!(one.table.epoch(), one.epoch);
+        assert_eq!(known(&two, 0), (Verdict::Alive, 3));
+
+        let drain = |active: &ActiveConfig| {
+            let wanted = OperatorRequest {
+                what: "imap://127.0.0.1:2".to_owned(),
+                setting: Setting::State(OperatorState::Drain),
+                reason: String::new(),
+                by: String::new(),
+                lasting: None,
+            };
+            active.operate(wanted).unwrap();
+        };
+        publish(&one, 0, Verdict::Dead, 4);
+        one.table.count(Counter::Takeovers, 1);
+        drain(&one);
+        // The next configuration is made from the one in force, in the table that nobody used.
+        let three = prepared(&format!("connect_interval: 7s, {many}"), Some(&two));
+        assert_eq!(known(&three, 0), (Verdict::Dead, 4));
+        publish(&one, 0, Verdict::Alive, 5);
+        one.table.count(Counter::Takeovers, 1);
+        let generation = three.generation();
+        for _ in 0..2 {
+            three.come_into_force(1, None);
+            assert_eq!(known(&three, 0), (Verdict::Alive, 5));
+            assert_eq!(three.table.count_of(Counter::Takeovers), 4);
+            assert_eq!(three.operators_in_force().len(), 1);
+        }
+        assert!(three.generation() > generation);
+        assert_eq!(
+            (one.table.epoch(), three.table.epoch()),
+            (RETIRED, three.epoch)
+        );
+        // What was found out since is not replaced by another process that starts.
+        publish(&three, 0, Verdict::Dead, 6);
+        three.come_into_force(1, None);
+        assert_eq!(known(&three, 0), (Verdict::Dead, 6));
+        assert!(two.is_in_force(), "it was replaced");
+    }
+
+    /// Several workers start at the same time: each finds the work to be done.
+    #[test]
+    fn a_replacement_is_copied_by_one_process_alone() {
+        let few = targets(&[target(1, "")]);
+        let ports = 1..=u16::try_from(2 * SPARE_SLOTS).unwrap();
+        let many = targets(&ports.map(|port| target(port, "")).collect::<Vec<_>>());
+        let one = active(&few, None);
+        let two = prepared(&many, Some(&one));
+        publish(&one, 0, Verdict::Dead, 4);
+        // Process 1 exists, and has begun to copy.
+        two.table.lend_lease(1);
+        let own_pid = u64::from(std::process::id());
+        two.come_into_force(own_pid, None);
+        assert_eq!((two.table.epoch(), known(&two, 0).0), (0, Verdict::Unknown));
+        assert!(!two.is_in_force());
+        // It ends before it has finished.
+        two.table.lend_lease(0);
+        two.come_into_force(own_pid, None);
+        assert_eq!(two.table.epoch(), two.epoch);
+        assert_eq!(known(&two, 0), (Verdict::Dead, 4));
+    }
+
     const WITH_PASSWORD: &str =
         "protocol: imap, host: 127.0.0.1, port: 1, deep_check: true, test_username: u";
 
@@ -487,15 +759,19 @@ mod tests {
     fn another_password_takes_no_verdict_of_the_one_before_from_the_state_file() {
         let first = with_password("a", "10s");
         let first = ActiveConfig::succeed(None, first, 1, true, StartState::default()).unwrap();
+        let first = Arc::new(first);
         let probed_ns = clock::monotonic_ns();
-        let succeed = |before: Option<&ActiveConfig>, password: &str, interval: &str, pid: u64| {
-            let state = StartState {
-                saved: Some(saved_refusal(&first, probed_ns)),
-                ..StartState::default()
+        let succeed =
+            |before: Option<&Arc<ActiveConfig>>, password: &str, interval: &str, pid: u64| {
+                let state = StartState {
+                    saved: Some(saved_refusal(&first, probed_ns)),
+                    ..StartState::default()
+                };
+                let config = with_password(password, interval);
+                let next = ActiveConfig::succeed(before, config, pid, pid == 1, state).unwrap();
+                next.come_into_force(pid, None);
+                Arc::new(next)
             };
-            let config = with_password(password, interval);
-            ActiveConfig::succeed(before, config, pid, pid == 1, state).unwrap()
-        };
         let record = |active: &ActiveConfig| active.table.read(active.slots[0]);
         let changed = succeed(Some(&first), "b", "10s", 1);
         assert_eq!(record(&changed), Record::default());
@@ -506,7 +782,7 @@ mod tests {
         let elsewhere = succeed(Some(&first), "b", "10s", 2);
         assert_eq!(record(&elsewhere), Record::default());
         // The password that the process has had all along, and a process that has had none.
-        let is_restored = |active: ActiveConfig| record(&active).verdict() == Verdict::Dead;
+        let is_restored = |active: Arc<ActiveConfig>| record(&active).verdict() == Verdict::Dead;
         assert!(is_restored(succeed(Some(&first), "a", "20s", 2)));
         assert!(is_restored(succeed(None, "b", "10s", 1)));
 
@@ -534,6 +810,7 @@ mod tests {
         for _ in 0..5 {
             let state = StartState::default();
             let first = ActiveConfig::succeed(None, old.clone(), 1, true, state).unwrap();
+            let first = Arc::new(first);
             let (slot, target) = (first.slots[0], &first.config.targets[0]);
             let publish = || {
                 let (seen, before) = first.table.read_seen(slot);
@@ -554,8 +831,10 @@ mod tests {
                 }
                 let state = StartState::default();
                 let second = ActiveConfig::succeed(Some(&first), new.clone(), 1, true, state);
+                let second = second.unwrap();
+                second.come_into_force(1, None);
                 is_over.store(true, Relaxed);
-                second.unwrap()
+                second
             });
             assert!(!publish());
             assert_eq!(second.table.read(second.slots[0]).probes, 0);

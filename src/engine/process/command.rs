@@ -31,6 +31,9 @@ pub(super) struct Reports {
     /// The host closed the descriptors of the engine thread with this command channel: the thread
     /// does nothing any more.
     pub lost: fn(&WeakUnboundedSender<Command>),
+    /// Whether this process runs its engine. The thread may also be there for checks on demand only, or still
+    /// be there after `stop`, and be told of a configuration.
+    pub is_running: fn() -> bool,
     /// Start another thread in place of one that was lost.
     pub restart: fn(),
     /// Whether the thread may end now: if the closure returns true, it has nothing to do, and gets

@@ -53,13 +53,17 @@ impl NotConfigured {
 }
 
 impl Process {
-    /// Replaces the active configuration. Targets that did not change keep their records. `head`:
-    /// see [`ActiveConfig::succeed`].
+    /// Replaces the active configuration, and returns the new one. Targets that did not change keep their
+    /// records. `head`: see [`ActiveConfig::succeed`].
     ///
     /// # Errors
     /// One line that names the key, or the other copy of this library that holds the engine of
     /// the process. The old configuration then runs on.
-    pub fn configure(&self, config: Config, head: bool) -> Result<(), NotConfigured> {
+    pub fn configure(
+        &self,
+        config: Config,
+        head: bool,
+    ) -> Result<Arc<ActiveConfig>, NotConfigured> {
         copies::claim().map_err(NotConfigured::OtherCopy)?;
         origin::remember();
         let is_required = signs().takes_addresses_only;
@@ -68,15 +72,25 @@ impl Process {
         } else {
             KnownNames::none(is_required)
         };
-        let done = self.put_in_force(config, head, names);
+        let done = self.replace_active(config, head, names);
+        if let Ok(active) = done.as_ref()
+            && head
+        {
+            active.given.fetch_add(1, Ordering::Relaxed);
+        }
         if done.is_err() && !self.is_configured() {
             copies::give_up();
         }
         done.map_err(NotConfigured::System)
     }
 
-    fn put_in_force(&self, config: Config, head: bool, names: KnownNames) -> Result<(), String> {
-        let control = self.control();
+    fn replace_active(
+        &self,
+        config: Config,
+        head: bool,
+        names: KnownNames,
+    ) -> Result<Arc<ActiveConfig>, String> {
+        let mut control = self.control();
         let before = self.active.load_full();
         if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
             self.wanted.store(true, Ordering::Release);
@@ -89,7 +103,7 @@ impl Process {
                 // again.
                 control.serve(same.clone(), log);
             }
-            return Ok(());
+            return Ok(same.clone());
         }
         let sink_changed = before.as_ref().is_none_or(|b| b.config.log != config.log);
         stderr::remember();
@@ -102,15 +116,21 @@ impl Process {
         };
         let mut state = open_state_file(before.as_deref(), &config, &log)?;
         state.names = names;
-        let active = ActiveConfig::succeed(before.as_deref(), Arc::new(config), pid(), head, state)
+        let active = ActiveConfig::succeed(before.as_ref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
         let active = Arc::new(active);
-        secret_names::set_exposed(&active.config.expose_attributes);
-        if let Some(replaced) = self.log.swap(Some(log.clone()))
-            && !Arc::ptr_eq(&replaced, &log)
-        {
-            log.inherit_losses(&replaced);
+        // A process that only configures leaves this to those that are forked from it: nginx may refuse the
+        // reload after `init_by_lua`, and the workers of before then go on.
+        let has_run = self.has_run.load(Ordering::Acquire);
+        if self.is_running() || has_run && !active.replaces_served(pid()) {
+            active.come_into_force(pid(), None);
         }
+        secret_names::set_exposed(&active.config.expose_attributes);
+        let replaced = self.log.swap(Some(log.clone()));
+        if let Some(replaced) = replaced.as_ref().filter(|one| !Arc::ptr_eq(one, &log)) {
+            log.inherit_losses(replaced);
+        }
+        control.note_earlier(before.zip(replaced).filter(|_| head));
         self.active.store(Some(active.clone()));
         self.wanted.store(true, Ordering::Release);
         for warning in &active.config.warnings {
@@ -118,9 +138,30 @@ impl Process {
                 &Line::new(Level::Warning, "configuration_warning").quoted("reason", warning),
             );
         }
-        control.serve(active, log);
+        control.serve(active.clone(), log);
         self.advance();
-        Ok(())
+        Ok(active)
+    }
+
+    /// The host has given up a configuration that it gave with `head`, or has replaced it. If it was not given
+    /// again and no process has run its engine with it, the one before is active again: a worker that nginx
+    /// starts later then serves what the others do.
+    pub fn give_up(&self, given_up: &Arc<ActiveConfig>) {
+        let mut control = self.control();
+        let is_given_again = given_up.given.fetch_sub(1, Ordering::Relaxed) > 1;
+        let active = self.active.load_full();
+        let is_active = active.is_some_and(|active| Arc::ptr_eq(&active, given_up));
+        if is_given_again || !is_active || given_up.is_in_force() {
+            return;
+        }
+        let Some((before, log)) = control.earlier.pop() else {
+            return;
+        };
+        secret_names::set_exposed(&before.config.expose_attributes);
+        self.log.store(Some(log));
+        self.active.store(Some(before));
+        drop(control);
+        self.advance();
     }
 
     /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
@@ -144,7 +185,7 @@ impl Process {
             .and_then(Config::with_files)
             .map_err(|e| NotConfigured::Wrong(e.to_string()))
             .and_then(|config| self.configure(config, false));
-        done.map_err(|refused| {
+        done.map(|_| ()).map_err(|refused| {
             let refused = refused.prefixed(CONFIG_VARIABLE);
             self.control().refused = Some((Instant::now(), refused.clone()));
             refused

@@ -73,6 +73,8 @@ pub(super) struct EngineLoop {
     served: Option<Arc<ActiveConfig>>,
     /// When this process last checked its role.
     role_checked: Instant,
+    /// How often the next role checks follow each other fast, see [`role::HANDOVER_TRIES`].
+    handover_tries: u32,
     /// The observed heartbeats of the process that has the lease, while another process has it.
     patience: Patience,
 }
@@ -93,6 +95,7 @@ impl EngineLoop {
             stopped: false,
             served: None,
             role_checked: Instant::now(),
+            handover_tries: 0,
             patience: Patience::default(),
         }
     }
@@ -272,6 +275,7 @@ impl EngineLoop {
             scheduler.forget_sessions();
         }
         self.lock_failed = false;
+        self.handover_tries = role::HANDOVER_TRIES;
         let stopped = self.served.take();
         let before = serving.map(|(before, _)| before).or(stopped.as_ref());
         if let Some(before) = before

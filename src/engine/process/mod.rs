@@ -58,6 +58,10 @@ pub use routes::{Routes, count_selection};
 /// The interval at which a blocking wait for first verdicts checks them.
 const READY_POLL: Duration = Duration::from_millis(2);
 
+/// How many configurations a process keeps in case the host gives up those after them. More are only
+/// possible if workers do not use the module after a reload, or `init_by_lua` configures several times.
+const EARLIER_MAX: usize = 4;
+
 static CURRENT: ArcSwapOption<Process> = ArcSwapOption::const_empty();
 /// The callbacks of the engine thread. They go to the current engine, not to the one that started
 /// the thread.
@@ -65,6 +69,7 @@ const REPORTS: Reports = Reports {
     detach: |active| current().detach(active),
     stopped: |active| current().stopped(active),
     lost: |engine| current().lost(engine),
+    is_running: || current().is_running(),
     restart: || current().restart(),
     may_end: |is_idle| current().may_end(is_idle),
 };
@@ -105,6 +110,8 @@ pub struct Process {
     /// Whether the engine thread should run; false after `stop`.
     wanted: AtomicBool,
     running: AtomicBool,
+    /// Whether the engine thread has ever run in this process.
+    has_run: AtomicBool,
     /// When the system last refused a thread, in `CLOCK_MONOTONIC` nanoseconds; 0: the last start
     /// succeeded.
     refused_start_ns: AtomicU64,
@@ -124,6 +131,9 @@ struct Control {
     is_refusal_logged: bool,
     /// The checks that were given to the thread; some may be done.
     checks: Vec<Weak<Ticket>>,
+    /// What [`Process::give_up`] makes active again, the last one first: the configurations before those that
+    /// are not in force, with their logs.
+    earlier: Vec<(Arc<ActiveConfig>, Arc<Log>)>,
     /// When the file of [`configure::CONFIG_VARIABLE`] was last refused, and why.
     refused: Option<(Instant, NotConfigured)>,
 }
@@ -213,6 +223,7 @@ impl Process {
             })),
             wanted: AtomicBool::new(inherited.is_none_or(|p| p.wanted.load(Ordering::Acquire))),
             running: AtomicBool::new(false),
+            has_run: AtomicBool::new(false),
             refused_start_ns: AtomicU64::new(0),
             control: Mutex::default(),
             _inherited: inherited.cloned().map(ManuallyDrop::new),
@@ -353,6 +364,18 @@ impl Process {
 }
 
 impl Control {
+    fn note_earlier(&mut self, earlier: Option<(Arc<ActiveConfig>, Arc<Log>)>) {
+        if earlier
+            .as_ref()
+            .is_none_or(|(before, _)| before.is_in_force())
+        {
+            self.earlier.clear();
+        } else if self.earlier.len() == EARLIER_MAX {
+            self.earlier.remove(0);
+        }
+        self.earlier.extend(earlier);
+    }
+
     fn note_check(&mut self, ticket: &Arc<Ticket>) {
         // Finished checks are removed only when the vector is full, so that its length is bounded
         // by the number of checks under way.

@@ -58,10 +58,14 @@ impl Process {
         if let (Some(active), Some(log)) = (self.active.load_full(), self.log.load_full()) {
             // The role is taken here, not by the thread, so that `status()` shows it when this call
             // returns.
-            if active.table.epoch() == active.epoch && !(signs().exiting)() {
-                let _ = active.take_role(self.pid, None);
+            if !(signs().exiting)() {
+                active.come_into_force(self.pid, None);
+                if active.table.epoch() == active.epoch {
+                    let _ = active.take_role(self.pid, None);
+                }
             }
             control.serve(active, log);
+            self.has_run.store(true, Ordering::Release);
             self.running.store(true, Ordering::Release);
             drop(control);
             self.advance();

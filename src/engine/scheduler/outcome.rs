@@ -116,6 +116,8 @@ impl ProbeTimer {
         outcome: &Outcome,
     ) -> (Record, Option<Line>) {
         let mut after = before.clone();
+        // A process with another configuration may have stored the record.
+        after.fit(self.target.has_deep_timer());
         after.probes += 1;
         // What this process lacked says nothing of the server.
         if outcome.is_conclusive() {
@@ -246,6 +248,11 @@ mod tests {
     /// What is known of a target after outcomes with these results, each of which took as many
     /// milliseconds longer than the one before.
     fn after(results: &[Result<(), ProbeError>]) -> Record {
+        after_record(&Record::default(), results)
+    }
+
+    /// The same for a target with this record.
+    fn after_record(record: &Record, results: &[Result<(), ProbeError>]) -> Record {
         let text = "backend_server_monitoring: {log: none, backend_servers: [
             {protocol: imap, host: 127.0.0.1, port: 1}]}";
         let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
@@ -253,6 +260,7 @@ mod tests {
             ActiveConfig::succeed(None, config, pid(), true, StartState::default()).unwrap();
         assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
         let (slot, target) = (active.slots[0], &active.config.targets[0]);
+        active.table.write(slot, record, false);
         let timer = ProbeTimer::new(slot, TimerKind::Connect, target, 0.5);
         let log = Log::open(&LogSink::None).unwrap();
         for (result, times) in results.iter().zip(1..) {
@@ -266,6 +274,22 @@ mod tests {
             assert!(timer.apply(&active, &outcome, &log).is_published);
         }
         active.table.read(slot)
+    }
+
+    /// No probe of this configuration would ever change that health state.
+    #[test]
+    fn the_health_state_of_a_timer_that_the_target_has_not_is_no_part_of_the_verdict() {
+        let dead = HealthState {
+            verdict: Verdict::Dead,
+            ..HealthState::default()
+        };
+        let record = Record {
+            deep: Some(dead),
+            ..Record::default()
+        };
+        assert_eq!(record.verdict(), Verdict::Dead);
+        let record = after_record(&record, &[Ok(()), Ok(()), Ok(())]);
+        assert_eq!((record.verdict(), record.deep), (Verdict::Alive, None));
     }
 
     #[test]

@@ -34,9 +34,10 @@ fn config(ports: &[u16], keys: &str, fast_interval: &str) -> Arc<Config> {
     Arc::new(Config::from_yaml(&text, &|_| None).unwrap())
 }
 
-fn in_force(before: Option<&ActiveConfig>, config: &Arc<Config>) -> Arc<ActiveConfig> {
+fn in_force(before: Option<&Arc<ActiveConfig>>, config: &Arc<Config>) -> Arc<ActiveConfig> {
     let state = StartState::default();
     let active = ActiveConfig::succeed(before, config.clone(), pid(), true, state).unwrap();
+    active.come_into_force(pid(), None);
     assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
     Arc::new(active)
 }

@@ -224,6 +224,10 @@ impl VerdictTable {
             let value = before.header(word).load(Relaxed);
             self.header(word).store(value, Relaxed);
         }
+        // Reading the places would take memory for them, if none was ever used.
+        if before.bindings_generation() == 0 {
+            return;
+        }
         for at in 0..BINDINGS {
             let word = |index| before.binding_word(at, index).load(Relaxed);
             let user = [word(BINDING_USER), word(BINDING_USER + 1)];

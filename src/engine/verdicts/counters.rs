@@ -195,7 +195,7 @@ impl VerdictTable {
         for index in 0..COUNTERS {
             match before.counted(index) {
                 0 => {}
-                count => self.add(index, count),
+                count => self.at(self.places.counters + index).store(count, Relaxed),
             }
         }
     }
@@ -308,8 +308,11 @@ mod tests {
         let before = VerdictTable::new(1).unwrap();
         before.count(Counter::StateChanges, 5);
         let table = VerdictTable::new(1).unwrap();
-        table.count(Counter::StateChanges, 1);
         table.inherit_counters(&before);
-        assert_eq!(table.count_of(Counter::StateChanges), 6);
+        // The other table is in use until this one is, and then it is copied again.
+        before.count(Counter::StateChanges, 1);
+        table.inherit_counters(&before);
+        table.count(Counter::StateChanges, 1);
+        assert_eq!(table.count_of(Counter::StateChanges), 7);
     }
 }

@@ -70,12 +70,8 @@ impl VerdictTable {
         told.store(number.wrapping_add(1), Relaxed);
     }
 
-    /// Empties the ring.
-    pub(super) fn clear_latencies(&self, slot: Slot) {
-        self.word(slot, LATENCIES_TOLD).store(0, Relaxed);
-    }
-
     pub(super) fn inherit_latencies(&self, slot: Slot, before: &Self, known: Slot) {
+        self.word(slot, LATENCIES_TOLD).store(0, Relaxed);
         for sample in before.latencies(known) {
             self.add_latency(slot, sample);
         }
@@ -114,7 +110,9 @@ mod tests {
     #[test]
     fn the_last_sixty_are_kept_in_their_order() {
         let table = VerdictTable::new(2).unwrap();
-        let slots = table.assign(&["a", "b"].map(hash_identity)).unwrap();
+        let slots = table
+            .assign(&["a", "b"].map(hash_identity), |_| None)
+            .unwrap();
         assert_eq!(table.latencies(slots[0]), []);
         for us in 1..=100 {
             let (seen, _) = table.read_seen(slots[0]);

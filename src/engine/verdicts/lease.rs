@@ -255,6 +255,19 @@ impl VerdictTable {
         self.shared.unlock();
     }
 
+    /// Whether another process, which exists, has the lease.
+    pub fn is_led_by_other(&self, pid: u64) -> bool {
+        let holder = self.lease().pid();
+        holder != 0 && holder != pid && process::exists(holder)
+    }
+
+    /// Gives the lease to another process, as if that had taken it over from a stopped one.
+    #[cfg(test)]
+    pub fn lend_lease(&self, pid: u64) {
+        let next = self.lease().next(pid, false);
+        self.header(LEASE).store(next.0, Relaxed);
+    }
+
     /// The process id of the prober as the lease has it; 0: none.
     pub fn prober(&self) -> u64 {
         let lease = self.lease();

@@ -23,6 +23,8 @@ pub struct VerdictTable {
     /// The process that this one took the lease from without getting the lock, that is while that
     /// process was stopped; 0: none.
     pub(super) displaced: AtomicU64,
+    /// The highest epoch that this process, the owner, has given to a configuration.
+    pub(super) epochs: AtomicU64,
 }
 
 impl VerdictTable {
@@ -38,6 +40,7 @@ impl VerdictTable {
             places,
             mine: AtomicU64::new(0),
             displaced: AtomicU64::new(0),
+            epochs: AtomicU64::new(0),
         };
         let put = |index, value| table.header(index).store(value, Relaxed);
         put(MAGIC_WORD, MAGIC);

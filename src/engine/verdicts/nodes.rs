@@ -191,7 +191,7 @@ impl VerdictTable {
             }
             for reason in MoveReason::ALL {
                 self.node_word(place, NODE_MOVES + reason.index())
-                    .fetch_add(before.moves(from, reason), Relaxed);
+                    .store(before.moves(from, reason), Relaxed);
             }
         }
     }
@@ -248,6 +248,7 @@ mod tests {
         before.count_move(NodePlace::UNKNOWN, MoveReason::UnknownNode);
         let table = VerdictTable::new(4).unwrap();
         let places = table.assign_nodes(&[30, 20]).unwrap();
+        table.inherit_nodes(&before);
         table.inherit_nodes(&before);
         assert_eq!(table.users(places[0]), None);
         assert_eq!(table.users(places[1]), Some(counts(5, 5)));

@@ -48,6 +48,26 @@ impl Record {
             None => self.connect.verdict,
         }
     }
+
+    /// Gives the record as many health states as its target has probe timers: changed intervals may add or
+    /// remove the timer of its deep probes. The verdict stays as it was. Returns whether the record has
+    /// changed.
+    pub fn fit(&mut self, has_deep_timer: bool) -> bool {
+        match (has_deep_timer, self.deep) {
+            (true, None) => {
+                self.deep = Some(self.connect);
+                // Connect probes do not log in any more.
+                self.connect.refusals = 0;
+            }
+            (false, Some(deep)) => {
+                self.connect.verdict = self.verdict();
+                self.connect.refusals = deep.refusals;
+                self.deep = None;
+            }
+            _ => return false,
+        }
+        true
+    }
 }
 
 impl VerdictTable {

@@ -124,7 +124,7 @@ mod tests {
 
     fn table() -> (VerdictTable, Slot) {
         let table = VerdictTable::new(1).unwrap();
-        let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+        let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
         (table, slot)
     }
 

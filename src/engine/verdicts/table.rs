@@ -7,6 +7,7 @@
 //! sequence number again. A writer that dies in between leaves an odd number: readers then read the
 //! words anyway after about 10 ms (see `sequence`), and the next prober takes the record over.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -44,13 +45,14 @@ pub const RETIRED: u64 = u64::MAX;
 impl VerdictTable {
     /// Copies counters, events, operators' settings, remembered bindings, what belongs to nodes and the
     /// generation from the table that this one replaces; [`VerdictTable::inherit_slot`] copies what belongs to a target.
+    /// Called again, it copies what has changed in the other table since.
     pub fn inherit(&self, before: &Self) {
         self.inherit_counters(before);
         self.inherit_events(before);
         self.inherit_operators(before);
         self.inherit_bindings(before);
         self.inherit_nodes(before);
-        self.set_generation(before.generation());
+        self.set_generation(before.generation().max(self.generation()));
     }
 
     // === The header ===
@@ -79,11 +81,20 @@ impl VerdictTable {
         self.header(EPOCH).load(Acquire)
     }
 
-    /// Puts the configuration with this number in force, and wakes the prober: one of an earlier
-    /// configuration stops.
-    pub fn set_epoch(&self, epoch: u64) {
-        self.header(EPOCH).store(epoch, Release);
-        self.wake_prober();
+    /// Puts the configuration with this number in force, unless a later one is, and wakes the prober: one of
+    /// an earlier configuration stops. Returns whether this call has put it in force.
+    pub fn raise_epoch(&self, epoch: u64) -> bool {
+        let is_raised = self.header(EPOCH).fetch_max(epoch, AcqRel) < epoch;
+        if is_raised {
+            self.wake_prober();
+        }
+        is_raised
+    }
+
+    /// A number for another configuration with this table, higher than all before it. Only the owner of the
+    /// table may call this.
+    pub fn next_epoch(&self) -> u64 {
+        self.epochs.fetch_add(1, AcqRel) + 1
     }
 
     /// Wakes the prober, in whatever process it is.
@@ -112,28 +123,30 @@ impl VerdictTable {
 
     // === Slots ===
 
-    /// A slot for each identity: the one that an earlier call gave to it, or a new one. `None`
-    /// where the table is full. Only one process may call this, the owner of the table, since slots
-    /// are given out without a lock.
-    pub fn assign(&self, identities: &[IdentityHash]) -> Option<Vec<Slot>> {
-        let mut known: std::collections::HashMap<IdentityHash, Slot> = (0..self.used())
-            .map(|index| (self.hash(Slot(index)), Slot(index)))
-            .collect();
+    /// A slot for each identity: the one that `kept` returns for it, or an empty one that no configuration
+    /// has had. `None` where the table is full. Only one process may call this, the owner of the table,
+    /// since slots are given out without a lock.
+    pub fn assign(
+        &self,
+        identities: &[IdentityHash],
+        kept: impl Fn(&IdentityHash) -> Option<Slot>,
+    ) -> Option<Vec<Slot>> {
+        let mut known = HashMap::with_capacity(identities.len());
         let mut used = self.used();
         let mut slots = Vec::with_capacity(identities.len());
         for hash in identities {
-            let slot = match known.get(hash) {
-                Some(slot) => *slot,
+            let slot = match known.get(hash).copied().or_else(|| kept(hash)) {
+                Some(slot) => slot,
                 None if used < self.capacity => {
                     let slot = Slot(used);
                     self.word(slot, HASH).store(hash[0], Relaxed);
                     self.word(slot, HASH + 1).store(hash[1], Relaxed);
                     used += 1;
-                    known.insert(*hash, slot);
                     slot
                 }
                 None => return None,
             };
+            known.insert(*hash, slot);
             slots.push(slot);
         }
         self.header(USED)
@@ -233,16 +246,7 @@ impl VerdictTable {
         }
     }
 
-    /// Empties a slot: its target is new in the configuration, or logs in with another password
-    /// now.
-    pub fn reset(&self, slot: Slot) {
-        self.clear_latencies(slot);
-        self.note_tls(slot, "");
-        self.write(slot, &Record::default(), false);
-        self.set_routable(slot, Routable::default());
-    }
-
-    /// Copies a target's slot from another table.
+    /// Copies a target's slot from another table. Not for a slot that is probed: it replaces the record.
     pub fn inherit_slot(&self, slot: Slot, before: &Self, known: Slot) {
         self.inherit_latencies(slot, before, known);
         self.note_tls(slot, &before.tls(known).unwrap_or_default());

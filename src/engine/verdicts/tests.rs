@@ -39,7 +39,7 @@ fn record() -> Record {
 fn a_record_reads_as_it_was_written() {
     let table = VerdictTable::new(4).unwrap();
     let slots = table
-        .assign(&[hash_identity("a"), hash_identity("b")])
+        .assign(&[hash_identity("a"), hash_identity("b")], |_| None)
         .unwrap();
     assert_eq!(table.read(slots[1]), Record::default());
     table.write(slots[1], &record(), false);
@@ -59,7 +59,7 @@ fn a_record_reads_as_it_was_written() {
 #[test]
 fn long_errors_are_cut_between_characters() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let text = "é".repeat(ERROR_MAX);
     table.write(
         slot,
@@ -77,7 +77,9 @@ fn long_errors_are_cut_between_characters() {
 #[test]
 fn errors_do_not_run_into_one_another() {
     let table = VerdictTable::new(3).unwrap();
-    let slots = table.assign(&["a", "b", "c"].map(hash_identity)).unwrap();
+    let slots = table
+        .assign(&["a", "b", "c"].map(hash_identity), |_| None)
+        .unwrap();
     let said = |slot: usize| Record {
         error: Some(["a", "b", "c"][slot].repeat(ERROR_MAX)),
         ..record()
@@ -93,7 +95,7 @@ fn errors_do_not_run_into_one_another() {
 #[test]
 fn only_changes_move_the_generation() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     table.write(slot, &record(), false);
     assert_eq!(table.generation(), 0);
     table.write(slot, &record(), true);
@@ -104,16 +106,35 @@ fn only_changes_move_the_generation() {
 fn slots_are_found_by_identity_and_run_out() {
     let table = VerdictTable::new(2).unwrap();
     let [a, b, c] = ["a", "b", "c"].map(hash_identity);
-    let first = table.assign(&[a, b]).unwrap();
-    assert_eq!(table.assign(&[b, a]).unwrap(), [first[1], first[0]]);
-    assert_eq!(table.assign(&[a, a]).unwrap(), [first[0], first[0]]);
-    assert!(table.assign(&[a, c]).is_none());
+    let first = table.assign(&[a, b], |_| None).unwrap();
+    let kept = |hash: &IdentityHash| {
+        let mut known = first.iter().copied();
+        known.find(|slot| table.hash(*slot) == *hash)
+    };
+    assert_eq!(table.assign(&[b, a], kept).unwrap(), [first[1], first[0]]);
+    assert_eq!(table.assign(&[a, a], kept).unwrap(), [first[0], first[0]]);
+    assert!(table.assign(&[a, c], kept).is_none());
+}
+
+#[test]
+fn an_identity_whose_slot_is_not_kept_gets_an_empty_one() {
+    let table = VerdictTable::new(2).unwrap();
+    let a = hash_identity("a");
+    let first = table.assign(&[a], |_| None).unwrap()[0];
+    table.write(first, &record(), false);
+    table.note_tls(first, "x");
+    let second = table.assign(&[a, a], |_| None).unwrap();
+    assert_eq!(second[0], second[1]);
+    assert_ne!(first, second[0]);
+    assert_eq!(table.read(second[0]), Record::default());
+    assert_eq!(table.tls(second[0]), None);
+    assert_eq!((table.read(first), table.hash(second[0])), (record(), a));
 }
 
 #[test]
 fn a_reader_never_sees_half_a_record() {
     let table = Arc::new(VerdictTable::new(1).unwrap());
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let stop = Arc::new(AtomicBool::new(false));
     let writer = {
         let (table, stop) = (table.clone(), stop.clone());
@@ -144,7 +165,7 @@ fn a_reader_never_sees_half_a_record() {
 #[test]
 fn two_writers_do_not_mix_their_records() {
     let table = Arc::new(VerdictTable::new(1).unwrap());
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let together = Arc::new(std::sync::Barrier::new(3));
     let writers: Vec<_> = [1, 2]
         .into_iter()
@@ -184,7 +205,7 @@ fn two_writers_do_not_mix_their_records() {
 #[test]
 fn a_writer_takes_over_from_one_that_died() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let dead = table.begin(table.word(slot, SLOT_SEQUENCE));
     table.write(slot, &record(), true);
     assert_eq!(table.read(slot), record());
@@ -200,7 +221,7 @@ fn only_the_number_that_stood_still_is_taken_over() {
     // Writers that end in time, one after the other, must not be taken for one dead writer: each
     // `end` succeeds.
     let table = Arc::new(VerdictTable::new(1).unwrap());
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let writers: Vec<_> = (0..4)
         .map(|_| {
             let table = table.clone();
@@ -221,7 +242,7 @@ fn only_the_number_that_stood_still_is_taken_over() {
 #[test]
 fn a_writer_that_died_is_outlived_and_repaired() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     table.write(slot, &record(), true);
     let list = table.begin(table.header(SEQUENCE));
     let ticket = table.begin(table.word(slot, SLOT_SEQUENCE));
@@ -240,7 +261,7 @@ fn a_writer_that_died_is_outlived_and_repaired() {
 #[test]
 fn an_outcome_from_before_a_takeover_is_not_written() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let (seen, before) = table.read_seen(slot);
     assert!(table.claim_lease(77, None).unwrap().is_ours());
     assert!(!table.write_seen(slot, seen, &record(), true, None));
@@ -253,7 +274,7 @@ fn an_outcome_from_before_a_takeover_is_not_written() {
 #[test]
 fn a_writer_that_finds_its_record_taken_asks_for_a_probe() {
     let table = VerdictTable::new(1).unwrap();
-    let slot = table.assign(&[hash_identity("a")]).unwrap()[0];
+    let slot = table.assign(&[hash_identity("a")], |_| None).unwrap()[0];
     let ticket = table.begin(table.word(slot, SLOT_SEQUENCE));
     assert!(table.claim_lease(77, None).unwrap().is_ours());
     table.write_begun(slot, ticket, &record(), true, None);

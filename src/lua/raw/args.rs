@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, LISTS, RESULT_METATABLE,
+    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, OF_STATE, RESULT_METATABLE,
     ROUTES_METATABLE, UPVALUES, content, owned,
 };
 use crate::engine::active::ActiveConfig;
@@ -18,7 +18,7 @@ use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
-use crate::lua::given_lists::Lists;
+use crate::lua::of_state::OfState;
 use crate::lua::own_or_shared::OwnOrShared;
 
 /// Further upvalues of natives that stand for a Lua function: that function, and the extra value that
@@ -165,13 +165,13 @@ impl Args {
         unsafe { (*owned::<Routes>(self.state, index, ROUTES_METATABLE)?).as_ref() }
     }
 
-    /// The list of servers that this Lua state got last; none once that userdata is finalised.
-    pub(in crate::lua) fn lists(&self) -> Option<&Lists> {
-        // SAFETY: `LISTS` is an upvalue of each native, a userdata that `Natives::push` made of this
+    /// What belongs to this Lua state; none once that userdata is finalised.
+    pub(in crate::lua) fn of_state(&self) -> Option<&OfState> {
+        // SAFETY: `OF_STATE` is an upvalue of each native, a userdata that `Natives::push` made of this
         // type. The upvalue keeps it alive, and only its finaliser takes the content.
         unsafe {
-            let lists = ffi::lua_touserdata(self.state, LISTS).cast::<Option<Lists>>();
-            lists.as_ref()?.as_ref()
+            let own = ffi::lua_touserdata(self.state, OF_STATE).cast::<Option<OfState>>();
+            own.as_ref()?.as_ref()
         }
     }
 

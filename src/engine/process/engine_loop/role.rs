@@ -14,7 +14,7 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::follower::{Followed, Following};
 use crate::engine::scheduler::schedule::{CHECK_WAITS_NS, check_at};
 use crate::engine::state_file::ANSWERED_WITHIN;
-use crate::engine::verdicts::{Counter, Standby, takeover_time};
+use crate::engine::verdicts::{Counter, Patience, Standby, takeover_time};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
@@ -39,6 +39,10 @@ const FOLLOW: Duration = Duration::from_millis(50);
 const STANDBY_MIN: Duration = Duration::from_millis(10);
 const STANDBY_MAX: Duration = Duration::from_millis(250);
 
+/// A process that begins to serve a configuration tries so often with [`STANDBY_MIN`] between: the prober of
+/// the configuration before gives up its role within milliseconds.
+pub(super) const HANDOVER_TRIES: u32 = 20;
+
 /// The prober makes at least this many role checks, each with a heartbeat, within the time after which
 /// another process takes over.
 const CHECKS_WITHIN: u32 = 8;
@@ -60,6 +64,7 @@ impl EngineLoop {
                 let within = takeover_time(scheduler.active.config.policy.fast_interval);
                 REASSURE.min(within / CHECKS_WITHIN)
             }
+            (None, Some(_)) if self.handover_tries > 0 => STANDBY_MIN,
             (None, Some((active, _))) => standby_pause(active),
             // Without a configuration there is no role to check.
             (None, None) => Duration::from_secs(3600),
@@ -116,6 +121,12 @@ impl EngineLoop {
         let Some((active, log)) = serving else {
             return;
         };
+        let pause = self.pause(serving);
+        self.handover_tries = self.handover_tries.saturating_sub(1);
+        if (self.reports.is_running)() && !(self.signs.exiting)() {
+            let mut standby = standby(&mut self.patience, active, pause);
+            active.come_into_force(pid(), Some(&mut standby));
+        }
         active.end_settings();
         match log.take_lost() {
             0 => {}
@@ -128,11 +139,7 @@ impl EngineLoop {
             }
             return;
         }
-        let mut standby = Standby {
-            patience: &mut self.patience,
-            pause: standby_pause(active),
-            within: takeover_time(active.config.policy.fast_interval),
-        };
+        let mut standby = standby(&mut self.patience, active, pause);
         match active.take_role(pid(), Some(&mut standby)) {
             Ok(Role::Prober) => {
                 self.following = None;
@@ -195,6 +202,14 @@ impl EngineLoop {
             .get_or_insert_with(|| Scheduler::begin(active, log, &self.prober));
         scheduler.fit(active, log, followed, descriptors_for);
         scheduler
+    }
+}
+
+fn standby<'a>(patience: &'a mut Patience, active: &ActiveConfig, pause: Duration) -> Standby<'a> {
+    Standby {
+        patience,
+        pause,
+        within: takeover_time(active.config.policy.fast_interval),
     }
 }
 
