@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -237,6 +238,15 @@ class Tmux:
     def keys(self, *keys):
         self.ask("send-keys", "-t", "t", *keys)
 
+    def echoes(self):
+        """Whether the terminal shows what is typed."""
+        name = self.ask("display-message", "-p", "-t", "t", "#{pane_tty}").strip()
+        terminal = os.open(name, os.O_RDONLY | os.O_NOCTTY)
+        try:
+            return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+        finally:
+            os.close(terminal)
+
     def close(self):
         self.ask("kill-server")
 
@@ -275,6 +285,8 @@ def progress_in_a_terminal():
     terminal = Tmux(lab.COMMAND, "check", f"imap://alice@127.0.0.1:{port}", "--timeout", "1s", env="NO_COLOR=1")
     try:
         wait_for(lambda text: "Password of alice:" in text, terminal.screen)
+        # The prompt comes a moment before.
+        wait_for(lambda echoes: not echoes, terminal.echoes)
         terminal.keys("s3cret-word", "Enter")
         wait_for(lambda text: "ended with 1" in text, terminal.screen)
         text = terminal.ask("capture-pane", "-p", "-e", "-t", "t")
