@@ -26,6 +26,16 @@ function engine.config(servers, overrides)
   }, overrides)
 end
 
+--- Removes what operators have set for nodes and targets: it outlives a configuration, and a test that failed.
+function engine.clear_operators(nb)
+  for _, node in ipairs(nb.nodes() or {}) do
+    nb.set_target_state("node:" .. node.node, "auto")
+  end
+  for _, target in ipairs(nb.status().targets or {}) do
+    nb.set_target_state(target.key, "auto")
+  end
+end
+
 --- An IMAP target on loopback, changed by `overrides`.
 function engine.imap(port, overrides)
   return engine.changed({ protocol = "imap", host = "127.0.0.1", port = port }, overrides)

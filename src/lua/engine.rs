@@ -46,7 +46,7 @@ fn configure(args: &Args) -> Answer {
     let config = config.and_then(|config| config.with_files().map_err(|e| e.to_string()));
     let configure = |config| current().configure(config, head).map_err(String::from);
     let done = config.and_then(configure);
-    if let (Ok(active), Some(own)) = (&done, args.of_state())
+    if let (Ok(active), Some(own)) = (&done, args.per_state())
         && head
     {
         own.note_configured(active);

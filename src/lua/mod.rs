@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `mod.rs` | the entry points; one module table per Lua state |
 //! | `raw.rs`, `raw/` | how natives are made: functions from arguments to an answer |
-//! | `of_state.rs` | what belongs to one Lua state |
+//! | `per_state.rs` | what belongs to one Lua state |
 //! | `own_or_shared.rs` | the content of the userdata of results and contexts |
 //! | `fast.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
@@ -34,9 +34,9 @@ mod given_lists;
 mod glue;
 mod maintenance;
 mod nginx;
-mod of_state;
 mod operators;
 mod own_or_shared;
+mod per_state;
 mod plainly;
 mod raw;
 mod result;

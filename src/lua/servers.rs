@@ -50,7 +50,7 @@ fn servers(args: &Args) -> Answer {
     let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
     let next = GivenList::new(&snapshot.servers);
     let next_number = next.number;
-    let before = match args.of_state() {
+    let before = match args.per_state() {
         Some(own) => own.list.replace(next),
         None => GivenList::default(),
     };

@@ -23,14 +23,8 @@ describe("with bindings in Redis", function()
     world:stop()
   end)
 
-  -- Removes what operators have set: it outlives a configuration, and a test that failed.
   after_each(function()
-    for _, node in ipairs(nb.nodes() or {}) do
-      nb.set_target_state("node:" .. node.node, "auto")
-    end
-    for _, target in ipairs(nb.status().targets) do
-      nb.set_target_state(target.key, "auto")
-    end
+    engine.clear_operators(nb)
   end)
 
   -- Configures servers and a store with a prefix of its own; returns what configures them again, with other settings.

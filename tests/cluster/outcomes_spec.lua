@@ -22,11 +22,8 @@ describe("an outcome of route", function()
     world:stop()
   end)
 
-  -- Removes what operators have set: it outlives a configuration, and a test that failed.
   after_each(function()
-    for _, node in ipairs(nb.nodes() or {}) do
-      nb.set_target_state("node:" .. node.node, "auto")
-    end
+    engine.clear_operators(nb)
   end)
 
   -- Configures nodes with these names, a store, and a prefix of their own.

@@ -1,5 +1,6 @@
 """Words that reach a running engine through its state file, `route`, and `watch` in pipes and in tmux."""
 
+import contextlib
 import http.server
 import json
 import os
@@ -143,12 +144,11 @@ def routed():
     assert state.stat().st_ino == before
 
 
-@test
-def watched_in_a_pipe():
-    """watch prints a line per target and per change in a pipe, and once a table"""
-    run("watch", state, "--once").expect(1, "^TARGET +STATE", rf"^{dead_key} +dead .*refused", rf"^{key} +alive")
+@contextlib.contextmanager
+def watching(source):
+    """Runs `watch` in a pipe, and gives a function that reads its next line."""
     process = subprocess.Popen(
-        [lab.COMMAND, "watch", str(config), "--interval", "100ms"],
+        [lab.COMMAND, "watch", str(source), "--interval", "100ms"],
         stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
     )
     # The test must not block where a line is never printed: the command is killed, and the line is then
@@ -156,16 +156,24 @@ def watched_in_a_pipe():
     limit = threading.Timer(180, process.kill)
     limit.start()
     try:
-        first = sorted(process.stdout.readline() for _ in range(2))
-        assert all("\x1b" not in line for line in first), first
-        run("drain", key, *engine_options).expect(0)
-        assert re.search(rf"Z  {key} +drain", process.stdout.readline())
-        run("auto", key, *engine_options).expect(0)
-        assert re.search(rf"Z  {key} +alive", process.stdout.readline())
+        yield process.stdout.readline
     finally:
         limit.cancel()
         process.kill()
         process.wait()
+
+
+@test
+def watched_in_a_pipe():
+    """watch prints a line per target and per change in a pipe, and once a table"""
+    run("watch", state, "--once").expect(1, "^TARGET +STATE", rf"^{dead_key} +dead .*refused", rf"^{key} +alive")
+    with watching(config) as next_line:
+        first = sorted(next_line() for _ in range(2))
+        assert all("\x1b" not in line for line in first), first
+        run("drain", key, *engine_options).expect(0)
+        assert re.search(rf"Z  {key} +drain", next_line())
+        run("auto", key, *engine_options).expect(0)
+        assert re.search(rf"Z  {key} +alive", next_line())
 
 
 @test
@@ -175,21 +183,11 @@ def watched_nodes():
     done = run("watch", config, "--once").expect(1, rf"^{key} +maintenance", rf"^{dead_key} +dead")
     assert "node:" not in done.out, done
     run("watch", state, "--once").expect(1, rf"^{key} +alive", r"^node:mail1 +maintenance .*new disk$")
-    process = subprocess.Popen(
-        [lab.COMMAND, "watch", str(state), "--interval", "100ms"],
-        stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
-    )
-    limit = threading.Timer(180, process.kill)
-    limit.start()
-    try:
-        first = [process.stdout.readline() for _ in range(3)]
+    with watching(state) as next_line:
+        first = [next_line() for _ in range(3)]
         assert "node:mail1" in first[1] and "maintenance" in first[1], first
         run("auto", "node:mail1", *engine_options).expect(0)
-        assert re.search(r"Z  node:mail1 +auto", process.stdout.readline())
-    finally:
-        limit.cancel()
-        process.kill()
-        process.wait()
+        assert re.search(r"Z  node:mail1 +auto", next_line())
 
 
 class Status(http.server.BaseHTTPRequestHandler):

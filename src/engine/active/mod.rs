@@ -1,7 +1,7 @@
 //! The active configuration: its targets, and the slots of the shared table that hold their
 //! verdicts.
 //!
-//! `succession` replaces one by the next, `listing` makes the list of alive servers, `lookup` finds
+//! `assignment` chooses the slots, `succession` replaces one configuration by the next, `listing` makes the list of alive servers, `lookup` finds
 //! targets by address, `operators` and `routing` apply what operators set and where users belong,
 //! and `names` keeps the addresses of host names.
 
@@ -29,6 +29,7 @@ pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
 pub use operators::{OperatorRequest, OperatorSettings};
 
+mod assignment;
 mod cluster;
 mod event_notes;
 mod events;
@@ -71,11 +72,12 @@ pub struct ActiveConfig {
     /// The places of `nodes` in the table.
     node_places: Vec<NodePlace>,
     cluster_warnings: ArcSwap<Vec<String>>,
-    /// When passwords were changed, in `CLOCK_MONOTONIC` nanoseconds, by the slots of their targets. The
-    /// state file may still have a record of probes with the password before.
+    /// For each target whose password a `configure` has changed: its slot, and the time of the change in
+    /// `CLOCK_MONOTONIC` nanoseconds. A record in the state file that is older comes from probes with the old
+    /// password, and is not used.
     password_changes: HashMap<Slot, u64>,
-    /// How often the configuration was given to this process, less how often it was given up. Only counted in
-    /// the process from which the others are forked.
+    /// How many open Lua states have called `configure` with this configuration, in the process from which the
+    /// others are forked (nginx's master). It is not counted in other processes.
     pub given: AtomicUsize,
     /// `None` once this process knows that the configuration has come into force.
     pending: ArcSwapOption<Pending>,

@@ -51,7 +51,8 @@ pub(super) fn one_line(sentence: &str) -> String {
     shown
 }
 
-/// A path for an error or the log, on one line: its name may have any character but NUL and the slash.
+/// A path for an error or a log line. Control characters, which file names may contain, are escaped, so that the
+/// text stays on one line.
 pub fn shown_path(path: &Path) -> String {
     one_line(&path.display().to_string())
 }

@@ -415,8 +415,8 @@ mod tests {
             warning.contains("2 lines") && warning.contains("No space left"),
             "{warning}"
         );
-        // Another log replaces this one before anybody has taken the loss of the third line: neither this
-        // loss nor those that were taken are forgotten.
+        // A configuration replaces the log before the metrics have counted the third lost line. The new log
+        // reports that line to the metrics, and the warning counts all three.
         log.write_here(&Line::new(Level::Info, "third"));
         let next = Log::open(&LogSink::None).unwrap();
         next.inherit_losses(&log);

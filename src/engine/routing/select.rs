@@ -25,8 +25,8 @@ pub enum Users {
 
 /// The state of targets and nodes that routing reads. A target is given by its index in the configuration.
 pub trait TargetView {
-    /// Whether the target is alive now and may have these users. For users without a binding: whether it
-    /// is in the list.
+    /// Whether the target is alive by its last verdict, and operators' settings allow these users there. With
+    /// [`Users::Unbound`] this is whether `get_backend_servers` lists it.
     fn is_listed(&self, target: usize, users: Users) -> bool;
 
     /// The node's weight: its share of the pool's users. Operators may have set another one than

@@ -33,8 +33,8 @@ const OVERDUE_MS: u64 = 1000;
 /// What the ring has of one subject.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// How many events about its verdict from the time that was asked for until now. Events of the future
-    /// do not count: the clock was set back since they were added.
+    /// The number of events about its verdict between the time that was asked for and now. An event with a
+    /// later time than now was added before the clock was set back, and is not counted.
     pub recent: usize,
     /// Of the newest event about its verdict, how often it had changed; 0: there is none.
     pub changes: u64,

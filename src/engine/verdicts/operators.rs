@@ -164,8 +164,8 @@ impl VerdictTable {
     /// cut, and `?` replaces control characters. Readers get a new generation, and the prober is
     /// woken.
     pub fn set_operator(&self, wanted: &Operator) -> Set {
-        // The texts as a line of the state file has them: with others the setting in the file would
-        // never be the same as this one, and a follower would ask for it for ever.
+        // The state file replaces control characters by `?`. If the table kept them, a follower would find
+        // that the setting in the file differs from its own, and ask the writer to store it again and again.
         let of_line =
             |text: &str, most: usize| cut(&text.replace(char::is_control, "?"), most).to_owned();
         let wanted = Operator {

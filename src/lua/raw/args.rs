@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlua::ffi::{self, lua_State};
 
 use super::class::{
-    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, OF_STATE, RESULT_METATABLE,
+    CHECK_METATABLE, CONFIG_METATABLE, CONTEXT_METATABLE, PER_STATE, RESULT_METATABLE,
     ROUTES_METATABLE, UPVALUES, content, owned,
 };
 use crate::engine::active::ActiveConfig;
@@ -18,8 +18,8 @@ use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::{
     AttributeValue, Attributes, BackendResult, Bytes, PairList, Scalar, Text,
 };
-use crate::lua::of_state::OfState;
 use crate::lua::own_or_shared::OwnOrShared;
+use crate::lua::per_state::PerState;
 
 /// Further upvalues of natives that stand for a Lua function: that function, and the extra value that
 /// `push_stand_in` was called with.
@@ -166,11 +166,11 @@ impl Args {
     }
 
     /// What belongs to this Lua state; none once that userdata is finalised.
-    pub(in crate::lua) fn of_state(&self) -> Option<&OfState> {
-        // SAFETY: `OF_STATE` is an upvalue of each native, a userdata that `Natives::push` made of this
+    pub(in crate::lua) fn per_state(&self) -> Option<&PerState> {
+        // SAFETY: `PER_STATE` is an upvalue of each native, a userdata that `Natives::push` made of this
         // type. The upvalue keeps it alive, and only its finaliser takes the content.
         unsafe {
-            let own = ffi::lua_touserdata(self.state, OF_STATE).cast::<Option<OfState>>();
+            let own = ffi::lua_touserdata(self.state, PER_STATE).cast::<Option<PerState>>();
             own.as_ref()?.as_ref()
         }
     }

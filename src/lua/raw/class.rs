@@ -18,7 +18,7 @@ pub(super) const RESULT_METATABLE: c_int = ffi::lua_upvalueindex(1);
 pub(super) const CONTEXT_METATABLE: c_int = ffi::lua_upvalueindex(2);
 pub(super) const CHECK_METATABLE: c_int = ffi::lua_upvalueindex(3);
 pub(super) const CONFIG_METATABLE: c_int = ffi::lua_upvalueindex(4);
-pub(super) const OF_STATE: c_int = ffi::lua_upvalueindex(5);
+pub(super) const PER_STATE: c_int = ffi::lua_upvalueindex(5);
 pub(super) const ROUTES_METATABLE: c_int = ffi::lua_upvalueindex(6);
 /// The number of these upvalues. The last is the pushing function, which itself has all the others.
 pub(super) const UPVALUES: c_int = 7;

@@ -18,10 +18,10 @@ use crate::engine::process::Routes;
 use crate::engine::process::check::Check;
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
-use crate::lua::of_state::OfState;
+use crate::lua::per_state::PerState;
 
-/// The number of the upvalue `OF_STATE`.
-const OF_STATE_NUMBER: c_int = 5;
+/// The number of the upvalue `PER_STATE`.
+const PER_STATE_NUMBER: c_int = 5;
 
 /// An entry of the table of natives, which the glue reads by name.
 pub(in crate::lua) enum Item {
@@ -63,7 +63,7 @@ impl Natives {
     pub(in crate::lua) unsafe fn push(state: *mut lua_State) -> Self {
         // The table, the upvalues but for the last, and a copy of those.
         const _: () = assert!(2 * (UPVALUES - 1) < 20);
-        // SAFETY: so many slots are used at most. The metatable of `OfState` is replaced on the stack by
+        // SAFETY: so many slots are used at most. The metatable of `PerState` is replaced on the stack by
         // its only userdata, so no other userdata can get it.
         unsafe {
             ffi::lua_createtable(state, 0, 64);
@@ -72,9 +72,13 @@ impl Natives {
             class::push_metatable::<RequestContext>(state);
             class::push_owner_metatable::<Check>(state);
             class::push_owner_metatable::<Arc<ActiveConfig>>(state);
-            class::push_owner_metatable::<OfState>(state);
-            class::push_owner(state, table + OF_STATE_NUMBER, || Some(OfState::default()));
-            ffi::lua_replace(state, table + OF_STATE_NUMBER);
+            class::push_owner_metatable::<PerState>(state);
+            class::push_owner(
+                state,
+                table + PER_STATE_NUMBER,
+                || Some(PerState::default()),
+            );
+            ffi::lua_replace(state, table + PER_STATE_NUMBER);
             class::push_owner_metatable::<Routes>(state);
             for number in 1..UPVALUES {
                 ffi::lua_pushvalue(state, table + number);

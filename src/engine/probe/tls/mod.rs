@@ -46,8 +46,8 @@ use crate::sys::{tls_certificates, tls_library};
 /// (RFC 8446 §4.6.1). It waits only if no ticket has arrived yet.
 const TICKET_WAIT: Duration = Duration::from_millis(50);
 
-/// The most contexts for files that no target of the configuration names: scripts may check with any number
-/// of files.
+/// How many TLS contexts are kept for CA and certificate files that only checks of scripts have named, and no
+/// target. Without a limit a script that checks with ever new files would take ever more memory.
 const OTHERS_MAX: usize = 64;
 
 /// What a completed handshake tells about the server.

@@ -9,7 +9,7 @@ use crate::engine::process::current;
 use crate::sys::fork_mark::pid;
 
 #[derive(Default)]
-pub(super) struct OfState {
+pub(super) struct PerState {
     /// The list of servers that the state got last.
     pub list: RefCell<GivenList>,
     /// The configurations that the state has given to a process from which others are forked.
@@ -22,7 +22,7 @@ struct Given {
     active: Weak<ActiveConfig>,
 }
 
-impl OfState {
+impl PerState {
     pub(super) fn note_configured(&self, active: &Arc<ActiveConfig>) {
         let given = Given {
             to: pid(),
@@ -32,11 +32,12 @@ impl OfState {
     }
 }
 
-impl Drop for OfState {
+impl Drop for PerState {
     /// nginx's master closes the state of a reload that it refuses, and after a reload the state of before.
     fn drop(&mut self) {
         for Given { to, active } in self.configured.take().iter().rev() {
-            // A worker that ends closes its copy of the state.
+            // The state was copied when nginx forked a worker, and that worker closes its copy when it ends: this
+            // says nothing about the master's configuration.
             if *to != pid() {
                 continue;
             }
