@@ -39,6 +39,10 @@
  * called only by the thread that may use this state. No function may be called in a signal
  * handler. A nauthilus_backend_string may be used by one thread at a time.
  *
+ * Cancellation. pthread_cancel() does not interrupt a call: a thread that is inside one ends at its
+ * next cancellation point after the call. Threads that use the library must not set the type
+ * PTHREAD_CANCEL_ASYNCHRONOUS.
+ *
  * Fork. Handles made before a fork work in the child, except a handle with which another thread was
  * inside a call at the moment of the fork. The child has the configuration and shares the verdicts;
  * the first call there that needs servers starts the engine thread.

@@ -4,6 +4,7 @@ use std::ffi::{CStr, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::owned_string::{self, OwnedString};
+use crate::sys::cancellation::uncancelled;
 
 /// A status that C passes in: it may be any number.
 type StatusCode = i32;
@@ -74,13 +75,14 @@ impl Failure {
 pub(crate) type Done = Result<(), Failure>;
 
 /// Runs the work of an exported function. A failure or a panic becomes a status and a reason: a
-/// panic that unwound into C would abort the host.
+/// panic that unwound into C would abort the host. The thread is not cancelled meanwhile: see
+/// [`uncancelled`].
 ///
 /// # Safety
 ///
 /// `reason` is null or may be written.
 pub(crate) unsafe fn guard(reason: *mut OwnedString, work: impl FnOnce() -> Done) -> Status {
-    let failure = match catch_unwind(AssertUnwindSafe(work)) {
+    let failure = match uncancelled(|| catch_unwind(AssertUnwindSafe(work))) {
         Ok(Ok(())) => return Status::Ok,
         Ok(Err(failure)) => failure,
         Err(panic) => {
@@ -134,7 +136,7 @@ fn one_line(text: &str) -> String {
 
 /// Runs work that returns no status. A panic is caught and ignored, since C cannot be told of it.
 pub(crate) fn guard_release(work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+    if let Err(panic) = uncancelled(|| catch_unwind(AssertUnwindSafe(work))) {
         std::mem::forget(panic);
     }
 }

@@ -36,6 +36,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mlua::ffi::{self, lua_State};
 
+use crate::sys::cancellation::uncancelled;
+
 pub(super) use answer::{Answer, LuaValue};
 pub(super) use args::{ArgView, Args, Refused, cut};
 #[cfg(feature = "luajit")]
@@ -47,13 +49,16 @@ pub(super) use config::number_value;
 pub(super) use fields::{get_field, make_room, set_field};
 pub(super) use register::{Item, Items, Natives};
 
-/// Makes a `lua_CFunction` of a native.
+/// Makes a `lua_CFunction` of a native. `run` is [`run`] or a function like it.
 macro_rules! entry {
-    ($native:path) => {{
+    ($native:path) => {
+        $crate::lua::raw::entry!(run, $native)
+    };
+    ($run:ident, $native:path) => {{
         unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
             // SAFETY: Lua calls this with its state, and `push_native` made the closure with all
             // upvalues.
-            unsafe { $crate::lua::raw::run(state, $native) }
+            unsafe { $crate::lua::raw::$run(state, $native) }
         }
         entry as mlua::ffi::lua_CFunction
     }};
@@ -68,16 +73,19 @@ macro_rules! native {
 }
 pub(super) use native;
 
+/// Like `native!`, for a native of the request path that works on memory alone: see [`run_in_memory`].
+macro_rules! memory_native {
+    ($native:path) => {
+        $crate::lua::raw::Item::Native($crate::lua::raw::entry!(run_in_memory, $native))
+    };
+}
+pub(super) use memory_native;
+
 /// Like `native!`, for a native that calls [`Args::config`], which needs more stack slots.
 macro_rules! config_native {
-    ($native:path) => {{
-        unsafe extern "C-unwind" fn entry(state: *mut mlua::ffi::lua_State) -> std::ffi::c_int {
-            // SAFETY: Lua calls this with its state, and `push_native` made the closure with all
-            // upvalues.
-            unsafe { $crate::lua::raw::run_with_room(state, $native) }
-        }
-        $crate::lua::raw::Item::Native(entry)
-    }};
+    ($native:path) => {
+        $crate::lua::raw::Item::Native($crate::lua::raw::entry!(run_with_room, $native))
+    };
 }
 pub(super) use config_native;
 
@@ -100,12 +108,28 @@ macro_rules! stand_in {
 }
 pub(super) use stand_in;
 
-/// Runs a native and pushes its answer; returns the number of values.
+/// Runs a native, during which the thread is not cancelled, and pushes its answer; returns the number of
+/// values.
 ///
 /// # Safety
 ///
 /// `state` is running a C function made by [`push_native`].
 pub(super) unsafe fn run(state: *mut lua_State, native: impl FnOnce(&Args) -> Answer) -> c_int {
+    // Not around the whole function: an error of Lua's would skip what restores the thread's state.
+    // SAFETY: the caller's obligations are the same.
+    unsafe { run_in_memory(state, |args| uncancelled(|| native(args))) }
+}
+
+/// Like [`run`], for a native that reaches no cancellation point: see [`uncancelled`], which takes a
+/// noticeable share of a short call's time.
+///
+/// # Safety
+///
+/// `state` is running a C function made by [`push_native`].
+pub(super) unsafe fn run_in_memory(
+    state: *mut lua_State,
+    native: impl FnOnce(&Args) -> Answer,
+) -> c_int {
     let answer = ManuallyDrop::new(contained(|| native(&Args { state })));
     // SAFETY: `state` is running a native's closure, and this frame has no destructor that an error
     // could skip: the answer is in a `ManuallyDrop`.
@@ -152,7 +176,7 @@ unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -
             ffi::lua_pushvalue(state, 2);
         }
         let status = ffi::lua_pcall(state, 2, ffi::LUA_MULTRET, 0);
-        class::contain_drop(ManuallyDrop::into_inner(answer));
+        uncancelled(|| class::contain_drop(ManuallyDrop::into_inner(answer)));
         if status != ffi::LUA_OK {
             ffi::lua_error(state);
         }
@@ -161,7 +185,8 @@ unsafe fn push_answer(state: *mut lua_State, mut answer: ManuallyDrop<Answer>) -
 }
 
 /// Runs a native that returns `None` for what it does not handle. Then, or if it panics, calls the Lua
-/// function that it stands for with the same arguments.
+/// function that it stands for with the same arguments. The native reaches no cancellation point, as one of
+/// [`run_in_memory`].
 ///
 /// # Safety
 ///

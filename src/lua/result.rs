@@ -1,10 +1,11 @@
 //! Natives of the result class.
 
 use super::own_or_shared::OwnOrShared;
-use super::raw::{Answer, ArgView, Args, Item, Items, cut, native};
+use super::raw::{Answer, ArgView, Args, Item, Items, cut, memory_native, native};
 use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
+use crate::sys::cancellation::uncancelled;
 
 /// The fields of a result. The glue refers to a field by its position here, from 1.
 const FIELD_NAMES: &[&str] = &[
@@ -52,7 +53,7 @@ pub(super) enum Field {
 }
 
 pub(super) const NATIVES: Items = &[
-    ("result_new", native!(new)),
+    ("result_new", memory_native!(new)),
     ("result_set", native!(set)),
     ("result_get", native!(get)),
     ("result_fields", Item::Texts(FIELD_NAMES)),
@@ -105,13 +106,15 @@ impl Field {
 
 /// Logs that an attribute was left out. That is not an error: a login must not fail because of it.
 pub(super) fn log_left_out(name: &[u8]) {
-    current().log_seldom(|| {
+    let line = || {
         let (start, rest) = cut(name);
         let shown = format!("{}{rest}", String::from_utf8_lossy(start));
         Line::new(Level::Warning, "attribute_left_out")
             .quoted("attribute", &shown)
             .quoted("reason", "its value is a table in a table")
-    });
+    };
+    // The natives that call this work on memory alone but for this.
+    uncancelled(|| current().log_seldom(line));
 }
 
 /// `result_new()` → result

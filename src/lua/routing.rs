@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::raw::{Answer, ArgView, Args, Item, Items, LuaValue, config_native, native};
+use super::raw::{
+    Answer, ArgView, Args, Item, Items, LuaValue, config_native, memory_native, native,
+};
 use super::servers::fields;
 use crate::engine::active::{ActiveConfig, NodeStatus};
 use crate::engine::config::Value as ConfigValue;
@@ -15,7 +17,7 @@ use crate::engine::verdicts::UserCounts;
 
 pub(super) const NATIVES: Items = &[
     ("prepare_routes", config_native!(prepare_routes)),
-    ("route", native!(route)),
+    ("route", memory_native!(route)),
     ("route_server", native!(route_server)),
     ("route_reasons", Item::Texts(REASONS)),
     ("STALE_ROUTES", Item::Number(STALE)),

@@ -30,6 +30,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use self::count::{Count, EXITING, FORKS};
+use super::cancellation::uncancelled;
 use super::fork_mark::pid;
 
 mod count;
@@ -218,7 +219,7 @@ impl Gate {
 
 extern "C" fn before_exit() {
     OPENSSL.count.close();
-    OPENSSL.wait(EXIT_PATIENCE);
+    uncancelled(|| OPENSSL.wait(EXIT_PATIENCE));
 }
 
 /// Does nothing on a thread that is inside a gate, because that thread would wait for itself. It can
@@ -227,8 +228,10 @@ extern "C" fn before_fork() {
     if own_gate().is_null() {
         OPENSSL.count.hold();
         LOOK_UPS.count.hold();
-        OPENSSL.wait(FORK_PATIENCE);
-        LOOK_UPS.wait(LOOK_UP_PATIENCE);
+        uncancelled(|| {
+            OPENSSL.wait(FORK_PATIENCE);
+            LOOK_UPS.wait(LOOK_UP_PATIENCE);
+        });
     }
 }
 

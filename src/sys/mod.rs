@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod append_lock;
+pub mod cancellation;
 pub mod clock;
 pub mod copies;
 pub mod event;

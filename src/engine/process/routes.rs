@@ -8,6 +8,7 @@ use super::{Process, Start, current};
 use crate::engine::active::{ActiveConfig, BackendServer, TimedPlan};
 use crate::engine::routing::{Choice, Filter, NoRoute};
 use crate::engine::verdicts::{CHOSEN_BY_HASH, CHOSEN_BY_SCRIPT, VerdictTable};
+use crate::sys::cancellation::uncancelled;
 use crate::sys::fork_mark::{ForkMark, pid};
 
 /// The routes for one filter at one moment.
@@ -47,7 +48,8 @@ pub fn count_selection() {
     // `try_with`: a Lua finaliser may run while the thread ends, after its values were destroyed.
     let counted = COUNTING.try_with(count).ok().flatten();
     if counted.is_none() {
-        count_at_new_place();
+        // The callers work on memory alone; this may make the engine of a forked process.
+        uncancelled(count_at_new_place);
     }
 }
 

@@ -11,6 +11,7 @@ use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::shared::Shared;
 use crate::lua::own_or_shared::OwnOrShared;
+use crate::sys::cancellation::uncancelled;
 
 /// Upvalues of each native: the metatables that identify the classes, the list of servers that this
 /// Lua state got last, and the function that pushes an answer in a protected call.
@@ -507,7 +508,8 @@ unsafe extern "C-unwind" fn finalise_owner<T>(state: *mut lua_State) -> c_int {
     unsafe {
         if let Some(owned) = owned::<T>(state, 1, ffi::lua_upvalueindex(1)) {
             let owned = (*owned).take();
-            contain_drop(owned);
+            // It may close descriptors, which is a cancellation point.
+            uncancelled(|| contain_drop(owned));
         }
     }
     0
