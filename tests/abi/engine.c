@@ -5,6 +5,7 @@
  *     engine environment     what a bad NAUTHILUS_BACKEND_CONFIG gives
  *     engine system          ... one whose log cannot be opened
  *     engine refused         a start that the system refuses
+ *     engine raced           a NAUTHILUS_BACKEND_CONFIG of many servers, and a call while it is read
  *     engine alone           without a fork, for tools that count what a child leaves behind
  */
 #ifndef _GNU_SOURCE
@@ -12,6 +13,7 @@
 #endif
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -241,6 +243,30 @@ static void forked(unsigned live) {
   CHECK("a child has the list, and checks", waitpid(child, &status, 0) == child && status == 0);
 }
 
+/* The first call that needs servers. It reads the file that the environment names. */
+static void *first_call(void *nothing) {
+  nauthilus_backend_servers *servers = NULL;
+  nauthilus_backend_servers_acquire(&servers, NULL);
+  nauthilus_backend_servers_release(servers);
+  return nothing;
+}
+
+/* The file is read for a while, so that the explicit configuration comes in between; where it does
+ * not, it is the last one all the same. */
+static void raced(unsigned live, unsigned dead) {
+  pthread_t thread;
+  nauthilus_backend_servers *servers = NULL;
+  size_t count = 0;
+  CHECK("a thread makes the first call", pthread_create(&thread, NULL, first_call, NULL) == 0);
+  usleep(2000);
+  OK("another one configures", configure(live, dead, ""));
+  pthread_join(thread, NULL);
+  OK("the list", nauthilus_backend_servers_acquire(&servers, &why));
+  OK("its length", nauthilus_backend_servers_count(servers, &count, &why));
+  CHECK("is that of the explicit configuration", count == 1 || count == 2);
+  nauthilus_backend_servers_release(servers);
+}
+
 int main(int argc, char **argv) {
   unsigned live = open_port(1), dead = open_port(0), number;
   char path[] = "/tmp/nauthilus_backend_XXXXXX";
@@ -259,6 +285,10 @@ int main(int argc, char **argv) {
     CHECK("the reason names the variable", strstr(why.data, "NAUTHILUS_BACKEND_CONFIG: ") != NULL);
     CHECK("and the log", strstr(why.data, "log: cannot append to /no/such/log: ") != NULL);
     CHECK("it leaves the engine to others", nauthilus_backend_holds_engine() == 0);
+    return tap_finish();
+  }
+  if (argc > 1 && strcmp(argv[1], "raced") == 0) {
+    raced(live, dead);
     return tap_finish();
   }
   if (argc > 1 && strcmp(argv[1], "refused") == 0) {

@@ -52,6 +52,14 @@ impl NotConfigured {
     }
 }
 
+/// Which configuration a new one replaces.
+#[derive(Clone, Copy, PartialEq)]
+enum Replaces {
+    Any,
+    /// None: one that was set meanwhile stays.
+    Nothing,
+}
+
 impl Process {
     /// Replaces the active configuration, and returns the new one. Targets that did not change keep their
     /// records. `head`: see [`ActiveConfig::succeed`].
@@ -64,6 +72,15 @@ impl Process {
         config: Config,
         head: bool,
     ) -> Result<Arc<ActiveConfig>, NotConfigured> {
+        self.configure_if(Replaces::Any, config, head)
+    }
+
+    fn configure_if(
+        &self,
+        replaces: Replaces,
+        config: Config,
+        head: bool,
+    ) -> Result<Arc<ActiveConfig>, NotConfigured> {
         copies::claim().map_err(NotConfigured::OtherCopy)?;
         origin::remember();
         let is_required = signs().takes_addresses_only;
@@ -72,7 +89,7 @@ impl Process {
         } else {
             KnownNames::none(is_required)
         };
-        let done = self.replace_active(config, head, names);
+        let done = self.replace_active(replaces, config, head, names);
         if let Ok(active) = done.as_ref()
             && head
         {
@@ -86,12 +103,16 @@ impl Process {
 
     fn replace_active(
         &self,
+        replaces: Replaces,
         config: Config,
         head: bool,
         names: KnownNames,
     ) -> Result<Arc<ActiveConfig>, String> {
         let mut control = self.control();
         let before = self.active.load_full();
+        if let Some(active) = before.as_ref().filter(|_| replaces == Replaces::Nothing) {
+            return Ok(active.clone());
+        }
         if let Some(same) = before.as_ref().filter(|b| *b.config == config) {
             self.wanted.store(true, Ordering::Release);
             if head {
@@ -164,7 +185,8 @@ impl Process {
         self.advance();
     }
 
-    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured.
+    /// Reads the file that `NAUTHILUS_BACKEND_CONFIG` names, where nothing was configured. What another thread
+    /// configures meanwhile stays.
     ///
     /// # Errors
     /// Why the file was refused. It is not read again within a second.
@@ -184,12 +206,15 @@ impl Process {
         let done = read
             .and_then(Config::with_files)
             .map_err(|e| NotConfigured::Wrong(e.to_string()))
-            .and_then(|config| self.configure(config, false));
-        done.map(|_| ()).map_err(|refused| {
-            let refused = refused.prefixed(CONFIG_VARIABLE);
-            self.control().refused = Some((Instant::now(), refused.clone()));
-            refused
-        })
+            .and_then(|config| self.configure_if(Replaces::Nothing, config, false));
+        match done {
+            Err(refused) if !self.is_configured() => {
+                let refused = refused.prefixed(CONFIG_VARIABLE);
+                self.control().refused = Some((Instant::now(), refused.clone()));
+                Err(refused)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
