@@ -94,9 +94,16 @@ pub(crate) fn touch(args: &TouchArgs) -> Result<ExitStatus, CommandFailure> {
     if input.is_terminal() {
         terminal::complain("reading users from the terminal, one a line; Ctrl-D ends them");
     }
-    let users = users::read(input.lock()).map_err(CommandFailure::usage)?;
+    let users = users::read(input.lock())
+        .map_err(|error| CommandFailure::bad(format!("standard input: {error}")))?;
+    if let Some(first) = &users.first_left_out {
+        let lines = count_text(users.left_out, "line");
+        terminal::complain(&format!(
+            "standard input: {lines} left out, the first: {first}"
+        ));
+    }
     let mut bound: u64 = 0;
-    for users in pieces(&users) {
+    for users in pieces(&users.names) {
         let kind = CallKind::Touch {
             users: users.to_vec(),
             node: args.node.clone(),
@@ -108,9 +115,9 @@ pub(crate) fn touch(args: &TouchArgs) -> Result<ExitStatus, CommandFailure> {
         })?;
         bound += done.reply.get("bound").and_then(Json::as_u64).unwrap_or(0);
     }
-    let users = count_text(users.len(), "user");
-    say(&args.node, &format!("{bound} of {users} bound to it"));
-    Ok(ExitStatus::Good)
+    let count = count_text(users.names.len(), "user");
+    say(&args.node, &format!("{bound} of {count} bound to it"));
+    Ok(ExitStatus::good_if(users.left_out == 0))
 }
 
 /// Splits a list into parts that fit into one request each. An empty list gives one empty part: its

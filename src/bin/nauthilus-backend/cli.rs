@@ -334,7 +334,8 @@ pub(crate) struct FlushArgs {
 /// Renew the bindings of users who have sessions on a node, in the store of a cluster
 ///
 /// Reads users from standard input: what `doveadm who` prints, or a name a line. Binds and moves
-/// nobody: users who are bound elsewhere, or not at all, are left as they are.
+/// nobody: users who are bound elsewhere, or not at all, are left as they are. A line that cannot be the
+/// name of a user is left out; the status is then 1.
 ///
 /// For example every five minutes on mail1: doveadm who | nauthilus-backend touch --node mail1
 #[derive(Args)]

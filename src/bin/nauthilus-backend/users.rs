@@ -1,7 +1,7 @@
 //! Names of users: from arguments, and from standard input as `doveadm who` prints them.
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 
 /// The longest name of a user, in bytes; longer ones have no key.
 const NAME_MAX: usize = 1_024;
@@ -21,18 +21,40 @@ pub(crate) fn checked(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Reads users: plain lines with a name each, or what `doveadm who` prints, with `-1` too. Each user
-/// is returned once.
+/// The users of an input.
+#[derive(Debug, Default)]
+pub(crate) struct UserList {
+    /// Each once.
+    pub(crate) names: Vec<String>,
+    /// How many lines have a name that no user has.
+    pub(crate) left_out: usize,
+    /// The first of these lines, and what is wrong with it.
+    pub(crate) first_left_out: Option<String>,
+}
+
+impl UserList {
+    fn leave_out(&mut self, number: usize, why: &str) {
+        self.left_out += 1;
+        self.first_left_out
+            .get_or_insert_with(|| format!("line {number}: {why}"));
+    }
+}
+
+/// Reads users: plain lines with a name each, or what `doveadm who` prints, with `-1` too. A line that does
+/// not read is left out: it must not keep the others' sessions from being reported.
 ///
 /// # Errors
-/// The line that does not read, and why.
-pub(crate) fn read(input: impl BufRead) -> Result<Vec<String>, String> {
-    let mut users = BTreeSet::new();
+/// The input cannot be read.
+pub(crate) fn read(input: impl BufRead) -> io::Result<UserList> {
+    let mut users = UserList::default();
+    let mut names = BTreeSet::new();
     let mut is_table = false;
     for (index, line) in input.split(b'\n').enumerate() {
-        let refused = |why: &str| format!("standard input, line {}: {why}", index + 1);
-        let line = line.map_err(|error| refused(&error.to_string()))?;
-        let line = std::str::from_utf8(&line).map_err(|_| refused("UTF-8 expected"))?;
+        let line = line?;
+        let Ok(line) = std::str::from_utf8(&line) else {
+            users.leave_out(index + 1, "UTF-8 expected");
+            continue;
+        };
         let line = line.trim();
         if is_heading(line) {
             is_table = true;
@@ -46,10 +68,15 @@ pub(crate) fn read(input: impl BufRead) -> Result<Vec<String>, String> {
         if name.is_empty() {
             continue;
         }
-        checked(name).map_err(|why| refused(&why))?;
-        users.insert(name.to_owned());
+        match checked(name) {
+            Ok(()) => {
+                names.insert(name.to_owned());
+            }
+            Err(why) => users.leave_out(index + 1, &why),
+        }
     }
-    Ok(users.into_iter().collect())
+    users.names = names.into_iter().collect();
+    Ok(users)
 }
 
 /// `username   # proto (pids) (ips)`, or with `-1`: `username   proto pid ip`.
@@ -72,7 +99,9 @@ mod tests {
     use super::*;
 
     fn users(input: &str) -> Vec<String> {
-        read(input.as_bytes()).unwrap()
+        let read = read(input.as_bytes()).unwrap();
+        assert_eq!(read.left_out, 0, "{read:?}");
+        read.names
     }
 
     #[test]
@@ -98,14 +127,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_name_is_told() {
-        let long = "u".repeat(1_025);
-        assert!(read(long.as_bytes()).unwrap_err().contains("line 1: "));
-        assert!(
-            read(&b"a\n\xff\n"[..])
-                .unwrap_err()
-                .contains("line 2: UTF-8")
+    fn a_line_that_is_no_name_is_left_out() {
+        let input = [b"a\n\xff\n".as_slice(), &[b'u'; 1_025], b"\na\x1bb\nc\n"].concat();
+        let read = read(&input[..]).unwrap();
+        assert_eq!(
+            (read.names, read.left_out),
+            (vec!["a".to_owned(), "c".to_owned()], 3)
         );
-        assert!(read(&b"a\x1bb\n"[..]).is_err());
+        assert_eq!(
+            read.first_left_out.as_deref(),
+            Some("line 2: UTF-8 expected")
+        );
     }
 }
