@@ -134,6 +134,14 @@ fn long_keys_are_not_read_again_for_each_use() {
 }
 
 #[test]
+fn a_key_that_is_given_very_often_is_found_soon() {
+    let keys: String = (0..60_000).map(|n| format!("  k{n:x}:\n")).collect();
+    // 30,000 comparisons with 60,000 keys would take a quarter of an hour in a debug build.
+    let text = format!("{OURS}x:\n{keys}{}", "  kea5f:\n".repeat(30_000));
+    assert_eq!(problem(&text), "line 60003: kea5f: given twice");
+}
+
+#[test]
 fn a_long_tag_directive_is_refused() {
     let prefix = "x".repeat(500_000);
     let uses = "- !p!a b\n".repeat(50_000);

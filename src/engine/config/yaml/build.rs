@@ -1,5 +1,6 @@
 //! From the parser's events to the tree.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 
@@ -131,8 +132,8 @@ struct Open {
 
 enum Kind {
     List,
-    /// With the hashes of its keys, where these are many.
-    Map(HashSet<u64>),
+    /// With the first key of each hash, where the keys are many.
+    Map(HashMap<u64, Id>),
 }
 
 impl Builder {
@@ -166,7 +167,7 @@ impl Builder {
             }
             Event::SequenceStart(anchor, _) => self.start(line, anchor, Kind::List)?,
             Event::MappingStart(anchor, _) => {
-                self.start(line, anchor, Kind::Map(HashSet::new()))?;
+                self.start(line, anchor, Kind::Map(HashMap::new()))?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.open.pop() {
@@ -211,12 +212,12 @@ impl Builder {
             self.tree.root = Some(node);
             return Ok(());
         };
-        if let Kind::Map(hashes) = &mut open.kind {
+        if let Kind::Map(firsts) = &mut open.kind {
             let before = self.inside.get(open.start..).unwrap_or_default();
             // Keys and values alternate, so an even count means that this node is a key.
             if before.len().is_multiple_of(2) {
-                let keys = before.iter().step_by(2).map(|id| self.tree.node(*id));
-                let checked = check_new(self.tree.node(node), keys, hashes, &self.hasher);
+                let keys = before.iter().step_by(2);
+                let checked = check_new(&self.tree, node, keys, firsts, &self.hasher);
                 if let Err(name) = checked
                     && self.duplicates.len() < MAX_DUPLICATES
                 {
@@ -246,33 +247,48 @@ impl Builder {
     }
 }
 
-/// Checks that a key is not among those before it.
+/// Checks that a key is not among those before it. In a large table it is compared with one of them at most,
+/// also where one key occurs many times.
 ///
 /// # Errors
 /// Its name, for an error.
-fn check_new<'t>(
-    key: YamlNode<'t>,
-    before: impl ExactSizeIterator<Item = YamlNode<'t>> + Clone,
-    hashes: &mut HashSet<u64>,
+fn check_new<'i>(
+    tree: &Tree,
+    key: Id,
+    before: impl ExactSizeIterator<Item = &'i Id> + Clone,
+    firsts: &mut HashMap<u64, Id>,
     hasher: &RandomState,
 ) -> Result<(), String> {
-    let Some(name) = key.name() else {
+    // `1` and `"1"` are two keys.
+    let identity = |id: Id| {
+        let key = tree.node(id);
+        Some((key.name()?, key.is_string()))
+    };
+    let Some(own) = identity(key) else {
         return Ok(());
     };
+    let is_same = |other: Id| identity(other) == Some(own);
+    let twice = || Err(shortened(own.0));
     if before.len() >= FEW {
-        // `1` and `"1"` are two keys.
-        let hash = |key: YamlNode<'_>| Some(hasher.hash_one((key.name()?, key.is_string())));
-        if hashes.is_empty() {
-            hashes.extend(before.clone().filter_map(hash));
+        if firsts.is_empty() {
+            for id in before.clone() {
+                if let Some(earlier) = identity(*id) {
+                    firsts.entry(hasher.hash_one(earlier)).or_insert(*id);
+                }
+            }
         }
-        if hash(key).is_some_and(|hash| hashes.insert(hash)) {
-            return Ok(());
+        match firsts.entry(hasher.hash_one(own)) {
+            Entry::Vacant(place) => {
+                place.insert(key);
+                return Ok(());
+            }
+            Entry::Occupied(first) if is_same(*first.get()) => return twice(),
+            // Two keys with one hash: the comparison below decides.
+            Entry::Occupied(_) => {}
         }
     }
-    let same =
-        |other: YamlNode<'_>| other.name() == Some(name) && other.is_string() == key.is_string();
-    if before.clone().any(same) {
-        return Err(shortened(name));
+    if before.copied().any(is_same) {
+        return twice();
     }
     Ok(())
 }
