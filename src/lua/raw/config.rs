@@ -12,6 +12,9 @@ use crate::engine::config::{Issue, ServerItems, Step, Value, is_server_list};
 /// recursion for a table that contains itself.
 const DEEPEST: usize = 16;
 
+/// What is wrong with a table that has items, but not of all indices from 1 on.
+const GAPS: &str = "an array without gaps expected";
+
 /// Stack slots for each table on the way down: key and value, or an item of an array.
 const SLOTS_OF_A_TABLE: c_int = 3;
 
@@ -197,6 +200,8 @@ impl Reader {
             }
             // SAFETY: `each` has freed its slots again; one of them is enough for an item.
             (items, true) if items == length => unsafe { self.convert_array(table, length, depth) },
+            // Some indices up to the length have no value, as in `{ a, nil, c }`.
+            (_, true) => Err(Issue::new(GAPS)),
             _ => Err(Issue::new(
                 "an array or a table of named keys expected, got both in one",
             )),
@@ -231,7 +236,7 @@ impl Reader {
             }
             ArgView::Integer(_) | ArgView::Float(_) => match key.index() {
                 Some(index) if index <= length => Ok(None),
-                _ => Err(Issue::new("an array without gaps expected")),
+                _ => Err(Issue::new(GAPS)),
             },
             other => Err(Issue::new(format!(
                 "keys that are names expected, got a {}",
