@@ -108,6 +108,30 @@ describe("a mistake in a configuration", function()
       'connect_interval: duration 10ms..24h expected, got "10 s" (write it without a space)')
   end)
 
+  it("of a list with a nil in it is named as one", function()
+    local server = { protocol = "imap", host = "127.0.0.1", port = 1 }
+    for _, servers in ipairs({ { server, nil, server }, { nil, server } }) do
+      assert.are.equal("backend_servers: an array without gaps expected",
+        refusal({ log = "none", backend_servers = servers }))
+    end
+    assert.are.equal("expose_attributes: an array without gaps expected",
+      refusal({ log = "none", backend_servers = {}, expose_attributes = { "a", nil, "c" } }))
+    server.expected_status = { 200, nil, 300 }
+    assert.are.equal("backend_servers[1].expected_status: an array without gaps expected",
+      refusal({ log = "none", backend_servers = { server } }))
+    assert.are.equal("backend_servers: an array or a table of named keys expected, got both in one",
+      refusal({ log = "none", backend_servers = { server, x = 1 } }))
+  end)
+
+  it("of a variable in a file is one of its value, not of its absence", function()
+    write("backend_server_monitoring: {log: none, helo_name: '${W}', backend_servers: []}\n")
+    local script = 'print(pcall(require("nauthilus_backend").configure, "' .. path .. '"))'
+    for _, case in ipairs({ { "", "not set" }, { "W=$(printf 'caf\\351')", "not UTF-8" } }) do
+      local output = interpreter.run(script, nil, case[1])
+      assert.truthy(output:find("helo_name: environment variable W is " .. case[2], 1, true), output)
+    end
+  end)
+
   it("in the section's name suggests the right one", function()
     local problem = "backend_servers_monitoring: unknown section; did you mean backend_server_monitoring?"
     assert.are.equal(problem, refusal({ backend_servers_monitoring = { backend_servers = {} } }))

@@ -3,6 +3,8 @@
 //! Whatever it says: no panic; a refusal is one printable line that names a place; what is
 //! accepted says the same when it is read again, and shows no password.
 
+use std::ffi::OsString;
+
 use nauthilus_backend::engine::config::Config;
 
 /// In the environment, and in no other text here.
@@ -19,9 +21,9 @@ pub fn yaml(data: &[u8]) {
 pub fn load(data: &[u8]) -> bool {
     let text = String::from_utf8_lossy(data);
     let environment = |name: &str| match name {
-        "PASSWORD" => Some(PASSWORD.to_owned()),
-        "PORT" => Some("143".to_owned()),
-        "EMPTY" => Some(String::new()),
+        "PASSWORD" => Some(PASSWORD.into()),
+        "PORT" => Some("143".into()),
+        "EMPTY" => Some(OsString::new()),
         _ => None,
     };
     match Config::from_yaml(&text, &environment) {

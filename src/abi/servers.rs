@@ -1,6 +1,6 @@
 //! Configuration, start and stop, and the list of alive servers.
 
-use std::ffi::{OsStr, c_char};
+use std::ffi::{OsStr, OsString, c_char};
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -177,8 +177,8 @@ fn configure(read: Result<Config, ConfigError>) -> Done {
 }
 
 /// The value of `${NAME}` in a configuration.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
 }
 
 /// The engine of this process. Where no configuration is active it is configured from the

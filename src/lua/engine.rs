@@ -32,7 +32,7 @@ fn configure(args: &Args) -> Answer {
     let head = args.view(2) == ArgView::Bool(true);
     let config = match args.view(1) {
         ArgView::Bytes(path) => match std::str::from_utf8(path) {
-            Ok(path) => Config::from_file(Path::new(path), &|name| std::env::var(name).ok())
+            Ok(path) => Config::from_file(Path::new(path), &|name| std::env::var_os(name))
                 .map_err(|e| e.to_string()),
             Err(_) => Err("a path in UTF-8 expected".to_owned()),
         },

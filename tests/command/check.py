@@ -157,6 +157,11 @@ def usage():
         run(*wrong).expect(2)
     run("check", "imaps://h", "--auth", "NTLM").expect(2, "auth_mechanism")
     run("check", "imaps://h", "--ca-file", "/nonexistent").expect(2, "tls_ca_file: .*no such file")
+    run("check", "imaps://h", "--ca-file", b"/caf\xe9".decode(errors="surrogateescape")).expect(2, "--ca-file: UTF-8 expected")
+    run("check", "imaps://h", "--timeout", "18446744073709551615s").expect(2, "a time of at most 5m expected")
+    run("check", "imap://[::1]143").expect(2, "a colon expected between ] and the port")
+    latin_1 = {"NAUTHILUS_BACKEND_PASSWORD": "caf\udce9"}
+    run("check", "imaps://alice@h", env=latin_1).expect(2, "NAUTHILUS_BACKEND_PASSWORD: UTF-8 expected")
     for words in [["--help"], ["help"]]:
         run(*words).expect(0, "^  check ", "^  validate ")
     run("help", "drain").expect(0, "Take a target or a node out of the list", "--for")
@@ -209,6 +214,9 @@ def validated():
     run("validate", well).expect(0, r"warning: line 3: .*request_uri", r"good: 2 targets on 1 node$")
     run("validate", well, bad, folder / "none.yml").expect(1, "none.yml: no such file", "good: 2 targets")
     run("validate").expect(2)
+    well.write_text("backend_server_monitoring: { helo_name: '${OF_THE_TEST}', backend_servers: [] }\n")
+    run("validate", well).expect(1, "helo_name: environment variable OF_THE_TEST is not set")
+    run("validate", well, env={"OF_THE_TEST": "caf\udce9"}).expect(1, "environment variable OF_THE_TEST is not UTF-8")
 
 
 @test

@@ -21,8 +21,12 @@ pub(crate) fn of(user: &str, file: Option<&Path>) -> Result<Zeroizing<String>, C
         return from_file(path)
             .map_err(|reason| CommandFailure::usage(format!("{}: {reason}", path.display())));
     }
-    if let Ok(password) = std::env::var(VARIABLE) {
-        return Ok(Zeroizing::new(password));
+    if let Some(password) = std::env::var_os(VARIABLE) {
+        let password = Zeroizing::new(password.into_encoded_bytes());
+        return match std::str::from_utf8(&password) {
+            Ok(password) => Ok(Zeroizing::new(password.to_owned())),
+            Err(_) => Err(CommandFailure::usage(format!("{VARIABLE}: UTF-8 expected"))),
+        };
     }
     let prompt = format!("Password of {}: ", super::terminal::harmless(user));
     rpassword::prompt_password(prompt)

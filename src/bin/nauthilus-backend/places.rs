@@ -20,7 +20,7 @@ pub(crate) fn config_path(args: &EngineArgs) -> Option<PathBuf> {
 
 /// Reads a configuration without the files that it names.
 pub(crate) fn read_config(path: &Path) -> Result<Config, CommandFailure> {
-    Config::from_file(path, &|name| std::env::var(name).ok())
+    Config::from_file(path, &|name| std::env::var_os(name))
         .map_err(|error| CommandFailure::bad(error.to_string()))
 }
 

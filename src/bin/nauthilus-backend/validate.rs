@@ -13,7 +13,7 @@ use super::terminal::{self, Tone, count_text, harmless, toned};
 pub(crate) fn run(args: &ValidateArgs) -> Result<ExitStatus, CommandFailure> {
     let mut is_good = true;
     for file in &args.files {
-        let found = findings(file, &|name| std::env::var(name).ok());
+        let found = findings(file, &|name| std::env::var_os(name));
         is_good &= found.mistakes.is_empty();
         if args.json {
             terminal::line(&as_json(file, &found).to_string());

@@ -1,17 +1,19 @@
 //! `${NAME}` in a YAML value: replaced from the environment, so that a file need not hold
 //! secrets. `$${` writes a literal `${`; a `$` before anything else stands for itself.
 
+use std::ffi::OsString;
+
 use zeroize::Zeroizing;
 
 /// Replaces each `${NAME}` of `text`; `None` when there is nothing to replace or unescape.
 ///
 /// # Errors
-/// A sentence for a variable that is not set, for a `${` that no name and `}` follow, and when
+/// A sentence for a variable that is not set or not UTF-8, for a `${` that no name and `}` follow, and when
 /// the result is longer than `limit` bytes.
 /// Neither repeats the text, which may be part of a secret.
 pub(super) fn expand(
     text: &str,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
     limit: usize,
 ) -> Result<Option<Expanded>, String> {
     if !text.contains("${") {
@@ -35,13 +37,15 @@ pub(super) fn expand(
             .ok_or("${NAME} expected, of letters, digits and _; $${ writes a literal ${")?;
         let (name, after) = name;
         let value = env(name).ok_or_else(|| format!("environment variable {name} is not set"))?;
-        let value = Zeroizing::new(value);
+        let value = Zeroizing::new(value.into_encoded_bytes());
+        let value = std::str::from_utf8(&value)
+            .map_err(|_| format!("environment variable {name} is not UTF-8"))?;
         if out.text.len().saturating_add(value.len()) > limit {
             return Err(format!(
                 "at most {limit} more bytes expected from the environment"
             ));
         }
-        out.text.push_str(&value);
+        out.text.push_str(value);
         out.replaced = true;
         rest = after;
     }
@@ -66,13 +70,16 @@ fn is_name(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
-    fn env(name: &str) -> Option<String> {
+    fn env(name: &str) -> Option<OsString> {
         match name {
             "A" => Some("a".into()),
             "_b1" => Some("${A}".into()),
-            "EMPTY" => Some(String::new()),
+            "EMPTY" => Some(OsString::new()),
+            "LATIN_1" => Some(OsString::from_vec(b"caf\xe9".to_vec())),
             _ => None,
         }
     }
@@ -115,6 +122,10 @@ mod tests {
         assert_eq!(
             expand("x${UNSET_1}", &env, 100),
             Err("environment variable UNSET_1 is not set".into())
+        );
+        assert_eq!(
+            expand("x${LATIN_1}", &env, 100),
+            Err("environment variable LATIN_1 is not UTF-8".into())
         );
         let long = format!("${{{}}}", "A".repeat(129));
         for text in [

@@ -5,6 +5,7 @@
 //! refused. So a rule between keys is written once, in the readers.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -54,7 +55,7 @@ const MAX_MISTAKES: usize = 1_000;
 
 /// Reads a configuration file and finds all of its mistakes, and those in the files that it names. If the
 /// text is not YAML, finds the first mistake only. `env` returns the value of a variable in `${NAME}`.
-pub fn findings(path: &FilePath, env: &dyn Fn(&str) -> Option<String>) -> Findings {
+pub fn findings(path: &FilePath, env: &dyn Fn(&str) -> Option<OsString>) -> Findings {
     let whole = |problem: String| Findings {
         mistakes: vec![Mistake {
             line: None,
@@ -73,7 +74,7 @@ pub fn findings(path: &FilePath, env: &dyn Fn(&str) -> Option<String>) -> Findin
     }
 }
 
-pub(super) fn of_text(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Findings {
+pub(super) fn of_text(text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Findings {
     let at_line = |error: yaml::YamlError| Mistake {
         line: Some(error.line),
         key: String::new(),

@@ -50,6 +50,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -248,10 +249,10 @@ impl Config {
     /// # Errors
     /// As [`Config::from_value`], with the line: `line 7: backend_server_monitoring.log: …`;
     /// text that is longer than [`MAX_BYTES`] or not well-formed; neither or both of the
-    /// sections; a variable that is not set.
+    /// sections; a variable that is not set or not UTF-8.
     pub fn from_yaml(
         text: &str,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         if text.len() > MAX_BYTES {
             return Err(ConfigError(file::TOO_LONG.to_owned()));
@@ -286,7 +287,7 @@ impl Config {
     /// As [`Config::from_yaml`], and the line of a byte that is not UTF-8.
     pub fn from_yaml_bytes(
         bytes: &[u8],
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         Self::from_yaml(text::utf8(bytes).map_err(ConfigError)?, env)
     }
@@ -298,7 +299,7 @@ impl Config {
     /// the path.
     pub fn from_file(
         path: &Path,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
         let named = |problem: String| format!("{}: {problem}", shown_path(path));
         let refused = |problem: String| ConfigError(named(problem));

@@ -202,7 +202,7 @@ impl Process {
         {
             return Err(reason.clone());
         }
-        let read = Config::from_file(Path::new(&path), &|name| std::env::var(name).ok());
+        let read = Config::from_file(Path::new(&path), &|name| std::env::var_os(name));
         let done = read
             .and_then(Config::with_files)
             .map_err(|e| NotConfigured::Wrong(e.to_string()))

@@ -1,5 +1,6 @@
 //! Hostile texts: reading each ends soon, with an error and without much memory.
 
+use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -10,8 +11,8 @@ use super::super::{Config, ConfigError, MAX_BYTES};
 /// below what one takes whose work grows with the square of its length.
 const SOON: Duration = Duration::from_secs(30);
 
-fn env(name: &str) -> Option<String> {
-    (name == "LONG").then(|| "x".repeat(100_000))
+fn env(name: &str) -> Option<OsString> {
+    (name == "LONG").then(|| "x".repeat(100_000).into())
 }
 
 fn read(text: &str) -> Result<Config, ConfigError> {

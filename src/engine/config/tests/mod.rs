@@ -25,7 +25,7 @@ fn value(text: &str) -> Value {
     to_value(root, &Path::default(), &no_env).unwrap_or_else(|issue| panic!("{text}: {issue}"))
 }
 
-fn no_env(_: &str) -> Option<String> {
+fn no_env(_: &str) -> Option<std::ffi::OsString> {
     None
 }
 

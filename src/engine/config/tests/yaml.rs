@@ -1,7 +1,9 @@
+use std::ffi::OsString;
+
 use super::super::{Config, Value};
 use super::{no_env, value};
 
-fn env(name: &str) -> Option<String> {
+fn env(name: &str) -> Option<OsString> {
     match name {
         "PASSWORD" => Some("12345".into()),
         "HOST" => Some("imap.example".into()),

@@ -1,6 +1,7 @@
 //! Our section as a value, its variables replaced from the environment.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::OsString;
 
 use super::super::env;
 use super::super::issue::{Issue, Path, Step};
@@ -28,7 +29,7 @@ impl<'t> Section<'t> {
     pub(in super::super) fn new(
         node: YamlNode<'t>,
         path: &'t Path,
-        env: &'t dyn Fn(&str) -> Option<String>,
+        env: &'t dyn Fn(&str) -> Option<OsString>,
     ) -> Self {
         Self {
             reading: Reading::new(env, 1),
@@ -73,7 +74,7 @@ impl ServerItems for Section<'_> {
 pub(in super::super) fn to_value(
     node: YamlNode<'_>,
     path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Value, Issue> {
     let (value, issues) = convert_all(node, path, env, 1);
     match issues.into_iter().next() {
@@ -87,7 +88,7 @@ pub(in super::super) fn to_value(
 pub(in super::super) fn to_value_all(
     node: YamlNode<'_>,
     path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
 ) -> (Value, Vec<Issue>) {
     convert_all(node, path, env, MAX_ISSUES)
 }
@@ -95,7 +96,7 @@ pub(in super::super) fn to_value_all(
 fn convert_all(
     node: YamlNode<'_>,
     path: &Path,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
     max_issues: usize,
 ) -> (Value, Vec<Issue>) {
     let reading = Reading::new(env, max_issues);
@@ -110,7 +111,7 @@ fn convert_all(
 
 /// The state that the conversions of all values of a section share.
 struct Reading<'t> {
-    env: &'t dyn Fn(&str) -> Option<String>,
+    env: &'t dyn Fn(&str) -> Option<OsString>,
     /// How many more bytes of text may be read.
     room: Cell<usize>,
     /// Why values could not be read; paths begin at the value that is being converted.
@@ -120,7 +121,7 @@ struct Reading<'t> {
 }
 
 impl<'t> Reading<'t> {
-    fn new(env: &'t dyn Fn(&str) -> Option<String>, max_issues: usize) -> Self {
+    fn new(env: &'t dyn Fn(&str) -> Option<OsString>, max_issues: usize) -> Self {
         Self {
             env,
             room: Cell::new(MAX_TEXT),
@@ -224,7 +225,7 @@ fn too_much_text() -> String {
 fn scalar_value(
     text: &str,
     form: Form<&str>,
-    env: &dyn Fn(&str) -> Option<String>,
+    env: &dyn Fn(&str) -> Option<OsString>,
     room: usize,
 ) -> Result<Value, String> {
     let expanded = env::expand(text, env, room)?;
