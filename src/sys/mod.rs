@@ -13,6 +13,7 @@ pub mod host_name;
 pub mod names;
 pub mod own_descriptor;
 pub mod process;
+pub mod reader;
 pub mod readiness;
 pub mod reconnect;
 pub mod relay;

@@ -177,6 +177,22 @@ def watched_in_a_pipe():
 
 
 @test
+def watched_by_nobody():
+    """watch in a pipe ends when its reader has gone, also where nothing changes"""
+    with subprocess.Popen(
+        [lab.COMMAND, "watch", str(state), "--interval", "10m"],
+        stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+    ) as process:
+        try:
+            for _ in range(2):
+                process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(60) == 141
+        finally:
+            process.kill()
+
+
+@test
 def watched_nodes():
     """watch shows what operators have set for nodes: by target with a configuration, else in lines of its own"""
     run("maintenance", "node:mail1", *engine_options, "--reason", "new disk").expect(0)
@@ -301,6 +317,20 @@ engine.wait()
 def engine_gone():
     """An engine that does not run does not answer, within the time"""
     run("nodes", "--config", config, "--wait", "500ms").expect(1, "no engine answered within 0.5 s")
+
+
+@test
+def long_waits():
+    """The answer has its time however long the requests of others took; a wait has a limit"""
+    first = ["drain", key, "--config", config, "--wait", "3s", "--reason", "first in the place"]
+    with subprocess.Popen([lab.COMMAND, *map(str, first)], stderr=subprocess.DEVNULL) as process:
+        wait_for(lambda there: there, lambda: b"first in the place" in state.read_bytes())
+        began = time.monotonic()
+        run("nodes", "--config", config, "--wait", "4s").expect(1, "no engine answered within 4 s")
+        assert process.wait(60) == 1
+        assert time.monotonic() - began > 5, "the answer had less than its time"
+    for option in (["nodes", "--config", config, "--wait"], ["watch", state, "--interval"]):
+        run(*option, "18446744073709551615s").expect(2, "a time of at most 1d expected")
 
 
 @test

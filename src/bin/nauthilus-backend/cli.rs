@@ -80,7 +80,7 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     pub(crate) connect_only: bool,
     /// The longest time for connecting, for TLS and for the dialogue, each
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    #[arg(long, value_name = "TIME", value_parser = probe_time, default_value = "5s")]
     pub(crate) timeout: Duration,
     /// A file whose first line is the password
     #[arg(long, value_name = "FILE")]
@@ -145,8 +145,8 @@ pub(crate) struct EngineArgs {
     /// The state file of the hosts, in place of the one that the configuration names
     #[arg(long, value_name = "FILE")]
     pub(crate) state_file: Option<PathBuf>,
-    /// How long to wait for the engine's answer
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
+    /// How long to wait for the engine's answer, and before that until it has answered other commands
+    #[arg(long, value_name = "TIME", value_parser = pause_time, default_value = "2s")]
     pub(crate) wait: Duration,
 }
 
@@ -165,7 +165,7 @@ pub(crate) struct WatchArgs {
     #[arg(value_name = "FILE|URL")]
     pub(crate) source: String,
     /// How often to read the state
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    #[arg(long, value_name = "TIME", value_parser = pause_time, default_value = "1s")]
     pub(crate) interval: Duration,
     /// Print the table once; the status is 1 where a target is dead, or the state file is too old
     #[arg(long)]
@@ -377,6 +377,27 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time expected, such as 500ms, 10s, 1m30s or 14d".to_owned())
 }
 
+/// The time of one stage of a check.
+fn probe_time(text: &str) -> Result<Duration, String> {
+    at_most(PROBE_MAX, duration(text)?)
+}
+
+/// A time for which the command waits.
+fn pause_time(text: &str) -> Result<Duration, String> {
+    at_most(PAUSE_MAX, duration(text)?)
+}
+
+fn at_most((limit, name): (Duration, &str), time: Duration) -> Result<Duration, String> {
+    let reason = || format!("a time of at most {name} expected");
+    (time <= limit).then_some(time).ok_or_else(reason)
+}
+
+/// The longest `deep_timeout` of a configuration.
+const PROBE_MAX: (Duration, &str) = (Duration::from_secs(300), "5m");
+/// The longest interval of a configuration. Without a limit the end of a wait could be beyond what a clock
+/// shows.
+const PAUSE_MAX: (Duration, &str) = (Duration::from_secs(86_400), "1d");
+
 fn number<N: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<N, String> {
     let number = text
         .parse()
@@ -450,6 +471,19 @@ mod tests {
         assert!(hold_time("1000000000s").is_err() && hold_time("1000000d").is_err());
         assert!(setting_time("9999999999s").is_ok());
         assert!(setting_time("10000000000s").is_err() && setting_time("0").is_err());
+    }
+
+    #[test]
+    fn waits_have_an_end() {
+        assert_eq!(pause_time("1d"), Ok(PAUSE_MAX.0));
+        assert_eq!(probe_time("5m"), Ok(PROBE_MAX.0));
+        for text in ["86401s", "18446744073709551615s", "0", "soon"] {
+            assert!(
+                pause_time(text).is_err() && probe_time(text).is_err(),
+                "{text}"
+            );
+        }
+        assert!(probe_time("301s").is_err_and(|why| why.contains("at most 5m")));
     }
 
     #[test]

@@ -29,8 +29,9 @@ impl From<AskFailure> for CommandFailure {
     }
 }
 
-/// Asks the engine that keeps the file, and returns the lines of its reply. The request is taken
-/// out of the file in the end, answered or not.
+/// Asks the engine that keeps the file, and returns the lines of its reply. Waits for at most `wait` until the
+/// requests of others are done, and then as long for the answer. The request is taken out of the file in
+/// the end, answered or not.
 pub(crate) fn ask(path: &Path, body: &str, wait: Duration) -> Result<Vec<String>, AskFailure> {
     if body.len() > BODY_MAX {
         return Err(AskFailure::Refused(format!(
@@ -50,7 +51,7 @@ fn ask_in(
     body: &str,
     wait: Duration,
 ) -> Result<Vec<String>, AskFailure> {
-    let end = Instant::now() + wait;
+    let mut end = Instant::now() + wait;
     let mut is_asked = false;
     // The version of the content that was read last. The file may be large, so it is read again only
     // if its version has changed.
@@ -68,6 +69,10 @@ fn ask_in(
         if !is_asked {
             let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
             is_asked = store.ask(body, answered);
+            if is_asked {
+                // However long other requests had the place before, the engine has its time for this one.
+                end = Instant::now() + wait;
+            }
         } else if let Some(answer) = answer_of(&saved, store.asked()) {
             return match answer.text.strip_prefix("error ") {
                 Some(reason) => Err(AskFailure::Refused(reason.to_owned())),

@@ -2,8 +2,11 @@
 //! and users are replaced.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::exit;
 use std::time::Duration;
+
+use nauthilus_backend::sys::reader;
 
 /// The exit status that shells report for a program that SIGPIPE ended: 128 + 13.
 const BROKEN_PIPE: i32 = 141;
@@ -23,6 +26,13 @@ pub(crate) fn print(text: &str) {
         }
         complain(&format!("cannot write to standard output: {error}"));
         exit(1);
+    }
+}
+
+/// Waits for this time. If meanwhile the reader closes the pipe, the command ends as where it prints a line.
+pub(crate) fn pause(time: Duration) {
+    if reader::has_left_within(io::stdout().as_fd(), time) {
+        exit(BROKEN_PIPE);
     }
 }
 

@@ -5,8 +5,6 @@ mod screen;
 mod source;
 mod table;
 
-use std::thread::sleep;
-
 use self::printed::Printed;
 use self::source::{Row, Source};
 use super::cli::WatchArgs;
@@ -65,7 +63,7 @@ fn lines(source: &Source, args: &WatchArgs) -> Result<ExitStatus, CommandFailure
         }
         last_problem = problem;
         is_first = false;
-        sleep(args.interval);
+        terminal::pause(args.interval);
     }
 }
 
