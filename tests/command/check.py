@@ -94,6 +94,7 @@ def certificates():
         done.expect(1, rf"failed .*tls: certificate.*{reason}", rf"^  try +.*{advice}", "^  certificate ")
     port = opened("skipped", "", tls="other")
     run("check", f"imaps://localhost:{port}", "--insecure", "--connect-only").expect(0)
+    run("check", f"imaps://alice@localhost:{port}/INBOX", "--insecure", "--connect-only").expect(0)
 
 
 @test

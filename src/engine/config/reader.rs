@@ -364,11 +364,17 @@ fn refusal(kind: Kind, value: &Value) -> String {
             " (write it without a space)"
         }
         (Kind::Choice(words), _) if words.iter().any(|word| word.parse::<f64>().is_ok()) => "",
-        (Kind::Choice(_) | Kind::User | Kind::Password | Kind::Host | Kind::Mailbox, _)
-            if number =>
-        {
-            " (put it in quotes)"
-        }
+        (
+            Kind::Choice(_)
+            | Kind::User
+            | Kind::Password
+            | Kind::Host
+            | Kind::Mailbox
+            | Kind::Name
+            | Kind::Separator
+            | Kind::KeyPrefix,
+            _,
+        ) if number => " (put it in quotes)",
         _ => "",
     };
     format!("{} expected, got {got}{hint}", kind.expected())

@@ -85,7 +85,7 @@ fn subject(text: &str, args: &CheckArgs) -> Result<Subject, CommandFailure> {
         CommandFailure::usage(format!("{place}: {reason}"))
     };
     let url = CheckUrl::parse(text).map_err(refused)?;
-    let mut keys = url.keys().map_err(refused)?;
+    let mut keys = url.keys(!args.connect_only).map_err(refused)?;
     let mut add = |name: &str, value: Value| keys.push((name.to_owned(), value));
     let text_of = |text: &str| Value::Str(text.to_owned());
     add("deep_check", Value::Bool(!args.connect_only));
@@ -107,13 +107,16 @@ fn subject(text: &str, args: &CheckArgs) -> Result<Subject, CommandFailure> {
             add(name, text_of(given));
         }
     }
-    for (name, path) in [
-        ("tls_ca_file", &args.ca_file),
-        ("tls_cert_file", &args.client_cert),
-        ("tls_key_file", &args.client_key),
+    for (name, option, path) in [
+        ("tls_ca_file", "--ca-file", &args.ca_file),
+        ("tls_cert_file", "--client-cert", &args.client_cert),
+        ("tls_key_file", "--client-key", &args.client_key),
     ] {
         if let Some(path) = path {
-            add(name, text_of(&path.to_string_lossy()));
+            let text = path.to_str();
+            let text =
+                text.ok_or_else(|| CommandFailure::usage(format!("{option}: UTF-8 expected")))?;
+            add(name, text_of(text));
         }
     }
     if let Some(user) = url.user.as_deref().filter(|_| !args.connect_only) {

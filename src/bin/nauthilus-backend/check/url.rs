@@ -51,11 +51,12 @@ impl CheckUrl {
         })
     }
 
-    /// The keys of a target that the URL says something about.
+    /// The keys of a target that the URL says something about. `is_deep`: whether the check logs in, without
+    /// which no mailbox is opened.
     ///
     /// # Errors
     /// A path, where the protocol has none.
-    pub(super) fn keys(&self) -> Result<Vec<(String, Value)>, String> {
+    pub(super) fn keys(&self, is_deep: bool) -> Result<Vec<(String, Value)>, String> {
         let text = |text: &str| Value::Str(text.to_owned());
         let mut keys = vec![
             ("protocol", text(self.protocol.name())),
@@ -68,7 +69,9 @@ impl CheckUrl {
         let mailbox = decoded(self.path.trim_start_matches('/'))?;
         match self.protocol {
             Protocol::Http if !self.path.is_empty() => keys.push(("request_uri", text(&self.path))),
-            Protocol::Imap if !mailbox.is_empty() => keys.push(("test_mailbox", text(&mailbox))),
+            Protocol::Imap if is_deep && !mailbox.is_empty() => {
+                keys.push(("test_mailbox", text(&mailbox)))
+            }
             Protocol::Http | Protocol::Imap => {}
             protocol if !mailbox.is_empty() => {
                 return Err(format!("no path expected for {protocol}"));
@@ -138,7 +141,11 @@ fn host_and_port(place: &str) -> Result<(String, Option<u16>), String> {
             let (host, rest) = rest
                 .split_once(']')
                 .ok_or("] expected behind the address")?;
-            (host, rest.strip_prefix(':').unwrap_or(rest))
+            let port = rest.strip_prefix(':');
+            if port.is_none() && !rest.is_empty() {
+                return Err("a colon expected between ] and the port".to_owned());
+            }
+            (host, port.unwrap_or_default())
         }
         None => place.split_once(':').unwrap_or((place, "")),
     };
@@ -148,7 +155,9 @@ fn host_and_port(place: &str) -> Result<(String, Option<u16>), String> {
     if port.is_empty() {
         return Ok((host.to_owned(), None));
     }
-    let number = port.parse().ok().filter(|port| *port > 0);
+    // `parse` would take a plus sign as well.
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let number = port.parse().ok().filter(|port| digits && *port > 0);
     let number = number
         .ok_or("a port 1..65535 expected behind the host (an IPv6 address goes into brackets)")?;
     Ok((host.to_owned(), Some(number)))
@@ -164,7 +173,11 @@ fn decoded(text: &str) -> Result<String, String> {
             bytes.push(first);
             continue;
         }
-        let digits = rest.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        // `from_str_radix` would take a plus sign as well.
+        let digits = rest
+            .get(..2)
+            .filter(|two| two.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|two| std::str::from_utf8(two).ok());
         let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
         bytes.push(byte.ok_or("two hexadecimal digits expected behind % (% itself is %25)")?);
         rest = rest.get(2..).unwrap_or_default();
@@ -205,6 +218,16 @@ mod tests {
     }
 
     #[test]
+    fn a_mailbox_is_part_of_a_login() {
+        let url = parsed("imap://alice@h/INBOX");
+        let has_mailbox = |is_deep| {
+            let keys = url.keys(is_deep).unwrap();
+            keys.iter().any(|(name, _)| name == "test_mailbox")
+        };
+        assert!(has_mailbox(true) && !has_mailbox(false));
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused_without_a_password_in_the_words() {
         for text in [
             "h",
@@ -212,7 +235,11 @@ mod tests {
             "imap://",
             "imap://h:0",
             "imap://h:x",
+            "imap://h:+143",
             "imap://::1",
+            "imap://[::1]143",
+            "imap://[::1",
+            "imap://a%+1@h",
             "imap+x://h",
         ] {
             assert!(CheckUrl::parse(text).is_err(), "{text}");
@@ -224,6 +251,6 @@ mod tests {
                 .unwrap_err()
                 .contains("did you mean imap")
         );
-        assert!(parsed("smtp://h/x").keys().is_err());
+        assert!(parsed("smtp://h/x").keys(true).is_err());
     }
 }

@@ -247,6 +247,15 @@ fn a_host_has_three_names_of_which_one_is_given() {
         refusal("{targets: [{protocol: imap, host: 10}]}"),
         "targets[1].host: IPv4, IPv6 or host name expected, got number 10 (put it in quotes)"
     );
+    for key in ["node", "pool"] {
+        assert_eq!(
+            problem(&format!("{key}: 1")),
+            format!(
+                "{key}: string of 1..255 bytes without control characters expected, got number 1 \
+                 (put it in quotes)"
+            )
+        );
+    }
     assert_eq!(
         refusal("{targets: [{protocol: imap, host: ''}]}"),
         "targets[1].host: IPv4, IPv6 or host name expected, got an empty string"
