@@ -36,4 +36,20 @@ function interpreter.run(script, options, environment)
   return printed, code == "0"
 end
 
+-- Starts a script that runs until `stop` is called on what this returns, or until this process ends.
+function interpreter.start(script)
+  local cpath = interpreter.module_path():gsub("nauthilus_backend%.so$", "?.so")
+  local path = os.tmpname()
+  local file = assert(io.open(path, "w"))
+  file:write(script, "\nio.read()\nos.exit(0)\n")
+  file:close()
+  local pipe = assert(io.popen(("LUA_INIT= LUA_CPATH='%s' exec %s '%s'"):format(cpath, interpreter.abi, path), "w"))
+  return {
+    stop = function()
+      pipe:close()
+      os.remove(path)
+    end,
+  }
+end
+
 return interpreter

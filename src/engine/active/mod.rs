@@ -1,11 +1,11 @@
 //! The active configuration: its targets, and the slots of the shared table that hold their
 //! verdicts.
 //!
-//! `assignment` chooses the slots, `succession` replaces one configuration by the next, `listing` makes the list of alive servers, `lookup` finds
-//! targets by address, `operators` and `routing` apply what operators set and where users belong,
+//! `assignment` chooses the slots, `succession` replaces one configuration by the next, `following` takes
+//! verdicts over from a state file, `listing` makes the list of alive servers, `lookup` finds targets by address, `operators` and `routing` apply what operators set and where users belong,
 //! and `names` keeps the addresses of host names.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -15,8 +15,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::config::{Config, InitialState};
 use super::routing::Nodes;
 use super::state_file::file::{SharedStateFile, WriteRight};
-use super::state_file::saved::{Saved, SavedTarget};
-use super::state_file::text::settings as settings_of;
+use super::state_file::saved::Saved;
 use super::target::Target;
 use super::verdicts::health::{Thresholds, Verdict};
 use super::verdicts::{
@@ -25,6 +24,7 @@ use super::verdicts::{
 use crate::sys::clock;
 pub use cluster::{Move, NodeUsers};
 use event_notes::EventNotes;
+pub use following::Covered;
 pub use listing::{BackendServer, Panic, Snapshot, TargetStatus, shown_ip};
 pub use names::KnownNames;
 pub use operators::{OperatorRequest, OperatorSettings};
@@ -33,6 +33,7 @@ mod assignment;
 mod cluster;
 mod event_notes;
 mod events;
+mod following;
 mod listing;
 mod lookup;
 mod names;
@@ -124,39 +125,6 @@ pub struct StartState {
 }
 
 impl ActiveConfig {
-    /// Publishes the verdicts of a state file that another process writes, except where a probe of
-    /// this table is more recent. Returns the targets that the file's writer probes with the same
-    /// intervals and thresholds, and has probed since their passwords were changed here.
-    pub fn follow(&self, saved: &Saved) -> HashSet<Slot> {
-        let mut served = HashSet::new();
-        for (target, slot) in self.config.targets.iter().zip(&self.slots) {
-            let Some(SavedTarget {
-                record,
-                settings,
-                tls,
-                ..
-            }) = saved.targets.get(&self.table.hash(*slot))
-            else {
-                continue;
-            };
-            let is_alike = **settings == *settings_of(&self.config, target);
-            if !is_alike || self.is_of_earlier_password(*slot, record) {
-                continue;
-            }
-            served.insert(*slot);
-            let (seen, known) = self.table.read_seen(*slot);
-            // Fails where a probe was published meanwhile; the next poll of the file compares again.
-            if *record != known
-                && is_as_recent(record, &known)
-                && self.publish(target, *slot, (seen, &known), record, None)
-                && !tls.is_empty()
-            {
-                self.table.note_tls(*slot, tls);
-            }
-        }
-        served
-    }
-
     /// Stores the record `after`, which was computed from `before` as read at sequence number
     /// `seen`. Readers get a new generation where it changes the list. Returns false and stores
     /// nothing where the slot was written since, another process has taken the lease, or another
@@ -313,13 +281,6 @@ impl ActiveConfig {
             .iter()
             .all(|slot| self.table.read_brief(*slot).0 != Verdict::Unknown)
     }
-}
-
-/// Whether the last probes in `record` started no earlier than those in `known`.
-fn is_as_recent(record: &Record, known: &Record) -> bool {
-    let leeway = clock::ns(SAME_TIME);
-    record.connect_started_ns.saturating_add(leeway) >= known.connect_started_ns
-        && record.deep_started_ns.saturating_add(leeway) >= known.deep_started_ns
 }
 
 /// How long a certificate is still valid; zero once it has expired.

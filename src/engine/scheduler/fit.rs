@@ -26,8 +26,8 @@ impl Scheduler {
         }
     }
 
-    /// Makes the timers for a configuration. A target that has not changed keeps its timer, with
-    /// its due time and its probe in flight. `limit` turns `max_concurrent_probes` into the number
+    /// Makes the timers for a configuration. A target that has not changed keeps its timer with
+    /// its probe in flight, and its due time unless it is probed elsewhere from now on, or no longer. `limit` turns `max_concurrent_probes` into the number
     /// that this process has descriptors for.
     pub(in crate::engine) fn fit(
         &mut self,
@@ -60,14 +60,15 @@ impl Scheduler {
                 continue;
             }
             let earlier = before.remove(&(slot, kind));
-            let is_kept = earlier.as_ref().is_some_and(|timer| {
-                timer.target == *target
-                    && followed_before.contains(&slot) == followed.contains(&slot)
-            });
+            let is_followed = followed.contains(&slot);
             let timer = match earlier {
-                Some(mut timer) if is_kept => {
+                Some(mut timer) if timer.target == *target => {
                     timer.target = target.clone();
-                    timer.hasten_first(active, count);
+                    match (followed_before.contains(&slot), is_followed) {
+                        (false, true) => timer.rest(),
+                        (true, false) => timer.resume(active, count),
+                        _ => timer.hasten_first(active, count),
+                    }
                     timer
                 }
                 earlier => {
@@ -78,7 +79,7 @@ impl Scheduler {
                     if let Some(earlier) = earlier {
                         self.cancel(&earlier);
                     }
-                    if !followed.contains(&slot) {
+                    if !is_followed {
                         timer.take_first_turn(active, count);
                     }
                     timer

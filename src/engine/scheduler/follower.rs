@@ -3,18 +3,19 @@
 //! The file's verdict on a target is used as long as the writer keeps the file up to date and
 //! probes the target with the same intervals and thresholds. Targets that are not in the file, and
 //! all targets if the writer falls silent, are probed by this process, so that no verdict gets too
-//! old.
+//! old. So are targets of which a probe here, which a script has requested, found something else than
+//! the file says, until the file has a later result.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::active::ActiveConfig;
+use crate::engine::active::{ActiveConfig, Covered};
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::state_file::file::SharedStateFile;
 use crate::engine::state_file::format::operator_line;
-use crate::engine::state_file::saved::Saved;
-use crate::engine::verdicts::Slot;
+use crate::engine::state_file::{ANSWERED_WITHIN, saved::Saved};
+use crate::engine::verdicts::{Operator, Slot};
 use crate::sys::state_file::Version;
 
 /// How long a follower that has just begun waits for the first new content of the file.
@@ -44,17 +45,28 @@ pub(in crate::engine) struct Following {
     /// Whether the writer has not probed a target of ours since its password was changed here.
     password_is_newer: bool,
     followed: Followed,
+    /// How many targets there are, equal ones counted once, and how many of them the file does not cover.
+    targets: usize,
+    uncovered: usize,
+    /// The operators' settings in the file.
+    known_operators: Vec<Operator>,
     /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] when the file last
     /// contained everything that operators have set here.
     operators: Option<u64>,
+    /// That value, and the time, when the file's writer was last asked to take over what it does not contain.
+    asked: Option<(u64, Instant)>,
     /// The number of the last request that the writer has answered.
     answered: u64,
     /// How many targets probed by this process were last logged.
     logged: usize,
+    /// How often the file was read.
+    #[cfg(test)]
+    reads: usize,
 }
 
 impl Following {
     pub(in crate::engine) fn begin(active: &Arc<ActiveConfig>) -> Self {
+        let followed: HashSet<Slot> = active.slots.iter().copied().collect();
         Self {
             active: active.clone(),
             read: None,
@@ -63,22 +75,40 @@ impl Following {
             patience: FIRST_WORD,
             settings_differ: false,
             password_is_newer: false,
+            targets: followed.len(),
+            uncovered: 0,
+            known_operators: Vec::new(),
             operators: None,
+            asked: None,
             answered: 0,
-            followed: Arc::new(active.slots.iter().copied().collect()),
+            followed: Arc::new(followed),
             logged: 0,
+            #[cfg(test)]
+            reads: 0,
         }
+    }
+
+    /// How often the file was read; None if the next poll reads it in any case.
+    #[cfg(test)]
+    pub(in crate::engine) fn reads(&self) -> Option<usize> {
+        self.read.map(|_| self.reads)
     }
 
     pub(in crate::engine) fn is_of(&self, active: &Arc<ActiveConfig>) -> bool {
         Arc::ptr_eq(&self.active, active)
     }
 
-    /// Polls the file and publishes new verdicts. Returns the targets that its writer probes.
-    pub(in crate::engine) fn poll(&mut self, log: &Log) -> Followed {
+    /// Polls the file and publishes new verdicts. Returns the targets that are probed elsewhere. `findings`:
+    /// those of them of which a probe here has failed or has changed the verdict since the last poll.
+    pub(in crate::engine) fn poll(&mut self, findings: &[Slot], log: &Log) -> Followed {
+        if findings.iter().any(|slot| self.followed.contains(slot)) {
+            let mut followed = HashSet::clone(&self.followed);
+            followed.retain(|slot| !findings.contains(slot));
+            self.set(followed);
+        }
         self.read_anew();
         if self.heard.elapsed() > self.patience {
-            self.set(HashSet::new());
+            self.cover(Covered::default());
             if let Some(file) = &self.active.state_file {
                 // At its next role check this process takes over from the writer.
                 file.set_silent(self.patience == SILENCE);
@@ -95,62 +125,73 @@ impl Following {
         let Ok(version) = file.version() else {
             return;
         };
-        let is_set_here = self.operators != Some(self.active.table.operators_version());
-        if self.read == Some(version) && !is_set_here {
-            return;
+        if self.read != Some(version) {
+            // Two contents written within one tick of the file system's clock have the same version, so
+            // a version that is too recent is read again. A content that is just being written fails to
+            // load, and has another version when it is whole.
+            self.read = version.is_settled().then_some(version);
+            #[cfg(test)]
+            {
+                self.reads += 1;
+            }
+            let Ok(Some(saved)) = file.load() else {
+                return;
+            };
+            self.take_over(&file, saved);
         }
-        // Content that is just being written fails to load; the next poll reads it. Two contents
-        // written within one tick of the file system's clock have the same version, so a version
-        // that is too recent is read again.
-        let Ok(saved) = file.load() else {
-            return;
-        };
-        let is_new = self.read != Some(version);
-        self.read = version.is_settled().then_some(version);
-        let Some(saved) = saved else {
-            return;
-        };
-        self.share_operators(&file, &saved);
-        if !is_new || !saved.is_within(self.active.config.state_max_age) {
-            return;
+        self.share_operators(&file);
+    }
+
+    /// Takes over a content of the file.
+    fn take_over(&mut self, file: &SharedStateFile, saved: Saved) {
+        let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
+        if answered != self.answered {
+            self.answered = answered;
+            file.stop_asking();
         }
+        self.active.learn_operators(&saved);
+        self.operators = None;
+        self.asked = None;
+        if saved.is_within(self.active.config.state_max_age) {
+            self.take_verdicts(file, &saved);
+        }
+        self.known_operators = saved.operators;
+    }
+
+    fn take_verdicts(&mut self, file: &SharedStateFile, saved: &Saved) {
         if self.number != Some((saved.number, saved.saved_ms)) {
             self.number = Some((saved.number, saved.saved_ms));
             self.heard = Instant::now();
             self.patience = SILENCE;
             file.set_silent(false);
         }
-        let followed = self.active.follow(&saved);
+        let covered = self.active.follow(saved);
         self.settings_differ = false;
         self.password_is_newer = false;
         for slot in &self.active.slots {
             if let Some(known) = saved.targets.get(&self.active.table.hash(*slot))
-                && !followed.contains(slot)
+                && !covered.targets.contains(slot)
             {
                 let is_earlier = self.active.is_of_earlier_password(*slot, &known.record);
                 self.password_is_newer |= is_earlier;
                 self.settings_differ |= !is_earlier;
             }
         }
-        self.set(followed);
+        self.cover(covered);
     }
 
-    /// Takes over what operators have set elsewhere, and asks the file's writer to take over what
-    /// was set here.
-    fn share_operators(&mut self, file: &SharedStateFile, saved: &Saved) {
-        let answered = saved.answer.as_ref().map_or(0, |answer| answer.number);
-        if answered != self.answered {
-            self.answered = answered;
-            file.stop_asking();
-        }
-        self.active.learn_operators(saved);
+    /// Asks the file's writer to take over what operators have set here and the file does not contain.
+    fn share_operators(&mut self, file: &SharedStateFile) {
         let version = self.active.table.operators_version();
+        let is_asked =
+            |(asked, at): (u64, Instant)| asked == version && at.elapsed() < ANSWERED_WITHIN;
+        if self.operators == Some(version) || self.asked.is_some_and(is_asked) {
+            return;
+        }
         let mut wanted = String::new();
         for operator in self.active.table.operators() {
-            let is_there = saved
-                .operators
-                .iter()
-                .any(|one| operator.is_settled_by(one));
+            let mut known = self.known_operators.iter();
+            let is_there = known.any(|one| operator.is_settled_by(one));
             let line = operator_line(&operator);
             if !is_there && wanted.len() + line.len() <= REQUEST {
                 wanted.push_str(&line);
@@ -158,10 +199,17 @@ impl Following {
         }
         if wanted.is_empty() {
             self.operators = Some(version);
-        } else {
-            // If another process's request is pending, the next poll tries again.
-            file.ask(&wanted, self.answered);
+        } else if file.ask(&wanted, self.answered) {
+            self.asked = Some((version, Instant::now()));
         }
+        // If another process's request is pending, the next poll tries again.
+    }
+
+    fn cover(&mut self, covered: Covered) {
+        self.uncovered = self.targets.saturating_sub(covered.targets.len());
+        let Covered { mut targets, ahead } = covered;
+        targets.retain(|slot| !ahead.contains(slot));
+        self.set(targets);
     }
 
     fn set(&mut self, followed: HashSet<Slot>) {
@@ -170,10 +218,9 @@ impl Following {
         }
     }
 
-    /// Logs once that this process probes targets beside the file's writer, and why.
+    /// Logs once that this process probes targets which the file does not cover, and why.
     fn log_once(&mut self, log: &Log) {
-        let all: HashSet<Slot> = self.active.slots.iter().copied().collect();
-        let own = all.len().saturating_sub(self.followed.len());
+        let own = self.uncovered;
         if own == self.logged {
             return;
         }

@@ -47,6 +47,7 @@ use super::active::ActiveConfig;
 use super::log::Log;
 use super::probe::{LingeringConnections, Outcome, Prober};
 use super::state_file::call::WantedCall;
+use super::verdicts::Slot;
 use crate::sys::{clock, gate};
 use follower::Followed;
 use notifier::Notifier;
@@ -69,6 +70,8 @@ pub(super) struct Scheduler {
     /// The targets that are probed elsewhere. Here they are probed only when a script reports
     /// trouble.
     followed: Followed,
+    /// Targets that are probed elsewhere and of which a probe here has failed or has changed the verdict.
+    own_findings: Vec<Slot>,
     timers: Vec<ProbeTimer>,
     /// When waiting timers are due, in `CLOCK_MONOTONIC` nanoseconds, and their index in `timers`;
     /// the soonest first.
@@ -113,6 +116,7 @@ impl Scheduler {
             log: log.clone(),
             prober: prober.clone(),
             followed: Followed::default(),
+            own_findings: Vec::new(),
             timers: Vec::new(),
             due: BTreeSet::new(),
             wakeup: WakeupTimer::new(),
@@ -182,6 +186,12 @@ impl Scheduler {
         let is_running = |(_, task): &&(u64, Id)| self.tasks.contains_key(task);
         let (started, _) = self.prompt_tasks.iter().find(is_running)?;
         Some(started + clock::ns(SLOW_AFTER))
+    }
+
+    /// The targets that are probed elsewhere and of which a probe here has failed or has changed the verdict
+    /// since the last call.
+    pub(super) fn take_own_findings(&mut self) -> Vec<Slot> {
+        std::mem::take(&mut self.own_findings)
     }
 
     /// Starts or stops writing the state file. It is written if the configuration names one and

@@ -316,9 +316,12 @@ impl Scheduler {
         };
         timer.refusals = backoff::refusals_after(timer.refusals, outcome);
         let (due, gathered) = timer.next_due(&record);
-        if let (Ok(effect), Some(saver)) = (&applied, &mut self.saver)
-            && effect.turned
-        {
+        let has_failed = timer.health(&record).wants_fast_probe();
+        let is_turned = applied.as_ref().is_ok_and(|effect| effect.turned);
+        if is_followed && (has_failed || is_turned) {
+            self.own_findings.push(timer.slot);
+        }
+        if let Some(saver) = self.saver.as_mut().filter(|_| is_turned) {
             saver.note_turn();
         }
         self.release_other(at);

@@ -309,9 +309,9 @@ fn a_setting_that_the_writer_has_saved_is_an_event_of_its_followers() {
             assert!(Instant::now() < end);
             keeper.scheduler.save();
             std::thread::sleep(Duration::from_millis(5));
-            following.poll(&log);
+            following.poll(&[], &log);
         }
-        following.poll(&log);
+        following.poll(&[], &log);
         assert_eq!(operators_events(&active), one_drain("disk"));
     });
 }
@@ -324,14 +324,66 @@ fn a_setting_of_a_follower_is_an_event_of_the_writer_and_asked_for_once() {
         keeper.await_content();
         // Lua's `%c` and the C library's locale know nothing of the control characters above 0x7f.
         active.operate(drain("it\u{92}s time")).unwrap();
-        following.poll(&log);
+        following.poll(&[], &log);
         keeper.scheduler.keep_file(true);
         let number = keeper.answer().number;
         assert_eq!(operators_events(&keeper.active), one_drain("it?s time"));
         for _ in 0..3 {
-            following.poll(&log);
+            following.poll(&[], &log);
         }
         let left = keeper.store.request(0).unwrap();
         assert_eq!((left.number, left.body.as_str()), (number, ""));
+    });
+}
+
+/// Polls of which none reads the file: it does not change, unless the machine is so busy that the follower asks
+/// again meanwhile.
+fn await_quiet_polls(following: &mut Following, log: &Log) {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        assert!(Instant::now() < end, "the file is read with each poll");
+        following.poll(&[], log);
+        let before = following.reads();
+        for _ in 0..20 {
+            following.poll(&[], log);
+        }
+        if before.is_some() && following.reads() == before {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_setting_that_waits_for_the_writer_does_not_have_the_file_read_again() {
+    run(async {
+        let mut keeper = Keeper::begin("waiting", 1);
+        let (active, mut following, log) = follower_of(&keeper);
+        keeper.await_content();
+        active.operate(drain("disk")).unwrap();
+        await_quiet_polls(&mut following, &log);
+        // It was asked for, and the writer's answer is noticed.
+        keeper.scheduler.keep_file(true);
+        let number = keeper.answer().number;
+        assert_eq!(operators_events(&keeper.active), one_drain("disk"));
+        let end = Instant::now() + Duration::from_secs(60);
+        while !keeper.store.request(0).unwrap().body.is_empty() {
+            assert!(Instant::now() < end);
+            following.poll(&[], &log);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(keeper.store.request(0).unwrap().number, number);
+    });
+}
+
+#[test]
+fn a_damaged_file_is_read_again_when_it_changes() {
+    run(async {
+        let mut keeper = Keeper::begin("damaged", 1);
+        let (_active, mut following, log) = follower_of(&keeper);
+        keeper.await_content();
+        std::fs::write(keeper.folder.join("state"), [b'x'; 9000]).unwrap();
+        assert!(keeper.store.load().is_err());
+        await_quiet_polls(&mut following, &log);
     });
 }

@@ -156,7 +156,7 @@ impl ProbeTimer {
         self.target.policy.fast_interval.min(self.interval())
     }
 
-    /// The time from the start of a probe to the next one while probes fail. Only a dead target's
+    /// The time from the start of a probe to the next one while probes fail, or are too few for the first verdict. Only a dead target's
     /// probes are delayed after refused logins. Before the verdict, a delay would postpone it.
     fn wait_after_failure(&self, record: &Record) -> Duration {
         match self.health(record).verdict {
@@ -204,6 +204,25 @@ impl ProbeTimer {
         let (due, gathered) = self.due_after(&record, gathered);
         self.gathered = gathered;
         self.state = TimerState::Waiting(Some(due));
+    }
+
+    /// The target is probed elsewhere from now on. A probe that has begun, or is about to, is made all the same.
+    pub(super) fn rest(&mut self) {
+        if let TimerState::Waiting(due) = &mut self.state {
+            *due = None;
+        }
+    }
+
+    /// The target is no longer probed elsewhere: it is due by itself again, and no later than a report that waits
+    /// has made it.
+    pub(super) fn resume(&mut self, active: &ActiveConfig, count: usize) {
+        let TimerState::Waiting(reported) = self.state else {
+            return;
+        };
+        self.take_first_turn(active, count);
+        if let (TimerState::Waiting(due), Some(reported)) = (&mut self.state, reported) {
+            *due = Some(due.map_or(reported, |due| due.min(reported)));
+        }
     }
 
     /// Makes the first probe due soon if the record is empty. A timer that was kept may be due much

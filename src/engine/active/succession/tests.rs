@@ -298,11 +298,11 @@ fn another_password_takes_no_verdict_of_the_one_before_from_the_state_file() {
     assert!(is_restored(succeed(None, "b", "10s", 1)));
 
     let served = again.follow(&saved_refusal(&again, probed_ns));
-    assert!(served.is_empty());
+    assert!(served.targets.is_empty());
     assert_eq!(record(&again), Record::default());
     let later_ns = clock::monotonic_ns() + 1_000_000_000;
     let served = again.follow(&saved_refusal(&again, later_ns));
-    assert_eq!(served.len(), 1);
+    assert_eq!(served.targets.len(), 1);
     assert_eq!(record(&again).verdict(), Verdict::Dead);
 }
 

@@ -180,7 +180,8 @@ impl EngineLoop {
             Some(following) if following.is_of(active) => following,
             _ => Following::begin(active),
         };
-        let followed = following.poll(log);
+        let findings = self.scheduler.as_mut().map(Scheduler::take_own_findings);
+        let followed = following.poll(&findings.unwrap_or_default(), log);
         self.following = Some(following);
         let scheduler = self.scheduler(active, log, &followed);
         scheduler.keep_file(false);
