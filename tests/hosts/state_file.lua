@@ -283,6 +283,23 @@ do
   tap.check("which reads as it did", newest(read(path_of("full"))) == seen)
 end
 
+-- A reload may change the log: errors go to the present one.
+tap.in_child("an error of the file is in the log of the present configuration", 60, function()
+  local nb = require("nauthilus_backend")
+  local function configure(log)
+    nb.configure(config("logged", { alive }, { log = path_of(log) }))
+  end
+  configure("logged.before")
+  assert(nb.wait_ready(30) and tap.eventually(function() return newest(read(path_of("logged")) or "") end))
+  configure("logged.now")
+  -- The contents begin behind the first 16 kB.
+  host.limit_file_size(10000)
+  local told = tap.eventually(function()
+    return (read(path_of("logged.now")) or ""):find("error event=state_file_not_written path=", 1, true)
+  end)
+  return told and not (read(path_of("logged.before")) or ""):find("not_written", 1, true)
+end)
+
 -- === A file of version 1 ===
 
 do

@@ -16,6 +16,7 @@
 //! | `reports.rs`, `requests.rs` | what scripts and operators ask for |
 //! | `follower.rs`, `saver.rs` | reads and writes the state file |
 //! | `notifier.rs`, `wakeup.rs` | what wakes the scheduler |
+//! | `thread_start.rs` | starts a helper thread, again if the system refuses it |
 //! | `panic_log.rs` | logs when panic begins and ends |
 
 mod backoff;
@@ -34,6 +35,7 @@ mod request_tests;
 mod requests;
 mod saver;
 pub(in crate::engine) mod schedule;
+mod thread_start;
 mod timer;
 mod wakeup;
 
@@ -127,7 +129,7 @@ impl Scheduler {
             prompt_tasks: VecDeque::new(),
             limit: 0,
             lingering: Arc::default(),
-            notifier: Notifier::start(active.table.clone()),
+            notifier: Notifier::begin(active.table.clone(), log),
             panic_log: PanicLog::of_table(&active.table),
             wakes_seen: None,
             saver: None,
@@ -194,6 +196,14 @@ impl Scheduler {
         std::mem::take(&mut self.own_findings)
     }
 
+    /// Starts the helper threads that the system has refused so far.
+    pub(super) fn start_missing_threads(&mut self) {
+        self.notifier.start(&self.log);
+        if let Some(saver) = &mut self.saver {
+            saver.start_writer(&self.log);
+        }
+    }
+
     /// Starts or stops writing the state file. It is written if the configuration names one and
     /// `is_ours`, that is, this process is its writer.
     pub(super) fn keep_file(&mut self, is_ours: bool) {
@@ -235,7 +245,7 @@ impl Scheduler {
 
     pub(super) fn save(&mut self) {
         if let Some(saver) = &mut self.saver {
-            saver.save(&self.active);
+            saver.save(&self.active, &self.log);
         }
     }
 }

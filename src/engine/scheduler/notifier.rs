@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::thread_start::ThreadStart;
+use crate::engine::log::Log;
 use crate::engine::verdicts::VerdictTable;
 use crate::sys::thread::spawn_quiet;
 
+const THREAD: &str = "nb-wake";
 const STACK: usize = 64 * 1024;
 
 /// A thread that sleeps on the table's wake word, a futex, and notifies the engine thread.
@@ -16,23 +19,31 @@ pub(super) struct Notifier {
     pub notify: Arc<Notify>,
     stop: Arc<AtomicBool>,
     table: Arc<VerdictTable>,
+    is_running: bool,
+    start: ThreadStart,
 }
 
 impl Notifier {
-    /// If no thread can be started, nothing notifies the scheduler. Reports are then handled at its
-    /// next event or role check.
-    pub(super) fn start(table: Arc<VerdictTable>) -> Self {
-        let notifier = Self {
+    pub(super) fn begin(table: Arc<VerdictTable>, log: &Log) -> Self {
+        let mut notifier = Self {
             notify: Arc::new(Notify::new()),
             stop: Arc::new(AtomicBool::new(false)),
             table,
+            is_running: false,
+            start: ThreadStart::new(THREAD),
         };
-        let (notify, stop, table) = (
-            notifier.notify.clone(),
-            notifier.stop.clone(),
-            notifier.table.clone(),
-        );
-        let spawned = spawn_quiet("nb-wake", STACK, move || {
+        notifier.start(log);
+        notifier
+    }
+
+    /// Starts the thread, unless it runs or the system has just refused it. Without it nothing notifies the
+    /// scheduler: reports are then handled at its next event or role check.
+    pub(super) fn start(&mut self, log: &Log) {
+        if self.is_running {
+            return;
+        }
+        let (notify, stop, table) = (self.notify.clone(), self.stop.clone(), self.table.clone());
+        let run = move || {
             loop {
                 let seen = table.wakes();
                 if stop.load(Ordering::Acquire) {
@@ -41,9 +52,9 @@ impl Notifier {
                 notify.notify_one();
                 table.wait_for_wake(seen, Duration::from_secs(60));
             }
-        });
-        drop(spawned);
-        notifier
+        };
+        let started = self.start.attempt(log, || spawn_quiet(THREAD, STACK, run));
+        self.is_running = started.is_some();
     }
 }
 

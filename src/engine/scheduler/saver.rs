@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::requests::{Reply, ReplySlot, carry_out};
+use super::thread_start::ThreadStart;
 use crate::engine::active::ActiveConfig;
 use crate::engine::log::Log;
 use crate::engine::state_file::call::WantedCall;
-use crate::engine::state_file::file::{SharedStateFile, Writer};
+use crate::engine::state_file::file::SharedStateFile;
 use crate::engine::state_file::format::encode;
 use crate::engine::state_file::saved::RequestAnswer;
+use crate::engine::state_file::writer::{WRITER_THREAD, Writer};
 
 /// How often the state file is written if no verdict changes. Well below the 12 s after which
 /// followers take the writer for silent.
@@ -27,14 +29,15 @@ const SHARE: u32 = 10;
 /// Writes the state file of this process's active configuration.
 pub(super) struct Saver {
     file: Arc<SharedStateFile>,
+    /// None while the system refuses the thread.
     writer: Option<Writer>,
+    writer_start: ThreadStart,
     /// The value of [`SharedStateFile::moves`] at the last save.
     moves: u64,
     at: Option<Instant>,
     /// How long it took to encode the last content.
     took: Duration,
-    /// Whether there is something to save at once: a verdict has changed, for example, or the last
-    /// save has failed.
+    /// Whether there is something to save at once, a changed verdict for example.
     turned: bool,
     /// The value of [`crate::engine::verdicts::VerdictTable::operators_version`] at the last save.
     operators: u64,
@@ -55,15 +58,12 @@ pub(super) struct Saver {
 impl Saver {
     /// Reads the present file first, to keep its operator settings, its last answer and its unknown
     /// lines.
-    pub(super) fn begin(
-        active: &ActiveConfig,
-        file: &Arc<SharedStateFile>,
-        log: &Arc<Log>,
-    ) -> Self {
+    pub(super) fn begin(active: &ActiveConfig, file: &Arc<SharedStateFile>, log: &Log) -> Self {
         let saved = file.load().ok().flatten().unwrap_or_default();
         active.learn_operators(&saved);
-        Self {
-            writer: file.writer(log.clone()),
+        let mut saver = Self {
+            writer: None,
+            writer_start: ThreadStart::new(WRITER_THREAD),
             moves: file.moves(),
             file: file.clone(),
             at: None,
@@ -76,6 +76,16 @@ impl Saver {
             pending: None,
             call: None,
             unknown: saved.unknown,
+        };
+        saver.start_writer(log);
+        saver
+    }
+
+    /// Starts the thread that writes the file, unless it runs or the system has just refused it.
+    pub(super) fn start_writer(&mut self, log: &Log) {
+        if self.writer.is_none() {
+            let file = &self.file;
+            self.writer = self.writer_start.attempt(log, || Writer::start(file));
         }
     }
 
@@ -94,15 +104,16 @@ impl Saver {
     }
 
     /// Hands the state to the file's writer thread if a save is due: at once after a change of a
-    /// verdict, unless the last save was so long that [`SHARE`] demands a pause.
-    pub(super) fn save(&mut self, active: &ActiveConfig) {
+    /// verdict, unless the last save was so long that [`SHARE`] demands a pause. While the thread is busy
+    /// nothing is encoded: on a slow disk that would take all of the engine thread's time.
+    pub(super) fn save(&mut self, active: &ActiveConfig, log: &Arc<Log>) {
         self.finish_request();
-        let Some(writer) = &self.writer else {
-            return;
-        };
         let moves = self.file.moves();
         let operators = active.table.operators_version();
         self.turned |= moves != self.moves || operators != self.operators;
+        let Some(writer) = self.writer.as_ref().filter(|writer| !writer.is_busy()) else {
+            return;
+        };
         let since = self.at.map(|at| at.elapsed());
         let rest = self.took * SHARE;
         let every = EVERY.min(active.config.state_max_age / 4);
@@ -124,12 +135,14 @@ impl Saver {
             &self.unknown,
         );
         self.took = started.elapsed();
-        if writer.write(content) {
-            self.at = Some(Instant::now());
+        self.at = Some(Instant::now());
+        if writer.write(content, log) {
             self.moves = moves;
             self.operators = operators;
             self.turned = false;
         } else {
+            // It has ended, by a panic; the next role check starts another one.
+            self.writer = None;
             self.turned = true;
         }
     }
@@ -179,5 +192,51 @@ impl Saver {
         self.reply = self.pending.take().map(|(_, slot)| slot);
         self.answered_at = Instant::now();
         self.turned = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::active::StartState;
+    use crate::engine::config::{Config, LogSink};
+    use crate::engine::state_file::file::WriteRight;
+    use crate::sys::fork_mark::pid;
+
+    #[test]
+    fn nothing_is_encoded_while_the_disk_is_slow() {
+        let dir = std::env::temp_dir().join(format!("nb-saver-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = Arc::new(SharedStateFile::open(&dir.join("state")).unwrap());
+        assert_eq!(file.try_take_right(None), WriteRight::Ours);
+        let text = "backend_server_monitoring: {log: none, backend_servers: [
+            {protocol: imap, host: 127.0.0.1, port: 1}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active =
+            ActiveConfig::succeed(None, config, pid(), true, StartState::default()).unwrap();
+        let log = Arc::new(Log::open(&LogSink::None).unwrap());
+        let mut saver = Saver::begin(&active, &file, &log);
+        let writing = file.hold_work();
+        saver.save(&active, &log);
+        let first = saver.at;
+        assert!(first.is_some());
+        for _ in 0..100 {
+            saver.note_turn();
+            saver.save(&active, &log);
+        }
+        assert_eq!(saver.at, first);
+        assert!(saver.is_pending());
+        drop(writing);
+        // What has changed meanwhile is written once there is room for it.
+        let end = Instant::now() + Duration::from_secs(60);
+        while saver.is_pending() {
+            assert!(Instant::now() < end);
+            saver.save(&active, &log);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(saver.at > first);
+        drop(saver);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -4,7 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,13 +14,9 @@ use super::request::{CommandRequest, CommandRequests};
 use super::saved::Saved;
 use super::work::Work;
 use crate::engine::config::shown_path;
-use crate::engine::log::{Level, Line, Log};
 use crate::sys::fork_mark::pid;
 use crate::sys::process::root_directory;
 use crate::sys::state_file::{Part, StateFile, Version};
-use crate::sys::thread::spawn_quiet;
-
-const WRITER_STACK: usize = 64 * 1024;
 
 /// How many times a content that does not read is read again: it may be one that is being written.
 const READ_AGAIN: u32 = 5;
@@ -259,33 +254,9 @@ impl SharedStateFile {
 
     // === Writing ===
 
-    /// Starts a thread that writes the contents it is given: a slow disk must not delay probes. The
-    /// thread ends when its handle is dropped, after it has written what is queued. `None` where
-    /// the system allows no thread.
-    pub fn writer(self: &Arc<Self>, log: Arc<Log>) -> Option<Writer> {
-        let (sender, contents) = sync_channel::<(u64, String)>(1);
-        let file = self.clone();
-        spawn_quiet("nb-state", WRITER_STACK, move || {
-            let mut failing = false;
-            while let Ok((term, content)) = contents.recv() {
-                // Of several failures in a row only the first one is logged; the next content is
-                // written all the same.
-                let written = file.write(term, &content);
-                if let (Err(e), false) = (&written, failing) {
-                    log.write(
-                        Line::new(Level::Error, "state_file_not_written")
-                            .quoted("path", &file.path.display().to_string())
-                            .quoted("reason", &e.to_string()),
-                    );
-                }
-                failing = written.is_err();
-            }
-        })
-        .ok()?;
-        Some(Writer {
-            file: self.clone(),
-            contents: sender,
-        })
+    /// The number of this term; see [`SharedStateFile::write`].
+    pub(super) fn term(&self) -> u64 {
+        self.terms.load(Ordering::Acquire)
     }
 
     /// Writes a content that was queued in this term. Does nothing where this process has no right
@@ -293,12 +264,12 @@ impl SharedStateFile {
     ///
     /// # Errors
     /// The system's; `WouldBlock` where another thread of this process does not finish.
-    fn write(&self, term: u64, content: &str) -> std::io::Result<()> {
+    pub(super) fn write(&self, term: u64, content: &str) -> std::io::Result<()> {
         let working = self.begin_work()?;
         let file = &working.file;
         // Another process may have taken over while this one was stopped.
         let may_write = self.is_writer() && !self.is_overtaken(file);
-        if may_write && self.terms.load(Ordering::Acquire) == term {
+        if may_write && self.term() == term {
             let number = write_content(file, content)?;
             self.written.store(number, Ordering::Release);
         }
@@ -320,6 +291,12 @@ impl SharedStateFile {
             std::io::ErrorKind::WouldBlock,
             "another thread of this process still writes it",
         ))
+    }
+
+    /// Keeps the writing thread from its work until the result is dropped.
+    #[cfg(test)]
+    pub(in crate::engine) fn hold_work(&self) -> impl Sized {
+        self.begin_work().unwrap()
     }
 
     // === Requests ===
@@ -345,20 +322,6 @@ impl SharedStateFile {
     /// Gives the place of the request back to other processes.
     pub fn stop_asking(&self) {
         self.requests.leave(&self.file.load());
-    }
-}
-
-/// The handle of the writing thread.
-pub struct Writer {
-    file: Arc<SharedStateFile>,
-    contents: SyncSender<(u64, String)>,
-}
-
-impl Writer {
-    /// Queues a content. False where another one is queued still.
-    pub fn write(&self, content: String) -> bool {
-        let term = self.file.terms.load(Ordering::Acquire);
-        self.contents.try_send((term, content)).is_ok()
     }
 }
 
@@ -391,7 +354,7 @@ mod tests {
     }
 
     fn now(store: &SharedStateFile) -> u64 {
-        store.terms.load(Ordering::Acquire)
+        store.term()
     }
 
     #[test]

@@ -22,5 +22,6 @@ pub mod saved;
 pub mod text;
 mod version_1;
 mod work;
+pub mod writer;
 
 pub use request::{ANSWERED_WITHIN, BODY_MAX};

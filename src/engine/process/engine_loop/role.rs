@@ -202,6 +202,7 @@ impl EngineLoop {
             .scheduler
             .get_or_insert_with(|| Scheduler::begin(active, log, &self.prober));
         scheduler.fit(active, log, followed, descriptors_for);
+        scheduler.start_missing_threads();
         scheduler
     }
 }
