@@ -50,7 +50,8 @@ impl Record {
     }
 
     /// Gives the record as many health states as its target has probe timers: changed intervals may add or
-    /// remove the timer of its deep probes. The verdict stays as it was. Returns whether the record has
+    /// remove the timer of its deep probes. The verdict stays as it was, and changes no sooner than both health
+    /// states would have: the counts are those of whichever is further from alive. Returns whether the record has
     /// changed.
     pub fn fit(&mut self, has_deep_timer: bool) -> bool {
         match (has_deep_timer, self.deep) {
@@ -60,8 +61,12 @@ impl Record {
                 self.connect.refusals = 0;
             }
             (false, Some(deep)) => {
-                self.connect.verdict = self.verdict();
-                self.connect.refusals = deep.refusals;
+                self.connect = HealthState {
+                    verdict: self.verdict(),
+                    failures: self.connect.failures.max(deep.failures),
+                    successes: self.connect.successes.min(deep.successes),
+                    refusals: deep.refusals,
+                };
                 self.deep = None;
             }
             _ => return false,
@@ -175,5 +180,43 @@ impl VerdictTable {
         }
         self.word(slot, ERROR_LENGTH)
             .store(u64::try_from(cut).unwrap_or(0), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(verdict: Verdict, failures: u16, successes: u16) -> HealthState {
+        HealthState {
+            verdict,
+            failures,
+            successes,
+            refusals: 0,
+        }
+    }
+
+    #[test]
+    fn the_counts_of_a_timer_that_ends_are_not_lost() {
+        use Verdict::{Alive, Dead, Unknown};
+        let fitted = |connect, deep| {
+            let mut record = Record {
+                connect,
+                deep: Some(deep),
+                ..Record::default()
+            };
+            let before = record.verdict();
+            assert!(record.fit(false) && record.deep.is_none());
+            assert_eq!(record.verdict(), before);
+            record.connect
+        };
+        // Good connect probes are no good deep ones.
+        let well = state(Alive, 0, 12);
+        assert_eq!(fitted(well, state(Dead, 3, 0)), state(Dead, 3, 0));
+        assert_eq!(fitted(well, state(Dead, 0, 2)), state(Dead, 0, 2));
+        assert_eq!(fitted(well, state(Alive, 2, 0)), state(Alive, 2, 0));
+        assert_eq!(fitted(well, state(Unknown, 0, 0)), state(Unknown, 0, 0));
+        assert_eq!(fitted(state(Dead, 4, 0), well), state(Dead, 4, 0));
+        assert_eq!(fitted(well, state(Alive, 0, 3)), state(Alive, 0, 3));
     }
 }
