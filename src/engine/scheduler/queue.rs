@@ -23,6 +23,8 @@ pub(super) enum Pace {
 pub(super) struct ReadyQueue {
     prompt: VecDeque<usize>,
     slow: VecDeque<usize>,
+    /// Whether the last timer that got a slot was a prompt one.
+    was_prompt: bool,
 }
 
 /// The number of slots, in total and taken.
@@ -57,6 +59,7 @@ impl ReadyQueue {
 
     pub(super) fn pop(&mut self, slots: Slots) -> Option<usize> {
         let pace = self.turn(slots)?;
+        self.was_prompt = pace == Pace::Prompt;
         self.of(pace).pop_front()
     }
 
@@ -82,8 +85,9 @@ impl ReadyQueue {
             return None;
         }
         let is_slow_waiting = !self.slow.is_empty();
-        // Prompt timers come first, except that slow ones get an eighth of the slots in any case.
-        let is_slow_owed = slots.slow < slots.limit / 8;
+        // Prompt timers come first, except that slow ones get an eighth of the slots in any case, and at
+        // least every other turn until they have one slot: an eighth of a few slots is none.
+        let is_slow_owed = slots.slow < slots.limit / 8 || (slots.slow == 0 && self.was_prompt);
         let may_slow_start = slots.slow < (slots.limit * 3 / 4).max(1);
         if is_slow_waiting && is_slow_owed {
             Some(Pace::Slow)
@@ -127,11 +131,33 @@ mod tests {
     #[test]
     fn one_slot_is_enough_for_both() {
         let mut queue = ReadyQueue::default();
-        queue.push(1, Pace::Slow);
-        queue.push(2, Pace::Prompt);
+        for at in [1, 2] {
+            queue.push(at, Pace::Slow);
+        }
+        for at in [4, 5] {
+            queue.push(at, Pace::Prompt);
+        }
         queue.push_first(3, Pace::Prompt);
-        let order = [0; 3].map(|slow| queue.pop(slots(1, 0, slow)));
-        assert_eq!(order, [Some(3), Some(2), Some(1)]);
+        let order = [0; 5].map(|slow| queue.pop(slots(1, 0, slow)));
+        assert_eq!(order, [Some(3), Some(1), Some(4), Some(2), Some(5)]);
         assert_eq!(queue.pop(slots(1, 0, 0)), None);
+    }
+
+    /// More prompt timers than the slots can serve must not keep a slow one from its turn.
+    #[test]
+    fn slow_targets_have_a_slot_of_a_few_too() {
+        for limit in 2..8 {
+            let mut queue = ReadyQueue::default();
+            for at in 0..100 {
+                queue.push(at, Pace::Prompt);
+            }
+            queue.push(200, Pace::Slow);
+            queue.push(201, Pace::Slow);
+            let first = [queue.pop(slots(limit, 0, 0)), queue.pop(slots(limit, 1, 0))];
+            assert_eq!(first, [Some(0), Some(200)], "{limit}");
+            // The second one waits until the first one's probe has ended.
+            assert_eq!(queue.pop(slots(limit, 1, 1)), Some(1), "{limit}");
+            assert_eq!(queue.pop(slots(limit, 1, 0)), Some(201), "{limit}");
+        }
     }
 }
