@@ -128,6 +128,57 @@ describe("a probe", function()
     end
   end)
 
+  -- What an IMAP server says after its greeting.
+  local IMAP = "\n" .. [[
+expect ^a1 CAPABILITY
+send * CAPABILITY IMAP4rev1\r\na1 OK done\r\n
+expect LOGOUT
+close]]
+
+  it("probes a slow target also where more prompt ones wait than there are slots for", function()
+    -- Their greetings take 0.7 s and 0.1 s.
+    local slow = world:open({ script = "drip 70 * OK it\\r\\n" .. IMAP })
+    local prompt = world:open({ script = "drip 10 * OK it\\r\\n" .. IMAP })
+    local servers = { engine.imap(slow.port, { deep_check = true, deep_timeout = "20s" }) }
+    for index = 1, 20 do
+      -- Equal targets would share their probes.
+      servers[index + 1] = engine.imap(prompt.port, { deep_check = true, source_address = "127.1.0." .. index })
+    end
+    for _, limit in ipairs({ 1, 4 }) do
+      nb.configure(engine.config({}))
+      nb.configure(engine.config(servers, { max_concurrent_probes = limit }))
+      engine.await_verdict(nb, slow.port, "alive", 60)
+    end
+  end)
+
+  it("needs recovery_threshold good deep probes also after a reload without a timer for them", function()
+    local server = world:open({ script = "send * BYE no room\\r\\n\nclose" })
+    local function configure(deep_interval)
+      nb.configure(engine.config({ engine.imap(server.port, { deep_check = true }) }, {
+        connect_interval = "50ms", deep_interval = deep_interval, recovery_threshold = 30, connect_timeout = "5s",
+      }))
+    end
+    configure("60ms")
+    engine.await_verdict(nb, server.port, "dead")
+    -- As many good connect probes as the threshold asks for.
+    engine.await_probes(nb, server.port, 90)
+    configure("50ms")
+    local before = engine.target(nb, server.port).probes
+    server:play("send * OK it\\r\\n" .. IMAP)
+    engine.await_verdict(nb, server.port, "alive")
+    local took = engine.target(nb, server.port).probes - before
+    assert.is_true(took >= 30, "alive after " .. took .. " probes")
+  end)
+
+  it("makes a target that counts as dead at first alive soon", function()
+    local server = world:open()
+    nb.configure(engine.config({ engine.imap(server.port) }, {
+      connect_interval = "1h", recovery_threshold = 3, initial_state = "dead",
+    }))
+    engine.await_verdict(nb, server.port, "alive")
+    assert.are.equal(3, engine.target(nb, server.port).probes)
+  end)
+
   it("lets no slow target delay another's verdict", function()
     local port = world:open().port
     local servers = { engine.imap(port) }

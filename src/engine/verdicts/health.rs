@@ -72,10 +72,11 @@ impl HealthState {
         next
     }
 
-    /// Whether the next probe should come after `fast_interval`: the target is dead, or its last
-    /// probe failed.
+    /// Whether the next probe should come after `fast_interval`: the target is dead, its last probe
+    /// failed, or it has had good probes and needs more of them for its first verdict.
     pub fn wants_fast_probe(self) -> bool {
-        self.verdict == Verdict::Dead || self.failures > 0
+        let is_recovering = self.verdict == Verdict::Unknown && self.successes > 0;
+        self.verdict == Verdict::Dead || self.failures > 0 || is_recovering
     }
 
     /// The state as one word of shared memory.
@@ -173,6 +174,15 @@ mod tests {
         assert!(failed.wants_fast_probe());
         assert!(failed.step(false, t).wants_fast_probe());
         assert!(!failed.step(true, t).wants_fast_probe());
+    }
+
+    #[test]
+    fn a_fast_probe_follows_a_good_one_that_makes_no_verdict_yet() {
+        let t = thresholds(1, 3, false);
+        assert!(!HealthState::default().wants_fast_probe());
+        let first = HealthState::default().step(true, t);
+        assert!(first.wants_fast_probe() && first.step(true, t).wants_fast_probe());
+        assert!(!first.step(true, t).step(true, t).wants_fast_probe());
     }
 
     #[test]
