@@ -44,6 +44,13 @@ collectgarbage()
 collectgarbage()
 tap.check("nor does one that is forgotten", no_thread_left())
 
+-- The thread is there again for that check alone.
+nb.stop()
+assert(no_thread_left())
+local late = check(port, "5s")
+tap.check("a check after a stop is made", late:wait(30) and late:result() == nil, late:result())
+tap.check("and the thread ends after it", no_thread_left())
+
 local kept = check(silent, "500ms")
 nb.stop()
 nb.start()

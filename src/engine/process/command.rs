@@ -34,6 +34,9 @@ pub(super) struct Reports {
     /// Whether this process runs its engine. The thread may also be there for checks on demand only, or still
     /// be there after `stop`, and be told of a configuration.
     pub is_running: fn() -> bool,
+    /// Whether the engine thread should stay when it has nothing to do: `stop` was not called, or `start` was
+    /// called since.
+    pub is_wanted: fn() -> bool,
     /// Start another thread in place of one that was lost.
     pub restart: fn(),
     /// Whether the thread may end now: if the closure returns true, it has nothing to do, and gets

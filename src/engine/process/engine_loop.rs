@@ -67,6 +67,8 @@ pub(super) struct EngineLoop {
     /// The empty set of targets that are probed elsewhere.
     nobody: Followed,
     lock_failed: bool,
+    /// Whether there was a [`Command::Stop`] and no [`Command::Serve`] since, perhaps before this thread was
+    /// started for a check. The thread ends when the checks on demand are done.
     stopped: bool,
     /// The configuration that was served until [`Command::Stop`]. This process keeps its role there if the
     /// engine was started again before the thread stopped.
@@ -82,6 +84,7 @@ pub(super) struct EngineLoop {
 impl EngineLoop {
     pub(super) fn new(signs: HostSigns, reports: Reports) -> Self {
         let prober = Arc::new(Prober::default());
+        let stopped = !(reports.is_wanted)();
         Self {
             signs,
             reports,
@@ -92,7 +95,7 @@ impl EngineLoop {
             following: None,
             nobody: Followed::default(),
             lock_failed: false,
-            stopped: false,
+            stopped,
             served: None,
             role_checked: Instant::now(),
             handover_tries: 0,
@@ -129,17 +132,14 @@ impl EngineLoop {
                         checks_role = true;
                     }
                     Some(Command::Check(request)) => {
-                        self.stopped = false;
                         self.checks.start(request);
                         continue;
                     }
                     Some(Command::Route(request)) => {
-                        self.stopped = false;
                         self.route(*request, serving.as_ref());
                         continue;
                     }
                     Some(Command::Store(request)) => {
-                        self.stopped = false;
                         let client = self.client_for(&request.active, serving.as_ref());
                         tokio::spawn(relayed(request.run(client)));
                         continue;

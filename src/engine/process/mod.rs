@@ -70,6 +70,7 @@ const REPORTS: Reports = Reports {
     stopped: |active| current().stopped(active),
     lost: |engine| current().lost(engine),
     is_running: || current().is_running(),
+    is_wanted: || current().is_wanted(),
     restart: || current().restart(),
     may_end: |is_idle| current().may_end(is_idle),
 };
@@ -221,7 +222,7 @@ impl Process {
                 let log = p.log.load_full()?;
                 Some(Arc::new(log.after_fork()))
             })),
-            wanted: AtomicBool::new(inherited.is_none_or(|p| p.wanted.load(Ordering::Acquire))),
+            wanted: AtomicBool::new(inherited.is_none_or(|p| p.is_wanted())),
             running: AtomicBool::new(false),
             has_run: AtomicBool::new(false),
             refused_start_ns: AtomicU64::new(0),
@@ -272,6 +273,10 @@ impl Process {
     /// Whether the engine thread runs in this process.
     pub fn is_running(&self) -> bool {
         self.running.load(Ordering::Acquire)
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Acquire)
     }
 
     /// Whether this process is the one that probes.

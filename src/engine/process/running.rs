@@ -91,7 +91,7 @@ impl Process {
 
     /// Whether there is a configuration and `stop` was not called since.
     pub(super) fn should_run(&self) -> bool {
-        self.wanted.load(Ordering::Acquire) && self.is_configured()
+        self.is_wanted() && self.is_configured()
     }
 
     pub(super) fn send(&self, command: Command) -> Result<(), String> {
