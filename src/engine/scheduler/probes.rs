@@ -169,6 +169,7 @@ impl Scheduler {
                 && !running.is_known.load(Ordering::Relaxed)
             {
                 self.tasks.remove(&task);
+                timer.take_back_start(&self.active.table, running.start);
                 timer.is_requested |= running.start.is_hurried;
                 timer.pace = Pace::Slow;
                 // Dropping the `RunningProbe` cancels its task.

@@ -426,3 +426,30 @@ async fn a_probe_whose_result_is_known_is_not_cancelled_for_another() {
     assert_eq!(record.probes, 1);
     server.join().unwrap();
 }
+
+/// Another configuration or prober may come before its turn in the queue of slow ones, and would take the start
+/// for that of a probe with an outcome.
+#[tokio::test]
+async fn a_probe_that_gave_up_its_slot_has_not_started() {
+    let [(_first, a), (_second, b)] = [silent(), silent()];
+    let text = format!(
+        "backend_server_monitoring: {{log: none, max_concurrent_probes: 1, connect_interval: {HOUR}, \
+         backend_servers: [{{protocol: imap, host: 127.0.0.1, port: {a}, tls: true}}, \
+         {{protocol: imap, host: 127.0.0.1, port: {b}, tls: true}}]}}"
+    );
+    let mut engine = Engine::begin_with(&Arc::new(Config::from_yaml(&text, &|_| None).unwrap()));
+    let before = engine.started_ns(0);
+    let scheduler = &mut engine.scheduler;
+    scheduler.due.clear();
+    for at in 0..2 {
+        scheduler.make_ready(at);
+    }
+    scheduler.probe_due();
+    assert!(matches!(scheduler.timers[0].state, TimerState::InFlight(_)));
+    for (started, _) in &mut scheduler.prompt_tasks {
+        *started = started.saturating_sub(60_000_000_000);
+    }
+    scheduler.make_way();
+    assert!(matches!(scheduler.timers[0].state, TimerState::Ready));
+    assert_eq!(engine.started_ns(0), before);
+}
