@@ -1,8 +1,8 @@
 //! Makes a configuration the active one: from a call, or from the file that the environment names.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::{Process, signs};
@@ -135,7 +135,8 @@ impl Process {
             }
             _ => Arc::new(open_log(&config.log).map_err(|e| config.origin.of_log(&e))?),
         };
-        let mut state = open_state_file(before.as_deref(), &config, &log)?;
+        let state_files = &mut control.state_files;
+        let mut state = open_state_file(before.as_deref(), state_files, &config, &log)?;
         state.names = names;
         let active = ActiveConfig::succeed(before.as_ref(), Arc::new(config), pid(), head, state)
             .map_err(|e| format!("cannot share memory with forked processes: {e}"))?;
@@ -218,21 +219,32 @@ impl Process {
     }
 }
 
-/// Opens and reads the state file of a configuration. If the configuration before it has the same
-/// path, its open file is used again. A content that cannot be used is logged; the first content that
-/// is saved replaces it.
+/// Opens and reads the state file of a configuration. If the process has it open already, for the configuration
+/// before or for one whose last content is still being written, the open file is used again: see
+/// [`SharedStateFile::is_at`]. A content that cannot be used is logged; the first content that is saved replaces
+/// it. `opened`: the files that this process has opened.
 fn open_state_file(
     before: Option<&ActiveConfig>,
+    opened: &mut Vec<Weak<SharedStateFile>>,
     config: &Config,
     log: &Log,
 ) -> Result<StartState, String> {
     let Some(path) = &config.state_file else {
         return Ok(StartState::default());
     };
-    let open = before.and_then(|b| b.state_file.clone());
-    let file = match open.filter(|file| file.is_at(path)) {
+    let of_before = before.and_then(|b| b.state_file.clone());
+    let mut open = of_before
+        .into_iter()
+        .chain(opened.iter().filter_map(Weak::upgrade));
+    let file = match open.find(|file| file.is_at(path)) {
         Some(file) => file,
-        None => Arc::new(SharedStateFile::open(path).map_err(|e| config.origin.of_state_file(&e))?),
+        None => {
+            let file = SharedStateFile::open(path).map_err(|e| config.origin.of_state_file(&e))?;
+            let file = Arc::new(file);
+            opened.retain(|file| file.strong_count() > 0);
+            opened.push(Arc::downgrade(&file));
+            file
+        }
     };
     // Again, now that both are open: a path that led nowhere before may have been a link to the other.
     config
@@ -258,4 +270,34 @@ fn open_log(sink: &LogSink) -> Result<Log, String> {
         LogSink::File(path) => format!("log: cannot append to {}: {e}", shown_path(path)),
         _ => format!("log: {e}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its writing thread may still have it open, though no configuration has it any more.
+    #[test]
+    fn a_state_file_is_open_once() {
+        let dir = std::env::temp_dir().join(format!("nb-open-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let text = format!(
+            "backend_server_monitoring: {{log: none, state_file: {}, backend_servers: []}}",
+            dir.join("state").display()
+        );
+        let config = Config::from_yaml(&text, &|_| None).unwrap();
+        let log = Log::open(&LogSink::None).unwrap();
+        let mut opened = Vec::new();
+        let mut open = || {
+            let state = open_state_file(None, &mut opened, &config, &log).unwrap();
+            state.state_file.unwrap()
+        };
+        let (first, again) = (open(), open());
+        assert!(Arc::ptr_eq(&first, &again));
+        drop((first, again));
+        drop(open());
+        assert_eq!(opened.len(), 1);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -48,6 +48,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::active::{ActiveConfig, Snapshot};
 use super::config::LogSink;
 use super::log::{Line, Log};
+use super::state_file::file::SharedStateFile;
 use crate::sys::fork_mark::{ForkMark, incarnation, pid};
 use crate::sys::{clock, thread as threads};
 use check::Ticket;
@@ -135,6 +136,8 @@ struct Control {
     /// What [`Process::give_up`] makes active again, the last one first: the configurations before those that
     /// are not in force, with their logs.
     earlier: Vec<(Arc<ActiveConfig>, Arc<Log>)>,
+    /// The state files that this process has opened; some may be closed.
+    state_files: Vec<Weak<SharedStateFile>>,
     /// When the file of [`configure::CONFIG_VARIABLE`] was last refused, and why.
     refused: Option<(Instant, NotConfigured)>,
 }
