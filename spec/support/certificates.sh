@@ -7,6 +7,7 @@
 #   soon        is right, and ends in seven days
 #   other       is right for other.example.org only
 #   selfsigned  is right, and signed by nobody
+#   resigned    is right, and signed by an authority that has the name of twin.crt and another key
 set -euo pipefail
 mkdir -p "$1"
 cd "$1"
@@ -58,3 +59,15 @@ sign other DNS:other.example.org "$(day -1)" "$(day 30)"
 openssl req -x509 $curve -config ca.cnf -days 30 -keyout selfsigned.key -out selfsigned.crt \
     -subj /CN=localhost -addext "subjectAltName=$here" 2>/dev/null
 cat selfsigned.crt selfsigned.key >selfsigned.pem
+
+# Without identifiers of keys, so that only the signature tells one twin from the other.
+bare="-addext subjectKeyIdentifier=none -addext authorityKeyIdentifier=none"
+for twin in twin twin-before; do
+    openssl req -x509 $curve -config ca.cnf -days 30 -keyout "$twin.key" -out "$twin.crt" -subj "/CN=Twin authority" \
+        -addext basicConstraints=critical,CA:TRUE $bare 2>/dev/null
+done
+printf '%s\n' "subjectAltName=$here" subjectKeyIdentifier=none authorityKeyIdentifier=none >resigned.cnf
+openssl req -new $curve -config ca.cnf -keyout resigned.key -out resigned.csr -subj /CN=resigned 2>/dev/null
+openssl x509 -req -in resigned.csr -CA twin-before.crt -CAkey twin-before.key -CAcreateserial -days 30 \
+    -extfile resigned.cnf -out resigned.crt 2>/dev/null
+cat resigned.crt resigned.key >resigned.pem

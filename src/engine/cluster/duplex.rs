@@ -17,7 +17,6 @@ use openssl::x509::verify::X509CheckFlags;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
-use tokio_openssl::SslStream;
 
 use crate::engine::config::{ClusterFiles, RedisAddress};
 use crate::engine::probe::attempt_interval;
@@ -25,6 +24,7 @@ use crate::engine::probe::resolve::Resolver;
 use crate::engine::target::Host;
 use crate::sys::relay::HaltIfLost;
 use crate::sys::tls_certificates;
+use crate::sys::tls_stream::TlsStream;
 
 /// Opens streams. The TLS context is made once: it takes milliseconds.
 pub(super) struct Dialler {
@@ -111,8 +111,8 @@ impl Dialler {
         };
         let ssl = connection(context, host).map_err(|error| format!("TLS: {error}"))?;
         let wire = Duplex::new(stream);
-        let mut tls = SslStream::new(ssl, wire).map_err(|error| format!("TLS: {error}"))?;
-        let done = Pin::new(&mut tls).connect().await;
+        let mut tls = TlsStream::new(ssl, wire).map_err(|error| format!("TLS: {error}"))?;
+        let done = tls.connect().await;
         done.map_err(|error| {
             let verified = tls.ssl().verify_result();
             if verified == openssl::x509::X509VerifyResult::OK {

@@ -15,7 +15,7 @@ use super::super::target::{ClientCertificate, Target};
 use super::pem_file::{self, Unread};
 use super::text::shown_path;
 use crate::sys::tls_certificates::{self, KeyProblem};
-use crate::sys::tls_library;
+use crate::sys::{tls_errors, tls_library};
 
 /// The content of the files with client certificates when the configuration was made.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -127,7 +127,7 @@ type OfFile<T> = Result<T, (&'static str, Unread)>;
 fn read_key(files: &ClientCertificate) -> OfFile<(Zeroizing<Vec<u8>>, PKey<Private>)> {
     let of_key = |unread: Unread| (KEY_FILE, unread.in_file(&files.key_file));
     let key = pem_file::read(&files.key_file).map_err(of_key)?;
-    let private = tls_certificates::key_from_pem(&key)
+    let private = tls_errors::apart(|| tls_certificates::key_from_pem(&key))
         .map_err(|problem| of_key(key_problem(&problem, &key).into()))?;
     Ok((key, private))
 }
@@ -145,8 +145,11 @@ fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unre
     let mut certificates = pem_file::certificates(&chain).map_err(of_cert)?.into_iter();
     let (key, private) = read_key(files)?;
     if let Some(leaf) = certificates.next() {
-        let public = leaf.public_key();
-        if public.is_ok_and(|public| !public.public_eq(&private)) {
+        let is_of_another = || {
+            let public = leaf.public_key();
+            public.is_ok_and(|public| !public.public_eq(&private))
+        };
+        if tls_errors::apart(is_of_another) {
             let problem = format!(
                 "the key of the certificate in tls_cert_file ({}) expected, got another one",
                 shown_path(cert_file)
@@ -157,7 +160,7 @@ fn read(files: &ClientCertificate) -> Result<CertificatePem, (&'static str, Unre
             let mut builder = SslContext::builder(SslMethod::tls_client())?;
             install(&mut builder, &leaf, certificates, &private)
         };
-        is_usable().map_err(|errors: ErrorStack| {
+        tls_errors::apart(is_usable).map_err(|errors: ErrorStack| {
             let reason = pem_file::first_reason(&errors);
             of_cert(format!("OpenSSL refuses the certificate: {reason}").into())
         })?;
@@ -182,4 +185,53 @@ fn key_problem(problem: &KeyProblem, pem: &[u8]) -> String {
         _ => "a file without any",
     };
     format!("a private key in PEM form expected, got {got}")
+}
+
+#[cfg(test)]
+mod tests {
+    use openssl::asn1::{Asn1Object, Asn1OctetString, Asn1Time};
+    use openssl::hash::MessageDigest;
+    use openssl::rsa::Rsa;
+    use openssl::x509::X509Extension;
+
+    use super::*;
+
+    /// OpenSSL accepts a certificate whose names cannot be read, and leaves an error.
+    #[test]
+    fn reading_a_certificate_leaves_the_hosts_errors_and_none_of_its_own() {
+        let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+        let mut certificate = X509::builder().unwrap();
+        certificate.set_version(2).unwrap();
+        certificate.set_pubkey(&key).unwrap();
+        let at = |days| Asn1Time::days_from_now(days).unwrap();
+        certificate.set_not_before(&at(0)).unwrap();
+        certificate.set_not_after(&at(1)).unwrap();
+        let names = X509Extension::new_from_der(
+            &Asn1Object::from_str("subjectAltName").unwrap(),
+            false,
+            &Asn1OctetString::new_from_bytes(b"no names").unwrap(),
+        );
+        certificate.append_extension(names.unwrap()).unwrap();
+        certificate.sign(&key, MessageDigest::sha256()).unwrap();
+        let folder = std::env::temp_dir();
+        let file = |kind| folder.join(format!("nb-client-{kind}-{}", std::process::id()));
+        let files = ClientCertificate {
+            cert_file: file("cert"),
+            key_file: file("key"),
+        };
+        std::fs::write(&files.cert_file, certificate.build().to_pem().unwrap()).unwrap();
+        let pem = key.private_key_to_pem_pkcs8().unwrap();
+        std::fs::write(&files.key_file, pem).unwrap();
+        let of_host = X509::from_der(b"").unwrap_err();
+        of_host.put();
+        let was_read = read(&files).is_ok();
+        for file in [&files.cert_file, &files.key_file] {
+            std::fs::remove_file(file).unwrap();
+        }
+        assert!(was_read);
+        let codes = |errors: &ErrorStack| -> Vec<_> {
+            errors.errors().iter().map(|error| error.code()).collect()
+        };
+        assert_eq!(codes(&ErrorStack::get()), codes(&of_host));
+    }
 }

@@ -1,7 +1,6 @@
 //! One TLS handshake by OpenSSL, with the system's `openssl.cnf` in force.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant};
 use openssl::error::ErrorStack;
 use openssl::ssl::{self, Ssl, SslRef, SslVerifyMode, SslVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_openssl::SslStream;
 
 use super::context::TlsContext;
 use super::details;
@@ -25,6 +23,7 @@ use crate::engine::probe::deadline::within;
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{Target, TlsMinVersion};
 use crate::sys::tls_session::Resumable;
+use crate::sys::tls_stream::TlsStream;
 use crate::sys::{tls_certificate_request, tls_group};
 
 /// How long a probe waits at least for the refusal of a server that asked for a client certificate
@@ -41,16 +40,16 @@ pub(super) async fn handshake<S>(
     slot: Option<&Arc<SessionSlot>>,
     session: Option<Kept<Resumable>>,
     note: &(dyn Fn(&SslRef) + Sync),
-) -> Result<(SslStream<Wire<S>>, Made), ProbeError>
+) -> Result<(TlsStream<Wire<S>>, Made), ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let ssl = connection(context, target, slot, session.as_ref())
         .map_err(|errors| reason::setup_of_connection(&errors))?;
     let mut tls =
-        SslStream::new(ssl, wire).map_err(|errors| reason::setup_of_connection(&errors))?;
+        TlsStream::new(ssl, wire).map_err(|errors| reason::setup_of_connection(&errors))?;
     let begun = Instant::now();
-    match within(target.tls_timeout, Pin::new(&mut tls).connect()).await {
+    match within(target.tls_timeout, tls.connect()).await {
         None => return Err(ProbeError::timeout(Stage::Tls, target.tls_timeout)),
         Some(Err(error)) => {
             note(tls.ssl());
@@ -90,12 +89,12 @@ fn may_still_refuse(ssl: &SslRef) -> bool {
 
 /// Waits for a sign that the server has accepted the client: a session ticket, which it sends only
 /// after the handshake, or application data, which stays unread. A refusal arrives as an alert.
-async fn acceptance<S>(tls: &mut SslStream<Wire<S>>) -> Result<(), ssl::Error>
+async fn acceptance<S>(tls: &mut TlsStream<Wire<S>>) -> Result<(), ssl::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     poll_fn(|cx| {
-        let peeked = Pin::new(&mut *tls).poll_peek(cx, &mut [0]);
+        let peeked = tls.poll_peek(cx, &mut [0]);
         let notes = notes::of_connection(tls.ssl());
         if notes.is_some_and(|notes| notes.has_session.load(Ordering::Relaxed)) {
             return Poll::Ready(Ok(()));

@@ -16,6 +16,7 @@ use crate::engine::probe::proxy;
 use crate::engine::probe::transport::READ_LIMIT_TEXT;
 use crate::engine::target::{Host, Target, TlsMinVersion};
 use crate::sys::tls_certificate_request;
+use crate::sys::tls_errors::{self, tell_of_no_memory};
 
 /// Alerts by which servers refuse a certificate, beside `certificate_required`: handshake_failure,
 /// bad_certificate … certificate_unknown, unknown_ca, access_denied, decrypt_error.
@@ -60,7 +61,7 @@ pub(super) fn setup_of_connection(errors: &ErrorStack) -> ProbeError {
 /// parse) persists until the configuration is changed.
 pub(super) fn before_handshake(errors: &ErrorStack, what: &str) -> ProbeError {
     let mut numbers = errors.errors().iter().filter_map(system_error);
-    let stage = if numbers.any(is_want_of_means) || lacks_memory(errors) || is_memory_short() {
+    let stage = if numbers.any(is_want_of_means) || tell_of_no_memory(errors) || is_memory_short() {
         Stage::Internal
     } else {
         Stage::Tls
@@ -73,15 +74,6 @@ fn system_error(error: &Error) -> Option<i32> {
     // OpenSSL 3 does not return it from `reason_code`. All versions have it in the lowest 12 bits.
     let number = i32::try_from(error.code() & 0xfff).ok()?;
     (error.library_code() == ERR_LIB_SYS).then_some(number)
-}
-
-/// Whether OpenSSL got no memory. The errors that follow from it, such as a key that counts as
-/// too weak because it could not be read, say nothing about the server.
-fn lacks_memory(errors: &ErrorStack) -> bool {
-    // `ERR_R_MALLOC_FAILURE` has this text in all versions and in no language but English; its
-    // number changed with OpenSSL 3.
-    let is_it = |error: &Error| error.reason() == Some("malloc failure");
-    errors.errors().iter().any(is_it)
 }
 
 /// Whether this is a failure of OpenSSL to prepare a cipher or a digest of its own, which no peer
@@ -139,7 +131,7 @@ pub(super) fn handshake(error: &ssl::Error, ssl: &SslRef, target: &Target) -> Pr
     let is_out_of_memory = ssl.verify_result().as_raw() == OUT_OF_MEMORY;
     let says_so = error
         .ssl_error()
-        .is_some_and(|errors| lacks_memory(errors) || errors.errors().iter().any(is_local));
+        .is_some_and(|errors| tell_of_no_memory(errors) || errors.errors().iter().any(is_local));
     if is_out_of_memory || says_so || is_memory_short() || want_of_memory::explains(ssl) {
         return ProbeError::new(Stage::Internal, "OpenSSL is out of memory".to_owned());
     }
@@ -298,7 +290,10 @@ fn names_text(leaf: &X509Ref) -> String {
 
 /// The DNS names and addresses in a certificate, in printable ASCII.
 pub(super) fn alternative_names(leaf: &X509Ref) -> Vec<String> {
-    leaf.subject_alt_names()
+    let names = leaf.subject_alt_names();
+    // Names that cannot be read are none, and leave an error.
+    tls_errors::forget();
+    names
         .iter()
         .flatten()
         .filter_map(|name| {
@@ -319,9 +314,24 @@ fn ip_text(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use openssl::asn1::{Asn1Object, Asn1OctetString};
     use openssl::ssl::{SslContext, SslMethod};
+    use openssl::x509::{X509, X509Extension};
 
     use super::*;
+
+    #[test]
+    fn names_that_cannot_be_read_leave_no_error() {
+        let names = X509Extension::new_from_der(
+            &Asn1Object::from_str("subjectAltName").unwrap(),
+            false,
+            &Asn1OctetString::new_from_bytes(b"no names").unwrap(),
+        );
+        let mut certificate = X509::builder().unwrap();
+        certificate.append_extension(names.unwrap()).unwrap();
+        assert_eq!(alternative_names(&certificate.build()), [""; 0]);
+        assert!(ErrorStack::get().errors().is_empty());
+    }
 
     #[test]
     fn the_systems_error_is_found_in_openssls() {

@@ -12,6 +12,7 @@ use openssl::x509::{X509, X509Ref, X509StoreContext};
 
 use super::names::expect_name;
 use super::notes::{of_connection, refused_chain};
+use crate::sys::tls_errors;
 
 /// `X509_V_ERR_HOSTNAME_MISMATCH` (`openssl/x509_vfy.h`).
 pub(super) const HOSTNAME_MISMATCH: i32 = 62;
@@ -30,6 +31,13 @@ const BITS: [u32; 6] = [0, 80, 112, 128, 192, 256];
 
 /// Whether the handshake failed for a certificate in which the fault is not found again.
 pub(super) fn explains(ssl: &SslRef) -> bool {
+    let is_explained = is_not_found_again(ssl);
+    // A certificate that is refused once more leaves the errors of its verification.
+    tls_errors::forget();
+    is_explained
+}
+
+fn is_not_found_again(ssl: &SslRef) -> bool {
     match ssl.verify_result().as_raw() {
         KEY_TOO_SMALL => has_strong_key(ssl).unwrap_or(false),
         HOSTNAME_MISMATCH | IP_MISMATCH => {
@@ -86,14 +94,75 @@ fn read_anew(certificate: &X509Ref) -> Option<X509> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use openssl::asn1::Asn1Time;
     use openssl::ec::{EcGroup, EcKey};
+    use openssl::error::ErrorStack;
     use openssl::hash::MessageDigest;
     use openssl::nid::Nid;
-    use openssl::pkey::PKey;
-    use openssl::x509::extension::SubjectAlternativeName;
+    use openssl::pkey::{PKey, Private};
+    use openssl::ssl::{Ssl, SslContext, SslMethod, SslStream};
+    use openssl::x509::X509Name;
+    use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 
+    use super::super::notes::{Notes, notes_index};
+    use super::super::verified;
     use super::*;
+
+    /// A certificate for `subject` with a key of its own. Its issuer is called "CA" and has the key `signed_by`, if
+    /// given; else it has signed itself. No identifiers of keys tell one "CA" from another.
+    fn certificate(subject: &str, signed_by: Option<&PKey<Private>>) -> (X509, PKey<Private>) {
+        let named = |text| {
+            let mut name = X509Name::builder().unwrap();
+            name.append_entry_by_nid(Nid::COMMONNAME, text).unwrap();
+            name.build()
+        };
+        let curve = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&curve).unwrap()).unwrap();
+        let mut made = X509::builder().unwrap();
+        made.set_version(2).unwrap();
+        made.set_subject_name(&named(subject)).unwrap();
+        made.set_issuer_name(&named("CA")).unwrap();
+        made.set_pubkey(&key).unwrap();
+        let at = |days| Asn1Time::days_from_now(days).unwrap();
+        made.set_not_before(&at(0)).unwrap();
+        made.set_not_after(&at(1)).unwrap();
+        if signed_by.is_none() {
+            let authority = BasicConstraints::new().critical().ca().build().unwrap();
+            made.append_extension(authority).unwrap();
+        }
+        let signer = signed_by.unwrap_or(&key);
+        made.sign(signer, MessageDigest::sha256()).unwrap();
+        (made.build(), key)
+    }
+
+    #[test]
+    fn a_wrong_signature_is_found_again_and_leaves_no_errors() {
+        let (_, key_before) = certificate("CA", None);
+        let (authority, _) = certificate("CA", None);
+        let (leaf, key) = certificate("a.example", Some(&key_before));
+        let mut server = SslContext::builder(SslMethod::tls_server()).unwrap();
+        server.set_certificate(&leaf).unwrap();
+        server.set_private_key(&key).unwrap();
+        let server = server.build();
+        let mut client = SslContext::builder(SslMethod::tls_client()).unwrap();
+        verified::require(&mut client).unwrap();
+        client.cert_store_mut().add_cert(authority).unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut theirs = SslStream::new(Ssl::new(&server).unwrap(), theirs).unwrap();
+        let accepting = std::thread::spawn(move || theirs.accept().map_err(drop));
+        let mut ssl = Ssl::new(&client.build()).unwrap();
+        ssl.set_ex_data(notes_index().unwrap(), Notes::default());
+        let mut ours = SslStream::new(ssl, ours).unwrap();
+        assert!(ours.connect().is_err());
+        // X509_V_ERR_CERT_SIGNATURE_FAILURE
+        assert_eq!(ours.ssl().verify_result().as_raw(), 7);
+        assert!(!explains(ours.ssl()));
+        assert!(ErrorStack::get().errors().is_empty());
+        drop(ours);
+        let _ = accepting.join().unwrap();
+    }
 
     #[test]
     fn a_leaf_has_the_names_in_it_and_no_other() {
