@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion};
 use openssl::x509::verify::X509CheckFlags;
@@ -19,8 +17,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 
 use crate::engine::config::{ClusterFiles, RedisAddress};
-use crate::engine::probe::attempt_interval;
 use crate::engine::probe::resolve::Resolver;
+use crate::engine::probe::{Attempts, ConnectionLimit, attempt_interval};
 use crate::engine::target::Host;
 use crate::sys::relay::HaltIfLost;
 use crate::sys::tls_certificates;
@@ -76,18 +74,25 @@ impl Dialler {
         within: Duration,
     ) -> Result<Duplex, String> {
         let next_after = attempt_interval(within, addresses.len());
+        let attempt = |ip| async move {
+            let address = SocketAddr::new(ip, to.port);
+            let connected = self.connected(address, &to.host).await;
+            connected.map_err(|error| format!("{address}: {error}"))
+        };
         let mut waiting = addresses.iter();
-        let mut attempts = FuturesUnordered::new();
+        // Its own number bounds them: there are few connections to the store.
+        let mut attempts = Attempts::new(&ConnectionLimit::default(), within, addresses.len());
         // Dropped before the attempts, whose sockets are closed then: see `Duplex`.
         let _check = HaltIfLost;
         let mut problem = String::from("no address");
         loop {
-            if let Some(ip) = waiting.next() {
-                let address = SocketAddr::new(*ip, to.port);
-                attempts.push(async move {
-                    let connected = self.connected(address, &to.host).await;
-                    connected.map_err(|error| format!("{address}: {error}"))
-                });
+            let mut pause = next_after;
+            if let Some(&ip) = waiting.as_slice().first() {
+                if attempts.begin(|| attempt(ip)) {
+                    waiting.next();
+                } else {
+                    pause = attempts.until_room();
+                }
             } else if attempts.is_empty() {
                 return Err(problem);
             }
@@ -97,7 +102,7 @@ impl Dialler {
                     Ok(wire) => return Ok(wire),
                     Err(error) => problem = error,
                 },
-                () = sleep(next_after), if has_more => {}
+                () = sleep(pause), if has_more => {}
             }
         }
     }

@@ -8,12 +8,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::time::{sleep, timeout};
 
+use super::attempts::Attempts;
+use super::connection_limit::ConnectionLimit;
 use super::error::{ProbeError, Stage, io_text, is_want_of_means};
 use super::socket::{Stream, end_abruptly, ended};
 use crate::sys::reconnect::disconnect;
@@ -151,7 +152,8 @@ fn is_underway(error: &io::Error) -> bool {
 
 /// What [`connect`] connects to, and how.
 pub(super) struct Destination<'a> {
-    /// In the order in which they are tried.
+    /// In the order in which they are tried. An IPv4 address that is written as an IPv6 one (`::ffff:192.0.2.1`) is
+    /// connected to as IPv4.
     pub addresses: &'a [IpAddr],
     pub port: u16,
     /// The local address to connect from. Only peer addresses of its family are tried.
@@ -159,12 +161,15 @@ pub(super) struct Destination<'a> {
     pub manner: Manner,
     /// The time for all addresses together.
     pub time: Duration,
+    /// What attempts beside the first one count against.
+    pub limit: &'a ConnectionLimit,
 }
 
 /// Connects to the first of the addresses that answers. They are tried in order; the next attempt
 /// starts when the previous one fails, or in parallel after 250 ms. With many addresses the delay
-/// is shorter, so that the last attempt starts when half of the time is over. `first` is an attempt
-/// to one of them that has already begun.
+/// is shorter, so that the last attempt starts when half of the time is over. If no more attempts may
+/// be under way, the oldest one is given up for the next. `first` is an attempt to one of the addresses
+/// that has already begun.
 ///
 /// When an attempt fails, or the next one is due, `again` is polled for newer addresses of the
 /// name. Those not tried yet are tried next. If they do not come in time, because the name server
@@ -186,9 +191,10 @@ pub(super) async fn connect(
         source,
         manner,
         time,
+        limit,
     } = wanted;
     let is_reachable =
-        |address: &&IpAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+        |address: &IpAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
     let mut first = first;
     let mut begin = |address| {
         let begun = first.take_if(|(begun, _)| *begun == address);
@@ -205,19 +211,24 @@ pub(super) async fn connect(
     let again = timeout(patience_for_newer(time), again).map(|newer| newer.ok().flatten());
     let mut again = pin!(again.fuse());
     let mut tried: Vec<IpAddr> = Vec::with_capacity(addresses.len());
-    let mut waiting: VecDeque<IpAddr> = addresses.iter().filter(is_reachable).copied().collect();
+    let addresses = addresses.iter().map(IpAddr::to_canonical);
+    let mut waiting: VecDeque<IpAddr> = addresses.filter(is_reachable).collect();
     // Whether to poll `again`: an attempt has failed or is slow, or there is nothing to attempt.
     let mut asks_again = waiting.is_empty();
-    let mut attempts = FuturesUnordered::new();
+    let mut attempts = Attempts::new(limit, time, waiting.len());
     let mut first_error: Option<ProbeError> = None;
     let mut is_next_due = true;
     loop {
         if is_next_due || attempts.is_empty() {
-            is_next_due = false;
-            if let Some(address) = waiting.pop_front() {
-                tried.push(address);
-                attempts.push(begin(address));
-            }
+            is_next_due = match waiting.front() {
+                // It stays due until there is room.
+                Some(&address) if !attempts.begin(|| begin(address)) => true,
+                begun => {
+                    tried.extend(begun);
+                    waiting.pop_front();
+                    false
+                }
+            };
         }
         if attempts.is_empty() && (!asks_again || again.is_terminated()) {
             let error = lacked.take().or(first_error);
@@ -227,6 +238,10 @@ pub(super) async fn connect(
             }));
         }
         let may_begin = !waiting.is_empty() || !asks_again;
+        let pause = match is_next_due {
+            true => attempts.until_room(),
+            false => next_after,
+        };
         tokio::select! {
             Some(ended) = attempts.next() => match ended {
                 Ok(connected) => return Ok(connected),
@@ -241,15 +256,16 @@ pub(super) async fn connect(
                 }
             },
             newer = &mut again, if asks_again && !again.is_terminated() => {
-                for address in newer.iter().flat_map(|newer| newer.iter().rev()).filter(is_reachable) {
-                    if !tried.contains(address) {
-                        waiting.retain(|known| known != address);
-                        waiting.push_front(*address);
+                let newer = newer.iter().flat_map(|newer| newer.iter().rev());
+                for address in newer.map(IpAddr::to_canonical).filter(is_reachable) {
+                    if !tried.contains(&address) {
+                        waiting.retain(|known| *known != address);
+                        waiting.push_front(address);
                         is_next_due = true;
                     }
                 }
             },
-            () = sleep(next_after), if may_begin => {
+            () = sleep(pause), if may_begin => {
                 asks_again = true;
                 is_next_due = true;
             }
@@ -348,11 +364,6 @@ fn internal(error: &io::Error) -> ProbeError {
 /// usually does not notice the connection.
 pub(super) fn abort(socket: Socket, address: IpAddr, reusable: &mut ReusableSockets) {
     halt_if_lost();
-    // After connecting to an IPv4-mapped address, an IPv6 socket stays in IPv4 mode and could not
-    // connect to an IPv6 address.
-    if address.to_canonical() != address {
-        return end_abruptly(&socket);
-    }
     match disconnect(&socket) {
         Ok(()) => *reusable.of(address) = Some(socket),
         Err(_) => end_abruptly(&socket),
@@ -378,6 +389,7 @@ mod tests {
             source: None,
             manner: Manner::Dialogue,
             time: Duration::from_secs(60),
+            limit: &ConnectionLimit::default(),
         };
         connect(wanted, std::future::ready(None), first, &mut None).await
     }
@@ -398,6 +410,23 @@ mod tests {
             panic!("connected from an address of another machine");
         };
         assert_eq!(error.stage, Stage::Internal);
+    }
+
+    #[tokio::test]
+    async fn an_ipv4_address_in_the_form_of_ipv6_is_connected_to_as_ipv4() {
+        let listener = TcpListener::bind((HERE, 0)).unwrap();
+        let wanted = Destination {
+            addresses: &["::ffff:127.0.0.1".parse().unwrap()],
+            port: listener.local_addr().unwrap().port(),
+            source: Some(IpAddr::from([127, 0, 0, 7])),
+            manner: Manner::Dialogue,
+            time: Duration::from_secs(60),
+            limit: &ConnectionLimit::default(),
+        };
+        let connected = connect(wanted, std::future::ready(None), None, &mut None).await;
+        assert_eq!(connected.unwrap().1, HERE);
+        let from = listener.accept().unwrap().1.ip();
+        assert_eq!(from, IpAddr::from([127, 0, 0, 7]));
     }
 
     /// A socket and the port it is bound to, where nothing listens.
@@ -458,6 +487,7 @@ mod tests {
                     source: None,
                     manner: Manner::ConnectOnly,
                     time: Duration::from_secs(60),
+                    limit: &ConnectionLimit::default(),
                 };
                 let found = connect(wanted, async { Some(newer) }, None, &mut None).await;
                 found.map(|(_, address)| address)
@@ -480,6 +510,7 @@ mod tests {
             source: None,
             manner: Manner::Dialogue,
             time: Duration::from_millis(200),
+            limit: &ConnectionLimit::default(),
         };
         let mut lacked = None;
         let connecting = connect(wanted, std::future::pending(), None, &mut lacked);
@@ -502,6 +533,7 @@ mod tests {
                     source: Some(HERE),
                     manner: Manner::ConnectOnly,
                     time: Duration::from_secs(60),
+                    limit: &ConnectionLimit::default(),
                 };
                 let found = connect(wanted, async { newer }, None, &mut None).await;
                 found.map(|(_, address)| address)

@@ -4,7 +4,9 @@
 //! resolving, connecting and the PROXY header together; TLS and the dialogue each have their own
 //! timeout. The number of bytes read from the peer is bounded, see [`transport::READ_LIMIT`].
 
+mod attempts;
 mod connect;
+mod connection_limit;
 mod deadline;
 pub mod dialogue;
 pub mod error;
@@ -29,9 +31,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tokio::io::AsyncWriteExt;
 
+pub(in crate::engine) use self::attempts::Attempts;
 pub use self::connect::ReusableSockets;
 pub(in crate::engine) use self::connect::attempt_interval;
 use self::connect::{Destination, Dialled, Manner};
+pub(in crate::engine) use self::connection_limit::ConnectionLimit;
 use self::deadline::within;
 use self::dialogue::Conversation;
 use self::error::{ProbeError, Stage};
@@ -53,6 +57,7 @@ use super::target::{Host, HostName, Target, TlsMode};
 pub struct Prober {
     tls: TlsClient,
     resolver: Resolver,
+    connections: ConnectionLimit,
     observer: Option<Arc<dyn ProbeObserver>>,
 }
 
@@ -216,8 +221,9 @@ impl Prober {
             }
         };
         let source = target.source_address;
-        let Some(&address) = addresses
+        let Some(address) = addresses
             .first()
+            .map(IpAddr::to_canonical)
             .filter(|address| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4()))
         else {
             return underway(None);
@@ -266,6 +272,7 @@ impl Prober {
             first,
             is_known,
         } = probe;
+        let _connection = self.connections.hold();
         let (clock, second_clock) = (StageClock::default(), StageClock::default());
         if first.is_some() {
             clock.enter_at(Stage::Connect, started);
@@ -321,6 +328,12 @@ impl Prober {
     /// cannot be looked up.
     pub fn configure_names<'n>(&self, names: impl Iterator<Item = (&'n HostName, Vec<IpAddr>)>) {
         self.resolver.configure(names);
+    }
+
+    /// Sets how many connections there may be before a probe of a name with several addresses tries them one
+    /// after the other.
+    pub fn limit_connections(&self, limit: usize) {
+        self.connections.set(limit);
     }
 
     /// Sets the authorities that later handshakes trust, and the certificates that they show.
@@ -411,6 +424,7 @@ impl Prober {
             source: target.source_address,
             manner,
             time: target.connect_timeout.saturating_sub(begun.elapsed()),
+            limit: &self.connections,
         };
         let (mut stream, address) = connect::connect(wanted, again, first, lacked).await?;
         self.report(Progress::Connected(address));

@@ -66,24 +66,73 @@ async fn a_good_address_is_found_behind_many_silent_ones() {
         .take(49)
         .map(|address| deaf_listener_at(address, port))
         .collect();
-    let prober = Prober {
-        resolver: Resolver::asking(|_| {
-            let all: Vec<IpAddr> = (2..=51)
-                .map(|last| IpAddr::from([127, 0, 0, last]))
-                .collect();
-            Ok(all.into())
-        }),
-        ..Prober::default()
-    };
     let target = Target {
         host: Host::Name("mx".into()),
         port,
         connect_timeout: Duration::from_secs(20),
         ..dialogue::testing::target(Protocol::Smtp)
     };
-    let outcome = prober.run(&target, Depth::Connect, None).await;
-    assert_eq!(outcome.result, Ok(()));
-    assert_eq!(outcome.address, addresses().next_back());
+    for limit in [usize::MAX, 0] {
+        let prober = Prober {
+            resolver: Resolver::asking(|_| {
+                let all: Vec<IpAddr> = (2..=51)
+                    .map(|last| IpAddr::from([127, 0, 0, last]))
+                    .collect();
+                Ok(all.into())
+            }),
+            ..Prober::default()
+        };
+        prober.limit_connections(limit);
+        let outcome = prober.run(&target, Depth::Connect, None).await;
+        assert_eq!(outcome.result, Ok(()));
+        assert_eq!(outcome.address, addresses().next_back());
+    }
+}
+
+/// Silent addresses of one name, and the port at which they are silent.
+fn many_silent_addresses() -> (Vec<(Socket, Vec<Socket>)>, Arc<[IpAddr]>, u16) {
+    let addresses = || (52..=91).map(|last| IpAddr::from([127, 0, 0, last]));
+    let (first, clients, port) = deaf_listener(IpAddr::from([127, 0, 0, 52]));
+    let others = addresses().skip(1).map(|address| {
+        let (listener, clients, _) = deaf_listener_at(address, port);
+        (listener, clients)
+    });
+    let silent = std::iter::once((first, clients)).chain(others).collect();
+    (silent, addresses().collect(), port)
+}
+
+#[tokio::test]
+async fn a_name_with_many_silent_addresses_takes_few_descriptors_and_is_judged() {
+    static ADDRESSES: Mutex<Option<Arc<[IpAddr]>>> = Mutex::new(None);
+    let (_silent, addresses, port) = many_silent_addresses();
+    *ADDRESSES.lock().unwrap() = Some(addresses);
+    let target = Target {
+        host: Host::Name("mx".into()),
+        port,
+        connect_timeout: Duration::from_secs(2),
+        ..dialogue::testing::target(Protocol::Smtp)
+    };
+    // Below its limit a process may have all attempts of a probe, beyond it one for each probe.
+    for (limit, most_expected) in [(usize::MAX, 8), (0, 1)] {
+        let prober = Prober {
+            resolver: Resolver::asking(|_| Ok(ADDRESSES.lock().unwrap().clone().unwrap())),
+            ..Prober::default()
+        };
+        prober.limit_connections(limit);
+        let mut most = 0;
+        let watching = async {
+            loop {
+                most = most.max(prober.connections.held());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = prober.run(&target, Depth::Connect, None) => outcome,
+            () = watching => unreachable!(),
+        };
+        assert!(outcome.result.unwrap_err().is_timeout);
+        assert_eq!(most, most_expected);
+    }
 }
 
 #[tokio::test]

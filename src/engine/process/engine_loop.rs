@@ -27,7 +27,8 @@ use crate::sys::thread::descriptor_limit;
 mod role;
 
 /// Probes may use at most a quarter of the process's descriptor limit, and checks on demand another
-/// quarter: the rest is for the host's own connections.
+/// quarter: the rest is for the host's own connections. A probe has several connections only while all of them
+/// together are fewer than that quarter.
 const DESCRIPTOR_SHARE: u64 = 4;
 
 /// How many checks on demand run at the same time; more wait for their turn.
@@ -85,10 +86,13 @@ impl EngineLoop {
     pub(super) fn new(signs: HostSigns, reports: Reports) -> Self {
         let prober = Arc::new(Prober::default());
         let stopped = !(reports.is_wanted)();
+        let checks_at_once = descriptors_for(CHECKS_MAX);
+        // Until there are probes, and they have their own limit.
+        prober.limit_connections(checks_at_once);
         Self {
             signs,
             reports,
-            checks: Checks::new(prober.clone(), descriptors_for(CHECKS_MAX)),
+            checks: Checks::new(prober.clone(), checks_at_once),
             prober,
             client: None,
             scheduler: None,

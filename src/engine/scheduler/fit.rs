@@ -48,6 +48,7 @@ impl Scheduler {
         self.active = active.clone();
         self.log = log.clone();
         self.limit = limit(active.config.max_concurrent_probes);
+        self.prober.limit_connections(self.limit);
         self.lingering.set_room(self.limit / LINGERING_SHARE);
 
         let count = timers(active).count();
