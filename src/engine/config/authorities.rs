@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,9 +24,20 @@ type Pem = Arc<[u8]>;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Authorities {
     files: Arc<HashMap<PathBuf, Pem>>,
-    /// The system's authorities; `None` if no target uses them.
-    system: Option<Pem>,
+    /// `None` if no target uses them.
+    system: Option<SystemAuthorities>,
 }
+
+/// The system's authorities.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(super) struct SystemAuthorities {
+    pub(super) pem: Pem,
+    /// Files that were left out, or that there are none at all.
+    pub(super) warning: Option<String>,
+}
+
+/// How errors and warnings call the system's authorities.
+const OF_SYSTEM: &str = "the system's CAs";
 
 impl fmt::Debug for Authorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +50,8 @@ impl Authorities {
     ///
     /// # Errors
     /// `backend_servers[2].tls_ca_file: …` for a file that holds no authorities;
-    /// `backend_servers[2].tls: …` where TLS is not possible in this process.
+    /// `backend_servers[2].tls: …` where TLS is not possible in this process, or the process cannot read the
+    /// system's authorities now.
     pub fn of(targets: &[Arc<Target>]) -> Result<Self, String> {
         let mut files = HashMap::new();
         let mut system = None;
@@ -57,10 +70,12 @@ impl Authorities {
                     })?;
                     files.insert(path.clone(), pem);
                 }
-                None if target.tls_mode != TlsMode::Plain && !target.tls_skip_verify => {
-                    system.get_or_insert_with(of_system);
+                None if target.tls_mode == TlsMode::Plain || target.tls_skip_verify => {}
+                None if system.is_some() => {}
+                None => {
+                    let read = of_system();
+                    system = Some(read.map_err(|unread| placed("tls", unread.problem))?);
                 }
-                None => {}
             }
         }
         Ok(Self {
@@ -87,8 +102,19 @@ impl Authorities {
 
     /// The system's authorities: those that were read with the configuration if a target uses them,
     /// else those that the system has now.
-    pub fn of_system(&self) -> Pem {
-        self.system.clone().unwrap_or_else(of_system)
+    ///
+    /// # Errors
+    /// The process lacks descriptors or memory to read them.
+    pub fn of_system(&self) -> Result<Pem, Unread> {
+        match &self.system {
+            Some(system) => Ok(system.pem.clone()),
+            None => of_system().map(|system| system.pem),
+        }
+    }
+
+    /// What is doubtful about the system's authorities, if a target uses them.
+    pub(super) fn warning(&self) -> Option<&String> {
+        self.system.as_ref()?.warning.as_ref()
     }
 }
 
@@ -99,25 +125,85 @@ pub(super) fn read(path: &Path) -> Result<Pem, Unread> {
     Ok(pem.as_slice().into())
 }
 
-/// The system's authorities, from the places where OpenSSL looks for them. What cannot be read is
-/// left out, as OpenSSL does.
-pub(super) fn of_system() -> Pem {
+/// The system's authorities, from the places where OpenSSL looks for them. What is not there is passed over, and what
+/// cannot be used is left out, with a warning: the servers that the other authorities verify do not depend on it.
+///
+/// # Errors
+/// The process lacks descriptors or memory. They are not taken for fewer authorities, since what is read now is
+/// used until the next `configure`.
+pub(super) fn of_system() -> Result<SystemAuthorities, Unread> {
     let (file, folders) = places();
+    of_places(&file, &folders).map_err(|unread| Unread {
+        problem: format!("{OF_SYSTEM}: {}", unread.problem),
+        ..unread
+    })
+}
+
+fn of_places(file: &Path, folders: &[PathBuf]) -> Result<SystemAuthorities, Unread> {
     let mut all = Vec::new();
-    let mut take = |path: &Path| {
-        if let Ok(pem) = pem_file::read(path) {
-            all.extend_from_slice(&pem);
-            all.push(b'\n');
+    let mut left_out = Vec::new();
+    let mut note = |path: &Path, unread: Unread| match unread {
+        unread if unread.is_missing => Ok(()),
+        unread if unread.is_own_lack => Err(unread.in_file(path)),
+        unread => {
+            left_out.push(unread.in_file(path).problem);
+            Ok(())
         }
     };
-    take(&file);
+    let mut take = |path: &Path, note: &mut dyn FnMut(&Path, Unread) -> Result<(), Unread>| {
+        let read = pem_file::read(path).and_then(|pem| pem_file::usable(&pem, &mut all));
+        read.or_else(|unread| note(path, unread))
+    };
+    take(file, &mut note)?;
     for folder in folders {
-        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| is_hashed(&entry.file_name())) {
-            take(&entry.path());
+        match hashed_files(folder) {
+            Ok(files) => {
+                for path in files {
+                    take(&path, &mut note)?;
+                }
+            }
+            Err(error) => note(folder, Unread::because(&error))?,
         }
     }
-    all.into()
+    let warning = match left_out.as_slice() {
+        [] if all.is_empty() => Some(none_at(file, folders)),
+        [] => None,
+        [first] => Some(format!("{OF_SYSTEM}: left out is {first}")),
+        [first, others @ ..] => {
+            let more = others.len();
+            Some(format!(
+                "{OF_SYSTEM}: left out is {first} (and {more} more)"
+            ))
+        }
+    };
+    Ok(SystemAuthorities {
+        pem: all.into(),
+        warning,
+    })
+}
+
+fn none_at(file: &Path, folders: &[PathBuf]) -> String {
+    let places: Vec<String> = std::iter::once(file)
+        .chain(folders.iter().map(PathBuf::as_path))
+        .map(shown_path)
+        .collect();
+    let places = places.join(", ");
+    format!(
+        "{OF_SYSTEM}: there are none ({places}), so that no certificate is trusted: install them, or set tls_ca_file"
+    )
+}
+
+/// The files in a folder that have names as OpenSSL looks them up, in the order of their names.
+fn hashed_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if is_hashed(&entry.file_name()) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A name as OpenSSL looks it up: `5ad8a5d6.0`.

@@ -104,6 +104,8 @@ pub struct ClusterFiles {
     pub sentinel_password: Option<Secret>,
     /// The certificates of the authorities to trust, in PEM form.
     pub authorities: Option<std::sync::Arc<[u8]>>,
+    /// What is doubtful about them, if they are the system's.
+    pub(super) warning: Option<String>,
     /// The certificate to show, with its chain and its key.
     pub certificate: Option<std::sync::Arc<CertificatePem>>,
     /// The key of the HMAC of users' names.
@@ -358,7 +360,12 @@ impl ClusterSettings {
                 Some(path) => authorities::read(path).map_err(|unread| {
                     place(&keys::CLUSTER_TLS_CA_FILE)(named(path, &unread.problem))
                 })?,
-                None => authorities::of_system(),
+                None => {
+                    let system = authorities::of_system();
+                    let system = system.map_err(|unread| place(&keys::REDIS)(unread.problem))?;
+                    files.warning = system.warning;
+                    system.pem
+                }
             });
         }
         if let (Some(cert_file), Some(key_file)) = (&self.tls_cert_file, &self.tls_key_file) {

@@ -120,11 +120,16 @@ pub(super) fn of_text(text: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Fin
         };
     }
     match settings::read(&value, path, &NothingDeferred) {
-        Ok((config, warnings)) => Findings {
-            warnings: warnings.into_iter().map(placed).collect(),
-            config: Some(config),
-            ..Findings::default()
-        },
+        Ok((config, mut warnings)) => {
+            let authorities = Authorities::of(&config.targets).ok();
+            let of_system = authorities.as_ref().and_then(Authorities::warning);
+            warnings.extend(of_system.map(Issue::new));
+            Findings {
+                warnings: warnings.into_iter().map(placed).collect(),
+                config: Some(config),
+                ..Findings::default()
+            }
+        }
         Err(issue) => Findings {
             mistakes: vec![placed(issue)],
             ..Findings::default()

@@ -189,8 +189,13 @@ impl Config {
         let tls_files = TlsFiles::of(&self.targets)
             .map_err(|reason| ConfigError(self.origin.of_target(&reason)))?;
         let with_cluster = self.with_cluster_files()?;
+        let mut warnings = with_cluster.warnings;
+        warnings.extend(tls_files.authorities.warning().cloned());
+        // That of the store is the same.
+        warnings.dedup();
         Ok(Self {
             tls_files,
+            warnings,
             ..with_cluster
         })
     }
@@ -227,7 +232,14 @@ impl Config {
             }
             None => None,
         };
-        Ok(Self { cluster, ..self })
+        let warning = cluster.as_ref().and_then(|one| one.files.warning.clone());
+        let mut warnings = self.warnings;
+        warnings.extend(warning);
+        Ok(Self {
+            cluster,
+            warnings,
+            ..self
+        })
     }
 
     /// Checks that the files that a target names can be used.

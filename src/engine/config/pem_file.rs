@@ -10,7 +10,7 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use super::text::shown_path;
-use crate::sys::tls_certificates;
+use crate::sys::{tls_certificates, tls_errors};
 
 /// The longest file, in bytes. A file with the system's authorities has about 250 KB.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -21,6 +21,8 @@ pub struct Unread {
     pub problem: String,
     /// The process had no descriptor or memory to read it with.
     pub is_own_lack: bool,
+    /// There is no such file.
+    pub(super) is_missing: bool,
 }
 
 impl<T: Into<String>> From<T> for Unread {
@@ -28,12 +30,13 @@ impl<T: Into<String>> From<T> for Unread {
         Self {
             problem: problem.into(),
             is_own_lack: false,
+            is_missing: false,
         }
     }
 }
 
 impl Unread {
-    fn because(error: &io::Error) -> Self {
+    pub(super) fn because(error: &io::Error) -> Self {
         use libc::{EMFILE, ENFILE, ENOMEM};
         let problem = match error.kind() {
             ErrorKind::NotFound => "no such file".to_owned(),
@@ -43,6 +46,7 @@ impl Unread {
         Self {
             problem,
             is_own_lack: matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)),
+            is_missing: error.kind() == ErrorKind::NotFound,
         }
     }
 
@@ -87,10 +91,8 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
 
 /// The certificates in PEM text: at least one, and none that cannot be read.
 pub(super) fn certificates(pem: &[u8]) -> Result<Vec<X509>, Unread> {
-    let found = tls_certificates::from_pem(pem).map_err(|errors| {
-        let reason = first_reason(&errors);
-        Unread::from(format!("a certificate in it cannot be read: {reason}"))
-    })?;
+    let found = tls_errors::apart(|| tls_certificates::from_pem(pem));
+    let found = found.map_err(|errors| unreadable(&errors))?;
     if !found.is_empty() {
         return Ok(found);
     }
@@ -102,6 +104,58 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<X509>, Unread> {
     Err(format!("certificates in PEM form expected, got {got}").into())
 }
 
+fn unreadable(errors: &ErrorStack) -> Unread {
+    let reason = first_reason(errors);
+    Unread {
+        is_own_lack: tls_errors::tell_of_no_memory(errors),
+        ..format!("a certificate in it cannot be read: {reason}").into()
+    }
+}
+
+/// Adds those of the certificates in PEM text that can be read to `usable`, as text.
+///
+/// # Errors
+/// The first certificate that cannot be read, after all the others were added; or want of memory.
+pub(super) fn usable(pem: &[u8], usable: &mut Vec<u8>) -> Result<(), Unread> {
+    let mut first = Ok(());
+    for block in blocks(pem) {
+        match tls_errors::apart(|| tls_certificates::from_pem(block)) {
+            Ok(found) if found.is_empty() => {}
+            Ok(_) => {
+                usable.extend_from_slice(block);
+                usable.push(b'\n');
+            }
+            Err(errors) => {
+                let unread = unreadable(&errors);
+                if unread.is_own_lack {
+                    return Err(unread);
+                }
+                first = first.and(Err(unread));
+            }
+        }
+    }
+    first
+}
+
+/// PEM text in parts, each from one line `-----BEGIN …` to the next, so that a part that was cut off ends there.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
+    const BEGIN: &[u8] = b"-----BEGIN ";
+    let mut rest = pem;
+    std::iter::from_fn(move || {
+        let begins = |at: &usize| rest.get(*at..).is_some_and(|text| text.starts_with(BEGIN));
+        let lines = rest.iter().enumerate();
+        let starts = lines
+            .filter(|&(_, &byte)| byte == b'\n')
+            .map(|(at, _)| at + 1);
+        let mut starts = std::iter::once(0).chain(starts).filter(begins);
+        let from = starts.next()?;
+        let to = starts.next().unwrap_or(rest.len());
+        let block = rest.get(from..to)?;
+        rest = rest.get(to..).unwrap_or_default();
+        Some(block)
+    })
+}
+
 pub(super) fn has(pem: &[u8], mark: &[u8]) -> bool {
     pem.windows(mark.len()).any(|part| part == mark)
 }
@@ -109,4 +163,19 @@ pub(super) fn has(pem: &[u8], mark: &[u8]) -> bool {
 pub(super) fn first_reason(errors: &ErrorStack) -> &'static str {
     let first = errors.errors().first().and_then(|error| error.reason());
     first.unwrap_or("OpenSSL gives no reason")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_ends_where_the_next_begins() {
+        let text = b"a comment\n-----BEGIN A-----\ncut off\n-----BEGIN B-----\n-----END B-----\nx -----BEGIN C\n";
+        let parts: Vec<&[u8]> = blocks(text).collect();
+        let second = b"-----BEGIN B-----\n-----END B-----\nx -----BEGIN C\n";
+        assert_eq!(parts, [b"-----BEGIN A-----\ncut off\n", &second[..]]);
+        assert_eq!(blocks(b"").count(), 0);
+        assert_eq!(blocks(b"none\n").count(), 0);
+    }
 }

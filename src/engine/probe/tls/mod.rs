@@ -226,8 +226,9 @@ impl TlsClient {
 }
 
 fn system(authorities: &Authorities) -> Result<Vec<X509>, ProbeError> {
-    let what = "the system's authorities";
     let pem = authorities.of_system();
+    let pem = pem.map_err(|unread| unusable("", &unread))?;
+    let what = "the system's CAs";
     tls_certificates::from_pem(&pem).map_err(|errors| reason::before_handshake(&errors, what))
 }
 
