@@ -2,7 +2,7 @@
 //! look-ups working after the host has changed its root directory (`chroot`).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ptr;
 
 /// Why `getaddrinfo` gave no address.
@@ -105,12 +105,42 @@ pub fn load_module(service: &str) {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// The name servers. The C library uses at most three.
-    pub servers: Vec<IpAddr>,
+    pub servers: Vec<SocketAddr>,
     /// The search domains. At most six are used.
     pub search: Vec<String>,
     pub ndots: Option<u8>,
     pub timeout_s: Option<u8>,
     pub attempts: Option<u8>,
+}
+
+/// A name server as `resolv.conf` names it: an address, that of a link with its interface (`fe80::1%eth0`). None for
+/// anything else. As for the C library, an interface that does not exist is none.
+pub fn server(text: &str) -> Option<SocketAddr> {
+    let (address, interface) = text
+        .split_once('%')
+        .map_or((text, None), |(address, interface)| {
+            (address, Some(interface))
+        });
+    match (address.parse().ok()?, interface) {
+        (IpAddr::V4(ip), None) => Some((ip, DNS_PORT).into()),
+        (IpAddr::V4(_), Some(_)) => None,
+        (IpAddr::V6(ip), interface) => {
+            let scope = interface.map_or(0, interface_number);
+            Some(SocketAddrV6::new(ip, DNS_PORT, 0, scope).into())
+        }
+    }
+}
+
+/// The number of a network interface, given by its name or as a number; 0 if there is none.
+fn interface_number(text: &str) -> u32 {
+    let Ok(name) = CString::new(text) else {
+        return 0;
+    };
+    // SAFETY: `name` is a C string.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => text.parse().unwrap_or(0),
+        number => number,
+    }
 }
 
 const SERVERS_MAX: usize = 3;
@@ -205,13 +235,13 @@ fn fill(state: &mut ResolverState, servers: &Servers) {
         // SAFETY: a `sockaddr_in` holds only integers, for which all-zero is a valid value.
         *v4_place = unsafe { std::mem::zeroed() };
         match server {
-            IpAddr::V4(ip) => {
+            SocketAddr::V4(server) => {
                 v4_place.sin_family = libc::AF_INET as libc::sa_family_t;
-                v4_place.sin_port = DNS_PORT.to_be();
-                v4_place.sin_addr.s_addr = u32::from_ne_bytes(ip.octets());
+                v4_place.sin_port = server.port().to_be();
+                v4_place.sin_addr.s_addr = u32::from_ne_bytes(server.ip().octets());
             }
-            IpAddr::V6(ip) => {
-                let address = socket2::SockAddr::from(SocketAddrV6::new(*ip, DNS_PORT, 0, 0));
+            SocketAddr::V6(server) => {
+                let address = socket2::SockAddr::from(*server);
                 // Allocated with `malloc`, because glibc frees it with `free`.
                 // SAFETY: the size is not 0, and null is handled below.
                 let place = unsafe { libc::malloc(size_of::<libc::sockaddr_in6>()) };
@@ -289,15 +319,30 @@ mod tests {
     }
 
     #[test]
+    fn a_name_server_of_a_link_has_its_interface() {
+        let scope = |text| match server(text) {
+            Some(SocketAddr::V6(server)) => Some(server.scope_id()),
+            _ => None,
+        };
+        assert!(scope("fe80::1%lo").is_some_and(|number| number > 0));
+        assert_eq!(scope("fe80::1%7"), Some(7));
+        assert_eq!(scope("fe80::1%nonesuch"), Some(0));
+        assert_eq!(scope("fe80::1"), Some(0));
+        assert_eq!(server("192.0.2.1"), Some(([192, 0, 2, 1], 53).into()));
+        assert_eq!(server("192.0.2.1%lo"), None);
+        assert_eq!(server("nonsense"), None);
+    }
+
+    #[test]
     fn a_threads_look_ups_ask_the_servers_that_it_was_given() {
         if !cfg!(target_env = "gnu") {
             return;
         }
         let servers = Servers {
-            servers: vec![
-                IpAddr::from([127, 0, 0, 9]),
-                IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-            ],
+            servers: ["127.0.0.9", "fe80::1%lo"]
+                .into_iter()
+                .filter_map(server)
+                .collect(),
             search: vec!["corp.test".to_owned(), "x".repeat(300), "b.test".to_owned()],
             ndots: Some(3),
             timeout_s: Some(2),
@@ -321,6 +366,7 @@ mod tests {
             // SAFETY: `use_servers` has set the pointer to an address that it allocated.
             let v6 = unsafe { &*state.extension.nsaddrs[1] };
             assert_eq!(v6.sin6_addr.s6_addr[15], 1);
+            assert_ne!(v6.sin6_scope_id, 0);
             assert_eq!(state.bits & 0xf, 3);
             assert_eq!((state.retrans, state.retry), (2, 1));
             let domain = |at: usize| {

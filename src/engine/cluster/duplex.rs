@@ -165,7 +165,7 @@ fn connection(context: &SslContext, host: &Host) -> Result<Ssl, ErrorStack> {
     // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
     verified.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
     match host {
-        Host::Ip(ip) => verified.set_ip(*ip)?,
+        Host::Ip(ip) => verified.set_ip(ip.to_canonical())?,
         Host::Name(name) => {
             let name = name.to_string();
             let name = name.trim_end_matches('.');

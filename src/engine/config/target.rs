@@ -190,10 +190,12 @@ fn source_address(reader: &Reader<'_>, host: &Host) -> Result<Option<IpAddr>, Is
     let Some(Host::Ip(source)) = text.and_then(|text| parse_host(text).ok()) else {
         return Ok(None);
     };
+    // `::ffff:192.0.2.1` is an IPv4 address.
+    let source = source.to_canonical();
     if let Host::Ip(ip) = host
-        && ip.is_ipv4() != source.is_ipv4()
+        && ip.to_canonical().is_ipv4() != source.is_ipv4()
     {
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let family = if source.is_ipv6() { "IPv4" } else { "IPv6" };
         let problem = format!("{family} expected as for the host, got {source}");
         return Err(reader.conflict(&keys::SOURCE_ADDRESS, &problem));
     }

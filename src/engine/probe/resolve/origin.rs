@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
-use crate::sys::names::{Servers, load_module};
+use crate::sys::names::{Servers, load_module, server};
 use crate::sys::process::root_directory;
 
 static ORIGIN: ArcSwapOption<Origin> = ArcSwapOption::const_empty();
@@ -120,11 +120,7 @@ fn servers(text: &str) -> Servers {
     for line in text.lines() {
         let mut words = words(line, &['#', ';']);
         match words.next() {
-            // A scope of a link-local address (`%eth0`) is not kept.
-            Some("nameserver") => {
-                read.servers
-                    .extend(words.next().and_then(|word| word.parse::<IpAddr>().ok()));
-            }
+            Some("nameserver") => read.servers.extend(words.next().and_then(server)),
             // The last of these lines counts.
             Some("search") => read.search = words.map(str::to_owned).collect(),
             Some("domain") => read.search = words.take(1).map(str::to_owned).collect(),
@@ -147,7 +143,7 @@ fn servers(text: &str) -> Servers {
     }
     if read.servers.is_empty() && !text.is_empty() {
         // The C library's default.
-        read.servers.push(IpAddr::from([127, 0, 0, 1]));
+        read.servers.extend(server("127.0.0.1"));
     }
     read
 }
@@ -196,7 +192,7 @@ mod tests {
         let read = servers(text);
         assert_eq!(
             read.servers,
-            [IpAddr::from([10, 0, 0, 1]), "::1".parse().unwrap()]
+            ["10.0.0.1:53", "[::1]:53"].map(|server| server.parse().unwrap())
         );
         assert_eq!(read.search, ["corp.test", "x.test"]);
         assert_eq!(
@@ -204,7 +200,7 @@ mod tests {
             (Some(2), Some(1), None)
         );
         assert_eq!(servers("domain a.test b.test").search, ["a.test"]);
-        assert_eq!(servers("\n").servers, [IpAddr::from([127, 0, 0, 1])]);
+        assert_eq!(servers("\n").servers, ["127.0.0.1:53".parse().unwrap()]);
         assert!(servers("").servers.is_empty());
     }
 

@@ -8,7 +8,7 @@ use openssl::x509::verify::{X509CheckFlags, X509VerifyParamRef};
 use crate::engine::target::{Host, Target};
 
 /// The name to send as SNI and to find in the certificate: a host name without a trailing dot, or
-/// an IP address.
+/// an IP address. An IPv4 address that was written as an IPv6 one (`::ffff:192.0.2.1`) is that IPv4 address.
 pub(super) fn server_name(target: &Target) -> String {
     match (&target.tls_server_name, &target.host) {
         (Some(name), _) => name.trim_end_matches('.').to_owned(),
@@ -23,7 +23,7 @@ pub(super) fn expect_name(param: &mut X509VerifyParamRef, name: &str) -> Result<
     // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
     param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
     match name.parse::<IpAddr>() {
-        Ok(ip) => param.set_ip(ip),
+        Ok(ip) => param.set_ip(ip.to_canonical()),
         Err(_) => param.set_host(name),
     }
 }
