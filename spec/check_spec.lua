@@ -76,6 +76,13 @@ describe("check_backend_connection", function()
     it("takes a name, with or without a trailing dot", function()
       assert.is_nil(nb.check_backend_connection("localhost", tls.port, false, true, trusting()))
       assert.is_nil(nb.check_backend_connection("localhost.", tls.port, false, true, trusting()))
+      -- An IPv4 address in the form of IPv6 is that IPv4 address, for source_address as well.
+      local mapped = "::ffff:127.0.0.1"
+      assert.is_nil(nb.check_backend_connection(mapped, tls.port, false, true, trusting()))
+      local from = trusting({ source_address = "127.0.0.1" })
+      assert.is_nil(nb.check_backend_connection(mapped, tls.port, false, true, from))
+      from = trusting({ source_address = mapped })
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", tls.port, false, true, from))
     end)
 
     it("uses a configured target's own TLS settings for its address", function()
