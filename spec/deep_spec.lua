@@ -198,6 +198,80 @@ describe("a deep check", function()
       engine.await_verdict(nb, busy.port, "alive", 30)
     end)
 
+    it("logs in less and less often where other codes than 535 refuse the password", function()
+      local unwilling, other = world:open({ script = script {
+        "send 220 mx ready\\r\\n", "expect ^EHLO", "send 250-mx\\r\\n250 AUTH PLAIN\\r\\n",
+        "expect ^AUTH PLAIN", "send 554 5.7.8 Authentication credentials invalid\\r\\n",
+      } }), world:open()
+      configure({ deep(unwilling, { protocol = "smtp" }), engine.imap(other.port) })
+      engine.await_verdict(nb, unwilling.port, "dead")
+      engine.await_probes(nb, other.port, 60)
+      -- As above: at most 12 probes while the other target has 60.
+      assert.is_true(engine.target(nb, unwilling.port).probes <= 12, engine.target(nb, unwilling.port).probes)
+    end)
+
+    -- A POP3 server with this answer to the password, and what it expects and sends after that.
+    local function pop3(answer, ...)
+      return script {
+        "send +OK ready\\r\\n", "expect ^CAPA", "send +OK\\r\\nUSER\\r\\nSASL PLAIN\\r\\n.\\r\\n",
+        "expect ^USER probe", "send +OK\\r\\n", "expect ^PASS " .. PASSWORD, "send " .. answer .. "\\r\\n", ...
+      }
+    end
+
+    -- While the target is alive it is probed only for a report; a busy machine has time enough.
+    local SELDOM = { connect_interval = "1h", connect_timeout = "20s", deep_timeout = "20s" }
+
+    -- Has the target probed once more, and returns its verdict after that.
+    local function verdict_after_probe(server)
+      local before = engine.target(nb, server.port).probes
+      assert.is_true(nb.report_failure("127.0.0.1", server.port))
+      engine.eventually("a probe", function() return engine.target(nb, server.port).probes > before end)
+      return engine.target(nb, server.port).verdict
+    end
+
+    it("keeps its verdict while a POP3 server wants no login so soon", function()
+      local wait = pop3("-ERR [LOGIN-DELAY] wait")
+      local server = world:open({ script = pop3("-ERR [AUTH] no") })
+      local target = deep(server, { protocol = "pop3" })
+      configure({ target }, SELDOM)
+      engine.await_verdict(nb, server.port, "dead")
+      -- The server may not have looked at the password.
+      server:play(wait)
+      for _ = 1, 4 do
+        assert.are.equal("dead", verdict_after_probe(server))
+      end
+      assert.are.equal("auth: refused: -ERR [AUTH] no", engine.target(nb, server.port).last_error)
+      server:play(pop3("+OK in"))
+      verdict_after_probe(server)
+      engine.await_verdict(nb, server.port, "alive")
+      server:play(wait)
+      for _ = 1, 4 do
+        assert.are.equal("alive", verdict_after_probe(server))
+      end
+      assert.are.equal("auth: refused: -ERR [LOGIN-DELAY] wait", nb.check_backend_connection(target))
+    end)
+
+    it("takes a maildrop in use for a failure only if it stays so", function()
+      local in_use = pop3("-ERR [IN-USE] another session has it")
+      local good = pop3("+OK in", "expect ^STAT", "send +OK 0 0\\r\\n", "expect ^QUIT")
+      local server = world:open({ script = good })
+      local target = deep(server, { protocol = "pop3", test_mailbox = "any" })
+      configure({ target }, SELDOM)
+      engine.await_verdict(nb, server.port, "alive")
+      for _, answers in ipairs({ good, in_use, in_use, good, in_use, in_use }) do
+        server:play(answers)
+        assert.are.equal("alive", verdict_after_probe(server))
+      end
+      assert.are.equal("dead", verdict_after_probe(server))
+      assert.are.equal("auth: refused: -ERR [IN-USE] another session has it", engine.target(nb, server.port).last_error)
+      server:play(good)
+      engine.await_verdict(nb, server.port, "alive")
+      -- Without the mailbox nothing is asked of the maildrop.
+      target.test_mailbox = nil
+      server:play(in_use)
+      assert.is_nil(nb.check_backend_connection(target))
+    end)
+
     it("takes no verdict on another password from the state file", function()
       local state_file = world:folder() .. "/password"
       local server = world:open({ script = UNWILLING })
@@ -412,6 +486,19 @@ describe("a deep check", function()
     it("names what is offered where the mechanism is not", function()
       local server = world:open({ script = GREETING })
       assert.matches("^auth: .*PLAIN", check(server, { auth_mechanism = "LOGIN" }))
+    end)
+
+    it("logs in to a POP3 server that takes no message in the line of AUTH", function()
+      local listing = script {
+        "send +OK ready\\r\\n", "expect ^CAPA", "send +OK\\r\\nSASL PLAIN\\r\\nUSER\\r\\n.\\r\\n",
+      }
+      local function server(...)
+        return world:open({ script = script { listing, ... } })
+      end
+      local by_user = server("expect ^USER probe", "send +OK\\r\\n", "expect ^PASS " .. PASSWORD, "send +OK in\\r\\n")
+      assert.is_nil(check(by_user, { protocol = "pop3" }))
+      local by_plain = server("expect ^AUTH PLAIN\\s*$", "send + \\r\\n", "expect ^" .. PLAIN, "send +OK in\\r\\n")
+      assert.is_nil(check(by_plain, { protocol = "pop3", auth_mechanism = "PLAIN" }))
     end)
 
     it("sends the PROXY header, and fails where the listener wants none", function()

@@ -157,6 +157,25 @@ local function of_nginx()
   web:stop()
 end
 
+-- nginx's mail proxy takes POP3 commands of at most 128 bytes.
+local function of_mail_proxy()
+  local user, password = "health-check.probe@imap.mail.example.com", ("x"):rep(50)
+  local proxy = control.start("mail_proxy.py")
+  local port = tonumber(proxy:call("start", { password = password }).port)
+  local function pop3(keys)
+    return merged({ protocol = "pop3", host = "127.0.0.1", port = port, deep_check = true,
+      test_username = user, test_password = password }, keys or {})
+  end
+  verdict("a long name and password of pop3", pop3())
+  verdict("auth_mechanism: PLAIN", pop3({ auth_mechanism = "PLAIN" }))
+  verdict("auth_mechanism: LOGIN", pop3({ auth_mechanism = "LOGIN" }))
+  verdict("auth_mechanism: USERPASS", pop3({ auth_mechanism = "USERPASS" }))
+  verdict("a wrong password of pop3", pop3({ test_password = "wrong" }),
+    "^auth: refused: %-ERR Invalid login or password$")
+  nb.stop()
+  proxy:stop()
+end
+
 -- --- Dovecot --------------------------------------------------------------------------------------
 
 local function of_dovecot()
@@ -294,6 +313,7 @@ local function of_openssl()
 end
 
 of_nginx()
+of_mail_proxy()
 of_dovecot()
 of_openssl()
 if arg[1] == "postfix" then

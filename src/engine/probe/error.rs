@@ -70,6 +70,18 @@ impl Stage {
     }
 }
 
+/// What a failed probe says about the server's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The server has failed.
+    Failure,
+    /// Nothing: the probe is inconclusive and changes no verdict.
+    Nothing,
+    /// Nothing while it is rare. If several probes in a row end like this, the last one counts as a
+    /// failure.
+    IfRepeated,
+}
+
 /// A failed probe. Its text is one printable line, `stage: reason`, lower case, no full stop,
 /// and quotes at most [`QUOTE_MAX`] characters of what the peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,10 +92,11 @@ pub struct ProbeError {
     pub certificate_end: Option<i64>,
     /// Whether a deadline passed.
     pub is_timeout: bool,
-    /// Whether the server refused the user or the password. The next logins are then made less
-    /// often, because servers delay their answers after each refused login and may block the
-    /// client's address.
+    /// Whether the server refused the user, the password or the login's mechanism, or wants fewer
+    /// logins. The next logins are then made less often, because servers delay their answers after
+    /// each refused login and may block the client's address.
     pub login_refused: bool,
+    pub evidence: Evidence,
 }
 
 /// What is added to the reason of a login that the server did not answer in time.
@@ -93,6 +106,7 @@ pub const LATE_ANSWER: &str = " (servers delay the answer to a wrong password)";
 pub const QUOTE_MAX: usize = 120;
 
 impl ProbeError {
+    /// A failure of the server; for [`Stage::Internal`] one that says nothing about it.
     pub fn new(stage: Stage, reason: impl Into<String>) -> Self {
         Self {
             stage,
@@ -100,7 +114,16 @@ impl ProbeError {
             certificate_end: None,
             is_timeout: false,
             login_refused: false,
+            evidence: match stage {
+                Stage::Internal => Evidence::Nothing,
+                _ => Evidence::Failure,
+            },
         }
+    }
+
+    /// Whether the failure may change the target's verdict.
+    pub fn is_conclusive(&self) -> bool {
+        self.evidence == Evidence::Failure
     }
 
     /// `timed out after 5s`, the same words at every stage.

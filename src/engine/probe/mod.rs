@@ -147,7 +147,7 @@ async fn await_end(lingering: Option<&LingeringConnections>, linger: &LingerHand
 /// A failure under TLS of a server that asked for a client certificate and got none, which may be
 /// why: many servers go on without it and then refuse what is asked of them.
 fn without_certificate(error: ProbeError) -> ProbeError {
-    if matches!(error.stage, Stage::Internal | Stage::Tls) || error.is_timeout {
+    if error.stage == Stage::Tls || error.is_timeout || !error.is_conclusive() {
         return error;
     }
     let reason = format!("{}{}", error.reason, tls::ASKED_FOR_CERTIFICATE);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::error::{ProbeError, Stage};
+use super::error::ProbeError;
 use super::stage_clock::{StageClock, StageTimes};
 use super::tls::{SessionSlot, TlsFacts};
 
@@ -37,7 +37,9 @@ impl Outcome {
     /// Whether the outcome may change the target's verdict. A failure of our own process, such
     /// as having no file descriptor left, says nothing about the server.
     pub fn is_conclusive(&self) -> bool {
-        !matches!(&self.result, Err(e) if e.stage == Stage::Internal)
+        self.result
+            .as_ref()
+            .map_or_else(ProbeError::is_conclusive, |()| true)
     }
 }
 

@@ -16,12 +16,13 @@ const REFUSED: &str = "auth: refused: ";
 /// The text between a refusal and the failure of a later login.
 const SINCE: &str = "; since then ";
 
-/// How often in a row the login was refused for its user or password, after one more outcome. A server
-/// that refuses logins for now (`[UNAVAILABLE]`, `[SYS/TEMP]`, 454) does not count them.
+/// How often in a row the login was refused for its user, password or mechanism, or as one too many
+/// (`[LOGIN-DELAY]`), after one more outcome. A server that refuses logins for now (`[UNAVAILABLE]`,
+/// `[SYS/TEMP]`, 454) does not count them.
 pub(super) fn refusals_after(before: u16, outcome: &Outcome) -> u16 {
     match &outcome.result {
-        _ if !outcome.is_conclusive() => before,
         Err(error) if error.login_refused => before.saturating_add(1),
+        _ if !outcome.is_conclusive() => before,
         // Probably another refusal that the server delays beyond our timeout.
         Err(error) if before > 0 && is_late_answer(error) => before.saturating_add(1),
         _ => 0,
@@ -58,6 +59,7 @@ fn is_late_answer(error: &ProbeError) -> bool {
 mod tests {
     use super::*;
     use crate::engine::probe::StageTimes;
+    use crate::engine::probe::error::Evidence;
 
     const FAST: Duration = Duration::from_secs(1);
 
@@ -104,6 +106,11 @@ mod tests {
         assert_eq!(refusals_after(3, &outcome(Err(down))), 0);
         let lack = ProbeError::new(Stage::Internal, "too many open files");
         assert_eq!(refusals_after(3, &outcome(Err(lack))), 3);
+        let too_soon = ProbeError {
+            evidence: Evidence::Nothing,
+            ..refused()
+        };
+        assert_eq!(refusals_after(3, &outcome(Err(too_soon))), 4);
     }
 
     #[test]

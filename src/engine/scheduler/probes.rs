@@ -219,7 +219,7 @@ impl Scheduler {
             return;
         };
         match panics::caught(|| self.prober.begin(&timer.target, depth, reusable)) {
-            Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, &outcome, start),
+            Ok(Begun::Ended(outcome)) | Err(outcome) => self.settle(at, outcome, start),
             Ok(Begun::Underway(probe)) => {
                 let (prober, target) = (self.prober.clone(), timer.target.clone());
                 let (lingering, is_known) = (self.lingering.clone(), probe.is_known());
@@ -284,17 +284,20 @@ impl Scheduler {
             && let TimerState::InFlight(running) = &timer.state
         {
             self.slow_tasks -= usize::from(running.pace == Pace::Slow);
-            self.settle(at, &outcome, running.start);
+            let start = running.start;
+            self.settle(at, outcome, start);
         }
     }
 
     /// Publishes an outcome and sets when the next probe is due. It is due at once if the probe was
     /// requested and its outcome does not agree with the verdict yet, for example after one failure
     /// of the two that make a target dead.
-    fn settle(&mut self, at: usize, outcome: &Outcome, start: ProbeStart) {
-        let Some(timer) = self.timers.get(at) else {
+    fn settle(&mut self, at: usize, mut outcome: Outcome, start: ProbeStart) {
+        let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
+        timer.weigh(&mut outcome);
+        let outcome = &outcome;
         let applied = panics::caught(|| timer.apply(&self.active, outcome, &self.log));
         if applied.as_ref().is_ok_and(|effect| !effect.is_published) {
             self.discard(at, start);

@@ -12,13 +12,19 @@ use super::queue::Pace;
 use super::reports::ReportsOfTimer;
 use super::schedule::{after, first_window, nearest, spread_after};
 use crate::engine::active::ActiveConfig;
-use crate::engine::probe::Depth;
+use crate::engine::probe::error::Evidence;
 use crate::engine::probe::tls::SessionSlot;
+use crate::engine::probe::{Depth, Outcome};
 use crate::engine::target::{Target, TlsMode};
 use crate::engine::verdicts::health::Verdict;
 use crate::engine::verdicts::{Record, Slot, VerdictTable};
 use crate::sys::clock;
 use crate::sys::fork_mark::pid;
+
+/// How many outcomes with [`Evidence::IfRepeated`] in a row make a failure. Targets with one mail store
+/// and one test user find its maildrop in use by each other's probes now and then; a store that hangs
+/// and holds the lock is found after as many probes.
+const REPEATED: u8 = 3;
 
 /// Which of a target's timers this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +54,8 @@ pub(super) struct ProbeTimer {
     pub other: Option<usize>,
     /// How often in a row the login was refused. The record has it too, for the next prober.
     pub refusals: u16,
+    /// How many outcomes in a row had [`Evidence::IfRepeated`].
+    pub unsure: u8,
     /// What this timer has done about reports of trouble.
     pub reports: ReportsOfTimer,
     /// The target's TLS session; None if its probes do not use TLS.
@@ -105,8 +113,24 @@ impl ProbeTimer {
             gathered: None,
             other: None,
             refusals: 0,
+            unsure: 0,
             reports: ReportsOfTimer::default(),
             sessions: sessions(target),
+        }
+    }
+
+    /// Counts the outcomes in a row with [`Evidence::IfRepeated`], and makes this one a failure if there
+    /// are enough of them.
+    pub(super) fn weigh(&mut self, outcome: &mut Outcome) {
+        match &mut outcome.result {
+            Err(error) if error.evidence == Evidence::IfRepeated => {
+                self.unsure = self.unsure.saturating_add(1);
+                if self.unsure >= REPEATED {
+                    error.evidence = Evidence::Failure;
+                }
+            }
+            Err(error) if !error.is_conclusive() => {}
+            _ => self.unsure = 0,
         }
     }
 

@@ -421,6 +421,8 @@ async fn long_lists_of_capabilities() {
                 Read,
                 say(format!("+OK\r\n{}SASL PLAIN\r\n.\r\n", tokens("X\r\n"))),
                 Read,
+                say("+\r\n"),
+                Read,
                 say("+OK\r\n"),
                 Hold,
             ],

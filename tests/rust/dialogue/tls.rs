@@ -116,6 +116,9 @@ pub(crate) fn under_tls(protocol: Protocol, upgraded: bool) -> Vec<Do> {
     if let Some(list) = list {
         script.extend([Read, say(list)]);
     }
+    if protocol == Protocol::Pop3 {
+        script.extend([Read, say("+\r\n")]);
+    }
     script.extend([Read, say(done), Read]);
     script
 }

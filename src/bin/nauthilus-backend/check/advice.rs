@@ -87,7 +87,11 @@ fn of_tls(error: &ProbeError, target: &Target) -> String {
 }
 
 fn of_login(error: &ProbeError, target: &Target) -> String {
-    if error.login_refused {
+    if !error.is_conclusive() {
+        "the user has logged in a moment ago or has another session: check again later, or with a \
+         user of its own"
+            .to_owned()
+    } else if error.login_refused {
         "see whether user and password are right: doveadm auth test USER, where it is Dovecot"
             .to_owned()
     } else if error.reason.contains("TLS") || error.reason.contains("clear") {

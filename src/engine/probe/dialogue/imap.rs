@@ -33,7 +33,7 @@
 
 use super::encode::{self, concat};
 use super::mailbox_name;
-use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
+use super::sasl::{self, Credentials, Exchange, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
 use crate::engine::probe::error::{ProbeError, Stage};
 use crate::engine::target::{AuthMechanism, TlsMode};
@@ -206,25 +206,11 @@ impl Imap<'_, '_> {
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
         self.s.enter(Stage::Auth);
         let choices = match &self.capabilities {
-            Some(c) => c.offer.choices(self.s, Some(AuthMechanism::Login))?,
+            Some(c) => c.offer.choices(self.s, Some(AuthMechanism::Login), false)?,
             None => return Err(self.s.fail("capabilities unknown")),
         };
         let credentials = credentials.permitted(self.s)?;
-        let mut done = Ok(());
-        for mechanism in choices {
-            done = match mechanism {
-                Mechanism::Plain => sasl::login_plain(self, credentials).await,
-                Mechanism::Login => sasl::login_login(self, credentials).await,
-                Mechanism::Native => {
-                    self.with_arguments("LOGIN", &[credentials.user, credentials.password])
-                        .await
-                }
-            };
-            if !self.s.take_mechanism_refused() {
-                break;
-            }
-        }
-        done
+        sasl::login(self, choices, credentials).await
     }
 
     /// Opens the test mailbox by EXAMINE (§6.3.3), a read-only SELECT, to detect a mail store that
@@ -389,6 +375,12 @@ impl Exchange for Imap<'_, '_> {
 
     fn take_mechanism_refused(&mut self) -> bool {
         self.s.take_mechanism_refused()
+    }
+
+    /// The LOGIN command (§6.2.3).
+    async fn login_natively(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        let arguments = [credentials.user, credentials.password];
+        self.with_arguments("LOGIN", &arguments).await
     }
 }
 

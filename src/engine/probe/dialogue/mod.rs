@@ -71,6 +71,11 @@ pub async fn until_verdict(
         Protocol::Http => (http::run(&mut session).await, http::CLOSING_COMMAND),
     };
     let verdict = verdict.map_err(|error| hinted(error, &session));
+    let closing_command = if session.is_closed() {
+        b""
+    } else {
+        closing_command
+    };
     (
         verdict,
         UnclosedDialogue {

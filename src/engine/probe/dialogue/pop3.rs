@@ -14,7 +14,9 @@
 //! S: USER                                          RFC 2449 §6.2
 //! S: SASL PLAIN LOGIN                              RFC 2449 §6.3
 //! S: .
-//! C: AUTH PLAIN AHByb2JlAHNlY3JldA==               RFC 5034 §4
+//! C: USER probe                                    RFC 1939 §7
+//! S: +OK
+//! C: PASS secret
 //! S: +OK logged in
 //! C: STAT                                          RFC 1939 §5, where there is a test_mailbox
 //! S: +OK 2 320
@@ -22,33 +24,41 @@
 //! S: +OK bye
 //! ```
 //!
-//! If the server offers only USER, or does not know CAPA (RFC 1939 alone):
+//! A server that does not know CAPA (RFC 1939 alone) is taken to have USER and PASS. If the server does
+//! not offer them, or they cannot carry the credentials, SASL is used:
 //!
 //! ```text
-//! C: USER probe                                    RFC 1939 §7
-//! S: +OK
-//! C: PASS secret
+//! C: AUTH PLAIN                                    RFC 5034 §4
+//! S: +
+//! C: AHByb2JlAHNlY3JldA==
 //! S: +OK logged in
 //! ```
+//!
+//! RFC 5034 §4 allows the message in the line of AUTH as well. It is not sent there, since Exchange
+//! refuses such a line, and nginx refuses commands longer than 128 bytes.
 
 use super::encode::concat;
-use super::sasl::{self, Credentials, Exchange, Mechanism, Offer, SaslAnswer};
+use super::sasl::{self, Credentials, Exchange, Offer, SaslAnswer};
 use super::session::{Session, split_word, words};
-use crate::engine::probe::error::{ProbeError, Stage};
+use crate::engine::probe::error::{Evidence, ProbeError, Stage};
 use crate::engine::probe::proxy;
 use crate::engine::target::{AuthMechanism, TlsMode};
 
 pub(super) const CLOSING_COMMAND: &[u8] = b"QUIT\r\n";
 
-/// The longest command line in bytes, with its end (RFC 2449 §4). A longer initial response is sent
-/// after the server's `+` (RFC 5034 §4).
+/// The longest command line in bytes, with its end (RFC 2449 §4).
 const COMMAND_MAX: usize = 255;
+
+const USER: &[u8] = b"USER ";
+const PASS: &[u8] = b"PASS ";
 
 pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     let mut pop3 = Pop3 {
         s,
         stls: false,
+        refuses_capa: false,
         by_sasl: false,
+        unsent: 0,
         says_why: false,
         offer: Offer::default(),
     };
@@ -61,6 +71,7 @@ pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
     pop3.s.enter(Stage::Auth);
     match Credentials::of(pop3.s)? {
         Some(credentials) => pop3.login(credentials).await?,
+        None if pop3.refuses_capa => return pop3.quit().await,
         None => return Ok(()),
     }
     if pop3.s.target().test_mailbox.is_some() {
@@ -74,8 +85,11 @@ pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
 struct Pop3<'s, 'a> {
     s: &'s mut Session<'a>,
     stls: bool,
+    refuses_capa: bool,
     /// Whether the present login uses AUTH.
     by_sasl: bool,
+    /// How many messages of the present login are left to be sent. The last one has the password.
+    unsent: u8,
     /// Whether the server marks a login that it refuses for its credentials with `[AUTH]` (RFC 3206
     /// §6).
     says_why: bool,
@@ -96,6 +110,7 @@ impl Pop3<'_, '_> {
     async fn capabilities(&mut self) -> Result<(), ProbeError> {
         self.s.enter(Stage::Capability);
         self.stls = false;
+        self.refuses_capa = false;
         self.says_why = false;
         self.offer = Offer::default();
         for _ in 0..self.refusals_needed()? {
@@ -105,7 +120,11 @@ impl Pop3<'_, '_> {
                 Status::Err => self.s.settle(),
                 Status::Continue => return Err(self.s.unexpected()),
             }
+            if response_code(self.s.line()).is_some_and(is_trouble) {
+                return Err(self.s.refused());
+            }
         }
+        self.refuses_capa = true;
         self.offer.add_native("USER");
         Ok(())
     }
@@ -160,49 +179,60 @@ impl Pop3<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let choices = self.offer.choices(self.s, Some(AuthMechanism::UserPass))?;
+        let is_suited = suits_user_and_pass(credentials);
+        let choices = self
+            .offer
+            .choices(self.s, Some(AuthMechanism::UserPass), is_suited)?;
         let credentials = credentials.permitted(self.s)?;
-        let mut done = Ok(());
-        for mechanism in choices {
-            self.by_sasl = mechanism != Mechanism::Native;
-            done = match mechanism {
-                Mechanism::Plain => sasl::login_plain(self, credentials).await,
-                Mechanism::Login => sasl::login_login(self, credentials).await,
-                Mechanism::Native => self.user_and_pass(credentials).await,
-            };
-            if !self.s.take_mechanism_refused() {
-                break;
+        sasl::login(self, choices, credentials).await
+    }
+
+    /// Sends QUIT (RFC 1939 §5), which must be answered: a server that has refused CAPA has not
+    /// shown yet that it serves anything.
+    async fn quit(&mut self) -> Result<(), ProbeError> {
+        self.s.enter(Stage::Capability);
+        self.s.send(CLOSING_COMMAND).await?;
+        match self.status().await? {
+            Status::Ok => {
+                self.s.note_closed();
+                Ok(())
             }
+            Status::Err => Err(self.s.refused()),
+            Status::Continue => Err(self.s.unexpected()),
         }
-        done
     }
 
-    /// Logs in by USER and PASS (RFC 1939 §7). The password may contain spaces.
-    async fn user_and_pass(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let user = concat(&[b"USER ", credentials.user.as_bytes(), b"\r\n"]);
-        self.s.send(&user).await?;
-        self.ok().await?;
-        let pass = concat(&[b"PASS ", credentials.password.as_bytes(), b"\r\n"]);
-        self.s.send(&pass).await?;
-        self.ok().await
-    }
-
-    /// The meaning of a refused login: its response code may say that the credentials are right.
+    /// The meaning of a refusal during the login.
     fn refused_login(&mut self) -> Result<SaslAnswer, ProbeError> {
         let code = response_code(self.s.line());
         let is = |name: &[u8]| code.is_some_and(|code| code.eq_ignore_ascii_case(name));
-        if is(b"IN-USE") || is(b"LOGIN-DELAY") {
-            // RFC 2449 §8.1: the credentials are right, but another session has the maildrop open
-            // or has just closed it. That proves that logins work, so the probe succeeds, unless it
-            // has to open the maildrop itself.
-            return match self.s.target().test_mailbox {
-                None => Ok(SaslAnswer::Success),
-                Some(_) => Err(self.s.refused()),
+        let has_password = self.unsent == 0;
+        if is(b"IN-USE") {
+            // RFC 2449 §8.1.2: the credentials are right, but another session has the maildrop
+            // open. That proves that logins work, so the probe succeeds, unless it has to open the
+            // maildrop itself: the other session may be another probe, or one that hangs.
+            return if has_password && self.s.target().test_mailbox.is_none() {
+                Ok(SaslAnswer::Success)
+            } else {
+                Err(ProbeError {
+                    evidence: Evidence::IfRepeated,
+                    ..self.s.refused()
+                })
             };
         }
+        if is(b"LOGIN-DELAY") {
+            // RFC 2449 §8.1.1: the server may not have looked at the password.
+            return Err(ProbeError {
+                login_refused: true,
+                evidence: Evidence::Nothing,
+                ..self.s.refused()
+            });
+        }
         Err(match code {
-            // RFC 3206 §4: a problem of the server, not of the credentials.
-            Some(code) if code.to_ascii_uppercase().starts_with(b"SYS/") => self.s.refused(),
+            Some(code) if is_trouble(code) => self.s.refused(),
+            _ if is(b"AUTH") => self.s.refused_login(),
+            // The server has not seen the password yet.
+            _ if !has_password => self.s.refuse_mechanism(),
             None if self.says_why && self.by_sasl => self.s.refuse_mechanism(),
             _ => self.s.refused_login(),
         })
@@ -228,15 +258,18 @@ impl Pop3<'_, '_> {
 }
 
 impl Exchange for Pop3<'_, '_> {
-    fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool {
-        sasl::auth_command_length(mechanism, initial) <= COMMAND_MAX
+    fn takes_initial(&self, _: &str, _: &[u8]) -> bool {
+        false
     }
 
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
+        self.by_sasl = true;
+        self.unsent = if mechanism == "LOGIN" { 2 } else { 1 };
         self.s.send(&sasl::auth_command(mechanism, initial)).await
     }
 
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
+        self.unsent = self.unsent.saturating_sub(1);
         self.s.send(&concat(&[message, b"\r\n"])).await
     }
 
@@ -268,6 +301,40 @@ impl Exchange for Pop3<'_, '_> {
     fn take_mechanism_refused(&mut self) -> bool {
         self.s.take_mechanism_refused()
     }
+
+    /// USER and PASS (RFC 1939 §7). The password may contain spaces.
+    async fn login_natively(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
+        self.by_sasl = false;
+        self.unsent = 1;
+        let user = concat(&[USER, credentials.user.as_bytes(), b"\r\n"]);
+        self.s.send(&user).await?;
+        self.ok().await?;
+        self.unsent = 0;
+        let pass = concat(&[PASS, credentials.password.as_bytes(), b"\r\n"]);
+        self.s.send(&pass).await?;
+        self.ok().await
+    }
+}
+
+/// Whether USER and PASS carry the credentials to every server. RFC 1939 §3 has printable ASCII in
+/// arguments. A space in the name would begin another one, and servers may remove spaces around
+/// the password.
+fn suits_user_and_pass(credentials: Credentials<'_>) -> bool {
+    let Credentials { user, password } = credentials;
+    let fits = |command: &[u8], text: &str| command.len() + text.len() + 2 <= COMMAND_MAX;
+    let is_printable = |text: &str| text.bytes().all(|b| matches!(b, b' '..=b'~'));
+    fits(USER, user)
+        && fits(PASS, password)
+        && is_printable(user)
+        && is_printable(password)
+        && !user.contains(' ')
+        && password.trim_ascii() == password
+}
+
+/// Whether a response code stands for a problem of the server (RFC 3206 §4).
+fn is_trouble(code: &[u8]) -> bool {
+    code.get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case(b"SYS/"))
 }
 
 /// The code at the start of a reply's text, `-ERR [IN-USE] …` (RFC 2449 §8).

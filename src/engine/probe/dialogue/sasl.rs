@@ -4,7 +4,8 @@
 //! (draft-murchison-sasl-login), else the protocol's own command. Each protocol frames the messages
 //! in its own way ([`Exchange`]). A refused login is not tried again, because the server would
 //! count a second wrong password. If the server refuses a mechanism that it has offered, the next
-//! one that it offers is tried.
+//! one that it offers is tried. If it refuses all of them, that counts as a refused login: it will
+//! refuse the next one as well.
 
 use super::encode::{Wiped, base64, concat, plain};
 use super::session::Session;
@@ -91,20 +92,25 @@ impl Offer {
     }
 
     /// The offered mechanisms that the target's configuration allows, the best first; at least one.
-    /// `native` is the configuration's value for the protocol's own command, if it has one.
+    /// `native` is the configuration's value for the protocol's own command, if it has one. That
+    /// command comes last, or with `native_first` before all others.
     pub(super) fn choices(
         &self,
         s: &Session<'_>,
         native: Option<AuthMechanism>,
+        native_first: bool,
     ) -> Result<impl Iterator<Item = Mechanism> + use<>, ProbeError> {
         let wanted = s.target().auth_mechanism;
         let auto = wanted == AuthMechanism::Auto;
-        let choices = [
+        let mut choices = [
             (self.plain && (auto || wanted == AuthMechanism::Plain)).then_some(Mechanism::Plain),
             (self.login && (auto || wanted == AuthMechanism::Login)).then_some(Mechanism::Login),
             (self.native && native.is_some() && (auto || native == Some(wanted)))
                 .then_some(Mechanism::Native),
         ];
+        if native_first {
+            choices.rotate_right(1);
+        }
         if choices.iter().any(Option::is_some) {
             return Ok(choices.into_iter().flatten());
         }
@@ -144,10 +150,11 @@ pub(super) trait Exchange {
     fn unexpected(&self) -> ProbeError;
     /// Whether the server has refused the mechanism that it had offered; false when asked again.
     fn take_mechanism_refused(&mut self) -> bool;
+    /// Logs in by the protocol's own command, [`Mechanism::Native`].
+    async fn login_natively(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError>;
 }
 
-/// Logs in with the first of the `choices` that the server does not refuse as a mechanism. For protocols
-/// without a command of their own for the login.
+/// Logs in with the first of the `choices` that the server does not refuse as a mechanism.
 pub(super) async fn login(
     x: &mut impl Exchange,
     choices: impl Iterator<Item = Mechanism>,
@@ -156,14 +163,18 @@ pub(super) async fn login(
     let mut done = Ok(());
     for mechanism in choices {
         done = match mechanism {
-            Mechanism::Plain | Mechanism::Native => login_plain(x, credentials).await,
+            Mechanism::Plain => login_plain(x, credentials).await,
             Mechanism::Login => login_login(x, credentials).await,
+            Mechanism::Native => x.login_natively(credentials).await,
         };
         if !x.take_mechanism_refused() {
-            break;
+            return done;
         }
     }
-    done
+    done.map_err(|error| ProbeError {
+        login_refused: true,
+        ..error
+    })
 }
 
 /// The command AUTH of SMTP (RFC 4954 §4) and POP3 (RFC 5034 §4).
@@ -181,7 +192,7 @@ pub(super) fn auth_command_length(mechanism: &str, initial: &[u8]) -> usize {
 }
 
 /// SASL PLAIN (RFC 4616 §2): one message from the client.
-pub(super) async fn login_plain(
+async fn login_plain(
     x: &mut impl Exchange,
     credentials: Credentials<'_>,
 ) -> Result<(), ProbeError> {
@@ -198,7 +209,7 @@ pub(super) async fn login_plain(
 
 /// SASL LOGIN: the server asks for the user, then for the password. The texts of its prompts differ
 /// between servers and are ignored.
-pub(super) async fn login_login(
+async fn login_login(
     x: &mut impl Exchange,
     credentials: Credentials<'_>,
 ) -> Result<(), ProbeError> {

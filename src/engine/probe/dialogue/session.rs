@@ -58,6 +58,8 @@ pub struct Session<'a> {
     has_sent: bool,
     /// Whether the server has refused the login's mechanism, so that another one may work.
     mechanism_refused: bool,
+    /// Whether the server has answered the closing command.
+    closed: bool,
 }
 
 impl<'a> Session<'a> {
@@ -79,6 +81,7 @@ impl<'a> Session<'a> {
             understood: false,
             has_sent: false,
             mechanism_refused: false,
+            closed: false,
         }
     }
 
@@ -124,6 +127,17 @@ impl<'a> Session<'a> {
     pub fn accepted(&mut self) {
         self.note_understood();
         self.settle();
+    }
+
+    /// Records that the server has answered the closing command, so that it is not sent again.
+    pub fn note_closed(&mut self) {
+        self.closed = true;
+        self.accepted();
+    }
+
+    /// Whether [`Self::note_closed`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether the server has understood any command.

@@ -223,7 +223,7 @@ impl Sieve<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let choices = self.offer.choices(self.s, None)?;
+        let choices = self.offer.choices(self.s, None, false)?;
         let credentials = credentials.permitted(self.s)?;
         sasl::login(self, choices, credentials).await
     }
@@ -353,6 +353,11 @@ impl Exchange for Sieve<'_, '_> {
 
     fn take_mechanism_refused(&mut self) -> bool {
         self.s.take_mechanism_refused()
+    }
+
+    /// ManageSieve has no other command for the login than AUTHENTICATE.
+    async fn login_natively(&mut self, _: Credentials<'_>) -> Result<(), ProbeError> {
+        Err(self.unexpected())
     }
 }
 

@@ -140,7 +140,7 @@ impl Smtp<'_, '_> {
     }
 
     async fn login(&mut self, credentials: Credentials<'_>) -> Result<(), ProbeError> {
-        let choices = self.offer.choices(self.s, None)?;
+        let choices = self.offer.choices(self.s, None, false)?;
         let credentials = credentials.permitted(self.s)?;
         sasl::login(self, choices, credentials).await
     }
@@ -257,5 +257,10 @@ impl Exchange for Smtp<'_, '_> {
 
     fn take_mechanism_refused(&mut self) -> bool {
         self.s.take_mechanism_refused()
+    }
+
+    /// SMTP has no command of its own for the login.
+    async fn login_natively(&mut self, _: Credentials<'_>) -> Result<(), ProbeError> {
+        Err(self.unexpected())
     }
 }

@@ -9,6 +9,20 @@ fn pop3() -> Target {
     target(Protocol::Pop3)
 }
 
+/// PLAIN, although USER is offered.
+const OTHER_THAN_USER: &str = "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: USER
+                S: SASL PLAIN
+                S: .
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
+                S: +OK
+                C: QUIT";
+
 #[tokio::test(start_paused = true)]
 async fn pop3_in_every_form() {
     check(&[
@@ -52,12 +66,213 @@ async fn pop3_in_every_form() {
                 S: +OK list
                 S: ..x
                 S: .sasl LOGIN plain
-                S: USER
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: +OK in
                 C: QUIT",
             "",
+        ),
+        case(
+            "USER and PASS before what else is offered",
+            pop3().login(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: SASL PLAIN LOGIN
+                S: user
+                S: .
+                C: USER probe
+                S: +OK
+                C: PASS hunter22
+                S: +OK
+                C: QUIT",
+            "",
+        ),
+        case(
+            "a password that is not ASCII",
+            pop3().user("probe", "pässword"),
+            REMOTE_TLS,
+            OTHER_THAN_USER,
+            "",
+        ),
+        case(
+            "a password that ends with a space",
+            pop3().user("probe", "hunter22 "),
+            REMOTE_TLS,
+            OTHER_THAN_USER,
+            "",
+        ),
+        case(
+            "a name with a space",
+            pop3().user("the probe", "hunter22"),
+            REMOTE_TLS,
+            OTHER_THAN_USER,
+            "",
+        ),
+        case(
+            "a password too long for PASS (RFC 2449, 255 octets)",
+            pop3().user("probe", &"x".repeat(249)),
+            REMOTE_TLS,
+            OTHER_THAN_USER,
+            "",
+        ),
+        case(
+            "a password that is not ASCII, and nothing else than USER is offered",
+            pop3().user("probe", "pässword"),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: USER
+                S: .
+                C: USER probe
+                S: +OK
+                C: PASS pässword
+                S: +OK
+                C: QUIT",
+            "",
+        ),
+        case(
+            "USER offered and refused: another mechanism is the way on",
+            pop3().login(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: USER
+                S: SASL CRAM-MD5 PLAIN
+                S: .
+                C: USER probe
+                S: -ERR not here
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
+                S: +OK
+                C: QUIT",
+            "",
+        ),
+        case(
+            "a mechanism offered and refused before it has the password",
+            pop3().login(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: SASL PLAIN LOGIN
+                S: .
+                C: AUTH PLAIN
+                S: -ERR not here
+                C: AUTH LOGIN
+                S: + VXNlcm5hbWU6
+                C: $USER
+                S: + UGFzc3dvcmQ6
+                C: $PASSWORD
+                S: +OK
+                C: QUIT",
+            "",
+        ),
+        case(
+            "a refused password is not sent another way",
+            pop3().login(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: USER
+                S: SASL PLAIN
+                S: AUTH-RESP-CODE
+                S: .
+                C: USER probe
+                S: +OK
+                C: PASS hunter22
+                S: -ERR no
+                C: QUIT",
+            "auth: refused: -ERR no",
+        ),
+        case(
+            "configured PLAIN at a server that takes no initial response, as Exchange",
+            pop3().login().mechanism(AuthMechanism::Plain),
+            REMOTE_TLS,
+            r"
+                S: +OK The Microsoft Exchange POP3 service is ready.
+                C: CAPA
+                S: +OK
+                S: SASL PLAIN
+                S: USER
+                S: .
+                C: AUTH PLAIN
+                S! + \r\n
+                C: $PLAIN
+                S: +OK User successfully authenticated.
+                C: QUIT",
+            "",
+        ),
+        case(
+            "CAPA refused, and QUIT answered",
+            pop3(),
+            REMOTE,
+            "
+                S: +OK
+                C: CAPA
+                S: -ERR what?
+                C: QUIT
+                S: +OK bye
+                EOF",
+            "",
+        ),
+        case(
+            "CAPA refused, and then nothing more is served",
+            pop3(),
+            REMOTE,
+            "
+                S: +OK
+                C: CAPA
+                S: -ERR internal error, closing
+                C: QUIT
+                EOF",
+            "capability: connection closed",
+        ),
+        case(
+            "everything refused",
+            pop3(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: -ERR no backend
+                C: QUIT
+                S: -ERR no backend",
+            "capability: refused: -ERR no backend",
+        ),
+        case(
+            "CAPA refused for the server's own trouble (RFC 3206)",
+            pop3(),
+            REMOTE,
+            "
+                S: +OK
+                C: CAPA
+                S: -ERR [SYS/TEMP] Server shutting down.
+                C: QUIT",
+            "capability: refused: -ERR [SYS/TEMP] Server shutting down.",
+        ),
+        case(
+            "the same before a login",
+            pop3().login(),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: -ERR [sys/perm] no backend
+                C: QUIT",
+            "capability: refused: -ERR [sys/perm] no backend",
         ),
         case(
             "LOGIN",
@@ -79,7 +294,7 @@ async fn pop3_in_every_form() {
             "",
         ),
         case(
-            "PLAIN too long for an initial response (RFC 5034, 255 octets)",
+            "PLAIN with a long password",
             pop3().user("u", &"x".repeat(200)),
             REMOTE_TLS,
             "
@@ -237,7 +452,9 @@ async fn pop3_in_every_form() {
                 S: +OK
                 S: SASL PLAIN
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: +OK
                 C: QUIT",
             "",

@@ -344,7 +344,9 @@ fn pop3() -> Vec<Case> {
                 S: SASL PLAIN
                 S: RESP-CODES
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: -ERR [IN-USE] another session has it
                 C: QUIT";
     vec![
@@ -378,7 +380,55 @@ fn pop3() -> Vec<Case> {
                 C: PASS hunter22
                 S: -ERR [LOGIN-DELAY] wait
                 C: QUIT",
-            "",
+            "auth: refused: -ERR [LOGIN-DELAY] wait",
+        ),
+        case(
+            "the same in answer to USER",
+            login(Protocol::Pop3),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: USER
+                S: SASL PLAIN
+                S: .
+                C: USER probe
+                S: -ERR [LOGIN-DELAY] wait
+                C: QUIT",
+            "auth: refused: -ERR [LOGIN-DELAY] wait",
+        ),
+        case(
+            "the same in answer to AUTH",
+            login(Protocol::Pop3),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: SASL LOGIN
+                S: .
+                C: AUTH LOGIN
+                S: -ERR [login-delay] wait
+                C: QUIT",
+            "auth: refused: -ERR [login-delay] wait",
+        ),
+        case(
+            "RFC 2449 §8.1.2: the maildrop is in use, before the password was sent",
+            login(Protocol::Pop3),
+            REMOTE_TLS,
+            "
+                S: +OK
+                C: CAPA
+                S: +OK
+                S: SASL LOGIN
+                S: .
+                C: AUTH LOGIN
+                S: +
+                C: $USER
+                S: -ERR [IN-USE] wait
+                C: QUIT",
+            "auth: refused: -ERR [IN-USE] wait",
         ),
         case(
             "RFC 3206 §6: a server that says why, and does not: it is the mechanism",
@@ -388,15 +438,18 @@ fn pop3() -> Vec<Case> {
                 S: +OK
                 C: CAPA
                 S: +OK
-                S: SASL PLAIN
-                S: USER
+                S: SASL PLAIN LOGIN
                 S: AUTH-RESP-CODE
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: -ERR unsupported
-                C: USER probe
-                S: +OK
-                C: PASS hunter22
+                C: AUTH LOGIN
+                S: +
+                C: $USER
+                S: +
+                C: $PASSWORD
                 S: +OK
                 C: QUIT",
             "",
@@ -410,10 +463,11 @@ fn pop3() -> Vec<Case> {
                 C: CAPA
                 S: +OK
                 S: SASL PLAIN
-                S: USER
                 S: AUTH-RESP-CODE
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: -ERR [AUTH] no
                 C: QUIT",
             "auth: refused: -ERR [AUTH] no",
@@ -427,10 +481,11 @@ fn pop3() -> Vec<Case> {
                 C: CAPA
                 S: +OK
                 S: SASL PLAIN
-                S: USER
                 S: AUTH-RESP-CODE
                 S: .
-                C: AUTH PLAIN $PLAIN
+                C: AUTH PLAIN
+                S: +
+                C: $PLAIN
                 S: -ERR [SYS/TEMP] later
                 C: QUIT",
             "auth: refused: -ERR [SYS/TEMP] later",
