@@ -61,6 +61,7 @@ pub(super) async fn converse(s: &mut Session<'_>, hello: Hello) -> Result<(), Pr
         s,
         start_tls: false,
         offer: Offer::default(),
+        has_sent_credentials: false,
     };
     smtp.greeting().await?;
     smtp.hello(hello).await?;
@@ -79,6 +80,8 @@ struct Smtp<'s, 'a> {
     s: &'s mut Session<'a>,
     start_tls: bool,
     offer: Offer,
+    /// Whether the present login has sent any credentials.
+    has_sent_credentials: bool,
 }
 
 impl Smtp<'_, '_> {
@@ -231,22 +234,28 @@ impl Exchange for Smtp<'_, '_> {
     }
 
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
+        self.has_sent_credentials = initial.is_some();
         self.s.send(&sasl::auth_command(mechanism, initial)).await
     }
 
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError> {
+        self.has_sent_credentials = true;
         self.s.send(&concat(&[message, b"\r\n"])).await
     }
 
-    /// The reply codes of AUTH (RFC 4954 §4, §6).
+    /// The reply codes of AUTH (RFC 4954 §4, §6). Servers refuse credentials with other codes than 535
+    /// as well: 501 (Cyrus), 525, 550, 554.
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         match self.reply().await? {
             235 => Ok(SaslAnswer::Success),
             334 => Ok(SaslAnswer::Challenge),
-            // The mechanism is unknown, or too weak for this user (RFC 4954 §4, §6).
-            504 | 534 => Err(self.s.refuse_mechanism()),
+            // The mechanism is unknown, too weak for this user, or not without encryption (RFC 4954
+            // §4, §6; RFC 2554 §6).
+            504 | 534 | 538 => Err(self.s.refuse_mechanism()),
             535 => Err(self.s.refused_login()),
-            400..=599 => Err(self.s.refused()),
+            500..=599 if self.has_sent_credentials => Err(self.s.refused_login()),
+            500..=599 => Err(self.s.refuse_mechanism()),
+            400..=499 => Err(self.s.refused()),
             _ => Err(self.s.unexpected()),
         }
     }

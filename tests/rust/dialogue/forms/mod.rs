@@ -7,6 +7,7 @@ mod sieve;
 mod smtp;
 mod standard;
 
+use nauthilus_backend::engine::probe::error::Evidence;
 use nauthilus_backend::engine::target::{Protocol, Target};
 
 use crate::support::{Connection, LOOPBACK, With, converse, target};
@@ -123,6 +124,130 @@ async fn injected_replies_fail_the_probe() {
             "{protocol}: {reason}"
         );
         assert_eq!(script, Ok(()), "{protocol}");
+    }
+}
+
+/// After a refused login the next ones are made less often, and some refusals say nothing of the server.
+#[tokio::test(start_paused = true)]
+async fn what_a_refusal_means() {
+    use Evidence::{Failure, IfRepeated, Nothing};
+    let smtp = |code: &str| {
+        format!(
+            "S: 220 mx
+             C: EHLO probe.example.org
+             S: 250-mx
+             S: 250 AUTH PLAIN
+             C: AUTH PLAIN $PLAIN
+             S: {code}
+             C: QUIT"
+        )
+    };
+    let imap = |answer: &str| {
+        format!(
+            "S: * OK [CAPABILITY LOGINDISABLED AUTH=PLAIN] hello
+             C: a1 AUTHENTICATE PLAIN
+             S: +
+             C: $PLAIN
+             S: a1 {answer}
+             C: z LOGOUT"
+        )
+    };
+    let pop3 = |answer: &str| {
+        format!(
+            "S: +OK
+             C: CAPA
+             S: -ERR
+             C: USER probe
+             S: +OK
+             C: PASS hunter22
+             S: -ERR {answer}
+             C: QUIT"
+        )
+    };
+    let sieve = |answer: &str| {
+        format!(
+            "S: \"SASL\" \"PLAIN\"
+             S: OK
+             C: AUTHENTICATE \"PLAIN\" \"$PLAIN\"
+             S: NO {answer}
+             C: LOGOUT"
+        )
+    };
+    let bare = |answer: &str| {
+        format!(
+            "S: 220 mx
+             C: EHLO probe.example.org
+             S: 250-mx
+             S: 250 AUTH LOGIN
+             C: AUTH LOGIN
+             S: {answer}
+             C: QUIT"
+        )
+    };
+    let in_use = Target {
+        test_mailbox: Some("x".into()),
+        ..target(Protocol::Pop3)
+    };
+    for (target, script, login_refused, evidence) in [
+        (target(Protocol::Smtp), smtp("535 5.7.8 no"), true, Failure),
+        (target(Protocol::Smtp), smtp("554 5.7.8 no"), true, Failure),
+        (target(Protocol::Smtp), smtp("525 5.7.13 no"), true, Failure),
+        (target(Protocol::Smtp), smtp("534 5.7.9 no"), true, Failure),
+        (target(Protocol::Smtp), smtp("454 4.7.0 no"), false, Failure),
+        (
+            target(Protocol::Smtp),
+            smtp("432 4.7.12 no"),
+            false,
+            Failure,
+        ),
+        (target(Protocol::Smtp), bare("504 5.5.4 no"), true, Failure),
+        (target(Protocol::Smtp), bare("502 5.5.1 no"), true, Failure),
+        (target(Protocol::Imap), imap("NO no"), true, Failure),
+        (target(Protocol::Imap), imap("BAD no"), true, Failure),
+        (
+            target(Protocol::Imap),
+            imap("NO [UNAVAILABLE] no"),
+            false,
+            Failure,
+        ),
+        (target(Protocol::Pop3), pop3("no"), true, Failure),
+        (target(Protocol::Pop3), pop3("[AUTH] no"), true, Failure),
+        (
+            target(Protocol::Pop3),
+            pop3("[SYS/TEMP] no"),
+            false,
+            Failure,
+        ),
+        (
+            target(Protocol::Pop3),
+            pop3("[LOGIN-DELAY] no"),
+            true,
+            Nothing,
+        ),
+        (in_use, pop3("[IN-USE] no"), false, IfRepeated),
+        (target(Protocol::Sieve), sieve("\"no\""), true, Failure),
+        (
+            target(Protocol::Sieve),
+            sieve("(AUTH-TOO-WEAK) \"no\""),
+            true,
+            Failure,
+        ),
+        (
+            target(Protocol::Sieve),
+            sieve("(TRYLATER) \"no\""),
+            false,
+            Failure,
+        ),
+    ] {
+        let target = target.login();
+        let (verdict, followed) = converse(&target, REMOTE_TLS, &script).await;
+        assert_eq!(followed, Ok(()), "{script}");
+        let error = verdict.expect_err("refused");
+        assert_eq!(
+            (error.login_refused, error.evidence),
+            (login_refused, evidence),
+            "{script}"
+        );
     }
 }
 

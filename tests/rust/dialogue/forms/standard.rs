@@ -105,6 +105,26 @@ fn smtp() -> Vec<Case> {
             "",
         ),
         case(
+            "a mechanism that needs encryption, the next one does not",
+            login(Protocol::Smtp),
+            REMOTE_TLS,
+            "
+                S: 220 mx
+                C: EHLO probe.example.org
+                S: 250-mx
+                S: 250 AUTH PLAIN LOGIN
+                C: AUTH PLAIN $PLAIN
+                S: 538 5.7.11 Encryption required for requested authentication mechanism
+                C: AUTH LOGIN
+                S: 334 VXNlcm5hbWU6
+                C: $USER
+                S: 334 UGFzc3dvcmQ6
+                C: $PASSWORD
+                S: 235 in
+                C: QUIT",
+            "",
+        ),
+        case(
             "RFC 4954 §6: too weak for this user, and nothing else is offered",
             login(Protocol::Smtp),
             REMOTE_TLS,
