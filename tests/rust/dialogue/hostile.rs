@@ -446,6 +446,85 @@ async fn long_lists_of_capabilities() {
     .await;
 }
 
+/// A mailbox may have any number of keywords, and no limit holds for the lines of a server.
+#[tokio::test]
+async fn long_lines_that_a_probe_does_not_need() {
+    let keywords = |count| "keyword-of-a-message ".repeat(count);
+    let opening = |reply: String| {
+        let target = Target {
+            test_mailbox: Some("INBOX".into()),
+            ..target(Protocol::Imap).login()
+        };
+        let script = vec![
+            say("* OK [CAPABILITY SASL-IR AUTH=PLAIN] hello\r\n"),
+            Read,
+            say("a1 OK in\r\n"),
+            Read,
+            say(reply),
+            Hold,
+        ];
+        (target, script)
+    };
+    let tagged = "* 1 EXISTS\r\na2 OK done\r\n";
+    let mut cases = Vec::new();
+    for (name, reply, reason) in [
+        (
+            "FLAGS and PERMANENTFLAGS",
+            format!(
+                "* FLAGS (\\Seen {0})\r\n* OK [PERMANENTFLAGS (\\Seen {0})] limited\r\n{tagged}",
+                keywords(1_000)
+            ),
+            "",
+        ),
+        (
+            "a literal at the end of a long line, and a long line after it",
+            format!(
+                "* X {0}{{22}}\r\na2 NO in the literal\r\n {0}\r\n{tagged}",
+                keywords(600)
+            ),
+            "",
+        ),
+        (
+            "as much as fits into the buffer, and its end",
+            format!(
+                "* {}\r\n* {}\r\n{tagged}",
+                "x".repeat(8190),
+                "x".repeat(8188)
+            ),
+            "",
+        ),
+        (
+            "a NUL in the middle",
+            format!("* X {0}\0{0}\r\n{tagged}", "x".repeat(7000)),
+            "examine: NUL in * X xxx*",
+        ),
+        (
+            "without end",
+            format!("* FLAGS ({}", keywords(4_000)),
+            "examine: the server sent more than 64 KiB",
+        ),
+        (
+            "a list of capabilities is needed whole",
+            format!("* CAPABILITY {}\r\n{tagged}", keywords(600)),
+            "examine: line longer than 8192 bytes: * CAPABILITY keyword*",
+        ),
+        (
+            "also in a response code",
+            format!("* OK [CAPABILITY {}] hello\r\n{tagged}", keywords(600)),
+            "examine: line longer than 8192 bytes: * OK [CAPABILITY keyword*",
+        ),
+        (
+            "our reply is needed whole",
+            format!("a2 OK {}\r\n", keywords(600)),
+            "examine: line longer than 8192 bytes: a2 OK keyword*",
+        ),
+    ] {
+        let (target, script) = opening(reply);
+        cases.push(case(name, target, script, Early, reason));
+    }
+    check(cases).await;
+}
+
 #[tokio::test]
 async fn servers_that_are_something_else() {
     let proxied = |protocol| Target {

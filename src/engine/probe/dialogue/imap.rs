@@ -306,7 +306,7 @@ impl Imap<'_, '_> {
             // Other data may contain literals, whose bytes must not be read as lines (§4.3).
             while let Some(length) = literal(self.s.line()) {
                 self.s.read_bytes(length, None).await?;
-                self.s.read_line().await?;
+                self.s.read_line_cut(|_| true).await?;
             }
         }
         Ok(())
@@ -334,7 +334,7 @@ impl Exchange for Imap<'_, '_> {
     /// Waits for the reply with our tag (§7.1) or a continuation request (§7.6).
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError> {
         loop {
-            self.s.read_line().await?;
+            self.s.read_line_cut(may_be_cut).await?;
             let line = self.s.line();
             if line.starts_with(b"* ") {
                 self.untagged().await?;
@@ -404,6 +404,16 @@ fn is_temporary(text: &[u8]) -> bool {
     ]
     .iter()
     .any(|code| starts_with(text, code))
+}
+
+/// Whether the middle of a long line may be left out: that of untagged data without capabilities,
+/// which may be of any length. EXAMINE lists all keywords of the mailbox in one line (§7.3.5).
+fn may_be_cut(line: &[u8]) -> bool {
+    let Some(data) = line.strip_prefix(b"* ") else {
+        return false;
+    };
+    let (kind, rest) = split_word(data);
+    !kind.eq_ignore_ascii_case(b"CAPABILITY") && !starts_with(rest, b"[CAPABILITY")
 }
 
 /// The length of the literal that a line ends with: `{5}`, `{5+}`, `~{5}` (§4.3, §4.4).

@@ -24,8 +24,13 @@ use crate::engine::probe::tls::stream_text;
 use crate::engine::probe::transport::{READ_LIMIT, READ_LIMIT_TEXT, Transport};
 use crate::engine::target::Target;
 
-/// The longest line in bytes, with its end. RFC 9051 §4 advises the same limit.
+/// The longest line in bytes, with its end, that is read whole.
 pub const LINE_MAX: usize = 8 * 1024;
+
+/// How many bytes are kept of the beginning of a longer line, and how many of its end. Reasons quote
+/// fewer bytes of the beginning, and the announcement of a literal at the end is shorter.
+const CUT_HEAD: usize = LINE_MAX / 2;
+const CUT_TAIL: usize = 64;
 
 /// How long a graceful close may take at most.
 pub const END_MAX: Duration = Duration::from_millis(250);
@@ -177,6 +182,12 @@ impl<'a> Session<'a> {
     /// Reads the next line, which [`Self::line`] then returns. It ends in CRLF, or in a bare LF,
     /// which some servers send. A NUL is an error, since no protocol allows it.
     pub async fn read_line(&mut self) -> Result<(), ProbeError> {
+        self.read_line_cut(|_| false).await
+    }
+
+    /// As [`Self::read_line`], but the middle of a line longer than [`LINE_MAX`] is left out if
+    /// `may_be_cut`, given its beginning, allows that.
+    pub async fn read_line_cut(&mut self, may_be_cut: fn(&[u8]) -> bool) -> Result<(), ProbeError> {
         let mut searched = 0;
         loop {
             let unread = &self.input[self.unread.clone()];
@@ -197,8 +208,17 @@ impl<'a> Session<'a> {
             }
             searched = unread.len();
             if searched == LINE_MAX {
-                let quoted = self.quote(&self.input[self.unread.clone()]);
-                return Err(self.fail(format!("line longer than {LINE_MAX} bytes: {quoted}")));
+                if unread.contains(&0) {
+                    return Err(self.fail(format!("NUL in {}", self.quote(unread))));
+                }
+                if !may_be_cut(unread) {
+                    let quoted = self.quote(unread);
+                    return Err(self.fail(format!("line longer than {LINE_MAX} bytes: {quoted}")));
+                }
+                self.input
+                    .copy_within(LINE_MAX - CUT_TAIL..LINE_MAX, CUT_HEAD);
+                searched = CUT_HEAD + CUT_TAIL;
+                self.unread = 0..searched;
             }
             if self.fill().await? == 0 {
                 return Err(self.fail(match searched {
