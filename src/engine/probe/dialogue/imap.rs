@@ -21,8 +21,9 @@
 //! S: z OK
 //! ```
 //!
-//! Without SASL-IR, PLAIN's message is sent after the server's `+` (§7.6). AUTH=LOGIN asks for the
-//! user and the password in turn. If neither mechanism is offered, the LOGIN command is used:
+//! Without SASL-IR, PLAIN's message is sent after the server's `+` (§7.6); so it is, too, if the server
+//! has answered BAD to the command with the message. AUTH=LOGIN asks for the user and the password in
+//! turn. If neither mechanism is offered, the LOGIN command is used:
 //!
 //! ```text
 //! C: a4 LOGIN "probe" {9}                                          §6.2.3
@@ -54,6 +55,8 @@ pub(super) async fn run(s: &mut Session<'_>) -> Result<(), ProbeError> {
         commands: 0,
         capabilities: None,
         speaks_utf8: false,
+        has_initial: false,
+        initial_refused: false,
     };
     let authenticated = imap.greeting().await?;
 
@@ -141,6 +144,10 @@ struct Imap<'s, 'a> {
     capabilities: Option<Capabilities>,
     /// Whether quoted strings may be in UTF-8 (RFC 6855 §3).
     speaks_utf8: bool,
+    /// Whether the last command contained a login's message (SASL-IR, RFC 4959).
+    has_initial: bool,
+    /// Whether the server has answered BAD to such a command.
+    initial_refused: bool,
 }
 
 impl Imap<'_, '_> {
@@ -271,6 +278,7 @@ impl Imap<'_, '_> {
 
     fn next_tag(&mut self) {
         self.commands += 1;
+        self.has_initial = false;
         self.tag = format!("a{}", self.commands).into_bytes();
     }
 
@@ -322,7 +330,12 @@ impl Exchange for Imap<'_, '_> {
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError> {
         let mechanism = mechanism.as_bytes();
         match initial {
-            Some(m) => self.command(&[b"AUTHENTICATE ", mechanism, b" ", m]).await,
+            Some(m) => {
+                self.command(&[b"AUTHENTICATE ", mechanism, b" ", m])
+                    .await?;
+                self.has_initial = true;
+                Ok(())
+            }
             None => self.command(&[b"AUTHENTICATE ", mechanism]).await,
         }
     }
@@ -359,6 +372,10 @@ impl Exchange for Imap<'_, '_> {
                 Err(match () {
                     () if !self.s.is_at(Stage::Auth) => self.s.refused(),
                     // §7.1.3: the server does not know the command or its arguments.
+                    () if is_bad && self.has_initial => {
+                        self.initial_refused = true;
+                        self.s.refused()
+                    }
                     () if is_bad => self.s.refuse_mechanism(),
                     () if is_temporary => self.s.refused(),
                     () => self.s.refused_login(),
@@ -371,6 +388,10 @@ impl Exchange for Imap<'_, '_> {
 
     fn unexpected(&self) -> ProbeError {
         self.s.unexpected()
+    }
+
+    fn take_initial_refused(&mut self) -> bool {
+        std::mem::take(&mut self.initial_refused)
     }
 
     fn take_mechanism_refused(&mut self) -> bool {

@@ -143,6 +143,11 @@ pub(super) enum SaslAnswer {
 pub(super) trait Exchange {
     /// Whether `initial` may be sent within the command that begins the login.
     fn takes_initial(&self, mechanism: &str, initial: &[u8]) -> bool;
+    /// Whether the server did not understand a command with an initial message, so that the same
+    /// mechanism may work without it; false when asked again.
+    fn take_initial_refused(&mut self) -> bool {
+        false
+    }
     async fn begin(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Result<(), ProbeError>;
     async fn respond(&mut self, message: &[u8]) -> Result<(), ProbeError>;
     async fn answer(&mut self) -> Result<SaslAnswer, ProbeError>;
@@ -199,11 +204,14 @@ async fn login_plain(
     let message = plain(credentials.user, credentials.password);
     if x.takes_initial("PLAIN", &message) {
         x.begin("PLAIN", Some(&message)).await?;
-    } else {
-        x.begin("PLAIN", None).await?;
-        expect(x, SaslAnswer::Challenge).await?;
-        x.respond(&message).await?;
+        let done = expect(x, SaslAnswer::Success).await;
+        if !x.take_initial_refused() {
+            return done;
+        }
     }
+    x.begin("PLAIN", None).await?;
+    expect(x, SaslAnswer::Challenge).await?;
+    x.respond(&message).await?;
     expect(x, SaslAnswer::Success).await
 }
 

@@ -318,8 +318,12 @@ async fn imap_logs_in() {
                 S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN LOGINDISABLED] hello
                 C: a1 AUTHENTICATE PLAIN $PLAIN
                 S: a1 BAD AUTHENTICATE PLAIN $PLAIN
+                C: a2 AUTHENTICATE PLAIN
+                S: +
+                C: $PLAIN
+                S: a2 BAD $PLAIN
                 C: z LOGOUT",
-            "auth: refused: a1 BAD AUTHENTICATE PLAIN [redacted]",
+            "auth: refused: a2 BAD [redacted]",
         ),
         case(
             "nothing usable",

@@ -216,9 +216,26 @@ fn imap() -> Vec<Case> {
                 S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello
                 C: a1 AUTHENTICATE PLAIN $PLAIN
                 S: a1 BAD no such mechanism
-                C: a2 LOGIN "probe" "hunter22"
-                S: a2 OK in
+                C: a2 AUTHENTICATE PLAIN
+                S: a2 BAD no such mechanism
+                C: a3 LOGIN "probe" "hunter22"
+                S: a3 OK in
                 C: z LOGOUT"#,
+            "",
+        ),
+        case(
+            "RFC 4959 §3: SASL-IR offered, and not understood",
+            login(Protocol::Imap).mechanism(AuthMechanism::Plain),
+            REMOTE_TLS,
+            "
+                S: * OK [CAPABILITY IMAP4rev1 SASL-IR AUTH=PLAIN] hello
+                C: a1 AUTHENTICATE PLAIN $PLAIN
+                S: a1 BAD invalid command or parameters
+                C: a2 AUTHENTICATE PLAIN
+                S: +
+                C: $PLAIN
+                S: a2 OK in
+                C: z LOGOUT",
             "",
         ),
         case(
