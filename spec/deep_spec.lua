@@ -506,6 +506,21 @@ describe("a deep check", function()
       local header_as_line = world:open({ script = script { "expect ^a1 ", "send a1 OK\\r\\n" } })
       assert.matches("^greeting: ", check(header_as_line, { haproxy_v2 = true, deep_timeout = "500ms" }))
     end)
+
+    it("treats an IPv4-mapped address as the IPv4 address: for the password, the certificate and reports", function()
+      local MAPPED = "::ffff:127.0.0.1"
+      local server = world:open({ script = WILLING })
+      local reason = check(server, { host = MAPPED })
+      if reason and reason:find("^internal: ") then
+        pending("this machine has no IPv6")
+        return
+      end
+      assert.is_nil(reason)
+      local under_tls = world:open({ tls = "good", script = WILLING })
+      assert.is_nil(check(under_tls, { host = MAPPED, tls = true, tls_ca_file = ca }))
+      configure({ deep(server) })
+      assert.is_true(nb.report_failure(MAPPED, server.port))
+    end)
   end)
 
   it("is what STARTTLS needs: without it a target is only connected to", function()

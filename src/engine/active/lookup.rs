@@ -46,9 +46,12 @@ impl ActiveConfig {
         match &target.host {
             Host::Name(name) => {
                 name.eq_ignore_ascii_case(wanted.name)
-                    || (wanted.ip.is_some() && self.address_of(target, slot) == wanted.ip)
+                    || wanted.ip.is_some_and(|wanted| {
+                        let address = self.address_of(target, slot);
+                        address.is_some_and(|address| address.to_canonical() == wanted)
+                    })
             }
-            Host::Ip(ip) => wanted.ip == Some(*ip),
+            Host::Ip(ip) => wanted.ip == Some(ip.to_canonical()),
         }
     }
 
@@ -89,6 +92,7 @@ impl ActiveConfig {
 /// A host to compare with all targets, parsed once.
 struct Wanted<'a> {
     name: &'a str,
+    /// In canonical form: a socket for both families shows an IPv4 address as an IPv4-mapped one.
     ip: Option<IpAddr>,
 }
 
@@ -96,7 +100,7 @@ impl<'a> Wanted<'a> {
     fn new(host: &'a str) -> Self {
         Self {
             name: host.trim_end_matches('.'),
-            ip: host.parse().ok(),
+            ip: host.parse().ok().map(|ip: IpAddr| ip.to_canonical()),
         }
     }
 }
@@ -107,6 +111,26 @@ mod tests {
     use crate::engine::active::StartState;
     use crate::engine::config::Config;
     use crate::engine::verdicts::Record;
+
+    /// A socket for both families shows the address of an IPv4 peer as an IPv4-mapped one.
+    #[test]
+    fn an_ipv4_mapped_address_is_the_ipv4_address() {
+        let text = "backend_server_monitoring: {log: none, backend_servers: [
+            {protocol: imap, host: 192.0.2.1, port: 143}, {protocol: imap, host: '::ffff:192.0.2.1', port: 143},
+            {protocol: imap, host: mail.example.org, port: 143}, {protocol: imap, host: '2001:db8::1', port: 143}]}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let active = ActiveConfig::succeed(None, config, 1, true, StartState::default()).unwrap();
+        let record = Record {
+            address: Some(IpAddr::from([192, 0, 2, 1])),
+            ..Record::default()
+        };
+        active.table.write(active.slots[2], &record, false);
+        for host in ["192.0.2.1", "::ffff:192.0.2.1", "::ffff:c000:201"] {
+            assert_eq!(active.targets_at(host, 143).count(), 3, "{host}");
+        }
+        assert_eq!(active.targets_at("2001:db8::1", 143).count(), 1);
+        assert_eq!(active.targets_at("::192.0.2.1", 143).count(), 0);
+    }
 
     #[test]
     fn a_port_has_the_address_on_which_it_answers() {

@@ -493,7 +493,7 @@ impl Prober {
         let about = Conversation {
             target,
             tls,
-            loopback: address.is_loopback(),
+            loopback: address.to_canonical().is_loopback(),
             local,
             upgrade: &upgrade,
             observer: self.observer.as_deref(),

@@ -18,7 +18,7 @@ pub(super) fn server_name(target: &Target) -> String {
 }
 
 /// Has OpenSSL compare the certificate's names with `name`. An IP address is compared with the
-/// certificate's IP addresses only.
+/// certificate's IP addresses only; an IPv4-mapped one as the IPv4 address that it stands for.
 pub(super) fn expect_name(param: &mut X509VerifyParamRef, name: &str) -> Result<(), ErrorStack> {
     // RFC 9525 §6.3: a wildcard stands for one whole left-most label.
     param.set_hostflags(X509CheckFlags::NO_PARTIAL_WILDCARDS);
