@@ -181,7 +181,8 @@ struct Sieve<'s, 'a> {
 }
 
 impl Sieve<'_, '_> {
-    /// Reads the list of capabilities, which ends in OK (§1.7, §2.4).
+    /// Reads the list of capabilities, which ends in OK (§1.7, §2.4). Each reply that begins with a
+    /// string is a line of the list, whatever the value of an unknown capability is.
     async fn capabilities(&mut self) -> Result<(), ProbeError> {
         self.start_tls = false;
         self.offer = Offer::default();
@@ -189,8 +190,8 @@ impl Sieve<'_, '_> {
         loop {
             self.read_reply().await?;
             let (name, value) = match self.reply.tokens.as_slice() {
-                [Token::Text(name)] => (name, &[][..]),
-                [Token::Text(name), Token::Text(value)] => (name, value.as_slice()),
+                [Token::Text(name), Token::Text(value), ..] => (name, value.as_slice()),
+                [Token::Text(name), ..] => (name, &[][..]),
                 _ => {
                     self.expect_ok()?;
                     // §1.7: every list contains IMPLEMENTATION and SIEVE.

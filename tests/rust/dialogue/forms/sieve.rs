@@ -32,6 +32,20 @@ async fn sieve_in_every_form() {
             "",
         ),
         case(
+            "values of other kinds than RFC 5804 has, and several of them",
+            sieve().login(),
+            REMOTE_TLS,
+            r#"
+                S: "MAXREDIRECTS" 4
+                S: "SASL" "PLAIN" "LOGIN"
+                S: "X-LIST" ("a" "b")
+                S: OK
+                C: AUTHENTICATE "PLAIN" "$PLAIN"
+                S: OK
+                C: LOGOUT"#,
+            "",
+        ),
+        case(
             "PLAIN",
             sieve().login(),
             REMOTE_TLS,
