@@ -475,6 +475,58 @@ describe("with_context", function()
     default:reset()
   end)
 
+  it("counts for coroutines that a coroutine of the main thread's function runs", function()
+    local outer, inner = nb.new_context(), nb.new_context()
+    nb.with_context(outer, function()
+      coroutine.wrap(function()
+        nb.with_context(inner, function()
+          coroutine.wrap(function() nb.select_backend_server("::8", 8) end)()
+        end)
+      end)()
+    end)
+    assert.equal("::8", (inner:selected()))
+    assert.is_nil((outer:selected()))
+  end)
+
+  it("does not count any more where its coroutine never ended it", function()
+    -- Lua 5.1 cannot yield across the pcall of with_context.
+    if _VERSION == "Lua 5.1" and not jit then
+      return
+    end
+    local default = nb.context()
+    default:reset()
+    for _ = 1, 100 do
+      coroutine.wrap(function() nb.with_context(nb.new_context(), coroutine.yield) end)()
+    end
+    local ended = coroutine.create(function() nb.with_context(nb.new_context(), coroutine.yield) end)
+    coroutine.resume(ended)
+    local close = rawget(coroutine, "close")
+    if close then
+      close(ended)
+    end
+    collectgarbage()
+    collectgarbage()
+    coroutine.wrap(function() nb.select_backend_server("::9", 9) end)()
+    nb.select_backend_server("::9", 10)
+    assert.equal(10, select(2, default:selected()))
+    default:reset()
+  end)
+
+  it("returns and passes on as many values as the stack holds", function()
+    local list = {}
+    for index = 1, 5000 do
+      list[index] = index
+    end
+    local unpack = rawget(table, "unpack") or rawget(_G, "unpack")
+    local own, default = nb.new_context(), nb.context()
+    local function last(...) return select("#", ...), (select(-1, ...)) end
+    assert.same({ 5000, 5000 }, { last(nb.with_context(own, function(...) return ... end, unpack(list))) })
+    -- More than the stack holds: what was bound before is bound again.
+    pcall(nb.with_context, own, function() return unpack({}, 1, 7990) end)
+    pcall(nb.with_context, own, function() return unpack({}, 1, 999000) end)
+    assert.equal(default, nb.context())
+  end)
+
   it("also counts for coroutines that its function runs", function()
     local own = nb.new_context()
     -- From the main thread: busted runs the specs there.

@@ -31,6 +31,7 @@ pub(super) const NATIVES: Items = &[(
     Item::Table(&[
         ("set_flag", Item::Address(set_flag as *const c_void)),
         ("set_text", Item::Address(set_text as *const c_void)),
+        ("take", Item::Address(take as *const c_void)),
         ("stage", Item::Address(stage as *const c_void)),
         ("add_text", Item::Address(add_text as *const c_void)),
         ("add_number", Item::Address(add_number as *const c_void)),
@@ -92,6 +93,19 @@ unsafe fn handle<'a, T>(userdata: *const c_void) -> Option<&'a OwnOrShared<T>> {
 unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
     // SAFETY: the FFI converts a string to the address of its bytes, which is never null.
     unsafe { slice::from_raw_parts(text, length) }
+}
+
+/// `take(left)` → how many are left in the counter, which is lowered by 1; 0 if none is. In C, so that no hook runs
+/// between reading and lowering it.
+unsafe extern "C" fn take(left: *mut c_int) -> c_int {
+    // SAFETY: the glue passes an `int[1]` that it keeps.
+    unsafe {
+        let number = *left;
+        if number > 0 {
+            *left = number - 1;
+        }
+        number
+    }
 }
 
 /// The items of a table argument of one API call, added one by one. The call takes effect only once all

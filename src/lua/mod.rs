@@ -12,6 +12,7 @@
 //! | `own_or_shared.rs` | the content of the userdata of results and contexts |
 //! | `fast.rs`, `glue/fast.lua` | the request path again, for LuaJIT's FFI |
 //! | `result.rs`, `context.rs`, `check.rs` | natives: results, contexts, checks on demand |
+//! | `with_context.rs` | natives: which context is the current one |
 //! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
 //! | `engine.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the engine, for operators |
 //! | `plainly.rs` | functions of the API that are natives without glue around them |
@@ -43,6 +44,7 @@ mod result;
 mod routing;
 mod servers;
 mod start;
+mod with_context;
 
 use std::ffi::c_int;
 
@@ -141,6 +143,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(COMMON);
         natives.add(result::NATIVES);
         natives.add(context::NATIVES);
+        natives.add(with_context::NATIVES);
         natives.add(plainly::NATIVES);
         natives.add(servers::NATIVES);
         natives.add(routing::NATIVES);

@@ -4,8 +4,8 @@
 -- argument types and return whether they did; false leaves the call to the natives, which also return
 -- the error texts.
 --
--- A garbage collection runs finalisers, which may call any function here. So no code relies on shared
--- state staying the same across an allocation.
+-- A garbage collection runs finalisers, which may call any function here; a hook may do so between any two
+-- instructions. So no code relies on shared state staying the same: see "Interruptions" in `docs/architecture.md`.
 -- No loop that runs after loading uses `for ... in next` or `pairs`. Once LuaJIT has compiled such a loop
 -- on its own, the end of the loop exits the trace at the instruction that enters the loop again, until a
 -- side trace is recorded. In a finaliser nothing is recorded, so the loop would never end.
@@ -67,31 +67,34 @@ local api = {}
 -- this file.
 local MOST_SPARE = 64
 
--- Safe against finalisers that call it meanwhile: an object is removed from the array before it is
--- returned, and new ones are taken from an array that no other call has yet. If that is empty all the
--- same, `make_one` makes a single object.
+-- A counter of the objects that are left in an array.
+local counter = ffi.typeof("int[1]")
+local take = entry("take", "int (*)(int *)")
+
+-- Returns a function that returns a new object. No two calls return the same one, even if one runs in the middle of the
+-- other: each gets its index from C, and array and counter are replaced by one store.
 local function maker(fill, make_one)
-  local spare = {}
-  -- The number of objects left, and of those to make next. In a struct: LuaJIT embeds the address of a
-  -- struct of up to 16 bytes in a trace, which is faster than an upvalue that changes.
-  local state = ffi.new("struct { int left, size; }", 0, 1)
+  local spare = { left = counter(0) }
+  -- The number of objects to make next. A call that runs in between can at most keep it from growing.
+  local size = 1
   return function()
-    local left = state.left
-    local object = spare[left]
+    local from = spare
+    local index = take(from.left)
+    local object = from[index]
     if object then
-      spare[left] = nil
-      state.left = left - 1
+      from[index] = nil
       return object
     end
-    local count = state.size
-    local made = new_table(count, 0)
+    local count = size
+    local made = new_table(count, 1)
     fill(made, count)
     if count < MOST_SPARE then
-      state.size = count * 2
+      size = count * 2
     end
     object = made[count]
     made[count] = nil
-    spare, state.left = made, count - 1
+    made.left = counter(count - 1)
+    spare = made
     return object or make_one()
   end
 end

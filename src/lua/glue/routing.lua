@@ -28,11 +28,12 @@ local api = routing.api
 -- drops them all.
 local LEAF, LIST = {}, {}
 local MOST_LEAVES = 256
-local root, leaves = {}, 0
 
--- The server objects returned so far, by the index of their target; all are made again when another
--- configuration becomes active.
-local objects, epoch = {}, nil
+-- What holds for one configuration; when another one becomes active, one store replaces all of it. `root` is the
+-- branch of no filter, `leaves` how many leaves there are. `objects`: the server objects returned so far, by the index
+-- of their target. If a finaliser, hook or other coroutine calls `route` in the middle of another call, a branch or
+-- object may be lost, which is then made again, or one leaf may not be counted.
+local prepared = { root = {}, leaves = 0, objects = {}, epoch = nil }
 
 -- The branch of the items of a list; nil if there is none.
 local function branch_of_list(branch, list)
@@ -62,6 +63,7 @@ end
 -- The branch of a filter; nil if there is none. The first two keys without a loop: LuaJIT does not compile
 -- a trace through an inner loop of few iterations.
 local function find(filter)
+  local root = prepared.root
   local key, value = next(filter)
   if key == nil then
     return root
@@ -89,10 +91,9 @@ local function grown(branch, index)
   return further
 end
 
--- The branch of a filter, made if it is missing. Only for a filter that `prepare_routes` has accepted: its
--- keys are strings, and only the value of `pool` may be a table.
-local function grow(filter)
-  local branch = root
+-- The branch of a filter under `branch`, made if it is missing. Only for a filter that `prepare_routes` has accepted:
+-- its keys are strings, and only the value of `pool` may be a table.
+local function grow(branch, filter)
   local key, value = next(filter)
   while key ~= nil do
     branch = grown(branch, key)
@@ -130,27 +131,39 @@ local function prepare(filter, up)
     end
     return nil, now
   end
+  local kept = prepared
   -- Epoch 0 identifies no configuration.
-  if now ~= epoch or now == 0 or leaves >= MOST_LEAVES then
-    root, leaves, objects, epoch = {}, 0, {}, now
+  if now ~= kept.epoch or now == 0 or kept.leaves >= MOST_LEAVES then
+    kept = { root = {}, leaves = 0, objects = {}, epoch = now }
+    prepared = kept
   end
-  -- An allocation may run a finaliser that calls `route`, which may replace `objects`.
-  local shared = objects
-  local routes = { handle = handle, degraded = is_degraded, objects = shared, servers = {} }
-  local branch = grow(filter or {})
+  local routes = { handle = handle, degraded = is_degraded, objects = kept.objects, servers = {} }
+  local branch = grow(kept.root, filter or {})
   if not branch[LEAF] then
-    leaves = leaves + 1
+    kept.leaves = kept.leaves + 1
   end
   branch[LEAF] = routes
   return routes
+end
+
+-- Whether two server objects show the same. Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop
+-- never ends (see `fast.lua`).
+local function shows_same(fields, others)
+  local name, value = next(fields)
+  while name ~= nil do
+    if others[name] ~= value then
+      return false
+    end
+    name, value = next(fields, name)
+  end
+  return true
 end
 
 -- Adds the server object of a target to the routes; an existing object with the same fields is used again.
 local function add_server(routes, target)
   local fields = route_server(routes.handle, target)
   local known = routes.objects[target]
-  local shown = known and known.fields
-  if not shown or shown.ip ~= fields.ip or shown.weight ~= fields.weight or shown.state ~= fields.state then
+  if not known or not shows_same(fields, known.fields) then
     known = { object = new_server(fields), fields = fields, node = fields.node, pool = fields.pool }
     routes.objects[target] = known
   end
@@ -179,7 +192,7 @@ function api.route(user, filter)
   if type(user) ~= "string" or (filter ~= nil and type(filter) ~= "table") then
     check_arguments("route", user, filter)
   end
-  local branch = root
+  local branch = prepared.root
   if filter then
     branch = find(filter)
   end

@@ -43,46 +43,45 @@ local function server(fields)
   return object
 end
 
--- The list that was read last, and the epoch and generation at which it was made. A list that must not be
--- kept has epoch -1, which no process ever has. Not 0: a process reads 0 right after it was forked, and
--- would take the list for a current one.
+-- A list that must not be kept has this epoch, which no process ever has. Not 0: a process reads 0 right after it
+-- was forked, and would take the list for a current one.
 local NEVER = -1
-local epoch, generation = NEVER, 0
-local list, count = {}, 0
--- The number by which the native knows this list and the servers in it.
-local list_number = 0
+-- The list that was read last: the epoch and generation at which it was made, its servers and how many they are, and
+-- the number by which the native knows it. One store replaces all of it, since another call may run in between any
+-- two: of a finaliser, or of a hook or coroutine that interrupts this one.
+local current = { epoch = NEVER, generation = 0, list = {}, count = 0, number = 0 }
 
--- Reads the list again, for the API's function `name`.
-local function refresh(name)
-  -- Allocations may run finalisers that call this function and so replace `list` and `list_number`. The
-  -- indices in `fields` refer to the list with the number that was passed, which is this one.
-  local before = list
-  local now, at, number, fields = read_servers(host.may_probe(), list_number)
+-- Reads the list again, for the API's function `name`. The caller makes it the current one.
+local function read(name)
+  -- The indices in `fields` refer to the list with the number that was passed, which is this one.
+  local before = current
+  local now, at, number, fields = read_servers(host.may_probe(), before.number)
   if not now then
     errors.raise(name, at, 1)
   end
-  local fresh, length = {}, #fields
-  for index = 1, length do
+  local known_servers, list, count = before.list, {}, #fields
+  for index = 1, count do
     local known = fields[index]
-    fresh[index] = type(known) == "number" and before[known] or server(known)
+    list[index] = type(known) == "number" and known_servers[known] or server(known)
   end
-  epoch = now == 0 and NEVER or now
-  generation, list, count, list_number = at, fresh, length, number
+  return { epoch = now == 0 and NEVER or now, generation = at, list = list, count = count, number = number }
 end
 
 local servers = { api = {}, fields_of = fields_of, new = server }
 
 -- A table that Lua fills grows in steps; the native allocates the copy with its final size.
 function servers.api.get_backend_servers()
-  local copy = current_list(epoch, generation, list, count)
+  local known = current
+  local copy = current_list(known.epoch, known.generation, known.list, known.count)
   if copy then
     return copy
   end
-  refresh("get_backend_servers")
-  local from, length = list, count
+  known = read("get_backend_servers")
+  current = known
+  local list = known.list
   copy = {}
-  for index = 1, length do
-    copy[index] = from[index]
+  for index = 1, known.count do
+    copy[index] = list[index]
   end
   return copy
 end
@@ -94,49 +93,48 @@ end
 
 -- LuaJIT: the words with epoch and generation are read directly from memory, without a call, so that the
 -- whole function is compiled. Row of `make bench`: "list 10 servers, LuaJIT". `volatile` prevents a compiled
--- loop from reading them only once. `anchor` keeps the memory mapped while the addresses are in use. Reading
--- both words allocates nothing, so no finaliser can replace the anchor in between.
+-- loop from reading them only once.
 local word = ffi.typeof("const volatile uint32_t *")
-local none = ffi.new("uint32_t[1]", 1)
+local none = ffi.new("uint32_t[1]", 0)
+local no_word = ffi.cast(word, none)
 local low = ffi.abi("le") and 0 or 1
-local epoch_word, generation_word = ffi.cast(word, none), ffi.cast(word, none)
--- Owns the memory that the two pointers refer to: a pointer of the FFI keeps nothing alive.
-local anchor = none
--- The values of the words at which the list was made. In a struct of 16 bytes, whose address LuaJIT
--- embeds in a trace.
-local known = ffi.new("struct { double epoch, generation; }", NEVER, 0)
-
 local new_table = parts.ffi.new_table
 
-local function refresh_words(name)
-  refresh(name)
-  local epoch_at, generation_at, keeper = native.words()
-  if epoch_at and keeper then
-    epoch_word = ffi.cast(word, epoch_at) + low
-    generation_word = ffi.cast(word, generation_at) + low
-    anchor = keeper
+-- The current list with the pointers to the words that tell whether it is still current. A pointer of the FFI keeps
+-- nothing alive: `anchor` keeps the memory mapped while the pointers are in use, which they are only together with
+-- this table.
+local function with_words(known, epoch_word, generation_word, anchor)
+  return {
+    epoch = known.epoch, generation = known.generation, list = known.list, count = known.count,
+    number = known.number, epoch_word = epoch_word, generation_word = generation_word, anchor = anchor,
+  }
+end
+current = with_words(current, no_word, no_word, none)
+
+local function refresh(name)
+  local known = read(name)
+  local epoch_at, generation_at, anchor = native.words()
+  if epoch_at and anchor then
+    known = with_words(known, ffi.cast(word, epoch_at) + low, ffi.cast(word, generation_at) + low, anchor)
+  else
+    known = with_words(known, no_word, no_word, none)
+    known.epoch = NEVER
   end
-  -- A finaliser or hook that replaced the list meanwhile has replaced `epoch` and `generation` with it,
-  -- so these always belong to the present list.
-  known.epoch, known.generation = epoch, generation
+  current = known
+  return known
 end
 
 function servers.api.get_backend_servers()
-  if epoch_word[0] ~= known.epoch or generation_word[0] ~= known.generation then
-    refresh_words("get_backend_servers")
+  local known = current
+  if known.epoch_word[0] ~= known.epoch or known.generation_word[0] ~= known.generation then
+    known = refresh("get_backend_servers")
   end
-  -- A finaliser that runs while the array is made may replace `list` and `count`.
-  local from, length = list, count
+  local list, length = known.list, known.count
   local copy = new_table(length, 0)
   for index = 1, length do
-    copy[index] = from[index]
+    copy[index] = list[index]
   end
   return copy
-end
-
--- Never called. The closure makes `anchor` an upvalue that lives as long as this table.
-function servers.anchor()
-  return anchor
 end
 
 return servers

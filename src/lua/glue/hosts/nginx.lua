@@ -34,29 +34,16 @@ local publish = is_http and headers.publish or nil
 local setter = is_http and headers.setter or nil
 local get_request = headers.get_request
 
-local debug = package.loaded.debug
-local getinfo = debug and debug.getinfo
+-- The context that `with_context` has bound, or false: each request has its own default context.
+local bindings, own_context = plain.shared, native.own_context
+native.default_context(bindings, false)
 
--- Whether the coroutine still runs `with_context`. nginx does not return from a function that calls `ngx.exit`,
--- `ngx.exec` or `ngx.redirect`, nor from one whose thread is killed or whose client is gone; and it uses the
--- coroutine again for another handler, mostly that of another request, which must not find the binding. A script
--- that has removed the library `debug` has to return from the function itself.
-local function is_inside(thread)
-  local level = 0
-  local info = getinfo(thread, level, "f")
-  while info and info.func ~= plain.with_context do
-    level = level + 1
-    info = getinfo(thread, level, "f")
-  end
-  return info ~= nil
-end
-if not getinfo then
-  is_inside = nil
-end
-
-local plain_bound_context = plain.bound_context
 local function bound_context()
-  return plain_bound_context(is_inside)
+  local context = bindings[1]
+  if context == nil then
+    context = own_context(bindings)
+  end
+  return context
 end
 
 -- Level 4 is the script: a function of the API calls `current_context`, which calls this.

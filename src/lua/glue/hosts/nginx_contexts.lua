@@ -146,6 +146,13 @@ end
 -- and the turn of the place at that time, which tells whether they belong to the present request.
 local given, turns = setmetatable({}, { __mode = "v" }), {}
 
+-- In this order a userdata never has a turn that is not its own, whatever interrupts this.
+local function note_given(number, context, turn)
+  given[number] = nil
+  turns[number] = turn
+  given[number] = context
+end
+
 function contexts.bind(context)
   local request = get_request()
   local number = request and number_of(request) or 0
@@ -154,7 +161,7 @@ function contexts.bind(context)
   end
   context = context or new_context()
   become(context_at(number), context)
-  given[number], turns[number] = context, turn_of(number)
+  note_given(number, context, turn_of(number))
 end
 
 -- Returns a userdata that shares its data with the place's until the request ends; after that the script
@@ -169,7 +176,7 @@ function contexts.keep(context)
   -- A finalised userdata may still be in the weak table when another finaliser calls this.
   if not one or not is_context(one) then
     one = share_context(context)
-    given[number], turns[number] = one, turn
+    note_given(number, one, turn)
   end
   return one
 end
