@@ -317,8 +317,8 @@ function nauthilus_backend.remove_from_backend_result(names) end
 ---`{ check = f }`.
 ---@param ip string
 ---@param port integer
----@param haproxy_v2 boolean
----@param tls boolean
+---@param haproxy_v2? boolean
+---@param tls? boolean nil: as the configured server of this address has it
 ---@param options? nauthilus_backend.Target
 ---@return string? reason
 ---@overload fun(target: nauthilus_backend.Target|nauthilus_backend.Server): string?
@@ -328,8 +328,8 @@ function nauthilus_backend.check_backend_connection(ip, port, haproxy_v2, tls, o
 ---Begins the same probe as `check_backend_connection` and does not wait.
 ---@param ip string
 ---@param port integer
----@param haproxy_v2 boolean
----@param tls boolean
+---@param haproxy_v2? boolean
+---@param tls? boolean nil: as the configured server of this address has it
 ---@param options? nauthilus_backend.Target
 ---@return nauthilus_backend.Check
 function nauthilus_backend.start_check(ip, port, haproxy_v2, tls, options) end
@@ -349,7 +349,8 @@ function nauthilus_backend.stop() end
 ---Waits until every server has a verdict.
 ---@param seconds? number
 ---@return true? ready
----@return string? why "timeout", "not configured", or why the file of the environment was refused.
+---@return string? why "timeout", "not configured", "stopped", why probing cannot start, or why the file of the
+--- environment was refused.
 function nauthilus_backend.wait_ready(seconds) end
 
 ---@return nauthilus_backend.Status

@@ -95,6 +95,40 @@ describe("check_backend_connection", function()
     end)
   end)
 
+  describe("with options", function()
+    local skipping = { tls = true, tls_skip_verify = true }
+
+    it("takes from them what an argument leaves out", function()
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", tls.port, nil, nil, skipping))
+      assert.matches("^tls: ", nb.check_backend_connection("127.0.0.1", plain.port, nil, nil, skipping))
+      local before = proxied:stats().proxied
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", proxied.port, nil, nil, { haproxy_v2 = true }))
+      proxied:await("proxied", before + 1)
+      local check = nb.start_check("127.0.0.1", plain.port, nil, nil, skipping)
+      assert.is_true(check:wait(60))
+      assert.matches("^tls: ", check:result())
+    end)
+
+    it("leaves TLS to the configured server where neither says anything", function()
+      nb.configure(engine.config({ engine.imap(plain.port, { tls = true }) }))
+      assert.matches("^tls: ", nb.check_backend_connection("127.0.0.1", plain.port))
+      assert.matches("^tls: ", nb.check_backend_connection("127.0.0.1", plain.port, nil, nil, {}))
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", plain.port, false, false))
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", plain.port, nil, nil, { tls = false }))
+      local check = nb.start_check("127.0.0.1", plain.port)
+      assert.is_true(check:wait(60))
+      assert.matches("^tls: ", check:result())
+      nb.configure(engine.config({}))
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", plain.port))
+    end)
+
+    it("takes those that say the same as an argument", function()
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", tls.port, false, true, skipping))
+      assert.is_nil(nb.check_backend_connection("127.0.0.1", plain.port, false, false,
+        { haproxy_v2 = false, tls_mode = "plain", protocol = "imap" }))
+    end)
+  end)
+
   describe("with a table", function()
     it("takes a target's keys, and host by each of its names", function()
       for _, name in ipairs({ "host", "ip", "ip_address" }) do
@@ -142,6 +176,12 @@ describe("check_backend_connection", function()
       { "haproxy_v2 as a string", { "127.0.0.1", 993, "yes", false }, "#3" },
       { "tls as a string", { "127.0.0.1", 993, false, "yes" }, "#4" },
       { "options as a string", { "127.0.0.1", 993, false, false, "x" }, "#5" },
+      { "a host among the options", { "127.0.0.1", 993, false, false, { host = "127.0.0.1" } }, "#5" },
+      { "an address among the options", { "127.0.0.1", 993, nil, nil, { ip_address = "::1" } }, "ip_address" },
+      { "a port among the options", { "127.0.0.1", 993, false, false, { port = 993 } }, "#5" },
+      { "an option against tls", { "127.0.0.1", 993, false, false, { tls = true } }, "contradicts argument #4" },
+      { "an option against haproxy_v2", { "127.0.0.1", 993, true, nil, { haproxy_v2 = false } }, "argument #3" },
+      { "a mode against tls", { "127.0.0.1", 993, false, false, { tls_mode = "implicit" } }, "contradicts tls_mode" },
       { "an unknown option", { "127.0.0.1", 993, false, false, { tls_skip_verfy = true } }, "tls_skip_verify" },
     }
     for _, case in ipairs(wrong) do

@@ -67,22 +67,27 @@ pub(super) fn begin_described(args: &Args, index: i32) -> Result<Check, String> 
 }
 
 /// The description of a check from four arguments, beginning at `first`: `host, port, haproxy_v2, tls`;
-/// or what is wrong with them.
+/// or what is wrong with them. A flag that is nil is left out.
 pub(super) fn described_at(
     args: &Args,
     first: i32,
 ) -> Result<Result<ConfigValue, String>, Refused> {
     let (host, port) = (args.bytes(first)?, args.number(first + 1)?);
-    let (haproxy_v2, tls) = (args.flag(first + 2)?, args.flag(first + 3)?);
+    let flags = [
+        ("haproxy_v2", args.optional_flag(first + 2)?),
+        ("tls", args.optional_flag(first + 3)?),
+    ];
     let Ok(host) = std::str::from_utf8(host) else {
         return Ok(Err("host: text in UTF-8 expected".to_owned()));
     };
-    Ok(Ok(ConfigValue::Map(vec![
+    let mut entries = vec![
         ("host".to_owned(), ConfigValue::Str(host.to_owned())),
         ("port".to_owned(), number_value(port)),
-        ("haproxy_v2".to_owned(), ConfigValue::Bool(haproxy_v2)),
-        ("tls".to_owned(), ConfigValue::Bool(tls)),
-    ])))
+    ];
+    for (key, flag) in flags {
+        entries.extend(flag.map(|flag| (key.to_owned(), ConfigValue::Bool(flag))));
+    }
+    Ok(Ok(ConfigValue::Map(entries)))
 }
 
 /// Starts the check that is described, or says what is wrong with the description.

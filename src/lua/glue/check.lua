@@ -28,6 +28,21 @@ local function check_arguments(name, ip, port, haproxy_v2, tls)
   return number
 end
 
+-- Options that are refused, since the arguments say the same.
+local ADDRESS = { host = true, ip = true, ip_address = true, port = true }
+
+-- Adds an argument to the options. One that is nil leaves the option, and so the configured server, its say.
+local function add_flag(name, target, key, index, value)
+  if value == nil then
+    return
+  end
+  local option = target[key]
+  if option ~= nil and option ~= value then
+    errors.bad_argument(5, name, key .. ": contradicts argument #" .. index, 3)
+  end
+  target[key] = value
+end
+
 -- The table that describes a check, from the four arguments and the options.
 local function from_arguments(name, options, ip, port, haproxy_v2, tls)
   if type(options) ~= "table" then
@@ -37,14 +52,16 @@ local function from_arguments(name, options, ip, port, haproxy_v2, tls)
   -- Not a `for` over `next`: in a finaliser, LuaJIT's trace of such a loop never ends (see `fast.lua`).
   local key, value = next(options)
   while key ~= nil do
+    if ADDRESS[key] then
+      errors.bad_argument(5, name, key .. ": host and port are arguments of their own", 2)
+    end
     target[key] = value
     key, value = next(options, key)
   end
-  target.host, target.port, target.haproxy_v2 = ip, port, haproxy_v2 or false
-  -- `tls_mode` has more values than the flag. If both are given, the native refuses a contradiction.
-  if tls or target.tls_mode == nil then
-    target.tls = tls or false
-  end
+  target.host, target.port = ip, port
+  add_flag(name, target, "haproxy_v2", 3, haproxy_v2)
+  -- The native refuses a `tls_mode` that contradicts this.
+  add_flag(name, target, "tls", 4, tls)
   return target
 end
 
@@ -86,7 +103,7 @@ local function begin(name, ways, first, port, haproxy_v2, tls, options)
     if target then
       handle, problem = ways.start(target)
     else
-      handle, problem = ways.start_at(first, number, haproxy_v2 or false, tls or false)
+      handle, problem = ways.start_at(first, number, haproxy_v2, tls)
     end
     local last = ways == shared
     ways = shared

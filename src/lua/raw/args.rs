@@ -175,11 +175,11 @@ impl Args {
         }
     }
 
-    /// Whether argument `index` is true; nil is false.
-    pub(in crate::lua) fn flag(&self, index: c_int) -> Result<bool, Refused> {
+    /// Argument `index` as a boolean, or nil.
+    pub(in crate::lua) fn optional_flag(&self, index: c_int) -> Result<Option<bool>, Refused> {
         match self.view(index) {
-            ArgView::Bool(value) => Ok(value),
-            ArgView::Nil => Ok(false),
+            ArgView::Bool(value) => Ok(Some(value)),
+            ArgView::Nil => Ok(None),
             _ => Err("nauthilus_backend: internal error: a boolean expected"),
         }
     }
