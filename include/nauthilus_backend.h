@@ -493,7 +493,8 @@ nauthilus_backend_status nauthilus_backend_start(nauthilus_backend_string *reaso
 nauthilus_backend_status nauthilus_backend_stop(nauthilus_backend_string *reason);
 
 /* Waits until each target has had a first verdict, at most `milliseconds`; a negative number
- * waits for ever. Blocks. TIMEOUT. NOT_CONFIGURED, CONFIGURATION. */
+ * waits for ever. Blocks. TIMEOUT. SYSTEM: no process probes, since this one was stopped or cannot
+ * start. NOT_CONFIGURED, CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_wait_ready(
     int64_t milliseconds, nauthilus_backend_string *reason);
 

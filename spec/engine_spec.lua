@@ -31,6 +31,31 @@ describe("the engine", function()
     return engine.imap(server.port, settings)
   end
 
+  describe("wait_ready", function()
+    -- A server whose verdict is unknown for an hour.
+    local function undecided()
+      return engine.config({ engine.imap(world:closed_port()) },
+        { connect_interval = "1h", fast_interval = "1h", failure_threshold = 100 })
+    end
+
+    it("ends where nothing probes, with the reason", function()
+      nb.configure(undecided())
+      assert.are.same({ nil, "timeout" }, { nb.wait_ready(0.05) })
+      nb.stop()
+      assert.are.same({ nil, "stopped" }, { nb.wait_ready() })
+      assert.are.same({ nil, "stopped" }, { nb.wait_ready(60) })
+      assert.is_true(nb.start())
+      assert.are.same({ nil, "timeout" }, { nb.wait_ready(0.05) })
+    end)
+
+    it("succeeds after a stop if all verdicts are known", function()
+      nb.configure(engine.config({ engine.imap(world:open().port) }))
+      assert.is_true(nb.wait_ready(60))
+      nb.stop()
+      assert.is_true(nb.wait_ready())
+    end)
+  end)
+
   describe("verdicts", function()
     it("are unknown, then alive, then dead, then alive again", function()
       local server = counted()

@@ -235,7 +235,7 @@ exported!(
         let process = configured()?;
         active(&process, Start::Allowed)?;
         let at_most = u64::try_from(milliseconds).ok().map(Duration::from_millis);
-        if process.wait_ready(at_most) {
+        if process.wait_ready(at_most).map_err(system)? {
             return Ok(());
         }
         Err(Failure::new(

@@ -71,24 +71,28 @@ fn stop(_: &Args) -> Answer {
     Answer::Nothing
 }
 
-/// `is_ready(may_start)`: whether every target has had a verdict, or nil and why there is no
-/// configuration.
+/// `is_ready(may_start)`: whether every target has had a verdict, and if not why waiting for that is in vain; or nil and
+/// why there is no configuration.
 fn is_ready(args: &Args) -> Answer {
     let process = current();
     if let Err(reason) = process.configure_from_environment() {
         return Answer::Values(vec![LuaValue::Nil, String::from(reason).into()]);
     }
     match process.active(super::start::start_if(args.view(1) == ArgView::Bool(true))) {
-        Some(active) => Answer::Bool(active.is_ready()),
+        Some(active) if active.is_ready() => Answer::Bool(true),
+        Some(_) => Answer::Values(vec![false.into(), process.why_not_probing().into()]),
         None => Answer::Values(vec![LuaValue::Nil, NOT_CONFIGURED.into()]),
     }
 }
 
-/// `wait_ready(seconds or nil)`: waits until every target has had a verdict, and returns whether that is
-/// so. Blocks the thread.
+/// `wait_ready(seconds or nil)`: waits until every target has had a verdict, and returns whether that is so, and if not
+/// why waiting is in vain. Blocks the thread.
 fn wait_ready(args: &Args) -> Answer {
     match args.optional_number(1) {
-        Ok(seconds) => Answer::Bool(current().wait_ready(seconds.and_then(to_duration))),
+        Ok(seconds) => {
+            let ready = current().wait_ready(seconds.and_then(to_duration));
+            Answer::Values(vec![(ready == Ok(true)).into(), ready.err().into()])
+        }
         Err(refused) => Answer::Raised(refused),
     }
 }

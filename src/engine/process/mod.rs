@@ -347,19 +347,43 @@ impl Process {
         }
     }
 
+    /// Why waiting for verdicts is in vain: this process does not probe, no call starts it, and no other process that
+    /// shares the table probes. `None` if it is not, or if nothing is configured.
+    pub fn why_not_probing(&self) -> Option<String> {
+        if self.is_running() {
+            return None;
+        }
+        let prober = self.active.load().as_ref()?.table.prober();
+        // After `stop` the thread has the role until it has ended.
+        if prober != 0 && prober != self.pid {
+            return None;
+        }
+        if self.should_run() {
+            self.control().start_error.clone()
+        } else {
+            Some("stopped".to_owned())
+        }
+    }
+
     /// Waits until every target has had a first verdict; false when the time is over.
     /// Blocks the calling thread.
-    pub fn wait_ready(&self, at_most: Option<Duration>) -> bool {
+    ///
+    /// # Errors
+    /// See [`Self::why_not_probing`].
+    pub fn wait_ready(&self, at_most: Option<Duration>) -> Result<bool, String> {
         let end = at_most.and_then(|time| Instant::now().checked_add(time));
         loop {
             let ready = self
                 .active(Start::Allowed)
                 .is_none_or(|active| active.is_ready());
             if ready {
-                return true;
+                return Ok(true);
+            }
+            if let Some(reason) = self.why_not_probing() {
+                return Err(reason);
             }
             if end.is_some_and(|end| Instant::now() >= end) {
-                return false;
+                return Ok(false);
             }
             std::thread::sleep(READY_POLL);
         }

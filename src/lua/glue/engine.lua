@@ -2,7 +2,7 @@
 
 local native, parts = ...
 local errors, host, check_timeout = parts.errors, parts.host, parts.waiting.check_timeout
-local type, tonumber = type, tonumber
+local type, tonumber, gsub = type, tonumber, string.gsub
 
 local engine = { api = {} }
 local api = engine.api
@@ -44,13 +44,20 @@ function api.wait_ready(timeout)
     return true
   end
   host.require_wait("wait_ready")
-  local function is_ready()
-    return (native.is_ready(true))
+  -- The wait also ends if it is in vain.
+  local function poll()
+    ready, problem = native.is_ready(true)
+    return ready or problem ~= nil
   end
-  if host.await("wait_ready", is_ready, native.wait_ready, timeout) then
+  local function block(seconds)
+    ready, problem = native.wait_ready(seconds)
+    return ready or problem ~= nil
+  end
+  host.await("wait_ready", poll, block, timeout)
+  if ready then
     return true
   end
-  return nil, "timeout"
+  return nil, problem or "timeout"
 end
 
 function api.status()
@@ -81,7 +88,8 @@ function api.report_failure(ip, port, reason)
   if reason ~= nil and type(reason) ~= "string" then
     errors.wrong_type(3, "report_failure", "string or nil", reason)
   end
-  return native.report_failure(ip:gsub("^%[(.*)%]$", "%1"), number, host.may_probe())
+  local bare = gsub(ip, "^%[(.*)%]$", "%1")
+  return native.report_failure(bare, number, host.may_probe())
 end
 
 function api.is_health_check(username)
