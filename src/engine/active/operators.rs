@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::ActiveConfig;
+use crate::engine::config::shortened;
 use crate::engine::state_file::saved::Saved;
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Event, EventKind, Operator, OperatorState, Set, Setting};
@@ -141,7 +142,8 @@ impl ActiveConfig {
     /// Where the name is unknown, or there is no room for more.
     pub fn operate(&self, wanted: OperatorRequest) -> Result<(), String> {
         if !self.knows(&wanted.what) {
-            return Err(format!("no such target or node: {:?}", wanted.what));
+            let shown = shortened(&wanted.what);
+            return Err(format!("no such target or node: \"{shown}\""));
         }
         let now = clock::unix_ms();
         let mut operator = Operator {

@@ -71,7 +71,7 @@ pub use self::pem_file::Unread;
 pub use self::routing::{NodeUsable, RoutingSettings, UserKey};
 pub use self::server_items::{ServerItems, is_server_list};
 pub use self::target::{CheckDefaults, target_from_value};
-pub use self::text::shown_path;
+pub use self::text::{shortened, shown_path};
 pub use self::timeouts::Timeouts;
 pub use self::tls_files::TlsFiles;
 pub use self::unknown::nearest;

@@ -22,7 +22,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A user's text for an error: on one line, shortened.
-pub(super) fn shortened(text: &str) -> String {
+pub fn shortened(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(SHOWN_CHARS) {
         match c {
@@ -51,10 +51,17 @@ pub(super) fn one_line(sentence: &str) -> String {
     shown
 }
 
+/// Linux takes no longer path, in bytes.
+const LONGEST_PATH: usize = 4095;
+
 /// A path for an error or a log line. Control characters, which file names may contain, are escaped, so that the
-/// text stays on one line.
+/// text stays on one line. A path that can name no file because of its length is shortened.
 pub fn shown_path(path: &Path) -> String {
-    one_line(&path.display().to_string())
+    let text = path.display().to_string();
+    if path.as_os_str().len() > LONGEST_PATH {
+        return shortened(&text);
+    }
+    one_line(&text)
 }
 
 /// A text from its bytes.
@@ -82,6 +89,10 @@ mod tests {
     fn a_path_is_on_one_line() {
         let path = Path::new("/tmp/\u{1b}[31m\r\n\0ü ß");
         assert_eq!(shown_path(path), r"/tmp/\u{1b}[31m\r\n\u{0}ü ß");
+        let longest = format!("/{}", "x".repeat(LONGEST_PATH - 1));
+        assert_eq!(shown_path(Path::new(&longest)), longest);
+        let too_long = shown_path(Path::new(&format!("{longest}x")));
+        assert_eq!(too_long, format!("/{}...", "x".repeat(SHOWN_CHARS - 1)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::engine::cluster::script::{
     Binding, FlushAnswer, FlushStep, Forget, Hold, LoginAnswer, MoveUser, Operated, Touch, Touched,
     UserDigest,
 };
-use crate::engine::config::ClusterSettings;
+use crate::engine::config::{ClusterSettings, shortened};
 use crate::engine::routing::{Filter, user_key};
 use crate::engine::verdicts::{Event, EventKind, MoveReason};
 
@@ -120,7 +120,7 @@ impl StoreRequest {
         if let Some(node) = call.node()
             && !active.nodes().any(|known| *known.name == *node)
         {
-            return Err(format!("unknown node {node}"));
+            return Err(format!("unknown node {}", shortened(node)));
         }
         let (mut check, ticket) = Check::new();
         let result: Arc<OnceLock<StoreResult>> = Arc::default();
