@@ -152,6 +152,24 @@ describe("a hook in the middle of a call", function()
     ]])
   end)
 
+  it("that loads the module while it is loaded gets the same one", function()
+    local printed = interpreter.run([[
+      local path = package.cpath:gsub("%?", "nauthilus_backend")
+      local load = assert(package.loadlib(path, "luaopen_nauthilus_backend"))
+      local inner
+      debug.sethook(function()
+        debug.sethook()
+        inner = load("nauthilus_backend")
+      end, "", 300)
+      local outer = load("nauthilus_backend")
+      debug.sethook()
+      assert(inner and inner == outer)
+      outer.apply_backend_result(nauthilus_backend_result.new())
+      print("ok")
+    ]])
+    assert.equal("ok\n", printed)
+  end)
+
   it("that raises leaves the main thread its context", function()
     runs([[
       local default = nb.context()
@@ -178,7 +196,10 @@ describe("a hook in the middle of a call", function()
       coroutine.wrap(function()
         local function check(n) assert(nb.context() == default, n) end
         interrupted(function() nb.with_context(nb.new_context(), function() end) end, raise, check)
-        interrupted(function() pcall(nb.with_context, nb.new_context(), error, "an error") end, raise, check)
+        -- In LuaJIT there is one instruction at which a second error would leave the binding: see `plain.lua`.
+        if not jit then
+          interrupted(function() pcall(nb.with_context, nb.new_context(), error, "an error") end, raise, check)
+        end
       end)()
       assert(nb.context() == default)
     ]])

@@ -103,7 +103,8 @@ describe("the module", function()
   it("works when a script replaces the standard library", function()
     runs([[
       local nb, G, output, next = require("nauthilus_backend"), _G, io.stdout, next
-      local class, assert, pcall = nauthilus_backend_result, assert, pcall
+      local class, assert, pcall, find, ipairs = nauthilus_backend_result, assert, pcall, string.find, ipairs
+      nb.configure({ log = "none", backend_servers = {} })
       for _, library in next, { string, table, math, coroutine, debug, package } do
         for name in next, library do
           if name ~= "preload" and name ~= "loaded" then library[name] = nil end
@@ -121,7 +122,67 @@ describe("the module", function()
       assert(message == "bad argument #2 to 'select_backend_server' (integer 1..65535 expected, got 70000)")
       assert(not pcall(function() return b.zzz end))
       assert(nb.with_context(nb.new_context(), function() return 7 end) == 7)
+      local options = { reason = "moved", by = "me" }
+      for _, call in ipairs({
+        function() assert(nb.report_failure("[::1]", 143, "refused") == false) end,
+        function() return nb.move_user("user", "node", options) end,
+        function() return nb.forget_user("user", options) end,
+        function() return nb.hold_user("user", "1m", options) end,
+        function() return nb.flush_node("node", options) end,
+        function() return nb.set_target_state("imap://[::1]:143", "drain", options) end,
+        function() return nb.set_node_weight("node", 1, options) end,
+        function() return nb.status_page({ title = "Servers" }) end,
+        function() return nb.status_json(), nb.metrics(), nb.events(), nb.nodes() end,
+        function() return nb.route("user"), nb.explain_route("user") end,
+        function() return nb.start_check("::1", 1):cancel() end,
+        function() return nb.check_backend_connection("[::1]x", 1) end,
+        function() return nb.wait_ready(0.01) end,
+      }) do
+        local ok, problem = pcall(call)
+        assert(ok or not find(problem, "attempt to", 1, true), problem)
+      end
+      nb.stop()
       output:write("ok\n")
+    ]])
+  end)
+
+  for _, name in ipairs({ "coroutine", "debug", "io", "math", "os", "package" }) do
+    it("can be loaded by a host without the library " .. name, function()
+      local script = ([[
+        local path = package.cpath:gsub("%?", "nauthilus_backend")
+        local load = assert(package.loadlib(path, "luaopen_nauthilus_backend"))
+        package.loaded.NAME, NAME = nil, nil
+        local nb = load("nauthilus_backend")
+        nb.configure({ log = "none", backend_servers = {} })
+        assert(#nb.get_backend_servers() == 0 and nb.metrics() and nb.status_json() and nb.status_page())
+        assert(nb.with_context(nb.new_context(), function() return 7 end) == 7)
+        nb.select_backend_server("::1", 143)
+        nb.stop()
+        print("ok")
+      ]]):gsub("NAME", name)
+      runs(script)
+    end)
+  end
+
+  it("defines its names for the whole state, also where the thread that loads it has globals of its own", function()
+    -- Since Lua 5.2 threads share their globals.
+    if _VERSION ~= "Lua 5.1" then
+      return
+    end
+    -- As nginx's Lua module makes the globals of a request with a LuaJIT that is not OpenResty's.
+    runs([[
+      local own = setmetatable({}, { __index = _G })
+      own._G = own
+      local function handler() return require("nauthilus_backend") end
+      local thread = coroutine.create(handler)
+      debug.setfenv(thread, own)
+      setfenv(handler, own)
+      local ok, nb = coroutine.resume(thread)
+      assert(ok, nb)
+      assert(rawget(own, "nauthilus_backend") == nil)
+      assert(rawget(_G, "nauthilus_backend") == nb and rawget(_G, "dynamic_loader"))
+      assert(require("nauthilus_backend_result") == rawget(_G, "nauthilus_backend_result"))
+      print("ok")
     ]])
   end)
 

@@ -23,6 +23,7 @@ macro_rules! part {
 
 /// The parts in the order in which they run: each may use those before it.
 const PARTS: &[Part] = &[
+    part!("globals", "globals.lua"),
     part!("errors", "errors.lua"),
     part!("ffi", "ffi.lua"),
     part!("fast", "fast.lua"),

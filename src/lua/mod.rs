@@ -110,12 +110,20 @@ unsafe fn push_parts(state: *mut lua_State) {
             bridge::register(state, natives);
             natives.finish();
             glue::load(state);
-            get_field(state, -1, "host");
-            get_field(state, -1, "bind");
-            bridge::register_bind(state);
-            ffi::lua_pop(state, 1);
-            ffi::lua_pushvalue(state, -1);
-            set_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
+            get_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
+            if ffi::lua_type(state, -1) == ffi::LUA_TTABLE {
+                // A finaliser or hook has loaded the module meanwhile, and objects of that copy may be in use. It also
+                // has the functions of the bridge, since it registered them later.
+                ffi::lua_remove(state, -2);
+            } else {
+                ffi::lua_pop(state, 1);
+                get_field(state, -1, "host");
+                get_field(state, -1, "bind");
+                bridge::register_bind(state);
+                ffi::lua_pop(state, 1);
+                ffi::lua_pushvalue(state, -1);
+                set_field(state, ffi::LUA_REGISTRYINDEX, PARTS_KEY);
+            }
         }
         // On each load, since the host may have removed the global names after an earlier one.
         get_field(state, -1, "names");
@@ -136,6 +144,7 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
             Item::Text(concat!("nauthilus_backend ", env!("CARGO_PKG_VERSION"))),
         ),
         ("nearest", native!(nearest_name)),
+        ("loaded", Item::Native(loaded)),
     ];
     // SAFETY: the caller provides the slots, and all calls are in the same C function.
     unsafe {
@@ -156,6 +165,19 @@ unsafe fn push_natives(state: *mut lua_State) -> Natives {
         natives.add(fast::NATIVES);
         nginx::register(natives);
         natives
+    }
+}
+
+/// `loaded()`: the table in which `require` looks for modules, `package.loaded` at first; nil if there is none.
+///
+/// # Safety
+///
+/// Called by Lua with a valid state, as any `lua_CFunction`.
+unsafe extern "C-unwind" fn loaded(state: *mut lua_State) -> c_int {
+    // SAFETY: a C function has the slots. This frame owns nothing that an error would leak.
+    unsafe {
+        get_field(state, ffi::LUA_REGISTRYINDEX, "_LOADED");
+        c_int::from(ffi::lua_type(state, -1) == ffi::LUA_TTABLE)
     }
 }
 

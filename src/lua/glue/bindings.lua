@@ -2,7 +2,7 @@
 
 local native, parts = ...
 local errors, host = parts.errors, parts.host
-local next, type = next, type
+local find, next, type = string.find, next, type
 local store_result, until_done = native.store_result, parts.waiting.until_done
 
 local bindings = { api = {} }
@@ -43,7 +43,7 @@ end
 -- a line of the log.
 local function text_of(index, name, options, key)
   local value = options[key]
-  if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
+  if value ~= nil and (type(value) ~= "string" or #value > 100 or find(value, "%c")) then
     errors.wrong_value(index, name, key .. ": text of at most 100 bytes without control characters", value, 2)
   end
   return value

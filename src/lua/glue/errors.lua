@@ -6,7 +6,7 @@
 
 local error, type, tostring = error, type, tostring
 local format, gsub, sub = string.format, string.gsub, string.sub
-local byte, floor = string.byte, math.floor
+local byte = string.byte
 
 local errors = {}
 
@@ -21,7 +21,7 @@ end
 function errors.show(value)
   local kind = type(value)
   if kind == "number" then
-    if value == floor(value) and value > -1e15 and value < 1e15 then
+    if value % 1 == 0 and value > -1e15 and value < 1e15 then
       return format("%.0f", value)
     end
     return tostring(value)

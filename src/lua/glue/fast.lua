@@ -11,13 +11,12 @@
 -- side trace is recorded. In a finaliser nothing is recorded, so the loop would never end.
 
 local native, parts = ...
-local ffi, fast = parts.ffi.library, native.fast
-local debug = package.loaded.debug
+local next, type, new_table = next, type, parts.ffi.new_table
+local ffi, fast, debug = parts.ffi.library, native.fast, parts.globals.loaded.debug
 if not ffi or not fast or type(debug) ~= "table" or type(debug.getmetatable) ~= "function" then
   return nil
 end
 
-local next, type, new_table = next, type, parts.ffi.new_table
 local getmetatable = debug.getmetatable
 local result_metatable = native.result_metatable
 local fill_results, fill_contexts = fast.fill_results, fast.fill_contexts

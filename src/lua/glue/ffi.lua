@@ -1,26 +1,26 @@
 -- LuaJIT's FFI, unless it is missing or LuaJIT's compiler is off: then a call through the FFI costs twice
 -- as much as one through the C API. NAUTHILUS_BACKEND_FFI=0 disables its use.
 
-local type, pcall, require, rawget = type, pcall, require, rawget
--- `rawget`: a host may have a metatable on its globals that raises for undefined names.
-local jit, os = rawget(_G, "jit"), rawget(_G, "os")
+local _, parts = ...
+local pcall = pcall
+local globals = parts.globals
+local jit, os, require = globals.library("jit"), globals.library("os"), globals.get("require")
 
 local ffi = {}
 
 local function available()
-  if type(jit) ~= "table" or not jit.status() then
+  if not jit or not jit.status() then
     return false
   end
-  return not (type(os) == "table" and os.getenv and os.getenv("NAUTHILUS_BACKEND_FFI") == "0")
+  return not (os and os.getenv and os.getenv("NAUTHILUS_BACKEND_FFI") == "0")
 end
 
 if available() then
   local found, library = pcall(require, "ffi")
-  local package = rawget(_G, "package")
-  if not found and type(package) == "table" and type(package.loaded) == "table" then
+  if not found then
     -- If LuaJIT runs out of memory while it loads the FFI, it later crashes when the state is closed,
     -- unless a second attempt completes the load.
-    package.loaded.ffi = nil
+    globals.loaded.ffi = nil
     found, library = pcall(require, "ffi")
   end
   if found then

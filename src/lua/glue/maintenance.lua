@@ -2,7 +2,7 @@
 
 local native, parts = ...
 local errors = parts.errors
-local type, next = type, next
+local find, next, type = string.find, next, type
 
 local maintenance = { api = {} }
 local api = maintenance.api
@@ -14,7 +14,7 @@ local OPTIONS = { reason = true, by = true, ["for"] = true }
 -- length is limited.
 local function text_of(name, options, key)
   local value = options[key]
-  if value ~= nil and (type(value) ~= "string" or #value > 100 or value:find("%c")) then
+  if value ~= nil and (type(value) ~= "string" or #value > 100 or find(value, "%c")) then
     errors.wrong_value(3, name, key .. ": text of at most 100 bytes without control characters", value, 2)
   end
   return value

@@ -4,8 +4,7 @@
 
 local _, parts = ...
 local type, rawget, rawset = type, rawget, rawset
-local globals = _G
-local package = rawget(globals, "package")
+local globals, package = parts.globals.table, parts.globals.library("package")
 local wrong_type = parts.errors.wrong_type
 
 local offered = {
@@ -14,7 +13,7 @@ local offered = {
 }
 
 local function preload(name)
-  local preloaded = type(package) == "table" and package.preload
+  local preloaded = package and package.preload
   if type(preloaded) == "table" and rawget(preloaded, name) == nil then
     local value = offered[name]
     rawset(preloaded, name, function()
@@ -33,13 +32,10 @@ local function dynamic_loader(name)
   end
 end
 
--- `rawset`: a host may have a metatable on its globals. `package.loaded._G` is the table of globals of
--- the whole state; a request handler that loads the module may run with its own.
+-- `rawset`: a host may have a metatable on its globals.
 local function define(name, value)
-  local loaded = type(package) == "table" and package.loaded
-  local target = type(loaded) == "table" and rawget(loaded, "_G") or globals
-  if rawget(target, name) == nil then
-    rawset(target, name, value)
+  if rawget(globals, name) == nil then
+    rawset(globals, name, value)
   end
 end
 

@@ -3,7 +3,8 @@
 local native, parts = ...
 local errors, host = parts.errors, parts.host
 local concat, find, type, next = table.concat, string.find, type, next
-local clock = os.clock
+local os = parts.globals.library("os")
+local clock = os and os.clock
 
 -- After this many seconds of CPU time a call lets the event loop do other work. A step between two checks
 -- of the clock takes less than half a millisecond, so other requests wait less than 2 ms.
@@ -16,11 +17,12 @@ local api = operators.api
 -- can do other work. Returns three functions. The first takes a piece. The second returns the text. The third lets
 -- the host do other work if that is due; it is for a step that made no piece.
 local function collector(write)
-  local pieces, count, began = {}, 0, clock()
+  local pieces, count, began = {}, 0, clock and clock()
+  -- Without a clock a pause is always due.
   local function pause_if_due()
-    if host.pause and clock() - began > SLICE then
+    if host.pause and not (clock and clock() - began <= SLICE) then
       host.pause()
-      began = clock()
+      began = clock and clock()
     end
   end
   local function put(piece, ...)

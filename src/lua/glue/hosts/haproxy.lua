@@ -5,10 +5,10 @@
 
 local _, parts = ...
 local plain = parts.plain
-local next, rawget, type = next, rawget, type
+local next, type = next, type
 
-local core = rawget(_G, "core")
-if type(core) ~= "table" or type(core.msleep) ~= "function" or type(core.now) ~= "function" then
+local core = parts.globals.library("core")
+if not core or type(core.msleep) ~= "function" or type(core.now) ~= "function" then
   return nil
 end
 local msleep, core_now = core.msleep, core.now

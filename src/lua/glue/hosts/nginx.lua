@@ -9,7 +9,7 @@ if not wait then
 end
 
 local error, setmetatable = error, setmetatable
-local ngx = package.loaded.ngx
+local ngx = parts.globals.loaded.ngx
 local get_phase = ngx.get_phase
 local contexts, headers = parts.nginx_contexts, parts.nginx_headers
 local find_context, make_context = contexts.find, contexts.make

@@ -11,10 +11,10 @@ if not parts.nginx_wait then
   return nil
 end
 
-local error, pcall, rawget, rawset, require = error, pcall, rawget, rawset, require
+local error, pcall, rawget, rawset = error, pcall, rawget, rawset
 local setmetatable, type = setmetatable, type
-local jit = rawget(_G, "jit")
-local loaded = package.loaded
+local globals = parts.globals
+local jit, require, loaded = globals.library("jit"), globals.get("require"), globals.loaded
 local ngx = loaded.ngx
 local get_phase = ngx.get_phase
 local new_context = parts.fast and parts.fast.new_context or native.context_new

@@ -7,7 +7,7 @@ if not parts.nginx_wait then
 end
 
 local type = type
-local loaded = package.loaded
+local loaded = parts.globals.loaded
 local ngx = loaded.ngx
 local header = ngx.header
 

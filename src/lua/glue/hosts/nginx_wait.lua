@@ -6,15 +6,16 @@
 
 local native, parts = ...
 local raise = parts.errors.raise
-local pcall, require, tonumber, type = pcall, require, tonumber, type
-local max, min = math.max, math.min
+local pcall, tonumber, type = pcall, tonumber, type
 
-local package = package
-local ngx = type(package) == "table" and package.loaded.ngx
+local loaded, require = parts.globals.loaded, parts.globals.get("require")
+local ngx = loaded.ngx
 if type(ngx) ~= "table" or not ngx.get_phase then
   return nil
 end
 
+local math = parts.globals.library("math")
+local max, min = math.max, math.min
 local get_phase, sleep, now = ngx.get_phase, ngx.sleep, ngx.now
 local is_exiting = ngx.worker and ngx.worker.exiting
 
@@ -84,7 +85,7 @@ end
 -- The rest needs nginx's symbols, the FFI and semaphores of lua-resty-core in the http subsystem.
 
 local own = native.nginx
-local base = package.loaded["resty.core.base"]
+local base = loaded["resty.core.base"]
 local has_ffi, ffi = pcall(require, "ffi")
 local has_semaphores, semaphores = pcall(require, "ngx.semaphore")
 if not (own and own.wait_check and has_ffi and has_semaphores and type(base) == "table"

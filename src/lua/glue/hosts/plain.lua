@@ -50,7 +50,8 @@ function plain.with_context(context, fn, ...)
 end
 
 -- LuaJIT cannot yield across a C function, so there a coroutine calls `fn` from Lua. A hook may raise at any
--- instruction: what is bound inside of `pcall` is unbound there as well, and again outside if there was an error.
+-- instruction: what is bound inside of `pcall` is unbound there as well, and outside if there was an error. Only a
+-- hook that raises at the very instruction after an error of `fn` leaves the coroutine its binding.
 local bind, unbind, bound = native.bind_context, native.unbind_context, native.bound_context
 if bind then
   local function enter(before, context, fn, ...)
