@@ -105,7 +105,7 @@ fn verdicts_follow_the_listeners() {
         .configure(config(vec![target(a), target(b)]), false)
         .unwrap();
     assert_eq!(ports(), [a, b], "presumed alive before the first verdict");
-    assert!(engine.wait_ready(Some(IN_TIME)));
+    assert_eq!(engine.wait_ready(Some(IN_TIME)), Ok(true));
     assert_eq!(ports(), [a, b]);
     assert!(engine.is_prober());
     let generation = engine.snapshot(Start::Allowed).generation;
@@ -221,7 +221,7 @@ fn first_probes_come_soon_and_the_next_are_spread() -> Result<(), String> {
         .map(|target| with_policy(target, policy));
     let slow = config(slow.collect());
     engine.configure(slow, false).unwrap();
-    assert!(engine.wait_ready(Some(IN_TIME)));
+    assert_eq!(engine.wait_ready(Some(IN_TIME)), Ok(true));
     let first = started.elapsed();
 
     let records = || {

@@ -13,6 +13,9 @@ use crate::engine::verdicts::OperatorState;
 pub(super) struct GivenList {
     /// The number of the list, from 1; 0 is no list.
     pub(super) number: u64,
+    /// The epoch for which the list may be kept; 0: it must not be.
+    pub(super) epoch: u64,
+    pub(super) generation: u64,
     servers: Vec<GivenServer>,
 }
 
@@ -37,7 +40,7 @@ impl GivenServer {
 static LAST_NUMBER: AtomicU64 = AtomicU64::new(0);
 
 impl GivenList {
-    pub(super) fn new(servers: &[BackendServer]) -> Self {
+    pub(super) fn new(epoch: u64, generation: u64, servers: &[BackendServer]) -> Self {
         let given = |server: &BackendServer| GivenServer {
             target: Arc::downgrade(&server.target),
             ip: server.ip.clone(),
@@ -46,8 +49,14 @@ impl GivenList {
         };
         Self {
             number: LAST_NUMBER.fetch_add(1, Ordering::Relaxed) + 1,
+            epoch,
+            generation,
             servers: servers.iter().map(given).collect(),
         }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.servers.len()
     }
 
     /// For each of these servers its index in this list, from 1. Targets are compared by address: a weak

@@ -19,22 +19,26 @@ pub(super) const NATIVES: Items = &[
     ("seal", Item::Native(seal)),
 ];
 
-/// `current_list(epoch, generation, list, count)` → a new array with the first `count` items of `list`
-/// if epoch and generation, at which the glue made `list`, are still current; else nil. Epoch 0 is never
-/// valid.
+/// `current_list(list)` → a new array with the servers of `list`, which has its number at index 0, if it is the list that
+/// this state got last and is still current; else nil.
 fn current_list(args: &Args) -> Answer {
-    let (epoch, generation) = (args.count(1), args.count(2));
-    let is_current = || {
+    let number = args.number_at_0(1);
+    let count = args.per_state().and_then(|own| {
+        let list = own.list.borrow();
+        let is_ours = list.epoch != 0 && ForkMark::of_process().get() == list.epoch;
+        if list.number != number || !is_ours {
+            return None;
+        }
         let process = current();
-        process.epoch() == epoch && process.generation() == Some(generation)
-    };
-    let is_ours = epoch != 0 && ForkMark::of_process().get() == epoch;
-    if !is_ours || args.view(3) != ArgView::Table || !is_current() {
-        return Answer::Nil;
-    }
-    Answer::Copy {
-        table: 3,
-        count: args.count(4).try_into().unwrap_or(0),
+        let is_current =
+            process.epoch() == list.epoch && process.generation() == Some(list.generation);
+        is_current
+            .then(|| list.count())
+            .and_then(|count| count.try_into().ok())
+    });
+    match count {
+        Some(count) if number != 0 => Answer::Copy { table: 1, count },
+        _ => Answer::Nil,
     }
 }
 
@@ -48,7 +52,7 @@ fn servers(args: &Args) -> Answer {
         return Answer::Values(vec![LuaValue::Nil, String::from(reason).into()]);
     }
     let (epoch, snapshot) = process.keepable_snapshot(super::start::start_if(may_start));
-    let next = GivenList::new(&snapshot.servers);
+    let next = GivenList::new(epoch, snapshot.generation, &snapshot.servers);
     let next_number = next.number;
     let before = match args.per_state() {
         Some(own) => own.list.replace(next),

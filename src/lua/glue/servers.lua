@@ -43,44 +43,46 @@ local function server(fields)
   return object
 end
 
--- A list that must not be kept has this epoch, which no process ever has. Not 0: a process reads 0 right after it
--- was forked, and would take the list for a current one.
-local NEVER = -1
--- The list that was read last: the epoch and generation at which it was made, its servers and how many they are, and
--- the number by which the native knows it. One store replaces all of it, since another call may run in between any
--- two: of a finaliser, or of a hook or coroutine that interrupts this one.
-local current = { epoch = NEVER, generation = 0, list = {}, count = 0, number = 0 }
+local new_table = parts.ffi.new_table or function()
+  return {}
+end
 
--- Reads the list again, for the API's function `name`. The caller makes it the current one.
-local function read(name)
-  -- The indices in `fields` refer to the list with the number that was passed, which is this one.
-  local before = current
-  local now, at, number, fields = read_servers(host.may_probe(), before.number)
-  if not now then
-    errors.raise(name, at, 1)
+-- Reads the list, for the API's function `name`. `before` is the list that was read last, and `before_number` the
+-- number by which the native knows it. Returns the new list, its number, the epoch for which it may be kept (0: it must
+-- not be), the generation, and how many servers are in it.
+local function read(name, before, before_number)
+  local epoch, generation, number, fields = read_servers(host.may_probe(), before_number)
+  if not epoch then
+    errors.raise(name, generation, 1)
   end
-  local known_servers, list, count = before.list, {}, #fields
+  local count = #fields
+  local list = new_table(count, 1)
   for index = 1, count do
     local known = fields[index]
-    list[index] = type(known) == "number" and known_servers[known] or server(known)
+    list[index] = type(known) == "number" and before[known] or server(known)
   end
-  return { epoch = now == 0 and NEVER or now, generation = at, list = list, count = count, number = number }
+  return list, number, epoch, generation, count
 end
 
 local servers = { api = {}, fields_of = fields_of, new = server }
 
+-- The list that was read last, with its number at index 0. One store replaces it with all that belongs to it, since
+-- another call may run in between any two: of a finaliser, or of a hook or coroutine that interrupts this one. The
+-- native only takes it for current if it is the list that the native gave last.
+local current = { [0] = 0 }
+
 -- A table that Lua fills grows in steps; the native allocates the copy with its final size.
 function servers.api.get_backend_servers()
   local known = current
-  local copy = current_list(known.epoch, known.generation, known.list, known.count)
+  local copy = current_list(known)
   if copy then
     return copy
   end
-  known = read("get_backend_servers")
-  current = known
-  local list = known.list
+  local list, number, _, _, count = read("get_backend_servers", known, known[0])
+  list[0] = number
+  current = list
   copy = {}
-  for index = 1, known.count do
+  for index = 1, count do
     copy[index] = list[index]
   end
   return copy
@@ -96,42 +98,53 @@ end
 -- loop from reading them only once.
 local word = ffi.typeof("const volatile uint32_t *")
 local none = ffi.new("uint32_t[1]", 0)
-local no_word = ffi.cast(word, none)
 local low = ffi.abi("le") and 0 or 1
-local new_table = parts.ffi.new_table
+-- What tells whether a list is still current, in one object that compiled code reads without looking for fields. It is
+-- at index 0 of the list, in place of the number.
+local new_check = ffi.typeof([[struct {
+  const volatile uint32_t *epoch_word, *generation_word;
+  double epoch, generation, number;
+  int32_t count;
+}]])
 
--- The current list with the pointers to the words that tell whether it is still current. A pointer of the FFI keeps
--- nothing alive: `anchor` keeps the memory mapped while the pointers are in use, which they are only together with
--- this table.
-local function with_words(known, epoch_word, generation_word, anchor)
-  return {
-    epoch = known.epoch, generation = known.generation, list = known.list, count = known.count,
-    number = known.number, epoch_word = epoch_word, generation_word = generation_word, anchor = anchor,
-  }
+-- A list that must not be kept has an epoch that no process ever has. Not 0: a process reads 0 right after it was
+-- forked, and would take the list for a current one.
+local NEVER = -1
+local no_word = ffi.cast(word, none)
+current = { [0] = new_check(no_word, no_word, NEVER, 0, 0, 0) }
+
+-- Never called. The closure keeps the memory of `no_word`.
+function servers.none()
+  return none
 end
-current = with_words(current, no_word, no_word, none)
 
 local function refresh(name)
-  local known = read(name)
+  local before = current
+  local list, number, epoch, generation, count = read(name, before, before[0].number)
   local epoch_at, generation_at, anchor = native.words()
-  if epoch_at and anchor then
-    known = with_words(known, ffi.cast(word, epoch_at) + low, ffi.cast(word, generation_at) + low, anchor)
+  if not epoch_at or not anchor or epoch == 0 then
+    list[0] = new_check(no_word, no_word, NEVER, generation, number, count)
   else
-    known = with_words(known, no_word, no_word, none)
-    known.epoch = NEVER
+    local epoch_word, generation_word = ffi.cast(word, epoch_at) + low, ffi.cast(word, generation_at) + low
+    list[0] = new_check(epoch_word, generation_word, epoch, generation, number, count)
+    -- A pointer of the FFI keeps nothing alive: this keeps the memory mapped while the pointers are in use, which they
+    -- are only together with this list.
+    list.anchor = anchor
   end
-  current = known
-  return known
+  current = list
+  return list
 end
 
 function servers.api.get_backend_servers()
-  local known = current
-  if known.epoch_word[0] ~= known.epoch or known.generation_word[0] ~= known.generation then
-    known = refresh("get_backend_servers")
+  local list = current
+  local check = list[0]
+  if check.epoch_word[0] ~= check.epoch or check.generation_word[0] ~= check.generation then
+    list = refresh("get_backend_servers")
+    check = list[0]
   end
-  local list, length = known.list, known.count
-  local copy = new_table(length, 0)
-  for index = 1, length do
+  local count = check.count
+  local copy = new_table(count, 0)
+  for index = 1, count do
     copy[index] = list[index]
   end
   return copy

@@ -109,6 +109,21 @@ impl Args {
         number as u64
     }
 
+    /// The number at index 0 of the table that is argument `index`; 0 if there is none.
+    pub(in crate::lua) fn number_at_0(&self, index: c_int) -> u64 {
+        if self.view(index) != ArgView::Table {
+            return 0;
+        }
+        // SAFETY: the argument is a table, and a native leaves at most one value above its arguments. Reading raises
+        // nothing.
+        unsafe {
+            ffi::lua_rawgeti(self.state, index, 0);
+            let number = ffi::lua_tonumber(self.state, -1);
+            ffi::lua_pop(self.state, 1);
+            number as u64
+        }
+    }
+
     /// The result that is argument `index`.
     #[inline]
     pub(in crate::lua) fn result(&self, index: c_int) -> Option<&OwnOrShared<BackendResult>> {
