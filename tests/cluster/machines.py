@@ -187,8 +187,36 @@ def quorum():
         world.end()
 
 
+def memories():
+    """What is decided on one machine is not undone by what another one remembers."""
+    world = World(SERVERS, "memories")
+
+    def ended():
+        """The record's own end has passed: what keeps it now is what other machines may remember."""
+        key = world.cli("KEYS", world.key("user:*"))
+        now = int(world.cli("TIME").split()[0]) * 1000
+        return now > int(world.cli("HGET", key, "until") or 0) + 1000
+
+    try:
+        first, second = (Engine(world, {"retention": "2s"}) for _ in range(2))
+        until(lambda: first.route("alice")[1] in ("new", "bound"), what="a binding")
+        home = first.route("alice")[0]
+        other = "b" if home == "a" else "a"
+        for call in ("forget_user('alice')", f"move_user('alice', '{home}')"):
+            with test(f"a pin that {call} has ended is not made again by a machine that remembers it"):
+                first.ask(f"nb.move_user('alice', '{other}', {{ keep = true }})")
+                equal(second.route("alice")[:2], [other, "pinned"])
+                first.ask(f"nb.{call}")
+                until(ended, 60, "the end of the binding")
+                for engine in (second, first):
+                    node, how = engine.route("alice")[:2]
+                    equal((node, how in ("new", "bound")), (home, True), how)
+    finally:
+        world.end()
+
+
 try:
-    run_tests(differing, operators, quorum)
+    run_tests(differing, operators, quorum, memories)
 finally:
     SERVERS.stop_all()
     subprocess.run(["rm", "-rf", SERVERS.folder], check=False)

@@ -87,8 +87,13 @@ pub struct Remembered {
     pub until: u64,
     /// Until when the user is held; 0: the user is not.
     pub held: u64,
+    /// Until when some machine may remember a record that this one has replaced; [`NEVER`]: for ever.
+    pub remains: u64,
     pub generation: u64,
 }
+
+/// The end of what has none, where 0 is not the word for it: the scripts' largest number of milliseconds.
+pub const NEVER: u64 = ((1 << 53) - 1) * US_PER_MS;
 
 /// A user's record in the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +107,9 @@ pub struct Binding {
     pub until: u64,
     /// Until when the user is held; 0: the user is not.
     pub held: u64,
+    /// Until when the record stays in the store, so that no machine writes a record back that this one has
+    /// replaced; [`NEVER`]: for ever.
+    pub remains: u64,
     pub generation: u64,
     /// Why the user was moved or bound there.
     pub reason: String,
@@ -118,6 +126,7 @@ impl Binding {
             since: self.since,
             until: self.until,
             held: self.held,
+            remains: self.remains,
             generation: self.generation,
         }
     }
@@ -184,7 +193,7 @@ impl Arguments {
 
     fn remembered(self, remembered: Option<&Remembered>) -> Self {
         let Some(one) = remembered else {
-            return (0..6).fold(self, |arguments, _| arguments.text(""));
+            return (0..7).fold(self, |arguments, _| arguments.text(""));
         };
         self.number(one.generation)
             .text(&one.node)
@@ -192,6 +201,7 @@ impl Arguments {
             .time(one.until)
             .text(&one.from)
             .time(one.held)
+            .time(one.remains)
     }
 }
 

@@ -266,6 +266,7 @@ pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding)
             since: binding.since,
             until: binding.until,
             held: binding.held,
+            remains: binding.remains,
             generation: binding.generation,
         },
     );
@@ -285,6 +286,7 @@ pub(super) fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Rememb
         since: known.since,
         until: known.until,
         held: known.held,
+        remains: known.remains,
         generation: known.generation,
     })
 }

@@ -27,6 +27,8 @@ pub struct KnownBinding {
     pub until: u64,
     /// Until when the user is held; 0: the user is not.
     pub held: u64,
+    /// Until when another machine may remember a record that this one has replaced.
+    pub remains: u64,
     pub generation: u64,
 }
 
@@ -74,6 +76,7 @@ fn checksum(user: [u64; 2], binding: &KnownBinding) -> u64 {
         binding.since,
         binding.until,
         binding.held,
+        binding.remains,
         binding.generation,
     ];
     words.iter().fold(0, |sum: u64, word| {
@@ -165,6 +168,7 @@ impl VerdictTable {
         put(BINDING_SINCE, binding.since);
         put(BINDING_UNTIL, binding.until);
         put(BINDING_HELD, binding.held);
+        put(BINDING_REMAINS, binding.remains);
         put(BINDING_GENERATION, binding.generation);
         put(BINDING_USED, clock::monotonic_ms());
         put(BINDING_CHECKSUM, checksum(user, binding));
@@ -196,6 +200,7 @@ impl VerdictTable {
                     since: word(BINDING_SINCE),
                     until: word(BINDING_UNTIL),
                     held: word(BINDING_HELD),
+                    remains: word(BINDING_REMAINS),
                     generation: word(BINDING_GENERATION),
                 };
                 (seen, known, word(BINDING_CHECKSUM))
@@ -252,6 +257,7 @@ mod tests {
             since: 2,
             until: 3,
             held: 4,
+            remains: 5,
             generation,
         }
     }

@@ -145,7 +145,7 @@ pub(super) const OPERATOR_TEXT_WORDS: usize = OPERATOR - OPERATOR_TEXT;
 pub(super) const BINDINGS: usize = 65_536;
 pub(super) const BINDING_SET: usize = 8;
 /// The words of a binding. Times are in microseconds since 1970 of the store's clock.
-pub(super) const BINDING: usize = 11;
+pub(super) const BINDING: usize = 12;
 /// The hash of the user's key, two words; the first is 0 where the place is free.
 pub(super) const BINDING_USER: usize = 0;
 pub(super) const BINDING_SEQUENCE: usize = 2;
@@ -159,6 +159,7 @@ pub(super) const BINDING_GENERATION: usize = 8;
 /// When the binding was last written, in milliseconds of `CLOCK_MONOTONIC`.
 pub(super) const BINDING_USED: usize = 9;
 pub(super) const BINDING_CHECKSUM: usize = 10;
+pub(super) const BINDING_REMAINS: usize = 11;
 
 /// The words of what the last full TLS handshake showed: length in bytes, text. Written under the
 /// slot's sequence number. At the end, so that its pages stay untouched without TLS.

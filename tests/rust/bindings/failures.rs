@@ -1,7 +1,9 @@
 //! A store that loses data, has no memory left, or whose clock goes back.
 
+use std::time::Duration;
+
 use nauthilus_backend::engine::cluster::script::{
-    LoginAnswer, LoginHow, Operated, Remembered, UserDigest, user_record,
+    FlushStep, LoginAnswer, LoginHow, Operated, Remembered, UserDigest, user_record,
 };
 
 use super::requests::{RETENTION, alice, binding, dead, seen, user};
@@ -119,6 +121,107 @@ fn what_an_operator_undid_stays_undone() {
     );
 }
 
+/// The answer to a login of alice on a machine that remembers this record, where hashing gives `b`.
+fn login_with(server: &mut Server, remembered: &Remembered) -> (LoginHow, String) {
+    let mut login = server.login(&[seen("b"), seen("a")]);
+    login.remembered = Some(remembered.clone());
+    login.move_delay = Duration::ZERO;
+    match server.run(&login) {
+        LoginAnswer::Bound(how, binding) => (how, binding.node),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_pin_that_was_ended_stays_ended_for_all_who_remember_it() {
+    type Undo = fn(&mut Server);
+    let undo: [(&str, Undo); 3] = [
+        ("forget", |server| {
+            server.run(&server.forget());
+        }),
+        ("move", |server| {
+            server.run(&server.move_to("b", false));
+        }),
+        ("move, and a login", |server| {
+            server.run(&server.move_to("b", false));
+            server.pass(RETENTION.as_secs() + 1);
+            server.remove_ended();
+            server.run(&server.login(&[seen("b")]));
+        }),
+    ];
+    for (what, undo) in undo {
+        let mut server = Server::start();
+        server.run(&server.move_to("a", true));
+        let pinned = server.remembered();
+        undo(&mut server);
+        let ended = server.remembered();
+        server.pass(RETENTION.as_secs() + 1);
+        server.remove_ended();
+        let new = (LoginHow::New, "b".to_owned());
+        assert_eq!(login_with(&mut server, &pinned), new, "{what}");
+        // Nor does the pin come back where the store has lost its data, and a machine remembers the end of it.
+        server.empty();
+        assert_eq!(login_with(&mut server, &ended), new, "{what}, lost");
+        let bound = (LoginHow::Bound, "b".to_owned());
+        assert_eq!(login_with(&mut server, &pinned), bound, "{what}, lost");
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_record_outlives_those_that_it_has_replaced_whatever_retention_is() {
+    let short = Duration::from_secs(2);
+    let mut server = Server::start();
+    server.run(&server.login(&[seen("a")]));
+    let remembered = server.remembered();
+    // A login on a machine with another retention, and then a call that lets the record end.
+    for ends in ["login", "forget", "flush", "touch", "hold"] {
+        server.empty();
+        assert_eq!(login_with(&mut server, &remembered).1, "a");
+        let mut login = server.login(&[seen("a")]);
+        login.retention = short;
+        server.run(&login);
+        match ends {
+            "forget" => {
+                let mut forget = server.forget();
+                forget.retention = short;
+                server.run(&forget);
+            }
+            "flush" => {
+                let flush = FlushStep {
+                    cursor: "0".to_owned(),
+                    prefix: PREFIX.to_owned(),
+                    node: Some("a".to_owned()),
+                    limit: 9,
+                    reason: String::new(),
+                    by: String::new(),
+                    retention: short,
+                    deadline: server.now + SECOND,
+                };
+                server.run(&flush);
+            }
+            "touch" => {
+                let mut touch = server.touch("a");
+                touch.retention = short * 2;
+                server.run(&touch);
+            }
+            "hold" => {
+                server.run(&server.hold(3));
+            }
+            _ => {}
+        }
+        server.pass(10);
+        server.remove_ended();
+        let new = (LoginHow::New, "b".to_owned());
+        assert_eq!(login_with(&mut server, &remembered), new, "{ends}");
+    }
+    // When no machine can remember the first binding any more, nothing is left.
+    server.pass(RETENTION.as_secs() + 1);
+    server.remove_ended();
+    assert_eq!(server.field(&alice(), "generation"), "");
+}
+
 #[test]
 #[ignore = "starts redis-server"]
 fn min_stay_counts_on_after_the_data_was_lost() {
@@ -199,7 +302,7 @@ fn a_login_waits_for_no_move_delay_where_there_is_none() {
     let mut server = Server::start();
     server.run(&server.login(&[seen("a")]));
     let mut login = server.login(&[dead("a"), seen("b")]);
-    login.move_delay = std::time::Duration::ZERO;
+    login.move_delay = Duration::ZERO;
     match server.run(&login) {
         LoginAnswer::Bound(LoginHow::Moved, binding) => {
             assert_eq!((binding.from.as_str(), binding.node.as_str()), ("a", "b"));

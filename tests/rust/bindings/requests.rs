@@ -154,6 +154,7 @@ impl Server {
             since: number(self, "since") * 1_000,
             until: number(self, "until") * 1_000,
             held: number(self, "held") * 1_000,
+            remains: number(self, "remains") * 1_000,
             generation: number(self, "generation"),
         }
     }

@@ -79,6 +79,25 @@ impl Server {
         self.set_clock(self.now + seconds * SECOND);
     }
 
+    /// Removes the users' records that have ended by the tests' clock: Redis has another one.
+    pub(crate) fn remove_ended(&mut self) {
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg("*:user:*")
+            .query(&mut self.connection)
+            .unwrap();
+        for key in keys {
+            let mut left = redis::cmd("PTTL");
+            let left: i64 = left.arg(&key).query(&mut self.connection).unwrap();
+            let (seconds, us): (u64, u64) =
+                redis::cmd("TIME").query(&mut self.connection).unwrap();
+            // Negative: it has no end.
+            let ends = u64::try_from(left).map(|left| left * 1_000 + seconds * SECOND + us);
+            if ends.is_ok_and(|ends| ends <= self.now) {
+                self.command(&["DEL", &key]).unwrap();
+            }
+        }
+    }
+
     /// Empties the store; the clock goes on.
     pub(crate) fn empty(&mut self) {
         self.command(&["FLUSHALL"]).unwrap();

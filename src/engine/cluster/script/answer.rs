@@ -82,6 +82,7 @@ pub(super) fn user_answer(answer: Value) -> Result<Answered, BadAnswer> {
             by: items.text()?,
             generation: items.number()?,
             held: items.time()?,
+            remains: items.time()?,
         },
     }))
 }

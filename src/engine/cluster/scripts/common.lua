@@ -15,6 +15,9 @@ local time = redis.call('TIME')
 local now_us = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local now = math.floor(now_us / 1000)
 
+-- The end of what has none: later than every time, and the largest number that Lua writes exactly.
+local NEVER = 2 ^ 53 - 1
+
 -- A number as decimal digits: tostring writes 1.7e+15.
 local function digits(number)
   return string.format('%.0f', number)
@@ -23,8 +26,8 @@ end
 -- The user's record. No record reads as one without a node and with generation 0.
 local function read(key)
   local field = redis.call('HMGET', key, 'node', 'since', 'until', 'from', 'reason', 'by', 'generation',
-    'keep', 'held', 'home')
-  return {
+    'keep', 'held', 'home', 'remains')
+  local record = {
     node = field[1] or '',
     since = tonumber(field[2]) or 0,
     ['until'] = tonumber(field[3]) or 0,
@@ -37,18 +40,19 @@ local function read(key)
     -- Empty: it is the node.
     home = field[10] or '',
     has_home = field[10] and true,
+    has_remains = field[11] and true,
   }
-end
-
--- Whether the record still says something: a binding, a release or a hold that has not ended.
-local function is_in_force(record)
-  return record.keep or record['until'] > now or record.held > now
+  -- Until when some machine may remember this record, or one that it has replaced, as one that has not ended. What
+  -- replaces it stays in the store for as long: without it that machine would take its own record for one that the
+  -- store has lost, and would undo what was decided later.
+  record.remains = math.max(record.keep and NEVER or record['until'], record.held, tonumber(field[11]) or 0)
+  return record
 end
 
 -- Returns the record of the key; or the record that the machine remembers, if that is newer: then the store
 -- has lost its data, or has been restored from an older copy. ARGV has the remembered record from `first` on:
--- generation, node, since, until (0: it is kept without end), from, held. The second result is true if the
--- remembered record has to be written.
+-- generation, node, since, until (0: it is kept without end), from, held, remains. The second result is true if
+-- the remembered record has to be written.
 local function read_or_remembered(key, first)
   local stored = read(key)
   local generation = tonumber(ARGV[first]) or 0
@@ -68,12 +72,16 @@ local function read_or_remembered(key, first)
     by = '',
     home = stored.home,
     has_home = stored.has_home,
+    has_remains = stored.has_remains,
   }
-  if not is_in_force(remembered) then
-    -- The next generation has to be above it nevertheless.
+  local remains = math.max(remembered.keep and NEVER or remembered['until'], remembered.held,
+    tonumber(ARGV[first + 6]) or 0)
+  if remains <= now then
+    -- It has ended, and so has every record that it replaced. The next generation has to be above it nevertheless.
     stored.generation = generation
     return stored, false
   end
+  remembered.remains = math.max(remains, stored.remains)
   return remembered, true
 end
 
@@ -163,6 +171,22 @@ local function write_home(key, record)
   end
 end
 
+-- Sets when Redis removes the record: at its end, or later if a machine may remember one that it has replaced.
+local function set_end(key, record)
+  local ends = record.keep and NEVER or math.max(record['until'], record.held)
+  if record.remains > ends then
+    redis.call('HSET', key, 'remains', digits(record.remains))
+    ends = record.remains
+  elseif record.has_remains then
+    redis.call('HDEL', key, 'remains')
+  end
+  if ends >= NEVER then
+    redis.call('PERSIST', key)
+  else
+    redis.call('PEXPIREAT', key, digits(ends))
+  end
+end
+
 local function write(key, record)
   if record.replaces and record.replaces ~= record.node then
     count_out(record.replaces, key)
@@ -181,11 +205,7 @@ local function write(key, record)
     redis.call('HDEL', key, 'held', 'held_reason', 'held_by')
   end
   write_home(key, record)
-  if record.keep then
-    redis.call('PERSIST', key)
-  else
-    redis.call('PEXPIREAT', key, digits(math.max(record['until'], record.held, record.remains or 0)))
-  end
+  set_end(key, record)
 end
 
 -- The answer of every script about one user.
@@ -193,7 +213,7 @@ local function answer(outcome, record, has_moved)
   return {
     outcome, has_moved and '1' or '0', record.node, digits(record.since),
     record.keep and '0' or digits(record['until']), record.from, record.reason, record.by,
-    digits(record.generation), digits(record.held), digits(now_us),
+    digits(record.generation), digits(record.held), digits(record.remains), digits(now_us),
   }
 end
 

@@ -1,5 +1,5 @@
--- An operator unbinds one user, KEYS[4]. The record stays without a node for as long as a machine may
--- remember the binding, so that none writes it back.
+-- An operator unbinds one user, KEYS[4]. The record stays, without a node: it says which node the user comes from, and
+-- no machine writes the binding back that it remembers.
 --
 --   ARGV[2]  reason, ARGV[3] by whom, ARGV[4] retention
 --   ARGV[5…] the record that the machine remembers

@@ -8,8 +8,8 @@ local key = KEYS[4]
 local record = read_or_remembered(key, 5)
 drop_if_over(record)
 local duration = tonumber(ARGV[2])
--- The record of a user without a binding stays as long as a machine may remember a hold that ends now.
-record.remains = math.max(record.held, now + 1000)
+-- Also the record of a user without binding and hold: its generation is that of this call.
+record.remains = math.max(record.remains, now + 1000)
 record.held = duration > 0 and now + duration or 0
 record.generation = next_generation(record.generation)
 write(key, record)

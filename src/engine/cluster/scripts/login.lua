@@ -198,6 +198,6 @@ if not write_if_room('HSET', key, 'until', digits(record['until'])) then
   return answer('bound', record)
 end
 write_home(key, record)
-redis.call('PEXPIREAT', key, digits(math.max(record['until'], record.held)))
+set_end(key, record)
 count_in(record.node, key, record['until'])
 return answer('bound', record)

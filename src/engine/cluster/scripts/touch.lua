@@ -14,7 +14,8 @@ for index = 4, #KEYS do
     if ARGV[4] ~= '1' then
       if not record.keep and record['until'] < ends then
         redis.call('HSET', key, 'until', digits(ends))
-        redis.call('PEXPIREAT', key, digits(math.max(ends, record.held)))
+        record['until'] = ends
+        set_end(key, record)
       end
       count_in(node, key, ends)
     end
