@@ -147,6 +147,30 @@ describe("route with a store", function()
     nb.set_target_state("node:" .. node, "auto")
   end)
 
+  it("remembers the whole binding of a draining node's user", function()
+    configure("ab", { prefix = "drained", timeout = "500ms", retention = "12h" }, { drain_time = "1h" })
+    local node
+    engine.eventually("the login is bound", function()
+      local found, how = nb.route("alice")
+      node = found.node
+      return how == "bound"
+    end)
+    finally(function()
+      redis:thaw("one")
+      nb.set_target_state("node:" .. node, "auto")
+    end)
+    local function hours_left()
+      local _, how, detail = nb.route("alice")
+      return how .. " " .. math.floor((detail["until"] - os.time()) / 3600 + 0.5)
+    end
+    nb.set_target_state("node:" .. node, "drain")
+    engine.eventually("the binding ends with the drain", function() return hours_left() == "bound 1" end)
+    redis:freeze("one")
+    engine.eventually("the store fails", function() return hours_left() == "remembered 1" end)
+    nb.set_target_state("node:" .. node, "auto")
+    assert.are.equal("remembered 12", hours_left())
+  end)
+
   it("connects through a Unix socket, with a user and a password", function()
     local path = redis:start("two", { options = "--requirepass|s3cret" }).socket
     local password = redis:file("password", { text = "s3cret\n" }).path

@@ -16,30 +16,41 @@ import redis
 
 
 class Engine:
-    """An engine whose nodes a and b have ports of its own, so that the test decides what it sees."""
+    """An engine whose nodes, a letter each, have ports of its own, so that the test decides what it sees."""
 
-    def __init__(self, world, cluster=None, nodes="", **settings):
-        self.backends = {name: Backend(port=free_port()) for name in "ab"}
+    def __init__(self, world, cluster=None, nodes="", names="ab", **settings):
+        self.backends = {name: Backend(port=free_port()) for name in names}
+        self.path = world.folder / f"engine{len(world.engines)}.lua"
+        self.log = world.folder / f"log{len(world.engines)}"
+        self.write(world, cluster, nodes, settings)
+        self.process = subprocess.Popen(
+            ["lua5.4", str(ROOT / "tests/cluster/agent.lua"), str(ROOT / "build/lua5.4"), str(self.path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=redis.die_with_parent,
+        )
+        world.engines.append(self)
+        equal(self.process.stdout.readline().strip(), "true", "verdicts")
+
+    def write(self, world, cluster, nodes, settings):
+        """Writes the configuration."""
         servers = ", ".join(
             f'{{ protocol = "imap", host = "127.0.0.1", port = {backend.port}, node = "{name}" {nodes} }}'
             for name, backend in self.backends.items()
         )
         options = "".join(f", {key} = {json.dumps(value)}" for key, value in settings.items())
         store = "".join(f", {key} = {json.dumps(value)}" for key, value in (cluster or {}).items())
-        self.log = world.folder / f"log{len(world.engines)}"
-        path = world.folder / f"engine{len(world.engines)}.lua"
-        path.write_text(f"""return {{
+        self.path.write_text(f"""return {{
   connect_interval = "50ms", fast_interval = "50ms", connect_timeout = "5s", log = "{self.log}",
   node_down_after = 0, node_up_after = 0, failure_threshold = 1, panic_threshold = 0,
   cluster = {{ redis = "{world.url}", prefix = "{world.prefix}", timeout = "5s", min_stay = 0 {store} }},
   backend_servers = {{ {servers} }} {options}
 }}""")
-        self.process = subprocess.Popen(
-            ["lua5.4", str(ROOT / "tests/cluster/agent.lua"), str(ROOT / "build/lua5.4"), str(path)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=redis.die_with_parent,
-        )
-        world.engines.append(self)
-        equal(self.process.stdout.readline().strip(), "true", "verdicts")
+
+    def add_node(self, world, name):
+        """Puts a configuration with one more node in force."""
+        self.backends[name] = Backend(port=free_port())
+        self.write(world, None, "", {})
+        self.ask(f"nb.configure(dofile('{self.path}'))")
+        equal(self.ask("nb.wait_ready(60)"), "true", "verdicts")
 
     def ask(self, expression):
         self.process.stdin.write(expression + "\n")
@@ -215,8 +226,48 @@ def memories():
         world.end()
 
 
+def strangers():
+    """A machine remembers users of a node that it does not have."""
+    world = World(SERVERS, "strangers")
+    try:
+        first, second = Engine(world), Engine(world, names="abc")
+        with test("users of a node that only other machines have are left alone when the store has lost its data"):
+            until(lambda: first.route("carol")[1] in ("new", "bound"), what="a binding")
+            for user in ("alice", "bob", "zoe"):
+                second.ask(f"nb.move_user('{user}', 'c')")
+                equal(first.route(user)[:2], ["nil", "unknown node c"])
+            world.cli("FLUSHALL")
+
+            def named():
+                answer = first.route("alice")
+                # The name is known when a machine that has the node is registered again.
+                assert answer[:2] in (["nil", "unknown node ?"], ["nil", "unknown node c"]), answer
+                return answer[1] == "unknown node c"
+
+            until(named, 60, "the name of the node")
+            equal(world.cli("HGET", world.cli("KEYS", world.key("user:*")), "node"), "c", "written back")
+            equal(second.route("alice")[:2], ["c", "bound"])
+        with test("users of a node that no machine has are moved when all can have registered"):
+            second.kill()
+            world.cli("FLUSHALL")
+            equal(first.route("bob")[:2], ["nil", "unknown node ?"])
+            until(lambda: world.cli("ZCARD", world.key("machines")) == "1", 60, "the registration")
+            equal(first.route("bob")[:2], ["nil", "unknown node ?"])
+            world.cli("HSET", world.key("store"), "born", "1")
+            node, how, left, by = first.route("bob")
+            equal((node in "ab", how, left), (True, "moved", "?"))
+            assert by, "by whom"
+        with test("a node that a machine gets is the one that it remembers"):
+            SERVERS.kill("one")
+            first.add_node(world, "c")
+            until(lambda: first.route("zoe")[1] not in ("new", "bound"), 60, "the failure of the store")
+            equal(first.route("zoe")[:2], ["c", "remembered"])
+    finally:
+        world.end()
+
+
 try:
-    run_tests(differing, operators, quorum, memories)
+    run_tests(differing, operators, quorum, memories, strangers)
 finally:
     SERVERS.stop_all()
     subprocess.run(["rm", "-rf", SERVERS.folder], check=False)

@@ -152,9 +152,9 @@ impl ActiveConfig {
         self.nodes.list.iter()
     }
 
-    /// The node whose name has this hash.
-    pub fn node_by_hash(&self, hash: u64) -> Option<&Node> {
-        self.nodes().find(|node| node.name_hash() == hash)
+    /// The node whose name has this digest.
+    pub fn node_by_digest(&self, digest: u64) -> Option<&Node> {
+        self.nodes().find(|node| node.digest == digest)
     }
 
     /// All nodes for a user whose binding is in the store, in the order of

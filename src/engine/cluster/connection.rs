@@ -3,7 +3,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use openssl::hash::MessageDigest;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
 use tokio::task::JoinHandle;
@@ -12,6 +11,7 @@ use super::duplex::{Dialler, Duplex, unix};
 use super::redis_clock::{RedisClock, monotonic_us};
 use super::script::ScriptCall;
 use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
+use crate::engine::verdicts::digest::sha1;
 use crate::sys::relay::relayed;
 
 /// The longest time for connecting, with TLS and the login to Redis.
@@ -202,10 +202,9 @@ impl Connection {
 fn script_digest(source: &str) -> Box<str> {
     // Empty if OpenSSL refuses SHA-1. The server then finds no script with this digest, and gets the source
     // with each call.
-    let digest = openssl::hash::hash(MessageDigest::sha1(), source.as_bytes());
-    let digest = digest.as_ref().map_or(&[][..], |digest| digest);
-    digest
+    sha1(source.as_bytes())
         .iter()
+        .flatten()
         .map(|byte| format!("{byte:02x}"))
         .collect::<String>()
         .into()

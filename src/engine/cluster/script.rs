@@ -77,9 +77,10 @@ impl UserDigest {
 /// its data gets the record back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remembered {
-    /// Empty: the user was released or forgotten, or is only held.
+    /// Empty: the user was released or forgotten, or is only held. For a node that this machine does not
+    /// have: [`nameless`].
     pub node: String,
-    /// The node that the user was moved from; empty: none. `move_delay` and `min_stay` apply only
+    /// The same of the node that the user was moved from; empty: none. `move_delay` and `min_stay` apply only
     /// after a move.
     pub from: String,
     pub since: u64,
@@ -90,6 +91,12 @@ pub struct Remembered {
     /// Until when some machine may remember a record that this one has replaced; [`NEVER`]: for ever.
     pub remains: u64,
     pub generation: u64,
+}
+
+/// What a machine gives for the name of a node of which it remembers only the digest, because it does not have
+/// the node.
+pub fn nameless(digest: u64) -> String {
+    format!("\t{digest:016x}")
 }
 
 /// The end of what has none, where 0 is not the word for it: the scripts' largest number of milliseconds.
@@ -110,6 +117,8 @@ pub struct Binding {
     /// Until when the record stays in the store, so that no machine writes a record back that this one has
     /// replaced; [`NEVER`]: for ever.
     pub remains: u64,
+    /// When the binding ends as things are: `until`, or earlier because its node is draining; 0: never.
+    pub ends: u64,
     pub generation: u64,
     /// Why the user was moved or bound there.
     pub reason: String,

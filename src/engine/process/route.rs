@@ -9,10 +9,11 @@ use super::routed::{RouteResult, Routed, RoutedUser, count, digest_of, user_hash
 use crate::engine::active::{ActiveConfig, Move};
 use crate::engine::cluster::ClientHandle;
 use crate::engine::cluster::script::{
-    Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode, UserDigest,
+    Binding, LoginAnswer, LoginHow, LoginRequest, Remembered, SeenNode, UserDigest, nameless,
 };
 use crate::engine::config::ClusterSettings;
 use crate::engine::routing::{Filter, NoRoute, user_key};
+use crate::engine::verdicts::digest::name_digest;
 use crate::engine::verdicts::{KnownBinding, MoveReason};
 
 /// A user who logs in.
@@ -224,7 +225,7 @@ pub(super) fn routed(how: &'static str, binding: Binding, degraded: bool) -> Rou
         node: binding.node,
         from: binding.from,
         since_us: binding.since,
-        until_us: binding.until,
+        until_us: binding.ends,
         reason: binding.reason,
         by: binding.by,
         degraded,
@@ -252,17 +253,18 @@ pub(super) fn note_move(active: &ActiveConfig, binding: &Binding, why: MoveReaso
 }
 
 pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding) {
-    let hash = |name: &str| {
+    let digest = |name: &str| {
+        if name.is_empty() {
+            return 0;
+        }
         let known = active.nodes().find(|node| *node.name == *name);
-        // A node that this machine does not know has a number other than 0, because the user is
-        // bound.
-        known.map_or(u64::from(!name.is_empty()), |node| node.name_hash())
+        known.map_or_else(|| name_digest(name), |node| node.digest)
     };
     active.table.remember_binding(
         user,
         &KnownBinding {
-            node: hash(&binding.node),
-            from: hash(&binding.from),
+            node: digest(&binding.node),
+            from: digest(&binding.from),
             since: binding.since,
             until: binding.until,
             held: binding.held,
@@ -272,17 +274,18 @@ pub(super) fn remember(active: &ActiveConfig, user: [u64; 2], binding: &Binding)
     );
 }
 
-/// The record that this machine remembers of a user: a store that has lost its data gets it back. `None` also
-/// if the user was bound to a node that is not configured here: the table keeps only a hash of its name.
+/// The record that this machine remembers of a user: a store that has lost its data gets it back.
 pub(super) fn remembered(active: &ActiveConfig, user: [u64; 2]) -> Option<Remembered> {
     let known = active.table.known_binding(user)?;
-    let name = |hash: u64| match hash {
-        0 => Some(String::new()),
-        hash => Some(active.node_by_hash(hash)?.name.to_string()),
+    let name = |digest: u64| match (digest, active.node_by_digest(digest)) {
+        (0, _) => String::new(),
+        (_, Some(node)) => node.name.to_string(),
+        // The table has only the digest of a name.
+        (digest, None) => nameless(digest),
     };
     Some(Remembered {
-        node: name(known.node)?,
-        from: name(known.from).unwrap_or_default(),
+        node: name(known.node),
+        from: name(known.from),
         since: known.since,
         until: known.until,
         held: known.held,

@@ -164,9 +164,9 @@ impl RememberedLogin<'_> {
         if self.has_moved_within(settings.move_delay) {
             return Err("moving".to_owned());
         }
-        let is_here = |standing: &&StoredStanding<'_>| standing.node.name_hash() == known.node;
+        let is_here = |standing: &&StoredStanding<'_>| standing.node.digest == known.node;
         let Some(here) = standings.iter().find(is_here) else {
-            // This machine does not know the node, and the table has only the hash of its name.
+            // This machine does not know the node, and the table has only the digest of its name.
             return Err(UNAVAILABLE.to_owned());
         };
         if here.in_pools && !here.matches {
@@ -192,13 +192,13 @@ impl RememberedLogin<'_> {
         if !is_pinned && !is_settling && self.is_drained(here) {
             return Ok(None);
         }
-        let from = self.active.node_by_hash(known.from);
+        let from = self.active.node_by_digest(known.from);
         Ok(Some(Routed {
             how: "remembered",
             node: here.node.name.to_string(),
             from: from.map_or_else(String::new, |from| from.name.to_string()),
             since_us: known.since,
-            until_us: known.until,
+            until_us: self.ends_us(here),
             reason: String::new(),
             by: String::new(),
             degraded: here.degraded,
@@ -216,9 +216,24 @@ impl RememberedLogin<'_> {
 
     /// Whether the node has been draining for `drain_time`.
     fn is_drained(&self, here: &StoredStanding<'_>) -> bool {
-        let drained = (self.now_us / 1000).saturating_sub(here.drain_since_ms);
-        let drain_time = self.active.config.routing.drain_time;
-        here.drain_since_ms > 0 && Duration::from_millis(drained) >= drain_time
+        self.drain_end_us(here).is_some_and(|end| end <= self.now_us)
+    }
+
+    /// When the drain of the node ends its users' bindings.
+    fn drain_end_us(&self, here: &StoredStanding<'_>) -> Option<u64> {
+        let drain_time = self.active.config.routing.drain_time.as_micros();
+        let drain_time = u64::try_from(drain_time).unwrap_or(u64::MAX);
+        let since = here.drain_since_ms.saturating_mul(1000);
+        (since > 0).then(|| since.saturating_add(drain_time))
+    }
+
+    /// When the binding ends as things are; 0: never.
+    fn ends_us(&self, here: &StoredStanding<'_>) -> u64 {
+        let until = self.known.until;
+        match self.drain_end_us(here) {
+            Some(end) if until > 0 => until.min(end.max(self.now_us)),
+            _ => until,
+        }
     }
 }
 
@@ -249,7 +264,7 @@ mod tests {
 
     fn hash(active: &ActiveConfig, node: &str) -> u64 {
         let found = active.nodes().find(|known| *known.name == *node);
-        found.map_or(0, |node| node.name_hash())
+        found.map_or(0, |node| node.digest)
     }
 
     fn now_us() -> u64 {

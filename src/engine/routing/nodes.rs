@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::hash;
 use crate::engine::target::Target;
+use crate::engine::verdicts::digest::name_digest;
 
 /// A machine that serves users.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Node {
     pub weight: u16,
     /// The node's targets in configured order, each once; never empty.
     pub ports: Vec<Port>,
+    /// See [`name_digest`].
+    pub digest: u64,
     pub(super) hash: u64,
 }
 
@@ -34,7 +37,7 @@ pub struct Nodes {
 }
 
 impl Node {
-    /// The hash of its name, by which the shared table remembers it.
+    /// The hash of its name, by which the shared table finds its place.
     pub fn name_hash(&self) -> u64 {
         self.hash
     }
@@ -49,6 +52,7 @@ impl Nodes {
             let name: Box<str> = target.node().into();
             let at = *by_name.entry(name.clone()).or_insert_with(|| {
                 list.push(Node {
+                    digest: name_digest(&name),
                     hash: hash::of_name(name.as_bytes()),
                     name,
                     pool: target.placement.pool.clone(),

@@ -18,7 +18,7 @@ use crate::sys::clock;
 /// A binding as it is remembered. Times are in microseconds since 1970 of the store's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KnownBinding {
-    /// The hash of the node's name; 0: the user is not bound.
+    /// The digest of the node's name (see `digest::name_digest`); 0: the user is not bound.
     pub node: u64,
     /// The same of the node before; 0: none.
     pub from: u64,

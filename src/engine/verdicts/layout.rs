@@ -149,7 +149,7 @@ pub(super) const BINDING: usize = 12;
 /// The hash of the user's key, two words; the first is 0 where the place is free.
 pub(super) const BINDING_USER: usize = 0;
 pub(super) const BINDING_SEQUENCE: usize = 2;
-/// The hashes of the names of two nodes: the user's node, and the one before; 0: none.
+/// The digests of the names of two nodes: the user's node, and the one before; 0: none.
 pub(super) const BINDING_NODE: usize = 3;
 pub(super) const BINDING_FROM: usize = 4;
 pub(super) const BINDING_SINCE: usize = 5;

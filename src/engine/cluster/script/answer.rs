@@ -83,6 +83,7 @@ pub(super) fn user_answer(answer: Value) -> Result<Answered, BadAnswer> {
             generation: items.number()?,
             held: items.time()?,
             remains: items.time()?,
+            ends: items.time()?,
         },
     }))
 }

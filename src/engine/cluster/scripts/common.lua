@@ -49,23 +49,54 @@ local function read(key)
   return record
 end
 
+-- The machines whose registration has not ended: the text with the state of each of their nodes.
+local function living_machines()
+  local texts = {}
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', MACHINES, '(' .. digits(now), '+inf')) do
+    texts[name] = redis.call('HGET', MACHINES .. ':' .. name, 'nodes') or ''
+  end
+  return texts
+end
+
+-- What stands for a node of which no living machine knows the name.
+local NAMELESS = '?'
+
+-- The name of a node that a machine remembers. A machine that does not have the node remembers 64 bits of the SHA-1 of
+-- its name, and gives them after a tab: then the name is in the registration of a machine that has the node, or nil.
+local function name_of(text)
+  local digest = string.match(text, '^\t(%x+)$')
+  if not digest then
+    return text
+  end
+  for _, nodes in pairs(living_machines()) do
+    for name in string.gmatch(nodes, '\n([^\t]*)\t') do
+      if string.sub(redis.sha1hex(name), 1, 16) == digest then
+        return name
+      end
+    end
+  end
+end
+
 -- Returns the record of the key; or the record that the machine remembers, if that is newer: then the store
 -- has lost its data, or has been restored from an older copy. ARGV has the remembered record from `first` on:
 -- generation, node, since, until (0: it is kept without end), from, held, remains. The second result is true if
--- the remembered record has to be written.
+-- the remembered record has to be written. If the name of its node is unknown, it reads as the record of a user who
+-- was released from that node, with `lacks_node` set.
 local function read_or_remembered(key, first)
   local stored = read(key)
   local generation = tonumber(ARGV[first]) or 0
   if generation <= stored.generation then
     return stored, false
   end
+  local node = name_of(ARGV[first + 1])
   local remembered = {
     replaces = stored.node,
     generation = generation,
-    node = ARGV[first + 1],
+    node = node or '',
     since = tonumber(ARGV[first + 2]) or 0,
     ['until'] = tonumber(ARGV[first + 3]) or 0,
-    from = ARGV[first + 4],
+    from = node and name_of(ARGV[first + 4]) or NAMELESS,
+    lacks_node = not node,
     held = tonumber(ARGV[first + 5]) or 0,
     keep = ARGV[first + 1] ~= '' and ARGV[first + 3] == '0',
     reason = 'remembered',
@@ -82,6 +113,9 @@ local function read_or_remembered(key, first)
     return stored, false
   end
   remembered.remains = math.max(remains, stored.remains)
+  if remembered.keep and not node then
+    remembered.keep, remembered['until'] = false, NEVER
+  end
   return remembered, true
 end
 
@@ -99,7 +133,7 @@ end
 -- Ignores a binding whose `until` has passed: Redis may remove the key later.
 local function drop_if_over(record)
   if not record.keep and record['until'] <= now then
-    record.node, record.from = '', ''
+    record.node, record.from, record.lacks_node = '', '', false
   end
 end
 
@@ -208,12 +242,13 @@ local function write(key, record)
   set_end(key, record)
 end
 
--- The answer of every script about one user.
+-- The answer of every script about one user. The last time but one is when the binding ends as things are; a script
+-- that knows of an earlier end replaces it.
 local function answer(outcome, record, has_moved)
+  local ends = record.keep and '0' or digits(record['until'])
   return {
-    outcome, has_moved and '1' or '0', record.node, digits(record.since),
-    record.keep and '0' or digits(record['until']), record.from, record.reason, record.by,
-    digits(record.generation), digits(record.held), digits(record.remains), digits(now_us),
+    outcome, has_moved and '1' or '0', record.node, digits(record.since), ends, record.from, record.reason, record.by,
+    digits(record.generation), digits(record.held), digits(record.remains), ends, digits(now_us),
   }
 end
 

@@ -59,15 +59,6 @@ local function bind(reason, by)
   return answer(move_delay > 0 and 'moving' or 'moved', record, true)
 end
 
--- The machines whose registration has not ended: the text with the state of each of their nodes.
-local function living_machines()
-  local texts = {}
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', MACHINES, '(' .. digits(now), '+inf')) do
-    texts[name] = redis.call('HGET', MACHINES .. ':' .. name, 'nodes') or ''
-  end
-  return texts
-end
-
 -- Whether machines that live may not have registered again yet: the store was empty or out of reach less than 10 s
 -- ago, or even the calling machine is missing.
 local function may_be_incomplete(machines)
@@ -106,6 +97,20 @@ local function is_given_up(node)
 end
 
 drop_if_over(record)
+if record.lacks_node then
+  -- The store has lost the record. Nothing is written as long as a machine may come that has the node, and so its name.
+  local outcome = record.held > now and 'held' or choice == '' and no_choice
+  if not outcome and (record['until'] >= NEVER or may_be_incomplete(living_machines())) then
+    outcome = 'unknown node'
+  end
+  if not outcome then
+    return bind('unknown node', machine)
+  end
+  local reply = answer(outcome, record)
+  -- Generation 0: the machine goes on remembering what it does.
+  reply[3], reply[9] = NAMELESS, '0'
+  return reply
+end
 if record.held > now then
   return as_it_is('held')
 end
@@ -181,7 +186,7 @@ end
 
 if drain_end and drain_end > 0 then
   local reply = as_it_is('bound')
-  reply[5] = digits(math.min(record['until'], math.max(drain_end, now)))
+  reply[12] = digits(math.min(record['until'], math.max(drain_end, now)))
   return reply
 end
 if is_dry then
