@@ -36,10 +36,14 @@ impl<'a, V: TargetView> Fleet<'a, V> {
         let user = hash::of_name(key);
         let nodes: &'a [Node] = &self.nodes.list;
         let mut all: Vec<Standing<'a>> = Vec::with_capacity(nodes.len());
+        let mut is_matching = vec![false; nodes.len()];
         for pool in pools(filter) {
             let mut scored: Vec<(f64, &'a Node)> = self
                 .matching(pool, filter)
-                .map(|(_, node)| {
+                .map(|(index, node)| {
+                    if let Some(is_matching) = is_matching.get_mut(index) {
+                        *is_matching = true;
+                    }
                     let score = hash::score(self.view.weight(node), hash::of_pair(user, node.hash));
                     (score, node)
                 })
@@ -78,10 +82,8 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             };
             all.extend(scored.into_iter().map(standing));
         }
-        for node in nodes {
-            if all.iter().any(|one| std::ptr::eq(one.node, node)) {
-                continue;
-            }
+        let others = nodes.iter().zip(&is_matching);
+        for (node, _) in others.filter(|(_, is_matching)| !**is_matching) {
             all.push(Standing {
                 node,
                 in_pools: pools(filter).any(|pool| *node.pool == *pool),
