@@ -8,8 +8,8 @@ local nb = require("nauthilus_backend")
 local names = setmetatable({ nb = nb }, { __index = _G })
 
 -- The node, how or the reason, the node before, and by whom.
-function names.route(user)
-  local server, how, detail = nb.route(user)
+function names.route(user, filter)
+  local server, how, detail = nb.route(user, filter)
   return server and server.node or "nil", how, detail and detail.from or "", detail and detail.by or ""
 end
 
@@ -35,6 +35,16 @@ function names.usable(name)
       return node.usable
     end
   end
+end
+
+-- Whether a server is listed.
+function names.lists(node, protocol)
+  for _, server in ipairs(nb.get_backend_servers()) do
+    if server.node == node and server.protocol == protocol then
+      return true
+    end
+  end
+  return false
 end
 
 -- The value of a metric's first series whose name and labels begin so.

@@ -18,8 +18,8 @@ import redis
 class Engine:
     """An engine whose nodes, a letter each, have ports of its own, so that the test decides what it sees."""
 
-    def __init__(self, world, cluster=None, nodes="", names="ab", **settings):
-        self.backends = {name: Backend(port=free_port()) for name in names}
+    def __init__(self, world, cluster=None, nodes="", names="ab", protocols=("imap",), **settings):
+        self.backends = {(name, protocol): Backend(port=free_port()) for name in names for protocol in protocols}
         self.path = world.folder / f"engine{len(world.engines)}.lua"
         self.log = world.folder / f"log{len(world.engines)}"
         self.write(world, cluster, nodes, settings)
@@ -33,8 +33,8 @@ class Engine:
     def write(self, world, cluster, nodes, settings):
         """Writes the configuration."""
         servers = ", ".join(
-            f'{{ protocol = "imap", host = "127.0.0.1", port = {backend.port}, node = "{name}" {nodes} }}'
-            for name, backend in self.backends.items()
+            f'{{ protocol = "{protocol}", host = "127.0.0.1", port = {backend.port}, node = "{name}" {nodes} }}'
+            for (name, protocol), backend in self.backends.items()
         )
         options = "".join(f", {key} = {json.dumps(value)}" for key, value in settings.items())
         store = "".join(f", {key} = {json.dumps(value)}" for key, value in (cluster or {}).items())
@@ -47,7 +47,7 @@ class Engine:
 
     def add_node(self, world, name):
         """Puts a configuration with one more node in force."""
-        self.backends[name] = Backend(port=free_port())
+        self.backends[name, "imap"] = Backend(port=free_port())
         self.write(world, None, "", {})
         self.ask(f"nb.configure(dofile('{self.path}'))")
         equal(self.ask("nb.wait_ready(60)"), "true", "verdicts")
@@ -57,16 +57,22 @@ class Engine:
         self.process.stdin.flush()
         return self.process.stdout.readline().rstrip("\n")
 
-    def route(self, user):
-        return self.ask(f"route('{user}')").split("\t")
+    def route(self, user, protocol=None):
+        wanted = f", {{ protocol = '{protocol}' }}" if protocol else ""
+        return self.ask(f"route('{user}'{wanted})").split("\t")
 
     def sees(self, node, usable):
         """Makes this engine alone find a node usable or not."""
         if usable:
-            self.backends[node].up()
+            self.backends[node, "imap"].up()
         else:
-            self.backends[node].down()
+            self.backends[node, "imap"].down()
         until(lambda: self.ask(f"usable('{node}')") == str(usable).lower(), 60, f"{node} usable: {usable}")
+
+    def loses(self, node, protocol):
+        """Makes this engine alone find one daemon of a node dead."""
+        self.backends[node, protocol].down()
+        until(lambda: self.ask(f"lists('{node}', '{protocol}')") == "false", 60, f"{protocol} of {node} dead")
 
     def kill(self):
         self.process.kill()
@@ -266,8 +272,48 @@ def strangers():
         world.end()
 
 
+def daemons():
+    """One daemon of a node dies: a quorum is one of the machines that find it dead, whatever they see of the others."""
+    both = ("imap", "pop3")
+    for name, nodes, node_usable, others in (
+        ("match", "", "match", ()),
+        ("the way out of all", "", "all", ("pop3",)),
+        ("nodes without vital targets", ", vital = false", "all", ()),
+    ):
+        world = World(SERVERS, "daemons-" + name.replace(" ", "-"))
+        try:
+            cluster = {"verdicts": "quorum"}
+            engines = [
+                Engine(world, cluster, nodes, protocols, node_usable=node_usable)
+                # The last one has no target of the protocol: it cannot tell, and does not count.
+                for protocols in (both, both, both, ("pop3",))
+            ]
+            first, second, third, other = engines
+            with test(f"{name}: a daemon that one of three machines finds dead keeps its users"):
+                until(lambda: first.route("alice", "imap")[1] in ("new", "bound"), what="a binding")
+                world.cli("HSET", world.key("store"), "born", "1")
+                node = first.route("alice", "imap")[0]
+                left = "b" if node == "a" else "a"
+                for engine in engines[:3]:
+                    for protocol in others:
+                        # The node that is left has a dead daemon as well: of it what matches counts.
+                        engine.loses(left, protocol)
+                first.loses(node, "imap")
+                for _ in range(20):
+                    equal(first.route("alice", "imap")[:2], [node, "bound"])
+            with test(f"{name}: one that two of three find dead loses them, and logins over others do not"):
+                second.loses(node, "imap")
+                for engine in engines:
+                    equal(engine.route("alice", "pop3")[:2], [node, "bound"])
+                until(lambda: first.route("alice", "imap")[:2] == [left, "moved"], 60, "the move")
+                for engine in engines[:3]:
+                    equal(engine.route("alice", "imap")[:2], [left, "bound"])
+        finally:
+            world.end()
+
+
 try:
-    run_tests(differing, operators, quorum, memories, strangers)
+    run_tests(differing, operators, quorum, memories, strangers, daemons)
 finally:
     SERVERS.stop_all()
     subprocess.run(["rm", "-rf", SERVERS.folder], check=False)

@@ -2,12 +2,14 @@
 //! shared table.
 
 use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{ActiveConfig, BackendServer, OperatorSettings, Panic, shown_ip};
 use crate::engine::routing::{
-    self, Candidate, Choice, Filter, Fleet, NoRoute, Node, Plan, Route, TargetView, Users, Why,
+    self, Candidate, Choice, Filter, Fleet, LoginKind, NoRoute, Node, Plan, Route, TargetView,
+    Users, Why,
 };
 use crate::engine::target::Target;
 use crate::engine::verdicts::{Delays, OperatorState, Routable, Slot, UserCounts, Verdict};
@@ -162,6 +164,8 @@ impl ActiveConfig {
     pub fn standings(&self, key: &[u8], filter: &Filter) -> Vec<StoredStanding<'_>> {
         let fleet = self.fleet();
         let standings = fleet.standings(key, filter);
+        let cluster = self.config.cluster.as_ref();
+        let needs_quorum = cluster.is_some_and(|cluster| cluster.needs_quorum);
         standings
             .into_iter()
             .map(|standing| {
@@ -175,6 +179,11 @@ impl ActiveConfig {
                     degraded: standing.degraded,
                     takes_new: standing.weight > 0 && drain_since_ms == 0,
                     drain_since_ms,
+                    asked_kinds: if needs_quorum && !standing.usable {
+                        fleet.kinds_on(standing.node, filter)
+                    } else {
+                        Vec::new()
+                    },
                 }
             })
             .collect()
@@ -182,14 +191,33 @@ impl ActiveConfig {
 
     /// All nodes with a filter that matches every target of every pool.
     pub fn standings_of_all(&self) -> Vec<StoredStanding<'_>> {
-        let mut pools: Vec<Box<str>> = self.nodes().map(|node| node.pool.clone()).collect();
-        pools.sort_unstable();
-        pools.dedup();
         let filter = Filter {
-            pools: Some(pools),
+            pools: Some(self.pools()),
             ..Filter::default()
         };
         self.standings(&[], &filter)
+    }
+
+    /// For each node that has targets of some kind: whether such a login finds the node usable.
+    pub fn standings_of_kinds(&self) -> HashMap<&str, Vec<(LoginKind, bool)>> {
+        let targets = self.config.targets.iter();
+        let mut found: HashMap<&str, Vec<(LoginKind, bool)>> = HashMap::new();
+        for kind in LoginKind::each(targets.map(|target| LoginKind::of(target))) {
+            let standings = self.fleet().standings(&[], &kind.filter(self.pools()));
+            for standing in standings.iter().filter(|standing| standing.matches) {
+                let known = found.entry(&standing.node.name).or_default();
+                known.push((kind, standing.usable));
+            }
+        }
+        found
+    }
+
+    /// The name of each pool once.
+    fn pools(&self) -> Vec<Box<str>> {
+        let mut pools: Vec<Box<str>> = self.nodes().map(|node| node.pool.clone()).collect();
+        pools.sort_unstable();
+        pools.dedup();
+        pools
     }
 
     /// Since when the node is draining: it, or a vital target of it; where it has none, all of its targets
@@ -272,7 +300,7 @@ pub struct NodeStatus<'a> {
 }
 
 /// A node for a user whose binding is in the store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoredStanding<'a> {
     pub node: &'a Node,
     /// Whether it is in a pool of the filter.
@@ -290,6 +318,9 @@ pub struct StoredStanding<'a> {
     pub takes_new: bool,
     /// Since when it is draining, in milliseconds since 1970; 0: it is not.
     pub drain_since_ms: u64,
+    /// With `verdicts: quorum`, where it is unusable: the kinds of its targets that match the filter. The other
+    /// machines are asked whether a login of one of these kinds finds it usable.
+    pub asked_kinds: Vec<LoginKind>,
 }
 
 /// A view of the table for one call, which reads clock, panic and settings at most once.

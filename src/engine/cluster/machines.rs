@@ -1,6 +1,7 @@
 //! The registration of this machine, and what it learns from it: other machines with other settings,
 //! what operators have set elsewhere, how many users each node has.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::{Value, cmd};
@@ -78,6 +79,13 @@ impl Machine {
     pub(super) fn registration(&mut self, active: &ActiveConfig, deadline: u64) -> Sync {
         self.sent = Some(active.table.operators_sequence());
         let nodes = active.standings_of_all();
+        let cluster = active.config.cluster.as_deref();
+        let needs_quorum = cluster.is_some_and(|cluster| cluster.needs_quorum);
+        let mut of_kinds = if needs_quorum {
+            active.standings_of_kinds()
+        } else {
+            HashMap::new()
+        };
         Sync {
             machine: self.name.clone(),
             config_hash: self.config_hash.clone(),
@@ -87,6 +95,7 @@ impl Machine {
                     name: standing.node.name.to_string(),
                     usable: standing.usable,
                     drain_since: standing.drain_since_ms.saturating_mul(1000),
+                    logins: of_kinds.remove(&*standing.node.name).unwrap_or_default(),
                 })
                 .collect(),
             drain_time: active.config.routing.drain_time,

@@ -158,6 +158,7 @@ impl Login {
         let (digest, user) = user_of(key, settings);
         let standings = active.standings(key, filter);
         let nodes = standings.iter().map(|standing| SeenNode {
+            asked_kinds: standing.asked_kinds.clone(),
             name: standing.node.name.to_string(),
             in_pools: standing.in_pools,
             matches: standing.matches,

@@ -264,7 +264,7 @@ impl<'a, V: TargetView> Fleet<'a, V> {
     }
 
     /// The targets of a node that match the filter, with their index.
-    fn ports<'s>(
+    pub(super) fn ports<'s>(
         &'s self,
         node: &'a Node,
         filter: &'s Filter,

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use super::filter::Filter;
 use super::hash;
+use super::login_kind::LoginKind;
 use super::nodes::Node;
 use super::select::{Fleet, TargetView, Users, pools};
 use crate::engine::config::NodeUsable;
@@ -95,6 +96,14 @@ impl<'a, V: TargetView> Fleet<'a, V> {
             });
         }
         all
+    }
+
+    /// The kinds of the node's targets that match the filter.
+    pub fn kinds_on(&self, node: &'a Node, filter: &Filter) -> Vec<LoginKind> {
+        LoginKind::each(
+            self.ports(node, filter)
+                .map(|(_, target, _)| LoginKind::of(target)),
+        )
     }
 
     /// The port of a user who is bound to the node with this name, if it has one that matches.

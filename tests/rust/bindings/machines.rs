@@ -3,6 +3,8 @@
 use nauthilus_backend::engine::cluster::script::{
     ClusterSetting, LoginAnswer, OtherMachine, Sync, Synced,
 };
+use nauthilus_backend::engine::config::Config;
+use nauthilus_backend::engine::routing::LoginKind;
 
 use super::requests::{alice, binding, dead, seen};
 use super::server::{SECOND, Server};
@@ -67,6 +69,54 @@ fn more_than_half_of_the_living_machines_give_a_node_up() {
         }
         server.pass_with(10, &machines);
         let answer = binding(quorum_login(&mut server));
+        assert_eq!(answer.node == "b", gives_up, "{others:?}: {answer:?}");
+    }
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn machines_vote_on_the_kinds_of_targets_that_a_login_asks_for() {
+    let kind = |protocol| {
+        let text = format!(
+            "backend_server_monitoring: {{backend_servers: [{{protocol: {protocol}, host: a}}]}}"
+        );
+        let config = Config::from_yaml(&text, &|_| None).unwrap();
+        LoginKind::of(&config.targets[0])
+    };
+    let (imap, pop3) = (kind("imap"), kind("pop3"));
+    // What two other machines see of the node: with all of its targets, and for logins of the kinds that it has there.
+    let older = |usable| (usable, vec![]);
+    let both = |has_imap| (true, vec![(imap, has_imap), (pop3, true)]);
+    let none = || (true, vec![(pop3, true)]);
+    for (others, gives_up) in [
+        ([both(false), both(true)], true),
+        ([both(true), both(true)], false),
+        // A machine without such a target does not count.
+        ([none(), none()], true),
+        ([both(true), none()], false),
+        ([both(false), older(true)], true),
+        ([older(true), none()], false),
+        ([older(false), both(true)], true),
+    ] {
+        let mut server = Server::start();
+        server.run(&server.login(&[seen("a")]));
+        server.pass(100);
+        for _ in 0..2 {
+            // Machines whose nodes are others do not count either.
+            server.run(&server.sync("elsewhere", &[("z", true)]));
+            server.run(&server.sync("proxy1", &[("a", true)]));
+            for (number, (usable, logins)) in others.iter().enumerate() {
+                let mut sync = server.sync(&format!("other{number}"), &[("a", *usable)]);
+                sync.nodes[0].logins.clone_from(logins);
+                server.run(&sync);
+            }
+            server.pass(5);
+        }
+        server.pass(1);
+        let mut login = server.login(&[dead("a"), seen("b")]);
+        login.needs_quorum = true;
+        login.nodes[0].asked_kinds = vec![imap];
+        let answer = binding(server.run(&login));
         assert_eq!(answer.node == "b", gives_up, "{others:?}: {answer:?}");
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn seen(name: &str) -> SeenNode {
         usable_for_new: true,
         takes_new: true,
         drain_since: 0,
+        asked_kinds: Vec::new(),
     }
 }
 
@@ -114,6 +115,7 @@ impl Server {
             name: name.to_owned(),
             usable,
             drain_since: 0,
+            logins: Vec::new(),
         };
         Sync {
             machine: machine.to_owned(),

@@ -1,11 +1,13 @@
 //! A login: which node the user is bound to, binding the user first where necessary.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use redis::Value;
 
 use super::answer::{Answered, user_answer};
 use super::{Arguments, BadAnswer, Binding, Remembered, ScriptCall, UserDigest, keys, source};
+use crate::engine::routing::LoginKind;
 
 /// A node as this machine sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct SeenNode {
     pub takes_new: bool,
     /// When its drain began; 0: it is not draining.
     pub drain_since: u64,
+    /// For `verdicts: quorum`, where it is not usable: the kinds of its targets that match the filter.
+    pub asked_kinds: Vec<LoginKind>,
 }
 
 /// A login: which node the user is bound to, binding the user first where necessary.
@@ -114,6 +118,9 @@ impl LoginRequest {
             push_node(&mut text, &node.name, &[usable, scope]);
             let end = drain_end_ms(node.drain_since, self.drain_time);
             text.push_str(itoa::Buffer::new().format(end));
+            for kind in &node.asked_kinds {
+                let _ = write!(text, " {kind}");
+            }
         }
         text
     }

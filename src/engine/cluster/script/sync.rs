@@ -1,6 +1,7 @@
 //! The registration of a machine in the store: it says that the machine lives and which nodes it has, and
 //! exchanges operators' settings with the other machines.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use redis::Value;
@@ -8,6 +9,7 @@ use redis::Value;
 use super::answer::{AnswerItems, LATE};
 use super::login::{drain_end_ms, push_node};
 use super::{Arguments, BadAnswer, ScriptCall, UserDigest, keys, source};
+use crate::engine::routing::LoginKind;
 
 /// Registers this machine. Sent every few seconds, and before anything else on a new connection: a login
 /// leaves alone a binding to a node that no registered machine knows.
@@ -36,6 +38,8 @@ pub struct OwnNode {
     pub usable: bool,
     /// When its drain began; 0: it is not draining.
     pub drain_since: u64,
+    /// With `verdicts: quorum`: for each kind of its targets, whether such a login finds the node usable.
+    pub logins: Vec<(LoginKind, bool)>,
 }
 
 /// Something that an operator has set for all machines.
@@ -101,7 +105,7 @@ impl ScriptCall for Sync {
     }
 
     fn arguments(&self) -> Vec<Vec<u8>> {
-        let mut nodes = String::new();
+        let (mut nodes, mut logins) = (String::new(), String::new());
         for node in &self.nodes {
             push_node(
                 &mut nodes,
@@ -110,6 +114,12 @@ impl ScriptCall for Sync {
             );
             let end = drain_end_ms(node.drain_since, self.drain_time);
             nodes.push_str(itoa::Buffer::new().format(end));
+            if !node.logins.is_empty() {
+                push_node(&mut logins, &node.name, &[]);
+            }
+            for (kind, usable) in &node.logins {
+                let _ = write!(logins, " {kind}={}", if *usable { 'u' } else { 'd' });
+            }
         }
         let arguments = Arguments::new(self.deadline)
             .text(&self.machine)
@@ -117,7 +127,8 @@ impl ScriptCall for Sync {
             .duration(REGISTRATION)
             .text(&nodes)
             .flag(self.wants_counts)
-            .number(self.generation);
+            .number(self.generation)
+            .text(&logins);
         let settings = self.settings.iter();
         settings
             .fold(arguments, |arguments, setting| {

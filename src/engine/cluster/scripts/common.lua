@@ -49,13 +49,14 @@ local function read(key)
   return record
 end
 
--- The machines whose registration has not ended: the text with the state of each of their nodes.
+-- The machines whose registration has not ended: the texts with the state of each of their nodes.
 local function living_machines()
-  local texts = {}
+  local machines = {}
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', MACHINES, '(' .. digits(now), '+inf')) do
-    texts[name] = redis.call('HGET', MACHINES .. ':' .. name, 'nodes') or ''
+    local field = redis.call('HMGET', MACHINES .. ':' .. name, 'nodes', 'logins')
+    machines[name] = { nodes = field[1] or '', logins = field[2] or '' }
   end
-  return texts
+  return machines
 end
 
 -- What stands for a node of which no living machine knows the name.
@@ -68,8 +69,8 @@ local function name_of(text)
   if not digest then
     return text
   end
-  for _, nodes in pairs(living_machines()) do
-    for name in string.gmatch(nodes, '\n([^\t]*)\t') do
+  for _, registration in pairs(living_machines()) do
+    for name in string.gmatch(registration.nodes, '\n([^\t]*)\t') do
       if string.sub(redis.sha1hex(name), 1, 16) == digest then
         return name
       end

@@ -9,7 +9,8 @@
 --   ARGV[11]  the node that rendezvous hashing gives the user while all nodes are usable
 --   ARGV[12]  the nodes that the machine knows. Each is a line feed, the name, a tab, and:
 --             u usable, d not; m a target matches the filter, n none does, x not in the filter's pools;
---             when the drain of the node ends its users' bindings, 0: it is not draining
+--             when the drain of the node ends its users' bindings, 0: it is not draining; and where the node is not
+--             usable and machines vote, each after a space: the kinds of its targets that match the filter
 --   ARGV[13…] the record that the machine remembers, as read_or_remembered reads it
 
 local key = KEYS[4]
@@ -59,6 +60,12 @@ local function bind(reason, by)
   return answer(move_delay > 0 and 'moving' or 'moved', record, true)
 end
 
+-- The rest of the node's line in such a text; nil where the node has none.
+local function line_of(node, text)
+  local _, last = string.find(text, '\n' .. node .. '\t', 1, true)
+  return last and string.match(text, '^[^\n]*', last + 1)
+end
+
 -- Whether machines that live may not have registered again yet: the store was empty or out of reach less than 10 s
 -- ago, or even the calling machine is missing.
 local function may_be_incomplete(machines)
@@ -68,28 +75,49 @@ end
 
 local function is_known_elsewhere(node)
   local machines = living_machines()
-  for _, text in pairs(machines) do
-    if string.find(text, '\n' .. node .. '\t', 1, true) then
+  for _, registration in pairs(machines) do
+    if line_of(node, registration.nodes) then
       return true
     end
   end
   return may_be_incomplete(machines)
 end
 
--- Whether more than half of the living machines find the node unusable. The calling machine finds it unusable:
--- this is only called for such nodes.
-local function is_given_up(node)
+-- Whether a machine finds the node usable for a login of one of these kinds: 'u' or 'd'; nil: it has no such target.
+local function verdict_of(registration, node, kinds)
+  if registration.logins == '' or kinds == '' then
+    -- What all targets of the node make of it together: a machine with an older version says no more.
+    local state = line_of(node, registration.nodes)
+    return state and string.sub(state, 1, 1)
+  end
+  local letters = {}
+  for kind, letter in string.gmatch(line_of(node, registration.logins) or '', '(%S+)=(%a)') do
+    letters[kind] = letter
+  end
+  local verdict
+  for kind in string.gmatch(kinds, '%S+') do
+    if letters[kind] == 'u' then
+      return 'u'
+    end
+    verdict = letters[kind] or verdict
+  end
+  return verdict
+end
+
+-- Whether more than half of the living machines that can tell find the node unusable for a login of one of these
+-- kinds. The calling machine finds it unusable: this is only called for such nodes.
+local function is_given_up(node, kinds)
   local machines = living_machines()
   if may_be_incomplete(machines) then
     return false
   end
-  if machine ~= '' then
-    machines[machine] = '\n' .. node .. '\td'
-  end
   local all, against = 0, 0
-  for _, text in pairs(machines) do
-    all = all + 1
-    if string.find(text, '\n' .. node .. '\td', 1, true) then
+  for name, registration in pairs(machines) do
+    local verdict = name == machine and 'd' or verdict_of(registration, node, kinds)
+    if verdict then
+      all = all + 1
+    end
+    if verdict == 'd' then
       against = against + 1
     end
   end
@@ -140,13 +168,13 @@ end
 local is_settling = has_moved and now < record.since + min_stay
 
 local why
-local usable, scope, drain_end
-local at = string.find(nodes, '\n' .. record.node .. '\t', 1, true)
-if at then
-  usable, scope, drain_end = string.match(nodes, '^(%a)(%a)(%d+)', at + #record.node + 2)
+local usable, scope, drain_end, kinds
+local state = line_of(record.node, nodes)
+if state then
+  usable, scope, drain_end, kinds = string.match(state, '^(%a)(%a)(%d+)(.*)$')
   drain_end = tonumber(drain_end)
 end
-if not at then
+if not state then
   if record.keep or is_known_elsewhere(record.node) then
     return as_it_is('unknown node')
   elseif is_settling then
@@ -155,7 +183,7 @@ if not at then
   why = 'unknown node'
 elseif scope == 'n' then
   return as_it_is('no such protocol')
-elseif usable == 'd' and (verdicts == 'own' or is_given_up(record.node)) then
+elseif usable == 'd' and (verdicts == 'own' or is_given_up(record.node, kinds)) then
   if record.keep then
     return as_it_is('pinned to')
   elseif is_settling then

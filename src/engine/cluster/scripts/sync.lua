@@ -8,7 +8,9 @@
 --            node ends its users' bindings, 0: it is not draining
 --   ARGV[6]  '1': the nodes' numbers of users are wanted
 --   ARGV[7]  the highest generation that it knows
---   ARGV[8…] what operators set: the name of the setting, when it was set, and its text
+--   ARGV[8]  with `verdicts: quorum` what logins find: each of the nodes is a line feed, the name, a tab, and for each
+--            kind of its targets a space, the kind, '=', and u: such a login finds the node usable, or d
+--   ARGV[9…] what operators set: the name of the setting, when it was set, and its text
 --
 -- Of two settings with one name the later one is kept, in the store and on the machine.
 
@@ -28,7 +30,7 @@ if machine ~= '' then
   redis.call('ZADD', MACHINES, digits(now + ttl), machine)
   redis.call('PEXPIRE', MACHINES, digits(ttl))
   local registration = MACHINES .. ':' .. machine
-  redis.call('HSET', registration, 'hash', ARGV[3], 'nodes', nodes)
+  redis.call('HSET', registration, 'hash', ARGV[3], 'nodes', nodes, 'logins', ARGV[8])
   redis.call('PEXPIRE', registration, digits(ttl))
 end
 
@@ -41,7 +43,7 @@ end
 -- Each value of the hash is the time at which it was set, a space, and the text.
 local SETTINGS = STORE .. ':settings'
 local given = {}
-for index = 8, #ARGV, 3 do
+for index = 9, #ARGV, 3 do
   given[ARGV[index]] = { since = tonumber(ARGV[index + 1]), text = ARGV[index + 2] }
 end
 local settings = {}
