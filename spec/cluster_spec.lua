@@ -171,6 +171,47 @@ describe("route with a store", function()
     assert.are.equal("remembered 12", hours_left())
   end)
 
+  -- How often Redis was connected to since it began to count.
+  local function connections()
+    return tonumber(redis:cli("one", "INFO", "stats"):match("total_connections_received:(%d+)"))
+  end
+
+  it("goes on over the same connection, also with logins under way, when a reload leaves the store as it is", function()
+    local same = { prefix = "reloaded", on_error = "refuse" }
+    configure("ab", same)
+    for index = 1, 150 do
+      nb.route("user" .. index)
+    end
+    local before = connections()
+    for round = 1, 5 do
+      local routes = {}
+      for index = 1, 150 do
+        routes[index] = nb.start_route("user" .. index)
+      end
+      configure(round % 2 == 0 and "ab" or "abc", same)
+      for _, route in ipairs(routes) do
+        assert.is_true(route:wait(60))
+        assert.are.equal("bound", (select(2, route:result())))
+      end
+    end
+    -- One for each question, this one included.
+    assert.are.equal(before + 1, connections())
+    configure("ab", { prefix = "other", on_error = "refuse" })
+    nb.route("alice")
+    assert.are.equal(before + 3, connections())
+  end)
+
+  it("registers the nodes of a new configuration before a login may use them", function()
+    configure("ab", { prefix = "added" })
+    nb.route("alice")
+    for _, nodes in ipairs({ "abc", "ab", "abc" }) do
+      configure(nodes, { prefix = "added" })
+      nb.route("alice")
+      local machine = redis:cli("one", "KEYS", "{added}:machines:*")
+      assert.are.equal(nodes == "abc", redis:cli("one", "HGET", machine, "nodes"):find("c\t", 1, true) ~= nil)
+    end
+  end)
+
   it("connects through a Unix socket, with a user and a password", function()
     local path = redis:start("two", { options = "--requirepass|s3cret" }).socket
     local password = redis:file("password", { text = "s3cret\n" }).path

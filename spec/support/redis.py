@@ -4,7 +4,8 @@
 Requests (see control.py for their form):
 
     start name=N [options=…]   Starts a server unless it runs, on the same port and folder each time; options are
-                               separated by |, as --maxmemory|2mb. -> port=, socket=, pid=
+                               separated by |, as --maxmemory|2mb, and so are variables of its environment in
+                               environment=… -> port=, socket=, pid=
                                With tls=yes it has a port with TLS as well, with tls=clients one that asks
                                for a client certificate; certificate=… names one of certificates.sh, else good.
                                -> also tls=, the port, and folder=, that of the certificates
@@ -118,7 +119,7 @@ class Servers:
             time.sleep(0.01)
         raise RuntimeError(f"{name} does not answer")
 
-    def start(self, name, options="", tls="", certificate="good"):
+    def start(self, name, options="", tls="", certificate="good", environment=""):
         path, tls_port = os.path.join(self.home(name), "socket"), 0
         # The port with TLS is used by nobody else.
         if tls:
@@ -131,7 +132,7 @@ class Servers:
             command = [program("server"), "--port", str(self.port(name)), "--bind", "127.0.0.1",
                        "--unixsocket", path, "--save", "", "--dir", self.home(name)]
             command += [part for part in options.split("|") if part]
-            self.run(name, command)
+            self.run(name, ["env", *environment.split("|"), *command] if environment else command)
         answer = {"port": self.port(name), "socket": path, "pid": self.processes[name].pid}
         return answer | ({"tls": tls_port, "folder": self.certificates()} if tls else {})
 

@@ -17,6 +17,40 @@ function names.warnings()
   return table.concat(nb.status().warnings, "; ")
 end
 
+-- Begins `count` logins at once, and again until `seconds` are over; 0 or none: once. Returns how often each `how`, or
+-- reason, was the answer.
+function names.burst(user, count, seconds)
+  local counts, ends = {}, os.time() + (seconds or 0)
+  repeat
+    local routes = {}
+    for index = 1, count do
+      routes[index] = nb.start_route(user .. index)
+    end
+    for _, route in ipairs(routes) do
+      route:wait(60)
+      local _, how = route:result()
+      how = how:gsub(" ", "_")
+      counts[how] = (counts[how] or 0) + 1
+    end
+  until os.time() >= ends
+  local words = {}
+  for how, times in pairs(counts) do
+    words[#words + 1] = how .. "=" .. times
+  end
+  return table.concat(words, " ")
+end
+
+-- How often Redis began to fail.
+function names.failures()
+  local count = 0
+  for _, event in ipairs(nb.events()) do
+    if event.type == "cluster" and event.to == "down" then
+      count = count + 1
+    end
+  end
+  return count
+end
+
 -- The last event about another machine.
 function names.difference()
   local found = "none"

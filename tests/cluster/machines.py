@@ -53,8 +53,14 @@ class Engine:
         equal(self.ask("nb.wait_ready(60)"), "true", "verdicts")
 
     def ask(self, expression):
+        self.begin(expression)
+        return self.end()
+
+    def begin(self, expression):
         self.process.stdin.write(expression + "\n")
         self.process.stdin.flush()
+
+    def end(self):
         return self.process.stdout.readline().rstrip("\n")
 
     def route(self, user, protocol=None):
@@ -312,8 +318,9 @@ def daemons():
             world.end()
 
 
-try:
-    run_tests(differing, operators, quorum, memories, strangers, daemons)
-finally:
-    SERVERS.stop_all()
-    subprocess.run(["rm", "-rf", SERVERS.folder], check=False)
+if __name__ == "__main__":
+    try:
+        run_tests(differing, operators, quorum, memories, strangers, daemons)
+    finally:
+        SERVERS.stop_all()
+        subprocess.run(["rm", "-rf", SERVERS.folder], check=False)

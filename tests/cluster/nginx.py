@@ -3,6 +3,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,7 @@ http {{
     require("nauthilus_backend").configure({{
       log = "none", node_down_after = 0,
       cluster = {{ redis = "redis://127.0.0.1:{redis}", timeout = "5s" }},
-      backend_servers = {{
-        {{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "a" }},
-        {{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "b", tls_skip_verify = true }},
-      }},
+      backend_servers = {{ {servers} }},
     }})
   }}
   server {{
@@ -41,6 +39,15 @@ http {{
         local server, how = require("nauthilus_backend").route(ngx.var.arg_user)
         ngx.say(server and server.node or "nil", " ", how)
         ngx.exit(200)
+      }}
+    }}
+    location /late {{
+      content_by_lua_block {{
+        while not io.open("{folder}/go") do
+          ngx.sleep(0.1)
+        end
+        local server, how = require("nauthilus_backend").route(ngx.var.arg_user)
+        ngx.say(server and server.node or "nil", " ", how)
       }}
     }}
     location /set {{
@@ -53,13 +60,30 @@ http {{
 """
 
 
+SERVERS = {
+    "a": '{{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "a" }},',
+    "b": '{{ protocol = "imap", host = "127.0.0.1", port = {redis}, node = "b", tls_skip_verify = true }},',
+}
+
+
 def main():
     folder = tempfile.mkdtemp(prefix="nauthilus-backend-")
     os.chmod(folder, 0o755)
     servers = redis.Servers(folder)
     store, port = servers.start("one")["port"], control.free_port()
     path = os.path.join(folder, "nginx.conf")
-    pathlib.Path(path).write_text(CONFIGURATION.format(folder=folder, root=ROOT, redis=store, port=port), encoding="utf-8")
+
+    def configure(nodes):
+        servers_of_nodes = "".join(SERVERS[node].format(redis=store) for node in nodes)
+        text = CONFIGURATION.format(folder=folder, root=ROOT, redis=store, port=port, servers=servers_of_nodes)
+        pathlib.Path(path).write_text(text, encoding="utf-8")
+
+    def registered():
+        machines = servers.cli("one", "KEYS\t{nauthilus_backend}:machines:*")["text"].split()
+        texts = [servers.cli("one", f"HGET\t{machine}\tnodes")["text"] for machine in machines]
+        return ["".join(line.split("\t")[0] for line in text.split("\n")) for text in texts]
+
+    configure("ab")
     nginx = subprocess.Popen(["nginx", "-p", folder, "-c", path], stderr=subprocess.DEVNULL, preexec_fn=redis.die_with_parent)
 
     def get(uri):
@@ -95,6 +119,26 @@ def main():
         while time.monotonic() < end and last != f"{node} bound":
             last = get("/route?user=alice")
         passed.append(check("bindings are obeyed again", last == f"{node} bound", last))
+        other = "b" if node == "a" else "a"
+        # A request keeps the old worker, as a session does in the mail proxy.
+        held = subprocess.Popen(["curl", "-s", f"http://127.0.0.1:{port}/late?user=alice"], stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        configure(other)
+        nginx.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and registered() != [other]:
+            # The first login starts the engine of the new worker.
+            get("/route?user=zoe")
+        # The old worker would register within 3 s.
+        end, seen = time.monotonic() + 7, set()
+        while time.monotonic() < end:
+            seen.add(tuple(registered()))
+            time.sleep(0.05)
+        is_held = held.poll() is None
+        passed.append(check("after a reload the new nodes alone are registered", seen == {(other,)} and is_held, (seen, is_held)))
+        pathlib.Path(folder, "go").touch()
+        late = held.communicate(timeout=60)[0].strip()
+        passed.append(check("while the old worker answers its logins", late == f"{node} bound", late))
     finally:
         nginx.terminate()
         try:
@@ -103,7 +147,7 @@ def main():
             nginx.kill()
         servers.stop_all()
         subprocess.run(["rm", "-rf", folder], check=False)
-    return 0 if all(passed) and len(passed) == 6 else 1
+    return 0 if all(passed) and len(passed) == 8 else 1
 
 
 if __name__ == "__main__":

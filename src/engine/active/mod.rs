@@ -125,6 +125,11 @@ pub struct StartState {
 }
 
 impl ActiveConfig {
+    /// Whether this is the configuration that was put in force last. An old worker of nginx goes on with another one.
+    pub fn is_latest(&self) -> bool {
+        self.table.epoch() == self.epoch
+    }
+
     /// Stores the record `after`, which was computed from `before` as read at sequence number
     /// `seen`. Readers get a new generation where it changes the list. Returns false and stores
     /// nothing where the slot was written since, another process has taken the lease, or another
@@ -137,7 +142,7 @@ impl ActiveConfig {
         after: &Record,
         sample: Option<Sample>,
     ) -> bool {
-        if self.table.epoch() != self.epoch {
+        if !self.is_latest() {
             return false;
         }
         let shows = |record: &Record| self.shown(target, record.verdict(), record.address);

@@ -3,9 +3,11 @@
 //! While Redis fails, a task of its own tries to connect once a second. A call fails at once meanwhile,
 //! so that no login waits.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -13,7 +15,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::connection::{CONNECT_TIME, CallError, Connection};
 use super::duplex::Dialler;
 use super::machines::{Machine, machine_name};
+use super::redis_clock::monotonic_us;
 use super::script::ScriptCall;
+use super::traffic::READ_TIME;
 use crate::engine::active::ActiveConfig;
 use crate::engine::config::ClusterSettings;
 use crate::engine::log::{Level, Line, Log};
@@ -32,19 +36,24 @@ const CHECK_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Clone)]
 enum Link {
-    /// The first attempt is under way: calls wait for it.
+    /// The first attempt is under way, or another configuration registers its nodes: calls wait for it.
     Connecting,
     Up(Arc<Connection>),
     Down(String),
 }
 
+/// The configuration that the client serves, and its log.
+struct Served {
+    active: Arc<ActiveConfig>,
+    log: Arc<Log>,
+}
+
 struct Shared {
     settings: Arc<ClusterSettings>,
     link: watch::Sender<Link>,
-    /// Notified when a call has failed.
-    failed: Notify,
-    active: Arc<ActiveConfig>,
-    log: Arc<Log>,
+    /// Notified when the connection has failed, or another configuration is served.
+    changed: Notify,
+    served: ArcSwap<Served>,
     /// The name that this machine is registered by; empty for a process that probes nothing and is not
     /// registered (see `visitor`).
     machine: String,
@@ -82,18 +91,54 @@ impl Client {
         let shared = Arc::new(Shared {
             settings: active.config.cluster.clone()?,
             link: watch::Sender::new(Link::Connecting),
-            failed: Notify::new(),
-            active: active.clone(),
-            log: log.clone(),
+            changed: Notify::new(),
+            served: ArcSwap::from_pointee(Served {
+                active: active.clone(),
+                log: log.clone(),
+            }),
             machine,
         });
         let keeper = tokio::spawn(relayed(keep(shared.clone())));
         Some(Self { shared, keeper })
     }
 
-    /// Whether this is the client of that configuration.
+    /// Whether calls for that configuration can be made through this client: it is the one that is served, or
+    /// has the same store and the same rules.
     pub fn serves(&self, active: &Arc<ActiveConfig>) -> bool {
-        Arc::ptr_eq(&self.shared.active, active)
+        Arc::ptr_eq(&self.shared.served.load().active, active)
+            || active.config.cluster.as_ref() == Some(&self.shared.settings)
+    }
+
+    /// Goes on with another configuration, over the same connection, if it has the same store and the same rules.
+    /// New calls wait until its nodes are registered: otherwise another machine could take the node of a new
+    /// binding for one that nobody knows.
+    #[must_use]
+    pub fn goes_on_with(&self, active: &Arc<ActiveConfig>, log: &Arc<Log>) -> bool {
+        let shared = &self.shared;
+        if Arc::ptr_eq(&shared.served.load().active, active) {
+            return true;
+        }
+        if !self.serves(active) || shared.machine != machine_name(active) {
+            return false;
+        }
+        shared.served.store(Arc::new(Served {
+            active: active.clone(),
+            log: log.clone(),
+        }));
+        shared.link.send_if_modified(|link| {
+            let is_up = matches!(link, Link::Up(_));
+            if is_up {
+                *link = Link::Connecting;
+            }
+            is_up
+        });
+        shared.changed.notify_one();
+        true
+    }
+
+    /// Whether the client could not even try to connect. Another one may succeed.
+    pub fn has_ended(&self) -> bool {
+        self.keeper.is_finished()
     }
 
     /// A handle for the task of a call.
@@ -111,7 +156,8 @@ impl ClientHandle {
     /// until `until`.
     ///
     /// # Errors
-    /// Redis fails, or has not answered in time.
+    /// Redis fails, or there is no answer in time. The connection is kept then if the call was never sent, or Redis has
+    /// answered others meanwhile.
     pub async fn call<C: ScriptCall>(
         &self,
         until: std::time::Instant,
@@ -120,24 +166,42 @@ impl ClientHandle {
         let shared = &self.0;
         let until = Instant::from_std(until);
         let connection = shared.connection(until).await?;
-        let begun = Instant::now();
-        let call = make(connection.clock.at(until.into_std()));
-        let answer = timeout_at(until, connection.run(&call, &shared.settings.prefix)).await;
-        shared.active.table.observe_store(begun.elapsed());
-        let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())));
-        // Without memory Redis still answers the logins of users who are bound.
-        if let Err(error) = &answer
-            && !error.is_want_of_memory()
-        {
-            shared.fail(&connection, &error.0);
+        let permit = timeout_at(until, connection.permit()).await;
+        let _permit = permit.map_err(|_| late())??;
+        let (begun, sent) = (Instant::now(), monotonic_us());
+        if begun >= until {
+            return Err(late());
         }
-        answer
+        let mut call = make(connection.clock.at(until.into_std()));
+        let answer = run(shared, &connection, until, &mut call).await;
+        shared
+            .served
+            .load()
+            .active
+            .table
+            .observe_store(begun.elapsed());
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(Missing::Late) => {
+                shared.doubt(&connection, sent);
+                Err(late())
+            }
+            Err(Missing::Failed(error)) => {
+                // Without memory Redis still answers the logins of users who are bound.
+                if !error.is_want_of_memory() {
+                    shared.fail(&connection, &error.0);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Why the store does not answer; `None` while it does, or while that is not known.
     pub fn problem(&self) -> Option<String> {
         match &*self.0.link.borrow() {
             Link::Down(reason) => Some(reason.clone()),
+            // A call was late, and whether Redis answers at all is known in a moment.
+            Link::Up(connection) if connection.traffic.is_doubted() => Some(NO_ANSWER.to_owned()),
             Link::Connecting | Link::Up(_) => None,
         }
     }
@@ -174,28 +238,44 @@ impl Shared {
         }
     }
 
+    /// Finds out whether the server still answers, after a call that was sent at `sent`, in microseconds of
+    /// `CLOCK_MONOTONIC`, has no answer in time. If it does not, the connection fails.
+    fn doubt(self: &Arc<Self>, connection: &Arc<Connection>, sent: u64) {
+        if !connection.traffic.begin_doubt() {
+            return;
+        }
+        let (shared, connection) = (self.clone(), connection.clone());
+        tokio::spawn(relayed(async move {
+            let within = shared.settings.timeout;
+            if connection.traffic.is_silent(sent, within).await {
+                shared.fail(&connection, NO_ANSWER);
+            }
+            connection.traffic.end_doubt();
+        }));
+    }
+
     /// Takes the connection out of use, if it still is in use.
     fn fail(&self, failed: &Arc<Connection>, reason: &str) {
-        let is_failed = |link: &Link| matches!(link, Link::Up(now) if Arc::ptr_eq(now, failed));
+        let is_used = |link: &Link| matches!(link, Link::Up(now) if Arc::ptr_eq(now, failed));
+        self.down_if(is_used, reason);
+    }
+
+    fn down_if(&self, is_affected: impl Fn(&Link) -> bool, reason: &str) {
         let is_changed = self.link.send_if_modified(|link| {
-            let is_in_use = is_failed(link);
-            if is_in_use {
+            let is_affected = is_affected(link);
+            if is_affected {
                 *link = Link::Down(reason.to_owned());
             }
-            is_in_use
+            is_affected
         });
         if is_changed {
             self.note_down(reason);
-            self.failed.notify_one();
+            self.changed.notify_one();
         }
     }
 
     fn is_machine(&self) -> bool {
         !self.machine.is_empty()
-    }
-
-    fn is_up(&self) -> bool {
-        matches!(&*self.link.borrow(), Link::Up(_))
     }
 
     fn down(&self, reason: String) {
@@ -204,36 +284,91 @@ impl Shared {
     }
 
     fn note_down(&self, reason: &str) {
-        if self.active.table.set_store_state(StoreState::Down) == StoreState::Down {
+        let served = self.served.load();
+        let table = &served.active.table;
+        if table.set_store_state(StoreState::Down) == StoreState::Down {
             return;
         }
-        self.log
+        served
+            .log
             .write(Line::new(Level::Error, "redis_down").quoted("reason", reason));
         let event = Event::new(EventKind::Cluster, "redis");
-        self.active
-            .table
-            .add_event(&event.change("up", "down").reason(reason));
+        table.add_event(&event.change("up", "down").reason(reason));
     }
 
     fn note_up(&self) {
-        let before = self.active.table.set_store_state(StoreState::Up);
+        let served = self.served.load();
+        let before = served.active.table.set_store_state(StoreState::Up);
         if before == StoreState::Up {
             return;
         }
-        self.log.write(Line::new(Level::Info, "redis_up"));
+        served.log.write(Line::new(Level::Info, "redis_up"));
         let from = if before == StoreState::Down {
             "down"
         } else {
             ""
         };
         let event = Event::new(EventKind::Cluster, "redis");
-        self.active.table.add_event(&event.change(from, "up"));
+        served.active.table.add_event(&event.change(from, "up"));
+    }
+}
+
+/// The reason of a call whose time is over.
+const NO_ANSWER: &str = "no answer in time";
+
+fn late() -> CallError {
+    CallError(NO_ANSWER.to_owned())
+}
+
+/// Why a call has no answer.
+enum Missing {
+    /// Its time is over. Whether that is Redis's fault is another question.
+    Late,
+    Failed(CallError),
+}
+
+/// Runs a script that has its deadline, and waits for the answer until `until`. If Redis finds the deadline in the
+/// past before that, its clock was set forward. Then the script runs once more, with a deadline in the new time.
+async fn run<C: ScriptCall>(
+    shared: &Shared,
+    connection: &Connection,
+    until: Instant,
+    call: &mut C,
+) -> Result<C::Answer, Missing> {
+    let asked = monotonic_us();
+    let answer = run_once(shared, connection, until, call).await?;
+    let Some(now) = C::late(&answer) else {
+        return Ok(answer);
+    };
+    connection.clock.measured(asked, now);
+    if Instant::now() >= until {
+        return Err(Missing::Late);
+    }
+    call.set_deadline(connection.clock.at(until.into_std()));
+    run_once(shared, connection, until, call).await
+}
+
+async fn run_once<C: ScriptCall>(
+    shared: &Shared,
+    connection: &Connection,
+    until: Instant,
+    call: &C,
+) -> Result<C::Answer, Missing> {
+    let mut running = pin!(connection.run(call, &shared.settings.prefix));
+    let mut answer = timeout_at(until, running.as_mut()).await;
+    if answer.is_err() && until.elapsed() > READ_TIME {
+        // This process was stopped: the answer may have arrived meanwhile, and only has to be read.
+        answer = timeout(READ_TIME, running).await;
+    }
+    match answer {
+        Ok(answer) => answer.map_err(Missing::Failed),
+        Err(_) => Err(Missing::Late),
     }
 }
 
 /// Keeps the connection open until the client is dropped.
 async fn keep(shared: Arc<Shared>) {
-    let mut machine = Machine::of(&shared.active);
+    let mut machine = Machine::of(&shared.served.load().active);
     let settings = shared.settings.clone();
     let dialler = match Dialler::new(settings.tls, &settings.files) {
         Ok(dialler) => dialler,
@@ -246,10 +381,9 @@ async fn keep(shared: Arc<Shared>) {
         let begun = Instant::now();
         match connect(&shared, &dialler, &mut machine).await {
             Ok(connection) => {
-                shared.link.send_replace(Link::Up(connection.clone()));
-                shared.note_up();
                 let lost = serve(&shared, &connection, &mut machine).await;
-                shared.fail(&connection, &lost.0);
+                // Calls that wait for the registration of another configuration get the reason, too.
+                shared.down_if(|link| !matches!(link, Link::Down(_)), &lost.0);
             }
             Err(CallError(reason)) => shared.down(reason),
         }
@@ -264,79 +398,98 @@ async fn connect(
     dialler: &Dialler,
     machine: &mut Machine,
 ) -> Result<Arc<Connection>, CallError> {
-    let late = || CallError("no answer in time".to_owned());
     let opened = Connection::open(&shared.settings, dialler);
     let connection = timeout(CONNECT_TIME, opened).await.map_err(|_| late())??;
     if shared.is_machine() {
         machine.forget_server();
-        machine.read_eviction_policy(&connection).await;
         // The first call of a script may have to send its source, and is slower: it gets as much time as the
         // connection.
         register(shared, &connection, machine, CONNECT_TIME).await?;
     }
-    timeout(shared.settings.timeout, connection.measure_clock())
-        .await
-        .map_err(|_| late())??;
+    measure(shared, &connection).await?;
     Ok(Arc::new(connection))
 }
 
+/// Registers this machine. Tries again if this process, and not Redis, is to blame for having no answer in time.
 async fn register(
     shared: &Shared,
     connection: &Connection,
     machine: &mut Machine,
     within: Duration,
 ) -> Result<(), CallError> {
-    let until = Instant::now() + within;
-    let sync = machine.registration(&shared.active, connection.clock.at(until.into_std()));
-    let answer = timeout_at(until, connection.run(&sync, &shared.settings.prefix)).await;
-    let answer = answer.unwrap_or_else(|_| Err(CallError("no answer in time".to_owned())));
-    match answer {
-        // Some servers refuse the registration then, which Redis does not: logins need the connection.
-        Err(error) if error.is_want_of_memory() => Ok(()),
-        Err(error) => Err(error),
-        Ok(answer) => machine.learn(&shared.active, &shared.log, answer),
+    let served = shared.served.load_full();
+    machine.follow(&served.active);
+    machine.read_eviction_policy(connection).await;
+    for _ in 0..2 {
+        let sent = monotonic_us();
+        let until = Instant::now() + within;
+        let mut sync = machine.registration(connection.clock.at(until.into_std()));
+        match run(shared, connection, until, &mut sync).await {
+            // Some servers refuse the registration then, which Redis does not: logins need the connection.
+            Err(Missing::Failed(error)) if error.is_want_of_memory() => return Ok(()),
+            Err(Missing::Failed(error)) => return Err(error),
+            Ok(answer) => return machine.learn(&served.log, answer),
+            Err(Missing::Late) if connection.traffic.is_silent(sent, within).await => break,
+            Err(Missing::Late) => {}
+        }
     }
+    Err(late())
 }
 
-/// Registers again and again until the connection fails; returns why.
-async fn serve(shared: &Shared, connection: &Connection, machine: &mut Machine) -> CallError {
+/// Registers again and again until the connection fails; returns why. Before calls may use the connection, the nodes
+/// of the configuration that is served are registered.
+async fn serve(shared: &Shared, connection: &Arc<Connection>, machine: &mut Machine) -> CallError {
     let mut registered = Instant::now();
+    let mut is_used = false;
     loop {
-        tokio::select! {
-            () = shared.failed.notified() => {}
-            () = tokio::time::sleep(CHECK_EVERY) => {}
-        }
-        if !shared.is_up() {
-            return CallError("a call has failed".to_owned());
-        }
+        let is_waited_for = match &*shared.link.borrow() {
+            Link::Down(_) if is_used => return CallError("a call has failed".to_owned()),
+            Link::Down(_) | Link::Connecting => true,
+            Link::Up(_) => false,
+        };
         if connection.is_closed() {
             return CallError("the connection was closed".to_owned());
         }
-        if !shared.is_machine() {
-            continue;
-        }
         let is_due = registered.elapsed() >= REGISTER_EVERY;
-        if is_due || machine.has_news(&shared.active) {
+        if shared.is_machine() && (is_due || machine.has_news(&shared.served.load().active)) {
             registered = Instant::now();
-            machine.read_eviction_policy(connection).await;
-            let within = shared.settings.timeout;
-            if let Err(error) = register(shared, connection, machine, within).await {
+            if let Err(error) = register(shared, connection, machine, shared.settings.timeout).await
+            {
                 return error;
             }
             // Another process may have lost its connection and ended. As long as it lives, it tells itself
             // that it has a connection again.
-            if shared.active.table.is_store_down_outdated() {
+            if shared.served.load().active.table.is_store_down_outdated() {
                 shared.note_up();
             }
             if is_due && let Err(error) = measure(shared, connection).await {
                 return error;
             }
+            continue;
+        }
+        if is_waited_for {
+            shared.link.send_replace(Link::Up(connection.clone()));
+            shared.note_up();
+            is_used = true;
+        }
+        tokio::select! {
+            () = shared.changed.notified() => {}
+            () = tokio::time::sleep(CHECK_EVERY) => {}
         }
     }
 }
 
+/// Measures Redis's clock; tries again as [`register`] does.
 async fn measure(shared: &Shared, connection: &Connection) -> Result<(), CallError> {
-    timeout(shared.settings.timeout, connection.measure_clock())
-        .await
-        .map_err(|_| CallError("no answer in time".to_owned()))?
+    let within = shared.settings.timeout;
+    for _ in 0..2 {
+        let sent = monotonic_us();
+        if let Ok(measured) = timeout(within, connection.measure_clock()).await {
+            return measured;
+        }
+        if connection.traffic.is_silent(sent, within).await {
+            break;
+        }
+    }
+    Err(late())
 }

@@ -1,15 +1,17 @@
 //! One connection to Redis: where it is, the login, and calls of scripts on it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value, cmd};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use super::duplex::{Dialler, Duplex, unix};
 use super::redis_clock::{RedisClock, monotonic_us};
 use super::script::ScriptCall;
+use super::traffic::Traffic;
 use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
 use crate::engine::verdicts::digest::sha1;
 use crate::sys::relay::relayed;
@@ -24,11 +26,19 @@ const SENTINEL_TIME: Duration = Duration::from_millis(300);
 /// [`CONNECT_TIME`] is for the server. The next attempt goes on with the next Sentinel.
 const SENTINELS_TIME: Duration = Duration::from_millis(700);
 
+/// How many calls are on their way at the same time. Enough to keep Redis busy over 10 ms of network; and so few that
+/// Redis answers all of them within a small part of the default timeout. What is more waits here, where it costs
+/// Redis nothing if its time ends.
+const IN_FLIGHT: usize = 128;
+
 /// A connection that is logged in. Calls on it are pipelined.
 pub(super) struct Connection {
     calls: MultiplexedConnection,
     driver: JoinHandle<()>,
     pub(super) clock: RedisClock,
+    pub(super) traffic: Arc<Traffic>,
+    /// A permit for each call that may be on its way: see [`IN_FLIGHT`].
+    permits: Semaphore,
     /// The digests of the scripts that were run. They belong to the connection, not to the process: a
     /// child must not inherit a lock that another thread of its parent holds.
     digests: Mutex<Vec<(&'static str, Box<str>)>>,
@@ -113,13 +123,22 @@ impl Connection {
     async fn over(wire: Duplex, login: &RedisConnectionInfo) -> Result<Self, CallError> {
         // Each call has a deadline of its own.
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let traffic = wire.traffic();
         let (calls, driver) = MultiplexedConnection::new_with_config(login, wire, config).await?;
         Ok(Self {
             calls,
             driver: tokio::spawn(relayed(driver)),
             clock: RedisClock::default(),
+            traffic,
+            permits: Semaphore::new(IN_FLIGHT),
             digests: Mutex::default(),
         })
+    }
+
+    /// Waits until a call may be sent. It may be on its way as long as the caller has what this returns.
+    pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>, CallError> {
+        let permit = self.permits.acquire().await;
+        permit.map_err(|_| CallError("the connection was closed".to_owned()))
     }
 
     /// Whether the peer has closed the connection.

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 
+use super::traffic::Traffic;
 use crate::engine::config::{ClusterFiles, RedisAddress};
 use crate::engine::probe::resolve::Resolver;
 use crate::engine::probe::{Attempts, ConnectionLimit, attempt_interval};
@@ -185,6 +186,7 @@ pub(super) struct Duplex {
     // it and opened a file of its own with the same number, which dropping the stream would close.
     _check: HaltIfLost,
     stream: Box<dyn Both>,
+    traffic: Arc<Traffic>,
 }
 
 impl Duplex {
@@ -192,7 +194,13 @@ impl Duplex {
         Self {
             _check: HaltIfLost,
             stream: Box::new(stream),
+            traffic: Arc::default(),
         }
+    }
+
+    /// What goes through this stream.
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
     }
 }
 
@@ -202,7 +210,12 @@ impl AsyncRead for Duplex {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let done = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.traffic.note_read();
+        }
+        done
     }
 }
 
@@ -212,7 +225,11 @@ impl AsyncWrite for Duplex {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let done = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if matches!(done, Poll::Ready(Ok(1..))) {
+            self.traffic.note_written();
+        }
+        done
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -2,6 +2,7 @@
 //! what operators have set elsewhere, how many users each node has.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Value, cmd};
@@ -21,6 +22,8 @@ const EVICTION_POLICY_TIME: Duration = Duration::from_millis(300);
 
 /// This machine as the store knows it.
 pub(super) struct Machine {
+    /// The configuration whose nodes are registered.
+    active: Arc<ActiveConfig>,
     name: String,
     config_hash: String,
     /// The sequence of operators' settings when they were last sent.
@@ -43,14 +46,24 @@ pub(super) fn machine_name(active: &ActiveConfig) -> String {
 }
 
 impl Machine {
-    pub(super) fn of(active: &ActiveConfig) -> Self {
+    pub(super) fn of(active: &Arc<ActiveConfig>) -> Self {
         Self {
+            active: active.clone(),
             name: machine_name(active),
             config_hash: config_hash(active),
             sent: None,
             eviction: None,
             knows_eviction: false,
             logged: Vec::new(),
+        }
+    }
+
+    /// Registers the nodes of this configuration from now on.
+    pub(super) fn follow(&mut self, active: &Arc<ActiveConfig>) {
+        if !Arc::ptr_eq(&self.active, active) {
+            self.active = active.clone();
+            self.config_hash = config_hash(active);
+            self.sent = None;
         }
     }
 
@@ -71,13 +84,20 @@ impl Machine {
         self.knows_eviction = false;
     }
 
-    /// Whether an operator has set something here since the last registration.
-    pub(super) fn has_news(&self, active: &ActiveConfig) -> bool {
-        self.sent != Some(active.table.operators_sequence())
+    /// Whether another configuration is served since the last registration, or an operator has set something here.
+    pub(super) fn has_news(&self, active: &Arc<ActiveConfig>) -> bool {
+        !Arc::ptr_eq(&self.active, active) || self.sent != Some(active.table.operators_sequence())
     }
 
-    pub(super) fn registration(&mut self, active: &ActiveConfig, deadline: u64) -> Sync {
+    pub(super) fn registration(&mut self, deadline: u64) -> Sync {
+        let active = &self.active;
         self.sent = Some(active.table.operators_sequence());
+        let settings = active.table.operators().iter().map(to_store).collect();
+        if !active.is_latest() {
+            // An old worker of nginx: another process registers the machine, with other nodes. This one still hears
+            // of what operators set.
+            return exchange(active, settings, deadline);
+        }
         let nodes = active.standings_of_all();
         let cluster = active.config.cluster.as_deref();
         let needs_quorum = cluster.is_some_and(|cluster| cluster.needs_quorum);
@@ -101,17 +121,13 @@ impl Machine {
             drain_time: active.config.routing.drain_time,
             wants_counts: true,
             generation: active.table.bindings_generation(),
-            settings: active.table.operators().iter().map(to_store).collect(),
+            settings,
             deadline,
         }
     }
 
-    pub(super) fn learn(
-        &mut self,
-        active: &ActiveConfig,
-        log: &Log,
-        answer: Synced,
-    ) -> Result<(), CallError> {
+    pub(super) fn learn(&mut self, log: &Log, answer: Synced) -> Result<(), CallError> {
+        let active = &self.active;
         let Synced::Done {
             now,
             machines,
@@ -125,6 +141,9 @@ impl Machine {
         for operator in settings.iter().filter_map(from_store) {
             // Fails where there is no room for more settings; the next registration tries again.
             let _ = active.set_operator(&operator);
+        }
+        if !active.is_latest() {
+            return Ok(());
         }
         let (mut warnings, mut differences) = (Vec::new(), Vec::new());
         if let Some(policy) = &self.eviction {
@@ -157,6 +176,24 @@ impl Machine {
         let users: Vec<_> = counts.into_iter().map(|one| to_users(one, now)).collect();
         active.note_node_users(&users);
         Ok(())
+    }
+}
+
+/// Exchanges what operators have set, and registers nothing.
+pub(super) fn exchange(
+    active: &ActiveConfig,
+    settings: Vec<ClusterSetting>,
+    deadline: u64,
+) -> Sync {
+    Sync {
+        machine: String::new(),
+        config_hash: String::new(),
+        nodes: Vec::new(),
+        drain_time: active.config.routing.drain_time,
+        wants_counts: false,
+        generation: 0,
+        settings,
+        deadline,
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `script`, `scripts/*.lua` | what runs inside Redis: arguments and answers, without any I/O |
 //! | `duplex`, `connection` | a byte stream to a server; the login, Sentinels and calls of scripts |
+//! | `traffic` | whether a server still answers |
 //! | `client` | the connection of this process, kept open |
 //! | `redis_clock` | the time of Redis's clock, for deadlines |
 //! | `machines` | the registration of this machine, and what other machines have registered |
@@ -15,6 +16,7 @@ mod duplex;
 mod machines;
 mod redis_clock;
 pub mod script;
+mod traffic;
 pub mod visitor;
 
 pub use client::{Client, ClientHandle};

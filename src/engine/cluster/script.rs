@@ -36,6 +36,12 @@ pub trait ScriptCall {
     /// # Errors
     /// The answer is not one that this script gives.
     fn parse(&self, answer: Value) -> Result<Self::Answer, BadAnswer>;
+
+    /// Gives the call another deadline.
+    fn set_deadline(&mut self, deadline: u64);
+
+    /// The time of Redis's clock, if the deadline was over and the script has changed nothing.
+    fn late(answer: &Self::Answer) -> Option<u64>;
 }
 
 /// The source of a script: what all of them share, then its own file.

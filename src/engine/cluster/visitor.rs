@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::client::ClientHandle;
 use super::connection::CallError;
-use super::machines::{from_store, to_store};
-use super::script::{ClusterSetting, Sync, Synced};
+use super::machines::{exchange, from_store, to_store};
+use super::script::{ClusterSetting, Synced};
 use crate::engine::active::ActiveConfig;
 
 /// Takes over what operators have set for all machines. Writes nothing into the store.
@@ -19,7 +19,7 @@ pub async fn learn_settings(
     active: &ActiveConfig,
     until: Instant,
 ) -> Result<(), CallError> {
-    exchange(client, active, Vec::new(), until).await.map(drop)
+    share(client, active, Vec::new(), until).await.map(drop)
 }
 
 /// Writes what operators have set in this process's table into the store, and takes over what was
@@ -33,25 +33,16 @@ pub async fn share_settings(
     until: Instant,
 ) -> Result<Vec<String>, CallError> {
     let settings = active.table.operators().iter().map(to_store).collect();
-    exchange(client, active, settings, until).await
+    share(client, active, settings, until).await
 }
 
-async fn exchange(
+async fn share(
     client: &ClientHandle,
     active: &ActiveConfig,
     settings: Vec<ClusterSetting>,
     until: Instant,
 ) -> Result<Vec<String>, CallError> {
-    let make = |deadline| Sync {
-        machine: String::new(),
-        config_hash: String::new(),
-        nodes: Vec::new(),
-        drain_time: active.config.routing.drain_time,
-        wants_counts: false,
-        generation: 0,
-        settings,
-        deadline,
-    };
+    let make = |deadline| exchange(active, settings, deadline);
     let Synced::Done { settings, .. } = client.call(until, make).await? else {
         return Err(CallError("no answer in time".to_owned()));
     };

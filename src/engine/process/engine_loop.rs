@@ -130,7 +130,7 @@ impl EngineLoop {
                     Some(Command::Serve(active, log)) => {
                         self.stopped = false;
                         self.adopt(&active, serving.as_ref());
-                        self.client = None;
+                        self.client.take_if(|client| client.has_ended());
                         self.connect(&active, &log);
                         *serving = Some((active, log));
                         checks_role = true;
@@ -214,10 +214,10 @@ impl EngineLoop {
         }
     }
 
-    /// Connects to the store of a configuration, unless that is done.
+    /// Connects to the store of a configuration, unless the connection to it is there.
     fn connect(&mut self, active: &Arc<ActiveConfig>, log: &Arc<Log>) {
-        let is_served = |client: &Client| client.serves(active);
-        if !self.client.as_ref().is_some_and(is_served) {
+        let goes_on = |client: &Client| client.goes_on_with(active, log);
+        if !self.client.as_ref().is_some_and(goes_on) {
             self.client = Client::of(active, log);
         }
     }
@@ -251,8 +251,8 @@ impl EngineLoop {
         }));
     }
 
-    /// The client for a request of this configuration. If another configuration is served by now, there is
-    /// none, and the request is answered without the store.
+    /// The client for a request of this configuration. If a configuration with another store is served by now,
+    /// there is none, and the request is answered without the store.
     fn client_for(
         &mut self,
         active: &Arc<ActiveConfig>,

@@ -82,4 +82,15 @@ impl ScriptCall for FlushStep {
             _ => Err(BadAnswer("outcome of a flush expected")),
         }
     }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &FlushAnswer) -> Option<u64> {
+        match answer {
+            FlushAnswer::Late { now } => Some(*now),
+            _ => None,
+        }
+    }
 }

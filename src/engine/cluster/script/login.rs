@@ -203,4 +203,15 @@ impl ScriptCall for LoginRequest {
         };
         Ok(LoginAnswer::Bound(how, answer.binding))
     }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &LoginAnswer) -> Option<u64> {
+        match answer {
+            LoginAnswer::Late { now } => Some(*now),
+            _ => None,
+        }
+    }
 }

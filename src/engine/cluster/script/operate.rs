@@ -60,6 +60,15 @@ pub struct Hold {
     pub deadline: u64,
 }
 
+impl Operated {
+    fn late(&self) -> Option<u64> {
+        match self {
+            Self::Late { now } => Some(*now),
+            Self::Done { .. } => None,
+        }
+    }
+}
+
 impl ScriptCall for MoveUser {
     type Answer = Operated;
     const SOURCE: &'static str = source!("move.lua");
@@ -81,6 +90,14 @@ impl ScriptCall for MoveUser {
 
     fn parse(&self, answer: Value) -> Result<Operated, BadAnswer> {
         operated(answer, &["moved", "bound"])
+    }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &Operated) -> Option<u64> {
+        answer.late()
     }
 }
 
@@ -104,6 +121,14 @@ impl ScriptCall for Forget {
     fn parse(&self, answer: Value) -> Result<Operated, BadAnswer> {
         operated(answer, &["forgotten", "not bound"])
     }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &Operated) -> Option<u64> {
+        answer.late()
+    }
 }
 
 impl ScriptCall for Hold {
@@ -125,6 +150,14 @@ impl ScriptCall for Hold {
 
     fn parse(&self, answer: Value) -> Result<Operated, BadAnswer> {
         operated(answer, &["held", "released"])
+    }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &Operated) -> Option<u64> {
+        answer.late()
     }
 }
 
@@ -194,6 +227,17 @@ impl ScriptCall for Touch {
                 now: items.number()?,
             }),
             _ => Err(BadAnswer("outcome of a touch expected")),
+        }
+    }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &Touched) -> Option<u64> {
+        match answer {
+            Touched::Late { now } => Some(*now),
+            _ => None,
         }
     }
 }

@@ -178,6 +178,17 @@ impl ScriptCall for Sync {
             })?,
         })
     }
+
+    fn set_deadline(&mut self, deadline: u64) {
+        self.deadline = deadline;
+    }
+
+    fn late(answer: &Synced) -> Option<u64> {
+        match answer {
+            Synced::Late { now } => Some(*now),
+            _ => None,
+        }
+    }
 }
 
 /// Reads values with `read` until no item is left.
