@@ -10,7 +10,6 @@ use tokio::task::JoinHandle;
 
 use super::duplex::{Dialler, Duplex, unix};
 use super::redis_clock::{RedisClock, monotonic_us};
-use super::script::ScriptCall;
 use super::traffic::Traffic;
 use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
 use crate::engine::verdicts::digest::sha1;
@@ -191,29 +190,29 @@ impl Connection {
     ///
     /// # Errors
     /// The server returned an error, or the connection is lost.
-    pub(super) async fn run<C: ScriptCall>(
+    pub(super) async fn run(
         &self,
-        call: &C,
-        prefix: &str,
-    ) -> Result<C::Answer, CallError> {
-        let (keys, arguments) = (call.keys(prefix), call.arguments());
+        source: &'static str,
+        keys: &[Vec<u8>],
+        arguments: &[Vec<u8>],
+    ) -> Result<Value, CallError> {
         let command = |name: &str, script: &[u8]| {
             let mut command = cmd(name);
             command.arg(script).arg(keys.len());
-            for part in keys.iter().chain(&arguments) {
+            for part in keys.iter().chain(arguments) {
                 command.arg(part.as_slice());
             }
             command
         };
-        let digest = self.digest_of(C::SOURCE);
-        let answer = match self.send(&command("EVALSHA", digest.as_bytes())).await {
-            Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.send(&command("EVAL", C::SOURCE.as_bytes())).await?
-            }
-            answer => answer?,
-        };
-        call.parse(answer)
-            .map_err(|bad| CallError(format!("unexpected answer of a script: {}", bad.0)))
+        let digest = self.digest_of(source);
+        Ok(
+            match self.send(&command("EVALSHA", digest.as_bytes())).await {
+                Err(error) if error.code() == Some("NOSCRIPT") => {
+                    self.send(&command("EVAL", source.as_bytes())).await?
+                }
+                answer => answer?,
+            },
+        )
     }
 }
 

@@ -58,9 +58,14 @@ impl Machine {
         }
     }
 
+    /// Whether the nodes of this configuration are registered.
+    pub(super) fn follows(&self, active: &Arc<ActiveConfig>) -> bool {
+        Arc::ptr_eq(&self.active, active)
+    }
+
     /// Registers the nodes of this configuration from now on.
     pub(super) fn follow(&mut self, active: &Arc<ActiveConfig>) {
-        if !Arc::ptr_eq(&self.active, active) {
+        if !self.follows(active) {
             self.active = active.clone();
             self.config_hash = config_hash(active);
             self.sent = None;
@@ -86,7 +91,7 @@ impl Machine {
 
     /// Whether another configuration is served since the last registration, or an operator has set something here.
     pub(super) fn has_news(&self, active: &Arc<ActiveConfig>) -> bool {
-        !Arc::ptr_eq(&self.active, active) || self.sent != Some(active.table.operators_sequence())
+        !self.follows(active) || self.sent != Some(active.table.operators_sequence())
     }
 
     pub(super) fn registration(&mut self, deadline: u64) -> Sync {

@@ -105,11 +105,16 @@ impl RouteRequest {
     /// `None` where the store does not answer.
     async fn ask(&self, client: &ClientHandle) -> Option<RouteResult> {
         let (active, settings) = (&self.active, &self.settings);
-        let login = Login::of(active, settings, &self.key, &self.filter);
-        let (user, degraded) = (login.user, login.degraded.clone());
-        let machine = client.machine().to_owned();
-        let make = |deadline| login.request(active, settings, machine, deadline, false);
+        let mut sent = None;
+        // Called when it is this login's turn: where many wait, those that are too late cost no more.
+        let make = |deadline| {
+            let mut login = Login::of(active, settings, &self.key, &self.filter);
+            sent = Some((login.user, std::mem::take(&mut login.degraded)));
+            let machine = client.machine().to_owned();
+            login.request(active, settings, machine, deadline, false)
+        };
         let answer = client.call(self.until, make).await.ok()?;
+        let (user, degraded) = sent?;
         Some(match answer {
             LoginAnswer::Late { .. } => return None,
             LoginAnswer::Bound(how, binding) => {
