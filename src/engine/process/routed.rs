@@ -216,7 +216,8 @@ impl RememberedLogin<'_> {
 
     /// Whether the node has been draining for `drain_time`.
     fn is_drained(&self, here: &StoredStanding<'_>) -> bool {
-        self.drain_end_us(here).is_some_and(|end| end <= self.now_us)
+        self.drain_end_us(here)
+            .is_some_and(|end| end <= self.now_us)
     }
 
     /// When the drain of the node ends its users' bindings.

@@ -88,8 +88,7 @@ impl Server {
         for key in keys {
             let mut left = redis::cmd("PTTL");
             let left: i64 = left.arg(&key).query(&mut self.connection).unwrap();
-            let (seconds, us): (u64, u64) =
-                redis::cmd("TIME").query(&mut self.connection).unwrap();
+            let (seconds, us): (u64, u64) = redis::cmd("TIME").query(&mut self.connection).unwrap();
             // Negative: it has no end.
             let ends = u64::try_from(left).map(|left| left * 1_000 + seconds * SECOND + us);
             if ends.is_ok_and(|ends| ends <= self.now) {
