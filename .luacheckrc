@@ -24,9 +24,9 @@ files["src/engine/cluster/scripts"] = {
   std = "lua51",
   read_globals = {
     "redis", "KEYS", "ARGV",
-    "USERS", "MACHINES", "STORE", "answer", "count_in", "count_out", "digits", "drop_if_over", "last_generation",
-    "next_generation", "note_generation", "now", "now_us", "read", "read_or_remembered", "write", "write_home",
-    "write_if_room",
+    "NAMELESS", "NEVER", "USERS", "MACHINES", "STORE", "answer", "count_in", "count_out", "digits", "drop_if_over",
+    "last_generation", "living_machines", "next_generation", "note_generation", "now", "now_us", "read",
+    "read_or_remembered", "set_end", "write", "write_home", "write_if_room",
   },
 }
 files["src/engine/cluster/scripts/common.lua"] = { ignore = { "211", "431" } }

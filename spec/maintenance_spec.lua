@@ -352,8 +352,8 @@ describe("an operator's setting", function()
       { "set_node_weight", "mail3", 1, "#1 .*no such target or node" },
       { "set_node_weight", "mail1", 1001, "#2 .*integer 0..1000" },
       { "set_node_weight", "mail1", 0.5, "#2 .*integer 0..1000" },
-      { "set_target_state", ("x"):rep(70000), "drain", "#1 .*no such target or node: \"" .. ("x"):rep(64) .. '%.%.%."' },
-      { "set_node_weight", ("x"):rep(70000), 1, "#1 .*no such target or node: \"node:" .. ("x"):rep(59) .. '%.%.%."' },
+      { "set_target_state", ("x"):rep(70000), "drain", '#1 .*no such target or node: "' .. ("x"):rep(64) .. '%.%.%."' },
+      { "set_node_weight", ("x"):rep(70000), 1, '#1 .*no such target or node: "node:' .. ("x"):rep(59) .. '%.%.%."' },
     }
     for _, case in ipairs(cases) do
       local ok, err = pcall(function()
