@@ -280,11 +280,12 @@ impl ActiveConfig {
         self.table.generation()
     }
 
-    /// Whether every target has had a first verdict.
+    /// Whether every target has had a first verdict, and list and routing have it.
     pub fn is_ready(&self) -> bool {
-        self.slots
-            .iter()
-            .all(|slot| self.table.read_brief(*slot).0 != Verdict::Unknown)
+        self.slots.iter().all(|slot| {
+            // This word is written last: see `publish`.
+            self.table.routable(*slot).probed() != Verdict::Unknown
+        })
     }
 }
 

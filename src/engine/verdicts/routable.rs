@@ -112,6 +112,11 @@ impl Routable {
         (!is_fixed).then(|| self.changed_ms.saturating_add(clock::ms(delay)))
     }
 
+    /// The last verdict of the probes.
+    pub fn probed(self) -> Verdict {
+        self.probed
+    }
+
     /// Whether both verdicts are the same and independent of the time, as they mostly are: the caller
     /// then need not read the clock.
     pub fn is_settled(self) -> bool {

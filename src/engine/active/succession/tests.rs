@@ -107,6 +107,20 @@ fn known(active: &ActiveConfig, at: usize) -> (Verdict, u64) {
     (record.verdict(), record.probes)
 }
 
+/// A script that has waited for verdicts must not get a list or a route without them.
+#[test]
+fn it_is_ready_when_routing_has_the_verdicts_too() {
+    let active = active(&targets(&[target(1, "")]), None);
+    let slot = active.slots[0];
+    assert!(!active.is_ready());
+    let mut record = active.table.read(slot);
+    record.connect.verdict = Verdict::Dead;
+    active.table.write(slot, &record, true);
+    assert!(!active.is_ready());
+    active.note_routable(slot, Verdict::Dead);
+    assert!(active.is_ready());
+}
+
 /// What nginx does where it refuses a reload after `init_by_lua`.
 #[test]
 fn a_configuration_that_never_comes_into_force_changes_nothing_for_others() {
