@@ -75,6 +75,19 @@ local function is_mask(user)
   return user:find("[*?:]") or user:find("^[%d./]+$")
 end
 
+-- The pools of all nodes. In a login's own pools a user who is bound in another one would count as moved; in all pools
+-- only those who have left the node do.
+local function all_pools()
+  local pools, known = {}, {}
+  for _, node in ipairs(backend.nodes() or {}) do
+    if not known[node.pool] then
+      known[node.pool] = true
+      pools[#pools + 1] = node.pool
+    end
+  end
+  return pools
+end
+
 -- The users of whom the log says that their sessions must be ended by hand.
 local told_of = {}
 
@@ -86,12 +99,12 @@ local function sweep(node, address)
   if not rows then
     return nil, problem
   end
-  local known = {}
+  local known, pools = {}, all_pools()
   for _, row in ipairs(rows) do
     local user = row.username
     if type(user) == "string" and not known[user] then
       known[user] = true
-      local explained, unknown = backend.explain_route(user)
+      local explained, unknown = backend.explain_route(user, { pool = pools })
       if not explained then
         problem = unknown
       elseif explained.from == node and explained.node ~= node and is_mask(user) then
