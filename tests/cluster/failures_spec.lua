@@ -131,6 +131,34 @@ describe("while the store fails", function()
     assert.are.equal(generation, redis:cli("two", "HGET", key, "generation"))
   end)
 
+  it("restarted while bindings are released: none is left out", function()
+    local options = { options = "--appendonly|yes|--appendfsync|always" }
+    local server = redis:start("flushed", options)
+    local keys = configure(url_of(server.port), { timeout = 1 })
+    await_binding("alice")
+    redis:cli("flushed", "EVAL", [[
+      local ends = redis.call("TIME")[1] * 1000 + 3600000
+      for index = 1, 3000 do
+        redis.call("HSET", (string.gsub(KEYS[1], "%*", redis.sha1hex(index))), "node", "a", "until",
+          string.format("%.0f", ends), "generation", 1)
+      end]], "1", keys)
+    local function left()
+      local count = redis:cli("flushed", "EVAL", [[
+        local count = 0
+        for _, key in ipairs(redis.call("KEYS", KEYS[1])) do
+          count = count + (redis.call("HGET", key, "node") == "a" and 1 or 0)
+        end
+        return count]], "1", keys)
+      return tonumber(count:match("%d+"))
+    end
+    assert.is_true(nb.flush_node("a", { rate = 500 }))
+    engine.eventually("some are released", function() return left() < 1500 end)
+    redis:kill("flushed")
+    redis:start("flushed", options)
+    assert.is_true(left() > 0, "the release has ended before the restart")
+    engine.eventually("all are released", function() return left() == 0 end, 60)
+  end)
+
   it("paused by CLIENT PAUSE", function()
     configure(url_of(redis:start("one").port))
     local node = bind("alice")

@@ -5,6 +5,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -52,6 +53,8 @@ struct Served {
 struct Shared {
     settings: Arc<ClusterSettings>,
     link: watch::Sender<Link>,
+    /// How many connections have been made.
+    connections: AtomicU64,
     /// Notified when the connection has failed, or another configuration is served.
     changed: Notify,
     served: ArcSwap<Served>,
@@ -92,6 +95,7 @@ impl Client {
         let shared = Arc::new(Shared {
             settings: active.config.cluster.clone()?,
             link: watch::Sender::new(Link::Connecting),
+            connections: AtomicU64::new(0),
             changed: Notify::new(),
             served: ArcSwap::from_pointee(Served {
                 active: active.clone(),
@@ -205,6 +209,12 @@ impl ClientHandle {
             Link::Up(connection) if connection.traffic.is_doubted() => Some(NO_ANSWER.to_owned()),
             Link::Connecting | Link::Up(_) => None,
         }
+    }
+
+    /// The number of the connection, which differs from that of each one before. Calls between which it has not
+    /// changed went to one server.
+    pub fn connection_number(&self) -> u64 {
+        self.0.connections.load(Ordering::Relaxed)
     }
 
     /// The name of this machine in the store; empty for a process that does not register.
@@ -393,6 +403,8 @@ async fn keep(shared: Arc<Shared>) {
         let begun = Instant::now();
         match connect(&shared, &dialler, &mut machine).await {
             Ok(connection) => {
+                // Counted first: a call that runs on this connection is followed by the new number.
+                shared.connections.fetch_add(1, Ordering::Relaxed);
                 let lost = serve(&shared, &connection, &mut machine).await;
                 // Calls that wait for the registration of another configuration get the reason, too.
                 shared.down_if(|link| !matches!(link, Link::Down(_)), &lost.0);

@@ -385,24 +385,31 @@ impl StoreRequest {
     }
 
     /// Releases bindings until none is left. A step that fails is repeated when the store may
-    /// answer again.
+    /// answer again. With each new connection the work begins anew: a cursor means nothing to another server, or to one
+    /// that was restarted.
     async fn flush(&self, client: &ClientHandle, node: Option<&str>, rate: u64) -> u64 {
         /// The shortest pause between two steps: Redis answers logins meanwhile.
         const LEAST: Duration = Duration::from_millis(5);
         const AGAIN: Duration = Duration::from_secs(1);
         let limit = rate.div_ceil(10);
-        let mut cursor = "0".to_owned();
+        let (mut cursor, mut connection) = ("0".to_owned(), client.connection_number());
         let mut released: u64 = 0;
         // Ends when another configuration is put in force: it may have another store.
         while self.active.table.epoch() == self.active.epoch {
             let step = self.flush_step(node, &cursor, limit);
-            let pause = match client.call(self.until(), step).await {
+            let answer = client.call(self.until(), step).await;
+            let has_changed = client.connection_number() != connection;
+            if has_changed {
+                (cursor, connection) = ("0".to_owned(), client.connection_number());
+            }
+            let pause = match answer {
                 Ok(FlushAnswer::Released { count, next }) => {
                     released = released.saturating_add(count);
-                    let Some(next) = next else {
-                        break;
-                    };
-                    cursor = next;
+                    match next {
+                        _ if has_changed => {}
+                        Some(next) => cursor = next,
+                        None => break,
+                    }
                     let ms = count.saturating_mul(1_000) / rate.max(1);
                     Duration::from_millis(ms).max(LEAST)
                 }
