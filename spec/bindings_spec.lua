@@ -124,6 +124,8 @@ describe("bindings in a store", function()
     local node = nb.route(on[1]).node
     assert.are.equal(0, nb.touch_users({ "x\0" .. on[1], on[1] .. "\0", "\0" }, node))
     assert.are.equal(1, nb.touch_users({ on[1], n = 1 }, node))
+    -- Each user counts once.
+    assert.are.equal(1, nb.touch_users({ on[1], on[1], on[1]:upper() }, node))
     assert.are.same({ nil, "unknown node z" }, { nb.touch_users(on, "z") })
   end)
 

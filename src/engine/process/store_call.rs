@@ -99,10 +99,13 @@ impl Check {
     }
 }
 
-/// The keys of users, without those whose names have none.
+/// The keys of users, each once, without those whose names have none.
 pub fn keys_of<'u>(active: &ActiveConfig, users: impl Iterator<Item = &'u [u8]>) -> Vec<Vec<u8>> {
     let key = |user| user_key(user, &active.config.routing).map(|key| key.into_owned());
-    users.filter_map(key).collect()
+    let mut keys: Vec<Vec<u8>> = users.filter_map(key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
 }
 
 impl StoreRequest {
