@@ -610,8 +610,9 @@ void nauthilus_backend_route_release(nauthilus_backend_routed *routed);
 
 /* Explains which server a login of the user would get now, as JSON, with the fields of
  * explain_route() in Lua. Changes nothing. With a store it blocks for at most the store's
- * `timeout`; if the store does not answer, the JSON's "reason" says so. NO_ROUTE: the name has no
- * key. INVALID_ARGUMENT, NOT_CONFIGURED, CONFIGURATION. */
+ * `timeout`; if the store does not answer, the JSON's "problem" says why, and the rest is what a
+ * login gets without the store. NO_ROUTE: the name has no key. INVALID_ARGUMENT, NOT_CONFIGURED,
+ * CONFIGURATION. */
 nauthilus_backend_status nauthilus_backend_explain_route(
     const char *user, size_t user_size, const nauthilus_backend_setting *filter, size_t count,
     nauthilus_backend_string *json, nauthilus_backend_string *reason);

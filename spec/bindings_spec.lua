@@ -287,8 +287,24 @@ describe("bindings in a store", function()
       end
       assert.are.same({ nil, "store unavailable" }, { nb[name](first, second) })
     end
-    local explained = nb.explain_route("alice")
-    assert.are.equal("store unavailable", explained.reason)
-    assert.are.equal(2, #explained.candidates)
+  end)
+
+  it("explains what a login gets without the store", function()
+    configure("ab", { timeout = "500ms" })
+    engine.eventually("the user is bound", function() return select(2, nb.route(user("alice"))) == "bound" end)
+    local node = nb.route(user("alice")).node
+    redis:freeze("one")
+    finally(function() redis:thaw("one") end)
+    for _, name in ipairs({ "alice", "bob" }) do
+      local explained = nb.explain_route(user(name))
+      local server, how = nb.route(user(name))
+      assert.are.same({ server.node, how }, { explained.node, explained.how })
+      assert.is_nil(explained.reason)
+      assert.are.equal("string", type(explained.problem))
+      assert.are.equal(2, #explained.candidates)
+    end
+    assert.are.same({ node, "remembered" }, { nb.explain_route(user("alice")).node, nb.explain_route(user("alice")).how })
+    configure("ab", { redis = "redis://127.0.0.1:" .. world:closed_port(), on_error = "refuse" })
+    assert.are.equal("store unavailable", nb.explain_route(user("alice")).reason)
   end)
 end)

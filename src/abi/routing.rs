@@ -281,8 +281,8 @@ fn explain_hash(active: &ActiveConfig, user: &[u8], filter: &Filter) -> serde_js
     })
 }
 
-/// What a login would get from the store now. If the store fails, that is the `reason` in the answer
-/// and not an error of the call.
+/// What a login would get now. If the store fails, that is the `problem` in the answer and not an error of the
+/// call.
 fn explain_binding(
     active: &Arc<ActiveConfig>,
     key: &[u8],
@@ -292,8 +292,12 @@ fn explain_binding(
         key: key.to_vec(),
         filter: filter.clone(),
     };
-    let (record, why) = match call_store(active, call, Author::default()) {
-        Ok(StoreDone::Explained { record, reason }) => (record, reason),
+    let (record, why, problem) = match call_store(active, call, Author::default()) {
+        Ok(StoreDone::Explained {
+            record,
+            reason,
+            problem,
+        }) => (record, reason, problem),
         Ok(_) => {
             return Err(Failure::new(
                 Status::Internal,
@@ -301,7 +305,8 @@ fn explain_binding(
             ));
         }
         Err(failure) if failure.is(Status::StoreUnavailable) => {
-            (Routed::default(), Some(failure.reason().to_owned()))
+            let why = Some(failure.reason().to_owned());
+            (Routed::default(), why.clone(), why)
         }
         Err(failure) => return Err(failure),
     };
@@ -316,5 +321,6 @@ fn explain_binding(
         "by": given(&record.by),
         "degraded": why.is_none().then_some(record.degraded),
         "reason": why.or_else(|| given(&record.reason)),
+        "problem": problem,
     }))
 }

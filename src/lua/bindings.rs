@@ -205,10 +205,14 @@ fn explain_result(args: &Args) -> Answer {
         let (key, candidates) = active
             .candidates(user, filter)
             .ok_or_else(|| Problem::NoServer("no key".to_owned()))?;
-        let (record, reason) = match result {
-            Ok(StoreDone::Explained { record, reason }) => (record, reason),
+        let (record, reason, problem) = match result {
+            Ok(StoreDone::Explained {
+                record,
+                reason,
+                problem,
+            }) => (record, reason, problem),
             Ok(_) => return Err(Problem::NoServer("no store".to_owned())),
-            Err(why) => (Routed::default(), Some(why)),
+            Err(why) => (Routed::default(), Some(why.clone()), Some(why)),
         };
         let (how, degraded) = (record.how, record.degraded);
         let mut fields = record_fields(record);
@@ -221,6 +225,7 @@ fn explain_result(args: &Args) -> Answer {
         fields.extend([
             ("key", String::from_utf8_lossy(&key).into_owned().into()),
             ("how", given(how.to_owned())),
+            ("problem", given(problem.unwrap_or_default())),
             (
                 "candidates",
                 LuaValue::List(candidates.iter().map(candidate).collect()),

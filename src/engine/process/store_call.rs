@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::check::{Check, Ticket};
 use super::route::{Login, note_move, remember, remembered, user_of};
-use super::routed::{Routed, UNAVAILABLE};
+use super::routed::{Routed, UNAVAILABLE, without_store};
 use crate::engine::active::ActiveConfig;
 use crate::engine::cluster::ClientHandle;
 use crate::engine::cluster::script::{
@@ -57,10 +57,12 @@ pub enum StoreDone {
     Changed { record: Routed, has_left: bool },
     /// The release goes on in the background.
     Begun,
-    /// The answer that a login would get now. `reason`: why there would be no server.
+    /// The answer that a login would get now. `reason`: why there would be no server. `problem`: why the store does
+    /// not answer; then it is the answer without the store.
     Explained {
         record: Routed,
         reason: Option<String>,
+        problem: Option<String>,
     },
 }
 
@@ -173,7 +175,9 @@ impl StoreCall {
 /// caller would wait for ever.
 impl Drop for StoreRequest {
     fn drop(&mut self) {
-        let _ = self.result.set(Err(UNAVAILABLE.to_owned()));
+        if self.result.get().is_none() {
+            let _ = self.result.set(self.unanswered(None));
+        }
         self.ticket.finish(Ok(()));
     }
 }
@@ -200,7 +204,32 @@ impl StoreRequest {
             Some(client) => self.call(client).await,
             None => None,
         };
-        done.unwrap_or_else(|| Err(UNAVAILABLE.to_owned()))
+        done.unwrap_or_else(|| self.unanswered(client.and_then(ClientHandle::problem)))
+    }
+
+    /// The result if the store has not answered.
+    ///
+    /// # Errors
+    /// Every call fails but an explanation, which says what a login gets without the store.
+    fn unanswered(&self, problem: Option<String>) -> StoreResult {
+        let StoreCall::Explain { key, filter } = &self.call else {
+            return Err(UNAVAILABLE.to_owned());
+        };
+        let problem = Some(problem.unwrap_or_else(|| UNAVAILABLE.to_owned()));
+        Ok(
+            match without_store(&self.active, &self.settings, key, filter) {
+                Ok(record) => StoreDone::Explained {
+                    record,
+                    reason: None,
+                    problem,
+                },
+                Err(reason) => StoreDone::Explained {
+                    record: Routed::default(),
+                    reason: Some(reason),
+                    problem,
+                },
+            },
+        )
     }
 
     /// Finishes what [`StoreDone::Begun`] has begun. Returns how many bindings were released.
@@ -363,7 +392,11 @@ impl StoreRequest {
         };
         let degraded = degraded.contains(&binding.node);
         let record = super::route::routed(how, binding, degraded);
-        Some(Ok(StoreDone::Explained { record, reason }))
+        Some(Ok(StoreDone::Explained {
+            record,
+            reason,
+            problem: None,
+        }))
     }
 
     fn flush_step(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::routed::{Routed, UNAVAILABLE, without_store};
+use super::routed::{Routed, UNAVAILABLE};
 use super::store_call::{Author, NO_STORE, StoreCall, StoreDone, StoreRequest, keys_of};
 use crate::engine::active::ActiveConfig;
 use crate::engine::cluster::ClientHandle;
@@ -92,24 +92,27 @@ pub async fn explain(
     filter: &Filter,
     client: &ClientHandle,
 ) -> Option<Explained> {
-    let settings = active.config.cluster.clone()?;
+    active.config.cluster.as_ref()?;
     let key = keys_of(active, std::iter::once(user)).pop()?;
     let call = StoreCall::Explain {
-        key: key.clone(),
+        key,
         filter: filter.clone(),
     };
-    let done = match StoreRequest::new(active, call, Author::default()) {
-        Ok((request, _check, _)) => request.answer(Some(client)).await,
-        Err(why) => Err(why),
-    };
-    Some(match done {
-        Ok(StoreDone::Explained { record, reason }) => Explained::Stored { record, reason },
-        Ok(_) => return None,
-        Err(why) => Explained::Failing {
-            problem: client.problem().unwrap_or(why),
-            routed: without_store(active, &settings, &key, filter),
-        },
-    })
+    let (request, _check, _) = StoreRequest::new(active, call, Author::default()).ok()?;
+    match request.answer(Some(client)).await.ok()? {
+        StoreDone::Explained {
+            record,
+            reason,
+            problem,
+        } => Some(match problem {
+            None => Explained::Stored { record, reason },
+            Some(problem) => Explained::Failing {
+                problem,
+                routed: reason.map_or(Ok(record), Err),
+            },
+        }),
+        _ => None,
+    }
 }
 
 fn told(done: &StoreDone) -> String {
