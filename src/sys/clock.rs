@@ -17,6 +17,11 @@ pub fn monotonic_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
+/// Whole microseconds of `CLOCK_MONOTONIC`.
+pub fn monotonic_us() -> u64 {
+    monotonic_ns() / 1000
+}
+
 /// Whole milliseconds of `CLOCK_MONOTONIC`.
 pub fn monotonic_ms() -> u64 {
     monotonic_ns() / 1_000_000

@@ -17,13 +17,13 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::connection::{CONNECT_TIME, CallError, Connection};
 use super::duplex::Dialler;
 use super::machines::{Machine, machine_name};
-use super::redis_clock::monotonic_us;
 use super::script::ScriptCall;
 use super::traffic::READ_TIME;
 use crate::engine::active::ActiveConfig;
 use crate::engine::config::ClusterSettings;
 use crate::engine::log::{Level, Line, Log};
 use crate::engine::verdicts::{Event, EventKind, StoreState};
+use crate::sys::clock::monotonic_us;
 use crate::sys::relay::relayed;
 
 /// The time between the starts of two attempts to connect. More than [`CONNECT_TIME`].
@@ -511,7 +511,11 @@ async fn measure(shared: &Shared, connection: &Connection) -> Result<(), CallErr
     for _ in 0..2 {
         let sent = monotonic_us();
         if let Ok(measured) = timeout(within, connection.measure_clock()).await {
-            return measured;
+            measured?;
+            let table = &shared.served.load().active.table;
+            // For the time when Redis does not answer.
+            table.note_store_clock(connection.clock.now());
+            return Ok(());
         }
         if connection.traffic.is_silent(sent, within).await {
             break;

@@ -9,10 +9,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 
 use super::duplex::{Dialler, Duplex, unix};
-use super::redis_clock::{RedisClock, monotonic_us};
+use super::redis_clock::RedisClock;
 use super::traffic::Traffic;
 use crate::engine::config::{ClusterSettings, RedisAddress, RedisPlace, parse_host};
 use crate::engine::verdicts::digest::sha1;
+use crate::sys::clock::monotonic_us;
 use crate::sys::relay::relayed;
 
 /// The longest time for connecting, with TLS and the login to Redis.

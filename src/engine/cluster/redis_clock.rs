@@ -4,7 +4,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::sys::clock;
+use crate::sys::clock::{self, monotonic_us};
 
 /// For how long, in microseconds, the quickest measurement of Redis's clock is preferred to later, slower
 /// ones. After that the two clocks may have drifted apart.
@@ -22,10 +22,6 @@ struct Measured {
     /// How long the answer took: the offset is wrong by half of it at most.
     took: u64,
     at: u64,
-}
-
-pub(super) fn monotonic_us() -> u64 {
-    clock::monotonic_ns() / 1000
 }
 
 impl RedisClock {

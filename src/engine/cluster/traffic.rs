@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::redis_clock::monotonic_us;
+use crate::sys::clock::monotonic_us;
 
 /// How long what has arrived gets to be read before the silence is judged.
 pub(super) const READ_TIME: Duration = Duration::from_millis(2);

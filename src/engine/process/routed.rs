@@ -8,7 +8,6 @@ use crate::engine::cluster::script::UserDigest;
 use crate::engine::config::{ClusterSettings, OnError};
 use crate::engine::routing::{Filter, NoRoute};
 use crate::engine::verdicts::{CHOSEN_BY_HASH, HOWS, KnownBinding};
-use crate::sys::clock;
 use crate::sys::fork_mark::pid;
 
 /// The result of a route for a user, if a store is configured.
@@ -106,7 +105,7 @@ pub(super) fn without_store(
                 active,
                 settings,
                 known,
-                now_us: clock::unix_ms().saturating_mul(1000),
+                now_us: active.table.store_now_us(),
                 remembered_for: active.table.remembered_for(user),
             };
             login.route(&standings)
@@ -205,9 +204,9 @@ impl RememberedLogin<'_> {
         }))
     }
 
-    /// Whether the user was moved to the node less than this time ago. The record has the time of the
-    /// store's clock, which may be ahead of this machine's, or may have been set back since: then it is the
-    /// time for which the record has been remembered that ends the wait.
+    /// Whether the user was moved to the node less than this time ago. If the store's clock was set back since, or if
+    /// it is ahead of this machine's and was never measured, it is the time for which the record has been remembered
+    /// that ends the wait.
     fn has_moved_within(&self, time: Duration) -> bool {
         let age = self.now_us.saturating_sub(self.known.since);
         let age = Duration::from_micros(age).max(self.remembered_for);
@@ -244,6 +243,7 @@ mod tests {
     use crate::engine::active::StartState;
     use crate::engine::config::Config;
     use crate::engine::verdicts::{Operator, OperatorState, Setting};
+    use crate::sys::clock;
 
     const KEY: &[u8] = b"alice";
 
@@ -381,6 +381,32 @@ mod tests {
             ..binding(&active, "a")
         };
         assert!(answer(&active, &released, &["here"]).starts_with("fallback "));
+    }
+
+    #[test]
+    fn delays_and_holds_are_counted_by_the_stores_clock() {
+        let active = active("move_delay: 20s, min_stay: 60s");
+        // This machine's clock is ahead by an hour.
+        let store_now = now_us() - 3_600_000_000;
+        active.table.note_store_clock(store_now);
+        let moved = KnownBinding {
+            from: hash(&active, "c"),
+            since: store_now - 10_000_000,
+            ..binding(&active, "b")
+        };
+        assert_eq!(answer(&active, &moved, &["here"]), "moving");
+        let held = KnownBinding {
+            held: store_now + 10_000_000,
+            generation: 2,
+            ..binding(&active, "b")
+        };
+        assert_eq!(answer(&active, &held, &["here"]), "held");
+        let was_held = KnownBinding {
+            held: store_now - 10_000_000,
+            generation: 3,
+            ..held
+        };
+        assert_eq!(answer(&active, &was_held, &["here"]), "remembered b");
     }
 
     #[test]

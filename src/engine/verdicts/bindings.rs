@@ -116,6 +116,21 @@ impl VerdictTable {
         is_down && now_ms.saturating_sub(since) >= STORE_DOWN_LASTS_MS
     }
 
+    /// Notes the time of the store's clock now, in microseconds since 1970.
+    pub fn note_store_clock(&self, now_us: u64) {
+        let offset = now_us.wrapping_sub(clock::monotonic_us());
+        self.header(STORE_CLOCK).store(offset, Relaxed);
+    }
+
+    /// The time of the store's clock, in microseconds since 1970, also while the store does not answer; the time of
+    /// this machine's clock if no process has measured the other.
+    pub fn store_now_us(&self) -> u64 {
+        match self.header(STORE_CLOCK).load(Relaxed) {
+            0 => clock::unix_ms().saturating_mul(1000),
+            offset => clock::monotonic_us().wrapping_add(offset),
+        }
+    }
+
     /// The highest generation of a binding that this machine has read.
     pub fn bindings_generation(&self) -> u64 {
         self.header(BINDINGS_GENERATION).load(Relaxed)
@@ -225,7 +240,13 @@ impl VerdictTable {
     }
 
     pub(super) fn inherit_bindings(&self, before: &Self) {
-        for word in [TABLE_ID, STORE_STATE, STORE_DOWN, BINDINGS_GENERATION] {
+        for word in [
+            TABLE_ID,
+            STORE_STATE,
+            STORE_DOWN,
+            STORE_CLOCK,
+            BINDINGS_GENERATION,
+        ] {
             let value = before.header(word).load(Relaxed);
             self.header(word).store(value, Relaxed);
         }
