@@ -196,6 +196,14 @@ local function count_out(node, key)
   end
 end
 
+-- Notes where hashing puts a user whom an operator takes away from a node. Only a login tells the store; if the record
+-- does not say, it is this node.
+local function keep_home(record)
+  if not record.has_home then
+    record.home = record.node
+  end
+end
+
 -- Writes the node that hashing gives the user, but only if it is not the node that the user is bound to: this
 -- keeps most records short.
 local function write_home(key, record)

@@ -25,6 +25,7 @@ for _, key in ipairs(found[2]) do
       return { 'flushed', ARGV[2], digits(released), '1', digits(now_us) }
     end
     local left = record.node
+    keep_home(record)
     record.node, record.from, record.since = '', left, now
     record['until'] = now + retention
     record.reason, record.by = ARGV[7], ARGV[8]

@@ -8,6 +8,7 @@ local key = KEYS[4]
 local record = read_or_remembered(key, 5)
 drop_if_over(record)
 local left = record.node
+keep_home(record)
 record.node, record.since, record.keep = '', now, false
 if left ~= '' then
   record.from = left

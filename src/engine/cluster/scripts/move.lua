@@ -8,6 +8,7 @@ local key, node, retention = KEYS[4], ARGV[2], tonumber(ARGV[6])
 local record = read_or_remembered(key, 7)
 drop_if_over(record)
 local left = record.node
+keep_home(record)
 if left ~= node then
   -- A released user comes from the node that was released.
   local from = left ~= '' and left or record.from
