@@ -202,8 +202,10 @@ impl Arguments {
         self.number(us / US_PER_MS)
     }
 
+    /// In whole milliseconds, rounded up: 0 has a meaning of its own.
     fn duration(self, duration: std::time::Duration) -> Self {
-        self.number(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+        let ms = duration.as_nanos().div_ceil(1_000_000);
+        self.number(u64::try_from(ms).unwrap_or(u64::MAX))
     }
 
     fn remembered(self, remembered: Option<&Remembered>) -> Self {
@@ -238,6 +240,18 @@ mod tests {
             UserDigest::of(b"what do ya want for nothing?", Some(b"Jefe")).0,
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
         );
+    }
+
+    #[test]
+    fn only_no_time_at_all_is_sent_as_0() {
+        let sent = |ns| {
+            let duration = std::time::Duration::from_nanos(ns);
+            Arguments::default().duration(duration).0
+        };
+        assert_eq!(sent(0), [b"0"]);
+        assert_eq!(sent(1), [b"1"]);
+        assert_eq!(sent(2_000_000), [b"2"]);
+        assert_eq!(sent(2_000_001), [b"3"]);
     }
 
     #[test]
