@@ -675,7 +675,7 @@ pub(super) const NODE: Key = key(
     "node",
     Kind::Name,
     Default::Words("host"),
-    "The machine that the target is a port of. All sessions of a user go to one node.",
+    "The machine that the target is a port of. All sessions of a user go to one node. Names that are spelled differently, also only in capitals, are different nodes; a warning says so.",
 );
 pub(super) const POOL: Key = key(
     "pool",

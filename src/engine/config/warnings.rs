@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::duration;
@@ -125,6 +126,7 @@ pub(super) fn of_section(reader: &Reader<'_>, targets: &[Doubted]) -> Vec<Issue>
             .within(&list)
     }));
     warnings.extend(of_duplicates(targets, &list));
+    warnings.extend(of_spellings(targets, &list));
     warnings
 }
 
@@ -183,4 +185,43 @@ fn of_duplicates(targets: &[Doubted], list: &Path) -> Option<Issue> {
         and_others(others)
     );
     Some(Issue::new(problem).under(Step::item(index)).within(list))
+}
+
+/// The first target whose node has the name of an earlier one in another spelling, and how many more. Such names are
+/// not made one: machines with other versions or other spellings would take the node for an unknown one.
+fn of_spellings(targets: &[Doubted], list: &Path) -> Option<Issue> {
+    let mut first_of: HashMap<String, (usize, String)> = HashMap::new();
+    let mut found: Option<(usize, String)> = None;
+    let mut others = 0;
+    for (index, (target, _)) in targets.iter().enumerate() {
+        let name = target.node();
+        let spelled_alike = match name.parse::<IpAddr>() {
+            Ok(ip) => ip.to_canonical().to_string(),
+            Err(_) => name.to_ascii_lowercase(),
+        };
+        match first_of.entry(spelled_alike) {
+            Entry::Vacant(place) => {
+                place.insert((index, name.into_owned()));
+            }
+            Entry::Occupied(first) if first.get().1 == *name => {}
+            Entry::Occupied(_) if found.is_some() => others += 1,
+            Entry::Occupied(first) => {
+                let (first, earlier) = first.get();
+                let problem = format!(
+                    "{name:?} is another node than {earlier:?} of [{}], because the names are spelled differently",
+                    first + 1
+                );
+                found = Some((index, problem));
+            }
+        }
+    }
+    let (index, problem) = found?;
+    let problem = problem + &and_others(others);
+    let key = Step::Key(keys::NODE.name.to_owned());
+    Some(
+        Issue::new(problem)
+            .under(key)
+            .under(Step::item(index))
+            .within(list),
+    )
 }

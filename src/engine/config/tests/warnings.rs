@@ -107,6 +107,41 @@ fn a_service_s_fast_interval_is_warned_of_once() {
 }
 
 #[test]
+fn nodes_whose_names_are_spelled_in_two_ways_are_warned_of() {
+    let warnings = |targets: &[&str]| {
+        let list: Vec<_> = targets
+            .iter()
+            .map(|target| format!("{{protocol: imap, {target}}}"))
+            .collect();
+        accepted(&format!("{{targets: [{}]}}", list.join(", "))).warnings
+    };
+    assert_eq!(
+        warnings(&["host: Mail1.example", "host: mail1.example, port: 1143"]),
+        [
+            "targets[2].node: \"mail1.example\" is another node than \"Mail1.example\" of [1], \
+             because the names are spelled differently"
+        ]
+    );
+    assert_eq!(
+        warnings(&[
+            "host: '::ffff:192.0.2.1'",
+            "host: 192.0.2.1, port: 1143",
+            "host: 192.0.2.2, node: '::FFFF:192.0.2.1'",
+        ]),
+        [
+            "targets[2].node: \"192.0.2.1\" is another node than \"::ffff:192.0.2.1\" of [1], \
+             because the names are spelled differently (and so in 1 other server)"
+        ]
+    );
+    let one = [
+        "host: mail1.example",
+        "host: Mail1.example, port: 1143, node: mail1.example",
+    ];
+    assert_eq!(warnings(&one), [""; 0]);
+    assert_eq!(warnings(&["host: a.example", "host: b.example"]), [""; 0]);
+}
+
+#[test]
 fn many_of_a_kind_are_one_warning() {
     let target = |host: u32| {
         format!("{{protocol: imap, host: h{host}.example, request_uri: /, tls_skip_verify: true}}")
