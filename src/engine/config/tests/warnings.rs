@@ -165,7 +165,7 @@ fn a_target_that_is_there_twice_is_warned_of() {
     assert_eq!(
         twice(
             "protocol: imap, host: a.example",
-            "protocol: imap, host: A.example, port: 143, deep_check: true"
+            "protocol: imap, host: A.example, node: a.example, port: 143, deep_check: true"
         ),
         [""; 0],
     );
