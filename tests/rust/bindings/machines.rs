@@ -1,7 +1,7 @@
 //! Machines that know of each other: registrations, quorum, operators' settings.
 
 use nauthilus_backend::engine::cluster::script::{
-    ClusterSetting, LoginAnswer, OtherMachine, Sync, Synced,
+    ClusterSetting, LoginAnswer, OtherMachine, Remembered, Sync, Synced, nameless,
 };
 use nauthilus_backend::engine::config::Config;
 use nauthilus_backend::engine::routing::LoginKind;
@@ -230,6 +230,60 @@ fn a_store_that_was_empty_gives_no_node_up_before_all_machines_can_have_register
     login.needs_quorum = true;
     login.remembered = Some(remembered);
     assert_eq!(binding(server.run(&login)).node, "a");
+}
+
+/// The first 64 bits of the SHA-1 of `c`: what a machine without this node remembers of it.
+const DIGEST_OF_C: u64 = 0x84a5_1684_1ba7_7a5b;
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_node_without_a_name_costs_a_digest_of_each_name_that_only_others_have() {
+    let mut server = Server::start();
+    let names: Vec<String> = (0..100).map(|number| format!("node{number}")).collect();
+    let register = |server: &mut Server, extra: &[&str]| {
+        for machine in 0..50 {
+            // Each machine finds another node dead, so that no two texts are equal.
+            let nodes = names.iter().enumerate();
+            let nodes = nodes.map(|(at, name)| (name.as_str(), at != machine));
+            let extra = extra.iter().map(|name| (*name, true));
+            let nodes: Vec<_> = nodes.chain(extra).collect();
+            let sync = server.sync(&format!("proxy{machine}"), &nodes);
+            server.run(&sync);
+        }
+    };
+    let own: Vec<_> = names.iter().map(|name| seen(name)).collect();
+    let remembered = |server: &Server, node: String, from: u64| Remembered {
+        node,
+        from: nameless(from),
+        since: server.now,
+        until: server.now + 3_600 * SECOND,
+        held: 0,
+        remains: 0,
+        generation: server.now,
+    };
+    register(&mut server, &[]);
+    // A node before that nobody has any more: its name is not looked for.
+    let mut login = server.login(&own);
+    login.remembered = Some(remembered(&server, "node0".to_owned(), DIGEST_OF_C));
+    let back = binding(server.run(&login));
+    assert_eq!((back.node.as_str(), back.from.as_str()), ("node0", "?"));
+    assert_eq!(server.digests(), 0);
+    // A node that nobody has any more: all have the nodes that this machine has.
+    server.empty();
+    register(&mut server, &[]);
+    login.remembered = Some(remembered(&server, nameless(DIGEST_OF_C), 1));
+    login.explains = true;
+    assert_eq!(binding(server.run(&login)).node, "?");
+    assert_eq!(server.digests(), 0);
+    // One that others have, beside another one.
+    register(&mut server, &["b", "c"]);
+    assert_eq!(binding(server.run(&login)).node, "c");
+    assert_eq!(server.digests(), 2);
+    // An operator's call does not say which nodes its machine has.
+    let mut forget = server.forget();
+    forget.remembered = Some(remembered(&server, nameless(2), 1));
+    server.run(&forget);
+    assert_eq!(server.digests(), 102);
 }
 
 #[test]

@@ -20,6 +20,13 @@ pub(crate) const SECOND: u64 = 1_000_000;
 const CLOCK: &str = "redis.call('TIME')";
 const TEST_CLOCK: &str = "redis.call('HMGET', '{mail*[1]}:test clock', 's', 'us')";
 
+/// What a script computes a digest with, and what counts the calls.
+const DIGEST: &str = "redis.sha1hex(";
+const COUNTED_DIGEST: &str = "(function(text)
+    redis.call('INCR', '{mail*[1]}:test digests')
+    return redis.sha1hex(text)
+end)(";
+
 pub(crate) struct Server {
     process: Child,
     directory: PathBuf,
@@ -116,8 +123,9 @@ impl Server {
         assert_eq!(C::SOURCE.matches(CLOCK).count(), 1);
         let mut command = redis::cmd("EVAL");
         let keys = call.keys(PREFIX);
+        let source = C::SOURCE.replace(CLOCK, TEST_CLOCK);
         command
-            .arg(C::SOURCE.replace(CLOCK, TEST_CLOCK))
+            .arg(source.replace(DIGEST, COUNTED_DIGEST))
             .arg(keys.len());
         for word in keys.into_iter().chain(call.arguments()) {
             command.arg(word);
@@ -130,6 +138,15 @@ impl Server {
 
     pub(crate) fn run<C: ScriptCall>(&mut self, call: &C) -> C::Answer {
         self.try_run(call).unwrap()
+    }
+
+    /// How many digests scripts have computed since the last call.
+    pub(crate) fn digests(&mut self) -> u64 {
+        let count: Option<u64> = redis::cmd("GETDEL")
+            .arg("{mail*[1]}:test digests")
+            .query(&mut self.connection)
+            .unwrap();
+        count.unwrap_or(0)
     }
 
     /// A field of a user's record; empty where there is none.
@@ -146,14 +163,14 @@ impl Server {
         self.field(user, name).parse().unwrap_or(0)
     }
 
-    /// Everything in the store but the clock, in a stable order.
+    /// Everything in the store but what is the tests' own, in a stable order.
     pub(crate) fn dump(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg("*")
             .query(&mut self.connection)
             .unwrap();
-        for key in keys.into_iter().filter(|key| !key.ends_with("test clock")) {
+        for key in keys.into_iter().filter(|key| !key.contains(":test ")) {
             let kind: String = redis::cmd("TYPE")
                 .arg(&key)
                 .query(&mut self.connection)

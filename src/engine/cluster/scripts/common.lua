@@ -49,12 +49,12 @@ local function read(key)
   return record
 end
 
--- The machines whose registration has not ended: the texts with the state of each of their nodes.
-local function living_machines()
+-- The machines whose registration has not ended: such a field of each registration, a text with the state of each of
+-- the machine's nodes.
+local function living_machines(field)
   local machines = {}
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', MACHINES, '(' .. digits(now), '+inf')) do
-    local field = redis.call('HMGET', MACHINES .. ':' .. name, 'nodes', 'logins')
-    machines[name] = { nodes = field[1] or '', logins = field[2] or '' }
+    machines[name] = redis.call('HGET', MACHINES .. ':' .. name, field) or ''
   end
   return machines
 end
@@ -62,17 +62,32 @@ end
 -- What stands for a node of which no living machine knows the name.
 local NAMELESS = '?'
 
--- The name of a node that a machine remembers. A machine that does not have the node remembers 64 bits of the SHA-1 of
--- its name, and gives them after a tab: then the name is in the registration of a machine that has the node, or nil.
-local function name_of(text)
-  local digest = string.match(text, '^\t(%x+)$')
+-- What a machine remembers of a node that it does not have: after a tab 64 bits of the SHA-1 of the node's name.
+local NAMELESS_NODE = '^\t(%x+)$'
+
+-- The name of a node that a machine remembers; where it has none, it is in the registration of a machine that has the
+-- node, or nil. `own` are the nodes of the machine that remembers, none of which it can be. All machines have nearly
+-- the same nodes, so few digests are computed: one of each name that the machine does not have.
+local function name_of(text, own)
+  local digest = string.match(text, NAMELESS_NODE)
   if not digest then
     return text
   end
-  for _, registration in pairs(living_machines()) do
-    for name in string.gmatch(registration.nodes, '\n([^\t]*)\t') do
-      if string.sub(redis.sha1hex(name), 1, 16) == digest then
-        return name
+  local is_seen = {}
+  for name in string.gmatch(own, '\n([^\t]*)\t') do
+    is_seen[name] = true
+  end
+  for _, nodes in pairs(living_machines('nodes')) do
+    -- Most machines register the same text. No name is like it, since it has line feeds.
+    if not is_seen[nodes] then
+      is_seen[nodes] = true
+      for name in string.gmatch(nodes, '\n([^\t]*)\t') do
+        if not is_seen[name] then
+          is_seen[name] = true
+          if string.sub(redis.sha1hex(name), 1, 16) == digest then
+            return name
+          end
+        end
       end
     end
   end
@@ -80,23 +95,24 @@ end
 
 -- Returns the record of the key; or the record that the machine remembers, if that is newer: then the store
 -- has lost its data, or has been restored from an older copy. ARGV has the remembered record from `first` on:
--- generation, node, since, until (0: it is kept without end), from, held, remains. The second result is true if
--- the remembered record has to be written. If the name of its node is unknown, it reads as the record of a user who
--- was released from that node, with `lacks_node` set.
-local function read_or_remembered(key, first)
+-- generation, node, since, until (0: it is kept without end), from, held, remains. `nodes` are the machine's, as
+-- name_of takes them, or nil. The second result is true if the remembered record has to be written. If the name of its
+-- node is unknown, it reads as the record of a user who was released from that node, with `lacks_node` set.
+local function read_or_remembered(key, first, nodes)
   local stored = read(key)
   local generation = tonumber(ARGV[first]) or 0
   if generation <= stored.generation then
     return stored, false
   end
-  local node = name_of(ARGV[first + 1])
+  local node, from = name_of(ARGV[first + 1], nodes or ''), ARGV[first + 4]
   local remembered = {
     replaces = stored.node,
     generation = generation,
     node = node or '',
     since = tonumber(ARGV[first + 2]) or 0,
     ['until'] = tonumber(ARGV[first + 3]) or 0,
-    from = node and name_of(ARGV[first + 4]) or NAMELESS,
+    -- Its name is only shown. What counts is that there is one, so the registrations are not searched for it.
+    from = node and not string.match(from, NAMELESS_NODE) and from or NAMELESS,
     lacks_node = not node,
     held = tonumber(ARGV[first + 5]) or 0,
     keep = ARGV[first + 1] ~= '' and ARGV[first + 3] == '0',

@@ -19,7 +19,7 @@ local machine, retention, move_delay, min_stay = ARGV[3], tonumber(ARGV[4]), ton
 local failover, verdicts, choice, no_choice, home = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local nodes = ARGV[12]
 
-local record, is_refilled = read_or_remembered(key, 13)
+local record, is_refilled = read_or_remembered(key, 13, nodes)
 
 -- Ends the script without changing the binding. Writes the remembered record if the store had lost it.
 local function as_it_is(outcome)
@@ -68,30 +68,33 @@ end
 
 -- Whether machines that live may not have registered again yet: the store was empty or out of reach less than 10 s
 -- ago, or even the calling machine is missing.
-local function may_be_incomplete(machines)
+local function may_be_incomplete()
   local born = tonumber(redis.call('HGET', STORE, 'born'))
-  return not born or now < born + 10000 or machine ~= '' and not machines[machine]
+  if not born or now < born + 10000 then
+    return true
+  end
+  return machine ~= '' and (tonumber(redis.call('ZSCORE', MACHINES, machine)) or 0) <= now
 end
 
 local function is_known_elsewhere(node)
-  local machines = living_machines()
-  for _, registration in pairs(machines) do
-    if line_of(node, registration.nodes) then
+  for _, nodes_there in pairs(living_machines('nodes')) do
+    if line_of(node, nodes_there) then
       return true
     end
   end
-  return may_be_incomplete(machines)
+  return may_be_incomplete()
 end
 
--- Whether a machine finds the node usable for a login of one of these kinds: 'u' or 'd'; nil: it has no such target.
-local function verdict_of(registration, node, kinds)
-  if registration.logins == '' or kinds == '' then
+-- Whether a machine that registers such texts finds the node usable for a login of one of these kinds: 'u' or 'd';
+-- nil: it has no such target.
+local function verdict_of(nodes_there, logins, node, kinds)
+  if logins == '' or kinds == '' then
     -- What all targets of the node make of it together: a machine with an older version says no more.
-    local state = line_of(node, registration.nodes)
+    local state = line_of(node, nodes_there)
     return state and string.sub(state, 1, 1)
   end
   local letters = {}
-  for kind, letter in string.gmatch(line_of(node, registration.logins) or '', '(%S+)=(%a)') do
+  for kind, letter in string.gmatch(line_of(node, logins) or '', '(%S+)=(%a)') do
     letters[kind] = letter
   end
   local verdict
@@ -107,13 +110,13 @@ end
 -- Whether more than half of the living machines that can tell find the node unusable for a login of one of these
 -- kinds. The calling machine finds it unusable: this is only called for such nodes.
 local function is_given_up(node, kinds)
-  local machines = living_machines()
-  if may_be_incomplete(machines) then
+  if may_be_incomplete() then
     return false
   end
   local all, against = 0, 0
-  for name, registration in pairs(machines) do
-    local verdict = name == machine and 'd' or verdict_of(registration, node, kinds)
+  local logins = living_machines('logins')
+  for name, nodes_there in pairs(living_machines('nodes')) do
+    local verdict = name == machine and 'd' or verdict_of(nodes_there, logins[name], node, kinds)
     if verdict then
       all = all + 1
     end
@@ -128,7 +131,7 @@ drop_if_over(record)
 if record.lacks_node then
   -- The store has lost the record. Nothing is written as long as a machine may come that has the node, and so its name.
   local outcome = record.held > now and 'held' or choice == '' and no_choice
-  if not outcome and (record['until'] >= NEVER or may_be_incomplete(living_machines())) then
+  if not outcome and (record['until'] >= NEVER or may_be_incomplete()) then
     outcome = 'unknown node'
   end
   if not outcome then
