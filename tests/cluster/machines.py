@@ -245,7 +245,7 @@ def strangers():
         first, second = Engine(world), Engine(world, names="abc")
         with test("users of a node that only other machines have are left alone when the store has lost its data"):
             until(lambda: first.route("carol")[1] in ("new", "bound"), what="a binding")
-            for user in ("alice", "bob", "zoe"):
+            for user in ("alice", "bob", "zoe", "ann"):
                 second.ask(f"nb.move_user('{user}', 'c')")
                 equal(first.route(user)[:2], ["nil", "unknown node c"])
             world.cli("FLUSHALL")
@@ -263,6 +263,9 @@ def strangers():
             second.kill()
             world.cli("FLUSHALL")
             equal(first.route("bob")[:2], ["nil", "unknown node ?"])
+            # A hold would lose the node; who is forgotten loses it on purpose.
+            equal(first.ask("nb.hold_user('bob', '1m')"), "nil\tunknown node ?")
+            equal(first.ask("select(2, nb.forget_user('ann')).left"), "true")
             until(lambda: world.cli("ZCARD", world.key("machines")) == "1", 60, "the registration")
             equal(first.route("bob")[:2], ["nil", "unknown node ?"])
             world.cli("HSET", world.key("store"), "born", "1")

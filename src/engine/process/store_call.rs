@@ -301,6 +301,9 @@ impl StoreRequest {
                     deadline,
                 };
                 let answer = client.call(self.until(), call).await.ok()?;
+                if answer == Operated::UnknownNode {
+                    return Some(Err("unknown node ?".to_owned()));
+                }
                 let (binding, has_left) = self.changed(user, answer)?;
                 let to = if duration.is_zero() {
                     "hold ended"

@@ -1,7 +1,8 @@
 //! Machines that know of each other: registrations, quorum, operators' settings.
 
 use nauthilus_backend::engine::cluster::script::{
-    ClusterSetting, LoginAnswer, OtherMachine, Remembered, Sync, Synced, nameless,
+    ClusterSetting, LoginAnswer, LoginHow, Operated, OtherMachine, Remembered, Sync, Synced,
+    nameless,
 };
 use nauthilus_backend::engine::config::Config;
 use nauthilus_backend::engine::routing::LoginKind;
@@ -284,6 +285,67 @@ fn a_node_without_a_name_costs_a_digest_of_each_name_that_only_others_have() {
     forget.remembered = Some(remembered(&server, nameless(2), 1));
     server.run(&forget);
     assert_eq!(server.digests(), 102);
+}
+
+#[test]
+#[ignore = "starts redis-server"]
+fn a_machine_without_the_node_loses_no_binding_by_an_operators_hold() {
+    let mut server = Server::start();
+    for keep in [false, true] {
+        server.run(&server.move_to("c", keep));
+        let by_name = server.remembered();
+        let mut nameless_one = by_name.clone();
+        nameless_one.node = nameless(DIGEST_OF_C);
+        server.empty();
+        server.pass_with(20, &[("proxy1", &[("a", true)])]);
+        let before = server.dump();
+        for seconds in [60, 0] {
+            let mut hold = server.hold(seconds);
+            hold.remembered = Some(nameless_one.clone());
+            assert_eq!(server.run(&hold), Operated::UnknownNode);
+        }
+        assert_eq!(server.dump(), before);
+        // The machine that has the node brings the binding back, and then the user can be held.
+        server.run(&server.sync("proxy2", &[("a", true), ("c", true)]));
+        let mut hold = server.hold(60);
+        hold.remembered = Some(nameless_one.clone());
+        let Operated::Done { binding: held, .. } = server.run(&hold) else {
+            panic!("not held")
+        };
+        assert_eq!(held.node, "c");
+        server.run(&server.hold(0));
+        let mut login = server.login(&[seen("a"), seen("c")]);
+        login.remembered = Some(by_name);
+        let expected = if keep {
+            LoginHow::Pinned
+        } else {
+            LoginHow::Bound
+        };
+        let answer = server.run(&login);
+        assert!(
+            matches!(&answer, LoginAnswer::Bound(how, one) if *how == expected && one.node == "c"),
+            "{answer:?}"
+        );
+        // Who is forgotten there has left a node, and is not bound to it again by a machine that remembers it.
+        let by_name = server.remembered();
+        server.empty();
+        server.pass_with(20, &[("proxy1", &[("a", true)])]);
+        let mut forget = server.forget();
+        forget.remembered = Some(Remembered {
+            node: nameless(DIGEST_OF_C),
+            ..by_name.clone()
+        });
+        let answer = server.run(&forget);
+        assert!(
+            matches!(&answer, Operated::Done { has_left: true, binding } if binding.from == "?"),
+            "{answer:?}"
+        );
+        let mut login = server.login(&[seen("a"), seen("c")]);
+        login.remembered = Some(by_name);
+        assert_eq!(binding(server.run(&login)).node, "a");
+        server.pass(10_000);
+        server.remove_ended();
+    }
 }
 
 #[test]

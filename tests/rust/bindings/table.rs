@@ -336,6 +336,7 @@ fn operate(server: &mut Server, event: &str, remembered: Option<&Remembered>) ->
     let remembered = remembered.cloned();
     let left = |answer: Operated| match answer {
         Operated::Done { has_left, .. } => if has_left { "left" } else { "done" }.to_owned(),
+        Operated::UnknownNode => "unknown node".to_owned(),
         Operated::Late { .. } => "late".to_owned(),
     };
     let touched = |answer: Touched| match answer {

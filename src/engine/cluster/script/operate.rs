@@ -16,6 +16,9 @@ pub enum Operated {
         /// Whether the user has left a node: for another one, or (forgotten) for none yet.
         has_left: bool,
     },
+    /// Redis has lost the record, and no registered machine has the node that this machine remembers by its digest;
+    /// nothing was written.
+    UnknownNode,
     /// The deadline was over; nothing was written.
     Late {
         /// The time of Redis's clock.
@@ -64,7 +67,7 @@ impl Operated {
     fn late(&self) -> Option<u64> {
         match self {
             Self::Late { now } => Some(*now),
-            Self::Done { .. } => None,
+            Self::Done { .. } | Self::UnknownNode => None,
         }
     }
 }
@@ -149,7 +152,7 @@ impl ScriptCall for Hold {
     }
 
     fn parse(&self, answer: Value) -> Result<Operated, BadAnswer> {
-        operated(answer, &["held", "released"])
+        operated(answer, &["held", "released", UNKNOWN_NODE])
     }
 
     fn set_deadline(&mut self, deadline: u64) {
@@ -161,16 +164,20 @@ impl ScriptCall for Hold {
     }
 }
 
+/// The outcome of a hold that would lose the user's node.
+const UNKNOWN_NODE: &str = "unknown node";
+
 fn operated(answer: Value, outcomes: &[&str]) -> Result<Operated, BadAnswer> {
     match user_answer(answer)? {
         Answered::Late(now) => Ok(Operated::Late { now }),
-        Answered::User(answer) if outcomes.contains(&answer.outcome.as_str()) => {
-            Ok(Operated::Done {
-                has_left: answer.has_moved,
-                binding: answer.binding,
-            })
+        Answered::User(answer) if !outcomes.contains(&answer.outcome.as_str()) => {
+            Err(BadAnswer("outcome of an operator's call expected"))
         }
-        Answered::User(_) => Err(BadAnswer("outcome of an operator's call expected")),
+        Answered::User(answer) if answer.outcome == UNKNOWN_NODE => Ok(Operated::UnknownNode),
+        Answered::User(answer) => Ok(Operated::Done {
+            has_left: answer.has_moved,
+            binding: answer.binding,
+        }),
     }
 }
 

@@ -8,6 +8,8 @@ local key = KEYS[4]
 local record = read_or_remembered(key, 5)
 drop_if_over(record)
 local left = record.node
+-- Without the name of the node, the record says already that the user comes from one.
+local is_bound = left ~= '' or record.lacks_node
 keep_home(record)
 record.node, record.since, record.keep = '', now, false
 if left ~= '' then
@@ -18,4 +20,4 @@ record.reason, record.by = ARGV[2], ARGV[3]
 record.generation = next_generation(record.generation)
 write(key, record)
 count_out(left, key)
-return answer(left ~= '' and 'forgotten' or 'not bound', record, left ~= '')
+return answer(is_bound and 'forgotten' or 'not bound', record, is_bound)

@@ -7,6 +7,11 @@
 local key = KEYS[4]
 local record = read_or_remembered(key, 5)
 drop_if_over(record)
+if record.lacks_node then
+  -- The store has lost the record. One without the node, and with a higher generation, would outdo that of a machine
+  -- that remembers the name.
+  return answer('unknown node', record)
+end
 local duration = tonumber(ARGV[2])
 -- Also the record of a user without binding and hold: its generation is that of this call.
 record.remains = math.max(record.remains, now + 1000)
