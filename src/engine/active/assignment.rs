@@ -44,7 +44,10 @@ impl Assigned {
         config: &Config,
         kept: impl Fn(&IdentityHash) -> Option<Slot>,
     ) -> Option<Self> {
-        let nodes = Nodes::of(&config.targets);
+        let mut nodes = Nodes::of(&config.targets);
+        if config.cluster.is_some() {
+            nodes.compute_digests();
+        }
         let names: Vec<u64> = nodes.list.iter().map(Node::name_hash).collect();
         Some(Self {
             slots: table.assign(identities, kept)?,

@@ -17,7 +17,7 @@ pub struct Node {
     pub weight: u16,
     /// The node's targets in configured order, each once; never empty.
     pub ports: Vec<Port>,
-    /// See [`name_digest`].
+    /// See [`name_digest`]; 0 without a store of bindings, see [`Nodes::compute_digests`].
     pub digest: u64,
     pub(super) hash: u64,
 }
@@ -52,7 +52,7 @@ impl Nodes {
             let name: Box<str> = target.node().into();
             let at = *by_name.entry(name.clone()).or_insert_with(|| {
                 list.push(Node {
-                    digest: name_digest(&name),
+                    digest: 0,
                     hash: hash::of_name(name.as_bytes()),
                     name,
                     pool: target.placement.pool.clone(),
@@ -79,5 +79,13 @@ impl Nodes {
             }
         }
         Self { list }
+    }
+
+    /// Computes the digests of the nodes' names. Only a store of bindings needs them, so that a configuration without
+    /// one asks nothing of OpenSSL here, which may be a copy of the host's.
+    pub fn compute_digests(&mut self) {
+        for node in &mut self.list {
+            node.digest = name_digest(&node.name);
+        }
     }
 }

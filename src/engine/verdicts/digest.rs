@@ -2,7 +2,7 @@
 
 use openssl::hash::MessageDigest;
 
-use crate::sys::gate;
+use crate::sys::{gate, tls_errors};
 
 /// The digest of `data`.
 ///
@@ -15,13 +15,12 @@ pub(in crate::engine) fn sha256(data: &[u8]) -> [u8; 32] {
     })
 }
 
-/// The SHA-1 of `data`; `None` if the system's policy does not allow SHA-1.
+/// The SHA-1 of `data`; `None` if the system's policy does not allow SHA-1. The error stays in no queue: the thread
+/// may be the host's.
 pub(in crate::engine) fn sha1(data: &[u8]) -> Option<[u8; 20]> {
-    gate::at_once(|| {
-        openssl::init();
-        let digest = openssl::hash::hash(MessageDigest::sha1(), data).ok()?;
-        (*digest).try_into().ok()
-    })
+    let hashed = || openssl::hash::hash(MessageDigest::sha1(), data).ok();
+    let digest = gate::at_once(|| tls_errors::apart(hashed))?;
+    (*digest).try_into().ok()
 }
 
 /// The first 64 bits of the SHA-1 of a name, or of its SHA-256 if SHA-1 is not allowed; never 0. The table has it

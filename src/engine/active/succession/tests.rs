@@ -27,6 +27,21 @@ fn active(text: &str, before: Option<&Arc<ActiveConfig>>) -> Arc<ActiveConfig> {
 
 const TARGET: &str = "{protocol: imap, host: 127.0.0.1, port: 1, deep_check: true}";
 
+/// The digests need OpenSSL, which may be a copy of the host's.
+#[test]
+fn names_of_nodes_have_digests_only_where_there_is_a_store() {
+    let digest = |store: &str| {
+        let text = format!("{store} backend_servers: [{{protocol: imap, host: a}}]");
+        let active = active(&text, None);
+        let node = active.nodes().next().unwrap();
+        (node.digest, active.node_by_digest(node.digest).is_some())
+    };
+    assert_eq!(digest("").0, 0);
+    // The first 64 bits of the SHA-1 of `a`, FIPS 180.
+    let with_store = digest("cluster: {redis: 'redis://127.0.0.1'},");
+    assert_eq!(with_store, (0x86f7_e437_faa5_a7fc, true));
+}
+
 /// The prober publishes while a configuration is put in force: neither change is lost.
 #[test]
 fn a_record_that_was_published_in_between_is_changed_and_not_overwritten() {
