@@ -28,6 +28,8 @@ pub(super) struct Machine {
     config_hash: String,
     /// The sequence of operators' settings when they were last sent.
     sent: Option<u64>,
+    /// Whether the nodes were registered then: the configuration was the latest one of this machine.
+    has_registered: bool,
     /// The server's eviction policy, if it may forget bindings by itself.
     eviction: Option<String>,
     /// Whether the server of the present connection has answered the request for its eviction policy,
@@ -52,6 +54,7 @@ impl Machine {
             name: machine_name(active),
             config_hash: config_hash(active),
             sent: None,
+            has_registered: false,
             eviction: None,
             knows_eviction: false,
             logged: Vec::new(),
@@ -89,16 +92,20 @@ impl Machine {
         self.knows_eviction = false;
     }
 
-    /// Whether another configuration is served since the last registration, or an operator has set something here.
+    /// Whether another configuration is served since the last registration, or in force on this machine, or an
+    /// operator has set something here.
     pub(super) fn has_news(&self, active: &Arc<ActiveConfig>) -> bool {
-        !self.follows(active) || self.sent != Some(active.table.operators_sequence())
+        !self.follows(active)
+            || self.sent != Some(active.table.operators_sequence())
+            || self.has_registered != active.is_latest()
     }
 
     pub(super) fn registration(&mut self, deadline: u64) -> Sync {
         let active = &self.active;
         self.sent = Some(active.table.operators_sequence());
         let settings = active.table.operators().iter().map(to_store).collect();
-        if !active.is_latest() {
+        self.has_registered = active.is_latest();
+        if !self.has_registered {
             // An old worker of nginx: another process registers the machine, with other nodes. This one still hears
             // of what operators set.
             return exchange(active, settings, deadline);
@@ -208,14 +215,14 @@ fn note_difference(active: &ActiveConfig, machine: &str, what: String) {
     const ONE_EVENT_MS: u64 = 60_000;
     let event = Event::new(EventKind::Cluster, format!("machine:{machine}"));
     let event = event.change("", "differs").reason(what);
-    let told = active.table.events_after(0).events;
+    let before = active.table.events_after(0).events;
     let is_same = |one: &Event| {
         one.kind == event.kind
             && one.subject == event.subject
             && event.reason.starts_with(&one.reason)
             && event.time_ms.saturating_sub(one.time_ms) < ONE_EVENT_MS
     };
-    if !told.iter().any(is_same) {
+    if !before.iter().any(is_same) {
         active.table.add_event(&event);
     }
 }
@@ -368,6 +375,8 @@ pub(super) fn from_store(stored: &ClusterSetting) -> Option<Operator> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::active::StartState;
+    use crate::engine::config::Config;
 
     #[test]
     fn a_setting_comes_back_from_the_store_as_it_was() {
@@ -386,6 +395,30 @@ mod tests {
                 by: "ann".to_owned(),
             };
             assert_eq!(from_store(&to_store(&operator)), Some(operator));
+        }
+    }
+
+    #[test]
+    fn nodes_are_registered_as_soon_as_their_configuration_is_in_force() {
+        let text =
+            "backend_server_monitoring: {log: none, backend_servers: [{protocol: imap, host: a}],
+          cluster: {redis: 'redis://127.0.0.1'}}";
+        let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+        let after = |before: Option<&Arc<ActiveConfig>>| {
+            let state = StartState::default();
+            Arc::new(ActiveConfig::succeed(before, config.clone(), 1, true, state).unwrap())
+        };
+        let first = after(None);
+        first.come_into_force(1, None);
+        let active = after(Some(&first));
+        let mut machine = Machine::of(&active);
+        for in_force in [false, true] {
+            if in_force {
+                active.come_into_force(1, None);
+            }
+            assert!(machine.has_news(&active));
+            assert_eq!(machine.registration(0).nodes.len(), usize::from(in_force));
+            assert!(!machine.has_news(&active));
         }
     }
 
