@@ -188,7 +188,7 @@ impl ClientHandle {
         match answer {
             Ok(answer) => Ok(answer),
             Err(Missing::Late) => {
-                shared.doubt(&connection, sent);
+                shared.judge(&connection, sent);
                 Err(late())
             }
             Err(Missing::Failed(error)) => {
@@ -206,7 +206,7 @@ impl ClientHandle {
         match &*self.0.link.borrow() {
             Link::Down(reason) => Some(reason.clone()),
             // A call was late, and whether Redis answers at all is known in a moment.
-            Link::Up(connection) if connection.traffic.is_doubted() => Some(NO_ANSWER.to_owned()),
+            Link::Up(connection) if connection.traffic.is_judged() => Some(NO_ANSWER.to_owned()),
             Link::Connecting | Link::Up(_) => None,
         }
     }
@@ -251,8 +251,8 @@ impl Shared {
 
     /// Finds out whether the server still answers, after a call that was sent at `sent`, in microseconds of
     /// `CLOCK_MONOTONIC`, has no answer in time. If it does not, the connection fails.
-    fn doubt(self: &Arc<Self>, connection: &Arc<Connection>, sent: u64) {
-        if !connection.traffic.begin_doubt() {
+    fn judge(self: &Arc<Self>, connection: &Arc<Connection>, sent: u64) {
+        if !connection.traffic.begin_judging() {
             return;
         }
         let (shared, connection) = (self.clone(), connection.clone());
@@ -261,7 +261,7 @@ impl Shared {
             if connection.traffic.is_silent(sent, within).await {
                 shared.fail(&connection, NO_ANSWER);
             }
-            connection.traffic.end_doubt();
+            connection.traffic.end_judging();
         }));
     }
 
@@ -434,7 +434,8 @@ async fn connect(
     Ok(Arc::new(connection))
 }
 
-/// Registers this machine. Tries again if this process, and not Redis, is to blame for having no answer in time.
+/// Registers this machine. Tries again if there is no answer in time although Redis answers: then it is this process
+/// that is late.
 async fn register(
     shared: &Shared,
     connection: &Connection,

@@ -28,7 +28,7 @@ pub(super) struct Traffic {
     /// When something was first written after that; 0: nothing was.
     written_at: AtomicU64,
     /// Whether a call was late and the server is being judged.
-    is_doubted: AtomicBool,
+    is_judged: AtomicBool,
 }
 
 impl Traffic {
@@ -45,17 +45,17 @@ impl Traffic {
     }
 
     /// Returns whether the caller has to judge the server: nobody does at present. It calls
-    /// [`Traffic::end_doubt`] afterwards.
-    pub(super) fn begin_doubt(&self) -> bool {
-        !self.is_doubted.swap(true, Relaxed)
+    /// [`Traffic::end_judging`] afterwards.
+    pub(super) fn begin_judging(&self) -> bool {
+        !self.is_judged.swap(true, Relaxed)
     }
 
-    pub(super) fn is_doubted(&self) -> bool {
-        self.is_doubted.load(Relaxed)
+    pub(super) fn is_judged(&self) -> bool {
+        self.is_judged.load(Relaxed)
     }
 
-    pub(super) fn end_doubt(&self) {
-        self.is_doubted.store(false, Relaxed);
+    pub(super) fn end_judging(&self) {
+        self.is_judged.store(false, Relaxed);
     }
 
     /// For a call that was sent at `sent`, in microseconds of `CLOCK_MONOTONIC`, and has no answer: waits until
