@@ -293,7 +293,7 @@ def daemons():
         try:
             cluster = {"verdicts": "quorum"}
             engines = [
-                Engine(world, cluster, nodes, protocols, node_usable=node_usable)
+                Engine(world, cluster, nodes, protocols=protocols, node_usable=node_usable)
                 # The last one has no target of the protocol: it cannot tell, and does not count.
                 for protocols in (both, both, both, ("pop3",))
             ]
