@@ -5,13 +5,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Nanoseconds of `CLOCK_MONOTONIC`, which is never set back. All processes of a machine read the
 /// same clock (but for those in a time namespace of their own).
 pub fn monotonic_ns() -> u64 {
+    nanoseconds_of(libc::CLOCK_MONOTONIC)
+}
+
+/// Whole microseconds of `CLOCK_BOOTTIME`: `CLOCK_MONOTONIC` that also goes on while the machine is suspended.
+pub fn boot_us() -> u64 {
+    nanoseconds_of(libc::CLOCK_BOOTTIME) / 1000
+}
+
+fn nanoseconds_of(clock: libc::clockid_t) -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `now` has room for what the call writes, and is initialised even if the call fails
-    // (it cannot: every Linux has CLOCK_MONOTONIC).
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    // (it cannot: every Linux has these clocks).
+    unsafe { libc::clock_gettime(clock, &raw mut now) };
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)

@@ -118,7 +118,7 @@ impl VerdictTable {
 
     /// Notes the time of the store's clock now, in microseconds since 1970.
     pub fn note_store_clock(&self, now_us: u64) {
-        let offset = now_us.wrapping_sub(clock::monotonic_us());
+        let offset = now_us.wrapping_sub(clock::boot_us());
         self.header(STORE_CLOCK).store(offset, Relaxed);
     }
 
@@ -127,7 +127,7 @@ impl VerdictTable {
     pub fn store_now_us(&self) -> u64 {
         match self.header(STORE_CLOCK).load(Relaxed) {
             0 => clock::unix_ms().saturating_mul(1000),
-            offset => clock::monotonic_us().wrapping_add(offset),
+            offset => clock::boot_us().wrapping_add(offset),
         }
     }
 

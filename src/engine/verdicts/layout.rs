@@ -61,7 +61,7 @@ pub(super) const STORE_STATE: usize = 57;
 pub(super) const BINDINGS_GENERATION: usize = 58;
 /// When a process last found the store out of reach, in milliseconds of `CLOCK_MONOTONIC`.
 pub(super) const STORE_DOWN: usize = 59;
-/// The store's clock minus `CLOCK_MONOTONIC`, in microseconds, wrapping; 0: never measured.
+/// The store's clock minus `CLOCK_BOOTTIME`, in microseconds, wrapping; 0: never measured.
 pub(super) const STORE_CLOCK: usize = 60;
 pub(super) const HEADER: usize = 64;
 
