@@ -29,10 +29,27 @@ pub(super) fn refusals_after(before: u16, outcome: &Outcome) -> u16 {
     }
 }
 
+/// Whether the server refused the login because it came too soon after another (`[LOGIN-DELAY]`), which
+/// says nothing of its health.
+pub(super) fn is_one_too_many(outcome: &Outcome) -> bool {
+    let error = outcome.result.as_ref().err();
+    error.is_some_and(|error| error.login_refused && !error.is_conclusive())
+}
+
 /// The interval after `refusals` refusals in a row: `fast`, doubled for each of them.
 pub(super) fn interval(fast: Duration, refusals: u16) -> Duration {
-    let factor = 2u32.saturating_pow(refusals.into());
-    fast.saturating_mul(factor).min(LONGEST.max(fast))
+    doubled(fast, refusals).min(LONGEST.max(fast))
+}
+
+/// The interval after a login that was one too many, the last of `refusals` refusals in a row. It lies
+/// between `usual`, the interval of a healthy target, and [`LONGEST`]. If `usual` is the longer one, it
+/// is reached too, since operators set it to more than the server's delay.
+pub(super) fn after_delay(fast: Duration, usual: Duration, refusals: u16) -> Duration {
+    doubled(fast, refusals).clamp(usual.min(LONGEST), usual.max(LONGEST))
+}
+
+fn doubled(fast: Duration, times: u16) -> Duration {
+    fast.saturating_mul(2u32.saturating_pow(times.into()))
 }
 
 /// The text of a failure. `before` is the text of the previous one: if that was a refused login and
@@ -91,6 +108,19 @@ mod tests {
         let seconds = [0, 1, 2, 3, 4, 5, 6, 7, 100].map(|n| interval(FAST, n).as_secs());
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(interval(FAST * 300, 4), FAST * 300);
+    }
+
+    #[test]
+    fn a_delay_lasts_between_the_usual_interval_and_a_minute() {
+        let waits = |usual: u32, refusals: &[u16]| -> Vec<u64> {
+            let wait = |refusals: &u16| after_delay(FAST, FAST * usual, *refusals).as_secs();
+            refusals.iter().map(wait).collect()
+        };
+        assert_eq!(waits(10, &[1, 3, 4, 5, 6, 100]), [10, 10, 16, 32, 60, 60]);
+        assert_eq!(
+            waits(300, &[1, 6, 7, 8, 9, 100]),
+            [60, 64, 128, 256, 300, 300]
+        );
     }
 
     #[test]

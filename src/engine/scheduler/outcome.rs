@@ -241,7 +241,7 @@ mod tests {
     use crate::engine::active::StartState;
     use crate::engine::config::{Config, LogSink};
     use crate::engine::probe::StageTimes;
-    use crate::engine::probe::error::ProbeError;
+    use crate::engine::probe::error::{Evidence, ProbeError};
 
     const TOOK: Duration = Duration::from_millis(7);
 
@@ -304,6 +304,73 @@ mod tests {
         assert_eq!(refusals(refused(Stage::Http)), 1);
         let for_now = ProbeError::new(Stage::Auth, "refused: -ERR [SYS/TEMP] later");
         assert_eq!(refusals(for_now), 0);
+    }
+
+    /// Logs in as the scheduler would at a server that demands five seconds from one attempt to the next, and
+    /// has just seen one, from this record on until the target is alive. Returns how long that took and the number of logins.
+    fn until_alive(keys: &str, record: &Record) -> (Duration, usize) {
+        const SECOND: u64 = 1_000_000_000;
+        let text = format!(
+            "backend_server_monitoring: {{log: none, fast_interval: 1s, {keys}, backend_servers: [
+            {{protocol: pop3, host: 127.0.0.1, port: 1, deep_check: true, test_username: a, test_password: b}}]}}"
+        );
+        let config = Arc::new(Config::from_yaml(&text, &|_| None).unwrap());
+        let active =
+            ActiveConfig::succeed(None, config, pid(), true, StartState::default()).unwrap();
+        assert!(active.table.claim_lease(pid(), None).unwrap().is_ours());
+        let (slot, target) = (active.slots[0], &active.config.targets[0]);
+        active.table.write(slot, record, false);
+        let mut timer = ProbeTimer::new(slot, TimerKind::Connect, target, 0.5);
+        let log = Log::open(&LogSink::None).unwrap();
+        let first = clock::monotonic_ns();
+        let mut now = first;
+        let mut attempted = now;
+        for logins in 1..1000 {
+            timer.note_start(&active.table, now);
+            let is_too_soon = now - std::mem::replace(&mut attempted, now) < 5 * SECOND;
+            let too_soon = ProbeError {
+                login_refused: true,
+                evidence: Evidence::Nothing,
+                ..ProbeError::new(Stage::Auth, "refused: -ERR [LOGIN-DELAY] wait")
+            };
+            let outcome = Outcome {
+                result: if is_too_soon { Err(too_soon) } else { Ok(()) },
+                address: None,
+                elapsed: TOOK,
+                stages: StageTimes::new(),
+                tls: None,
+            };
+            let after = timer.apply(&active, &outcome, &log).record;
+            timer.note_login(&outcome);
+            if after.verdict() == Verdict::Alive {
+                return (Duration::from_nanos(now - first), logins);
+            }
+            (now, timer.gathered) = timer.next_due(&after);
+        }
+        panic!("never alive");
+    }
+
+    #[test]
+    fn a_server_that_demands_a_delay_between_logins_is_alive_in_time() {
+        let fails = |verdict: Verdict| Record {
+            probes: 1,
+            connect: HealthState {
+                verdict,
+                failures: 1,
+                ..HealthState::default()
+            },
+            ..Record::default()
+        };
+        let keys = "connect_interval: 6s, recovery_threshold: 3";
+        for (start, record) in [
+            ("initial_state: dead", Record::default()),
+            ("failure_threshold: 2", fails(Verdict::Unknown)),
+            ("initial_state: dead", fails(Verdict::Dead)),
+        ] {
+            let (took, logins) = until_alive(&format!("{keys}, {start}"), &record);
+            assert!(took < Duration::from_secs(30), "{start}: {took:?}");
+            assert!(logins <= 8, "{start}: {logins} logins");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, Id, JoinError};
 use super::queue::Pace;
 use super::schedule::FIRST_PROBES_AT_ONCE;
 use super::timer::{ProbeStart, ProbeTimer, RunningProbe, TimerState};
-use super::{SLOW_AFTER, Scheduler, backoff};
+use super::{SLOW_AFTER, Scheduler};
 use crate::engine::log::{Level, Line};
 use crate::engine::probe::{Begun, Outcome, Resumption, ReusableSockets, panics};
 use crate::engine::verdicts::Slot;
@@ -318,7 +318,7 @@ impl Scheduler {
         let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
-        timer.refusals = backoff::refusals_after(timer.refusals, outcome);
+        timer.note_login(outcome);
         let (due, gathered) = timer.next_due(&record);
         let has_failed = timer.health(&record).wants_fast_probe();
         let is_turned = applied.as_ref().is_ok_and(|effect| effect.turned);

@@ -54,6 +54,8 @@ pub(super) struct ProbeTimer {
     pub other: Option<usize>,
     /// How often in a row the login was refused. The record has it too, for the next prober.
     pub refusals: u16,
+    /// Whether the last login was refused as one too many, see [`backoff::is_one_too_many`].
+    pub is_delayed: bool,
     /// How many outcomes in a row had [`Evidence::IfRepeated`].
     pub unsure: u8,
     /// What this timer has done about reports of trouble.
@@ -113,6 +115,7 @@ impl ProbeTimer {
             gathered: None,
             other: None,
             refusals: 0,
+            is_delayed: false,
             unsure: 0,
             reports: ReportsOfTimer::default(),
             sessions: sessions(target),
@@ -132,6 +135,14 @@ impl ProbeTimer {
             Err(error) if !error.is_conclusive() => {}
             _ => self.unsure = 0,
         }
+    }
+
+    /// Counts refused logins, from which the pause before the next one follows.
+    pub(super) fn note_login(&mut self, outcome: &Outcome) {
+        self.refusals = backoff::refusals_after(self.refusals, outcome);
+        self.is_delayed = backoff::is_one_too_many(outcome)
+            // What says nothing of the server does not say that the delay is over.
+            || (self.is_delayed && !outcome.is_conclusive());
     }
 
     /// When the last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0 if never.
@@ -180,12 +191,16 @@ impl ProbeTimer {
         self.target.policy.fast_interval.min(self.interval())
     }
 
-    /// The time from the start of a probe to the next one while probes fail, or are too few for the first verdict. Only a dead target's
-    /// probes are delayed after refused logins. Before the verdict, a delay would postpone it.
+    /// The time from the start of a probe to the next one while probes fail, or are too few for the first
+    /// verdict. Refusals that count towards the verdict make it longer only if the target is dead: before,
+    /// a delay would postpone the verdict. A login that was one too many brings no verdict nearer, and many
+    /// of them would keep the server from ever taking one.
     fn wait_after_failure(&self, record: &Record) -> Duration {
+        let fast = self.fast_interval();
         match self.health(record).verdict {
-            Verdict::Dead => backoff::interval(self.fast_interval(), self.refusals),
-            _ => self.fast_interval(),
+            _ if self.is_delayed => backoff::after_delay(fast, self.interval(), self.refusals),
+            Verdict::Dead => backoff::interval(fast, self.refusals),
+            _ => fast,
         }
     }
 
