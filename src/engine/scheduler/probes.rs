@@ -123,7 +123,7 @@ impl Scheduler {
         let mut reusable = ReusableSockets::default();
         for _ in 0..BATCH {
             self.make_way();
-            match self.ready.pop(self.slots()) {
+            match self.ready.pop(self.slots(), now) {
                 Some(at) => self.start(at, &mut reusable),
                 None => break,
             }
@@ -172,6 +172,7 @@ impl Scheduler {
                 timer.take_back_start(&self.active.table, running.start);
                 timer.is_requested |= running.start.is_hurried;
                 timer.pace = Pace::Slow;
+                self.ready.note_slow(SLOW_AFTER, now);
                 // Dropping the `RunningProbe` cancels its task.
                 timer.state = TimerState::Ready;
                 self.ready.push(at, Pace::Slow);
@@ -283,7 +284,10 @@ impl Scheduler {
             && let Some(timer) = self.timers.get(at)
             && let TimerState::InFlight(running) = &timer.state
         {
-            self.slow_tasks -= usize::from(running.pace == Pace::Slow);
+            if running.pace == Pace::Slow {
+                self.slow_tasks -= 1;
+                self.ready.note_slow(outcome.elapsed, clock::monotonic_ns());
+            }
             let start = running.start;
             self.settle(at, outcome, start);
         }
