@@ -1,4 +1,4 @@
-//! How many connections the probes of a process hold at once.
+//! How many connections the probes and checks of a process hold at once.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;

@@ -330,10 +330,15 @@ impl Prober {
         self.resolver.configure(names);
     }
 
-    /// Sets how many connections there may be before a probe of a name with several addresses tries them one
-    /// after the other.
+    /// Sets how many connections of probes and checks there may be before one of a name with several addresses
+    /// tries them one after the other.
     pub fn limit_connections(&self, limit: usize) {
         self.connections.set(limit);
+    }
+
+    #[cfg(test)]
+    pub(in crate::engine) fn connections(&self) -> &ConnectionLimit {
+        &self.connections
     }
 
     /// Sets the authorities that later handshakes trust, and the certificates that they show.

@@ -27,8 +27,8 @@ use crate::sys::thread::descriptor_limit;
 mod role;
 
 /// Probes may use at most a quarter of the process's descriptor limit, and checks on demand another
-/// quarter: the rest is for the host's own connections. A probe has several connections only while all of them
-/// together are fewer than that quarter.
+/// quarter: the rest is for the host's own connections. A probe or check has several connections only while those
+/// of all probes and checks together are fewer than a quarter.
 const DESCRIPTOR_SHARE: u64 = 4;
 
 /// How many checks on demand run at the same time; more wait for their turn.
@@ -87,8 +87,7 @@ impl EngineLoop {
         let prober = Arc::new(Prober::default());
         let stopped = !(reports.is_wanted)();
         let checks_at_once = descriptors_for(CHECKS_MAX);
-        // Until there are probes, and they have their own limit.
-        prober.limit_connections(checks_at_once);
+        prober.limit_connections(descriptors_for(usize::MAX));
         Self {
             signs,
             reports,

@@ -27,8 +27,8 @@ impl Scheduler {
     }
 
     /// Makes the timers for a configuration. A target that has not changed keeps its timer with
-    /// its probe in flight, and its due time unless it is probed elsewhere from now on, or no longer. `limit` turns `max_concurrent_probes` into the number
-    /// that this process has descriptors for.
+    /// its probe in flight, and its due time unless it is probed elsewhere from now on, or no longer.
+    /// `limit` turns a wanted number of connections into one that this process has descriptors for.
     pub(in crate::engine) fn fit(
         &mut self,
         active: &Arc<ActiveConfig>,
@@ -48,7 +48,9 @@ impl Scheduler {
         self.active = active.clone();
         self.log = log.clone();
         self.limit = limit(active.config.max_concurrent_probes);
-        self.prober.limit_connections(self.limit);
+        // Not `self.limit`: an operator who wants few probes at once still wants an address that answers
+        // found soon behind one that does not.
+        self.prober.limit_connections(limit(usize::MAX));
         self.lingering.set_room(self.limit / LINGERING_SHARE);
 
         let count = timers(active).count();

@@ -453,3 +453,21 @@ async fn a_probe_that_gave_up_its_slot_has_not_started() {
     assert!(matches!(scheduler.timers[0].state, TimerState::Ready));
     assert_eq!(engine.started_ns(0), before);
 }
+
+/// An address that answers is found soon behind one that does not, however few probes there may be at once.
+#[tokio::test]
+async fn few_probes_at_once_may_have_as_many_connections_as_there_are_descriptors_for() {
+    let text = "backend_server_monitoring: {log: none, max_concurrent_probes: 1, backend_servers: [
+        {protocol: imap, host: 127.0.0.1, port: 1}]}";
+    let config = Arc::new(Config::from_yaml(text, &|_| None).unwrap());
+    let mut engine = Engine::new(&config);
+    let connections = engine.scheduler.prober.connections().clone();
+    assert_eq!(engine.scheduler.limit, 1);
+    let held: Vec<_> = (0..8).map(|_| connections.hold_further()).collect();
+    assert!(held.iter().all(Option::is_some));
+    // Another configuration comes into force where there are fewer descriptors.
+    let (active, log) = (engine.in_force(&config), engine.log.clone());
+    let scheduler = &mut engine.scheduler;
+    scheduler.fit(&active, &log, &Followed::default(), |wanted| wanted.min(8));
+    assert!(connections.hold_further().is_none());
+}
