@@ -300,10 +300,13 @@ impl Scheduler {
         let Some(timer) = self.timers.get_mut(at) else {
             return;
         };
+        let unsure_before = timer.unsure;
         timer.weigh(&mut outcome);
         let outcome = &outcome;
         let applied = panics::caught(|| timer.apply(&self.active, outcome, &self.log));
         if applied.as_ref().is_ok_and(|effect| !effect.is_published) {
+            // The probe is repeated, and must not count twice.
+            timer.unsure = unsure_before;
             self.discard(at, start);
             return;
         }
