@@ -127,7 +127,7 @@ fn owned() -> Result<(), String> {
     // SAFETY: the call reads a value that the kernel gave this process.
     let entry = unsafe { libc::getauxval(libc::AT_ENTRY) } as usize;
     if is_ours(std::ptr::without_provenance(entry)) {
-        // A program of this project: it comes first where the dynamic linker looks.
+        // The program is linked with this library: it comes first where the dynamic linker looks.
         return Ok(());
     }
     let Some(module) = Handle::of_loaded(ours.1) else {

@@ -34,8 +34,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the outcome may change the target's verdict. A failure of our own process, such
-    /// as having no file descriptor left, says nothing about the server.
+    /// Whether the outcome may change the target's verdict, see [`super::error::Evidence`].
     pub fn is_conclusive(&self) -> bool {
         self.result
             .as_ref()

@@ -68,8 +68,8 @@ impl Scheduler {
                 Some(mut timer) if timer.target == *target => {
                     timer.target = target.clone();
                     match (followed_before.contains(&slot), is_followed) {
-                        (false, true) => timer.rest(),
-                        (true, false) => timer.resume(active, count),
+                        (false, true) => timer.follow_elsewhere(),
+                        (true, false) => timer.probe_again(active, count),
                         _ => timer.hasten_first(active, count),
                     }
                     timer

@@ -119,7 +119,7 @@ impl ProbeTimer {
         // A process with another configuration may have stored the record.
         after.fit(self.target.has_deep_timer());
         after.probes += 1;
-        // What this process lacked says nothing of the server.
+        // How long an inconclusive probe took says nothing of the server.
         if outcome.is_conclusive() {
             after.latency = Some(outcome.elapsed);
         }
@@ -137,8 +137,8 @@ impl ProbeTimer {
                 after.error = Some(backoff::explained(before.error.as_deref(), error));
                 after.failures += 1;
             }
-            // The reason why the server's last probe failed is kept, so that a dead server is not
-            // shown as dead for want of descriptors here.
+            // The reason why the server's last probe failed is kept, so that a dead server is not shown as
+            // dead for want of descriptors here, or for a login that came too soon.
             Err(error) => {
                 let is_own = |text: &String| text.starts_with(Stage::Internal.name());
                 after.error = before.error.clone().filter(|text| !is_own(text));
@@ -307,7 +307,8 @@ mod tests {
     }
 
     /// Logs in as the scheduler would at a server that demands five seconds from one attempt to the next, and
-    /// has just seen one, from this record on until the target is alive. Returns how long that took and the number of logins.
+    /// has just seen one, from this record on until the target is alive. Returns how long that took and the
+    /// number of logins.
     fn until_alive(keys: &str, record: &Record) -> (Duration, usize) {
         const SECOND: u64 = 1_000_000_000;
         let text = format!(

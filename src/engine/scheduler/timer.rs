@@ -246,7 +246,7 @@ impl ProbeTimer {
     }
 
     /// The target is probed elsewhere from now on. A probe that has begun, or is about to, is made all the same.
-    pub(super) fn rest(&mut self) {
+    pub(super) fn follow_elsewhere(&mut self) {
         if let TimerState::Waiting(due) = &mut self.state {
             *due = None;
         }
@@ -254,7 +254,7 @@ impl ProbeTimer {
 
     /// The target is no longer probed elsewhere: it is due by itself again, and no later than a report that waits
     /// has made it.
-    pub(super) fn resume(&mut self, active: &ActiveConfig, count: usize) {
+    pub(super) fn probe_again(&mut self, active: &ActiveConfig, count: usize) {
         let TimerState::Waiting(reported) = self.state else {
             return;
         };
