@@ -130,7 +130,10 @@ fn owned() -> Result<(), String> {
         // The program is linked with this library: it comes first where the dynamic linker looks.
         return Ok(());
     }
-    let Some(module) = Handle::of_loaded(ours.1) else {
+    // musl knows a loaded library by its file rather than by its path, and does not find one whose file was
+    // replaced since. OpenSSL's own name is enough then.
+    let module = Handle::of_loaded(ours.1).or_else(|| Handle::of_loaded(c"libssl.so.3"));
+    let Some(module) = module else {
         return Err(refusal(
             "the libraries that the module needs cannot be found",
         ));
