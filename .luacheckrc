@@ -25,7 +25,7 @@ files["src/engine/cluster/scripts"] = {
   read_globals = {
     "redis", "KEYS", "ARGV",
     "NAMELESS", "NEVER", "USERS", "MACHINES", "STORE", "answer", "count_in", "count_out", "digits", "drop_if_over",
-    "last_generation", "living_machines", "next_generation", "note_generation", "now", "now_us", "read",
+    "keep_home", "last_generation", "living_machines", "next_generation", "note_generation", "now", "now_us", "read",
     "read_or_remembered", "set_end", "write", "write_home", "write_if_room",
   },
 }

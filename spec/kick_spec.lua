@@ -4,8 +4,8 @@ local interpreter = require("spec.support.interpreter")
 local peers = require("spec.support.peers")
 local redis_servers = require("spec.support.redis")
 
--- What the script needs of nginx, cjson and doveadm's HTTP API: doveadm lists sessions of all users on each node, and the
--- names of those that it has to kick are printed.
+-- What the script needs of nginx, cjson and doveadm's HTTP API: doveadm lists sessions of all users on each node, and
+-- the names of those that it has to kick are printed.
 local STAND_INS = [[
   local users, asked = { "zoe", "moved", "stays" }, nil
   package.preload["cjson.safe"] = function()
