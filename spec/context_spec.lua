@@ -512,6 +512,12 @@ describe("with_context", function()
     default:reset()
   end)
 
+  -- Whether an error says that there is no room on the stack: with_context says so like Lua itself.
+  local function is_full(why)
+    why = tostring(why)
+    return why:find("stack overflow", 1, true) or why:find("too many results to unpack", 1, true)
+  end
+
   it("returns and passes on as many values as the stack holds", function()
     local list = {}
     for index = 1, 5000 do
@@ -522,9 +528,54 @@ describe("with_context", function()
     local function last(...) return select("#", ...), (select(-1, ...)) end
     assert.same({ 5000, 5000 }, { last(nb.with_context(own, function(...) return ... end, unpack(list))) })
     -- More than the stack holds: what was bound before is bound again.
-    pcall(nb.with_context, own, function() return unpack({}, 1, 7990) end)
-    pcall(nb.with_context, own, function() return unpack({}, 1, 999000) end)
-    assert.equal(default, nb.context())
+    for _, count in ipairs({ 7990, 999000 }) do
+      local ok, why = pcall(nb.with_context, own, function() return unpack({}, 1, count) end)
+      assert(ok or is_full(why), why)
+      assert.equal(default, nb.context())
+    end
+  end)
+
+  it("ends for its coroutine wherever the stack overflows", function()
+    local unpack = rawget(table, "unpack") or rawget(_G, "unpack")
+    local own, default = nb.new_context(), nb.context()
+    -- Nearly fills the large stack of Lua 5.2 and later, so that a recursion soon comes to its end.
+    local filling = (_VERSION == "Lua 5.1") and 0 or 900000
+    local function overflow(results, padding)
+      local function fn() return unpack({}, 1, results) end
+      local function recurse(...)
+        nb.with_context(own, fn)
+        return 1 + recurse(...)
+      end
+      local function fill()
+        return recurse(unpack({}, 1, padding))
+      end
+      local ok, why = pcall(fill, unpack({}, 1, filling))
+      assert(not ok and is_full(why), why)
+      assert(nb.context() == default, "the context is that of a call that has ended")
+    end
+    local function all()
+      for results = 12, 30, 9 do
+        for padding = 0, 4 do
+          overflow(results, padding)
+        end
+      end
+    end
+    all()
+    coroutine.wrap(all)()
+  end)
+
+  it("raises errors of the function with the positions that they have without it", function()
+    local own = nb.new_context()
+    local function fail() error("level 2", 2) end
+    local _, expected = pcall(fail)
+    local function check()
+      local _, why = pcall(nb.with_context, own, fail)
+      assert.equal(expected, why)
+      _, why = pcall(nb.with_context, own, nb.select_backend_server, "::1", 70000)
+      assert.equal(select(2, pcall(nb.select_backend_server, "::1", 70000)), why)
+    end
+    check()
+    coroutine.wrap(check)()
   end)
 
   it("also counts for coroutines that its function runs", function()

@@ -13,6 +13,7 @@ use mlua::ffi::{self, lua_State};
 
 use super::own_or_shared::OwnOrShared;
 use super::raw::{self, Answer, Args, Natives, entry, handed};
+use super::stack::has_room;
 use crate::abi::handle::{self, ContextHandle, ResultHandle};
 use crate::abi::status::{Done, Failure, Status, guard, out};
 use crate::abi::text::OwnedString;
@@ -183,41 +184,6 @@ impl Visit {
     }
 }
 
-/// Makes room on the stack in a protected call. `lua_checkstack` of Lua 5.1 and of older versions of
-/// LuaJIT raises an error if it has no memory to grow the stack, which would end a host that calls
-/// from outside of Lua. A call of a C function reserves `LUA_MINSTACK` slots above its arguments, and
-/// the stack keeps that size.
-///
-/// # Safety
-///
-/// `state` is a valid state that this thread may use.
-#[cfg(any(feature = "lua51", feature = "luajit"))]
-unsafe fn has_memory_for_stack(state: *mut lua_State) -> bool {
-    const _: () = assert!(SLOTS < ffi::LUA_MINSTACK);
-    unsafe extern "C-unwind" fn nothing(_: *mut lua_State) -> c_int {
-        0
-    }
-    // SAFETY: the caller guarantees a valid state. The call raises no error, and uses slots that Lua
-    // keeps in reserve; an error leaves its message on the stack.
-    unsafe {
-        if ffi::lua_cpcall(state, nothing, std::ptr::null_mut()) == ffi::LUA_OK {
-            return true;
-        }
-        ffi::lua_pop(state, 1);
-        false
-    }
-}
-
-/// `lua_checkstack` of the other Luas raises no error.
-///
-/// # Safety
-///
-/// None. It is unsafe as the one above is.
-#[cfg(not(any(feature = "lua51", feature = "luajit")))]
-unsafe fn has_memory_for_stack(_: *mut lua_State) -> bool {
-    true
-}
-
 /// Runs the work of an exported function on a Lua state.
 ///
 /// # Safety
@@ -230,9 +196,7 @@ unsafe fn visit(
 ) -> Status {
     // Before any Rust value is alive.
     // SAFETY: the state is checked for null, and otherwise valid.
-    let room = unsafe {
-        !state.is_null() && has_memory_for_stack(state) && ffi::lua_checkstack(state, SLOTS) != 0
-    };
+    let room = unsafe { !state.is_null() && has_room::<SLOTS>(state) };
     // SAFETY: the caller guarantees `reason`.
     unsafe {
         guard(reason, || {

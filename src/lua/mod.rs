@@ -16,6 +16,7 @@
 //! | `servers.rs`, `given_lists.rs`, `routing.rs`, `bindings.rs` | natives: servers, routes and bindings |
 //! | `engine.rs`, `start.rs`, `operators.rs`, `maintenance.rs` | natives: the engine, for operators |
 //! | `plainly.rs` | functions of the API that are natives without glue around them |
+//! | `stack.rs` | room on the stack of a Lua state |
 //! | `bridge.rs` | the functions of the C header that take a Lua state |
 //! | `glue.rs` | loads the embedded Lua, part by part |
 //! | `glue/errors.lua`, `glue/waiting.lua` | the errors for wrong arguments; waiting for the engine thread |
@@ -43,6 +44,7 @@ mod raw;
 mod result;
 mod routing;
 mod servers;
+mod stack;
 mod start;
 mod with_context;
 

@@ -1,8 +1,8 @@
 //! Which request context is the current one: `with_context`, and the default context of a Lua state.
 //!
 //! A hook may interrupt Lua code between any two instructions, to raise an error or to let other coroutines run;
-//! HAProxy's does so. No hook runs inside a native, and the natives here make no objects, so that no finaliser
-//! runs either. So only they change what is bound, which is in one table, argument 1 of each:
+//! HAProxy's does so. No hook runs inside a native, and the natives here make no objects while they change something,
+//! so that no finaliser runs either. So only they change what is bound, which is in one table, argument 1 of each:
 //!
 //! | index | what it holds |
 //! |---|---|
@@ -20,6 +20,7 @@ use std::ffi::c_int;
 use mlua::ffi::{self, lua_Integer, lua_State};
 
 use super::raw::{Item, Items};
+use super::stack::has_room;
 
 pub(super) const NATIVES: Items = &[
     ("with_context", Item::Native(with_context)),
@@ -335,13 +336,14 @@ unsafe extern "C-unwind" fn resumed(
 unsafe fn finish(state: *mut lua_State, status: c_int) -> c_int {
     let bindings = Bindings { state };
     // SAFETY: `with_context` has checked the bindings and left them at index 1. This frame owns nothing that an error
-    // would leak. What was bound before is bound again whatever happens: if `fn` returned so many results that there
-    // is no room above them, they are dropped.
+    // would leak. Nothing here raises before what was bound is bound again, since all keys of that are in the tables:
+    // if `fn` returned so many results that there is no room above them, they are dropped.
     unsafe {
-        if ffi::lua_checkstack(state, SLOTS) == 0 {
+        if !has_room_above_results(state) {
             ffi::lua_settop(state, 2);
             bindings.bind(2);
-            return ffi::luaL_error(state, c"too many results to return".as_ptr());
+            ffi::lua_pushstring(state, c"stack overflow".as_ptr());
+            ffi::lua_error(state);
         }
         bindings.bind(2);
         if status != ffi::LUA_OK && status != ffi::LUA_YIELD {
@@ -349,6 +351,18 @@ unsafe fn finish(state: *mut lua_State, status: c_int) -> c_int {
         }
         ffi::lua_gettop(state) - 2
     }
+}
+
+/// Whether there is room for [`SLOTS`] values above the results of `fn` or its error.
+///
+/// # Safety
+///
+/// `state` is running `with_context`, which has called `fn`.
+unsafe fn has_room_above_results(state: *mut lua_State) -> bool {
+    // `with_context` had three arguments or more, and Lua gave it `LUA_MINSTACK` slots above them. So there is room
+    // for the bindings wherever `fn` raised an error or returned few values.
+    // SAFETY: the caller guarantees a valid state.
+    unsafe { ffi::lua_gettop(state) + SLOTS <= 3 + ffi::LUA_MINSTACK || has_room::<SLOTS>(state) }
 }
 
 /// `current_context(bindings)`: the context of the innermost `with_context` around the caller, or the default one. A
