@@ -49,14 +49,15 @@ function plain.with_context(context, fn, ...)
   return with_context(bindings, context, fn, ...)
 end
 
--- LuaJIT cannot yield across a C function, so there a coroutine calls `fn` from Lua. A hook may raise at any
--- instruction: what is bound inside of `pcall` is unbound there as well, and outside if there was an error. Only a
--- hook that raises at the very instruction after an error of `fn` leaves the coroutine its binding.
+-- LuaJIT cannot yield across a native, so there a coroutine calls `fn` from Lua, and with `pcall`: an error of level 2
+-- then gets no position, as where a native calls `fn`. A hook may raise at any instruction: what is bound inside of the
+-- outer `pcall` is unbound there as well, and outside if there was an error. Only a hook that raises at the very
+-- instruction after an error of `fn` leaves the coroutine its binding.
 local bind, unbind, bound = native.bind_context, native.unbind_context, native.bound_context
 if bind then
   local function enter(before, context, fn, ...)
     bind(bindings, context)
-    return unbind(bindings, before, true, fn(...))
+    return unbind(bindings, before, pcall(fn, ...))
   end
 
   function plain.with_context(context, fn, ...)
