@@ -31,7 +31,8 @@ end
 -- Options that are refused, since the arguments say the same.
 local ADDRESS = { host = true, ip = true, ip_address = true, port = true }
 
--- Adds an argument to the options. One that is nil leaves the option, and so the configured server, its say.
+-- Adds an argument to the options. One that is nil leaves the option as it is. If there is no option either, `tls` is
+-- that of the configured server, and `haproxy_v2` is false.
 local function add_flag(name, target, key, index, value)
   if value == nil then
     return
