@@ -3,30 +3,31 @@
 use std::net::IpAddr;
 
 use super::own_or_shared::OwnOrShared;
-use super::raw::{Answer, ArgView, Args, Items, native};
+use super::raw::{Answer, ArgView, Args, Items, memory_native};
 use crate::engine::process::{count_selection, current};
 use crate::engine::request::context::RequestContext;
 use crate::engine::request::result::BackendResult;
 use crate::engine::request::server_address::{NotAnAddress, ServerAddress, is_plain_literal};
+use crate::sys::cancellation::uncancelled;
 
 pub(super) const NATIVES: Items = &[
-    ("context_new", native!(new)),
-    ("context_share", native!(share)),
-    ("context_become", native!(become_other)),
-    ("is_context", native!(is_context)),
-    ("context_set_base", native!(set_base)),
-    ("context_apply", native!(apply)),
-    ("context_remove", native!(remove)),
-    ("context_select", native!(select)),
-    ("context_changes", native!(changes)),
-    ("context_reset", native!(reset)),
-    ("context_attributes", native!(attributes)),
-    ("context_groups", native!(groups)),
-    ("context_removed", native!(removed)),
-    ("context_selected", native!(selected)),
-    ("context_headers", native!(headers)),
-    ("context_header_list", native!(header_list)),
-    ("context_result", native!(current_result)),
+    ("context_new", memory_native!(new)),
+    ("context_share", memory_native!(share)),
+    ("context_become", memory_native!(become_other)),
+    ("is_context", memory_native!(is_context)),
+    ("context_set_base", memory_native!(set_base)),
+    ("context_apply", memory_native!(apply)),
+    ("context_remove", memory_native!(remove)),
+    ("context_select", memory_native!(select)),
+    ("context_changes", memory_native!(changes)),
+    ("context_reset", memory_native!(reset)),
+    ("context_attributes", memory_native!(attributes)),
+    ("context_groups", memory_native!(groups)),
+    ("context_removed", memory_native!(removed)),
+    ("context_selected", memory_native!(selected)),
+    ("context_headers", memory_native!(headers)),
+    ("context_header_list", memory_native!(header_list)),
+    ("context_result", memory_native!(current_result)),
 ];
 
 /// `context_new()` → context
@@ -133,10 +134,13 @@ fn select(args: &Args) -> Answer {
 
 /// The current address of the target that is configured with this host name and port.
 fn current_ip_of(name: &str, port: u16) -> Option<IpAddr> {
-    let process = current();
-    // The functions that list servers report a refused configuration file.
-    process.configure_from_environment().ok()?;
-    process.current_ip_of(name, port)
+    // The natives here work on memory alone but for this, which may read a file.
+    uncancelled(|| {
+        let process = current();
+        // The functions that list servers report a refused configuration file.
+        process.configure_from_environment().ok()?;
+        process.current_ip_of(name, port)
+    })
 }
 
 /// A port that a script passed; `None` unless it is an integer from 1 to 65535.

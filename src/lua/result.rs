@@ -1,7 +1,7 @@
 //! Natives of the result class.
 
 use super::own_or_shared::OwnOrShared;
-use super::raw::{Answer, ArgView, Args, Item, Items, cut, memory_native, native};
+use super::raw::{Answer, ArgView, Args, Item, Items, cut, memory_native};
 use crate::engine::log::{Level, Line};
 use crate::engine::process::current;
 use crate::engine::request::result::{BackendResult, Bytes};
@@ -54,8 +54,8 @@ pub(super) enum Field {
 
 pub(super) const NATIVES: Items = &[
     ("result_new", memory_native!(new)),
-    ("result_set", native!(set)),
-    ("result_get", native!(get)),
+    ("result_set", memory_native!(set)),
+    ("result_get", memory_native!(get)),
     ("result_fields", Item::Texts(FIELD_NAMES)),
 ];
 
