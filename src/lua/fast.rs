@@ -95,7 +95,7 @@ unsafe fn bytes<'a>(text: *const u8, length: usize) -> &'a [u8] {
     unsafe { slice::from_raw_parts(text, length) }
 }
 
-/// `take(left)` → how many are left in the counter, which is lowered by 1; 0 if none is. In C, so that no hook runs
+/// `take(left)` → how many are left in the counter, which is lowered by 1; 0 if none is. In a native, so that no hook runs
 /// between reading and lowering it.
 unsafe extern "C" fn take(left: *mut c_int) -> c_int {
     // SAFETY: the glue passes an `int[1]` that it keeps.

@@ -1,5 +1,6 @@
 -- The globals and the loaded modules of the whole Lua state. A request handler that loads the module may run with
--- globals of its own, and the host may have removed libraries: only `string` and `table` are needed.
+-- globals of its own, and the host may have removed libraries: only `string` and `table` are needed,
+-- and in nginx, which always has it, `math`.
 
 local native = ...
 local rawget, type = rawget, type

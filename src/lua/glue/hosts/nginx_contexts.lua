@@ -146,7 +146,8 @@ end
 -- and the turn of the place at that time, which tells whether they belong to the present request.
 local given, turns = setmetatable({}, { __mode = "v" }), {}
 
--- In this order a userdata never has a turn that is not its own, whatever interrupts this.
+-- In this order a userdata never has a turn that is not its own, whatever interrupts this: otherwise `keep` could give
+-- the userdata of an earlier request.
 local function note_given(number, context, turn)
   given[number] = nil
   turns[number] = turn
