@@ -14,6 +14,7 @@
 //! | 6 | how many coroutines are in table 4, or more: a coroutine that is collected is not subtracted |
 //! | 7 | the last turn |
 //! | 8 | LuaJIT: the Lua function `with_context` |
+//! | 9 | how many calls found index 1 nil and had bound nothing, since table 4 was counted |
 
 use std::ffi::c_int;
 
@@ -43,6 +44,11 @@ const TURN_OF: lua_Integer = 5;
 const BOUND: lua_Integer = 6;
 const TURN: lua_Integer = 7;
 const FUNCTION: lua_Integer = 8;
+const CALLS: lua_Integer = 9;
+
+/// Every so many calls that table 4 slows in vain, its coroutines are counted again: this heals what coroutines that
+/// were collected have left, and costs a call little more even where ten thousand are bound.
+const CALLS_PER_COUNT: f64 = 1024.0;
 
 /// Stack slots that each method of [`Bindings`] needs.
 const SLOTS: c_int = 10;
@@ -65,7 +71,7 @@ enum Activity {
     Waits,
     /// It runs another coroutine.
     Runs,
-    /// It has ended, or its host has started it again for something else.
+    /// It has ended. One that its host uses again for something else runs or waits: see [`Bindings::is_inside`].
     Ended,
 }
 
@@ -182,13 +188,22 @@ impl Bindings {
         let state = self.state;
         // SAFETY: four slots are used.
         unsafe {
-            let turn = self.number(TURN) + 1.0;
+            let last = self.number(TURN);
             self.push(TURN_OF);
             ffi::lua_pushthread(state);
-            ffi::lua_pushnumber(state, turn);
+            ffi::lua_rawget(state, -2);
+            let own = ffi::lua_tonumber(state, -1);
+            ffi::lua_pop(state, 1);
+            // It mostly is: no other coroutine has bound or used a context since. Turns begin with 1.
+            if own > 0.0 && own >= last {
+                ffi::lua_pop(state, 1);
+                return;
+            }
+            ffi::lua_pushthread(state);
+            ffi::lua_pushnumber(state, last + 1.0);
             ffi::lua_rawset(state, -3);
             ffi::lua_pop(state, 1);
-            self.set_number(TURN, turn);
+            self.set_number(TURN, last + 1.0);
         }
     }
 
@@ -254,7 +269,22 @@ impl Bindings {
             }
             ffi::lua_settop(state, found);
             self.set_number(BOUND, bound);
+            self.set_number(CALLS, 0.0);
             self.settle();
+        }
+    }
+
+    /// Notes a call that needs no other coroutine's context, but finds index 1 nil because of them; sometimes counts
+    /// them.
+    unsafe fn note_call(self) {
+        // SAFETY: as many slots are used as by `push_inherited`.
+        unsafe {
+            let calls = self.number(CALLS) + 1.0;
+            self.set_number(CALLS, calls);
+            if calls >= CALLS_PER_COUNT {
+                self.push_inherited();
+                ffi::lua_pop(self.state, 1);
+            }
         }
     }
 }
@@ -381,6 +411,8 @@ unsafe extern "C-unwind" fn current_context(state: *mut lua_State) -> c_int {
                 return 1;
             }
             bindings.push_inherited();
+        } else {
+            bindings.note_call();
         }
         if ffi::lua_toboolean(state, -1) == 0 {
             bindings.push_of_main();
@@ -420,6 +452,7 @@ unsafe extern "C-unwind" fn own_context(state: *mut lua_State) -> c_int {
             ffi::lua_pushnil(state);
             bindings.bind(ffi::lua_gettop(state));
         }
+        bindings.note_call();
         bindings.push_of_main();
         1
     }

@@ -13,7 +13,7 @@ local own = native.context_new()
 -- binding: it may yield while its function runs, and other coroutines then continue with other requests. Index 1 is
 -- the current context if it is the same for all coroutines, else nil.
 local by_coroutine = { __mode = "k" }
-local bindings = { own, own, false, setmetatable({}, by_coroutine), setmetatable({}, by_coroutine), 0, 0, false }
+local bindings = { own, own, false, setmetatable({}, by_coroutine), setmetatable({}, by_coroutine), 0, 0, false, 0 }
 plain.shared = bindings
 
 -- Most states have no binding in a coroutine, and then reading index 1 is all that is done.
