@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use crate::engine::probe::Outcome;
 use crate::engine::probe::error::{LATE_ANSWER, ProbeError, Stage};
 
 /// The longest interval that repeated refusals lead to. A longer `fast_interval` is used as it is.
@@ -17,23 +16,27 @@ const REFUSED: &str = "auth: refused: ";
 const SINCE: &str = "; since then ";
 
 /// How often in a row the login was refused for its user, password or mechanism, or as one too many
-/// (`[LOGIN-DELAY]`), after one more outcome. A server that refuses logins for now (`[UNAVAILABLE]`,
+/// (`[LOGIN-DELAY]`), after one more failure. A server that refuses logins for now (`[UNAVAILABLE]`,
 /// `[SYS/TEMP]`, 454) does not count them.
-pub(super) fn refusals_after(before: u16, outcome: &Outcome) -> u16 {
-    match &outcome.result {
-        Err(error) if error.login_refused => before.saturating_add(1),
-        _ if !outcome.is_conclusive() => before,
+// Out of line, see `ProbeTimer::weigh`.
+#[inline(never)]
+pub(super) fn refusals_after(before: u16, error: &ProbeError) -> u16 {
+    if error.login_refused {
+        before.saturating_add(1)
+    } else if !error.is_conclusive() {
+        before
+    } else if before > 0 && is_late_answer(error) {
         // Probably another refusal that the server delays beyond our timeout.
-        Err(error) if before > 0 && is_late_answer(error) => before.saturating_add(1),
-        _ => 0,
+        before.saturating_add(1)
+    } else {
+        0
     }
 }
 
 /// Whether the server refused the login because it came too soon after another (`[LOGIN-DELAY]`), which
 /// says nothing of its health.
-pub(super) fn is_one_too_many(outcome: &Outcome) -> bool {
-    let error = outcome.result.as_ref().err();
-    error.is_some_and(|error| error.login_refused && !error.is_conclusive())
+pub(super) fn is_one_too_many(error: &ProbeError) -> bool {
+    error.login_refused && !error.is_conclusive()
 }
 
 /// The interval after `refusals` refusals in a row: `fast`, doubled for each of them.
@@ -75,20 +78,9 @@ fn is_late_answer(error: &ProbeError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::probe::StageTimes;
     use crate::engine::probe::error::Evidence;
 
     const FAST: Duration = Duration::from_secs(1);
-
-    fn outcome(result: Result<(), ProbeError>) -> Outcome {
-        Outcome {
-            result,
-            address: None,
-            elapsed: Duration::ZERO,
-            stages: StageTimes::new(),
-            tls: None,
-        }
-    }
 
     fn refused() -> ProbeError {
         ProbeError {
@@ -125,22 +117,21 @@ mod tests {
 
     #[test]
     fn refusals_in_a_row_are_counted() {
-        assert_eq!(refusals_after(0, &outcome(Err(refused()))), 1);
-        assert_eq!(refusals_after(3, &outcome(Err(late()))), 4);
+        assert_eq!(refusals_after(0, &refused()), 1);
+        assert_eq!(refusals_after(3, &late()), 4);
         // A timeout without a refusal before it is no refusal.
-        assert_eq!(refusals_after(0, &outcome(Err(late()))), 0);
-        assert_eq!(refusals_after(3, &outcome(Ok(()))), 0);
+        assert_eq!(refusals_after(0, &late()), 0);
         let busy = ProbeError::new(Stage::Auth, "refused: a1 NO [UNAVAILABLE] later");
-        assert_eq!(refusals_after(3, &outcome(Err(busy))), 0);
+        assert_eq!(refusals_after(3, &busy), 0);
         let down = ProbeError::new(Stage::Connect, "connection refused");
-        assert_eq!(refusals_after(3, &outcome(Err(down))), 0);
+        assert_eq!(refusals_after(3, &down), 0);
         let lack = ProbeError::new(Stage::Internal, "too many open files");
-        assert_eq!(refusals_after(3, &outcome(Err(lack))), 3);
+        assert_eq!(refusals_after(3, &lack), 3);
         let too_soon = ProbeError {
             evidence: Evidence::Nothing,
             ..refused()
         };
-        assert_eq!(refusals_after(3, &outcome(Err(too_soon))), 4);
+        assert_eq!(refusals_after(3, &too_soon), 4);
     }
 
     #[test]

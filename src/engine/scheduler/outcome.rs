@@ -166,9 +166,11 @@ impl ProbeTimer {
     }
 
     fn step_health(&self, record: &mut Record, outcome: &Outcome, thresholds: Thresholds) {
-        let good = outcome.result.is_ok();
+        let failure = outcome.result.as_ref().err();
+        let refusals = failure.map_or(0, |error| backoff::refusals_after(self.refusals, error));
+        let good = failure.is_none();
         let step = |health: HealthState| HealthState {
-            refusals: backoff::refusals_after(self.refusals, outcome),
+            refusals,
             ..health.step(good, thresholds)
         };
         match self.kind {

@@ -12,7 +12,7 @@ use super::queue::Pace;
 use super::reports::ReportsOfTimer;
 use super::schedule::{after, first_window, nearest, spread_after};
 use crate::engine::active::ActiveConfig;
-use crate::engine::probe::error::Evidence;
+use crate::engine::probe::error::{Evidence, ProbeError};
 use crate::engine::probe::tls::SessionSlot;
 use crate::engine::probe::{Depth, Outcome};
 use crate::engine::target::{Target, TlsMode};
@@ -126,23 +126,44 @@ impl ProbeTimer {
     /// are enough of them.
     pub(super) fn weigh(&mut self, outcome: &mut Outcome) {
         match &mut outcome.result {
-            Err(error) if error.evidence == Evidence::IfRepeated => {
+            Ok(()) => self.unsure = 0,
+            // Out of line: otherwise the compiler reads fields of the error before it knows that there is one.
+            // That does no harm, but memcheck reports it.
+            Err(error) => self.weigh_failure(error),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn weigh_failure(&mut self, error: &mut ProbeError) {
+        match error.evidence {
+            Evidence::IfRepeated => {
                 self.unsure = self.unsure.saturating_add(1);
                 if self.unsure >= REPEATED {
                     error.evidence = Evidence::Failure;
                 }
             }
-            Err(error) if !error.is_conclusive() => {}
-            _ => self.unsure = 0,
+            Evidence::Nothing => {}
+            Evidence::Failure => self.unsure = 0,
         }
     }
 
     /// Counts refused logins, from which the pause before the next one follows.
     pub(super) fn note_login(&mut self, outcome: &Outcome) {
-        self.refusals = backoff::refusals_after(self.refusals, outcome);
-        self.is_delayed = backoff::is_one_too_many(outcome)
+        match &outcome.result {
+            Ok(()) => (self.refusals, self.is_delayed) = (0, false),
+            Err(error) => self.note_failure(error),
+        }
+    }
+
+    // Out of line, see `weigh`.
+    #[cold]
+    #[inline(never)]
+    fn note_failure(&mut self, error: &ProbeError) {
+        self.refusals = backoff::refusals_after(self.refusals, error);
+        self.is_delayed = backoff::is_one_too_many(error)
             // What says nothing of the server does not say that the delay is over.
-            || (self.is_delayed && !outcome.is_conclusive());
+            || (self.is_delayed && !error.is_conclusive());
     }
 
     /// When the last probe started, in `CLOCK_MONOTONIC` nanoseconds; 0 if never.
