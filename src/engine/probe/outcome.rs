@@ -35,6 +35,9 @@ pub struct Outcome {
 
 impl Outcome {
     /// Whether the outcome may change the target's verdict, see [`super::error::Evidence`].
+    // Not inlined: where it is, the compiler branches by the error's field before it knows that there is an error.
+    // That does no harm, but memcheck reports it.
+    #[inline(never)]
     pub fn is_conclusive(&self) -> bool {
         self.result
             .as_ref()

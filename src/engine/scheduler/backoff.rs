@@ -18,8 +18,6 @@ const SINCE: &str = "; since then ";
 /// How often in a row the login was refused for its user, password or mechanism, or as one too many
 /// (`[LOGIN-DELAY]`), after one more failure. A server that refuses logins for now (`[UNAVAILABLE]`,
 /// `[SYS/TEMP]`, 454) does not count them.
-// Out of line, see `ProbeTimer::weigh`.
-#[inline(never)]
 pub(super) fn refusals_after(before: u16, error: &ProbeError) -> u16 {
     if error.login_refused {
         before.saturating_add(1)

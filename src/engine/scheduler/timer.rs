@@ -127,14 +127,10 @@ impl ProbeTimer {
     pub(super) fn weigh(&mut self, outcome: &mut Outcome) {
         match &mut outcome.result {
             Ok(()) => self.unsure = 0,
-            // Out of line: otherwise the compiler reads fields of the error before it knows that there is one.
-            // That does no harm, but memcheck reports it.
             Err(error) => self.weigh_failure(error),
         }
     }
 
-    #[cold]
-    #[inline(never)]
     fn weigh_failure(&mut self, error: &mut ProbeError) {
         match error.evidence {
             Evidence::IfRepeated => {
@@ -156,9 +152,6 @@ impl ProbeTimer {
         }
     }
 
-    // Out of line, see `weigh`.
-    #[cold]
-    #[inline(never)]
     fn note_failure(&mut self, error: &ProbeError) {
         self.refusals = backoff::refusals_after(self.refusals, error);
         self.is_delayed = backoff::is_one_too_many(error)
