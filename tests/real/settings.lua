@@ -160,7 +160,7 @@ end
 -- nginx's mail proxy takes POP3 commands of at most 128 bytes.
 local function of_mail_proxy()
   local user, password = "health-check.probe@imap.mail.example.com", ("x"):rep(50)
-  local proxy = control.start("mail_proxy.py")
+  local proxy = control.start("pop3_proxy.py")
   local port = tonumber(proxy:call("start", { password = password }).port)
   local function pop3(keys)
     return merged({ protocol = "pop3", host = "127.0.0.1", port = port, deep_check = true,
