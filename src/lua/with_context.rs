@@ -1,8 +1,9 @@
 //! Which request context is the current one: `with_context`, and the default context of a Lua state.
 //!
 //! A hook may interrupt Lua code between any two instructions, to raise an error or to let other coroutines run;
-//! HAProxy's does so. No hook runs inside a native, and the natives here make no objects while they change something,
-//! so that no finaliser runs either. So only they change what is bound, which is in one table, argument 1 of each:
+//! HAProxy has such a hook. No hook runs while a native runs. The natives here also create no Lua objects while they
+//! change a binding, so the garbage collector does not run and calls no finaliser. Therefore only these natives change
+//! what is bound. It is in one table, which is argument 1 of each of them:
 //!
 //! | index | what it holds |
 //! |---|---|

@@ -90,7 +90,8 @@ impl Later {
             || (self.deep && differs(deep(known), deep(told)))
     }
 
-    /// The record of the file, with what the later probes known here have found.
+    /// Puts together the record of the state file and the one of this table: each kind of probe, connect and deep, has
+    /// its result from the record in which it started later.
     fn merge(self, known: &Record, told: &Record) -> Record {
         let has_deep = known.deep.is_some() || told.deep.is_some();
         if self.connect && (self.deep || !has_deep) {

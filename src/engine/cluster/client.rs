@@ -161,8 +161,8 @@ impl ClientHandle {
     /// until `until`.
     ///
     /// # Errors
-    /// Redis fails, or there is no answer in time. The connection is kept then if the call was never sent, or Redis has
-    /// answered others meanwhile.
+    /// Redis fails, or does not answer in time. In the second case the connection stays open if the call was never sent,
+    /// or if Redis has answered other calls meanwhile.
     pub async fn call<C: ScriptCall>(
         &self,
         until: std::time::Instant,

@@ -191,7 +191,8 @@ impl Machine {
     }
 }
 
-/// Exchanges what operators have set, and registers nothing.
+/// Sends what operators have set on this machine to Redis and takes over what others have set. Does not register
+/// the machine's nodes.
 pub(super) fn exchange(
     active: &ActiveConfig,
     settings: Vec<ClusterSetting>,

@@ -51,11 +51,11 @@ pub(super) fn one_line(sentence: &str) -> String {
     shown
 }
 
-/// Linux takes no longer path, in bytes.
+/// The length of the longest path that Linux opens, in bytes (`PATH_MAX` without the zero at its end).
 const LONGEST_PATH: usize = 4095;
 
 /// A path for an error or a log line. Control characters, which file names may contain, are escaped, so that the
-/// text stays on one line. A path that can name no file because of its length is shortened.
+/// text stays on one line. A path longer than [`LONGEST_PATH`], which no file can have, is cut off.
 pub fn shown_path(path: &Path) -> String {
     let text = path.display().to_string();
     if path.as_os_str().len() > LONGEST_PATH {

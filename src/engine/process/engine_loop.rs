@@ -68,8 +68,8 @@ pub(super) struct EngineLoop {
     /// The empty set of targets that are probed elsewhere.
     nobody: Followed,
     lock_failed: bool,
-    /// Whether there was a [`Command::Stop`] and no [`Command::Serve`] since, perhaps before this thread was
-    /// started for a check. The thread ends when the checks on demand are done.
+    /// Whether [`Command::Stop`] was the last of the commands Stop and Serve. It may have come before this thread, which
+    /// a check on demand has started since. The thread ends when the checks on demand are done.
     stopped: bool,
     /// The configuration that was served until [`Command::Stop`]. This process keeps its role there if the
     /// engine was started again before the thread stopped.

@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn a_silent_target_does_not_keep_the_only_slot_from_prompt_ones() {
-        // All of them have their turn after each probe of the silent one, but perhaps the last.
+        // Between two probes of the silent target each of the 20 prompt ones is probed. The run may end before the last
+        // such round is complete.
         let (prompt, slow) = in_one_slot(2 * SECOND);
         assert!(prompt + 20 >= 20 * slow && slow > 100, "{prompt}, {slow}");
         // There is always a prompt one: an eighth of the time is the silent one's.

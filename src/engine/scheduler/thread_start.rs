@@ -1,5 +1,5 @@
-//! Starts a helper thread of the scheduler. The system may refuse it for a moment, as when the user has reached the
-//! limit of threads, so the start is tried again.
+//! Starts a helper thread of the scheduler, such as the one that writes the state file. The system refuses a thread
+//! while the user has as many as the limit allows, so a refused start is repeated later.
 
 use std::io;
 use std::time::{Duration, Instant};

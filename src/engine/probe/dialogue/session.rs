@@ -134,7 +134,8 @@ impl<'a> Session<'a> {
         self.settle();
     }
 
-    /// Records that the server has answered the closing command, so that it is not sent again.
+    /// To be called after the dialogue has sent `QUIT` itself and the server has answered:
+    /// the end of the session does not send it a second time.
     pub fn note_closed(&mut self) {
         self.closed = true;
         self.accepted();
