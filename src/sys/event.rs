@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::fork_mark::incarnation;
+use super::own_descriptor::OwnDescriptor;
 use super::timer::Timer;
 
 /// An event. Dropping it closes the descriptor, unless the host has closed it and the number may
@@ -45,6 +46,10 @@ impl WakeEvent {
     /// opened a file of its own with that number.
     pub fn is_ours(&self) -> bool {
         self.timer.is_ours()
+    }
+
+    pub(super) fn own_descriptor(&self) -> &OwnDescriptor {
+        self.timer.descriptor()
     }
 
     /// Makes the descriptor readable until it is cleared. The timer's interrupt does that, usually within

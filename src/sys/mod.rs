@@ -16,6 +16,7 @@ pub mod process;
 pub mod reader;
 pub mod readiness;
 pub mod reconnect;
+pub mod registered_socket;
 pub mod relay;
 pub mod shared;
 pub mod signals;

@@ -19,6 +19,7 @@
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The signal that marks our open files: the last but one of Linux's 64. Programs that use
 /// `F_SETSIG` themselves choose the first real-time signals, which begin at 34 with glibc.
@@ -27,6 +28,18 @@ const MARK: libc::c_int = 63;
 // Commands of `fcntl` on Linux that the `libc` crate does not define.
 const F_SETSIG: libc::c_int = 10;
 const F_GETSIG: libc::c_int = 11;
+
+/// Whether the host has closed descriptors of this module's.
+static HOST_CLOSES: AtomicBool = AtomicBool::new(false);
+
+/// Says that the host has closed descriptors of this module's.
+pub fn note_that_host_closes() {
+    HOST_CLOSES.store(true, Ordering::Release);
+}
+
+pub(super) fn host_closes() -> bool {
+    HOST_CLOSES.load(Ordering::Acquire)
+}
 
 /// The owner of a descriptor, for example a socket, which is used and finally closed only if the
 /// descriptor is still ours.
@@ -90,6 +103,19 @@ impl OwnDescriptor {
             id: registry::enter(fd),
             identity: identity?,
         })
+    }
+
+    /// Another descriptor of the same open file, with the lowest free number that is not below `least`.
+    ///
+    /// # Errors
+    /// There is no such number, or the host has closed this descriptor.
+    pub(super) fn copy_at(&self, least: RawFd) -> io::Result<Self> {
+        let fd = self.check()?;
+        // SAFETY: the call takes no pointers and only opens a new descriptor; `fd` is ours.
+        match unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) } {
+            copy if copy >= 0 => Self::adopt(copy),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// The number, unchecked: it may mean another file. See [`OwnDescriptor::check`].

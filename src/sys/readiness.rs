@@ -1,29 +1,18 @@
-//! Registers sockets, timers and events with the runtime, which then reports when they are ready.
+//! Registers timers and events with the runtime, which then reports when they are ready.
 
 use std::io;
 use std::sync::Arc;
 
-use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::event::WakeEvent;
 use super::timer::Timer;
 
-/// Registers a socket with the current runtime.
-///
-/// # Errors
-/// The runtime or the kernel cannot register another descriptor.
-pub fn of(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket>> {
-    // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
-    // owns the `Socket`, which owns the descriptor and closes it only when dropped.
-    unsafe { AsyncFd::register_with_interest(socket, interest) }.map_err(io::Error::from)
-}
-
 /// Registers a timer with the current runtime. It is readable once its time has come.
 ///
 /// # Errors
-/// See [`of`].
+/// The runtime or the kernel cannot register another descriptor.
 pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
     // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
     // owns the `Timer`, which owns the descriptor and closes it only when dropped.
@@ -33,7 +22,7 @@ pub fn of_timer(timer: Timer) -> io::Result<AsyncFd<Timer>> {
 /// Registers an event with the current runtime. It is readable while it is set.
 ///
 /// # Errors
-/// See [`of`].
+/// The runtime or the kernel cannot register another descriptor.
 pub fn of_event(event: Arc<WakeEvent>) -> io::Result<AsyncFd<Arc<WakeEvent>>> {
     // SAFETY: the descriptor must stay open, and the same, while it is registered. The `AsyncFd`
     // owns an `Arc` of the `WakeEvent`, which owns the descriptor and closes it only when dropped.

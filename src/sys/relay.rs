@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures_util::task::AtomicWaker;
 
 use super::event::WakeEvent;
+use super::own_descriptor::{OwnDescriptor, host_closes};
 use super::readiness;
+
+/// A host that closes its descriptors one by one may need a while: it may be stopped meanwhile. An engine that is
+/// started in that time has descriptors below the one that the host closes next, and others above, which it will close.
+/// So an engine of such a host has a copy of its event's descriptor with this number, or the next free one. Hosts
+/// close at least the first 256 numbers, and few engines have a higher one.
+const HIGH: RawFd = 255;
 
 thread_local! {
     /// The relay of the engine that runs on this thread, if one does.
@@ -28,6 +36,8 @@ thread_local! {
 /// Passes wake-ups from other threads to an engine thread.
 pub struct Relay {
     event: Arc<WakeEvent>,
+    /// A copy of the event's descriptor with a high number, see [`HIGH`].
+    high: Option<OwnDescriptor>,
     woken: Mutex<Vec<Arc<TaskWaker>>>,
     when_lost: Box<dyn Fn() + Send + Sync>,
 }
@@ -38,17 +48,21 @@ impl Relay {
     /// # Errors
     /// The process has no descriptor left.
     pub fn new(when_lost: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
+        let event = Arc::new(WakeEvent::new()?);
+        // Without it as before: the process may have no descriptor left, or not be allowed such numbers.
+        let high = host_closes().then(|| event.own_descriptor().copy_at(HIGH).ok());
         Ok(Arc::new(Self {
-            event: Arc::new(WakeEvent::new()?),
+            event,
+            high: high.flatten(),
             woken: Mutex::default(),
             when_lost: Box::new(when_lost),
         }))
     }
 
-    /// Whether the event's descriptor is still ours. It stands for all descriptors of the engine: a
-    /// host that closes descriptors it does not know closes this one with the others.
+    /// Whether the event's descriptor and its copy are still ours. They stand for all descriptors of the engine: a
+    /// host that closes descriptors it does not know closes these with the others.
     pub fn is_ours(&self) -> bool {
-        self.event.is_ours()
+        self.event.is_ours() && self.high.as_ref().is_none_or(OwnDescriptor::is_ours)
     }
 
     /// Makes this the relay of the calling thread.

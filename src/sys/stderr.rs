@@ -9,15 +9,14 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::own_descriptor::host_closes;
+
 const STDERR: libc::c_int = libc::STDERR_FILENO;
 
 /// Device and inode of the file that descriptor 2 was first; 0 and 0 where it was closed.
 static FIRST: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 /// Whether `FIRST` has been determined.
 static KNOWN: AtomicBool = AtomicBool::new(false);
-
-/// Whether the host has closed descriptors of this module's.
-static CLOSES: AtomicBool = AtomicBool::new(false);
 
 /// Records the file that descriptor 2 is now as standard error. Only the first call in a process
 /// and those it was forked from has an effect.
@@ -29,13 +28,6 @@ pub fn remember() {
         FIRST[0].store(device, Ordering::Release);
         FIRST[1].store(inode, Ordering::Release);
     }
-}
-
-/// Says that the host has closed descriptors of this module's. It may have closed descriptor 2 as
-/// well, so from now on a file there does not count as standard error merely because it was opened
-/// for appending.
-pub fn host_closes_descriptors() {
-    CLOSES.store(true, Ordering::Release);
 }
 
 /// Whether a line of `bytes` bytes can be written now without waiting for a reader.
@@ -93,7 +85,8 @@ fn is_standard_error() -> bool {
     let appends = flags >= 0 && flags & libc::O_APPEND != 0;
     identity(&stat) == first
         || is_kind(&stat, libc::S_IFCHR)
-        || appends && !CLOSES.load(Ordering::Acquire)
+        // A host that closes descriptors may have closed this one, and log to another file with its number.
+        || appends && !host_closes()
         || stat_of(libc::STDOUT_FILENO).is_some_and(|out| identity(&out) == identity(&stat))
 }
 

@@ -46,6 +46,10 @@ impl Timer {
         self.0.is_ours()
     }
 
+    pub(super) fn descriptor(&self) -> &OwnDescriptor {
+        &self.0
+    }
+
     /// Does nothing to a file of another kind.
     fn set_raw(&self, at: u64) -> io::Result<()> {
         const SECOND: u64 = 1_000_000_000;

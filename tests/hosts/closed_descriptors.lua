@@ -45,10 +45,11 @@ end
 -- A store that never answers.
 local store = { redis = "redis://127.0.0.1:" .. silent, timeout = "10s" }
 
-local function a_host(overrides)
+-- The host closes everything once for each of `pauses`, numbers at which it pauses.
+local function a_host(overrides, pauses)
   nb.configure(configuration(overrides))
   assert(nb.wait_ready(60))
-  for round = 1, 3 do
+  for round = 1, pauses and #pauses or 3 do
     -- These checks stay in flight: nobody answers them.
     local begun = {}
     for index = 1, 8 do
@@ -59,7 +60,7 @@ local function a_host(overrides)
     -- The checks have reached the server, so the engine thread sleeps.
     tap.eventually(function() return false end, 0.2)
     local before = probes()
-    host.close_all()
+    host.close_all(pauses and pauses[round])
     local files = open_files()
     -- Wakes the engine from this thread, in every way there is.
     nb.report_failure("127.0.0.1", alive)
@@ -106,6 +107,12 @@ end)
 tap.in_child("also with a store, without which its routes are answered then", 60, function()
   return a_host({ cluster = store })
 end)
+-- The engine that starts meanwhile has descriptors below that number, and above.
+for _, number in ipairs({ 4, 8 }) do
+  tap.in_child("a host that pauses at number " .. number, 60, function()
+    return a_host({ cluster = store }, { number, number })
+  end)
+end
 local log = os.tmpname()
 tap.in_child("also with a log", 60, function()
   return a_host({ log = log })

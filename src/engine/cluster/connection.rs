@@ -95,7 +95,7 @@ impl Connection {
                 let wire = dialler.tcp(address, CONNECT_TIME).await;
                 wire.map_err(CallError)?
             }
-            RedisPlace::Unix(path) => unix(path).await.map_err(CallError)?,
+            RedisPlace::Unix(path) => unix(path).map_err(CallError)?,
             RedisPlace::Sentinel { sentinels, service } => {
                 let master = find_master(settings, dialler, sentinels, service).await?;
                 let wire = dialler.tcp(&master, CONNECT_TIME - SENTINELS_TIME).await;

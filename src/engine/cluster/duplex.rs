@@ -12,16 +12,16 @@ use std::time::Duration;
 use openssl::error::ErrorStack;
 use openssl::ssl::{Ssl, SslContext, SslMethod, SslOptions, SslVerifyMode, SslVersion};
 use openssl::x509::verify::X509CheckFlags;
+use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::sleep;
 
 use super::traffic::Traffic;
 use crate::engine::config::{ClusterFiles, RedisAddress};
 use crate::engine::probe::resolve::Resolver;
-use crate::engine::probe::{Attempts, ConnectionLimit, attempt_interval};
+use crate::engine::probe::{Attempts, ConnectionLimit, Stream, attempt_interval, connect_to};
 use crate::engine::target::Host;
-use crate::sys::relay::HaltIfLost;
+use crate::sys::relay::{HaltIfLost, halt_if_lost};
 use crate::sys::tls_certificates;
 use crate::sys::tls_stream::TlsStream;
 
@@ -83,8 +83,8 @@ impl Dialler {
         let mut waiting = addresses.iter();
         // Its own number bounds them: there are few connections to the store.
         let mut attempts = Attempts::new(&ConnectionLimit::default(), within, addresses.len());
-        // Dropped before the attempts, whose sockets are closed then: see `Duplex`.
-        let _check = HaltIfLost;
+        // Dropped before the attempts, whose sockets are closed then.
+        let _before_they_are_closed = HaltIfLost;
         let mut problem = String::from("no address");
         loop {
             let mut pause = next_after;
@@ -109,9 +109,7 @@ impl Dialler {
     }
 
     async fn connected(&self, address: SocketAddr, host: &Host) -> Result<Duplex, String> {
-        let stream = TcpStream::connect(address).await.map_err(text)?;
-        // A login sends one small request and waits for its answer: Nagle's algorithm would delay it.
-        stream.set_nodelay(true).map_err(text)?;
+        let stream = connect_to(address).await?;
         let Some(context) = &self.tls else {
             return Ok(Duplex::new(stream));
         };
@@ -132,15 +130,20 @@ impl Dialler {
 }
 
 /// # Errors
-/// The system's error.
-pub(super) async fn unix(path: &Path) -> Result<Duplex, String> {
-    let stream = UnixStream::connect(path).await;
-    let stream = stream.map_err(|error| format!("{}: {error}", path.display()))?;
+/// The path and the system's error.
+pub(super) fn unix(path: &Path) -> Result<Duplex, String> {
+    let connected = SockAddr::unix(path).and_then(|address| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        // The server of a Unix socket is on this machine, so the kernel knows the result at once.
+        if let Err(error) = socket.connect(&address) {
+            // The socket is closed on return: make sure that the host has not closed it before.
+            halt_if_lost();
+            return Err(error);
+        }
+        Stream::both_ways(socket)
+    });
+    let stream = connected.map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Duplex::new(stream))
-}
-
-fn text(error: io::Error) -> String {
-    error.to_string()
 }
 
 fn context(files: &ClusterFiles) -> Result<SslContext, ErrorStack> {
@@ -182,9 +185,6 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 /// A stream of any kind.
 pub(super) struct Duplex {
-    // Declared first, so dropped first: checks that the descriptor is still ours. A host may have closed
-    // it and opened a file of its own with the same number, which dropping the stream would close.
-    _check: HaltIfLost,
     stream: Box<dyn Both>,
     traffic: Arc<Traffic>,
 }
@@ -192,7 +192,6 @@ pub(super) struct Duplex {
 impl Duplex {
     fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
-            _check: HaltIfLost,
             stream: Box::new(stream),
             traffic: Arc::default(),
         }
@@ -245,7 +244,6 @@ impl AsyncWrite for Duplex {
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
 
-    use socket2::{Domain, Socket, Type};
     use tokio::time::timeout;
 
     use super::*;

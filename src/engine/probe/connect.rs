@@ -33,6 +33,8 @@ pub(super) enum Manner {
     ConnectOnly,
     /// Bytes are sent after connecting, so the connection ends gracefully.
     Dialogue,
+    /// The same, and reading does not wait for writing.
+    BothWays,
 }
 
 /// One disconnected socket of each address family, for the next connect-only probe of a batch.
@@ -273,6 +275,20 @@ pub(super) async fn connect(
     }
 }
 
+/// Connects to one address, for what is no probe. The caller bounds the time.
+///
+/// # Errors
+/// Why it failed.
+pub(in crate::engine) async fn connect_to(peer: SocketAddr) -> Result<Stream, String> {
+    let manner = Manner::BothWays;
+    let mut none = ReusableSockets::default();
+    let dialled = dial(peer.ip(), peer.port(), None, manner, &mut none);
+    match attempt(peer, dialled, manner).await {
+        Ok((stream, _)) => Ok(stream),
+        Err(error) => Err(error.reason),
+    }
+}
+
 /// How long newer addresses are waited for, of the `time` for all addresses: the rest is for
 /// reporting why the known ones failed, before the probe times out.
 fn patience_for_newer(time: Duration) -> Duration {
@@ -310,12 +326,15 @@ async fn attempt(
         ended.map_err(|error| failed(&error, peer.ip()))?;
         socket
     };
-    if manner == Manner::Dialogue {
-        // A dialogue is small writes in turn; Nagle's algorithm would only delay them.
+    if manner != Manner::ConnectOnly {
+        // Small writes are followed by a wait for their answer; Nagle's algorithm would only delay them.
         let _ = socket.set_tcp_nodelay(true);
     }
-    let stream = Stream::new(socket).map_err(|e| internal(&e))?;
-    Ok((stream, peer.ip()))
+    let stream = match manner {
+        Manner::ConnectOnly | Manner::Dialogue => Stream::new(socket),
+        Manner::BothWays => Stream::both_ways(socket),
+    };
+    Ok((stream.map_err(|e| internal(&e))?, peer.ip()))
 }
 
 fn open(address: IpAddr) -> io::Result<Socket> {

@@ -17,7 +17,7 @@ use tokio::io::Interest;
 
 use super::deadline::within;
 use super::dialogue::END_MAX;
-use crate::sys::readiness;
+use crate::sys::registered_socket::register;
 use crate::sys::relay::{HaltIfLost, halt_if_lost};
 
 /// The age at which a lingering connection is first read: most servers have answered by then.
@@ -119,7 +119,7 @@ impl LingeringConnection {
         let Some(socket) = self.socket.take() else {
             return;
         };
-        let Ok(socket) = readiness::of(socket, Interest::READABLE) else {
+        let Ok(socket) = register(socket, Interest::READABLE) else {
             return;
         };
         let _before_it_is_closed = HaltIfLost;

@@ -33,8 +33,8 @@ use tokio::io::AsyncWriteExt;
 
 pub(in crate::engine) use self::attempts::Attempts;
 pub use self::connect::ReusableSockets;
-pub(in crate::engine) use self::connect::attempt_interval;
 use self::connect::{Destination, Dialled, Manner};
+pub(in crate::engine) use self::connect::{attempt_interval, connect_to};
 pub(in crate::engine) use self::connection_limit::ConnectionLimit;
 use self::deadline::within;
 use self::dialogue::Conversation;
@@ -45,7 +45,7 @@ use self::outcome::ProbeFindings;
 pub use self::outcome::{Depth, Outcome, Resumption};
 use self::progress::{ProbeObserver, Progress};
 use self::resolve::Resolver;
-use self::socket::Stream;
+pub(in crate::engine) use self::socket::Stream;
 pub use self::stage_clock::{StageClock, StageTimes};
 use self::tls::{TlsClient, TlsFacts};
 use self::transport::{Limited, READ_LIMIT, Transport};

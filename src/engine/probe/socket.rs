@@ -13,14 +13,14 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::error::own_lack;
 use super::lingering::LingerHandle;
-use crate::sys::readiness;
+use crate::sys::registered_socket::register;
 use crate::sys::relay::{HaltIfLost, halt_if_lost};
 
 /// A TCP connection. Unlike tokio's `TcpStream`, it writes without waiting for readiness, and
 /// registers for writability only after a write would have blocked. A dialogue of short lines never
 /// blocks, and a wake-up for writability would cost more than sending the line.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(in crate::engine) struct Stream {
     /// None only after registering it for writability has failed.
     socket: Option<AsyncFd<Socket>>,
     is_abrupt: bool,
@@ -30,16 +30,33 @@ pub(super) struct Stream {
 }
 
 impl Stream {
+    /// A stream of which one task reads and writes, the one after the other.
+    ///
     /// # Errors
     /// If the runtime or the kernel cannot register one more descriptor.
     pub(super) fn new(socket: Socket) -> io::Result<Self> {
-        Ok(Self {
-            socket: Some(readiness::of(socket, Interest::READABLE)?),
+        Ok(Self::registered(register(socket, Interest::READABLE)?))
+    }
+
+    /// A stream that may be read while a write waits.
+    ///
+    /// # Errors
+    /// Those of [`Stream::new`].
+    pub(in crate::engine) fn both_ways(socket: Socket) -> io::Result<Self> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let mut stream = Self::registered(register(socket, both)?);
+        stream.waits_to_write = true;
+        Ok(stream)
+    }
+
+    fn registered(socket: AsyncFd<Socket>) -> Self {
+        Self {
+            socket: Some(socket),
             is_abrupt: false,
             waits_to_write: false,
             linger: None,
             final_bytes: Vec::new(),
-        })
+        }
     }
 
     /// Makes the drop of this stream send a reset, so that no socket stays in TIME_WAIT. Shutting
@@ -82,7 +99,7 @@ impl Stream {
         }
         if let Some(socket) = self.socket.take() {
             let both = Interest::READABLE | Interest::WRITABLE;
-            let registered = readiness::of(socket.into_inner(), both).map_err(own_lack)?;
+            let registered = register(socket.into_inner(), both).map_err(own_lack)?;
             self.socket = Some(registered);
         }
         self.waits_to_write = true;
@@ -96,7 +113,7 @@ impl Stream {
 /// # Errors
 /// If the runtime or the kernel cannot wait for the socket.
 pub(super) async fn ended(attempt: Socket) -> io::Result<Socket> {
-    let socket = readiness::of(attempt, Interest::WRITABLE)?;
+    let socket = register(attempt, Interest::WRITABLE)?;
     let _before_it_is_closed = HaltIfLost;
     let _ = socket.writable().await?;
     Ok(socket.into_inner())

@@ -17,8 +17,8 @@ use super::engine_loop::EngineLoop;
 use crate::engine::log::{Level, Line};
 use crate::engine::probe::panics::outlived;
 use crate::sys::gate;
+use crate::sys::own_descriptor::note_that_host_closes;
 use crate::sys::relay::{self, Relay, relayed};
-use crate::sys::stderr;
 use crate::sys::thread::spawn_quiet;
 
 /// The size of the stack in bytes: several times what OpenSSL and the resolver need.
@@ -44,7 +44,7 @@ pub(super) fn spawn(signs: HostSigns, reports: Reports) -> io::Result<UnboundedS
     // runtime's are gone.
     let relay = Relay::new(move || {
         gate::goes_to_sleep();
-        stderr::host_closes_descriptors();
+        note_that_host_closes();
         (reports.lost)(&engine);
         // The host may still be closing descriptors, and would close those of the new thread too.
         std::thread::sleep(RESTART_WHEN_LOST);
