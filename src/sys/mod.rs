@@ -12,6 +12,7 @@ pub mod gate;
 pub mod host_name;
 pub mod names;
 pub mod own_descriptor;
+pub mod own_table;
 pub mod process;
 pub mod reader;
 pub mod readiness;

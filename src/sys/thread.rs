@@ -57,6 +57,20 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
+    let spawned = quietly(|| builder(name, stack_bytes).spawn(run));
+    note(name, spawned.as_ref().err());
+    spawned
+}
+
+/// A builder of a thread whose functions have `stack_bytes`.
+pub(super) fn builder(name: &str, stack_bytes: usize) -> Builder {
+    Builder::new()
+        .name(name.to_owned())
+        .stack_size(stack_bytes.saturating_add(taken_from_stack()))
+}
+
+/// Calls `spawn` with every signal blocked. A new thread has the mask of the one that starts it.
+fn quietly<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigfillset` initialises `all` before `pthread_sigmask` reads it; `before` has room
@@ -68,14 +82,10 @@ where
     if blocked != 0 {
         return Err(io::Error::from_raw_os_error(blocked));
     }
-    let spawned = Builder::new()
-        .name(name.to_owned())
-        .stack_size(stack_bytes.saturating_add(taken_from_stack()))
-        .spawn(run);
+    let spawned = spawn();
     // SAFETY: the call that blocked the signals succeeded and initialised `before`. Only the
     // calling thread's mask changes.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
-    note(name, spawned.as_ref().err());
     spawned
 }
 

@@ -20,28 +20,6 @@ local function probes()
   return nb.status().targets[1].probes
 end
 
---- Files of the host's, at the numbers that were closed.
-local function open_files()
-  local files = {}
-  for index = 1, 60 do
-    local file = assert(io.tmpfile())
-    file:setvbuf("no")
-    file:write("mine ", index)
-    files[index] = file
-  end
-  return files
-end
-
-local function untouched(files)
-  for index, file in ipairs(files) do
-    assert(file:seek("set"), index .. " was closed")
-    local content, reason = file:read("*a")
-    local found = ("%q"):format(tostring(content))
-    assert(content == "mine " .. index, index .. " holds " .. found .. " " .. tostring(reason))
-  end
-  return true
-end
-
 -- A store that never answers.
 local store = { redis = "redis://127.0.0.1:" .. silent, timeout = "10s" }
 
@@ -61,7 +39,7 @@ local function a_host(overrides, pauses)
     tap.eventually(function() return false end, 0.2)
     local before = probes()
     host.close_all(pauses and pauses[round])
-    local files = open_files()
+    local files = tap.open_files()
     -- Wakes the engine from this thread, in every way there is.
     nb.report_failure("127.0.0.1", alive)
     begun[1]:cancel()
@@ -89,7 +67,7 @@ local function a_host(overrides, pauses)
     begun = nil
     collectgarbage()
     collectgarbage()
-    assert(untouched(files))
+    assert(tap.untouched(files))
     for _, file in ipairs(files) do
       file:close()
     end

@@ -42,6 +42,29 @@ function tap.in_child(name, timeout, fn)
   tap.check(name, how == "exit" and code == 0, how .. " " .. code)
 end
 
+--- Files of the host's, at the numbers that it has closed.
+function tap.open_files()
+  local files = {}
+  for index = 1, 60 do
+    local file = assert(io.tmpfile())
+    file:setvbuf("no")
+    file:write("mine ", index)
+    files[index] = file
+  end
+  return files
+end
+
+--- Whether these files are open and hold what the host wrote; raises if not.
+function tap.untouched(files)
+  for index, file in ipairs(files) do
+    assert(file:seek("set"), index .. " was closed")
+    local content, reason = file:read("*a")
+    local found = ("%q"):format(tostring(content))
+    assert(content == "mine " .. index, index .. " holds " .. found .. " " .. tostring(reason))
+  end
+  return true
+end
+
 --- What must not grow: threads, descriptors, and resident memory in kB.
 function tap.resources()
   local file = assert(io.open("/proc/self/statm"))

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::super::target::{Target, TlsMode};
 use super::pem_file::{self, Unread};
 use super::text::shown_path;
+use crate::sys::own_table::with_own_descriptors;
 use crate::sys::{tls_certificates, tls_library};
 
 /// The text of one file, or of all files of the system's authorities.
@@ -101,14 +102,17 @@ impl Authorities {
     }
 
     /// The system's authorities: those that were read with the configuration if a target uses them,
-    /// else those that the system has now.
+    /// else those that the system has now. For threads of the module.
     ///
     /// # Errors
     /// The process lacks descriptors or memory to read them.
     pub fn of_system(&self) -> Result<Pem, Unread> {
         match &self.system {
             Some(system) => Ok(system.pem.clone()),
-            None => of_system().map(|system| system.pem),
+            None => {
+                let apart = |folder: &Path| with_own_descriptors(|| hashed_files(folder));
+                of_system_by(apart).map(|system| system.pem)
+            }
         }
     }
 
@@ -132,14 +136,21 @@ pub(super) fn read(path: &Path) -> Result<Pem, Unread> {
 /// The process lacks descriptors or memory. They are not taken for fewer authorities, since what is read now is
 /// used until the next `configure`.
 pub(super) fn of_system() -> Result<SystemAuthorities, Unread> {
+    of_system_by(hashed_files)
+}
+
+/// [`of_system`], with a function that lists a folder's files.
+fn of_system_by(list: List) -> Result<SystemAuthorities, Unread> {
     let (file, folders) = places();
-    of_places(&file, &folders).map_err(|unread| Unread {
+    of_places(&file, &folders, list).map_err(|unread| Unread {
         problem: format!("{OF_SYSTEM}: {}", unread.problem),
         ..unread
     })
 }
 
-fn of_places(file: &Path, folders: &[PathBuf]) -> Result<SystemAuthorities, Unread> {
+type List = fn(&Path) -> io::Result<Vec<PathBuf>>;
+
+fn of_places(file: &Path, folders: &[PathBuf], list: List) -> Result<SystemAuthorities, Unread> {
     let mut all = Vec::new();
     let mut left_out = Vec::new();
     let mut note = |path: &Path, unread: Unread| match unread {
@@ -156,7 +167,7 @@ fn of_places(file: &Path, folders: &[PathBuf]) -> Result<SystemAuthorities, Unre
     };
     take(file, &mut note)?;
     for folder in folders {
-        match hashed_files(folder) {
+        match list(folder) {
             Ok(files) => {
                 for path in files {
                     take(&path, &mut note)?;

@@ -10,6 +10,7 @@ use openssl::x509::X509;
 use zeroize::Zeroizing;
 
 use super::text::shown_path;
+use crate::sys::own_descriptor::Guarded;
 use crate::sys::{tls_certificates, tls_errors};
 
 /// The longest file, in bytes. A file with the system's authorities has about 250 KB.
@@ -19,7 +20,7 @@ const MAX_BYTES: u64 = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Unread {
     pub problem: String,
-    /// The process had no descriptor or memory to read it with.
+    /// The process had no descriptor or memory to read it with, or the host closed the descriptor.
     pub is_own_lack: bool,
     /// There is no such file.
     pub(super) is_missing: bool,
@@ -41,11 +42,13 @@ impl Unread {
         let problem = match error.kind() {
             ErrorKind::NotFound => "no such file".to_owned(),
             ErrorKind::PermissionDenied => "permission denied".to_owned(),
+            ErrorKind::NotConnected => "the host closed the descriptor".to_owned(),
             _ => format!("cannot be read: {error}"),
         };
+        let is_want_of_means = matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM));
         Self {
             problem,
-            is_own_lack: matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)),
+            is_own_lack: is_want_of_means || error.kind() == ErrorKind::NotConnected,
             is_missing: error.kind() == ErrorKind::NotFound,
         }
     }
@@ -75,14 +78,20 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    // The engine thread reads such files for checks, and the host may close descriptors meanwhile.
+    let file = Guarded::new(file).map_err(failed)?;
+    let open = || file.get().map_err(failed);
+    let metadata = open()?.metadata().map_err(failed)?;
     regular(&metadata)?;
     let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
     // Room for the whole file: a buffer that grows leaves copies in freed memory that are not wiped.
     let mut bytes = Zeroizing::new(Vec::with_capacity(length.saturating_add(64)));
-    file.take(MAX_BYTES + 1)
+    open()?
+        .take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
+    // The bytes are those of this file, not of another one with its number.
+    open()?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err("at most 16 MiB expected, got more".into());
     }

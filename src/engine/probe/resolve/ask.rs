@@ -9,6 +9,7 @@ use crate::engine::probe::error::{ProbeError, Stage, is_want_of_means};
 use crate::engine::target::HostName;
 use crate::sys::gate;
 use crate::sys::names;
+use crate::sys::own_table::with_own_descriptors;
 
 pub(in crate::engine::probe) type LookupAnswer = Result<Arc<[IpAddr]>, LookupFailure>;
 
@@ -36,7 +37,9 @@ impl From<LookupFailure> for ProbeError {
 
 /// Asks the system's resolver, on a thread of the engine. Blocks.
 pub(super) fn ask_system(name: &HostName) -> LookupAnswer {
-    ask(name, names::use_servers)
+    // The C library keeps a socket open until the name server answers, and would not notice that the host has closed
+    // its number and opened something else with it.
+    with_own_descriptors(|| ask(name, names::use_servers))
 }
 
 /// Asks the system's resolver on the host's thread, without changing that thread's name servers

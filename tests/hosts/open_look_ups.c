@@ -1,0 +1,34 @@
+/* Preloaded into a host: a getaddrinfo that has a socket open for a while, as the C library's has until a name server
+ * answers, and then sends to it and closes it. The file LOOKED_UP says that this is done, LOOKED_UP.begun that it begins. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+static void make(const char *ending) {
+  char path[4096];
+  int file;
+  snprintf(path, sizeof path, "%s%s", getenv("LOOKED_UP"), ending);
+  file = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  if (file >= 0) close(file);
+}
+
+int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
+  int (*next)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+  struct timespec while_open = {0, 300000000};
+  int pair[2], is_sent;
+  if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0) return EAI_SYSTEM;
+  make(".begun");
+  nanosleep(&while_open, NULL);
+  is_sent = write(pair[0], "x", 1) == 1;
+  close(pair[0]);
+  close(pair[1]);
+  make("");
+  *(void **)&next = dlsym(RTLD_NEXT, "getaddrinfo");
+  return is_sent ? next(name, service, hints, found) : EAI_AGAIN;
+}
