@@ -3,6 +3,7 @@
 use std::panic::resume_unwind;
 use std::thread::scope;
 
+use super::relay::halt_if_lost;
 use super::thread::builder;
 
 /// The stack of the thread, in bytes. Name service modules (NSS) need much of it.
@@ -12,7 +13,12 @@ const STACK: usize = 512 * 1024;
 /// the table of all other threads, and what `work` opens is not in that table: neither can meet the other's files.
 ///
 /// Linux has the call since version 5.9. Before, and where there is no thread to be had, `work` runs all the same, with
-/// the descriptors of the process. It must not use any descriptor that was opened before.
+/// the descriptors of the process.
+///
+/// `work` must not use any descriptor that was opened before, nor mark one (`OwnDescriptor`): what is known of marked
+/// descriptors is known by their number. A library that keeps a descriptor for the whole process would keep a number
+/// that means nothing in the table of the other threads. The C library's resolver does not, nor do the usual
+/// modules of its name service.
 ///
 /// The caller is a thread of the module's, with all signals blocked, and so is the new one.
 pub fn with_own_descriptors<T: Send>(work: impl Fn() -> T + Sync) -> T {
@@ -22,20 +28,40 @@ pub fn with_own_descriptors<T: Send>(work: impl Fn() -> T + Sync) -> T {
     };
     scope(
         |scope| match builder("nb-apart", STACK).spawn_scoped(scope, apart) {
-            Ok(running) => running.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Ok(running) => running.join().unwrap_or_else(|panic| {
+                // No hook runs for this: see `halt_if_lost_in_panics`.
+                halt_if_lost();
+                resume_unwind(panic)
+            }),
             Err(_) => work(),
         },
     )
 }
 
-/// Gives the calling thread a table that has nothing but the standard streams.
+/// Gives the calling thread a table that has nothing but `/dev/null` in the place of the standard streams: a copy would
+/// keep the host's open, and without any the next socket would be taken for one of them.
 fn leave_table() {
-    /// `close_range(2)`: in a copy of the table, into which the range is not even copied.
+    // Linux copies the table but for the numbers from 64 on, and then closes the others in the copy.
     const IN_A_COPY: libc::c_uint = libc::CLOSE_RANGE_UNSHARE;
     let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
-    // SAFETY: the call takes no pointers. With this flag it closes nothing in the table of other threads; a kernel that
-    // does not know the call does nothing.
-    unsafe { libc::syscall(libc::SYS_close_range, first, last, IN_A_COPY) };
+    // SAFETY: no call takes a pointer but that to a constant string. With this flag `close_range` closes nothing in the
+    // table of other threads; a kernel that does not know the call does nothing. The further calls are made only in
+    // the new table.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, IN_A_COPY) != 0 {
+            return;
+        }
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if null < 0 {
+            return;
+        }
+        for stream in 0..3 {
+            libc::dup2(null, stream);
+        }
+        if null > 2 {
+            libc::close(null);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -24,8 +24,8 @@ use super::readiness;
 
 /// A host that closes its descriptors one by one may need a while: it may be stopped meanwhile. An engine that is
 /// started in that time has descriptors below the one that the host closes next, and others above, which it will close.
-/// So an engine of such a host has a copy of its event's descriptor with this number, or the next free one. Hosts
-/// close at least the first 256 numbers, and few engines have a higher one.
+/// So an engine of a host that has closed descriptors before has a copy of its event's descriptor with this number, or
+/// the next free one. Hosts close at least the first 256 numbers, and few engines have a higher one.
 const HIGH: RawFd = 255;
 
 thread_local! {
@@ -49,7 +49,8 @@ impl Relay {
     /// The process has no descriptor left.
     pub fn new(when_lost: impl Fn() + Send + Sync + 'static) -> io::Result<Arc<Self>> {
         let event = Arc::new(WakeEvent::new()?);
-        // Without it as before: the process may have no descriptor left, or not be allowed such numbers.
+        // Without it the event's descriptor alone is checked: the process may have no descriptor left, or not be allowed
+        // such numbers.
         let high = host_closes().then(|| event.own_descriptor().copy_at(HIGH).ok());
         Ok(Arc::new(Self {
             event,

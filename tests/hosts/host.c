@@ -178,13 +178,13 @@ static int host_tally(lua_State *L) {
   return 1;
 }
 
-/* close_all([number]): every descriptor but the standard ones, as a daemon does that starts; with a pause of 0.3 s
+/* close_all([number]): every descriptor but the standard ones, as a daemon does that starts; with a pause of 1 s
    after that number, as if the system had stopped the process there. */
 static int host_close_all(lua_State *L) {
   lua_Integer pause_after = luaL_optinteger(L, 1, -1);
   for (int fd = 3; fd < 1024; fd++) {
     close(fd);
-    if (fd == pause_after) usleep(300000);
+    if (fd == pause_after) sleep(1);
   }
   return 0;
 }

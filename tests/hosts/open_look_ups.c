@@ -1,5 +1,6 @@
 /* Preloaded into a host: a getaddrinfo that has a socket open for a while, as the C library's has until a name server
- * answers, and then sends to it and closes it. The file LOOKED_UP says that this is done, LOOKED_UP.begun that it begins. */
+ * answers, and then sends to it and closes it. It makes the file LOOKED_UP.begun, waits for the file LOOKED_UP.goes, and
+ * makes LOOKED_UP when it is done. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -10,21 +11,25 @@
 #include <time.h>
 #include <unistd.h>
 
-static void make(const char *ending) {
-  char path[4096];
-  int file;
+static char path[4096];
+
+static const char *path_of(const char *ending) {
   snprintf(path, sizeof path, "%s%s", getenv("LOOKED_UP"), ending);
-  file = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+  return path;
+}
+
+static void make(const char *ending) {
+  int file = open(path_of(ending), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
   if (file >= 0) close(file);
 }
 
 int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
   int (*next)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
-  struct timespec while_open = {0, 300000000};
+  struct timespec moment = {0, 1000000};
   int pair[2], is_sent;
   if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) != 0) return EAI_SYSTEM;
   make(".begun");
-  nanosleep(&while_open, NULL);
+  for (int tries = 0; tries < 60000 && access(path_of(".goes"), F_OK) != 0; tries++) nanosleep(&moment, NULL);
   is_sent = write(pair[0], "x", 1) == 1;
   close(pair[0]);
   close(pair[1]);

@@ -42,14 +42,19 @@ impl Unread {
         let problem = match error.kind() {
             ErrorKind::NotFound => "no such file".to_owned(),
             ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            ErrorKind::NotConnected => "the host closed the descriptor".to_owned(),
             _ => format!("cannot be read: {error}"),
         };
-        let is_want_of_means = matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM));
         Self {
             problem,
-            is_own_lack: is_want_of_means || error.kind() == ErrorKind::NotConnected,
+            is_own_lack: matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOMEM)),
             is_missing: error.kind() == ErrorKind::NotFound,
+        }
+    }
+
+    fn because_it_was_closed() -> Self {
+        Self {
+            is_own_lack: true,
+            ..Self::from("the host closed the descriptor")
         }
     }
 
@@ -79,8 +84,10 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
         .open(path)
         .map_err(failed)?;
     // The engine thread reads such files for checks, and the host may close descriptors meanwhile.
-    let file = Guarded::new(file).map_err(failed)?;
-    let open = || file.get().map_err(failed);
+    let file = Guarded::new(file).map_err(|_| Unread::because_it_was_closed())?;
+    let open = || file.get().map_err(|_| Unread::because_it_was_closed());
+    // An error of a descriptor that was closed says nothing about the file.
+    let failed = |error: io::Error| open().err().unwrap_or_else(|| Unread::because(&error));
     let metadata = open()?.metadata().map_err(failed)?;
     regular(&metadata)?;
     let length = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A connected TCP socket that is registered with the runtime.
+//! A connected socket that is registered with the runtime.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,9 +16,9 @@ use super::lingering::LingerHandle;
 use crate::sys::registered_socket::register;
 use crate::sys::relay::{HaltIfLost, halt_if_lost};
 
-/// A TCP connection. Unlike tokio's `TcpStream`, it writes without waiting for readiness, and
-/// registers for writability only after a write would have blocked. A dialogue of short lines never
-/// blocks, and a wake-up for writability would cost more than sending the line.
+/// A TCP connection, or one over a Unix socket. Unlike tokio's streams, that of a probe writes without waiting for
+/// readiness, and registers for writability only after a write would have blocked. A dialogue of short lines
+/// never blocks, and a wake-up for writability would cost more than sending the line.
 #[derive(Debug)]
 pub(in crate::engine) struct Stream {
     /// None only after registering it for writability has failed.
@@ -91,8 +91,7 @@ impl Stream {
 
     /// Registers the socket for writability as well.
     ///
-    /// This loses the waker of a pending read. That is safe because reads and writes are polled by
-    /// one task, one after the other, so no read is pending during a write.
+    /// This loses the waker of a pending read. No read is pending during a write: see [`Stream::new`].
     fn wait_to_write(&mut self) -> io::Result<()> {
         if self.waits_to_write {
             return Ok(());
@@ -218,13 +217,18 @@ mod tests {
     use super::*;
 
     fn pair() -> (Stream, tokio::net::TcpStream) {
+        let (near, far) = raw_pair();
+        (Stream::new(near).unwrap(), far)
+    }
+
+    fn raw_pair() -> (Socket, tokio::net::TcpStream) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (far, _) = listener.accept().unwrap();
         near.set_nonblocking(true).unwrap();
         far.set_nonblocking(true).unwrap();
         let far = tokio::net::TcpStream::from_std(far).unwrap();
-        (Stream::new(near.into()).unwrap(), far)
+        (near.into(), far)
     }
 
     #[tokio::test]
@@ -246,6 +250,33 @@ mod tests {
         };
         let (back, ()) = tokio::join!(there, here);
         assert!(back == much);
+    }
+
+    #[tokio::test]
+    async fn both_ways_are_read_while_a_write_waits() {
+        let (near, mut far) = raw_pair();
+        let near = Stream::both_ways(near).unwrap();
+        let (mut read, mut write) = tokio::io::split(near);
+        let much: Vec<u8> = (0..=u8::MAX).cycle().take(16 << 20).collect();
+        let sent = async {
+            write.write_all(&much).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let seen = async {
+            let mut seen = Vec::new();
+            read.read_to_end(&mut seen).await.unwrap();
+            seen
+        };
+        // Reads nothing before the whole of its own was read.
+        let there = async {
+            far.write_all(&much).await.unwrap();
+            far.shutdown().await.unwrap();
+            let mut seen = Vec::new();
+            far.read_to_end(&mut seen).await.unwrap();
+            seen
+        };
+        let ((), seen, there) = tokio::join!(sent, seen, there);
+        assert!(seen == much && there == much);
     }
 
     #[tokio::test]
