@@ -6,8 +6,9 @@ use std::thread::scope;
 use super::relay::halt_if_lost;
 use super::thread::builder;
 
-/// The stack of the thread, in bytes. Name service modules (NSS) need much of it.
-const STACK: usize = 512 * 1024;
+/// The stack size for a thread that looks up names, in bytes. The C library runs modules of its name service (NSS) on
+/// it, some of which need hundreds of kilobytes.
+pub const LOOKUP_STACK: usize = 512 * 1024;
 
 /// Runs `work` on a thread that has a table of descriptors of its own, and waits for it. What a host closes is closed in
 /// the table of all other threads, and what `work` opens is not in that table: neither can meet the other's files.
@@ -15,10 +16,11 @@ const STACK: usize = 512 * 1024;
 /// Linux has the call since version 5.9. Before, and where there is no thread to be had, `work` runs all the same, with
 /// the descriptors of the process.
 ///
-/// `work` must not use any descriptor that was opened before, nor mark one (`OwnDescriptor`): what is known of marked
-/// descriptors is known by their number. A library that keeps a descriptor for the whole process would keep a number
-/// that means nothing in the table of the other threads. The C library's resolver does not, nor do the usual
-/// modules of its name service.
+/// `work` must not use descriptors that were opened before: they are not in its table. It must not create an
+/// `OwnDescriptor` either: those are registered by number for the whole process, so a number from this table would
+/// invalidate the engine's descriptor that has the same number. A library that stores a descriptor in a global variable
+/// would store a number that other threads cannot use. The C library's resolver and the usual modules of its name
+/// service store none.
 ///
 /// The caller is a thread of the module's, with all signals blocked, and so is the new one.
 pub fn with_own_descriptors<T: Send>(work: impl Fn() -> T + Sync) -> T {
@@ -27,7 +29,7 @@ pub fn with_own_descriptors<T: Send>(work: impl Fn() -> T + Sync) -> T {
         work()
     };
     scope(
-        |scope| match builder("nb-apart", STACK).spawn_scoped(scope, apart) {
+        |scope| match builder("nb-apart", LOOKUP_STACK).spawn_scoped(scope, apart) {
             Ok(running) => running.join().unwrap_or_else(|panic| {
                 // No hook runs for this: see `halt_if_lost_in_panics`.
                 halt_if_lost();
@@ -41,12 +43,13 @@ pub fn with_own_descriptors<T: Send>(work: impl Fn() -> T + Sync) -> T {
 /// Gives the calling thread a table that has nothing but `/dev/null` in the place of the standard streams: a copy would
 /// keep the host's open, and without any the next socket would be taken for one of them.
 fn leave_table() {
-    // Linux copies the table but for the numbers from 64 on, and then closes the others in the copy.
+    // Linux makes a copy of the table for this thread. It leaves out the numbers from 64 on, and closes numbers 3 to 63
+    // in the copy.
     const IN_A_COPY: libc::c_uint = libc::CLOSE_RANGE_UNSHARE;
     let (first, last) = (3 as libc::c_uint, libc::c_uint::MAX);
-    // SAFETY: no call takes a pointer but that to a constant string. With this flag `close_range` closes nothing in the
-    // table of other threads; a kernel that does not know the call does nothing. The further calls are made only in
-    // the new table.
+    // SAFETY: the only pointer is that of a constant string. With this flag `close_range` closes nothing in the table
+    // that the other threads use; a kernel without `close_range` returns an error and changes nothing. `dup2` and
+    // `close` are called only after it has succeeded, so they change the table of this thread alone.
     unsafe {
         if libc::syscall(libc::SYS_close_range, first, last, IN_A_COPY) != 0 {
             return;

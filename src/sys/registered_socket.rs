@@ -17,7 +17,8 @@ pub fn register(socket: Socket, interest: Interest) -> io::Result<AsyncFd<Socket
     // owns the `Socket`, which owns the descriptor and closes it only when dropped.
     let registered = unsafe { AsyncFd::register_with_interest(socket, interest) };
     registered.map_err(|refused| {
-        // `refused` owns the socket: make sure that the host has not closed it before.
+        // Dropping `refused` closes the socket's number. If the host has closed the socket, the number may be that of a
+        // file of the host's, so this thread must not go on.
         halt_if_lost();
         refused.into()
     })

@@ -22,10 +22,14 @@ use super::event::WakeEvent;
 use super::own_descriptor::{OwnDescriptor, host_closes};
 use super::readiness;
 
-/// A host that closes its descriptors one by one may need a while: it may be stopped meanwhile. An engine that is
-/// started in that time has descriptors below the one that the host closes next, and others above, which it will close.
-/// So an engine of a host that has closed descriptors before has a copy of its event's descriptor with this number, or
-/// the next free one. Hosts close at least the first 256 numbers, and few engines have a higher one.
+/// The number of the second descriptor by which an engine notices that the host closes descriptors; if it is taken, the
+/// next free one.
+///
+/// A host closes descriptors in a loop, from 3 upwards, and the system may suspend it within the loop. If an engine starts
+/// just then, some of its descriptors get numbers that the loop has passed, and stay open. Others get higher numbers and
+/// are closed when the loop goes on. The event's descriptor has a low number, so it alone would not show that. Such
+/// loops end at 256 or later, and few engines have a descriptor above that. Only the engines of a host that has closed
+/// descriptors before have this second descriptor.
 const HIGH: RawFd = 255;
 
 thread_local! {
@@ -60,8 +64,8 @@ impl Relay {
         }))
     }
 
-    /// Whether the event's descriptor and its copy are still ours. They stand for all descriptors of the engine: a
-    /// host that closes descriptors it does not know closes these with the others.
+    /// Whether the event's descriptor, and its copy with a high number, are still ours. If one of them is not, the host
+    /// has closed descriptors that it does not know, and any other descriptor of the engine may be closed as well.
     pub fn is_ours(&self) -> bool {
         self.event.is_ours() && self.high.as_ref().is_none_or(OwnDescriptor::is_ours)
     }

@@ -97,7 +97,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Unread> {
         .take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    // The bytes are those of this file, not of another one with its number.
+    // If the host had closed the descriptor and opened another file with its number, the bytes could be that file's.
     open()?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err("at most 16 MiB expected, got more".into());

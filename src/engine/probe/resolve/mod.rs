@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use self::ask::{LookupAnswer, LookupFailure, ask_on_hosts_thread, ask_system};
 use super::error::{ProbeError, Stage};
 use crate::engine::target::HostName;
+use crate::sys::own_table::LOOKUP_STACK;
 use crate::sys::relay::relayed;
 use crate::sys::thread::spawn_quiet;
 
@@ -37,9 +38,6 @@ const LOOKUPS_MAX: usize = 32;
 /// The most names that no target of the configuration has: scripts may check any number of names. About
 /// 200 kB.
 const OTHERS_MAX: usize = 1024;
-
-/// The stack of a look-up's thread, in bytes. Name service modules (NSS) need much of it.
-const LOOKUP_STACK: usize = 512 * 1024;
 
 /// Looks up and caches addresses of names, in `getaddrinfo`'s order (RFC 6724).
 pub struct Resolver {
